@@ -1,0 +1,108 @@
+"""A record's envelope: CloudEvents 1.0 attributes as Kafka headers.
+
+Source: CloudEvents 1.0.2, "Kafka Protocol Binding", section 3.2 (binary content mode): attributes
+are headers `ce_<name>`, the datacontenttype is the header `content-type`. The W3C trace context
+goes along as `traceparent`, as OpenTelemetry's messaging conventions have it.
+
+The value is the record itself (see `bus.codec`); nothing of the envelope is in it, so that any
+Kafka tool can use a topic as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+Change = Literal["created", "updated", "withdrawn", "recorded"]
+"""created, updated, withdrawn: found by comparing with what was last published.
+recorded: one record as a client sent it, with nothing to compare it with."""
+
+TYPE_PREFIX = "org.schoolbus."
+CONTENT_TYPE = "application/avro"
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """CloudEvents attributes of one message.
+
+    id:          unique for each event of a source; the same event sent again has the same id.
+    source:      who published it: `/oneroster-csv/LABEL`, `/http/CLIENT`.
+    type:        `org.schoolbus.KIND.CHANGE`, such as `org.schoolbus.student.updated`.
+    time:        when the change was learnt from the SIS; UTC, microseconds.
+    traceparent: W3C trace context, or None.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: datetime
+    traceparent: str | None = None
+
+
+def envelope(
+    kind: str, change: Change, *, source: str, time: str, traceparent: str | None
+) -> Headers:
+    """The headers that all events of one kind and change in a run share; add `ce_id` to each.
+
+    time: RFC 3339 in UTC, as `now()` gives it.
+    """
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_type", f"{TYPE_PREFIX}{kind}.{change}".encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", time.encode()),
+        ("content-type", CONTENT_TYPE.encode()),
+    ]
+    if traceparent:
+        headers.append(("traceparent", traceparent.encode()))
+    return headers
+
+
+def now() -> str:
+    """This moment in UTC, RFC 3339 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def header(message: Message, name: str) -> str | None:
+    """One header of a message as text, or None."""
+    for key, value in message.headers() or ():
+        if key == name and value is not None:
+            raw: bytes = value
+            return raw.decode("utf-8", "replace")
+    return None
+
+
+def attributes(message: Message) -> Attributes:
+    """The CloudEvents attributes of a message.
+
+    A message of a producer that knows no CloudEvents still has all of them: the id is its place
+    in the topic, the time is Kafka's.
+    """
+    found: dict[str, str] = {
+        key: value.decode("utf-8", "replace")
+        for key, value in message.headers() or ()
+        if value is not None
+    }
+    place = f"{message.topic()}/{message.partition()}/{message.offset()}"
+    return Attributes(
+        id=found.get("ce_id", place),
+        source=found.get("ce_source", ""),
+        type=found.get("ce_type", ""),
+        time=_time(found.get("ce_time"), message),
+        traceparent=found.get("traceparent"),
+    )
+
+
+def _time(text: str | None, message: Any) -> datetime:
+    if text:
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            pass
+    _, milliseconds = message.timestamp()
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,36 @@
+"""The three kinds of failure, named once and used everywhere.
+
+Whatever goes wrong in a source, a translation or a delivery is one of:
+
+* `RetryLater` — the other side cannot take it now; the same thing may work soon.
+* `Never` — this record will never go through as it is; somebody must act on it.
+* `Stop` — nothing will go through until a person has changed something; the program ends.
+
+Every message says what happened, to what, and what to do about it, and carries no personal data:
+records are named by kind and sourcedId, values by their class.
+"""
+
+from __future__ import annotations
+
+
+class BusError(Exception):
+    """What the bus raises on purpose; `str(error)` is shown to a person as it stands."""
+
+
+class RetryLater(BusError):  # noqa: N818 - reads as what to do, at the place where it is raised
+    """The other side cannot take it now: the loop waits and delivers the same batch again.
+
+    `after` is how many seconds the other side asked us to wait (HTTP's Retry-After), or None.
+    """
+
+    def __init__(self, message: str, *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Never(BusError):  # noqa: N818
+    """This one record will not go through as it is: to the dead letters, and the rest flows on."""
+
+
+class Stop(BusError):  # noqa: N818
+    """Nothing goes through until a person has acted: the program ends with status 1."""

@@ -1,0 +1,90 @@
+"""The contract of a product: its translation (pure) and how its delivery is opened.
+
+A product is one file in `consumers/` that ends in `PRODUCT = Product(…)`, and one line in
+pyproject.toml under `[project.entry-points."schoolbus.products"]`. A third party's package adds the
+same line to its own pyproject.toml.
+
+A translation is written as a set of tables, each the twin of a table in the product's own
+documentation: a name, the columns in their order, and for each kind of record the function that
+makes a row of it. Such a function
+
+* is pure: the same record gives the same row; no I/O, no clock, no random numbers, no logging;
+* is called once for each record, in any process, and again whenever a record is delivered again;
+* returns a dict whose keys are exactly `Table.columns`, in that order (the deliveries write
+  `row.values()` as they come), or None when the product is not told about this record;
+* raises `bus.failures.Never` when the record cannot be told to this product; the message is the
+  reason in the dead letters. Any other exception counts as Never too, with its type as the reason.
+
+The loop (`bus.consume`) does everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from bus.delivery import Delivery
+from bus.standard import Record
+
+Row = dict[str, Any]
+Translate = Callable[[Any], Row | None]
+"""From one record (a TypedDict of `bus.standard.records`) to one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file, or one kind of request, of a product.
+
+    name:    the product's own name for it ("users.csv").
+    columns: its columns in their order; empty where the rows are JSON documents.
+    rows:    for each kind of record that it takes, the function from a record to a row.
+    key:     the columns that make a row one thing to the product. Two records whose rows agree in
+             them are the same thing to it.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Translate]
+    key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product: its tables in the order in which it must get them, its settings, its delivery.
+
+    name:          the name on the command line, and the consumer group's last part.
+    tables:        in the product's own import order: what is referred to comes first.
+    settings:      a pydantic model; filled from `[products.NAME]` in bus.toml, the environment
+                   (`BUS_PRODUCTS__NAME__FIELD`) and the options `--out` and `--url` of
+                   `bus consume` (as fields `out` and `url`). Secrets are `SecretStr`.
+    open:          makes the delivery from the settings; may raise `Stop` with what is missing.
+    batch_records: how many records at most are delivered at once.
+    batch_seconds: how long the loop may wait to fill a batch, in seconds.
+    siblings:      kinds whose records can be the same thing to the product, with the record fields
+                   that say so: {"enrollment": ("classSourcedId", "userSourcedId", "role")}. When
+                   such a record is withdrawn while a sibling is still active, the product is not
+                   told, because it would take the thing away that the sibling still gives.
+    """
+
+    name: str
+    tables: tuple[Table, ...]
+    settings: type[BaseModel]
+    open: Callable[[Any], Delivery]
+    batch_records: int = 50_000
+    batch_seconds: float = 1.0
+    siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of record that this product takes, in dependency order."""
+        from bus.standard import KINDS
+
+        wanted = {kind for table in self.tables for kind in table.rows}
+        return tuple(kind for kind in KINDS if kind in wanted)
+
+    def translations(self, kind: str) -> Sequence[tuple[Table, Translate]]:
+        """The tables that take records of this kind, with their functions."""
+        return [(table, table.rows[kind]) for table in self.tables if kind in table.rows]

@@ -1,0 +1,197 @@
+"""All settings, in one typed object that is made at the edge and passed in.
+
+Where a value comes from, the first that has it: the environment (`BUS_KAFKA__BOOTSTRAP`), a file of
+secrets (`BUS_SECRETS_DIR`, one file a value: `bus_kafka__sasl_password`), `bus.toml` (the file named
+by `BUS_CONFIG`, else `bus.toml` in the current folder), the default here.
+
+With no `[kafka] bootstrap` the embedded bus in `BUS_HOME` is meant. A secret is a `SecretStr`: it
+shows as stars wherever it is printed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from bus.failures import Stop
+
+
+class Model(BaseModel):
+    """A group of settings: an unknown name is an error, as it is most often a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Model):
+    """The cluster. Names follow Kafka's own client settings.
+
+    bootstrap:   host:port[,host:port]; empty: the embedded bus.
+    client:      any other librdkafka setting, by its own name, passed on as it is.
+    partitions:  of every topic of the standard; the same for all, so that one student's events of
+                 every kind have the same partition number. Fixed once topics exist.
+    """
+
+    bootstrap: str = ""
+    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
+    sasl_username: str = ""
+    sasl_password: SecretStr = SecretStr("")
+    oauth_token_url: str = ""
+    oauth_client_id: str = ""
+    oauth_client_secret: SecretStr = SecretStr("")
+    oauth_scope: str = ""
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    key_password: SecretStr = SecretStr("")
+    client: dict[str, str | int | bool | float] = Field(default_factory=dict)
+    partitions: int = Field(default=4, ge=1)
+    replication: int = Field(default=0, ge=0, description="0: the cluster's own default")
+
+
+class RegistrySettings(Model):
+    """The schema registry; any that speaks Confluent's API. Empty url: the embedded one."""
+
+    url: str = ""
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    bearer_token: SecretStr = SecretStr("")
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+class ConsumerSettings(Model):
+    """How the loop behaves; times in seconds.
+
+    hold_seconds:      how long a record waits for what it refers to, before the dead letters.
+    hold_records:      how many records may wait at once; more: reading pauses.
+    retry_first, retry_most: the first and the longest wait between tries of a delivery.
+    circuit_failures:  failed tries in a row after which the circuit is open.
+    drain_seconds:     how long a SIGTERM waits for the batch in hand.
+    http_host, http_port: where readiness, liveness and metrics are served; port 0: nowhere.
+    """
+
+    hold_seconds: float = Field(default=30.0, ge=0)
+    hold_records: int = Field(default=100_000, ge=1)
+    retry_first: float = Field(default=0.5, gt=0)
+    retry_most: float = Field(default=60.0, gt=0)
+    circuit_failures: int = Field(default=3, ge=1)
+    drain_seconds: float = Field(default=30.0, ge=0)
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=0, ge=0, le=65535)
+
+
+class TelemetrySettings(Model):
+    """Logs, traces. `otlp_endpoint` empty: traces are carried on, not exported."""
+
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    otlp_endpoint: str = ""
+
+
+class Settings(BaseSettings):
+    """Everything. `products` and `producers` hold a table for each, checked by its own model."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BUS_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    home: Path = Path(".bus")
+    topic_prefix: str = Field(default="schoolbus", pattern=r"^[a-zA-Z0-9.-]+$")
+    kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
+    consumer: ConsumerSettings = ConsumerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    products: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    producers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded bus is meant."""
+        return not self.kafka.bootstrap
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if secrets := os.environ.get("BUS_SECRETS_DIR"):
+            sources.append(SecretsSettingsSource(settings_cls, secrets_dir=secrets))
+        sources.append(
+            TomlConfigSettingsSource(settings_cls, Path(os.environ.get("BUS_CONFIG", "bus.toml")))
+        )
+        return tuple(sources)
+
+
+def load() -> Settings:
+    """The settings of this process, read once at the edge.
+
+    Raises `Stop` that names the setting and what is wrong with it, never its value.
+    """
+    if (named := os.environ.get("BUS_CONFIG")) and not Path(named).is_file():
+        raise Stop(f"BUS_CONFIG names {named}, which is not there; correct it or unset it")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise Stop(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with settings, a line each, without any value."""
+    lines = [
+        f"  {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return "these settings are wrong (bus.toml or BUS_… in the environment):\n" + "\n".join(lines)
+
+
+def kafka_client(settings: Settings) -> dict[str, Any]:
+    """The librdkafka settings with which every client of the cluster starts.
+
+    For the embedded bus the bootstrap address is the one that it wrote to its home when it came
+    up; raises `Stop` when it is not up.
+    """
+    kafka = settings.kafka
+    if settings.embedded:
+        from bus.local import endpoints
+
+        return {"bootstrap.servers": endpoints(settings.home).bootstrap, **kafka.client}
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap,
+        "security.protocol": kafka.security_protocol,
+        **kafka.client,
+    }
+    optional = {
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": kafka.sasl_password.get_secret_value(),
+        "ssl.ca.location": kafka.ca_file,
+        "ssl.certificate.location": kafka.certificate_file,
+        "ssl.key.location": kafka.key_file,
+        "ssl.key.password": kafka.key_password.get_secret_value(),
+    }
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        optional |= {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
+            "sasl.oauthbearer.client.id": kafka.oauth_client_id,
+            "sasl.oauthbearer.client.secret": kafka.oauth_client_secret.get_secret_value(),
+            "sasl.oauthbearer.scope": kafka.oauth_scope,
+        }
+    return config | {name: value for name, value in optional.items() if value}
