@@ -1,8 +1,8 @@
 """All settings, in one typed object that is made at the edge and passed in.
 
-Where a value comes from, the first that has it: the environment (`BUS_KAFKA__BOOTSTRAP`), a file of
-secrets (`BUS_SECRETS_DIR`, one file a value: `bus_kafka__sasl_password`), `bus.toml` (the file named
-by `BUS_CONFIG`, else `bus.toml` in the current folder), the default here.
+Where a value comes from, the first that has it: the environment (`BUS_KAFKA__BOOTSTRAP`), a file
+of secrets (`BUS_SECRETS_DIR`, one file a value: `bus_kafka__sasl_password`), `bus.toml` (the file
+named by `BUS_CONFIG`, else `bus.toml` in the current folder), the default here.
 
 With no `[kafka] bootstrap` the embedded bus in `BUS_HOME` is meant. A secret is a `SecretStr`: it
 shows as stars wherever it is printed.
