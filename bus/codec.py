@@ -1,0 +1,134 @@
+"""From a record to the bytes of a message and back: Avro binary in the Confluent frame.
+
+The frame is a zero byte, the schema's id in the registry as four bytes (big-endian), then the Avro
+binary encoding (Confluent, "Wire Format"; Avro 1.12, "Binary Encoding"). Reading resolves what was
+written with another version of the schema into ours (Avro 1.12, "Schema Resolution").
+
+These two run for every event, so each keeps what it needs in local names and does nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import SchemaParseException
+
+from bus.failures import Never
+from bus.standard import KINDS, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FRAME = struct.Struct(">bI")
+MAGIC = 0
+
+
+class Encoder:
+    """Encodes records of one kind under the schema id that the registry gave for it."""
+
+    def __init__(self, kind: str, schema_id: int) -> None:
+        self._schema = parse_schema(KINDS[kind].schema)
+        self._frame = FRAME.pack(MAGIC, schema_id)
+
+    def encode(self, record: Any) -> bytes:
+        """The bytes of one record. Raises what fastavro raises when it is not of the schema."""
+        out = BytesIO()
+        out.write(self._frame)
+        schemaless_writer(out, self._schema, record)
+        return out.getvalue()
+
+    def encode_all(self, records: Iterable[Any]) -> list[bytes]:
+        """The bytes of each record, in order."""
+        schema, frame, write, buffer = self._schema, self._frame, schemaless_writer, BytesIO
+        values = []
+        for record in records:
+            out = buffer()
+            out.write(frame)
+            write(out, schema, record)
+            values.append(out.getvalue())
+        return values
+
+
+class Decoder:
+    """Decodes messages of one kind, whatever version of its schema they were written with.
+
+    writer_schema: from a schema id to the schema with that id; asked once for each id. It raises
+                   `Never` for an id that the registry does not know, `RetryLater` when the
+                   registry does not answer.
+    """
+
+    def __init__(self, kind: str, writer_schema: Callable[[int], dict[str, Any]]) -> None:
+        self._kind = kind
+        self._writer_schema = writer_schema
+        self._ours = parse_schema(KINDS[kind].schema)
+        self._known: dict[bytes, tuple[Any, Any]] = {}
+
+    def decode(self, value: bytes | None) -> Record:
+        """One record; raises `Never` when the bytes are not one of this kind."""
+        if value is None:
+            raise Never("an erasure (tombstone) holds no record")
+        try:
+            writer, reader = self._known[value[:5]]
+        except KeyError:
+            writer, reader = self._resolve(value[:5])
+        source = BytesIO(value)
+        source.seek(5)
+        try:
+            record: Record = schemaless_reader(source, writer, reader)  # type: ignore[assignment]
+        except Exception as error:  # fastavro raises of many types, also IndexError and EOFError
+            raise Never(
+                f"the bytes do not decode as {self._kind} ({type(error).__name__}); "
+                "its producer does not write what it registered"
+            ) from None
+        if source.tell() != len(value):
+            raise Never(
+                f"bytes are left over after the {self._kind}: its producer does not write what it "
+                "registered"
+            )
+        return record
+
+    def decode_all(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[list[Record], list[tuple[int, Never]]]:
+        """The records of all values that decode, in order, and (index, reason) of the others."""
+        decode = self.decode
+        records = []
+        failures = []
+        for index, value in enumerate(values):
+            try:
+                records.append(decode(value))
+            except Never as reason:
+                failures.append((index, reason))
+        return records, failures
+
+    def _resolve(self, frame: bytes) -> tuple[Any, Any]:
+        """Writer and reader schema for a frame; no reader where the two are the same (faster)."""
+        if len(frame) < 5 or frame[0] != MAGIC:
+            raise Never("the value is not Avro in the Confluent frame (no zero byte and schema id)")
+        schema_id = FRAME.unpack(frame)[1]
+        theirs = self._writer_schema(schema_id)
+        try:
+            writer = parse_schema(theirs)
+        except (SchemaParseException, ValueError, KeyError, TypeError) as error:
+            raise Never(
+                f"schema {schema_id} in the registry is not Avro ({type(error).__name__})"
+            ) from None
+        same = _meaning(theirs) == _meaning(KINDS[self._kind].schema)
+        self._known[frame] = found = (writer, None if same else self._ours)
+        return found
+
+
+SAYS_NOTHING = frozenset({"doc", "owner", "sensitivity", "oneroster", "ceds", "edfi", "references"})
+
+
+def _meaning(schema: Any) -> Any:
+    """A schema without what has no bearing on reading: documentation and our own attributes."""
+    if isinstance(schema, dict):
+        return {key: _meaning(part) for key, part in schema.items() if key not in SAYS_NOTHING}
+    if isinstance(schema, list):
+        return [_meaning(part) for part in schema]
+    return schema

@@ -1,0 +1,133 @@
+"""The topics: their names, where a record goes, and how they are made.
+
+One topic a kind of record, all with the same number of partitions, so that what concerns one
+student has one partition number in each. History and present are in one topic: compaction with a
+minimum lag of a school year keeps every change for that long and the latest state for ever (Kafka,
+"Log Compaction"; `min.compaction.lag.ms`). Attendance is history and is kept by time.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from zlib import crc32
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bus.failures import RetryLater, Stop
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+
+DAY = 24 * 60 * 60 * 1000
+SCHOOL_YEAR = 365 * DAY
+
+RECORDS = {
+    "cleanup.policy": "compact",
+    "min.compaction.lag.ms": str(SCHOOL_YEAR),
+}
+HISTORY = {"cleanup.policy": "delete", "retention.ms": str(2 * SCHOOL_YEAR)}
+LETTERS = {"cleanup.policy": "delete", "retention.ms": str(SCHOOL_YEAR)}
+LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
+
+
+def topic(settings: Settings, kind: str) -> str:
+    """The topic of a kind of record: `schoolbus.student`."""
+    return f"{settings.topic_prefix}.{kind}"
+
+
+def deadletters(settings: Settings, product: str) -> str:
+    """The topic of what a product could not be told."""
+    return f"{settings.topic_prefix}.deadletters.{product}"
+
+
+def quarantine(settings: Settings) -> str:
+    """The topic of rows that could not be published."""
+    return f"{settings.topic_prefix}.quarantine"
+
+
+def idempotency(settings: Settings) -> str:
+    """The topic of the HTTP source's idempotency keys."""
+    return f"{settings.topic_prefix}.http-idempotency"
+
+
+@lru_cache(maxsize=200_000)
+def partition_for(owner: str, partitions: int) -> int:
+    """The partition of all that is placed by this id, the same in every topic.
+
+    CRC-32 of the id modulo the number of partitions: librdkafka's `consistent` partitioner, so a
+    producer in any language places alike with one setting.
+    """
+    return crc32(owner.encode()) % partitions
+
+
+def kind_of(settings: Settings, topic_name: str) -> str | None:
+    """The kind whose topic this is, or None."""
+    prefix, _, kind = topic_name.rpartition(".")
+    return kind if prefix == settings.topic_prefix and kind in KINDS else None
+
+
+def ensure(settings: Settings, names: list[str]) -> None:
+    """Make those of these topics that are missing; one that is there is left as it is.
+
+    Raises `Stop` when the cluster forbids it or has a standard topic with another number of
+    partitions, `RetryLater` when it does not answer.
+    """
+    admin = AdminClient(kafka_client(settings) | {"logger": _quiet()})
+    try:
+        there = admin.list_topics(timeout=10).topics
+    except KafkaException as error:
+        raise RetryLater(
+            f"Kafka does not answer ({error.args[0].name()}); is it up, and is [kafka] in bus.toml "
+            "right? `bus doctor` says more"
+        ) from None
+    partitions = count(settings, {name: len(meta.partitions) for name, meta in there.items()})
+    new = [_new_topic(settings, name, partitions) for name in names if name not in there]
+    for name, future in admin.create_topics(new, operation_timeout=15).items() if new else ():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise Stop(
+                    f"topic {name} is missing and the cluster would not make it "
+                    f"({error.args[0].name()}); make it with {partitions} partitions, or give this "
+                    "client the right to create topics"
+                ) from None
+
+
+def count(settings: Settings, there: dict[str, int]) -> int:
+    """The number of partitions of the standard's topics: as the cluster has it, else as set.
+
+    there: the partitions of every topic of the cluster. Raises `Stop` when they differ.
+    """
+    ours = {name: there[name] for kind in KINDS if (name := topic(settings, kind)) in there}
+    if len(set(ours.values())) > 1:
+        listed = ", ".join(f"{name} {number}" for name, number in sorted(ours.items()))
+        raise Stop(
+            f"the standard's topics must all have the same number of partitions; here: {listed}. "
+            "Make new topics under another topic_prefix and replay into them"
+        )
+    return next(iter(ours.values()), settings.kafka.partitions)
+
+
+def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
+    kind = kind_of(settings, name)
+    if kind == "attendance":
+        config = HISTORY
+    elif kind:
+        config = RECORDS
+    elif name.startswith(f"{settings.topic_prefix}.deadletters."):
+        config = LETTERS
+    else:
+        config = LATEST
+    return NewTopic(
+        name,
+        num_partitions=partitions if kind else 1,
+        replication_factor=settings.kafka.replication or -1,
+        config=config,
+    )
+
+
+def _quiet() -> object:
+    import logging
+
+    return logging.getLogger("bus.kafka")
