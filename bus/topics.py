@@ -8,7 +8,6 @@ minimum lag of a school year keeps every change for that long and the latest sta
 
 from __future__ import annotations
 
-from functools import lru_cache
 from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException
@@ -50,7 +49,6 @@ def idempotency(settings: Settings) -> str:
     return f"{settings.topic_prefix}.http-idempotency"
 
 
-@lru_cache(maxsize=200_000)
 def partition_for(owner: str, partitions: int) -> int:
     """The partition of all that is placed by this id, the same in every topic.
 

@@ -1,0 +1,280 @@
+"""What one source last published: a cache of the topics, on which an extract is compared.
+
+Kafka is the store of record. This DuckDB file holds the latest state of each record that the source
+has published, marked with the offsets for which it stands. It is brought up to date from the topics
+before every use, so it may be stale (a kill between commit and cache), and is made anew from the
+topics when it is missing, damaged, of another cluster or of another version of the standard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Error
+
+from bus import topics
+from bus.codec import Decoder
+from bus.columns import columns, definition, fingerprint, quoted
+from bus.event import header
+from bus.failures import Never, RetryLater
+from bus.registry import schema_lookup
+from bus.scan import reader
+from bus.settings import Settings
+from bus.standard import KINDS, Record
+
+SCHEMA = "published"
+"""The name under which the cache is attached: `published.student`, `published.position`."""
+
+READ = 20_000
+"""How many messages are read at once when the cache is brought up to date."""
+
+
+def cache_file(settings: Settings, source: str) -> Path:
+    """Where the cache of a source lies; the name tells the source, and nothing of its data."""
+    name = re.sub(r"[^a-zA-Z0-9.-]+", "-", source.strip("/"))
+    return settings.home / "published" / f"{settings.topic_prefix}.{name}.duckdb"
+
+
+def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> None:
+    """Attach the source's cache to a connection and bring it up to what the topics hold."""
+    path = cache_file(settings, source)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    consumer = reader(settings)
+    try:
+        about = consumer.list_topics(timeout=15)
+        mark = _mark(about.cluster_id or "")
+        _open(con, path, mark)
+        parts = [
+            (name, number)
+            for kind in KINDS
+            if (name := topics.topic(settings, kind)) in about.topics
+            for number in about.topics[name].partitions
+        ]
+        if not _fits(con, consumer, parts):
+            con.execute(f"DETACH {SCHEMA}")
+            _remove(path)
+            _open(con, path, mark)
+        _catch_up(con, settings, source, consumer, parts)
+    except KafkaException as error:
+        raise RetryLater(
+            f"could not read what was last published: Kafka says {error.args[0].name()}; "
+            "try again when it is up"
+        ) from None
+    finally:
+        consumer.close()
+
+
+def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str]) -> None:
+    """Take what has just been published (`change_KIND`, see `bus.diff`) into the cache.
+
+    Called after the commit. The offsets are those of the topics' ends now: only this process
+    publishes as this source, so all of it that lies before is in the cache.
+    """
+    ends = _ends(settings)
+    con.execute("BEGIN")
+    for kind in kinds:
+        fields = ", ".join(quoted(name) for name in columns(kind))
+        table = f"{SCHEMA}.{quoted(kind)}"
+        change = quoted(f"change_{kind}")
+        con.execute(
+            f"DELETE FROM {table} WHERE sourcedId IN "
+            f"(SELECT sourcedId FROM {change} WHERE _change <> 'created' OR _again)"
+        )
+        con.execute(
+            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')} FROM {change} c "
+            "WHERE NOT _moved"
+        )
+    _set_positions(con, ends)
+    con.execute("COMMIT")
+
+
+def _ends(settings: Settings) -> dict[tuple[str, int], int]:
+    consumer = reader(settings)
+    try:
+        about = consumer.list_topics(timeout=15).topics
+        return {
+            (name, number): consumer.get_watermark_offsets(
+                TopicPartition(name, number), timeout=15
+            )[1]
+            for kind in KINDS
+            if (name := topics.topic(settings, kind)) in about
+            for number in about[name].partitions
+        }
+    finally:
+        consumer.close()
+
+
+def _mark(cluster: str) -> str:
+    """What the cache stands for beside the offsets: cluster, standard, and how hashes are made."""
+    schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
+    return hashlib.sha256(f"{cluster} {duckdb.__version__} {schemas}".encode()).hexdigest()
+
+
+def _open(con: duckdb.DuckDBPyConnection, path: Path, mark: str) -> None:
+    try:
+        con.execute(f"ATTACH '{path}' AS {SCHEMA}")
+        con.execute(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.about (mark VARCHAR)")
+        found = con.execute(f"SELECT mark FROM {SCHEMA}.about").fetchall()
+        if found in ([], [(mark,)]):
+            if not found:
+                _create(con, mark)
+            return
+        con.execute(f"DETACH {SCHEMA}")
+    except duckdb.Error:
+        logging.getLogger(__name__).debug("the cache of what was published is made anew")
+        attached = con.execute("SELECT database_name FROM duckdb_databases()").fetchall()
+        if (SCHEMA,) in attached:
+            con.execute(f"DETACH {SCHEMA}")
+    _remove(path)
+    con.execute(f"ATTACH '{path}' AS {SCHEMA}")
+    con.execute(f"CREATE TABLE {SCHEMA}.about (mark VARCHAR)")
+    _create(con, mark)
+
+
+def _create(con: duckdb.DuckDBPyConnection, mark: str) -> None:
+    con.execute("BEGIN")
+    for kind in KINDS:
+        con.execute(
+            f"CREATE TABLE {SCHEMA}.{quoted(kind)} ({definition(kind)}, _fingerprint UBIGINT)"
+        )
+    con.execute(
+        f"CREATE TABLE {SCHEMA}.position (topic VARCHAR, partition INTEGER, next_offset BIGINT)"
+    )
+    con.execute(f"CREATE TABLE {SCHEMA}.quarantined (id VARCHAR)")
+    con.execute(f"INSERT INTO {SCHEMA}.about VALUES (?)", [mark])
+    con.execute("COMMIT")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_name(path.name + ".wal").unlink(missing_ok=True)
+
+
+def _positions(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, int], int]:
+    rows = con.execute(f"SELECT topic, partition, next_offset FROM {SCHEMA}.position").fetchall()
+    return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], int]) -> None:
+    con.execute(f"DELETE FROM {SCHEMA}.position")
+    if ends:
+        con.executemany(
+            f"INSERT INTO {SCHEMA}.position VALUES (?, ?, ?)",
+            [[topic, partition, offset] for (topic, partition), offset in ends.items()],
+        )
+
+
+def _fits(con: duckdb.DuckDBPyConnection, consumer: Consumer, parts: list[tuple[str, int]]) -> bool:
+    """Whether the topics still reach as far as the cache; not so after a topic was made anew."""
+    positions = _positions(con)
+    if not positions.keys() <= set(parts):
+        return False
+    return all(
+        consumer.get_watermark_offsets(TopicPartition(*part), timeout=15)[1] >= offset
+        for part, offset in positions.items()
+    )
+
+
+def _catch_up(
+    con: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    source: str,
+    consumer: Consumer,
+    parts: list[tuple[str, int]],
+) -> None:
+    positions = _positions(con)
+    con.execute("BEGIN")
+    for rows in _published(settings, source, consumer, parts, positions):
+        for kind, records in rows.items():
+            _upsert(con, settings, kind, records)
+    _set_positions(con, positions)
+    con.execute("COMMIT")
+
+
+def _published(
+    settings: Settings,
+    source: str,
+    consumer: Consumer,
+    parts: list[tuple[str, int]],
+    positions: dict[tuple[str, int], int],
+) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """What the source has published since `positions` (moved on to the end), some at a time."""
+    lookup = schema_lookup(settings)
+    decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in KINDS}
+    consumer.assign([TopicPartition(*part, positions.get(part, 0)) for part in parts])
+    left = set(parts)
+    while left:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for message in consumer.consume(READ, timeout=1.0):
+            place = (message.topic(), message.partition())
+            if error := message.error():
+                if error.code() != Error._PARTITION_EOF:
+                    raise KafkaException(error)
+                positions[place] = message.offset()
+                left.discard(place)
+                continue
+            if header(message, "ce_source") != source:
+                continue
+            kind, decoder = decoders[message.topic()]
+            key = message.key().decode("utf-8", "replace")
+            try:
+                record: Record | None = decoder.decode(message.value())
+            except Never:
+                record = None  # an erasure, or not ours to mend here: nothing to compare with
+            at = message.timestamp()[1]
+            rows.setdefault(kind, []).append(
+                {"_id": key, "_at": at, "_offset": message.offset(), **(record or {})}
+            )
+        yield rows
+
+
+def _upsert(
+    con: duckdb.DuckDBPyConnection, settings: Settings, kind: str, rows: list[dict[str, Any]]
+) -> None:
+    """Let the latest of each record stand in the cache."""
+    folder = settings.home / "published"
+    path = folder / f"catching-up-{kind}.ndjson"
+    types = columns(kind) | {"_id": "VARCHAR", "_at": "BIGINT", "_offset": "BIGINT"}
+    spec = ", ".join(f"'{name}': '{type_}'" for name, type_ in types.items())
+    fields = ", ".join(quoted(name) for name in columns(kind))
+    table = f"{SCHEMA}.{quoted(kind)}"
+    try:
+        with path.open("w", encoding="utf-8", opener=_private) as out:
+            for row in rows:
+                out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE news AS SELECT * FROM "
+            f"read_json('{path}', format = 'newline_delimited', columns = {{{spec}}}) "
+            # A record that moved to another owner is withdrawn in one partition and stands in
+            # another, both in one millisecond: what stands is the later.
+            "QUALIFY row_number() OVER (PARTITION BY _id "
+            "ORDER BY _at DESC, status = 'active' DESC, _offset DESC) = 1"
+        )
+        con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM news)")
+        con.execute(
+            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'news')} FROM news "
+            "WHERE sourcedId IS NOT NULL"
+        )
+        con.execute("DROP TABLE news")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> str:
+    """Dates and times as DuckDB reads them; times are UTC already."""
+    text: str = value.isoformat()
+    return text.removesuffix("+00:00")
+
+
+def _private(path: str, flags: int) -> int:
+    import os
+
+    return os.open(path, flags, 0o600)

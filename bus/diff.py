@@ -1,0 +1,102 @@
+"""What is new, changed or gone: an extract against what its source last published.
+
+Set work on columns, by DuckDB: a join of the extract (`record_KIND`, see `bus.validate`) with the
+cache of what was published (`published.KIND`, see `bus.baseline`) by id and fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from bus.baseline import SCHEMA
+from bus.columns import columns, fingerprint, quoted
+from bus.standard import KINDS
+from bus.staging import Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many records of a kind are new, changed, gone, or as they were; and how many stood."""
+
+    created: int
+    updated: int
+    withdrawn: int
+    unchanged: int
+    stood: int
+
+
+def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Changes:
+    """Make the table `change_KIND`: the records to publish, as they now stand, with the columns
+
+    _change: created, updated or withdrawn;
+    _again:  whether the cache holds an earlier state of the record;
+    _moved:  whether this is the withdrawal of a record from its former owner's partition; the
+             record itself goes on under its new owner.
+
+    A record whose row is in the extract but in quarantine is neither changed nor gone.
+    """
+    fields = ", ".join(quoted(name) for name in columns(kind))
+    before = f"{SCHEMA}.{quoted(kind)}"
+    change = quoted(f"change_{kind}")
+    record = quoted(f"record_{kind}")
+    owner = quoted(KINDS[kind].owner)
+    con.execute(
+        f"""
+        CREATE OR REPLACE TABLE {change} AS
+        SELECT r.* EXCLUDE (_print, _file), _change, _again, false AS _moved
+        FROM (
+            SELECT r.*, b.sourcedId IS NOT NULL AS _again, CASE
+                WHEN b.sourcedId IS NULL OR b.status = 'tobedeleted'
+                    THEN CASE WHEN r.status = 'tobedeleted' THEN NULL ELSE 'created' END
+                WHEN r.status = 'tobedeleted' THEN 'withdrawn'
+                WHEN r._print <> b._fingerprint THEN 'updated'
+            END AS _change
+            FROM (SELECT r.*, {fingerprint(kind, "r")} AS _print FROM {record} r) r
+            LEFT JOIN {before} b ON r.sourcedId = b.sourcedId
+        ) r
+        WHERE _change IS NOT NULL
+        """
+    )
+    withdrawal = ", ".join(
+        "'tobedeleted' AS status" if name == "status" else f"b.{quoted(name)}"
+        for name in columns(kind)
+    )
+    if owner != '"sourcedId"':
+        con.execute(
+            f"""
+            INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
+            SELECT {withdrawal}, c._line, 'updated', true, true
+            FROM {change} c JOIN {before} b ON c.sourcedId = b.sourcedId
+            WHERE c._change = 'updated' AND c.{owner} <> b.{owner}
+            """
+        )
+    if coverage == "bulk":
+        con.execute(
+            f"""
+            INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
+            SELECT {withdrawal}, 0, 'withdrawn', true, false
+            FROM {before} b
+            WHERE b.status = 'active' AND NOT EXISTS
+                (FROM {quoted(f"raw_{kind}")} x WHERE trim(x.sourcedId) = b.sourcedId)
+            """
+        )
+    counted = dict(
+        con.execute(
+            f"SELECT _change, count(*) FROM {change} WHERE NOT _moved GROUP BY 1"
+        ).fetchall()
+    )
+    total = _number(con, f"SELECT count(*) FROM {record}")
+    touched = _number(con, f"SELECT count(*) FROM {change} c WHERE NOT _moved AND _line > 0")
+    return Changes(
+        created=counted.get("created", 0),
+        updated=counted.get("updated", 0),
+        withdrawn=counted.get("withdrawn", 0),
+        unchanged=total - touched,
+        stood=_number(con, f"SELECT count(*) FROM {before} WHERE status = 'active'"),
+    )
+
+
+def _number(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    return int(con.execute(sql).fetchall()[0][0])

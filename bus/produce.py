@@ -1,0 +1,272 @@
+"""From an extract to events: read, validate, compare, guard, publish, remember.
+
+This is the one way in which a source that brings whole extracts publishes; a source gives only
+`read`, which fills a `bus.staging.Staging`.
+
+Killed at any moment, nothing is lost and nothing doubled: what was committed is in the topics, what
+was not is aborted when the source starts again, and the comparison then finds just what is missing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from bus import baseline, diff, quarantine, registry, topics
+from bus.columns import columns, encodable, quoted
+from bus.event import Change, now
+from bus.failures import Stop
+from bus.publish import TRANSACTION_RECORDS, Publisher
+from bus.references import known_ids
+from bus.settings import Settings
+from bus.staging import Fault, Staging
+from bus.standard import KINDS
+from bus.telemetry import span
+from bus.validate import validate
+
+Read = Callable[[Staging], None]
+Progress = Callable[[str], None]
+
+MEMORY = "1GB"
+"""What DuckDB may use before it spills to disk."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of an extract.
+
+    records: for each kind that the extract held, how many were created, updated, withdrawn,
+             unchanged and quarantined.
+    faults:  all that was wrong with it.
+    put_off: for each kind whose withdrawals wait for a better extract, why.
+    stood:   for each kind, how many active records the source had published before.
+    """
+
+    source: str
+    records: dict[str, dict[str, int]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    put_off: dict[str, str] = field(default_factory=dict)
+    stood: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `bus produce … --json` prints it."""
+        return {
+            "source": self.source,
+            "records": self.records,
+            "faults": len(self.faults),
+            "putOff": self.put_off,
+        }
+
+    @property
+    def published(self) -> int:
+        """How many events were published."""
+        return sum(
+            counts[change]
+            for counts in self.records.values()
+            for change in ("created", "updated", "withdrawn")
+        )
+
+
+def produce(
+    settings: Settings,
+    source: str,
+    read: Read,
+    *,
+    mass_withdrawal_share: float = 0.10,
+    allow_mass_withdrawal: bool = False,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Publish what an extract changes against what this source last published.
+
+    source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west".
+    mass_withdrawal_share: the share of a kind's records, 0 to 1, above which their going stops the
+              run before anything is published, unless `allow_mass_withdrawal`.
+    progress: is told each step, for a person.
+
+    Raises `Stop` when a person must act (nothing was published), `RetryLater` when Kafka or the
+    registry does not answer (nothing is lost: run it again).
+    """
+    ids = registry.lookup(settings)
+    topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
+    topics.ensure(settings, [topics.quarantine(settings)])
+    work = settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(work / f"{source.replace('/', '-')}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Stop(
+            f"another `bus produce` of the source {source} is at work; wait for its end, or give "
+            "this one a --source of its own"
+        ) from None
+    with (
+        lock,
+        tempfile.TemporaryDirectory(dir=work, prefix="extract-") as folder,
+        span(f"produce {source}") as traceparent,
+    ):
+        con = duckdb.connect(str(Path(folder) / "extract.duckdb"))
+        try:
+            con.execute(f"SET memory_limit = '{MEMORY}'")
+            con.execute(f"SET temp_directory = '{folder}'")
+            run = _Run(settings, f"/{source}", ids, con, Path(folder), traceparent, progress)
+            return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal)
+        finally:
+            con.close()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One extract on its way; see `produce`."""
+
+    settings: Settings
+    source: str
+    ids: dict[str, int]
+    con: duckdb.DuckDBPyConnection
+    folder: Path
+    traceparent: str | None
+    progress: Progress
+
+    def take(self, name: str, read: Read, share: float, allow: bool) -> Report:
+        staging = Staging(self.con, self.folder)
+        time = now()
+        self.progress("reading")
+        read(staging)
+        unread = {kind: _unread(staging, kind) for kind in staging.coverage}
+        publisher = Publisher(
+            self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
+        )
+        try:
+            self.progress("looking up what was last published")
+            baseline.attach(self.con, self.settings, self.source)
+            for kind in KINDS:
+                self.con.execute(
+                    f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
+                    f"FROM {baseline.SCHEMA}.{quoted(kind)} WHERE status = 'active'"
+                )
+            self.progress("checking")
+            quarantined = validate(staging, lambda kind, ids: known_ids(self.settings, kind, ids))
+            self.progress("comparing")
+            report = self._compare(name, staging, quarantined, unread)
+            self._guard(report, share, allow)
+            self.progress(f"publishing {report.published:,} events")
+            faults = self._publish(publisher, report, time)
+        finally:
+            publisher.close()
+        baseline.remember(self.con, self.settings, list(report.records))
+        quarantine.remember(self.con, faults)
+        return report
+
+    def _compare(
+        self, name: str, staging: Staging, quarantined: dict[str, int], unread: dict[str, int]
+    ) -> Report:
+        report = Report(name, faults=staging.faults)
+        for kind in KINDS:
+            if kind not in staging.coverage:
+                continue
+            coverage = staging.coverage[kind]
+            if coverage == "bulk" and unread[kind]:
+                # Rows whose id could not be read may be the very records that seem to be gone.
+                coverage = "delta"
+                report.put_off[kind] = (
+                    f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being absent; "
+                    "mend them and send the extract again"
+                )
+            changes = diff.compare(self.con, kind, coverage)
+            report.records[kind] = {
+                "created": changes.created,
+                "updated": changes.updated,
+                "withdrawn": changes.withdrawn,
+                "unchanged": changes.unchanged,
+                "quarantined": quarantined.get(kind, 0),
+            }
+            report.stood[kind] = changes.stood
+        return report
+
+    def _guard(self, report: Report, share: float, allow: bool) -> None:
+        """Stop before publishing when too much of a kind would go; say what would have been."""
+        if allow:
+            return
+        broken = []
+        for kind, counts in report.records.items():
+            stood = report.stood[kind]
+            if counts["withdrawn"] > share * stood:
+                broken.append(f"{counts['withdrawn']:,} of {stood:,} {kind} records")
+        if broken:
+            would = "\n".join(
+                f"  {kind}: {counts['created']:,} created, {counts['updated']:,} updated, "
+                f"{counts['withdrawn']:,} withdrawn, {counts['unchanged']:,} unchanged"
+                for kind, counts in report.records.items()
+            )
+            raise Stop(
+                f"this extract would withdraw {', '.join(broken)}, more than {share:.0%}; it may "
+                f"be cut short. Nothing was published. It would have been:\n{would}\n"
+                "If that is right, run it again with --allow-mass-withdrawal"
+            )
+
+    def _publish(self, publisher: Publisher, report: Report, time: str) -> list[str]:
+        """What comes into being in dependency order, then what goes in the reverse order."""
+        kinds = list(report.records)
+        steps: list[tuple[str, Change, str]] = []
+        for kind in kinds:
+            steps += [
+                (kind, "withdrawn", "_moved"),
+                (kind, "created", "_change = 'created'"),
+                (kind, "updated", "_change = 'updated' AND NOT _moved"),
+            ]
+        steps += [(kind, "withdrawn", "_change = 'withdrawn'") for kind in reversed(kinds)]
+        pending = (
+            (kind, change, records)
+            for kind, change, where in steps
+            for records in self._records(kind, where)
+        )
+        ids: list[str] = []
+        faults = iter([report.faults])
+        while batch := list(_upto(pending, TRANSACTION_RECORDS)):
+            with publisher.transaction():
+                for kind, change, records in batch:
+                    publisher.publish(kind, change, records)
+                ids += self._quarantine(publisher, next(faults, []), time)
+        if left := next(faults, []):
+            with publisher.transaction():
+                ids += self._quarantine(publisher, left, time)
+        return ids
+
+    def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:
+        return quarantine.publish_new(self.con, publisher, self.settings, self.source, faults, time)
+
+    def _records(self, kind: str, where: str) -> Iterator[list[dict[str, Any]]]:
+        """The records of a change in the extract's order, some thousand at a time."""
+        fields = tuple(columns(kind))
+        cursor = self.con.cursor()
+        cursor.execute(
+            f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c "
+            f"WHERE {where} ORDER BY _line"
+        )
+        while rows := cursor.fetchmany(10_000):
+            yield [dict(zip(fields, row, strict=True)) for row in rows]
+
+
+def _upto(
+    pending: Iterator[tuple[str, Change, list[dict[str, Any]]]], most: int
+) -> Iterator[tuple[str, Change, list[dict[str, Any]]]]:
+    number = 0
+    for item in pending:
+        number += len(item[2])
+        yield item
+        if number >= most:
+            return
+
+
+def _unread(staging: Staging, kind: str) -> int:
+    """How many rows of this kind's file were left out before their id was known."""
+    return sum(
+        1
+        for f in staging.faults
+        if f.fatal and f.line > 1 and not f.column and f.kind in (kind, "")
+    )

@@ -1,0 +1,169 @@
+"""Publishes events in Kafka transactions: all of a transaction is there for readers, or nothing.
+
+A publisher has a transactional id of its source's own. Starting one fences off whatever is left of
+an earlier process of the same source: its open transaction is aborted, and it can publish no more
+(Kafka, KIP-98 and KIP-890). So after a kill at any moment the topics hold whole transactions only,
+and what they hold is all that has been published.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from bus import topics
+from bus.codec import Encoder
+from bus.event import Change, Headers, envelope
+from bus.failures import BusError, RetryLater, Stop
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+
+SECONDS = 60.0
+"""How long Kafka may take for one step of a transaction."""
+
+TRANSACTION_RECORDS = 50_000
+"""How many events at most are in one transaction: a reader of committed data waits for its end."""
+
+
+class Publisher:
+    """Publishes the events of one source. Not for several threads.
+
+    source:      the CloudEvents source of all its events: `/oneroster-csv`.
+    time:        the CloudEvents time of all its events, RFC 3339 in UTC.
+    traceparent: the W3C trace context of the run, or None.
+    schema_ids:  for each kind the id under which the registry knows our schema.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: str,
+        schema_ids: dict[str, int],
+        *,
+        time: str,
+        traceparent: str | None = None,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._time = time
+        self._traceparent = traceparent
+        self._encoders = {kind: Encoder(kind, id_) for kind, id_ in schema_ids.items()}
+        self._run = uuid.uuid4().hex
+        self._number = count(1)
+        self._producer = Producer(producer_settings(settings, f"{settings.topic_prefix}{source}"))
+        with explained("start publishing"):
+            self._producer.init_transactions(SECONDS)
+            there = self._producer.list_topics(timeout=SECONDS).topics
+        self._partitions = topics.count(settings, {t: len(m.partitions) for t, m in there.items()})
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is published inside is there for readers when it ends, or nothing of it."""
+        with explained("publish"):
+            self._producer.begin_transaction()
+        try:
+            yield
+            with explained("commit what was published"):
+                self._producer.commit_transaction(SECONDS)
+        except BaseException:
+            # What cannot be aborted now (the broker is gone) is aborted by whoever starts next.
+            try:
+                self._producer.abort_transaction(SECONDS)
+            except KafkaException:
+                logging.getLogger(__name__).debug("the transaction is left for the next start")
+            raise
+
+    def publish(self, kind: str, change: Change, records: Iterable[dict[str, Any]]) -> int:
+        """Publish records of one kind within a transaction; how many they were."""
+        headers = envelope(
+            kind, change, source=self._source, time=self._time, traceparent=self._traceparent
+        )
+        encode = self._encoders[kind].encode
+        owner = KINDS[kind].owner
+        name = topics.topic(self._settings, kind)
+        number = 0
+        for record in records:
+            number += 1
+            self._send(
+                name,
+                encode(record),
+                record["sourcedId"],
+                topics.partition_for(record[owner], self._partitions),
+                [*headers, ("ce_id", f"{self._run}-{next(self._number)}".encode())],
+            )
+        return number
+
+    def raw(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        """Publish bytes as they are within a transaction."""
+        self._send(topic, value, key, 0, headers)
+
+    def _send(
+        self, topic: str, value: bytes, key: str | bytes, partition: int, headers: Headers
+    ) -> None:
+        produce = self._producer.produce
+        while True:
+            try:
+                produce(topic, value, key, partition, headers=headers)
+                return
+            except BufferError:  # librdkafka's queue is full: wait until some of it is gone
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise _failure("publish", error) from None
+
+    def close(self) -> None:
+        """Wait for nothing: what is not committed by now is not meant to be."""
+        self._producer.purge()
+        self._producer.flush(5)
+
+
+def producer_settings(settings: Settings, transactional_id: str) -> dict[str, Any]:
+    """librdkafka's settings for a producer whose transactions lose and double nothing."""
+    return {
+        "linger.ms": 20,
+        "compression.type": "lz4",
+        "queue.buffering.max.messages": 200_000,
+        **kafka_client(settings),
+        "transactional.id": transactional_id,
+        "enable.idempotence": True,
+        "acks": "all",
+        "transaction.timeout.ms": 300_000,
+        "logger": logging.getLogger("bus.kafka"),
+    }
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn Kafka's errors into ours, with what was being done."""
+    try:
+        yield
+    except KafkaException as error:
+        raise _failure(doing, error) from None
+
+
+def _failure(doing: str, error: KafkaException) -> BusError:
+    """`Stop` for what a person must mend, `RetryLater` for what passes."""
+    kafka: KafkaError = error.args[0]
+    name = kafka.name()
+    if kafka.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+        return Stop(
+            f"could not {doing}: another process publishes as this source; let only one run, or "
+            "give each its own --source"
+        )
+    if "AUTHORIZATION" in name or "AUTHENTICATION" in name:
+        return Stop(
+            f"could not {doing}: Kafka refuses these credentials ({name}); see [kafka] in bus.toml "
+            "and the ACLs of this user"
+        )
+    if kafka.fatal():
+        return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
+    return RetryLater(f"could not {doing}: Kafka says {name}; try again when it is up")
+
+
+Records = Iterable[dict[str, Any]]
+Publish = Callable[[str, Change, Records], int]

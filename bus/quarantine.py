@@ -1,0 +1,76 @@
+"""The quarantine: what was wrong with the input, where, and what to do; never the value itself.
+
+One topic, `PREFIX.quarantine`: the key names the fault, so the same fault found again tomorrow
+replaces itself; the value is JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bus import topics
+from bus.failures import RetryLater
+from bus.scan import scan
+from bus.staging import Fault
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from bus.publish import Publisher
+    from bus.settings import Settings
+
+
+def fault_id(source: str, fault: Fault) -> str:
+    """A name for a fault that is the same each time the same fault is found."""
+    parts = (source, fault.file, str(fault.line), fault.column, fault.reason)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def publish_new(
+    con: duckdb.DuckDBPyConnection,
+    publisher: Publisher,
+    settings: Settings,
+    source: str,
+    faults: Iterable[Fault],
+    time: str,
+) -> list[str]:
+    """Publish the faults that the source did not have last time, within a transaction.
+
+    Returns the ids of all faults of this run, for `remember`.
+    """
+    known = {row[0] for row in con.execute("SELECT id FROM published.quarantined").fetchall()}
+    ids = []
+    for fault in faults:
+        ids.append(name := fault_id(source, fault))
+        if name in known:
+            continue
+        known.add(name)
+        value = json.dumps({"source": source, "time": time, **asdict(fault)}, ensure_ascii=False)
+        headers = [("content-type", b"application/json")]
+        publisher.raw(topics.quarantine(settings), name.encode(), value.encode(), headers)
+    return ids
+
+
+def remember(con: duckdb.DuckDBPyConnection, ids: list[str]) -> None:
+    """Note which faults the source has now, after they are published."""
+    con.execute("BEGIN")
+    con.execute("DELETE FROM published.quarantined")
+    con.execute("INSERT INTO published.quarantined SELECT unnest(?::VARCHAR[])", [ids])
+    con.execute("COMMIT")
+
+
+def read(settings: Settings) -> list[dict[str, Any]]:
+    """All that is in the quarantine, the latest of each fault, oldest first."""
+    latest: dict[bytes, dict[str, Any]] = {}
+    for message in scan(settings, topics.quarantine(settings)):
+        latest.pop(message.key(), None)
+        if message.value() is not None:
+            try:
+                latest[message.key()] = json.loads(message.value())
+            except ValueError:
+                raise RetryLater("the quarantine topic holds something else than JSON") from None
+    return list(latest.values())

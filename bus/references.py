@@ -1,0 +1,104 @@
+"""Which records have been delivered: what a record may refer to.
+
+A record is delivered after what it refers to. Within one copy of a consumer that is seen to by
+order; what other copies have delivered is read from Kafka: a record lies before its group's
+committed offset exactly when it has been delivered. Only keys are needed for that, as a message's
+key is the record's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bus import topics
+from bus.delivery import Position
+from bus.scan import scan
+from bus.settings import Settings
+from bus.standard import KINDS, Record
+
+
+class Delivered:
+    """The ids of the delivered records of the kinds that a product's records refer to.
+
+    Ids are kept as their 64-bit hashes, some 60 bytes each: a million students take 60 MB.
+    """
+
+    def __init__(self, settings: Settings, kinds: Iterable[str]) -> None:
+        taken = set(kinds)
+        self._settings = settings
+        self._checks: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        for kind in taken:
+            found = []
+            for field, targets in KINDS[kind].references.items():
+                ours = tuple(target for target in targets if target in taken and target != kind)
+                # A field that may name several kinds is checked only when all of them are taken.
+                if ours and len(ours) == len(targets):
+                    found.append((field, ours))
+            self._checks[kind] = found
+        self.kinds = {t for found in self._checks.values() for _, ours in found for t in ours}
+        self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
+        self._read: dict[Position, int] = {}
+
+    def add(self, kind: str, id_: str) -> None:
+        """Note that a record is delivered, or is in the batch that is being delivered."""
+        if kind in self._ids:
+            self._ids[kind].add(hash(id_))
+
+    def discard(self, kind: str, id_: str) -> None:
+        """Note that the product refused the record after all."""
+        if kind in self._ids:
+            self._ids[kind].discard(hash(id_))
+
+    def missing(self, kind: str, record: Record) -> str | None:
+        """What a record waits for, as "class 4711", or None.
+
+        A withdrawn record waits for nothing: it takes away, and what it names may be gone already.
+        """
+        if record["status"] == "tobedeleted":
+            return None
+        ids = self._ids
+        for field, targets in self._checks[kind]:
+            value = record[field]
+            if not value:
+                continue
+            for one in (value,) if isinstance(value, str) else value:
+                key = hash(one)
+                for target in targets:
+                    if key in ids[target]:
+                        break
+                else:
+                    return f"{' or '.join(targets)} {one}"
+        return None
+
+    def refresh(self, committed: Mapping[Position, int]) -> int:
+        """Take in what lies before the group's committed offsets; how many ids were new."""
+        new = 0
+        for kind in self.kinds:
+            name = topics.topic(self._settings, kind)
+            start = {p.partition: o for p, o in self._read.items() if p.topic == name}
+            stop = {
+                p.partition: offset
+                for p, offset in committed.items()
+                if p.topic == name and offset > self._read.get(p, 0)
+            }
+            if not stop:
+                continue
+            ids = self._ids[kind]
+            before = len(ids)
+            for message in scan(self._settings, name, start=start, stop=stop):
+                ids.add(hash(message.key().decode("utf-8", "replace")))
+            new += len(ids) - before
+            for partition, offset in stop.items():
+                self._read[Position(name, partition)] = offset
+        return new
+
+
+def known_ids(settings: Settings, kind: str, ids: Iterable[str]) -> set[str]:
+    """Which of these ids any source has published as this kind."""
+    wanted = {id_.encode(): id_ for id_ in ids}
+    found = set()
+    if wanted:
+        for message in scan(settings, topics.topic(settings, kind)):
+            if message.key() in wanted and message.value() is not None:
+                found.add(wanted[message.key()])
+    return found

@@ -1,0 +1,70 @@
+"""Reads a topic once, from its start to its end as it is now, outside any group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Error
+
+from bus.failures import RetryLater
+from bus.settings import Settings, kafka_client
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+
+def reader(settings: Settings) -> Consumer:
+    """A consumer of committed data that is in no group and commits nothing."""
+    return Consumer(
+        kafka_client(settings)
+        | {
+            "group.id": f"{settings.topic_prefix}.reader",  # asked for by librdkafka, never used
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "logger": logging.getLogger("bus.kafka"),
+        }
+    )
+
+
+def scan(
+    settings: Settings,
+    topic: str,
+    *,
+    start: Mapping[int, int] | None = None,
+    stop: Mapping[int, int] | None = None,
+    at_once: int = 10_000,
+) -> Iterator[Message]:
+    """The messages of a topic, partition by partition in order; nothing for one that is not there.
+
+    start, stop: for some partitions, the first offset and the one before which to end; a partition
+                 that `stop` does not name is read to its end, or not at all where `stop` is given.
+    """
+    consumer = reader(settings)
+    try:
+        there = consumer.list_topics(topic, timeout=15).topics[topic].partitions
+        wanted = there if stop is None else {p: m for p, m in there.items() if stop.get(p, 0) > 0}
+        consumer.assign([TopicPartition(topic, p, (start or {}).get(p, 0)) for p in wanted])
+        left = set(wanted)
+        while left:
+            for message in consumer.consume(at_once, timeout=1.0):
+                partition = message.partition()
+                if error := message.error():
+                    if error.code() != Error._PARTITION_EOF:
+                        raise KafkaException(error)
+                    left.discard(partition)
+                elif stop is not None and message.offset() >= stop[partition]:
+                    left.discard(partition)
+                elif partition in left:
+                    yield message
+    except KafkaException as error:
+        raise RetryLater(
+            f"could not read topic {topic}: Kafka says {error.args[0].name()}; "
+            "try again when it is up"
+        ) from None
+    finally:
+        consumer.close()

@@ -1,0 +1,94 @@
+"""Logs, traces and metrics: what an operator sees. No personal data is in any of them.
+
+Records are named by kind and sourcedId, values by their class. "Normal operation emits no logs":
+what goes well is in the metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from bus.settings import TelemetrySettings
+
+W3C = TraceContextTextMapPropagator()
+LINKS = 32
+"""How many producers' traces at most one delivery's span links to."""
+
+
+def configure(settings: TelemetrySettings) -> None:
+    """Set up logs (to stderr) and traces of this process; called once, at the edge."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and not sys.stderr.isatty()
+    )
+    shared = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    last = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("bus").setLevel(level)
+    # librdkafka says much that it mends itself; what it cannot mend comes as an error.
+    logging.getLogger("bus.kafka").setLevel(logging.CRITICAL if level > 10 else level)
+    provider = TracerProvider(resource=Resource.create({"service.name": "schoolbus"}))
+    if settings.otlp_endpoint:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+
+@contextmanager
+def span(name: str, *, parents: Iterable[str] = (), consumer: bool = False) -> Iterator[str | None]:
+    """A span of the current trace; gives its W3C traceparent, or None when nothing traces.
+
+    parents: traceparents of events that this work is about; the span links to them.
+    """
+    links = [
+        Link(context)
+        for parent in list(dict.fromkeys(parents))[:LINKS]
+        if (
+            context := trace.get_current_span(
+                W3C.extract({"traceparent": parent})
+            ).get_span_context()
+        ).is_valid
+    ]
+    kind = SpanKind.CONSUMER if consumer else SpanKind.PRODUCER
+    tracer = trace.get_tracer("schoolbus")
+    with tracer.start_as_current_span(name, kind=kind, links=links):
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier)
+        yield carrier.get("traceparent")
