@@ -1,19 +1,12 @@
-"""The embedded bus: a real Kafka and a real schema registry as child processes."""
+"""The embedded bus: a real Kafka and a real schema registry as child processes.
+
+Everything of one bus lies in its home (`BUS_HOME`, default `.bus`): data, logs, ports, process ids.
+Both listen on 127.0.0.1 alone and live on when the command that started them has ended.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from bus.local.home import Endpoints
+from bus.local.lifecycle import Running, Status, down, endpoints, status, up
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where the embedded bus of a home answers."""
-
-    bootstrap: str
-    registry: str
-
-
-def endpoints(home: Path) -> Endpoints:
-    """Where the bus in this home answers; raises `Stop` when it is not up."""
-    raise NotImplementedError
+__all__ = ["Endpoints", "Running", "Status", "down", "endpoints", "status", "up"]

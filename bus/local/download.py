@@ -1,0 +1,273 @@
+"""The programs of the embedded bus, fetched once into a cache that all homes share.
+
+What is fetched is pinned in `artifacts.txt` by coordinates, SHA-256 and size. The cache is
+`BUS_CACHE_DIR`, else the user's cache folder; the repository is `BUS_MAVEN_REPOSITORY`, else the
+one that jgo knows. A damaged file is fetched again. That all is in order is seen from sizes and
+times (the `.verified` file), not by hashing 200 MB at each start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bus.failures import Stop
+from bus.local.progress import Bar, progress
+
+Say = Callable[[str], None]
+"""Tells a person what is going on; one line a call."""
+
+MARKER = ".verified"
+ARCHIVE_UNPACKED_MB = 450
+"""What the disk must hold while the registry is unpacked: archive, its unpacked files, the jars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A line of `artifacts.txt`."""
+
+    group: str
+    artifact: str
+    version: str
+    classifier: str
+    extension: str
+    sha256: str
+    size: int
+
+    @property
+    def file(self) -> str:
+        """Its file name in the repository."""
+        tail = f"-{self.classifier}" if self.classifier else ""
+        return f"{self.artifact}-{self.version}{tail}.{self.extension}"
+
+    @property
+    def path(self) -> str:
+        """Its path in a repository of Maven's layout."""
+        return f"{self.group.replace('.', '/')}/{self.artifact}/{self.version}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Where the programs lie, and their versions."""
+
+    kafka: Path
+    kafka_version: str
+    registry: Path
+    registry_version: str
+
+
+def artifacts() -> list[Artifact]:
+    """All that is pinned."""
+    listed = Path(__file__).with_name("artifacts.txt").read_text("utf-8").splitlines()
+    found = []
+    for line in listed:
+        if line and not line.startswith("#"):
+            coordinates, sha256, size = line.split()
+            group, artifact, version, *rest = coordinates.split(":")
+            classifier, extension = rest or ("", "jar")
+            found.append(
+                Artifact(group, artifact, version, classifier, extension, sha256, int(size))
+            )
+    return found
+
+
+def cache() -> Path:
+    """The folder that all homes of this user share."""
+    from platformdirs import user_cache_path
+
+    named = os.environ.get("BUS_CACHE_DIR")
+    return Path(named).absolute() if named else user_cache_path("schoolbus")
+
+
+def repository() -> str:
+    """The base address from which artifacts are fetched, without a slash at its end."""
+    from jgo.constants import MAVEN_CENTRAL_URL
+
+    return str(os.environ.get("BUS_MAVEN_REPOSITORY") or MAVEN_CENTRAL_URL).rstrip("/")
+
+
+def programs(say: Say = print, folder: Path | None = None) -> Programs:
+    """The programs, fetched and unpacked when they are not there yet.
+
+    Raises `Stop` when they cannot be fetched (network, disk) or the cache cannot be written.
+    """
+    folder = folder or cache()
+    wanted = artifacts()
+    archive = next(artifact for artifact in wanted if artifact.extension == "tar.gz")
+    jars = [artifact for artifact in wanted if artifact.extension == "jar"]
+    broker = next(artifact for artifact in jars if artifact.artifact.startswith("kafka_"))
+    found = Programs(
+        kafka=folder / f"kafka-{broker.version}",
+        kafka_version=broker.version,
+        registry=folder / f"apicurio-registry-{archive.version}",
+        registry_version=archive.version,
+    )
+    if not _in_order(found.kafka, jars) or not _in_order(found.registry, [archive]):
+        with _alone(folder, say):
+            _fetch_all(found, jars, archive, folder, say)
+    return found
+
+
+def _fetch_all(
+    found: Programs, jars: list[Artifact], archive: Artifact, folder: Path, say: Say
+) -> None:
+    missing = [] if _in_order(found.registry, [archive]) else [(archive, folder / "downloads")]
+    if not _in_order(found.kafka, jars):
+        missing += [(jar, found.kafka) for jar in jars]
+    if not missing:  # another `bus up` has fetched them while this one waited
+        return
+    _room(folder)
+    known = {jar.file for jar in jars}
+    for stray in found.kafka.glob("*.jar"):
+        if stray.name not in known:
+            stray.unlink()
+    size = sum(artifact.size for artifact, _ in missing)
+    with (
+        progress(f"fetching Kafka {found.kafka_version} and its registry", size, say) as bar,
+        ThreadPoolExecutor(4, thread_name_prefix="download") as pool,
+    ):
+        tasks = [pool.submit(_fetch, artifact, to, bar()) for artifact, to in missing]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True, wait=False)
+            raise
+    if missing[0][0] is archive:
+        say("unpacking the registry")
+        _unpack(folder / "downloads" / archive.file, found.registry)
+        _mark(found.registry, [archive])
+        shutil.rmtree(folder / "downloads", ignore_errors=True)
+    _mark(found.kafka, jars)
+
+
+def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
+    """Fetch one file, unless it is there with the right sum already."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("ERROR")
+    address = f"{repository()}/{artifact.path}"
+    shelf = pooch.create(
+        path=to,
+        base_url="",
+        registry={artifact.file: f"sha256:{artifact.sha256}"},
+        urls={artifact.file: address},
+        retry_if_failed=3,
+    )
+    try:
+        shelf.fetch(
+            artifact.file,
+            downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=60),
+        )
+    except requests.RequestException as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = f"HTTP status {status}" if status else type(error).__name__
+        raise Stop(
+            f"{artifact.file} could not be fetched from {address} ({what}): check the network and "
+            "proxy (HTTPS_PROXY), or name a mirror in BUS_MAVEN_REPOSITORY, and run `bus up` again"
+        ) from None
+    except ValueError:  # pooch's word for a wrong sum, after its tries
+        raise Stop(
+            f"{artifact.file} from {address} is not the file that is pinned (its SHA-256 differs): "
+            "a proxy or mirror changes it; name another repository in BUS_MAVEN_REPOSITORY"
+        ) from None
+    except OSError as error:
+        raise Stop(
+            f"{artifact.file} could not be written to {to}: {error.strerror}; make room or name "
+            "another folder in BUS_CACHE_DIR"
+        ) from None
+    bar.whole(artifact.size)
+
+
+def _unpack(archive: Path, to: Path) -> None:
+    """Unpack so that `to` appears whole or not at all."""
+    part = to.with_name(to.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(part, filter="data")
+        shutil.rmtree(to, ignore_errors=True)
+        part.rename(to)
+    except (OSError, tarfile.TarError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise Stop(
+            f"{archive.name} could not be unpacked to {to}: {error}; make room or name another "
+            "folder in BUS_CACHE_DIR, and run `bus up` again"
+        ) from None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.name != MARKER and not path.is_dir())
+
+
+def _state(folder: Path) -> dict[str, list[int]]:
+    """Size and time of change of each file."""
+    return {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
+        for path in _files(folder)
+    }
+
+
+def _mark(folder: Path, wanted: list[Artifact]) -> None:
+    content = {"of": [artifact.sha256 for artifact in wanted], "files": _state(folder)}
+    part = folder / (MARKER + ".part")
+    part.write_text(json.dumps({**content, "files": _state(folder)}), "utf-8")
+    part.rename(folder / MARKER)
+
+
+def _in_order(folder: Path, wanted: list[Artifact]) -> bool:
+    """Whether all is there and as it was when its sums were checked."""
+    try:
+        marked = json.loads((folder / MARKER).read_text("utf-8"))
+        return bool(
+            marked["of"] == [artifact.sha256 for artifact in wanted]
+            and marked["files"] == _state(folder)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _room(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free // 1_000_000
+    if free < ARCHIVE_UNPACKED_MB:
+        raise Stop(
+            f"{folder} has {free} MB left, and fetching Kafka and its registry takes "
+            f"{ARCHIVE_UNPACKED_MB} MB: make room or name another folder in BUS_CACHE_DIR"
+        )
+
+
+@contextmanager
+def _alone(folder: Path, say: Say) -> Iterator[None]:
+    """Let one process at a time fill the cache; the others wait and then find it filled."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("another `bus up` is fetching Kafka and its registry; waiting for it")
+            lock.acquire(timeout=1800)
+    except Timeout:
+        raise Stop(
+            f"another process has held {folder / '.lock'} for half an hour: end it and run "
+            "`bus up` again"
+        ) from None
+    except OSError as error:
+        raise Stop(
+            f"the cache folder {folder} cannot be written: {error.strerror}; name another in "
+            "BUS_CACHE_DIR"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

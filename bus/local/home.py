@@ -1,0 +1,103 @@
+"""A home: the folder in which one embedded bus keeps everything.
+
+bus.json     ports, and the versions that wrote the data
+kafka/       Kafka's data
+registry/    the registry's data (H2)
+logs/        what both log, rolled at 10 MB
+run/         process ids, Kafka's configuration, temporary files: worth nothing after `bus down`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bus.failures import Stop
+
+LOCK_SECONDS = 300.0
+"""How long one command waits for another that is changing the same home."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the embedded bus of a home answers."""
+
+    bootstrap: str
+    registry: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a home remembers (bus.json); versions are those that last wrote the data."""
+
+    ports: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def recall(home: Path) -> Memory:
+    """What the home remembers; nothing when it is new or the file is unreadable."""
+    found = read_json(home / "bus.json")
+    ports, versions = found.get("ports"), found.get("versions")
+    return Memory(
+        ports=ports if isinstance(ports, dict) else {},
+        versions=versions if isinstance(versions, dict) else {},
+    )
+
+
+def remember(home: Path, memory: Memory) -> None:
+    """Keep it for the next start."""
+    write_json(home / "bus.json", asdict(memory))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file; empty when there is none or it is half-written."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file that is whole at any moment."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1), "utf-8")
+    part.replace(path)
+
+
+def prepare(home: Path) -> None:
+    """Make the home's folders; raises `Stop` when that is not possible."""
+    try:
+        for name in ("logs", "run/tmp", "registry"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        probe = home / "run" / "probe"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise Stop(
+            f"the home {home} cannot be written ({error.strerror}): give it to your user or name "
+            "another folder in BUS_HOME"
+        ) from None
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Let one `bus up` or `bus down` at a time change this home."""
+    lock = FileLock(home / "run" / "lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise Stop(
+            f"another `bus up` or `bus down` has been busy in {home} for {LOCK_SECONDS:.0f} s: "
+            "wait for it or end it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

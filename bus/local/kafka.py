@@ -1,0 +1,144 @@
+"""Kafka as one node: its configuration, its data folder, its command, when it is ready.
+
+KRaft combined mode, see Apache Kafka's documentation, "KRaft" and "Broker Configs".
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+
+from bus.failures import Stop
+from bus.local.download import Programs
+
+PROPERTIES = """\
+# Written anew by each `bus up`.
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=BUS://127.0.0.1:{kafka},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=BUS://127.0.0.1:{kafka}
+listener.security.protocol.map=BUS:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=BUS
+log.dirs={data}
+
+# Topics are made by the bus with their own settings, never by a misspelt name.
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+
+# One node with a few groups: few internal partitions make the start and the first group quick.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.num.partitions=2
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+
+# A summer without a run must not lose a consumer's place: 400 days.
+offsets.retention.minutes=576000
+# The longest transaction that a producer may ask for: 15 minutes.
+transaction.max.timeout.ms=900000
+
+num.network.threads=2
+num.io.threads=4
+num.recovery.threads.per.data.dir=2
+background.threads=2
+log.cleaner.threads=1
+log.cleaner.dedupe.buffer.size=33554432
+"""
+
+DATA = "kafka"
+"""The data folder, relative to the home in which Kafka runs: no character of the home's path can
+then upset the properties file, and a home may be moved."""
+
+
+def formatted(home: Path) -> bool:
+    """Whether the data folder is a whole one; an empty or a half-made one is cleared away.
+
+    Raises `Stop` when data lies there without `meta.properties`, which says whose data it is.
+    """
+    folder = home / DATA
+    meta = folder / "meta.properties"
+    if meta.is_file() and "cluster.id=" in meta.read_text("utf-8", "replace"):
+        return True
+    if folder.is_dir():
+        if any(path.is_dir() for path in folder.iterdir()):
+            raise Stop(
+                f"{folder} holds data, but {meta.name} in it is missing or damaged, so Kafka would "
+                f"not take it: put {meta.name} back from a backup, or move {folder} away to start "
+                "with an empty Kafka (its topics are then gone)"
+            )
+        shutil.rmtree(folder)
+    return False
+
+
+def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]) -> None:
+    """Make the data folder, whole or not at all."""
+    part = home / f"{DATA}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    config = home / "run" / "format.properties"
+    config.write_text(PROPERTIES.format(data=part.name, **ports), "utf-8")
+    # Kafka's own form of an id: URL-safe base64 of a UUID; one must not begin with a dash.
+    cluster = "-"
+    while cluster.startswith("-"):
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    options = _jvm(programs, home, "-Xmx128m", "-XX:TieredStopAtLevel=1")
+    arguments = ["format", "-t", cluster, "-c", str(config.relative_to(home))]
+    done = subprocess.run(
+        [java, *options, "kafka.tools.StorageTool", *arguments],
+        cwd=home,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise Stop(
+            f"Kafka could not make its data folder {home / DATA}: {' / '.join(said) or 'no reason'}"
+            "; run `bus doctor`"
+        )
+    part.rename(home / DATA)
+
+
+def command(java: str, programs: Programs, home: Path, ports: dict[str, int]) -> list[str]:
+    """How Kafka is started (in the home as its folder); writes its configuration."""
+    config = home / "run" / "server.properties"
+    config.write_text(PROPERTIES.format(data=DATA, **ports), "utf-8")
+    options = _jvm(programs, home, "-Xms128m", "-Xmx512m")
+    return [java, *options, "kafka.Kafka", str(config.relative_to(home))]
+
+
+def _jvm(programs: Programs, home: Path, *heap: str) -> list[str]:
+    config = Path(__file__).with_name("log4j2.xml").as_uri()
+    return [
+        *heap,
+        "-XX:+UseSerialGC",
+        "-XX:-UsePerfData",
+        "-Djava.awt.headless=true",
+        "-Djava.io.tmpdir=run/tmp",
+        f"-Dlog4j2.configurationFile={config}",
+        "-Dschoolbus.logs=logs",
+        "-cp",
+        f"{programs.kafka}/*",
+    ]
+
+
+def answers(port: int) -> bool:
+    """Whether Kafka takes requests (its port is known to be open)."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
+    try:
+        return bool(client.list_topics(timeout=1).brokers)
+    except KafkaException:
+        return False
