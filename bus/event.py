@@ -68,12 +68,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """A message's headers as a list, whatever form the client library gives them."""
+    return list(message.headers() or ())  # type: ignore[arg-type]
+
+
 def header(message: Message, name: str) -> str | None:
     """One header of a message as text, or None."""
-    for key, value in message.headers() or ():
+    for key, value in headers_of(message):
         if key == name and value is not None:
-            raw: bytes = value
-            return raw.decode("utf-8", "replace")
+            return value.decode("utf-8", "replace")
     return None
 
 
@@ -85,7 +89,7 @@ def attributes(message: Message) -> Attributes:
     """
     found: dict[str, str] = {
         key: value.decode("utf-8", "replace")
-        for key, value in message.headers() or ()
+        for key, value in headers_of(message)
         if value is not None
     }
     place = f"{message.topic()}/{message.partition()}/{message.offset()}"

@@ -144,13 +144,9 @@ class _Run:
         try:
             self.progress("looking up what was last published")
             baseline.attach(self.con, self.settings, self.source)
-            for kind in KINDS:
-                self.con.execute(
-                    f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
-                    f"FROM {baseline.SCHEMA}.{quoted(kind)} WHERE status = 'active'"
-                )
+            self._view_known(staging)
             self.progress("checking")
-            quarantined = validate(staging, lambda kind, ids: known_ids(self.settings, kind, ids))
+            quarantined = validate(staging, self._known_elsewhere)
             self.progress("comparing")
             report = self._compare(name, staging, quarantined, unread)
             self._guard(report, share, allow)
@@ -161,6 +157,25 @@ class _Run:
         baseline.remember(self.con, self.settings, list(report.records))
         quarantine.remember(self.con, faults)
         return report
+
+    def _view_known(self, staging: Staging) -> None:
+        """Make `known_KIND`: what stands already and may be referred to without being here.
+
+        Of a kind that the extract holds whole, what is not in it goes, so it does not count.
+        """
+        for kind in KINDS:
+            here = (
+                f"AND EXISTS (FROM {quoted(f'raw_{kind}')} r WHERE trim(r.sourcedId) = b.sourcedId)"
+                if staging.coverage.get(kind) == "bulk"
+                else ""
+            )
+            self.con.execute(
+                f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
+                f"FROM {baseline.SCHEMA}.{quoted(kind)} b WHERE status = 'active' {here}"
+            )
+
+    def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
+        return known_ids(self.settings, kind, ids, other_than=self.source)
 
     def _compare(
         self, name: str, staging: Staging, quarantined: dict[str, int], unread: dict[str, int]

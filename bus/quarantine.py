@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bus import topics
-from bus.failures import RetryLater
 from bus.scan import scan
 from bus.staging import Fault
 
@@ -67,10 +66,8 @@ def read(settings: Settings) -> list[dict[str, Any]]:
     """All that is in the quarantine, the latest of each fault, oldest first."""
     latest: dict[bytes, dict[str, Any]] = {}
     for message in scan(settings, topics.quarantine(settings)):
-        latest.pop(message.key(), None)
-        if message.value() is not None:
-            try:
-                latest[message.key()] = json.loads(message.value())
-            except ValueError:
-                raise RetryLater("the quarantine topic holds something else than JSON") from None
+        key, value = message.key() or b"", message.value()
+        latest.pop(key, None)
+        if value is not None:
+            latest[key] = json.loads(value)
     return list(latest.values())

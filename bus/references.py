@@ -9,12 +9,26 @@ key is the record's id.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from bus import topics
 from bus.delivery import Position
+from bus.event import header
 from bus.scan import scan
 from bus.settings import Settings
 from bus.standard import KINDS, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a record waits for; `required` when it cannot be told to a product without it."""
+
+    kinds: tuple[str, ...]
+    id: str
+    required: bool
+
+    def __str__(self) -> str:
+        return f"{' or '.join(self.kinds)} {self.id}"
 
 
 class Delivered:
@@ -26,16 +40,16 @@ class Delivered:
     def __init__(self, settings: Settings, kinds: Iterable[str]) -> None:
         taken = set(kinds)
         self._settings = settings
-        self._checks: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+        self._checks: dict[str, list[tuple[str, tuple[str, ...], bool]]] = {}
         for kind in taken:
             found = []
             for field, targets in KINDS[kind].references.items():
-                ours = tuple(target for target in targets if target in taken and target != kind)
+                ours = tuple(target for target in targets if target in taken)
                 # A field that may name several kinds is checked only when all of them are taken.
                 if ours and len(ours) == len(targets):
-                    found.append((field, ours))
+                    found.append((field, ours, field in KINDS[kind].required))
             self._checks[kind] = found
-        self.kinds = {t for found in self._checks.values() for _, ours in found for t in ours}
+        self.kinds = {t for found in self._checks.values() for _, ours, _ in found for t in ours}
         self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         self._read: dict[Position, int] = {}
 
@@ -49,15 +63,16 @@ class Delivered:
         if kind in self._ids:
             self._ids[kind].discard(hash(id_))
 
-    def missing(self, kind: str, record: Record) -> str | None:
-        """What a record waits for, as "class 4711", or None.
+    def missing(self, kind: str, record: Record) -> Missing | None:
+        """What a record waits for, or None; a required reference before an optional one.
 
         A withdrawn record waits for nothing: it takes away, and what it names may be gone already.
         """
         if record["status"] == "tobedeleted":
             return None
         ids = self._ids
-        for field, targets in self._checks[kind]:
+        optional = None
+        for field, targets, required in self._checks[kind]:
             value = record[field]
             if not value:
                 continue
@@ -67,8 +82,10 @@ class Delivered:
                     if key in ids[target]:
                         break
                 else:
-                    return f"{' or '.join(targets)} {one}"
-        return None
+                    if required:
+                        return Missing(targets, one, required)
+                    optional = optional or Missing(targets, one, required)
+        return optional
 
     def refresh(self, committed: Mapping[Position, int]) -> int:
         """Take in what lies before the group's committed offsets; how many ids were new."""
@@ -86,19 +103,20 @@ class Delivered:
             ids = self._ids[kind]
             before = len(ids)
             for message in scan(self._settings, name, start=start, stop=stop):
-                ids.add(hash(message.key().decode("utf-8", "replace")))
+                ids.add(hash((message.key() or b"").decode("utf-8", "replace")))
             new += len(ids) - before
             for partition, offset in stop.items():
                 self._read[Position(name, partition)] = offset
         return new
 
 
-def known_ids(settings: Settings, kind: str, ids: Iterable[str]) -> set[str]:
-    """Which of these ids any source has published as this kind."""
+def known_ids(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
+    """Which of these ids a source other than this one has published as this kind."""
     wanted = {id_.encode(): id_ for id_ in ids}
     found = set()
     if wanted:
         for message in scan(settings, topics.topic(settings, kind)):
-            if message.key() in wanted and message.value() is not None:
-                found.add(wanted[message.key()])
+            key = message.key() or b""
+            if key in wanted and header(message, "ce_source") != other_than:
+                found.add(wanted[key])
     return found

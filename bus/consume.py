@@ -1,0 +1,476 @@
+"""The one loop that every consumer runs in: poll, decode, order, translate, deliver, commit.
+
+    poll → decode → (references before referrers) → translate → deliver → commit
+
+A product's group is `PREFIX.PRODUCT`; several copies share its partitions (cooperative rebalancing,
+KIP-429). Offsets are committed here and nowhere else, only after the delivery has taken what lies
+before them: killed at any moment, what was not committed is read and delivered again.
+
+A product that is down costs nothing but time: its partitions are paused, the batch in hand is tried
+again with backoff and jitter, and nothing is lost. After some failures in a row the circuit counts
+as open, which readiness and metrics show.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError as Error
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from bus import siblings, topics, translate
+from bus.codec import Decoder
+from bus.deadletters import DeadLetters
+from bus.delivery import Batch, Delivery, Position, Refusal
+from bus.event import attributes, header
+from bus.failures import Never, RetryLater, Stop
+from bus.metrics import Metrics
+from bus.ordering import Lot, Ordering
+from bus.product import Product
+from bus.references import Delivered
+from bus.registry import schema_lookup
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS, Record
+from bus.telemetry import span
+
+log = structlog.get_logger(__name__)
+Result = TypeVar("Result")
+
+POLL_RECORDS = 10_000
+FRESH_SAMPLES = 500
+"""Of a larger part, freshness is measured on this many records, evenly spread."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run of the loop did: records delivered by kind, and dead letters."""
+
+    delivered: Counter[str] = field(default_factory=Counter)
+    dead_lettered: int = 0
+
+
+class Loop:
+    """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any."""
+
+    def __init__(
+        self, settings: Settings, product: Product, delivery: Delivery, metrics: Metrics
+    ) -> None:
+        self.outcome = Outcome()
+        self._settings = settings
+        self._how = settings.consumer
+        self._product = product
+        self._delivery = delivery
+        self._metrics = metrics
+        self._stopping = threading.Event()
+        self._stopping_since = 0.0
+        self._turned = time.monotonic()
+        self._failures = 0
+        self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
+        self._writer_schema = schema_lookup(settings)
+        self._decoders = {kind: Decoder(kind, self._writer_schema) for kind in product.kinds}
+        self._delivered = Delivered(settings, product.kinds)
+        self._ordering = Ordering(self._delivered, self._how.hold_seconds)
+        topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
+        self._letters = DeadLetters(settings, product.name)
+        self._consumer = Consumer(group_settings(settings, product.name))
+        self._joined = False
+        self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
+        self._behind: set[Position] = set()  # not yet at the end that they had when assigned
+        self._paused: set[Position] = set()
+        self._lots: dict[str, Lot] = {}  # taken, not yet sorted out
+        self._undecodable: list[tuple[Message, str]] = []
+        self._count = 0
+        self._oldest = 0.0
+        self._hold_all = False
+        self._dirty = False
+        self._hurry = False
+        self._attempts = 1
+        self._last_refresh = 0.0
+
+    # ---- from outside -------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask the loop to end: it finishes the batch in hand, commits, leaves its group."""
+        self._stopping_since = time.monotonic()
+        self._stopping.set()
+
+    def live(self) -> str:
+        """What is wrong with the loop, or ""."""
+        idle = time.monotonic() - self._turned
+        return f"the loop has not turned for {idle:.0f} s" if idle > 300 else ""
+
+    def ready(self) -> str:
+        """Why the consumer does not deliver now, or ""."""
+        if not self._joined:
+            return "not in its group yet"
+        if self._failures >= self._how.circuit_failures:
+            return f"{self._product.name} does not answer ({self._failures} tries failed)"
+        return ""
+
+    def run(self, *, until_caught_up: bool = False) -> Outcome:
+        """Deliver until `stop`, or until all is delivered that was there when it began.
+
+        Raises `Stop` when a person must act, also when Kafka's own errors are fatal.
+        """
+        self._hurry = until_caught_up
+        try:
+            self._consumer.subscribe(
+                list(self._kinds),
+                on_assign=self._assigned,
+                on_revoke=self._revoked,
+                on_lost=self._revoked,
+            )
+            while not self._stopping.is_set():
+                self._turn()
+                if until_caught_up and self._joined and not (self._behind or self._count):
+                    self._settle()
+                    if not len(self._ordering) and not self._count:
+                        break
+            self._deliver()
+            self._settle()
+        except _Drained:
+            log.warning("stopped with a batch undelivered; it is delivered at the next start")
+        except KafkaException as error:
+            raise Stop(f"Kafka says {error.args[0].name()}; nothing is lost, start again") from None
+        finally:
+            self._consumer.close()
+        return self.outcome
+
+    # ---- one turn -----------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._turned = time.monotonic()
+        room = max(1, min(POLL_RECORDS, self._product.batch_records - self._count))
+        first = self._consumer.poll(self._patience())
+        if first is not None:
+            self._take([first, *self._consumer.consume(room, timeout=0)])
+        self._gate()
+        full = self._count >= self._product.batch_records
+        due = self._count and (self._patience() <= 0 or (self._hurry and not self._behind))
+        if full or due or (len(self._ordering) and first is None):
+            self._deliver()
+        elif first is None and self._dirty and not (self._behind or self._count):
+            self._settle()
+
+    def _patience(self) -> float:
+        """How long the next poll may wait for a message, in seconds."""
+        if not self._count:
+            return 0.2 if len(self._ordering) or self._dirty or self._behind else 1.0
+        return max(0.0, self._oldest + self._product.batch_seconds - time.monotonic())
+
+    def _take(self, messages: Iterable[Message]) -> None:
+        """Decode what was read, by kind."""
+        by_topic: dict[str, list[Message]] = {}
+        for message in messages:
+            if message.error():
+                self._event(message)
+            else:
+                by_topic.setdefault(message.topic() or "", []).append(message)
+        for topic, read in by_topic.items():
+            kind = self._kinds[topic]
+            decoded, failures = self._decode(kind, read)
+            if failures:
+                bad = {index for index, _ in failures}
+                self._undecodable += [(read[i], str(reason)) for i, reason in failures]
+                good = [message for i, message in enumerate(read) if i not in bad]
+            else:
+                good = read
+            lot = self._lots.setdefault(kind, Lot())
+            lot.records += decoded
+            lot.messages += good
+            for message in read:
+                self._next[Position(topic, message.partition())] = message.offset() + 1  # type: ignore[arg-type, operator]
+            if not self._count:
+                self._oldest = time.monotonic()
+            self._count += len(read)
+
+    def _decode(
+        self, kind: str, read: list[Message]
+    ) -> tuple[list[Record], list[tuple[int, Never]]]:
+        values = [message.value() for message in read]
+        return self._persist(lambda: self._decoders[kind].decode_all(values))
+
+    def _event(self, message: Message) -> None:
+        error = message.error()
+        if error.code() == Error._PARTITION_EOF:  # type: ignore[union-attr]
+            place = Position(message.topic(), message.partition())  # type: ignore[arg-type]
+            if place in self._next:
+                # Beyond the last record lie only transaction markers: nothing to deliver.
+                self._next[place] = max(self._next[place], message.offset() or 0)
+                self._dirty |= place in self._behind
+                self._behind.discard(place)
+        elif error.fatal():  # type: ignore[union-attr]
+            raise KafkaException(error)
+        else:
+            log.debug("kafka", error=error.name())  # type: ignore[union-attr]
+
+    # ---- which partitions are read -------------------------------------------------------------
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._joined = True
+        asked = [Position(p.topic, p.partition) for p in partitions]
+        committed = {
+            Position(p.topic, p.partition): p.offset
+            for p in (consumer.committed(partitions, timeout=30) if partitions else [])
+        }
+        own = self._delivery.resume(asked)
+        for place in asked:
+            low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
+            offset = own.get(place, committed[place])
+            if offset < low or offset > high:  # nothing committed yet, or the topic was made anew
+                offset = low
+            self._next[place] = offset
+            if offset < high:
+                self._behind.add(place)
+        consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
+        self._dirty = True
+        self._refresh({place: own[place] for place in asked if place in own})
+        self._gate()
+        self._metrics.assigned.labels(self._product.name).set(len(self._next))
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Forget what was taken of these and not delivered: who has them now reads it again."""
+        gone = {Position(p.topic, p.partition) for p in partitions}
+        for place in gone:
+            self._next.pop(place, None)
+        self._behind -= gone
+        self._paused -= gone
+        self._ordering.drop(gone)
+        for lot in self._lots.values():
+            keep = [i for i, m in enumerate(lot.messages) if _position(m) not in gone]
+            lot.records = [lot.records[i] for i in keep]
+            lot.messages = [lot.messages[i] for i in keep]
+        self._undecodable = [(m, r) for m, r in self._undecodable if _position(m) not in gone]
+        self._count = sum(len(lot.records) for lot in self._lots.values()) + len(self._undecodable)
+        self._metrics.assigned.labels(self._product.name).set(len(self._next))
+
+    def _gate(self) -> None:
+        """Read references before referrers, nothing while the product is down, no flood of holds.
+
+        While a topic is behind, those that refer to it wait: so a first day of eight million
+        enrollments does not have to be held in memory until the classes have been read.
+        """
+        level = {place: KINDS[self._kinds[place.topic]].level for place in self._next}
+        if self._hold_all:
+            pause = set(self._next)
+        elif self._behind:
+            lowest = min(level[place] for place in self._behind)
+            pause = {place for place in self._next if level[place] > lowest}
+        elif len(self._ordering) >= self._how.hold_records:
+            held = min(KINDS[kind].level for kind in self._ordering.kinds)
+            pause = {place for place in self._next if level[place] >= held}
+        else:
+            pause = set()
+        if more := pause - self._paused:
+            self._consumer.pause([TopicPartition(*place) for place in more])
+        if fewer := (self._paused - pause) & self._next.keys():
+            self._consumer.resume([TopicPartition(*place) for place in fewer])
+        self._paused = pause
+        self._metrics.behind.labels(self._product.name).set(len(self._behind))
+
+    def _refresh(self, own: Mapping[Position, int] | None = None) -> None:
+        """Learn what all copies of this consumer have delivered.
+
+        own: offsets that the delivery itself stands for; they may be ahead of the committed ones.
+        """
+        self._last_refresh = time.monotonic()
+        places = [
+            TopicPartition(topic, number)
+            for topic, meta in self._consumer.list_topics(timeout=30).topics.items()
+            if self._kinds.get(topic) in self._delivered.kinds
+            for number in meta.partitions
+        ]
+        done = {
+            Position(p.topic, p.partition): p.offset
+            for p in (self._consumer.committed(places, timeout=30) if places else [])
+            if p.offset > 0
+        }
+        for place, offset in (own or {}).items():
+            if offset > done.get(place, 0):
+                done[place] = offset
+        self._delivered.refresh(done)
+
+    # ---- delivering ----------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Order, translate, deliver and commit what was taken."""
+        if len(self._ordering) and time.monotonic() - self._last_refresh > 1.0:
+            self._refresh()
+        ready, given_up = self._ordering.take(self._lots, time.monotonic())
+        letters = self._undecodable + given_up
+        self._lots, self._undecodable, self._count = {}, [], 0
+        offsets = self._offsets()
+        self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
+        outlived = self._persist(lambda: self._outlived(ready))
+        parts, told, untranslated = translate.translate(self._product, ready, outlived)
+        refused = untranslated
+        if parts:
+            refusals = self._hand_over(Batch(parts, offsets))
+            refused += [(refusal.message, refusal.reason) for refusal in refusals]
+            told.subtract(self._kinds[refusal.message.topic() or ""] for refusal in refusals)
+        for message, _ in refused:
+            self._delivered.discard(
+                self._kinds[message.topic() or ""],
+                (message.key() or b"").decode("utf-8", "replace"),
+            )
+        self._bury(letters + refused)
+        self._commit(offsets)
+        self.outcome.delivered.update(told)
+        for kind, number in told.items():
+            self._metrics.delivered.labels(self._product.name, kind).inc(number)
+
+    def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
+        traces = (header(part.messages[0], "traceparent") for part in batch.parts)
+        name = self._product.name
+        with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
+            began = time.monotonic()
+            refusals = self._persist(lambda: self._delivery.deliver(batch))
+        self._dirty = True
+        self._metrics.delivery.labels(name).observe(time.monotonic() - began)
+        self._metrics.batch.labels(name).observe(len(batch))
+        now = datetime.now(UTC)
+        for part in batch.parts:
+            freshness = self._metrics.freshness.labels(name, part.kind)
+            for message in part.messages[:: len(part.messages) // FRESH_SAMPLES + 1]:
+                freshness.observe((now - attributes(message).time).total_seconds())
+        return refusals
+
+    def _settle(self) -> None:
+        """Let the delivery write what it has put off; nothing that was taken is undelivered now."""
+        if self._dirty:
+            offsets = self._offsets()
+            self._persist(self._delivery.settle)
+            self._commit(offsets)
+            self._dirty = False
+
+    def _outlived(self, ready: dict[str, Lot]) -> dict[str, set[int]]:
+        """For each kind the records whose withdrawal the product must not hear of."""
+        found = {}
+        for kind, fields in self._product.siblings.items():
+            if kind in ready:
+                topic = topics.topic(self._settings, kind)
+                ends = {p.partition: o for p, o in self._next.items() if p.topic == topic}
+                found[kind] = siblings.outlived(
+                    self._settings, kind, fields, ready[kind], self._writer_schema, ends
+                )
+        return found
+
+    def _bury(self, letters: list[tuple[Message, str]]) -> None:
+        """Write dead letters, and be sure that they are there."""
+        if not letters:
+            return
+        attempts = self._attempts
+
+        def write() -> None:
+            for message, reason in letters:
+                self._letters.add(message, reason, attempts)
+            self._letters.flush()
+
+        self._persist(write)
+        self.outcome.dead_lettered += len(letters)
+        for message, _ in letters:
+            kind = self._kinds[message.topic() or ""]
+            self._metrics.dead.labels(self._product.name, kind).inc()
+
+    def _offsets(self) -> dict[Position, int]:
+        """For each partition the offset before which all that was taken is not waiting."""
+        held = self._ordering.first_offsets()
+        return {place: held.get(place, offset) for place, offset in self._next.items()}
+
+    def _commit(self, offsets: Mapping[Position, int]) -> None:
+        """Commit these, but for partitions that another copy has been given meanwhile."""
+        ours = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self._next]
+        if not ours:
+            return
+        try:
+            self._consumer.commit(offsets=ours, asynchronous=False)
+        except KafkaException as error:
+            # Not committed means delivered again, which the deliveries bear; going on is safe.
+            log.info("offsets are committed with the next batch", error=error.args[0].name())
+
+    # ---- trying again --------------------------------------------------------------------------
+
+    def _persist(self, action: Callable[[], Result]) -> Result:
+        """Do something until it does not say `RetryLater`; the group is kept meanwhile."""
+        backoff = wait_random_exponential(self._how.retry_first, self._how.retry_most)
+
+        def wait(state: RetryCallState) -> float:
+            asked = getattr(state.outcome.exception() if state.outcome else None, "after", None)
+            return max(asked or 0.0, backoff(state))
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(RetryLater),
+            wait=wait,
+            before_sleep=self._failed,
+            sleep=self._stay,
+            reraise=True,
+        )
+        result = retrying(action)
+        self._attempts = retrying.statistics["attempt_number"]
+        if self._failures:
+            self._failures = 0
+            self._metrics.circuit.labels(self._product.name).set(0)
+            log.warning("delivers again", product=self._product.name, attempts=self._attempts)
+        return result
+
+    def _failed(self, state: RetryCallState) -> None:
+        self._failures += 1
+        self._metrics.retries.labels(self._product.name).inc()
+        if self._failures == self._how.circuit_failures:
+            self._metrics.circuit.labels(self._product.name).set(1)
+            reason = str(state.outcome.exception()) if state.outcome else ""
+            log.warning("circuit open; its partitions wait", product=self._product.name, why=reason)
+
+    def _stay(self, seconds: float) -> None:
+        """Wait without leaving the group: poll, with everything paused."""
+        self._hold_all = True
+        self._gate()
+        until = time.monotonic() + seconds
+        try:
+            while (left := until - time.monotonic()) > 0:
+                self._turned = time.monotonic()
+                if self._stopping.is_set() and (
+                    self._turned - self._stopping_since > self._how.drain_seconds
+                ):
+                    raise _Drained
+                message = self._consumer.poll(min(left, 0.5))
+                if message is not None:
+                    self._take([message])
+        finally:
+            self._hold_all = False
+            self._gate()
+
+
+class _Drained(Exception):  # noqa: N818
+    """The time to drain is over; what is in hand stays uncommitted."""
+
+
+def _position(message: Message) -> Position:
+    return Position(message.topic() or "", message.partition() or 0)
+
+
+def group_settings(settings: Settings, product: str) -> dict[str, Any]:
+    """librdkafka's settings for a copy of a product's consumer."""
+    return {
+        "session.timeout.ms": 10_000,
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 65_536,
+        **kafka_client(settings),
+        "group.id": f"{settings.topic_prefix}.{product}",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "max.poll.interval.ms": 900_000,
+        "logger": logging.getLogger("bus.kafka"),
+    }

@@ -1,0 +1,65 @@
+"""Readiness, liveness and metrics of a consumer over HTTP, for an orchestrator and Prometheus.
+
+`/livez` 200 while the loop turns; `/readyz` 200 while it is in its group and its product answers;
+`/metrics` in Prometheus' text format. Nothing of it needs a secret, nothing of it holds data.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from bus.failures import Stop
+
+Check = Callable[[], str]
+"""Says what is wrong, or "" when all is well."""
+
+
+@contextmanager
+def served(
+    host: str, port: int, registry: CollectorRegistry, *, live: Check, ready: Check
+) -> Iterator[None]:
+    """Serve them on a thread of its own while the block runs; nowhere when the port is 0."""
+    if not port:
+        yield
+        return
+
+    def answer(check: Check) -> Callable[[Request], PlainTextResponse]:
+        def endpoint(_: Request) -> PlainTextResponse:
+            wrong = check()
+            return PlainTextResponse(wrong or "ok", 503 if wrong else 200)
+
+        return endpoint
+
+    app = Starlette(
+        routes=[
+            Route("/livez", answer(live)),
+            Route("/readyz", answer(ready)),
+            Mount("/metrics", make_asgi_app(registry)),
+        ]
+    )
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="health", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.02)
+            if not thread.is_alive():
+                raise Stop(
+                    f"port {port} on {host} is taken; set [consumer] http_port to a free one"
+                )
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10)

@@ -1,0 +1,145 @@
+"""Orders what a consumer has read: references before referrers, one owner's records in order.
+
+A record waits until what it refers to has been delivered. While a record of a student waits, the
+later records of that student wait behind it. What has waited too long goes on without an optional
+reference, and to the dead letters without a required one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bus.delivery import Position
+from bus.references import Delivered
+from bus.standard import KINDS, Record
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+
+@dataclass(slots=True)
+class Lot:
+    """Records of one kind with their messages, side by side."""
+
+    records: list[Any] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+
+    def add(self, record: Record, message: Message) -> None:
+        """Append one."""
+        self.records.append(record)
+        self.messages.append(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    kind: str
+    record: Record
+    message: Message
+    since: float
+
+
+class Ordering:
+    """What waits, and what may go. Not for several threads."""
+
+    def __init__(self, delivered: Delivered, hold_seconds: float) -> None:
+        self._delivered = delivered
+        self._hold_seconds = hold_seconds
+        self._queues: dict[str, deque[_Waiting]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def take(
+        self, lots: Mapping[str, Lot], clock: float
+    ) -> tuple[dict[str, Lot], list[tuple[Message, str]]]:
+        """What may be delivered of these and of what waited, and what has waited too long.
+
+        lots:  by kind in dependency order.
+        clock: a monotonic clock, in seconds.
+        Returns the lots that may go, by kind in dependency order, each with its records in the
+        topics' order for one owner; and (message, reason) for the dead letters.
+        """
+        ready: dict[str, Lot] = {}
+        for kind in KINDS:
+            if kind in lots:
+                ready[kind] = self._sift(kind, lots[kind], clock)
+        given_up: list[tuple[Message, str]] = []
+        while self._queues and self._release(ready, given_up, clock):
+            pass
+        return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
+
+    def _sift(self, kind: str, lot: Lot, clock: float) -> Lot:
+        owner = KINDS[kind].owner
+        queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
+        noted = kind in self._delivered.kinds
+        go = Lot()
+        for record, message in zip(lot.records, lot.messages, strict=True):
+            if (queues and record[owner] in queues) or missing(kind, record):
+                waiting = _Waiting(kind, record, message, clock)
+                queues.setdefault(record[owner], deque()).append(waiting)
+                continue
+            if noted:
+                add(kind, record["sourcedId"])
+            go.records.append(record)
+            go.messages.append(message)
+        return go
+
+    def _release(
+        self, ready: dict[str, Lot], given_up: list[tuple[Message, str]], clock: float
+    ) -> bool:
+        """Let go of each queue's front what need not wait any more; whether anything went."""
+        went = False
+        for owner, queue in list(self._queues.items()):
+            while queue:
+                first = queue[0]
+                lacks = self._delivered.missing(first.kind, first.record)
+                if lacks and clock - first.since < self._hold_seconds:
+                    break
+                queue.popleft()
+                went = True
+                if lacks and lacks.required:
+                    given_up.append((first.message, self._reason(first, str(lacks))))
+                    continue
+                ready.setdefault(first.kind, Lot()).add(first.record, first.message)
+                self._delivered.add(first.kind, first.record["sourcedId"])
+            if not queue:
+                del self._queues[owner]
+        return went
+
+    def _reason(self, waiting: _Waiting, lacks: str) -> str:
+        return (
+            f"{waiting.kind} {waiting.record['sourcedId']} refers to {lacks}, which was not "
+            f"delivered within {self._hold_seconds:g} s; publish that, then retry this"
+        )
+
+    def first_offsets(self) -> dict[Position, int]:
+        """For each partition the offset of the first record that waits: no commit goes past it."""
+        first: dict[Position, int] = {}
+        for queue in self._queues.values():
+            for waiting in queue:
+                message = waiting.message
+                place = Position(message.topic() or "", message.partition() or 0)
+                offset = message.offset() or 0
+                first[place] = min(offset, first.get(place, offset))
+        return first
+
+    def drop(self, partitions: Set[Position]) -> None:
+        """Forget what waits of partitions that another copy has now."""
+        for owner, queue in list(self._queues.items()):
+            kept = [
+                w
+                for w in queue
+                if Position(w.message.topic() or "", w.message.partition() or 0) not in partitions
+            ]
+            if kept:
+                self._queues[owner] = deque(kept)
+            else:
+                del self._queues[owner]
+
+    @property
+    def kinds(self) -> Iterable[str]:
+        """The kinds of which something waits."""
+        return {waiting.kind for queue in self._queues.values() for waiting in queue}

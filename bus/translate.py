@@ -1,0 +1,77 @@
+"""Runs a product's translation over whole lots, and keeps apart what it cannot translate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from bus.delivery import Part
+from bus.failures import Never
+from bus.ordering import Lot
+from bus.product import Product, Row, Translate
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+
+def translate(
+    product: Product, lots: Mapping[str, Lot], passed_over: Mapping[str, Collection[int]]
+) -> tuple[list[Part], Counter[str], list[tuple[Message, str]]]:
+    """From lots of records to parts of rows, in the product's own order.
+
+    passed_over: for some kinds, the indexes of records that the product is not told about.
+    Returns the parts, how many records of each kind are told, and (message, reason) for the dead
+    letters. A record that one table cannot take is told to none.
+    """
+    failed: dict[str, dict[int, str]] = {kind: {} for kind in lots}
+    made: list[tuple[int, str, Part, list[Row | None]]] = []
+    for order, table in enumerate(product.tables):
+        for kind, lot in lots.items():
+            if kind in table.rows:
+                rows = _rows(table.rows[kind], lot, failed[kind])
+                part = Part(table, kind, [], lot.records, lot.messages)
+                made.append((order, kind, part, rows))
+    told: dict[str, set[int] | int] = {}
+    parts = []
+    for _, kind, part, rows in made:
+        left_out = failed[kind].keys() | set(passed_over.get(kind, ()))
+        if not left_out and None not in rows:
+            part.rows = rows  # type: ignore[assignment]
+            told[kind] = len(rows)
+        else:
+            keep = [i for i, row in enumerate(rows) if row is not None and i not in left_out]
+            part.rows = [rows[i] for i in keep]  # type: ignore[misc]
+            part.records = [part.records[i] for i in keep]
+            part.messages = [part.messages[i] for i in keep]
+            before = told.get(kind, set())
+            told[kind] = before if isinstance(before, int) else before | set(keep)
+        if part.rows:
+            parts.append(part)
+    numbers = Counter({k: n if isinstance(n, int) else len(n) for k, n in told.items()})
+    letters = [
+        (lots[kind].messages[index], reason)
+        for kind, reasons in failed.items()
+        for index, reason in reasons.items()
+    ]
+    return parts, numbers, letters
+
+
+def _rows(function: Translate, lot: Lot, failed: dict[int, str]) -> list[Row | None]:
+    """The rows of a lot at one go; only when one fails, one by one to find it."""
+    try:
+        return [function(record) for record in lot.records]
+    except Exception:  # a translation may fail in any way; what failed is found below
+        rows: list[Row | None] = []
+        for index, record in enumerate(lot.records):
+            try:
+                rows.append(function(record))
+            except Never as reason:
+                failed[index] = str(reason)
+                rows.append(None)
+            except Exception as error:  # its text may hold a value, so only its type is told
+                failed[index] = (
+                    f"the translation failed ({type(error).__name__}); mend it, then retry this"
+                )
+                rows.append(None)
+        return rows
