@@ -1,0 +1,224 @@
+"""Batches of rows as zip files of CSV in a folder, each batch once.
+
+A batch is one zip, `canvas-20261124T141502.123456Z-000001.zip`: the time in UTC, never before that
+of the zip before it, and a running number. Sorted by name, the zips are in the order in which they
+must be imported, also when several copies of a consumer write to the folder. A zip holds only the
+files that have rows, in the product's order (see `consumers.delivery.csv_zip`).
+
+Exactly once. `OUT/.schoolbus/NAME.json` is the journal: the offsets that the folder stands for. As
+a district's script may take the zips away, it does not depend on them. A batch is written so, all
+of it under a lock and each step on the disk before the next:
+
+    1. the zip, as .schoolbus/ZIP.part
+    2. the journal: "pending: ZIP, with these offsets"
+    3. the zip is renamed to its place
+    4. the journal: these offsets, nothing pending
+
+Whoever comes next finishes what was begun. Something is pending: with its .part still there, step
+3 was not done, and the batch never was; without it, the zip was given, and its offsets count. A
+.part that nothing speaks of is from before step 2, and goes.
+
+A partition belongs to the copy that asked for it last (`resume`). A copy that has lost one, and
+does not know yet, gets `RetryLater` and writes nothing: its old rows cannot come after newer ones.
+
+Files are for their owner alone (0600), and so is the folder (0700) when it is made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bus.delivery import Batch, Part, Position, Refusal
+from bus.failures import RetryLater, Stop
+from consumers.delivery.csv_zip import Layout, pack, sheets
+
+LOCK_SECONDS = 60.0
+MOMENT = "%Y%m%dT%H%M%S.%fZ"
+WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
+
+
+class ZipFolder:
+    """A `bus.delivery.Delivery` into a folder; `name` begins the zips' names."""
+
+    def __init__(self, out: Path, name: str, layout: Layout | None = None) -> None:
+        self._out = out
+        self._name = name
+        self._layout = layout or Layout()
+        self._own = out / ".schoolbus"
+        self._owner = uuid.uuid4().hex
+        self._claimed: set[Position] = set()
+        self._written: dict[Position, int] = {}
+        with self._faults():
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._own.mkdir(mode=0o700, exist_ok=True)
+        self._lock = FileLock(self._own / f"{name}.lock", timeout=LOCK_SECONDS, mode=0o600)
+
+    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]:
+        """The offsets of the folder for these partitions, which from now on are this copy's."""
+        asked = list(partitions)
+        with self._alone() as journal:
+            found = {p: journal["offsets"][_key(p)] for p in asked if _key(p) in journal["offsets"]}
+            for position in asked:
+                journal["owners"][_key(position)] = self._owner
+                self._claimed.add(position)
+                self._written.pop(position, None)
+            self._save(journal)
+        return found
+
+    def deliver(self, batch: Batch) -> Sequence[Refusal]:
+        """Write the batch as one zip; nothing is ever refused by a folder."""
+        with self._alone() as journal:
+            for position in batch.offsets:
+                if (
+                    position in self._claimed
+                    and journal["owners"].get(_key(position)) != self._owner
+                ):
+                    raise RetryLater(
+                        f"{position.topic}/{position.partition} has gone to another copy of "
+                        f"{self._name} that writes to this folder; waiting for the group to say so"
+                    )
+            found = sheets([self._new(part) for part in batch.parts], self._layout)
+            owners = {_key(position): self._owner for position in batch.offsets}
+            offsets = {_key(position): offset for position, offset in batch.offsets.items()}
+            if found:
+                zip_name = self._next(journal)
+                part = self._own / f"{zip_name}.part"
+                self._write(part, pack(found, self._layout))
+                journal["pending"] = {"zip": zip_name, "offsets": offsets}
+                self._save(journal)
+                part.rename(self._out / zip_name)
+                _sync(self._out)
+                _sync(self._own)
+            journal["pending"] = None
+            journal["offsets"] |= offsets
+            journal["owners"] |= owners
+            self._save(journal)
+            self._claimed |= set(batch.offsets)
+            self._written |= batch.offsets
+        return ()
+
+    def settle(self) -> None:
+        """Nothing is ever put off."""
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def _new(self, part: Part) -> Part:
+        """A part without what this copy has written already, if the loop brings it once more."""
+        written = self._written
+        if not written:
+            return part
+        fresh = [
+            at
+            for at, message in enumerate(part.messages)
+            if message.offset() >= written.get((message.topic(), message.partition()), -1)  # type: ignore[call-overload]
+        ]
+        if len(fresh) == len(part.rows):
+            return part
+        return Part(
+            part.table,
+            part.kind,
+            [part.rows[at] for at in fresh],
+            [part.records[at] for at in fresh],
+            [part.messages[at] for at in fresh],
+        )
+
+    def _next(self, journal: dict[str, Any]) -> str:
+        """The next zip's name: after every other, also when the clock went back."""
+        now = datetime.now(UTC)
+        if journal["last"]:
+            last = datetime.strptime(journal["last"], MOMENT).replace(tzinfo=UTC)
+            now = max(now, last + timedelta(microseconds=1))
+        journal["last"] = now.strftime(MOMENT)
+        journal["count"] += 1
+        return f"{self._name}-{journal['last']}-{journal['count']:06d}.zip"
+
+    @contextmanager
+    def _alone(self) -> Iterator[dict[str, Any]]:
+        """The journal, with nothing pending, and no other copy at work."""
+        try:
+            with self._faults(), self._lock:
+                yield self._recovered()
+        except Timeout:
+            raise RetryLater(
+                f"another copy of {self._name} has been writing to {self._out} for "
+                f"{LOCK_SECONDS:.0f} seconds; trying again"
+            ) from None
+
+    def _recovered(self) -> dict[str, Any]:
+        journal = self._load()
+        pending = journal["pending"]
+        if pending is not None and not (self._own / f"{pending['zip']}.part").exists():
+            journal["offsets"] |= pending["offsets"]
+        if pending is not None:
+            journal["pending"] = None
+            self._save(journal)
+        for orphan in self._own.glob(f"{self._name}-*.part"):
+            orphan.unlink()
+        return journal
+
+    def _load(self) -> dict[str, Any]:
+        path = self._own / f"{self._name}.json"
+        try:
+            journal: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            zips = sorted(self._out.glob(f"{self._name}-*Z-??????.zip"))
+            last = zips[-1].name.removeprefix(f"{self._name}-")[:23] if zips else ""
+            return {"offsets": {}, "owners": {}, "pending": None, "last": last, "count": len(zips)}
+        except ValueError:
+            raise Stop(
+                f"the journal {path} cannot be read; if the folder's zips have all been imported, "
+                "delete it, and the group's own offsets are used"
+            ) from None
+        return journal
+
+    def _save(self, journal: dict[str, Any]) -> None:
+        path = self._own / f"{self._name}.json"
+        new = path.with_suffix(".new")
+        self._write(new, json.dumps(journal, sort_keys=True).encode())
+        new.replace(path)
+        _sync(self._own)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """A file and its name, on the disk."""
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, for the mode
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(path.parent)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What the disk says, in the bus's terms."""
+        try:
+            yield
+        except Timeout:
+            raise
+        except OSError as error:
+            said = f"the folder {self._out} cannot be written to: {os.strerror(error.errno or 0)}"
+            if error.errno in WRONG_PLACE:
+                raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
+            raise RetryLater(f"{said}; trying again") from error
+
+
+def _key(position: Position) -> str:
+    return f"{position.topic}/{position.partition}"
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
