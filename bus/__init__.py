@@ -1,0 +1,62 @@
+"""Schoolbus: the bus between a student information system and the products that need it.
+
+For a vendor: `subscribe` gives typed events. For who writes a product: `Product`, `Table`,
+`Delivery`. For who writes a source: `Staging`, `produce`. For both: `RetryLater`, `Never`, `Stop`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bus.delivery import Batch, Delivery, Part, Refusal
+    from bus.failures import Never, RetryLater, Stop
+    from bus.extract import produce
+    from bus.product import Product, Table
+    from bus.settings import Settings
+    from bus.staging import Fault, Staging
+    from bus.subscription import Event, subscribe
+
+__all__ = [
+    "Batch",
+    "Delivery",
+    "Event",
+    "Fault",
+    "Never",
+    "Part",
+    "Product",
+    "Refusal",
+    "RetryLater",
+    "Settings",
+    "Staging",
+    "Stop",
+    "Table",
+    "produce",
+    "subscribe",
+]
+
+_HOME = {
+    "Batch": "bus.delivery",
+    "Delivery": "bus.delivery",
+    "Event": "bus.subscription",
+    "Fault": "bus.staging",
+    "Never": "bus.failures",
+    "Part": "bus.delivery",
+    "Product": "bus.product",
+    "Refusal": "bus.delivery",
+    "RetryLater": "bus.failures",
+    "Settings": "bus.settings",
+    "Staging": "bus.staging",
+    "Stop": "bus.failures",
+    "Table": "bus.product",
+    "produce": "bus.extract",
+    "subscribe": "bus.subscription",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `import bus` costs nothing."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'bus' has no attribute {name!r}")

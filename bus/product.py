@@ -15,7 +15,7 @@ makes a row of it. Such a function
 * raises `bus.failures.Never` when the record cannot be told to this product; the message is the
   reason in the dead letters. Any other exception counts as Never too, with its type as the reason.
 
-The loop (`bus.consume`) does everything else.
+The loop (`bus.loop`) does everything else.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from bus.staging import Fault
 if TYPE_CHECKING:
     import duckdb
 
-    from bus.publish import Publisher
+    from bus.publisher import Publisher
     from bus.settings import Settings
 
 

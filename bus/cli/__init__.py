@@ -1,8 +1,35 @@
-"""The `bus` command: one file a group of commands, and no logic of its own."""
+"""The `bus` command: one file a group of commands, and no logic of its own.
+
+Heavy imports are made inside the commands, so that `bus --help` answers at once.
+"""
 
 from __future__ import annotations
+
+import typer
+
+from bus.cli import consume, demo, letters, local, produce, sample, schemas
+
+app = typer.Typer(
+    name="bus",
+    help="Schoolbus: from the student information system to every product, as it happens.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+)
+app.command("up")(local.up)
+app.command("down")(local.down)
+app.command("status")(local.status)
+app.command("doctor")(local.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(schemas.app, name="schemas")
+app.add_typer(produce.app, name="produce")
+app.command("consume")(consume.consume)
+app.add_typer(letters.deadletters, name="deadletters")
+app.add_typer(letters.quarantine, name="quarantine")
+app.command("sample")(sample.sample)
 
 
 def main() -> None:
     """Run the command line."""
-    raise NotImplementedError
+    app()

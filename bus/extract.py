@@ -22,7 +22,7 @@ from bus import baseline, diff, quarantine, registry, topics
 from bus.columns import columns, encodable, quoted
 from bus.event import Change, now
 from bus.failures import Stop
-from bus.publish import TRANSACTION_RECORDS, Publisher
+from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.references import known_ids
 from bus.settings import Settings
 from bus.staging import Fault, Staging

@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from bus import siblings, topics, translate
+from bus import siblings, topics
 from bus.codec import Decoder
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
@@ -41,6 +41,7 @@ from bus.registry import schema_lookup
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS, Record
 from bus.telemetry import span
+from bus.translation import translate
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -311,7 +312,7 @@ class Loop:
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
         outlived = self._persist(lambda: self._outlived(ready))
-        parts, told, untranslated = translate.translate(self._product, ready, outlived)
+        parts, told, untranslated = translate(self._product, ready, outlived)
         refused = untranslated
         if parts:
             refusals = self._hand_over(Batch(parts, offsets))

@@ -1,0 +1,77 @@
+"""`bus consume PRODUCT`: runs a product's consumer."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bus.cli.output import Json, emit, failures
+
+
+def consume(
+    product: Annotated[str, typer.Argument(help="canvas, microsoft-sds, webhook, …")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for a product that takes files.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The address of a product that is called.")
+    ] = None,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all is delivered that is there now.")
+    ] = False,
+    http_port: Annotated[
+        int | None, typer.Option(help="Serve /livez, /readyz and /metrics on this port.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell a product what changed, as it changes.
+
+    Runs until it is stopped (Ctrl-C or SIGTERM: it finishes what it has in hand). Several copies of
+    one product share the work.
+    """
+    with failures(json):
+        from bus import health, plugins, settings, telemetry
+        from bus.loop import Loop
+        from bus.metrics import Metrics
+
+        loaded = settings.load()
+        telemetry.configure(loaded.telemetry)
+        what = plugins.product(product)
+        delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
+        try:
+            metrics = Metrics()
+            loop = Loop(loaded, what, delivery, metrics)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: loop.stop())
+            how = loaded.consumer
+            port = how.http_port if http_port is None else http_port
+            with health.served(
+                how.http_host, port, metrics.registry, live=loop.live, ready=loop.ready
+            ):
+                outcome = loop.run(until_caught_up=until_caught_up)
+        finally:
+            delivery.close()
+        result: dict[str, Any] = {
+            "product": product,
+            "delivered": {kind: outcome.delivered[kind] for kind in what.kinds},
+            "deadLettered": outcome.dead_lettered,
+            "out": str(out) if out else url,
+        }
+        emit(json, result, lambda console: _show(console, result))
+
+
+def _show(console: Console, result: dict[str, Any]) -> None:
+    told = {kind: number for kind, number in result["delivered"].items() if number}
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in told.items()) or "nothing new"
+    console.print(f"[bold]{result['product']}[/] got {listed}")
+    if result["deadLettered"]:
+        console.print(
+            f"{result['deadLettered']:,} went to the dead letters: "
+            f"see [bold]bus deadletters list {result['product']}[/]"
+        )
+    if result["out"] and told:
+        console.print(f"  → {result['out']}")

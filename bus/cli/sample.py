@@ -1,0 +1,33 @@
+"""`bus sample`: makes the extracts of a made-up district."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bus.cli.output import Json, emit, failures
+
+
+def sample(
+    path: Annotated[Path, typer.Argument(help="A .zip to write, or a folder.")],
+    students: Annotated[int, typer.Option(min=1, help="How many students.")] = 1_000,
+    day: Annotated[int, typer.Option(min=1, help="Which day: 1 is the first.")] = 1,
+    seed: Annotated[int, typer.Option(help="Names the district.")] = 1,
+    change: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of students that change each day.")
+    ] = 0.01,
+    json: Json = False,
+) -> None:
+    """Make the OneRoster extract of a made-up district, of any size; the same seed, the same one."""
+    with failures(json):
+        from bus.sample import District
+
+        District(seed, students, change).write(path, day)
+        result = {"path": str(path), "students": students, "day": day, "seed": seed}
+        emit(
+            json,
+            result,
+            lambda console: console.print(f"day {day} of {students:,} students: {path}"),
+        )

@@ -1,0 +1,383 @@
+"""A made-up school district of any size, day by day: for the demo, for tests, for benchmarks.
+
+The same seed gives the same district, to the byte. Every record is worked out from its number, not
+kept, so a million students stream to disk in flat memory. On each day after the first a share of the
+students changes: renamed, moved to another school, marked as gone, left out, newly come.
+
+The names are made from lists; nobody is meant. The files are OneRoster 1.1 CSV (1EdTech, "OneRoster
+1.1 CSV Tables", section 4), bulk.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Literal
+from zlib import crc32
+
+FIRST_DAY = date(2026, 8, 17)
+YEAR_BEGIN, YEAR_END = "2026-08-01", "2027-07-31"
+
+GIVEN = (
+    "Amara Aiko Alejandro Anaïs Asha Ben Beatriz Björn Caleb Chidi Chloé Dalia Daniel Đức Elena Eli "
+    "Emeka Esmé Fatima Finn Gabriela Grace Hana Hiro Imani Inés Isaac Iván Jada Jaxon José Kai Keisha "
+    "Lakota Leila Liam Lucía Mai Malik Marta Mateo Mei Nadia Noah Nuala Olivia Omar Priya Quinn Rafael "
+    "Ravi Renée Rosa Samir Saoirse Sofía Tala Thiago Uma Viktor Wren Ximena Yara Zoë"
+).split()
+FAMILY = (
+    "Abbott Adeyemi Aguilar Ali Anderson Bautista Begay Bennett Brown Castillo Chen Cohen Cruz Davis "
+    "Delacroix Diallo Díaz Dubois Edwards Eriksson Fernández Fischer Flores Garcia Goldberg González "
+    "Green Gutiérrez Haddad Hall Hansen Hernández Hughes Ibrahim Jackson Jensen Johnson Jones Kaya Kim "
+    "King Kowalski Kumar Lee Lewis López Martin Martínez Mbeki Mitchell Moore Müller Murphy Nakamura "
+    "Nguyễn Novák O'Brien Okafor Olsen Ortiz Park Patel Peña Pérez Phillips Quispe Ramírez Reyes "
+    "Robinson Rossi Saito Sánchez Santos Schmidt Singh Smith Suárez Tanaka Taylor Thompson Torres Tran "
+    "Turner Vargas Walker White Williams Wilson Wright Yazzie Young Zhang"
+).split()
+PLACES = (
+    "Alder Birch Cedar Dogwood Elm Fir Hazel Juniper Laurel Maple Oak Pine Redwood Spruce".split()
+)
+SUBJECTS = (
+    ("English Language Arts", "ELA", "01"),
+    ("Mathematics", "MAT", "02"),
+    ("Science", "SCI", "03"),
+    ("Social Studies", "SOC", "04"),
+    ("Visual Art", "ART", "05"),
+    ("Music, Band & Choir", "MUS", "05"),
+    ("Physical Education", "PED", "08"),
+    ("World Languages", "WLG", "24"),
+)
+GRADES = ("KG", *(f"{grade:02d}" for grade in range(1, 13)))
+CLASS_SIZE = 25
+SCHOOL_SIZE = 600
+
+Fate = Literal["same", "renamed", "moved", "marked", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class District:
+    """A district of so many students.
+
+    seed:     names the district.
+    students: how many there are on the first day.
+    change:   the share of students, 0 to 1, that something happens to on each later day.
+    classes_each: how many classes a student takes; enrollments are about as many times students.
+    """
+
+    seed: int = 1
+    students: int = 1_000
+    change: float = 0.01
+    classes_each: int = 8
+
+    @property
+    def schools(self) -> int:
+        """How many schools there are."""
+        return max(2, self.students // SCHOOL_SIZE)
+
+    @property
+    def sections(self) -> int:
+        """How many classes of one subject a school has."""
+        return max(1, -(-self.students // self.schools) // CLASS_SIZE)
+
+    def newcomers(self, day: int) -> int:
+        """How many students come on a day; none on the first, which is day 1."""
+        return 0 if day == 1 else max(1, round(self.students * self.change * 0.3))
+
+    def fate(self, student: int, day: int) -> Fate:
+        """What happens to a student on a day."""
+        if day == 1:
+            return "same"
+        lot = self._lot("fate", student, day) / 2**32
+        shares: tuple[tuple[Fate, float], ...] = (
+            ("renamed", 0.4),
+            ("moved", 0.2),
+            ("marked", 0.2),
+            ("missing", 0.2),
+        )
+        edge = 0.0
+        for fate, share in shares:
+            edge += share * self.change
+            if lot < edge:
+                return fate
+        return "same"
+
+    def write(self, path: Path, day: int = 1) -> Path:
+        """Write the extract of a day: into a zip when the name ends in .zip, else into a folder."""
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for name, rows in self._files(day):
+                    with archive.open(name, "w", force_zip64=True) as raw:
+                        _write(io.TextIOWrapper(raw, "utf-8", newline=""), rows)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            for name, rows in self._files(day):
+                with (path / name).open("w", encoding="utf-8", newline="") as out:
+                    _write(out, rows)
+        return path
+
+    # ---- the files -----------------------------------------------------------------------------
+
+    def _files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
+        yield "manifest.csv", _manifest()
+        yield "orgs.csv", self._orgs(day)
+        yield "academicSessions.csv", self._sessions(day)
+        yield "courses.csv", self._courses(day)
+        yield "classes.csv", self._classes(day)
+        yield "users.csv", self._users(day)
+        yield "demographics.csv", self._demographics(day)
+        yield "enrollments.csv", self._enrollments(day)
+
+    def _orgs(self, day: int) -> Iterator[Sequence[str]]:
+        yield "sourcedId status dateLastModified name type identifier parentSourcedId".split()
+        stamp = _stamp(1)
+        town = PLACES[self.seed % len(PLACES)]
+        yield "district", "active", stamp, f"{town} Valley School District", "district", "0100", ""
+        for school in range(self.schools):
+            name = f"{PLACES[school % len(PLACES)]} {('Elementary', 'Middle', 'High')[school % 3]}"
+            if school >= len(PLACES):
+                name += f" {school // len(PLACES) + 1}"
+            yield _school(school), "active", stamp, name, "school", f"{school + 1:04d}", "district"
+
+    def _sessions(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified title type startDate endDate parentSourcedId schoolYear"
+        ).split()
+        stamp = _stamp(1)
+        yield (
+            "sy-2027",
+            "active",
+            stamp,
+            "2026-2027",
+            "schoolYear",
+            YEAR_BEGIN,
+            YEAR_END,
+            "",
+            "2027",
+        )
+        for id_, title, begin, end in (
+            ("term-fall", "Fall 2026", "2026-08-17", "2026-12-18"),
+            ("term-spring", "Spring 2027", "2027-01-05", "2027-06-11"),
+        ):
+            yield id_, "active", stamp, title, "term", begin, end, "sy-2027", "2027"
+
+    def _courses(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified schoolYearSourcedId title courseCode grades "
+            "orgSourcedId subjects subjectCodes"
+        ).split()
+        grades = ",".join(GRADES)
+        for title, code, sced in SUBJECTS:
+            yield (
+                f"course-{code}", "active", _stamp(1), "sy-2027", title, code, grades, "district",
+                title, sced,
+            )  # fmt: skip
+
+    def _classes(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified title grades courseSourcedId classCode classType "
+            "location schoolSourcedId termSourcedIds subjects subjectCodes periods"
+        ).split()
+        for school in range(self.schools):
+            for subject in range(self.classes_each):
+                title, code, sced = SUBJECTS[subject % len(SUBJECTS)]
+                for section in range(self.sections):
+                    grade = GRADES[section % len(GRADES)]
+                    name = f"{title} {grade} ({section + 1})"
+                    if day > 1 and school == subject == section == 0:
+                        name += ", honors"
+                    yield (
+                        _class(school, subject, section), "active", _stamp(1), name, grade,
+                        f"course-{code}", f"{code}-{section + 1:03d}",
+                        "homeroom" if subject == 0 else "scheduled", f"Room {section + 101}",
+                        _school(school), "term-fall,term-spring", title, sced, str(subject + 1),
+                    )  # fmt: skip
+
+    def _users(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified enabledUser orgSourcedIds role username userIds "
+            "givenName familyName middleName identifier email sms phone agentSourcedIds grades password"
+        ).split()
+        for school in range(self.schools):
+            for teacher in range(self._teachers):
+                given, family = self._name("teacher", school * self._teachers + teacher)
+                login = f"t{school:04d}{teacher:03d}"
+                yield (
+                    _teacher(school, teacher), "active", _stamp(1), "true", _school(school), "teacher",
+                    login, "", given, family, "", login, f"{login}@staff.example.org", "", "", "", "", "",
+                )  # fmt: skip
+        for student in self._present(day):
+            since, school, renamed, marked = self._state(student, day)
+            given, family = self._name("student", student)
+            if renamed:
+                family = f"{family}-{FAMILY[self._lot('new name', student, since) % len(FAMILY)]}"
+            login = f"s{student:07d}"
+            yield (
+                _student(student), "tobedeleted" if marked else "active", _stamp(since), "true",
+                _school(school), "student", login, f"{{SIS:{student}}}", given, family, "",
+                f"{100000 + student}", f"{login}@students.example.org", "", "",
+                _guardian(student), GRADES[student % len(GRADES)], "",
+            )  # fmt: skip
+        for family_number in range((self.students + 1) // 2):
+            given, family = self._name("guardian", family_number)
+            yield (
+                f"guardian-{family_number:07d}", "active", _stamp(1), "true", "district", "guardian", "",
+                "", given, family, "", "", f"g{family_number:07d}@families.example.org", "", "",
+                f"{_student(family_number * 2)},{_student(family_number * 2 + 1)}", "", "",
+            )  # fmt: skip
+
+    def _demographics(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified birthDate sex americanIndianOrAlaskaNative asian "
+            "blackOrAfricanAmerican nativeHawaiianOrOtherPacificIslander white "
+            "demographicRaceTwoOrMoreRaces hispanicOrLatinoEthnicity countryOfBirthCode "
+            "stateOfBirthAbbreviation cityOfBirth publicSchoolResidenceStatus"
+        ).split()
+        for student in self._present(day):
+            lot = self._lot("demographics", student)
+            born = date(2021 - student % len(GRADES), 1, 1) + timedelta(days=lot % 365)
+            race = ["true" if lot >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
+            sex = ("female", "male", "other")[min(lot % 100 // 49, 2)]
+            yield (
+                _student(student), "active", _stamp(1), born.isoformat(), sex, *race, "US", "", "", ""
+            )  # fmt: skip
+
+    def _enrollments(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified classSourcedId schoolSourcedId userSourcedId role "
+            "primary beginDate endDate"
+        ).split()
+        stamp = _stamp(1)
+        for school in range(self.schools):
+            for number in range(self.classes_each * self.sections):
+                subject, section = divmod(number, self.sections)
+                id_ = _class(school, subject, section)
+                yield (
+                    f"te-{id_}", "active", stamp, id_, _school(school),
+                    _teacher(school, number % self._teachers), "teacher", "true", YEAR_BEGIN, YEAR_END,
+                )  # fmt: skip
+        for student in self._present(day):
+            since, school, _, _ = self._state(student, day)
+            first = self._home(student)
+            begin = YEAR_BEGIN
+            if school != first:
+                yield from self._taken(student, first, "tobedeleted", YEAR_BEGIN, since)
+                begin = _day(since)
+            yield from self._taken(student, school, "active", begin, since)
+
+    def _taken(
+        self, student: int, school: int, status: str, begin: str, since: int
+    ) -> Iterator[Sequence[str]]:
+        end = YEAR_END if status == "active" else _day(since)
+        section = student // self.schools % self.sections
+        for subject in range(self.classes_each):
+            yield (
+                f"e-{student:07d}-{school:04d}-{subject}", status, _stamp(since),
+                _class(school, subject, section), _school(school), _student(student), "student", "",
+                begin, end,
+            )  # fmt: skip
+
+    # ---- what is drawn ---------------------------------------------------------------------------
+
+    @property
+    def _teachers(self) -> int:
+        """How many teachers a school has: each takes some five classes."""
+        return max(1, self.classes_each * self.sections // 5)
+
+    def _present(self, day: int) -> Iterator[int]:
+        """The numbers of the students who are in a day's extract."""
+        total = self.students + sum(self.newcomers(d) for d in range(2, day + 1))
+        for student in range(total):
+            if not any(self.fate(student, d) == "missing" for d in range(2, day + 1)):
+                yield student
+
+    def _state(self, student: int, day: int) -> tuple[int, int, bool, bool]:
+        """Since which day the student is so, at which school, renamed or not, marked as gone."""
+        since, school, renamed, marked = 1, self._home(student), False, False
+        for d in range(2, day + 1):
+            fate = self.fate(student, d)
+            if fate == "same":
+                continue
+            since = d
+            renamed |= fate == "renamed"
+            marked |= fate == "marked"
+            if fate == "moved":
+                school = (school + 1) % self.schools
+        return since, school, renamed, marked
+
+    def _home(self, student: int) -> int:
+        return student % self.schools
+
+    def _name(self, role: str, number: int) -> tuple[str, str]:
+        lot = self._lot(role, number)
+        return GIVEN[lot % len(GIVEN)], FAMILY[lot // len(GIVEN) % len(FAMILY)]
+
+    def _lot(self, *about: object) -> int:
+        """A number of 32 bits that looks drawn, the same for the same question."""
+        return random.Random(crc32(repr((self.seed, *about)).encode())).getrandbits(32)
+
+
+def _manifest() -> Iterator[Sequence[str]]:
+    yield "propertyName", "value"
+    yield "manifest.version", "1.0"
+    yield "oneroster.version", "1.1"
+    there = {
+        "orgs",
+        "academicSessions",
+        "courses",
+        "classes",
+        "users",
+        "demographics",
+        "enrollments",
+    }
+    absent = {
+        "categories",
+        "classResources",
+        "courseResources",
+        "lineItems",
+        "resources",
+        "results",
+    }
+    for name in sorted(there | absent):
+        yield f"file.{name}", "bulk" if name in there else "absent"
+    yield "source.systemName", "Schoolbus sample district"
+    yield "source.systemCode", "SAMPLE"
+
+
+def _write(out: io.TextIOBase, rows: Iterable[Sequence[str]]) -> None:
+    csv.writer(out, lineterminator="\r\n").writerows(rows)
+    out.flush()
+    if isinstance(out, io.TextIOWrapper):
+        out.detach()
+
+
+def _day(day: int) -> str:
+    return (FIRST_DAY + timedelta(days=day - 1)).isoformat()
+
+
+def _stamp(day: int) -> str:
+    return f"{_day(day)}T06:00:00.000Z"
+
+
+def _school(number: int) -> str:
+    return f"school-{number:04d}"
+
+
+def _class(school: int, subject: int, section: int) -> str:
+    return f"class-{school:04d}-{subject}-{section:03d}"
+
+
+def _teacher(school: int, number: int) -> str:
+    return f"teacher-{school:04d}-{number:03d}"
+
+
+def _student(number: int) -> str:
+    return f"student-{number:07d}"
+
+
+def _guardian(student: int) -> str:
+    return f"guardian-{student // 2:07d}"

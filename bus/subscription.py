@@ -1,0 +1,137 @@
+"""A vendor's way in: the events of some kinds, decoded and typed, at least once.
+
+    from bus import subscribe
+
+    for event in subscribe("student", "enrollment", group="acme"):
+        print(event.kind, event.record["sourcedId"], event.record["status"])
+
+An event counts as handled when the next one is asked for: its offset is committed then (some time
+later, in fact: every second and at the end). After a crash the last ones come again, with the same
+`event.id`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaError as Error
+
+from bus import topics
+from bus.codec import Decoder
+from bus.loop import group_settings
+from bus.event import attributes
+from bus.failures import Never, RetryLater
+from bus.registry import schema_lookup
+from bus.settings import Settings, load
+from bus.standard import KINDS
+
+COMMIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event, decoded.
+
+    kind:   the kind of record ("student"); record: the record as it now stands, a TypedDict of
+            `bus.standard` (`Student` for "student").
+    id, type, source, time, traceparent: its CloudEvents attributes; time is UTC.
+    place:  topic/partition/offset.
+    """
+
+    kind: str
+    record: Any
+    id: str
+    type: str
+    source: str
+    time: datetime
+    traceparent: str | None
+    place: str
+
+
+def subscribe(
+    *kinds: str,
+    group: str,
+    settings: Settings | None = None,
+    until_caught_up: bool = False,
+) -> Iterator[Event]:
+    """The events of these kinds, from the first that this group has not handled; for ever, or until
+    all is read that was there at the start.
+
+    One student's events of a kind come in order. What does not decode is passed over: it is in
+    nobody's power here, and its producer sees it in the bus's own dead letters. Raises `RetryLater`
+    when Kafka or the registry does not answer, ValueError for a kind that the standard does not
+    have.
+    """
+    if unknown := set(kinds) - KINDS.keys():
+        raise ValueError(
+            f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+        )
+    settings = settings or load()
+    lookup = schema_lookup(settings)
+    decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in kinds}
+    consumer = Consumer(group_settings(settings, group))
+    handled: dict[tuple[str, int], int] = {}
+    behind: set[tuple[str, int]] | None = None
+
+    def assigned(_: Consumer, partitions: list[TopicPartition]) -> None:
+        nonlocal behind
+        behind = (behind or set()) | {(p.topic, p.partition) for p in partitions}
+
+    def revoked(_: Consumer, partitions: list[TopicPartition]) -> None:
+        commit()
+        for p in partitions:
+            handled.pop((p.topic, p.partition), None)
+            (behind or set()).discard((p.topic, p.partition))
+
+    def commit() -> None:
+        if handled:
+            offsets = [TopicPartition(*place, offset) for place, offset in handled.items()]
+            consumer.commit(offsets=offsets, asynchronous=False)
+            handled.clear()
+
+    try:
+        consumer.subscribe(list(decoders), on_assign=assigned, on_revoke=revoked)
+        committed = time.monotonic()
+        while not (until_caught_up and behind is not None and not behind):
+            message = consumer.poll(COMMIT_SECONDS)
+            if time.monotonic() - committed > COMMIT_SECONDS:
+                commit()
+                committed = time.monotonic()
+            if message is None:
+                continue
+            place = (message.topic() or "", message.partition() or 0)
+            if error := message.error():
+                if error.code() == Error._PARTITION_EOF:
+                    (behind or set()).discard(place)
+                elif error.fatal():
+                    raise KafkaException(error)
+                continue
+            kind, decoder = decoders[place[0]]
+            offset = message.offset() or 0
+            try:
+                record = decoder.decode(message.value())
+            except Never:
+                handled[place] = offset + 1
+                continue
+            about = attributes(message)
+            yield Event(
+                kind=kind,
+                record=record,
+                id=about.id,
+                type=about.type,
+                source=about.source,
+                time=about.time,
+                traceparent=about.traceparent,
+                place=f"{place[0]}/{place[1]}/{offset}",
+            )
+            handled[place] = offset + 1
+        commit()
+    except KafkaException as error:
+        raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
+    finally:
+        consumer.close()
