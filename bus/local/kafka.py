@@ -48,6 +48,11 @@ offsets.retention.minutes=576000
 # The longest transaction that a producer may ask for: 15 minutes.
 transaction.max.timeout.ms=900000
 
+# After a kill the broker is not let in again before its old session is over; with the default of
+# 9 s a restart would take 13 s. Broker and controller are one process here, so it is safe.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+
 num.network.threads=2
 num.io.threads=4
 num.recovery.threads.per.data.dir=2
@@ -91,7 +96,7 @@ def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]
     cluster = "-"
     while cluster.startswith("-"):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    options = _jvm(programs, home, "-Xmx128m", "-XX:TieredStopAtLevel=1")
+    options = _jvm(programs, "-Xmx128m")
     arguments = ["format", "-t", cluster, "-c", str(config.relative_to(home))]
     done = subprocess.run(
         [java, *options, "kafka.tools.StorageTool", *arguments],
@@ -113,16 +118,21 @@ def command(java: str, programs: Programs, home: Path, ports: dict[str, int]) ->
     """How Kafka is started (in the home as its folder); writes its configuration."""
     config = home / "run" / "server.properties"
     config.write_text(PROPERTIES.format(data=DATA, **ports), "utf-8")
-    options = _jvm(programs, home, "-Xms128m", "-Xmx512m")
+    options = _jvm(programs, "-Xms128m", "-Xmx512m")
     return [java, *options, "kafka.Kafka", str(config.relative_to(home))]
 
 
-def _jvm(programs: Programs, home: Path, *heap: str) -> list[str]:
+def _jvm(programs: Programs, *heap: str) -> list[str]:
+    """Java's options. With its first compiler alone Kafka starts sooner, in less memory, and as
+    measured with 1.5 million records takes and gives them just as fast."""
     config = Path(__file__).with_name("log4j2.xml").as_uri()
     return [
         *heap,
         "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
+        "--sun-misc-unsafe-memory-access=allow",
+        "--enable-native-access=ALL-UNNAMED",
         "-Djava.awt.headless=true",
         "-Djava.io.tmpdir=run/tmp",
         f"-Dlog4j2.configurationFile={config}",

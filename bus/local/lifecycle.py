@@ -15,6 +15,10 @@ from bus.local.download import Programs, Say, programs
 from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
 
 PARTS = ("kafka", "registry")
+PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management")}
+"""`controller` is Kafka's own port, `management` that of the registry's health and metrics."""
+
+ATTEMPTS = 3
 READY_SECONDS = 120.0
 """How long both may take to answer; it is 5 s on an idle machine and much more on a busy one."""
 
@@ -38,7 +42,7 @@ class Status:
 
 
 def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SECONDS) -> Endpoints:
-    """Start what of the bus is not running, and come back when it answers.
+    """Start what of the bus is not running, and come back when both answer.
 
     Programs are fetched when they are not in the cache. `say` gets a line for whatever a person
     should know. Raises `Stop` with what is wrong and how to mend it; then what this call has
@@ -47,11 +51,13 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
     home = home.absolute()
     prepare(home)
     with alone(home):
-        here = {name: found for name in PARTS if (found := process.find(home, name))}
-        missing = [name for name in PARTS if name not in here]
-        if missing:
-            _start(home, missing, say, ready_seconds)
-    return endpoints(home)
+        for _ in range(ATTEMPTS):
+            if _attempt(home, say, ready_seconds):
+                return endpoints(home)
+    raise Stop(
+        f"the bus in {home} did not stay up ({ATTEMPTS} tries): another program takes its ports or "
+        f"ends it; see {home / 'logs'}"
+    )
 
 
 def down(home: Path) -> list[str]:
@@ -95,120 +101,126 @@ def _endpoints(memory: Memory) -> Endpoints:
     )
 
 
-def _start(home: Path, missing: list[str], say: Say, ready_seconds: float) -> None:
-    for name in missing:
-        if process.recorded(home, name):
-            say(f"{name} was found dead (killed, or the machine restarted); starting it again")
+def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
+    """Start what does not run, wait for both; False where another attempt will do it."""
+    running = {name: found for name in PARTS if (found := process.find(home, name))}
+    missing = [name for name in PARTS if name not in running]
+    try:
+        if missing:
+            running |= _launch(home, missing, say)
+        ports = recall(home).ports
+        failed = _wait(running, ports, time.monotonic() + ready_seconds)
+        if failed is None:
+            return True
+        if failed in missing and not _port_was_lost(running, ports):
+            raise Stop(_explain(home, failed, running[failed], ready_seconds))
+        if process.alive(running[failed]):  # it was there before, and does not answer
+            raise Stop(
+                f"{failed} of the bus in {home} runs (process {running[failed].pid}) but does not "
+                "answer: run `bus down`, then `bus up`"
+            )
+    except BaseException:
+        process.stop(home, missing)
+        raise
+    process.stop(home, [name for name in missing if not process.alive(running[name])])
+    return False
+
+
+def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Process]:
+    """Start these, at once: making Kafka's data folder takes as long as the registry's start."""
+    unclean = [name for name in missing if process.recorded(home, name)]
+    for name in unclean:
+        say(f"{name} was found dead (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
     _check_versions(home, found)
     machine.check_memory()
     machine.check_disk(home)
-    try:
-        for attempt in (1, 2):
-            memory = _settle(home, missing, found, say)
-            started = _launch(home, missing, java, found, memory)
-            failed = _wait(started, memory.ports, time.monotonic() + ready_seconds)
-            if failed is None:
-                return
-            if attempt == 1 and _port_was_lost(started, memory.ports):
-                process.stop(home, missing)
-                continue
-            raise Stop(_explain(home, failed, started, java, ready_seconds))
-    except BaseException:
-        process.stop(home, missing)
-        raise
-
-
-def _launch(
-    home: Path, missing: list[str], java: str, found: Programs, memory: Memory
-) -> dict[str, psutil.Process]:
-    """Start both at once; making Kafka's data folder takes as long as the registry's start."""
+    ports = _settle(home, missing, unclean, found, say).ports
     started = {}
     if "registry" in missing:
+        command = registry.command(java, found)
+        env = registry.environment(ports)
         started["registry"] = process.start(
-            home,
-            "registry",
-            registry.command(java, found),
-            cwd=home / "registry",
-            env=registry.environment(home, memory.ports["registry"]),
+            home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
         if not kafka.formatted(home):
-            kafka.format_data(java, found, home, memory.ports)
-        command = kafka.command(java, found, home, memory.ports)
+            kafka.format_data(java, found, home, ports)
+        command = kafka.command(java, found, home, ports)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 
 
-def _wait(started: dict[str, psutil.Process], ports: dict[str, int], until: float) -> str | None:
+def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: float) -> str | None:
     """Wait until all answer; else the name of one that does not."""
     answers: dict[str, Callable[[int], bool]] = {
         "kafka": kafka.answers,
         "registry": registry.answers,
     }
-    waiting = list(started)
+    waiting = list(running)
     while waiting:
         for name in list(waiting):
+            if not process.alive(running[name]) or time.monotonic() > until:
+                return name
             if machine.port_open(ports[name]) and answers[name](ports[name]):
                 waiting.remove(name)
-            elif not process.alive(started[name]) or time.monotonic() > until:
-                return name
         time.sleep(0.05)
     # an answer may have come from a stranger on the same port
-    return next((name for name in started if not process.alive(started[name])), None)
+    return next((name for name in running if not process.alive(running[name])), None)
 
 
-def _settle(home: Path, missing: list[str], found: Programs, say: Say) -> Memory:
+def _settle(
+    home: Path, missing: list[str], unclean: list[str], found: Programs, say: Say
+) -> Memory:
     """Choose ports for what is to be started, the last ones if they are free, and remember them."""
     before = recall(home)
-    ports = dict(before.ports)
-    wanted = ["kafka", "controller"] if "kafka" in missing else []
-    for name in [*wanted, *(name for name in missing if name == "registry")]:
-        last = ports.pop(name, None)
-        if last and machine.port_free(last):
-            ports[name] = last
-        else:
-            ports[name] = machine.free_port([*ports.values(), last or 0])
-            if last:
-                say(f"port {last} is in use by another program; {name} now has {ports[name]}")
+    ports = {name: port for name, port in before.ports.items() if isinstance(port, int)}
+    for part in missing:
+        for name in PORTS[part]:
+            last = ports.pop(name, 0)
+            # a process that was killed just now may hold its ports for a moment more
+            patience = time.monotonic() + (2.0 if part in unclean else 0.0)
+            while last and not (free := machine.port_free(last)) and time.monotonic() < patience:
+                time.sleep(0.05)
+            if last and free:
+                ports[name] = last
+            else:
+                ports[name] = machine.free_port([*ports.values(), last])
+                if last:
+                    say(f"port {last} is in use by another program; {name} now has {ports[name]}")
     versions = {"kafka": found.kafka_version, "registry": found.registry_version}
     memory = Memory(ports, before.versions | {name: versions[name] for name in missing})
     remember(home, memory)
     return memory
 
 
-def _port_was_lost(started: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
-    """Whether another program took a port between the choice and the start."""
-    names = [name for name, process_ in started.items() if not process.alive(process_)]
-    if "kafka" in names:
-        names.append("controller")
-    return any(machine.port_open(ports[name]) for name in names)
+def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
+    """Whether another program took a port between its choice and its use."""
+    dead = [name for name in running if not process.alive(running[name])]
+    return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
 
 
 def _check_versions(home: Path, found: Programs) -> None:
     """Older data is taken over by a newer program; the other way round neither would start."""
     ours = {"kafka": found.kafka_version, "registry": found.registry_version}
     for name, wrote in recall(home).versions.items():
-        if name in ours and _parts(wrote) > _parts(ours[name]):
+        if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
                 f"the data in {home} was written by {name} {wrote}, and this bus has {ours[name]}, "
                 "which cannot read it: use the newer bus, or name another folder in BUS_HOME"
             )
 
 
-def _parts(version: str) -> list[int]:
+def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def _explain(
-    home: Path, name: str, started: dict[str, psutil.Process], java: str, seconds: float
-) -> str:
-    log = home / "logs" / f"{name}.log"
-    if process.alive(started[name]):
+def _explain(home: Path, name: str, started: psutil.Process, seconds: float) -> str:
+    if process.alive(started):
         return (
-            f"{name} did not answer within {seconds:.0f} s (is the machine very busy?): see {log} "
-            "and run `bus up` again"
+            f"{name} did not answer within {seconds:.0f} s (is the machine very busy?): see "
+            f"{home / 'logs' / name}.log and run `bus up` again"
         )
-    machine.java_version(java)  # raises with the cause when Java itself does not run
+    machine.java_version(machine.java())  # raises with the cause when Java itself does not run
     return process.died(home, name)

@@ -8,8 +8,6 @@ Quarkus documentation, "Logging configuration".
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bus.local.download import Programs
 
 API = "/apis/ccompat/v7"
@@ -21,11 +19,13 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}{API}"
 
 
-def environment(home: Path, port: int) -> dict[str, str]:
+def environment(ports: dict[str, int]) -> dict[str, str]:
     """Its settings; paths are relative to `registry/` in the home, in which it runs."""
     return {
         "QUARKUS_HTTP_HOST": "127.0.0.1",
-        "QUARKUS_HTTP_PORT": str(port),
+        "QUARKUS_HTTP_PORT": str(ports["registry"]),
+        "QUARKUS_MANAGEMENT_HOST": "127.0.0.1",
+        "QUARKUS_MANAGEMENT_PORT": str(ports["management"]),
         "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false",
         "APICURIO_STORAGE_KIND": "sql",
         "APICURIO_STORAGE_SQL_KIND": "h2",
@@ -33,11 +33,15 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "2",
         "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "2",
         "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "20",
+        "QUARKUS_BANNER_ENABLED": "false",
         "QUARKUS_LOG_CONSOLE_LEVEL": "ERROR",
         "QUARKUS_LOG_FILE_ENABLED": "true",
+        "QUARKUS_LOG_FILE_JSON_ENABLED": "false",
         "QUARKUS_LOG_FILE_PATH": "../logs/registry.log",
+        "QUARKUS_LOG_FILE_FORMAT": "%d{yyyy-MM-dd'T'HH:mm:ss.SSSXXX} %p %c{1}: %s%e%n",
         "QUARKUS_LOG_FILE_ROTATION_MAX_FILE_SIZE": "10M",
         "QUARKUS_LOG_FILE_ROTATION_MAX_BACKUP_INDEX": "3",
+        "QUARKUS_LOG_FILE_ROTATION_ROTATE_ON_BOOT": "false",
     }
 
 

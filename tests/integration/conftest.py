@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bus import local
-from bus.settings import Settings
+from bus.settings import KafkaSettings, RegistrySettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     home = tmp_path_factory.mktemp("bus") / "home"
     local.up(home)
     try:
-        yield Bus(home, Settings(home=home))
+        # named here, so that a bus.toml or the environment cannot lead the tests to a real cluster
+        yield Bus(home, Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings()))
     finally:
         local.down(home)
