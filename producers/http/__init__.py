@@ -1,0 +1,73 @@
+"""`bus produce http`: takes records over HTTP, as they come to be; attendance first of all.
+
+A SIS, a classroom app or a script POSTs one record or many to `/v1/KIND`; 202 says that Kafka has
+them. See `producers.http.app` for what is asked of a request, `/openapi.json` for its form.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bus.cli.output import Json, emit, failures, stderr
+from bus.settings import load
+
+
+def command(
+    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: a free port.", min=0, max=65535)] = None,
+    new_key: Annotated[
+        str | None,
+        typer.Option("--new-key", metavar="NAME", help="Make an API key for a client, and end."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take records over HTTP and publish them: POST /v1/KIND."""
+    with failures(json):
+        if new_key is not None:
+            _new_key(new_key, json)
+        else:
+            _serve(host, port, json)
+
+
+def _serve(host: str | None, port: int | None, json: bool) -> None:
+    from bus.telemetry import configure
+    from producers.http.service import serve
+    from producers.http.settings import http_settings
+
+    settings = load()
+    configure(settings.telemetry)
+    http = http_settings(settings, host=host, port=port)
+
+    def ready(url: str) -> None:
+        emit(json, {"url": url}, lambda out: out.print(f"taking records at {url}/v1/KIND"))
+        if not http.certificate_file and http.host not in ("127.0.0.1", "::1", "localhost"):
+            stderr.print(
+                "keys travel unencrypted: set certificate_file and key_file, or let only "
+                "a proxy with TLS reach this address"
+            )
+
+    serve(settings, http, ready)
+
+
+def _new_key(name: str, json: bool) -> None:
+    import re
+
+    from bus.failures import Stop
+    from producers.http.clients import new_key
+    from producers.http.settings import CLIENT_NAME
+
+    if not re.fullmatch(CLIENT_NAME, name):
+        raise Stop("a client's name has 1 to 64 letters, digits, dots, dashes and underscores")
+    key, digest = new_key()
+    table = f'[producers.http.clients."{name}"]\nkey_sha256 = "{digest}"\nscopes = ["attendance"]'
+    emit(
+        json,
+        {"client": name, "key": key, "toml": table},
+        lambda out: out.print(
+            f"The key of {name}, shown this once:\n\n{key}\n\nAdd to bus.toml, and start the "
+            f"service again:\n\n{table}",
+            markup=False,
+        ),
+    )

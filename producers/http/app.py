@@ -1,0 +1,269 @@
+"""The service's routes. What a request must be, in the order in which it is looked at:
+
+    401 who sends it → 403 may they write this kind → 415 is it JSON → 429 not too often
+    → 413 not too large → 400 a sound Idempotency-Key → 422/409 the key's other use
+    → 503 Kafka takes events → 400 JSON → 413/422 the records → 429 room in the queue
+    → 503 Kafka committed in time → 202
+
+Every refusal is a problem document (see `producers.http.problems`). No request is ever logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from bus import topics
+from bus.codec import Encoder
+from bus.event import envelope, now
+from bus.settings import Settings
+from producers.http import idempotency
+from producers.http.admission import is_json, may_write, read
+from producers.http.clients import Client, Clients
+from producers.http.idempotency import Keys
+from producers.http.intake import Taken, take
+from producers.http.metrics import Metrics
+from producers.http.openapi import document
+from producers.http.problems import Problem, busy, plain, response, unavailable
+from producers.http.rates import Rates
+from producers.http.settings import HttpSettings
+from producers.http.tracing import traced
+from producers.http.work import Event, Full, Work
+
+log = structlog.get_logger("bus.http")
+
+LARGE = 64 * 1024
+"""Bytes from which a body is worked on in a thread, so that small requests need not wait for it."""
+
+
+class Commit(Protocol):
+    """What the service needs of `producers.http.commit.GroupCommit`."""
+
+    @property
+    def taking(self) -> bool: ...
+    @property
+    def queued(self) -> int: ...
+    def reachable(self) -> bool: ...
+    def submit(self, events: Sequence[Event]) -> Work: ...
+
+
+@dataclass(slots=True)
+class Service:
+    """All that a request needs.
+
+    encoders:   one for each kind that can be written: those whose schemas are registered.
+    partitions: of every topic of the standard.
+    """
+
+    settings: Settings
+    http: HttpSettings
+    clients: Clients
+    commit: Commit
+    keys: Keys
+    encoders: Mapping[str, Encoder]
+    partitions: int
+    metrics: Metrics = field(default_factory=Metrics)
+    in_hand: int = 0
+
+
+def create(service: Service) -> FastAPI:
+    """The ASGI application."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    rates = Rates(service.http.rate, service.http.burst)
+    for kind in service.encoders:
+        app.add_api_route(f"/v1/{kind}", _answered(service, rates, kind), methods=["POST"])
+    described = json.dumps(document(tuple(service.encoders), service.http)).encode()
+
+    @app.get("/v1/openapi.json")
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return Response(described, media_type="application/json")
+
+    @app.get("/healthz")
+    async def alive() -> Response:
+        return Response("alive\n", media_type="text/plain")
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        if await asyncio.to_thread(service.commit.reachable):
+            return Response("ready\n", media_type="text/plain")
+        return response(unavailable("Kafka does not answer, or takes no events", 5))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        service.metrics.queued.set(service.commit.queued)
+        service.metrics.keys.set(len(service.keys))
+        return Response(
+            generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        detail = {
+            404: f"there is nothing here; records go to /v1/KIND: {', '.join(service.encoders)}"
+        }
+        return response(plain(error.status_code, detail.get(error.status_code, ""), error.headers))
+
+    return app
+
+
+def _answered(
+    service: Service, rates: Rates, kind: str
+) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of a kind: an answer to whatever comes, counted."""
+
+    async def post(request: Request) -> Response:
+        begun = time.perf_counter()
+        service.in_hand += 1
+        try:
+            answer = await _post(service, rates, kind, request)
+        except Problem as problem:
+            answer = response(problem)
+        except Exception as error:
+            # Its message and its traceback could hold what was sent.
+            log.error("fault", kind=kind, error=type(error).__name__, at=_place(error))
+            answer = response(plain(500, "a fault of the service; its log says where"))
+        finally:
+            service.in_hand -= 1
+        service.metrics.requests.labels(kind, str(answer.status_code)).inc()
+        service.metrics.request_seconds.observe(time.perf_counter() - begun)
+        return answer
+
+    return post
+
+
+async def _post(service: Service, rates: Rates, kind: str, request: Request) -> Response:
+    http = service.http
+    client = await service.clients.authenticate(request.headers)
+    may_write(client, kind)
+    is_json(request)
+    if service.in_hand > http.requests_in_hand:
+        raise busy("too many requests are being worked on; send it again", 1)
+    if wait := rates.take(client.name):
+        raise busy(f"more than {http.rate:g} requests a second from this client", wait)
+    body = await read(request, http.body_bytes, http.body_seconds)
+    word = idempotency.parse(request.headers.getlist("idempotency-key"))
+    fingerprint = idempotency.fingerprint(kind, body)
+    key = None if word is None else idempotency.digest(client.name, word)
+    identity = None if key is None else key + fingerprint
+    if key is not None and service.keys.done(key, fingerprint):
+        return _accepted(await _take(service, kind, body, client, identity))
+    if not service.commit.taking:
+        raise unavailable("Kafka takes no events at this moment; send it again", 5)
+    if key is not None:
+        service.keys.begin(key, fingerprint)
+    with traced(f"POST /v1/{kind}", request.headers.get("traceparent", "")) as traceparent:
+        try:
+            taken = await _take(service, kind, body, client, identity)
+            events = _events(service, kind, taken, client, traceparent)
+            work = _submit(service, kind, events, key, fingerprint)
+        except BaseException:
+            if key is not None:
+                service.keys.drop(key)
+            raise
+        await _committed(work, http.commit_seconds)
+    return _accepted(taken)
+
+
+async def _committed(work: Work, seconds: float) -> None:
+    """Returns when Kafka has it; raises a 503 `Problem` when it has not, or not yet."""
+    await asyncio.wait({work.outcome}, timeout=seconds)
+    if not work.outcome.done():
+        work.abandoned = True
+        raise unavailable(
+            "Kafka has not confirmed it in time, and may still do so; send it again, with the same "
+            "Idempotency-Key if it had one",
+            5,
+        )
+    if work.outcome.result() is not None:
+        raise unavailable("Kafka does not take it at this moment; send it again", 5)
+
+
+async def _take(
+    service: Service, kind: str, body: bytes, client: Client, identity: bytes | None
+) -> list[Taken]:
+    work = partial(
+        take,
+        kind,
+        body,
+        client=client.name,
+        encoder=service.encoders[kind],
+        most=service.http.body_records,
+        request=identity,
+    )
+    return work() if len(body) < LARGE else await asyncio.to_thread(work)
+
+
+def _events(
+    service: Service, kind: str, taken: list[Taken], client: Client, traceparent: str
+) -> list[Event]:
+    source = "/http/" + quote(client.name, safe="")
+    shared = envelope(kind, "recorded", source=source, time=now(), traceparent=traceparent)
+    topic = topics.topic(service.settings, kind)
+    return [
+        Event(
+            topic,
+            topics.partition_for(record.owner, service.partitions),
+            record.sourced_id.encode(),
+            record.value,
+            [*shared, ("ce_id", record.event_id.encode())],
+        )
+        for record in taken
+    ]
+
+
+def _submit(
+    service: Service, kind: str, events: list[Event], key: bytes | None, fingerprint: bytes
+) -> Work:
+    """Put the events in the queue, and with them the key, so that both are there or neither."""
+    records = len(events)
+    if key is not None:
+        value = idempotency.value(fingerprint, records, time.time())
+        events = [*events, Event(topics.idempotency(service.settings), 0, key, value, [])]
+
+    def settled(outcome: asyncio.Future[Any]) -> None:
+        # Kafka has it or not; this is so whether or not the client still waits.
+        committed = not outcome.cancelled() and outcome.result() is None
+        if committed:
+            service.metrics.records.labels(kind).inc(records)
+        if key is not None and committed:
+            service.keys.finish(key, fingerprint)
+        elif key is not None:
+            service.keys.drop(key)
+
+    try:
+        work = service.commit.submit(events)
+    except Full:
+        raise busy("too much waits for Kafka at this moment; send it again", 1) from None
+    work.outcome.add_done_callback(settled)
+    return work
+
+
+def _accepted(taken: list[Taken]) -> Response:
+    events = [{"id": record.event_id, "sourcedId": record.sourced_id} for record in taken]
+    return Response(
+        json.dumps({"events": events}, ensure_ascii=False).encode(),
+        202,
+        headers={"Cache-Control": "no-store"},
+        media_type="application/json",
+    )
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it was raised."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}" if at else ""

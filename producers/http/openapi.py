@@ -1,0 +1,240 @@
+"""The service described in OpenAPI 3.1, from the schemas of the standard and nothing else.
+
+The JSON Schema of a kind is its .avsc in JSON's terms (Avro 1.12, "Schema Declaration" and "Logical
+Types"; OpenAPI 3.1, section 4.4), with dates and times as RFC 3339 writes them. A field with a
+default may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bus.standard import KINDS
+from producers.http.intake import SAME_ATTENDANCE
+from producers.http.problems import CONTENT_TYPE
+from producers.http.settings import HttpSettings
+
+Schema = dict[str, Any]
+
+PRIMITIVES: dict[str, Schema] = {
+    "null": {"type": "null"},
+    "string": {"type": "string"},
+    "boolean": {"type": "boolean"},
+    "int": {"type": "integer"},
+    "long": {"type": "integer"},
+    "float": {"type": "number"},
+    "double": {"type": "number"},
+}
+LOGICAL: dict[str, Schema] = {
+    "date": {"type": "string", "format": "date"},
+    "timestamp-millis": {"type": "string", "format": "date-time"},
+}
+OPTIONAL = {"attendance": ("sourcedId", "status")}
+"""What may be left out although the schema has no default for it; see `producers.http.intake`."""
+
+PROBLEMS = {
+    "400": "The body is not JSON, or the Idempotency-Key is malformed.",
+    "401": "No credentials, or none that count here.",
+    "403": "This client may not write this kind.",
+    "408": "The body did not arrive in time.",
+    "409": "A request with the same Idempotency-Key is still being worked on.",
+    "413": "Too many bytes, or too many records.",
+    "415": "The body is not application/json.",
+    "422": "Records are wrong (`errors` names every field), or the Idempotency-Key came before "
+    "with another body. Nothing was taken.",
+    "429": "Too often, or too much waits for Kafka; see Retry-After.",
+    "503": "Kafka has not confirmed it; see Retry-After.",
+}
+
+
+def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
+    """The whole OpenAPI document for these kinds."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Schoolbus ingest",
+            "version": "1",
+            "description": "Takes records of the shared standard, one or many, and answers 202 "
+            "when Kafka has them. A record posted again is a correction: its whole present state.",
+        },
+        "paths": {f"/v1/{kind}": {"post": _operation(kind, http)} for kind in kinds},
+        "components": {
+            "schemas": {
+                **{kind: schema(kind) for kind in kinds},
+                "accepted": _ACCEPTED,
+                "problem": _PROBLEM,
+            },
+            "responses": {
+                status: {
+                    "description": text,
+                    "content": {CONTENT_TYPE: {"schema": _ref("problem")}},
+                }
+                for status, text in PROBLEMS.items()
+            },
+            "securitySchemes": _security(http),
+        },
+        "security": [{name: []} for name in _security(http)],
+    }
+
+
+def schema(kind: str) -> Schema:
+    """The JSON Schema (2020-12) of one record as the service takes it."""
+    avro = KINDS[kind].schema
+    named: dict[str, Schema] = {}
+    left_out = OPTIONAL.get(kind, ())
+    return {
+        "title": avro["name"],
+        "description": avro["doc"],
+        "type": "object",
+        "properties": {field["name"]: _property(field, named) for field in avro["fields"]},
+        "required": [
+            field["name"]
+            for field in avro["fields"]
+            if "default" not in field and field["name"] not in left_out
+        ],
+        "additionalProperties": False,
+    }
+
+
+def _property(field: Schema, named: dict[str, Schema]) -> Schema:
+    found = _type(field["type"], named) | {"description": field["doc"]}
+    if "default" in field:
+        found["default"] = field["default"]
+    return found
+
+
+def _type(avro: Any, named: dict[str, Schema]) -> Schema:
+    if isinstance(avro, list):
+        return {"anyOf": [_type(branch, named) for branch in avro]}
+    if isinstance(avro, str):
+        return dict(named.get(avro) or PRIMITIVES[avro])
+    if logical := avro.get("logicalType"):
+        return dict(LOGICAL[logical])
+    if avro["type"] == "enum":
+        named[avro["name"]] = {"type": "string", "enum": list(avro["symbols"])}
+        return dict(named[avro["name"]])
+    if avro["type"] == "array":
+        return {"type": "array", "items": _type(avro["items"], named)}
+    return _type(avro["type"], named)
+
+
+def _operation(kind: str, http: HttpSettings) -> Schema:
+    words = f"One record of kind {kind}, or an array of at most {http.body_records}: all or none."
+    if kind == "attendance":
+        words += (
+            " Without a sourcedId, a record gets one that follows from this client and from "
+            f"{', '.join(SAME_ATTENDANCE)}: the same again is a correction."
+        )
+    return {
+        "operationId": f"post_{kind}",
+        "summary": KINDS[kind].schema["doc"].partition(". ")[0],
+        "description": words,
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": "A key of the client's own for this one request, such as a UUID in "
+                "double quotes. The same request sent again with it is answered again and not done "
+                f"again, for {http.idempotency_hours:g} hours.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+            },
+            {
+                "name": "traceparent",
+                "in": "header",
+                "description": "W3C Trace Context; it goes along with the events.",
+                "schema": {"type": "string"},
+            },
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            _ref(kind),
+                            {
+                                "type": "array",
+                                "items": _ref(kind),
+                                "minItems": 1,
+                                "maxItems": http.body_records,
+                            },
+                        ]
+                    }
+                }
+            },
+        },
+        "responses": {
+            "202": {
+                "description": "Kafka has committed all of it.",
+                "content": {"application/json": {"schema": _ref("accepted")}},
+            },
+            **{status: {"$ref": f"#/components/responses/{status}"} for status in PROBLEMS},
+        },
+    }
+
+
+def _security(http: HttpSettings) -> Schema:
+    schemes: Schema = {}
+    if http.clients:
+        schemes["apiKey"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+        schemes["apiKeyAsBearer"] = {"type": "http", "scheme": "bearer"}
+    if http.oauth is not None:
+        schemes["accessToken"] = {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": f"OAuth 2.0 access token of {http.oauth.issuer} for the audience "
+            f"{http.oauth.audience}, with a scope {http.oauth.scope_prefix}KIND for each kind.",
+        }
+    return schemes
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_ACCEPTED: Schema = {
+    "type": "object",
+    "properties": {
+        "events": {
+            "type": "array",
+            "description": "One for each record, in their order.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string", "description": "The event's CloudEvents id."},
+                    "sourcedId": {"type": "string", "description": "The record's id."},
+                },
+                "required": ["id", "sourcedId"],
+            },
+        }
+    },
+    "required": ["events"],
+}
+_PROBLEM: Schema = {
+    "description": "RFC 9457 problem details. No value that was sent is in it.",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {
+                        "type": "string",
+                        "description": "JSON Pointer into the body, as a URI fragment.",
+                    },
+                    "detail": {"type": "string"},
+                },
+                "required": ["pointer", "detail"],
+            },
+        },
+        "errorsLeftOut": {"type": "integer", "description": "How many more there were."},
+    },
+    "required": ["type", "title", "status", "detail"],
+}

@@ -1,0 +1,172 @@
+"""Runs the service: everything that it needs is there before the first request is let in.
+
+In this order: the schemas are registered, the topics exist, an earlier process of the same name is
+fenced off, the idempotency keys are known; then it listens. On SIGTERM (or SIGINT) it stops
+listening, answers what it has, publishes what is queued, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+
+import uvicorn
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bus import registry, topics
+from bus.codec import Encoder
+from bus.failures import RetryLater, Stop
+from bus.settings import Settings, kafka_client
+from producers.http import idempotency
+from producers.http.app import Service, create
+from producers.http.clients import Clients, Issuer, key_set
+from producers.http.commit import GroupCommit
+from producers.http.idempotency import Keys
+from producers.http.metrics import Metrics
+from producers.http.settings import HttpSettings
+
+
+def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) -> None:
+    """Serve until a signal; `ready` is called with the service's URL when it takes requests.
+
+    Raises `Stop` when a person must act first, `RetryLater` when Kafka or the registry is down at
+    the start.
+    """
+    # uvicorn ends by raising the signal once more, for whoever had it before: for us, it is done.
+    before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        asyncio.run(_serve(settings, http, ready))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+
+async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) -> None:
+    where = _socket(http)
+    stops: list[Stop] = []
+    try:
+        schema_ids = registry.lookup(settings)
+        partitions = _topics(settings, list(schema_ids))
+        oauth = http.oauth
+        issuer = None if oauth is None else Issuer(oauth, lambda: key_set(oauth.jwks))
+        metrics = Metrics()
+
+        def stopped(reason: Stop) -> None:
+            stops.append(reason)
+            server.should_exit = True
+
+        commit = GroupCommit(
+            settings,
+            f"{settings.topic_prefix}.http.{http.instance}",
+            queue_records=http.queue_records,
+            linger=http.linger,
+            loop=asyncio.get_running_loop(),
+            stopped=stopped,
+            committed=metrics.committed,
+        )
+        commit.open()
+        keys = Keys(http.idempotency_hours * 3600, http.idempotency_keys)
+        idempotency.load(settings, keys)
+        service = Service(
+            settings,
+            http,
+            Clients(http, issuer),
+            commit,
+            keys,
+            {kind: Encoder(kind, id_) for kind, id_ in schema_ids.items()},
+            partitions,
+            metrics,
+        )
+        server = _Server(_config(service), lambda: ready(_url(where, http)))
+        try:
+            await server.serve(sockets=[where])
+        finally:
+            await asyncio.to_thread(commit.close)
+    finally:
+        where.close()
+    if stops:
+        raise stops[0]
+
+
+def _config(service: Service) -> uvicorn.Config:
+    http = service.http
+    config = uvicorn.Config(
+        create(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=int(http.commit_seconds) + 5,
+        ssl_certfile=http.certificate_file or None,
+        ssl_keyfile=http.key_file or None,
+        ssl_keyfile_password=http.key_password.get_secret_value() or None,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise Stop(
+            f"TLS cannot start with certificate_file {http.certificate_file} and key_file "
+            f"{http.key_file} ({error.strerror or type(error).__name__}); correct them in "
+            "[producers.http]"
+        ) from None
+    return config
+
+
+def _socket(http: HttpSettings) -> socket.socket:
+    """Where the service will listen: taken now, so that a port in use is known at once."""
+    try:
+        found = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM)[0]
+        where = socket.socket(found[0], socket.SOCK_STREAM)
+        where.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        where.bind(found[4])
+    except OSError as error:
+        raise Stop(
+            f"cannot listen on {http.host} port {http.port} ({error.strerror}); name another with "
+            "--host and --port, or [producers.http] host and port"
+        ) from None
+    return where
+
+
+def _url(where: socket.socket, http: HttpSettings) -> str:
+    host, port = where.getsockname()[:2]
+    scheme = "https" if http.certificate_file else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _topics(settings: Settings, kinds: list[str]) -> int:
+    """See that the topics are there; how many partitions those of the standard have."""
+    names = [topics.topic(settings, kind) for kind in kinds]
+    topics.ensure(settings, [*names, topics.idempotency(settings)])
+    quiet = {"logger": logging.getLogger("bus.kafka")}
+    try:
+        there = AdminClient(kafka_client(settings) | quiet).list_topics(timeout=10).topics
+    except KafkaException as error:
+        raise RetryLater(
+            f"Kafka does not answer ({error.args[0].name()}); start again when it is up"
+        ) from None
+    return topics.count(settings, {name: len(meta.partitions) for name, meta in there.items()})

@@ -1,0 +1,162 @@
+"""What the ingest service can be told: the table `[producers.http]` of bus.toml.
+
+A client that sends with an API key is a table of its own:
+
+    [producers.http.clients.frontoffice]
+    key_sha256 = "9f86d0…"              # printed by `bus produce http --new-key frontoffice`
+    scopes = ["attendance", "student"]   # the kinds that it may write
+
+Clients that come with OAuth 2.0 access tokens need no table: the issuer says who they are and what
+they may do (`OAuthSettings`). Each value can come from the environment as well, such as
+`BUS_PRODUCERS__HTTP__CLIENTS__FRONTOFFICE__KEY_SHA256`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import model_validator as check
+
+from bus.failures import Stop
+from bus.settings import Model, Settings, explain
+from bus.standard import KINDS
+
+CLIENT_NAME = r"^[a-zA-Z0-9._-]{1,64}$"
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"
+]
+"""Signatures by a key pair alone: with a shared secret, who checks tokens could also make them."""
+
+
+def _listed(value: object) -> object:
+    """One value, or several separated by commas, as a list: for the environment."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _hash(value: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise ValueError("not the SHA-256 of a key (64 hexadecimal digits); see --new-key")
+    return value.lower()
+
+
+def _kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"not a kind of record; the kinds are {', '.join(KINDS)}")
+    return value
+
+
+class ClientSettings(Model):
+    """A client with an API key.
+
+    key_sha256: the SHA-256 of its key, in hexadecimal; two while a key is being replaced.
+    scopes:     the kinds of record that it may write.
+    """
+
+    key_sha256: Annotated[
+        tuple[Annotated[str, AfterValidator(_hash)], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ]
+    scopes: Annotated[
+        tuple[Annotated[str, AfterValidator(_kind)], ...], BeforeValidator(_listed)
+    ] = ("attendance",)
+
+
+class OAuthSettings(Model):
+    """Whose access tokens are taken, and what in them says who may do what.
+
+    issuer, audience: what the token's `iss` and `aud` must be (RFC 9068, section 4).
+    jwks:             the issuer's keys: an https URL, or the path of a file (RFC 7517, section 5).
+    scope_prefix:     before a kind in a scope: with "bus:write:", the scope "bus:write:attendance"
+                      lets a client write attendance.
+    scope_claim:      the claim with the scopes: a text separated by spaces, or a list.
+    client_claim:     the claim that names the client ("azp" and "sub" are others in use).
+    leeway:           seconds by which the issuer's clock may differ.
+    """
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks: str = Field(min_length=1)
+    scope_prefix: str = "bus:write:"
+    scope_claim: str = "scope"
+    client_claim: str = "client_id"
+    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(_listed)] = ("RS256", "ES256")
+    leeway: int = Field(default=30, ge=0, le=600)
+
+    @check(mode="after")
+    def _over_tls(self) -> OAuthSettings:
+        if self.jwks.startswith("http://"):
+            raise ValueError("jwks must be an https URL or a file: keys over http can be replaced")
+        return self
+
+
+class HttpSettings(Model):
+    """The service. Times in seconds unless the name says otherwise.
+
+    host, port:        where it listens; port 0: a free one.
+    instance:          of several services on one cluster, which one; each needs a name of its own
+                       (two with the same name would fence each other off in Kafka).
+    certificate_file, key_file, key_password: TLS, in PEM; without them plain HTTP.
+    body_bytes, body_seconds, body_records: the most that a request may hold, and take to arrive.
+    requests_in_hand, queue_records: the most that may wait for Kafka at once.
+    rate, burst:       requests a second for each client, and how many may come at once.
+    linger:            how long a transaction waits for more requests.
+    commit_seconds:    how long a request waits for Kafka before it is told to come again.
+    idempotency_hours: how long an Idempotency-Key is remembered.
+    idempotency_keys:  the most keys remembered; beyond it the oldest are forgotten (about 250 bytes
+                       of memory each).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    instance: str = Field(default="0", pattern=r"^[a-zA-Z0-9._-]+$")
+    certificate_file: str = ""
+    key_file: str = ""
+    key_password: SecretStr = SecretStr("")
+    clients: dict[Annotated[str, Field(pattern=CLIENT_NAME)], ClientSettings] = Field(
+        default_factory=dict
+    )
+    oauth: OAuthSettings | None = None
+    body_bytes: int = Field(default=1_000_000, ge=1)
+    body_seconds: float = Field(default=30.0, gt=0)
+    body_records: int = Field(default=1_000, ge=1)
+    requests_in_hand: int = Field(default=500, ge=1)
+    queue_records: int = Field(default=20_000, ge=1)
+    rate: float = Field(default=500.0, gt=0)
+    burst: int = Field(default=1_000, ge=1)
+    linger: float = Field(default=0.0, ge=0, le=1)
+    commit_seconds: float = Field(default=10.0, gt=0)
+    idempotency_hours: float = Field(default=24.0, gt=0)
+    idempotency_keys: int = Field(default=1_000_000, ge=1)
+
+    @check(mode="after")
+    def _keys_differ(self) -> HttpSettings:
+        hashes = [digest for client in self.clients.values() for digest in client.key_sha256]
+        if len(set(hashes)) < len(hashes):
+            raise ValueError("two clients have the same key; give each its own (see --new-key)")
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("TLS needs certificate_file and key_file; only one of them is set")
+        return self
+
+
+def http_settings(settings: Settings, **options: object) -> HttpSettings:
+    """The service's settings; options of the command line (those not None) go before.
+
+    Raises `Stop` that names what is wrong, and when nobody could be let in at all.
+    """
+    table = settings.producers.get("http", {})
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        http = HttpSettings.model_validate(table | given)
+    except ValidationError as error:
+        raise Stop(f"in [producers.http]: {explain(error)}") from None
+    if not http.clients and http.oauth is None:
+        raise Stop(
+            "no client may write: the service has neither API keys nor an OAuth issuer. "
+            "`bus produce http --new-key NAME` makes a key and says what to add to bus.toml; "
+            "for tokens, fill [producers.http.oauth] (issuer, audience, jwks)"
+        )
+    return http

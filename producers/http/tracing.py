@@ -1,0 +1,31 @@
+"""The trace that a request is part of, handed on to its events."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+from bus.telemetry import W3C
+
+
+@contextmanager
+def traced(name: str, traceparent: str) -> Iterator[str]:
+    """A span that continues the client's trace, if there is one; gives the events' traceparent.
+
+    traceparent: the client's header (W3C Trace Context, section 3.2), or "".
+    """
+    tracer = trace.get_tracer("schoolbus")
+    parent = W3C.extract({"traceparent": traceparent})
+    with tracer.start_as_current_span(name, context=parent, kind=SpanKind.SERVER):
+        carrier: dict[str, str] = {}
+        W3C.inject(carrier)
+        # Where nothing traces, the events still have a trace to be followed by.
+        yield carrier.get("traceparent") or _made_up()
+
+
+def _made_up() -> str:
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
