@@ -1,0 +1,205 @@
+"""What any product must pass: its translation is pure, its delivery loses and doubles nothing."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bus.contract.messages import Sent
+from bus.contract.records import a_record, records
+from bus.delivery import Batch, Delivery, Position
+from bus.failures import Never
+from bus.ordering import Lot
+from bus.product import Product
+from bus.standard import KINDS
+from bus.translation import translate
+
+
+class ProductContract:
+    """Subclass it in a test module, with `product`, `open` and `state`; see `bus.contract`."""
+
+    product: Product
+
+    @abstractmethod
+    def open(self, folder: Path) -> Delivery:
+        """A delivery to an empty product, or to the one that this folder stands for already."""
+
+    @abstractmethod
+    def state(self, folder: Path) -> Any:
+        """What the product has been brought to: anything that `==` compares, and that is empty
+        (false) for a product that has nothing."""
+
+    # ---- the translation -----------------------------------------------------------------------
+
+    def test_the_names_are_in_order(self) -> None:
+        """A product's name is part of a topic's and a group's; its tables have different names."""
+        assert self.product.name.replace("-", "").isalnum()
+        names = [table.name for table in self.product.tables]
+        assert len(names) == len(set(names))
+        assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()
+
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
+    @given(data=st.data())
+    def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:
+        """The same record gives the same row, the record stays as it is, columns are in order."""
+        kind = data.draw(st.sampled_from(self.product.kinds))
+        record = data.draw(records(kind))
+        before = copy.deepcopy(record)
+        for table, function in self.product.translations(kind):
+            try:
+                row = function(record)
+            except Never as reason:
+                assert str(reason)
+                continue
+            assert record == before, f"{table.name} changes the record that it is given"
+            assert function(copy.deepcopy(record)) == row, f"{table.name} is not pure"
+            if table.columns:
+                for one in row if isinstance(row, list) else [row] if row is not None else []:
+                    assert tuple(one) == table.columns
+
+    # ---- the delivery --------------------------------------------------------------------------
+
+    def test_all_that_is_delivered_is_there(self, tmp_path: Path) -> None:
+        """Something of a small district reaches the product."""
+        self._deliver(tmp_path, _lots())
+        assert self.state(tmp_path)
+
+    def test_delivering_again_changes_nothing(self, tmp_path: Path) -> None:
+        """After a crash before the commit, the same batch comes again, to a new delivery."""
+        self._deliver(tmp_path, _lots())
+        once = self.state(tmp_path)
+        self._deliver(tmp_path, _lots(), honour_resume=True)
+        assert self.state(tmp_path) == once
+
+    def test_one_batch_or_many_is_the_same(self, tmp_path: Path) -> None:
+        """How the loop happens to cut batches does not show in the product."""
+        (tmp_path / "one").mkdir()
+        (tmp_path / "many").mkdir()
+        self._deliver(tmp_path / "one", _lots())
+        for kind, lot in _lots().items():
+            self._deliver(tmp_path / "many", {kind: lot})
+        assert self.state(tmp_path / "many") == self.state(tmp_path / "one")
+
+    def test_a_restart_goes_on_where_it_was(self, tmp_path: Path) -> None:
+        """What `resume` says is never behind the start and never ahead of what was delivered."""
+        end = self._deliver(tmp_path, _lots())
+        delivery = self.open(tmp_path)
+        try:
+            for place, offset in delivery.resume(list(end)).items():
+                assert 0 <= offset <= end[place]
+        finally:
+            delivery.close()
+
+    def test_a_withdrawal_reaches_the_product(self, tmp_path: Path) -> None:
+        """A student and the enrollment that go leave the product other than it was."""
+        self._deliver(tmp_path, _lots())
+        before = self.state(tmp_path)
+        gone = {
+            kind: [record | {"status": "tobedeleted"} for record in _district()[kind][:1]]
+            for kind in ("student", "enrollment")
+        }
+        self._deliver(tmp_path, _lots(gone, start=100))
+        assert self.state(tmp_path) != before
+
+    def test_a_later_state_replaces_the_earlier(self, tmp_path: Path) -> None:
+        """Also within one batch, the last state of a record counts."""
+        renamed = _district()["student"][0] | {"familyName": "Changed", "preferredLastName": None}
+        self._deliver(tmp_path, _lots())
+        first = self.state(tmp_path)
+        self._deliver(tmp_path, _lots({"student": [renamed, _district()["student"][0]]}, start=100))
+        assert _latest(self.state(tmp_path)) == _latest(first)
+        self._deliver(tmp_path, _lots({"student": [renamed]}, start=200))
+        assert _latest(self.state(tmp_path)) != _latest(first)
+
+    def _deliver(
+        self, folder: Path, lots: dict[str, Lot], honour_resume: bool = False
+    ) -> dict[Position, int]:
+        """Hand lots over as the loop does, in a delivery of their own."""
+        lots = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+        offsets = {
+            Position(m.topic() or "", m.partition() or 0): (m.offset() or 0) + 1
+            for lot in lots.values()
+            for m in lot.messages
+        }
+        delivery = self.open(folder)
+        try:
+            resumed = delivery.resume(list(offsets))
+            if honour_resume:
+                lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
+            parts, _, letters = translate(self.product, lots, {})
+            assert not letters
+            if parts:
+                assert not list(delivery.deliver(Batch(parts, offsets)))
+            delivery.settle()
+        finally:
+            delivery.close()
+        return offsets
+
+
+def _latest(state: Any) -> Any:
+    """The state as a mapping, or the last of each thing where it is a log of (thing, state)."""
+    return dict(state) if isinstance(state, list) else state
+
+
+def _after(lot: Lot, resumed: Any) -> Lot:
+    """What the loop would still read of a lot when it goes on at these offsets."""
+    kept = Lot()
+    for record, message in zip(lot.records, lot.messages, strict=True):
+        place = Position(message.topic() or "", message.partition() or 0)
+        if (message.offset() or 0) >= resumed.get(place, 0):
+            kept.add(record, message)
+    return kept
+
+
+def _lots(
+    district: dict[str, list[dict[str, Any]]] | None = None, start: int = 0
+) -> dict[str, Lot]:
+    made = {}
+    for kind in KINDS:
+        found = (district or _district()).get(kind, [])
+        if found:
+            messages = [Sent(kind, r["sourcedId"], start + i) for i, r in enumerate(found)]
+            made[kind] = Lot(list(found), messages)  # type: ignore[arg-type]
+    return made
+
+
+def _district() -> dict[str, list[dict[str, Any]]]:
+    """Two organisations, one class, two students, a teacher; each record made anew."""
+    district = a_record("org", sourcedId="d", name="District", type="district")
+    school = a_record("org", sourcedId="s", name="Oak School", parentSourcedId="d")
+    year = a_record("academicSession", sourcedId="y", title="2026-2027", type="schoolYear")
+    course = a_record("course", sourcedId="co", title="Art", orgSourcedId="d")
+    class_ = a_record("class", sourcedId="c", title='Art "7"', courseSourcedId="co")
+    class_ |= {"schoolSourcedId": "s", "termSourcedIds": ["y"]}
+    people = {
+        id_: {
+            "sourcedId": id_,
+            "givenName": name,
+            "username": id_,
+            "email": f"{id_}@example.org",
+            "orgSourcedIds": ["s"],
+            "grades": ["07"],
+        }
+        for id_, name in (("st1", "Zoë"), ("st2", "Ana, María"), ("t", "Ravi"))
+    }
+    place = {"classSourcedId": "c", "schoolSourcedId": "s"}
+    enrollments = [
+        a_record("enrollment", sourcedId=f"e-{id_}", userSourcedId=id_, role=role, **place)
+        for id_, role in (("st1", "student"), ("st2", "student"), ("t", "teacher"))
+    ]
+    tardy = a_record("attendance", sourcedId="a1", studentSourcedId="st1", schoolSourcedId="s")
+    return {
+        "org": [district, school],
+        "academicSession": [year],
+        "course": [course],
+        "class": [class_],
+        "student": [a_record("student", **people["st1"]), a_record("student", **people["st2"])],
+        "staff": [a_record("staff", **people["t"])],
+        "enrollment": enrollments,
+        "attendance": [tardy],
+    }

@@ -1,0 +1,88 @@
+"""Records of the standard for tests: one as it is said, and those that hypothesis draws from the
+schemas: valid, and as odd as they get.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+from hypothesis import strategies as st
+
+from bus.standard import KINDS
+
+TEXT = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc"]) | st.sampled_from(list(",\"'\n;\\")),
+    max_size=40,
+)
+NAMES = TEXT.filter(lambda text: bool(text.strip()))
+IDS = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12)
+DATES = st.dates(date(1990, 1, 1), date(2100, 12, 31))
+TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)).map(
+    lambda time: time.replace(microsecond=time.microsecond // 1000 * 1000)
+)
+
+
+SAID: dict[str, dict[str, Any]] = {
+    "academicSession": {"startDate": date(2026, 8, 17), "endDate": date(2026, 12, 18)},
+    "student": {"givenName": "Zoë", "familyName": "O'Brien"},
+    "staff": {"givenName": "Ravi", "familyName": "Nguyễn", "role": "teacher"},
+    "guardian": {"givenName": "Rosa", "familyName": "Díaz", "role": "guardian"},
+    "enrollment": {"role": "student"},
+    "attendance": {"eventDate": date(2026, 11, 24), "attendanceEventCategory": "tardy"},
+    "result": {"scoreDate": date(2026, 11, 24), "scoreStatus": "fullyGraded"},
+    "class": {"classType": "scheduled"},
+    "org": {"type": "school"},
+}
+
+
+def a_record(kind: str, **said: Any) -> dict[str, Any]:
+    """A valid record of a kind: `a_record("student", sourcedId="s1", grades=["07"])`."""
+    record: dict[str, Any] = {}
+    for field in KINDS[kind].schema["fields"]:
+        name = field["name"]
+        if "default" in field:
+            default = field["default"]
+            record[name] = list(default) if isinstance(default, list) else default
+        elif name == "status":
+            record[name] = "active"
+        elif field["type"] == "string":
+            record[name] = f"{name}-1"
+        elif isinstance(field["type"], dict) and field["type"]["type"] == "enum":
+            record[name] = field["type"]["default"]
+    return record | SAID.get(kind, {}) | said
+
+
+def records(kind: str, **said: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Records of a kind; `said` gives strategies for fields that a test cares about."""
+    fields = {f["name"]: said.get(f["name"]) or _field(f) for f in KINDS[kind].schema["fields"]}
+    return st.fixed_dictionaries(fields)
+
+
+def _field(field: dict[str, Any]) -> st.SearchStrategy[Any]:
+    if field["name"].endswith("SourcedIds"):
+        return st.lists(IDS, max_size=3, unique=True)
+    if field["name"].endswith("ourcedId"):
+        return IDS if "default" not in field else st.none() | IDS
+    if field["type"] == "string":
+        return NAMES
+    return _value(field["type"])
+
+
+def _value(avro: Any) -> st.SearchStrategy[Any]:
+    if isinstance(avro, list):
+        return st.one_of([_value(part) for part in avro])
+    if isinstance(avro, dict) and avro["type"] == "enum":
+        return st.sampled_from(avro["symbols"])
+    if isinstance(avro, dict) and avro["type"] == "array":
+        return st.lists(_value(avro["items"]), max_size=3)
+    if isinstance(avro, dict):
+        return DATES if avro["logicalType"] == "date" else TIMES
+    plain: dict[str, st.SearchStrategy[Any]] = {
+        "null": st.none(),
+        "string": TEXT,
+        "int": st.integers(1990, 2100),
+        "double": st.floats(0, 1000, allow_nan=False),
+        "boolean": st.booleans(),
+    }
+    return plain[avro]

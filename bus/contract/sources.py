@@ -1,0 +1,98 @@
+"""What any source that brings whole extracts must pass."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bus.failures import BusError
+from bus.staging import Staging
+from bus.standard import KINDS
+from bus.validate import validate
+
+
+class SourceContract:
+    """Subclass it in a test module, with `extract`, `read` and `marker`; see `bus.contract`.
+
+    marker: a text that stands in the extract as somebody's name, and nowhere else.
+    """
+
+    marker: str
+
+    @abstractmethod
+    def extract(self, folder: Path) -> Path:
+        """A small extract, made in this folder: a file, or a folder with files."""
+
+    @abstractmethod
+    def read(self, extract: Path, staging: Staging) -> None:
+        """The source's own reading."""
+
+    def test_tables_are_as_the_standard_has_them(self, tmp_path: Path) -> None:
+        """Text columns by the standard's names, with file and line."""
+        staging = self._read(tmp_path)
+        assert staging.coverage
+        for kind in staging.kinds:
+            assert kind in KINDS
+            described = staging.con.execute(f'DESCRIBE "raw_{kind}"').fetchall()
+            found = {row[0]: row[1] for row in described}
+            assert found.pop("_line") == "BIGINT"
+            assert set(found.values()) == {"VARCHAR"}
+            assert found.keys() - {"_file"} <= set(KINDS[kind].fields)
+
+    def test_what_it_reads_is_valid(self, tmp_path: Path) -> None:
+        """A good extract gives records of every kind that it holds."""
+        staging = self._read(tmp_path)
+        validate(staging)
+        for kind in staging.kinds:
+            assert staging.con.execute(f'SELECT count(*) FROM "record_{kind}"').fetchall() != [(0,)]
+
+    def test_reading_again_gives_the_same(self, tmp_path: Path) -> None:
+        """Nothing in the outcome depends on when or how often it is read."""
+        one, two = self._read(tmp_path / "1"), self._read(tmp_path / "2")
+        assert one.coverage == two.coverage
+        for kind in one.kinds:
+            sql = f'SELECT * FROM "raw_{kind}" ORDER BY ALL'
+            assert one.con.execute(sql).fetchall() == two.con.execute(sql).fetchall()
+
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
+    @given(data=st.data())
+    def test_a_damaged_extract_is_read_as_far_as_it_goes_or_refused(
+        self, tmp_path_factory: Any, data: st.DataObject
+    ) -> None:
+        """Any byte anywhere may be wrong: no crash, and no value in what is said about it."""
+        folder = tmp_path_factory.mktemp("damaged")
+        extract = self.extract(folder)
+        files = [extract] if extract.is_file() else sorted(extract.rglob("*.*"))
+        for file in data.draw(st.lists(st.sampled_from(files), min_size=1, max_size=2)):
+            raw = bytearray(file.read_bytes())
+            for _ in range(data.draw(st.integers(1, 4))):
+                if raw:
+                    at = data.draw(st.integers(0, len(raw) - 1))
+                    cut = data.draw(st.integers(0, 8))
+                    raw[at : at + cut] = data.draw(st.binary(max_size=8))
+            file.write_bytes(bytes(raw))
+        staging = _staging(folder)
+        try:
+            self.read(extract, staging)
+            validate(staging)
+        except BusError as refused:
+            assert self.marker not in str(refused)
+        for fault in staging.faults:
+            assert self.marker not in repr(fault)
+
+    def _read(self, folder: Path) -> Staging:
+        folder.mkdir(exist_ok=True)
+        staging = _staging(folder)
+        self.read(self.extract(folder), staging)
+        return staging
+
+
+def _staging(folder: Path) -> Staging:
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    return Staging(duckdb.connect(), work)

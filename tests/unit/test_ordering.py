@@ -1,0 +1,124 @@
+"""References before referrers, one owner's records in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bus.contract import Sent, a_record
+from bus.delivery import Position
+from bus.ordering import Lot, Ordering
+from bus.references import Delivered
+from bus.settings import Settings
+
+KINDS = ["org", "class", "student", "staff", "enrollment"]
+
+
+def ordering() -> tuple[Ordering, Delivered]:
+    delivered = Delivered(Settings(), KINDS)
+    delivered.add("org", "schoolSourcedId-1")
+    return Ordering(delivered, hold_seconds=30), delivered
+
+
+def lots(**kinds: list[dict[str, Any]]) -> dict[str, Lot]:
+    return {
+        kind.rstrip("_"): Lot(
+            records,
+            [Sent(kind.rstrip("_"), "", i) for i in range(len(records))],  # type: ignore[misc]
+        )
+        for kind, records in kinds.items()
+    }
+
+
+def ids(ready: dict[str, Lot]) -> dict[str, list[str]]:
+    return {
+        kind: [record["sourcedId"] for record in lot.records]
+        for kind, lot in ready.items()
+        if lot.records
+    }
+
+
+CLASS = a_record("class", sourcedId="c1", courseSourcedId="x")
+STUDENT = a_record("student", sourcedId="s1")
+ENROLLMENT = a_record("enrollment", sourcedId="e1", classSourcedId="c1", userSourcedId="s1")
+
+
+def test_what_came_together_goes_in_dependency_order() -> None:
+    waits, _ = ordering()
+    ready, given_up = waits.take(
+        lots(enrollment=[ENROLLMENT], student=[STUDENT], class_=[CLASS]), 0
+    )
+    assert list(ids(ready)) == ["student", "class", "enrollment"]
+    assert not given_up
+
+
+def test_an_enrollment_waits_for_its_class() -> None:
+    waits, _ = ordering()
+    ready, _ = waits.take(lots(enrollment=[ENROLLMENT], student=[STUDENT]), 0)
+    assert ids(ready) == {"student": ["s1"]}
+    assert len(waits) == 1
+    ready, _ = waits.take(lots(class_=[CLASS]), 1)
+    assert ids(ready) == {"class": ["c1"], "enrollment": ["e1"]}
+    assert len(waits) == 0
+
+
+def test_a_students_later_records_do_not_overtake_one_that_waits() -> None:
+    waits, delivered = ordering()
+    delivered.add("student", "s1")
+    delivered.add("class", "c2")
+    later = ENROLLMENT | {"sourcedId": "e2", "classSourcedId": "c2"}
+    ready, _ = waits.take(lots(enrollment=[ENROLLMENT, later]), 0)
+    assert ids(ready) == {}
+    ready, _ = waits.take(lots(class_=[CLASS]), 1)
+    assert ids(ready) == {"class": ["c1"], "enrollment": ["e1", "e2"]}
+
+
+def test_no_commit_goes_past_one_that_waits() -> None:
+    waits, _ = ordering()
+    waits.take(lots(enrollment=[ENROLLMENT, ENROLLMENT | {"sourcedId": "e2"}]), 0)
+    assert waits.first_offsets() == {Position("schoolbus.enrollment", 0): 0}
+
+
+def test_after_the_time_it_is_given_up_with_a_reason_and_the_rest_goes_on() -> None:
+    waits, delivered = ordering()
+    delivered.add("student", "s1")
+    delivered.add("class", "c2")
+    later = ENROLLMENT | {"sourcedId": "e2", "classSourcedId": "c2"}
+    waits.take(lots(enrollment=[ENROLLMENT, later]), 0)
+    ready, given_up = waits.take({}, 31)
+    assert ids(ready) == {"enrollment": ["e2"]}
+    [(_, reason)] = given_up
+    assert "enrollment e1 refers to class c1" in reason
+
+
+def test_an_optional_reference_is_waited_for_but_not_for_ever() -> None:
+    waits, _ = ordering()
+    student = STUDENT | {"orgSourcedIds": ["o9"]}
+    assert ids(waits.take(lots(student=[student]), 0)[0]) == {}
+    assert ids(waits.take({}, 31)[0]) == {"student": ["s1"]}
+
+
+def test_a_parent_goes_before_its_child_whatever_the_order_of_arrival() -> None:
+    waits, _ = ordering()
+    child = a_record("org", sourcedId="school", parentSourcedId="district")
+    parent = a_record("org", sourcedId="district")
+    ready, _ = waits.take(lots(org=[child, parent]), 0)
+    assert ids(ready) == {"org": ["district", "school"]}
+
+
+def test_a_withdrawal_waits_for_nothing() -> None:
+    waits, _ = ordering()
+    gone = ENROLLMENT | {"status": "tobedeleted"}
+    assert ids(waits.take(lots(enrollment=[gone]), 0)[0]) == {"enrollment": ["e1"]}
+
+
+def test_what_waits_of_a_partition_that_another_copy_has_now_is_forgotten() -> None:
+    waits, _ = ordering()
+    waits.take(lots(enrollment=[ENROLLMENT]), 0)
+    waits.drop({Position("schoolbus.enrollment", 0)})
+    assert len(waits) == 0
+
+
+def test_a_reference_to_a_kind_that_the_product_does_not_take_is_not_waited_for() -> None:
+    delivered = Delivered(Settings(), ["student", "staff", "enrollment"])
+    delivered.add("student", "s1")
+    assert delivered.missing("enrollment", ENROLLMENT) is None

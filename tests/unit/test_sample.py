@@ -1,0 +1,52 @@
+"""The made-up district."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from bus.sample import District
+
+DISTRICT = District(seed=3, students=300, change=0.2)
+
+
+def table(path: Path, name: str) -> dict[str, dict[str, str]]:
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read(f"{name}.csv").decode("utf-8")
+    return {row["sourcedId"]: row for row in csv.DictReader(io.StringIO(text, newline=""))}
+
+
+def test_the_same_seed_gives_the_same_district(tmp_path: Path) -> None:
+    one, two = DISTRICT.write(tmp_path / "1.zip"), DISTRICT.write(tmp_path / "2.zip")
+    with zipfile.ZipFile(one) as a, zipfile.ZipFile(two) as b:
+        assert [a.read(n) for n in a.namelist()] == [b.read(n) for n in b.namelist()]
+
+
+def test_another_seed_gives_another(tmp_path: Path) -> None:
+    one = table(DISTRICT.write(tmp_path / "1.zip"), "users")
+    two = table(District(seed=4, students=300).write(tmp_path / "2.zip"), "users")
+    assert one != two
+
+
+def test_every_reference_is_there(tmp_path: Path) -> None:
+    for day in (1, 2, 3):
+        path = DISTRICT.write(tmp_path / f"{day}.zip", day)
+        users, classes, orgs = (table(path, name) for name in ("users", "classes", "orgs"))
+        for enrollment in table(path, "enrollments").values():
+            assert enrollment["userSourcedId"] in users
+            assert enrollment["classSourcedId"] in classes
+            assert enrollment["schoolSourcedId"] in orgs
+        assert table(path, "demographics").keys() <= users.keys()
+
+
+def test_a_later_day_changes_about_the_share(tmp_path: Path) -> None:
+    one = table(DISTRICT.write(tmp_path / "1.zip"), "users")
+    two = table(DISTRICT.write(tmp_path / "2.zip", 2), "users")
+    changed = sum(one[id_] != two[id_] for id_ in one.keys() & two.keys())
+    gone, come = len(one.keys() - two.keys()), len(two.keys() - one.keys())
+    assert 0.1 * 300 < changed + gone < 0.3 * 300
+    assert come == DISTRICT.newcomers(2) == 18
+    assert Counter(row["status"] for row in two.values())["tobedeleted"] > 0

@@ -1,0 +1,75 @@
+"""A product's functions over whole lots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from bus.contract import Sent, a_record
+from bus.failures import Never
+from bus.ordering import Lot
+from bus.product import Product, Table
+from bus.translation import translate
+
+
+def user(student: dict[str, Any]) -> dict[str, str] | None:
+    if student["sourcedId"] == "unwanted":
+        return None
+    if student["sourcedId"] == "nameless":
+        raise Never("student nameless has no name; give it one in the SIS")
+    return {"user_id": student["sourcedId"], "grade": student["grades"][0]}
+
+
+PRODUCT = Product(
+    "lunch",
+    (
+        Table("badges.csv", ("badge",), {"student": lambda s: {"badge": s["sourcedId"]}}),
+        Table("users.csv", ("user_id", "grade"), {"student": user}),
+    ),
+    BaseModel,
+    lambda _: None,  # type: ignore[arg-type, return-value]
+)
+
+
+def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, Lot]:
+    records = [a_record("student", sourcedId=id_, grades=list(grades)) for id_ in ids]
+    return {"student": Lot(records, [Sent("student", "", i) for i in range(len(ids))])}  # type: ignore[misc]
+
+
+def test_rows_in_the_products_order_beside_their_messages() -> None:
+    parts, told, letters = translate(PRODUCT, lot("a", "b"), {})
+    assert [(p.table.name, p.rows) for p in parts] == [
+        ("badges.csv", [{"badge": "a"}, {"badge": "b"}]),
+        ("users.csv", [{"user_id": "a", "grade": "07"}, {"user_id": "b", "grade": "07"}]),
+    ]
+    assert told == {"student": 2}
+    assert letters == []
+
+
+def test_none_is_not_told() -> None:
+    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"), {})
+    assert [r["user_id"] for r in parts[1].rows] == ["a"]
+    assert [m.offset() for m in parts[1].messages] == [0]
+    assert letters == []
+
+
+def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
+    parts, told, letters = translate(PRODUCT, lot("nameless", "b"), {})
+    assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
+    assert told == {"student": 1}
+    assert [(m.offset(), reason) for m, reason in letters] == [
+        (0, "student nameless has no name; give it one in the SIS")
+    ]
+
+
+def test_any_other_error_too_and_its_text_is_not_told() -> None:
+    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()), {})
+    assert told == {"student": 0}
+    assert reason == "the translation failed (IndexError); mend it, then retry this"
+
+
+def test_what_is_passed_over_is_not_told() -> None:
+    parts, told, _ = translate(PRODUCT, lot("a", "b"), {"student": {0}})
+    assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
+    assert told == {"student": 1}
