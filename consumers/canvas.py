@@ -145,6 +145,10 @@ def enrollment(record: Enrollment) -> Row | None:
     if role is None:
         return None
     begin, end = record["beginDate"], record["endDate"]
+    if begin and end:
+        start_date, end_date = begin.isoformat() + DAY_BEGINS, end.isoformat() + DAY_ENDS
+    else:
+        start_date = end_date = ""
     if record["status"] == "active":
         status = "active"
     else:
@@ -155,8 +159,8 @@ def enrollment(record: Enrollment) -> Row | None:
         "user_id": record["userSourcedId"],
         "role": role,
         "status": status,
-        "start_date": f"{begin}{DAY_BEGINS}" if begin and end else "",
-        "end_date": f"{end}{DAY_ENDS}" if begin and end else "",
+        "start_date": start_date,
+        "end_date": end_date,
     }
 
 

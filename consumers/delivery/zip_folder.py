@@ -18,8 +18,8 @@ Whoever comes next finishes what was begun. Something is pending: with its .part
 3 was not done, and the batch never was; without it, the zip was given, and its offsets count. A
 .part that nothing speaks of is from before step 2, and goes.
 
-A partition belongs to the copy that asked for it last (`resume`). A copy that has lost one, and
-does not know yet, gets `RetryLater` and writes nothing: its old rows cannot come after newer ones.
+A partition belongs to the copy that asked for it last (`resume`). What a copy still brings of one
+that it has lost is left out, as its new owner brings it: old rows cannot come after newer ones.
 
 Files are for their owner alone (0600), and so is the folder (0700) when it is made here.
 """
@@ -30,11 +30,11 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -42,7 +42,12 @@ from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from consumers.delivery.csv_zip import Layout, pack, sheets
 
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
 LOCK_SECONDS = 60.0
+NEVER = 1 << 63
+"""An offset that no message reaches."""
 MOMENT = "%Y%m%dT%H%M%S.%fZ"
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 
@@ -58,6 +63,7 @@ class ZipFolder:
         self._owner = uuid.uuid4().hex
         self._claimed: set[Position] = set()
         self._written: dict[Position, int] = {}
+        self._given: list[Part] = []  # in a zip that was given, while the journal cannot be written
         with self._faults():
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own.mkdir(mode=0o700, exist_ok=True)
@@ -78,18 +84,13 @@ class ZipFolder:
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
         """Write the batch as one zip; nothing is ever refused by a folder."""
         with self._alone() as journal:
-            for position in batch.offsets:
-                if (
-                    position in self._claimed
-                    and journal["owners"].get(_key(position)) != self._owner
-                ):
-                    raise RetryLater(
-                        f"{position.topic}/{position.partition} has gone to another copy of "
-                        f"{self._name} that writes to this folder; waiting for the group to say so"
-                    )
-            found = sheets([self._new(part) for part in batch.parts], self._layout)
-            owners = {_key(position): self._owner for position in batch.offsets}
-            offsets = {_key(position): offset for position, offset in batch.offsets.items()}
+            lost = {p for p in self._claimed if journal["owners"].get(_key(p)) != self._owner}
+            done = self._written | dict.fromkeys(lost, NEVER)
+            given = {_place(message) for part in self._given for message in part.messages}
+            parts = [_new(part, done, given) for part in batch.parts]
+            found = sheets(parts, self._layout)
+            ours = {p: offset for p, offset in batch.offsets.items() if p not in lost}
+            offsets = {_key(position): offset for position, offset in ours.items()}
             if found:
                 zip_name = self._next(journal)
                 part = self._own / f"{zip_name}.part"
@@ -97,14 +98,16 @@ class ZipFolder:
                 journal["pending"] = {"zip": zip_name, "offsets": offsets}
                 self._save(journal)
                 part.rename(self._out / zip_name)
+                self._given = parts
                 _sync(self._out)
                 _sync(self._own)
             journal["pending"] = None
             journal["offsets"] |= offsets
-            journal["owners"] |= owners
+            journal["owners"] |= dict.fromkeys(offsets, self._owner)
             self._save(journal)
-            self._claimed |= set(batch.offsets)
-            self._written |= batch.offsets
+            self._claimed |= set(ours)
+            self._written |= ours
+            self._given = []
         return ()
 
     def settle(self) -> None:
@@ -112,26 +115,6 @@ class ZipFolder:
 
     def close(self) -> None:
         """Nothing is held between calls."""
-
-    def _new(self, part: Part) -> Part:
-        """A part without what this copy has written already, if the loop brings it once more."""
-        written = self._written
-        if not written:
-            return part
-        fresh = [
-            at
-            for at, message in enumerate(part.messages)
-            if message.offset() >= written.get((message.topic(), message.partition()), -1)  # type: ignore[call-overload]
-        ]
-        if len(fresh) == len(part.rows):
-            return part
-        return Part(
-            part.table,
-            part.kind,
-            [part.rows[at] for at in fresh],
-            [part.records[at] for at in fresh],
-            [part.messages[at] for at in fresh],
-        )
 
     def _next(self, journal: dict[str, Any]) -> str:
         """The next zip's name: after every other, also when the clock went back."""
@@ -210,6 +193,29 @@ class ZipFolder:
             if error.errno in WRONG_PLACE:
                 raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
             raise RetryLater(f"{said}; trying again") from error
+
+
+def _new(part: Part, done: Mapping[Any, int], given: Container[Any]) -> Part:
+    """A part without what lies before the offsets that are done with, or has been given."""
+    places = [_place(message) for message in part.messages]
+    fresh = [
+        at
+        for at, (topic, partition, offset) in enumerate(places)
+        if offset >= done.get((topic, partition), -1) and not (given and places[at] in given)
+    ]
+    if len(fresh) == len(part.rows):
+        return part
+    return Part(
+        part.table,
+        part.kind,
+        [part.rows[at] for at in fresh],
+        [part.records[at] for at in fresh],
+        [part.messages[at] for at in fresh],
+    )
+
+
+def _place(message: Message) -> tuple[Any, Any, Any]:
+    return message.topic(), message.partition(), message.offset()
 
 
 def _key(position: Position) -> str:
