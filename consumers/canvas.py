@@ -17,8 +17,8 @@ What is what:
 
     academicSession -> terms.csv       org   -> accounts.csv
     class -> courses.csv, sections.csv        (one course with one section, both with the class's
-                                               id: "Course and Section Mapping: 1:1", the first
-                                               choice of Instructure's own OneRoster integration)
+                                               id; Instructure's own OneRoster integration lets
+                                               a district choose this, 1:1, or 1:many)
     student, staff -> users.csv        enrollment -> enrollments.csv
 
 Guardians and demographics are not told. A district is an account below the root account, so that
