@@ -1,0 +1,306 @@
+"""Delivery by HTTP: one POST for each row, several at a time, each student's strictly in order.
+
+Rows whose records have the same owner (a student's record, enrollments, attendance) make a lane;
+the requests of a lane follow one another, lanes run side by side. A part is finished before the
+next one begins, so what is referred to arrives before what refers to it.
+
+What an answer means is told in `consumers.delivery.endpoint`: taken, refused (this event goes to
+the dead letters), again later, or gone (the endpoint is switched off). Two guards:
+
+* After `refusals_in_a_row` refusals with nothing taken between them the program stops, so that a
+  wrong secret does not send a whole district to the dead letters.
+* An event that is answered 500 for `give_up_hours` goes to the dead letters, so that one event on
+  which the vendor's program breaks does not stop all others. (502, 503, 504 and silence are about
+  the endpoint; an event waits for as long as they last.)
+
+When `deliver` raises `RetryLater`, what the endpoint has taken or refused of the batch is kept in
+memory and not sent again with the same batch. After a crash it is sent again: the receiver knows it
+by its id. One try of a batch lasts about `TRY_SECONDS` at most, so that the loop stays in its group
+while an endpoint is slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx2
+from pydantic import Field
+
+from bus.delivery import Batch, Part, Position, Refusal
+from bus.failures import Never, RetryLater, Stop
+from bus.settings import Model
+from bus.standard import KINDS
+from consumers.delivery import endpoint
+from consumers.delivery.endpoint import Outcome, Standing
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from bus.product import Row
+
+ANSWER_BYTES = 65_536
+TRY_SECONDS = 60.0
+BROKE, THROTTLED = "status 500", "status 429"
+FEW = 3
+"""After so many failures in one try no further request is begun: the endpoint is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The body and the headers of one request."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Compose = Callable[[str, "Row", "Message"], Post | None]
+"""From kind, row and message to the request; called anew for each try. None: not for this
+endpoint. Raises `Never` when the row cannot be sent."""
+
+
+class HttpSettings(Model):
+    """An endpoint. Times in seconds unless the name says otherwise.
+
+    url:                where to POST; https, or http to this very machine.
+    concurrency:        how many requests are under way at most.
+    total_seconds:      for one request and its answer; connecting is part of it.
+    disable_after_hours: after so long without any success the endpoint is switched off.
+    refusals_in_a_row:  after so many refused events, and none taken, the program stops.
+    give_up_hours:      after so long an event that is answered 500 goes to the dead letters.
+    state:              the folder of the file that says since when an endpoint fails.
+    """
+
+    url: str = Field(default="", repr=False)
+    concurrency: int = Field(default=16, ge=1, le=256)
+    connect_seconds: float = Field(default=5.0, gt=0)
+    total_seconds: float = Field(default=15.0, gt=0)
+    disable_after_hours: float = Field(default=120.0, gt=0)
+    refusals_in_a_row: int = Field(default=100, ge=1)
+    give_up_hours: float = Field(default=6.0, ge=0)
+    state: Path = Field(
+        default_factory=lambda: Path(os.environ.get("BUS_HOME", ".bus")) / "products"
+    )
+
+
+class Place(NamedTuple):
+    """One row: its table and where its message is."""
+
+    table: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Try:
+    """One call of `deliver`."""
+
+    ends: float
+    taken: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    after: float | None = None
+    gone: str = ""
+    refusal: str = ""
+    halted: bool = False
+
+
+class Http:
+    """The delivery; see the module's docstring. `compose` makes the requests."""
+
+    def __init__(self, settings: HttpSettings, compose: Compose) -> None:
+        self._url = endpoint.address(settings.url)
+        self._shown = endpoint.shown(self._url)
+        self._settings = settings
+        self._compose = compose
+        self._standing = Standing(
+            settings.state, self._url, timedelta(hours=settings.disable_after_hours)
+        )
+        self._settled: dict[Place, str] = {}  # of the batch in hand: "" taken, else why refused
+        self._broke: dict[Place, float] = {}  # of the batch in hand: when first answered 500
+        self._refused = 0
+        # httpx writes every URL to its log at INFO, and the query may hold a token.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+        self._loop = asyncio.new_event_loop()
+        self._client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(settings.total_seconds, connect=settings.connect_seconds),
+            limits=httpx2.Limits(
+                max_connections=settings.concurrency,
+                max_keepalive_connections=settings.concurrency,
+            ),
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            # A proxy, which can keep requests out of internal networks, and a district's own
+            # certificates come from the usual environment; neither is meant for loopback.
+            trust_env=not endpoint.loopback(self._url.host),
+        )
+
+    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]:
+        """Forget what was taken of these partitions: an operator may want it sent once more."""
+        again = set(partitions)
+        self._settled = {
+            place: why
+            for place, why in self._settled.items()
+            if Position(place.topic, place.partition) not in again
+        }
+        return {}
+
+    def deliver(self, batch: Batch) -> Sequence[Refusal]:
+        """Send all that has not been taken yet; see the module's docstring."""
+        attempt = Try(ends=time.monotonic() + TRY_SECONDS)
+        self._loop.run_until_complete(self._send(batch, attempt))
+        if attempt.taken:
+            self._standing.well()
+        if attempt.gone:
+            self._standing.disable(attempt.gone)
+        if self._refused >= self._settings.refusals_in_a_row:
+            raise Stop(
+                f"{self._shown} refused the last {self._refused} events and took none between "
+                f"them ({attempt.refusal}); check its secret, its address and the kinds that "
+                "it takes, then start again: nothing is lost"
+            )
+        if attempt.failures:
+            whys = ", ".join(f"{why} ({n}x)" for why, n in attempt.failures.most_common())
+            self._standing.ill(whys)
+            raise RetryLater(
+                f"{self._shown} does not take events now: {whys}; the rest is sent again later",
+                after=attempt.after,
+            )
+        if attempt.halted:
+            raise RetryLater(
+                f"{self._shown} is slow: it took {attempt.taken} events in {TRY_SECONDS:.0f} s; "
+                "the rest of the batch follows"
+            )
+        refusals = {
+            id(message): Refusal(message, why)
+            for part in batch.parts
+            for message in part.messages
+            if (why := self._settled.get(_place(part, message)))
+        }
+        self._settled.clear()
+        self._broke.clear()
+        return list(refusals.values())
+
+    def settle(self) -> None:
+        """Nothing is ever put off."""
+
+    def close(self) -> None:
+        """Give up what is under way, close the connections."""
+        if self._loop.is_closed():
+            return
+        self._loop.run_until_complete(self._end(asyncio.all_tasks(self._loop)))
+        self._loop.close()
+
+    async def _end(self, under_way: Iterable[asyncio.Task[object]]) -> None:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._client.aclose()
+        await asyncio.sleep(0)  # lets the closed connections go
+        await self._loop.shutdown_default_executor()
+
+    async def _send(self, batch: Batch, attempt: Try) -> None:
+        for part in batch.parts:
+            owner = KINDS[part.kind].owner
+            lanes: dict[str, list[int]] = {}
+            for i, (record, message) in enumerate(zip(part.records, part.messages, strict=True)):
+                if _place(part, message) not in self._settled:
+                    lanes.setdefault(record[owner], []).append(i)
+            if not lanes:
+                continue
+            waiting = deque(lanes.values())
+
+            async def work(part: Part = part, waiting: deque[list[int]] = waiting) -> None:
+                while waiting and not attempt.halted:
+                    await self._lane(part, waiting.popleft(), attempt)
+
+            workers = min(self._settings.concurrency, len(lanes))
+            if workers == 1:
+                await work()
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(workers):
+                        group.create_task(work())
+            if attempt.halted or attempt.failures:
+                return
+
+    async def _lane(self, part: Part, rows: list[int], attempt: Try) -> None:
+        """Send these rows one after another; the first that is not taken now ends it."""
+        for i in rows:
+            if attempt.halted or time.monotonic() > attempt.ends:
+                attempt.halted = True
+                return
+            message, place = part.messages[i], _place(part, part.messages[i])
+            try:
+                post = self._compose(part.kind, part.rows[i], message)
+            except Never as never:
+                self._settled[place] = str(never)
+                continue
+            if post and not self._note(place, await self._request(post), attempt):
+                return
+
+    def _note(self, place: Place, outcome: Outcome, attempt: Try) -> bool:
+        """Remember what became of a request; whether its lane may go on."""
+        verdict, why, after = outcome
+        if verdict == "taken":
+            self._settled[place] = ""
+            self._refused = 0
+            attempt.taken += 1
+        elif verdict == "refused":
+            self._settled[place] = f"the endpoint refused it with {why}"
+            self._refused += 1
+            attempt.refusal = why
+            attempt.halted |= self._refused >= self._settings.refusals_in_a_row
+        elif verdict == "gone":
+            attempt.gone, attempt.halted = why, True
+        elif why == BROKE and self._given_up(place):
+            hours = self._settings.give_up_hours
+            self._settled[place] = f"the endpoint answered {why} to it for {hours:g} hours"
+        else:
+            attempt.failures[why] += 1
+            if after is not None:
+                attempt.after = max(after, attempt.after or 0.0)
+            # Who says when to come back means all requests, not this one alone.
+            throttled = after is not None or why == THROTTLED
+            attempt.halted |= throttled or attempt.failures.total() >= FEW
+            return False
+        return True
+
+    def _given_up(self, place: Place) -> bool:
+        now = time.monotonic()
+        return now - self._broke.setdefault(place, now) > self._settings.give_up_hours * 3600
+
+    async def _request(self, post: Post) -> Outcome:
+        """One request and its answer."""
+        outcome: Outcome | None = None
+        try:
+            async with (
+                asyncio.timeout(self._settings.total_seconds),
+                self._client.stream(
+                    "POST", self._url, content=post.body, headers=dict(post.headers)
+                ) as answer,
+            ):
+                outcome = endpoint.judge(answer.status_code, answer.headers.get("retry-after"))
+                size = 0
+                async for chunk in answer.aiter_raw():  # to its end: the connection is used again
+                    size += len(chunk)
+                    if size > ANSWER_BYTES:
+                        break
+        except (httpx2.HTTPError, OSError) as error:
+            return outcome or Outcome("later", endpoint.explain(error))
+        return outcome
+
+
+def _place(part: Part, message: Message) -> Place:
+    return Place(
+        part.table.name, message.topic() or "", message.partition() or 0, message.offset() or 0
+    )
