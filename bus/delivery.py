@@ -3,12 +3,14 @@
 A delivery is shared among products (`consumers/delivery/`): a folder of files, HTTP. The loop calls
 it from one thread, never two calls at once, in this order:
 
-    open → resume(partitions) whenever partitions are assigned → deliver(batch) … → settle() …
+    open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) … → settle() …
          → close()
 
 * `resume` answers with the offsets that this delivery's own state stands for (a folder that keeps
   a journal), so that what was delivered right before a crash is not delivered again. No answer for
-  a partition means: go on from the group's committed offset.
+  a partition means: go on from the group's committed offset. `cluster` is Kafka's cluster id:
+  offsets of another cluster mean nothing, so a delivery keeps it beside them and answers as one
+  that has no state when it differs (the bus was made anew, the folder was not).
 * `deliver` has handed over, durably, all that is in the batch when it returns; only then does the
   loop commit. The same batch, or one that overlaps it, may come again after a crash: delivering
   twice must leave the product as delivering once does.
@@ -87,7 +89,7 @@ class Refusal:
 class Delivery(Protocol):
     """See the module's docstring for every duty."""
 
-    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]: ...
+    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]: ...
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]: ...
 

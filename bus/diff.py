@@ -32,8 +32,10 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
 
     _change: created, updated or withdrawn;
     _again:  whether the cache holds an earlier state of the record;
-    _moved:  whether this is the withdrawal of a record from its former owner's partition; the
-             record itself goes on under its new owner.
+    _moved:  whether this is the withdrawal of a tie that now ties other things (an enrollment whose
+             class, person or role is another): the former state ends, then the record goes on.
+             Products that know a tie by its ends would else keep the former one for ever, and the
+             former owner's partition would too.
 
     A record whose row is in the extract but in quarantine is neither changed nor gone.
     """
@@ -41,7 +43,6 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
     before = f"{SCHEMA}.{quoted(kind)}"
     change = quoted(f"change_{kind}")
     record = quoted(f"record_{kind}")
-    owner = quoted(KINDS[kind].owner)
     con.execute(
         f"""
         CREATE OR REPLACE TABLE {change} AS
@@ -63,13 +64,15 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         "'tobedeleted' AS status" if name == "status" else f"b.{quoted(name)}"
         for name in columns(kind)
     )
-    if owner != '"sourcedId"':
+    if KINDS[kind].owner != "sourcedId":
+        ends = [quoted(name) for name in (*KINDS[kind].required, "role") if name in columns(kind)]
+        other = " OR ".join(f"c.{end} <> b.{end}" for end in ends)
         con.execute(
             f"""
             INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
             SELECT {withdrawal}, c._line, 'updated', true, true
             FROM {change} c JOIN {before} b ON c.sourcedId = b.sourcedId
-            WHERE c._change = 'updated' AND c.{owner} <> b.{owner}
+            WHERE c._change = 'updated' AND ({other})
             """
         )
     if coverage == "bulk":

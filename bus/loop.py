@@ -223,7 +223,7 @@ class Loop:
             Position(p.topic, p.partition): p.offset
             for p in (consumer.committed(partitions, timeout=30) if partitions else [])
         }
-        own = self._delivery.resume(asked)
+        own = self._delivery.resume(consumer.list_topics(timeout=30).cluster_id or "", asked)
         for place in asked:
             low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
             offset = own.get(place, committed[place])

@@ -90,7 +90,7 @@ class ProductContract:
         end = self._deliver(tmp_path, _lots())
         delivery = self.open(tmp_path)
         try:
-            for place, offset in delivery.resume(list(end)).items():
+            for place, offset in delivery.resume("cluster", list(end)).items():
                 assert 0 <= offset <= end[place]
         finally:
             delivery.close()
@@ -128,7 +128,7 @@ class ProductContract:
         }
         delivery = self.open(folder)
         try:
-            resumed = delivery.resume(list(offsets))
+            resumed = delivery.resume("cluster", list(offsets))
             if honour_resume:
                 lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
             parts, _, letters = translate(self.product, lots, {})

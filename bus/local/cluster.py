@@ -6,6 +6,7 @@ Both are asked of Kafka itself, so every consumer is seen, also one that this pr
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import KafkaError as Error
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    OffsetSpec,
+)
 
 from bus.failures import RetryLater
 from bus.settings import Settings, kafka_client
@@ -55,8 +59,8 @@ def overview(settings: Settings) -> Overview:
     admin = AdminClient(config)
     try:
         places = _places(admin, settings.topic_prefix)
-        first = _offsets(admin, places, OffsetSpec.earliest())
-        end = _offsets(admin, places, OffsetSpec.latest())
+        first = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+        end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         partitions = Counter(topic for topic, _ in places)
         records: Counter[str] = Counter()
         for place in places:
@@ -153,11 +157,11 @@ def _read(config: dict[str, object], spans: dict[Place, tuple[int, int]]) -> int
     found, left = 0, set(spans)
     try:
         reader.assign([TopicPartition(*place, at) for place, (at, _) in spans.items()])
+        until = time.monotonic() + SECONDS
         while left:
-            messages = reader.consume(1000, timeout=SECONDS)
-            if not messages:
+            if time.monotonic() > until:
                 raise KafkaException(Error(Error._TIMED_OUT))
-            for message in messages:
+            for message in reader.consume(1000, timeout=0.1):
                 place = (message.topic() or "", message.partition() or 0)
                 error = message.error()
                 if error and error.code() != Error._PARTITION_EOF:

@@ -8,7 +8,6 @@ times (the `.verified` file), not by hashing 200 MB at each start.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tarfile
@@ -21,13 +20,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bus.failures import Stop
+from bus.local.home import read_json, write_json
 from bus.local.progress import Bar, progress
 
 Say = Callable[[str], None]
 """Tells a person what is going on; one line a call."""
 
 MARKER = ".verified"
-ARCHIVE_UNPACKED_MB = 450
+ROOM_MB = 450
 """What the disk must hold while the registry is unpacked: archive, its unpacked files, the jars."""
 
 
@@ -101,33 +101,47 @@ def programs(say: Say = print, folder: Path | None = None) -> Programs:
     Raises `Stop` when they cannot be fetched (network, disk) or the cache cannot be written.
     """
     folder = folder or cache()
-    wanted = artifacts()
-    archive = next(artifact for artifact in wanted if artifact.extension == "tar.gz")
-    jars = [artifact for artifact in wanted if artifact.extension == "jar"]
-    broker = next(artifact for artifact in jars if artifact.artifact.startswith("kafka_"))
+    found, missing = fetched(folder)
+    if missing:
+        with _alone(folder, say):
+            _fetch_all(found, folder, say)
+    return found
+
+
+def fetched(folder: Path | None = None) -> tuple[Programs, int]:
+    """Where the programs lie or will lie, and how many bytes are still to be fetched."""
+    folder = folder or cache()
+    archive, jars = _wanted()
+    broker = next(jar for jar in jars if jar.artifact.startswith("kafka_"))
     found = Programs(
         kafka=folder / f"kafka-{broker.version}",
         kafka_version=broker.version,
         registry=folder / f"apicurio-registry-{archive.version}",
         registry_version=archive.version,
     )
-    if not _in_order(found.kafka, jars) or not _in_order(found.registry, [archive]):
-        with _alone(folder, say):
-            _fetch_all(found, jars, archive, folder, say)
-    return found
+    missing = [] if _in_order(found.registry, [archive]) else [archive]
+    missing += [] if _in_order(found.kafka, jars) else jars
+    return found, sum(artifact.size for artifact in missing)
 
 
-def _fetch_all(
-    found: Programs, jars: list[Artifact], archive: Artifact, folder: Path, say: Say
-) -> None:
-    missing = [] if _in_order(found.registry, [archive]) else [(archive, folder / "downloads")]
+def _wanted() -> tuple[Artifact, list[Artifact]]:
+    """The registry's archive, Kafka's jars."""
+    listed = artifacts()
+    archive = next(artifact for artifact in listed if artifact.extension == "tar.gz")
+    return archive, [artifact for artifact in listed if artifact.extension == "jar"]
+
+
+def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
+    archive, jars = _wanted()
+    downloads = folder / "downloads"
+    missing = [] if _in_order(found.registry, [archive]) else [(archive, downloads)]
     if not _in_order(found.kafka, jars):
         missing += [(jar, found.kafka) for jar in jars]
     if not missing:  # another `bus up` has fetched them while this one waited
         return
     _room(folder)
     known = {jar.file for jar in jars}
-    for stray in found.kafka.glob("*.jar"):
+    for stray in _files(found.kafka):
         if stray.name not in known:
             stray.unlink()
     size = sum(artifact.size for artifact, _ in missing)
@@ -144,9 +158,9 @@ def _fetch_all(
             raise
     if missing[0][0] is archive:
         say("unpacking the registry")
-        _unpack(folder / "downloads" / archive.file, found.registry)
+        _unpack(downloads / archive.file, found.registry)
         _mark(found.registry, [archive])
-        shutil.rmtree(folder / "downloads", ignore_errors=True)
+        shutil.rmtree(downloads, ignore_errors=True)
     _mark(found.kafka, jars)
 
 
@@ -207,7 +221,11 @@ def _unpack(archive: Path, to: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.name != MARKER and not path.is_dir())
+    return (
+        path
+        for path in sorted(folder.rglob("*"))
+        if not path.name.startswith(MARKER) and not path.is_dir()
+    )
 
 
 def _state(folder: Path) -> dict[str, list[int]]:
@@ -220,29 +238,24 @@ def _state(folder: Path) -> dict[str, list[int]]:
 
 def _mark(folder: Path, wanted: list[Artifact]) -> None:
     content = {"of": [artifact.sha256 for artifact in wanted], "files": _state(folder)}
-    part = folder / (MARKER + ".part")
-    part.write_text(json.dumps({**content, "files": _state(folder)}), "utf-8")
-    part.rename(folder / MARKER)
+    write_json(folder / MARKER, content)
 
 
 def _in_order(folder: Path, wanted: list[Artifact]) -> bool:
     """Whether all is there and as it was when its sums were checked."""
     try:
-        marked = json.loads((folder / MARKER).read_text("utf-8"))
-        return bool(
-            marked["of"] == [artifact.sha256 for artifact in wanted]
-            and marked["files"] == _state(folder)
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        marked, there = read_json(folder / MARKER), _state(folder)
+    except OSError:  # something went away meanwhile
         return False
+    return marked == {"of": [artifact.sha256 for artifact in wanted], "files": there}
 
 
 def _room(folder: Path) -> None:
     free = shutil.disk_usage(folder).free // 1_000_000
-    if free < ARCHIVE_UNPACKED_MB:
+    if free < ROOM_MB:
         raise Stop(
             f"{folder} has {free} MB left, and fetching Kafka and its registry takes "
-            f"{ARCHIVE_UNPACKED_MB} MB: make room or name another folder in BUS_CACHE_DIR"
+            f"{ROOM_MB} MB: make room or name another folder in BUS_CACHE_DIR"
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -76,14 +77,25 @@ def prepare(home: Path) -> None:
     try:
         for name in ("logs", "run/tmp", "registry"):
             (home / name).mkdir(parents=True, exist_ok=True)
-        probe = home / "run" / "probe"
-        probe.write_text("")
-        probe.unlink()
     except OSError as error:
-        raise Stop(
-            f"the home {home} cannot be written ({error.strerror}): give it to your user or name "
-            "another folder in BUS_HOME"
-        ) from None
+        raise _not_writable(home, error) from None
+    check_writable(home / "run")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises `Stop` when nothing can be written there."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def _not_writable(folder: Path, error: OSError) -> Stop:
+    return Stop(
+        f"{folder} cannot be written ({error.strerror}): give it to your user or name another "
+        "folder in BUS_HOME"
+    )
 
 
 @contextmanager

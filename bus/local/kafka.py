@@ -67,7 +67,7 @@ then upset the properties file, and a home may be moved."""
 
 
 def formatted(home: Path) -> bool:
-    """Whether the data folder is a whole one; an empty or a half-made one is cleared away.
+    """Whether the data folder is a whole one; False when there is none, or one without data.
 
     Raises `Stop` when data lies there without `meta.properties`, which says whose data it is.
     """
@@ -75,14 +75,12 @@ def formatted(home: Path) -> bool:
     meta = folder / "meta.properties"
     if meta.is_file() and "cluster.id=" in meta.read_text("utf-8", "replace"):
         return True
-    if folder.is_dir():
-        if any(path.is_dir() for path in folder.iterdir()):
-            raise Stop(
-                f"{folder} holds data, but {meta.name} in it is missing or damaged, so Kafka would "
-                f"not take it: put {meta.name} back from a backup, or move {folder} away to start "
-                "with an empty Kafka (its topics are then gone)"
-            )
-        shutil.rmtree(folder)
+    if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
+        raise Stop(
+            f"{folder} holds data, but {meta.name} in it is missing or damaged, so Kafka would not "
+            f"take it: put {meta.name} back from a backup, or move {folder} away to start with an "
+            "empty Kafka (its topics are then gone)"
+        )
     return False
 
 
@@ -111,6 +109,7 @@ def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]
             f"Kafka could not make its data folder {home / DATA}: {' / '.join(said) or 'no reason'}"
             "; run `bus doctor`"
         )
+    shutil.rmtree(home / DATA, ignore_errors=True)  # half-made: `formatted` saw no data in it
     part.rename(home / DATA)
 
 

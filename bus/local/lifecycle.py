@@ -94,6 +94,23 @@ def endpoints(home: Path) -> Endpoints:
     raise Stop(f"the bus in {home} is not up: run `bus up`")
 
 
+def answers(name: str, port: int) -> bool:
+    """Whether Kafka or the registry takes requests at this port of its."""
+    ask: Callable[[int], bool] = kafka.answers if name == "kafka" else registry.answers
+    return machine.port_open(port) and ask(port)
+
+
+def check_versions(home: Path, found: Programs) -> None:
+    """Older data is taken over by a newer program; the other way round neither would start."""
+    ours = {"kafka": found.kafka_version, "registry": found.registry_version}
+    for name, wrote in recall(home).versions.items():
+        if name in ours and _numbers(wrote) > _numbers(ours[name]):
+            raise Stop(
+                f"the data in {home} was written by {name} {wrote}, and this bus has {ours[name]}, "
+                "which cannot read it: use the newer bus, or name another folder in BUS_HOME"
+            )
+
+
 def _endpoints(memory: Memory) -> Endpoints:
     return Endpoints(
         bootstrap=f"127.0.0.1:{memory.ports['kafka']}",
@@ -133,7 +150,7 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         say(f"{name} was found dead (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
-    _check_versions(home, found)
+    check_versions(home, found)
     machine.check_memory()
     machine.check_disk(home)
     ports = _settle(home, missing, unclean, found, say).ports
@@ -154,16 +171,12 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
 
 def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: float) -> str | None:
     """Wait until all answer; else the name of one that does not."""
-    answers: dict[str, Callable[[int], bool]] = {
-        "kafka": kafka.answers,
-        "registry": registry.answers,
-    }
     waiting = list(running)
     while waiting:
         for name in list(waiting):
             if not process.alive(running[name]) or time.monotonic() > until:
                 return name
-            if machine.port_open(ports[name]) and answers[name](ports[name]):
+            if answers(name, ports[name]):
                 waiting.remove(name)
         time.sleep(0.05)
     # an answer may have come from a stranger on the same port
@@ -199,17 +212,6 @@ def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) ->
     """Whether another program took a port between its choice and its use."""
     dead = [name for name in running if not process.alive(running[name])]
     return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
-
-
-def _check_versions(home: Path, found: Programs) -> None:
-    """Older data is taken over by a newer program; the other way round neither would start."""
-    ours = {"kafka": found.kafka_version, "registry": found.registry_version}
-    for name, wrote in recall(home).versions.items():
-        if name in ours and _numbers(wrote) > _numbers(ours[name]):
-            raise Stop(
-                f"the data in {home} was written by {name} {wrote}, and this bus has {ours[name]}, "
-                "which cannot read it: use the newer bus, or name another folder in BUS_HOME"
-            )
 
 
 def _numbers(version: str) -> list[int]:

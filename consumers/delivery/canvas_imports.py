@@ -77,7 +77,7 @@ class CanvasImports:
         )
         self._reports = httpx2.Client(timeout=TIMEOUT)  # without the token
 
-    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]:
+    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Canvas keeps no offsets: the group's own are used."""
         return {}
 

@@ -144,7 +144,7 @@ class Http:
             trust_env=not endpoint.loopback(self._url.host),
         )
 
-    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]:
+    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Forget what was taken of these partitions: an operator may want it sent once more."""
         again = set(partitions)
         self._settled = {
@@ -164,9 +164,8 @@ class Http:
             self._standing.disable(attempt.gone)
         if self._refused >= self._settings.refusals_in_a_row:
             raise Stop(
-                f"{self._shown} refused the last {self._refused} events and took none between "
-                f"them ({attempt.refusal}); check its secret, its address and the kinds that "
-                "it takes, then start again: nothing is lost"
+                f"{self._shown} refused the last {self._refused} events and took none "
+                f"({attempt.refusal}); check its secret, its address and its kinds, start again"
             )
         if attempt.failures:
             whys = ", ".join(f"{why} ({n}x)" for why, n in attempt.failures.most_common())
@@ -177,8 +176,7 @@ class Http:
             )
         if attempt.halted:
             raise RetryLater(
-                f"{self._shown} is slow: it took {attempt.taken} events in {TRY_SECONDS:.0f} s; "
-                "the rest of the batch follows"
+                f"{self._shown} is slow: {attempt.taken} events in {TRY_SECONDS:.0f} s; more follow"
             )
         refusals = {
             id(message): Refusal(message, why)

@@ -69,10 +69,12 @@ class ZipFolder:
             self._own.mkdir(mode=0o700, exist_ok=True)
         self._lock = FileLock(self._own / f"{name}.lock", timeout=LOCK_SECONDS, mode=0o600)
 
-    def resume(self, partitions: Iterable[Position]) -> Mapping[Position, int]:
+    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """The offsets of the folder for these partitions, which from now on are this copy's."""
         asked = list(partitions)
         with self._alone() as journal:
+            if journal.get("cluster") != cluster:
+                journal |= {"cluster": cluster, "offsets": {}, "owners": {}}
             found = {p: journal["offsets"][_key(p)] for p in asked if _key(p) in journal["offsets"]}
             for position in asked:
                 journal["owners"][_key(position)] = self._owner

@@ -188,7 +188,7 @@ def test_a_batch_is_one_import_watched_to_its_end(
 def test_a_batch_without_rows_is_no_import(fake: FakeCanvas, imports: CanvasImports) -> None:
     assert imports.deliver(users()) == ()
     assert fake.requests == []
-    assert imports.resume([Position("student", 0)]) == {}
+    assert imports.resume("cluster", [Position("student", 0)]) == {}
 
 
 @pytest.mark.parametrize("numbers", [True, False], ids=["with row numbers", "by ids in the text"])

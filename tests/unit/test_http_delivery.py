@@ -288,7 +288,7 @@ def test_when_partitions_are_assigned_again_what_was_taken_of_them_is_forgotten(
         with pytest.raises(RetryLater):
             delivery.deliver(same)
     assert len(told(receiver)) == 1
-    assert delivery.resume([Position("attendance", 0)]) == {}
+    assert delivery.resume("cluster", [Position("attendance", 0)]) == {}
     with pytest.raises(RetryLater):
         delivery.deliver(same)
     assert len(told(receiver)) == 2

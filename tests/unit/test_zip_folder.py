@@ -180,7 +180,7 @@ def test_a_batch_without_rows_leaves_no_zip_but_moves_on(tmp_path: Path) -> None
     folder = ZipFolder(tmp_path, "canvas")
     folder.deliver(Batch([part(PEOPLE)], {P0: 7}))
     assert zips(tmp_path) == []
-    assert folder.resume([P0, P1]) == {P0: 7}
+    assert folder.resume("cluster", [P0, P1]) == {P0: 7}
 
 
 # Each batch once
@@ -188,12 +188,12 @@ def test_a_batch_without_rows_leaves_no_zip_but_moves_on(tmp_path: Path) -> None
 
 def test_after_a_restart_the_folder_says_what_it_has(tmp_path: Path) -> None:
     ZipFolder(tmp_path, "canvas").deliver(batch("Ann", "Bob"))
-    assert ZipFolder(tmp_path, "canvas").resume([P0, P1]) == {P0: 2}
+    assert ZipFolder(tmp_path, "canvas").resume("cluster", [P0, P1]) == {P0: 2}
 
 
 def test_the_same_batch_or_one_that_overlaps_is_not_written_twice(tmp_path: Path) -> None:
     folder = ZipFolder(tmp_path, "canvas")
-    folder.resume([P0])
+    folder.resume("cluster", [P0])
     folder.deliver(batch("Ann", "Bob"))
     folder.deliver(batch("Ann", "Bob"))
     folder.deliver(batch("Bob", "Cleo", start=1))
@@ -203,10 +203,10 @@ def test_the_same_batch_or_one_that_overlaps_is_not_written_twice(tmp_path: Path
 def test_a_replay_from_an_earlier_offset_is_written_again(tmp_path: Path) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     folder.deliver(batch("Ann", "Bob"))
-    folder.resume([P0])  # its answer is not heeded: somebody asked for a replay
+    folder.resume("cluster", [P0])  # its answer is not heeded: somebody asked for a replay
     folder.deliver(batch("Ann"))
     assert contents(tmp_path) == ["Ann", "Bob", "Ann"]
-    assert folder.resume([P0]) == {P0: 1}
+    assert folder.resume("cluster", [P0]) == {P0: 1}
 
 
 class Killed(BaseException):
@@ -256,7 +256,7 @@ def test_killed_at_any_step_and_started_again_every_batch_is_there_once(
 
     stream = ["Ann", "Bob", "Cleo", "Dora"]
     first = ZipFolder(out, "canvas")
-    first.resume([P0])
+    first.resume("cluster", [P0])
     first.deliver(batch(*stream[:2]))
     pick_up()
     with monkeypatch.context() as patch:
@@ -273,10 +273,10 @@ def test_killed_at_any_step_and_started_again_every_batch_is_there_once(
         with monkeypatch.context() as patch:
             dying(patch, again)
             with suppress(Killed):
-                ZipFolder(out, "canvas").resume([P0])
+                ZipFolder(out, "canvas").resume("cluster", [P0])
 
     second = ZipFolder(out, "canvas")
-    at = second.resume([P0])[P0]
+    at = second.resume("cluster", [P0])[P0]
     assert at == (3 if point >= 4 else 2)  # given once it is renamed, not before
     second.deliver(batch(*stream[at:], start=at))
     assert taken + contents(out) == stream
@@ -285,14 +285,14 @@ def test_killed_at_any_step_and_started_again_every_batch_is_there_once(
 
 def test_a_partition_that_moved_is_written_by_its_new_owner_alone(tmp_path: Path) -> None:
     old, new = ZipFolder(tmp_path, "canvas"), ZipFolder(tmp_path, "canvas")
-    old.resume([P0, P1])
+    old.resume("cluster", [P0, P1])
     old.deliver(batch("Ann"))
-    assert new.resume([P0]) == {P0: 1}
+    assert new.resume("cluster", [P0]) == {P0: 1}
     new.deliver(batch("Bea", start=1))
     late, other = batch("Bob", start=1), batch("Pia", position=P1)
     old.deliver(Batch(late.parts + other.parts, {**late.offsets, **other.offsets}))
     assert contents(tmp_path) == ["Ann", "Bea", "Pia"]
-    assert old.resume([P0, P1]) == {P0: 2, P1: 1}
+    assert old.resume("cluster", [P0, P1]) == {P0: 2, P1: 1}
 
 
 def test_a_disk_that_is_full_is_waited_for_and_leaves_no_trace(
@@ -313,7 +313,7 @@ def test_a_zip_that_was_given_is_not_given_again_when_the_journal_could_not_be_w
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
 ) -> None:
     folder = ZipFolder(tmp_path, "canvas")
-    folder.resume([P0])
+    folder.resume("cluster", [P0])
     # Ann is held back by the loop: the offsets stay before her, though Bob is in the batch.
     batch_ = Batch(batch("Bob", start=1).parts, {P0: 0})
     with monkeypatch.context() as patch:
@@ -345,7 +345,7 @@ def test_a_journal_that_is_damaged_stops_with_what_to_do(tmp_path: Path) -> None
     folder.deliver(batch("Ann"))
     (tmp_path / ".schoolbus" / "canvas.json").write_text("{")
     with pytest.raises(Stop, match="delete it"):
-        folder.resume([P0])
+        folder.resume("cluster", [P0])
 
 
 def test_the_journal_holds_no_personal_data(tmp_path: Path) -> None:
@@ -353,3 +353,12 @@ def test_the_journal_holds_no_personal_data(tmp_path: Path) -> None:
     journal = json.loads((tmp_path / ".schoolbus" / "canvas.json").read_text())
     assert set(journal) == {"offsets", "owners", "pending", "last", "count"}
     assert "Ann" not in json.dumps(journal)
+
+
+def test_offsets_of_another_cluster_mean_nothing(tmp_path: Path) -> None:
+    """The bus was made anew, the folder was not: its journal must not hide the new events."""
+    folder = ZipFolder(tmp_path, "canvas")
+    folder.resume("one", [P0])
+    folder.deliver(Batch([], {P0: 1}))
+    assert folder.resume("one", [P0]) == {P0: 1}
+    assert folder.resume("another", [P0]) == {}

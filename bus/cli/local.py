@@ -1,0 +1,129 @@
+"""`bus up`, `bus down`, `bus status`, `bus doctor`: the embedded bus, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bus.cli.output import Json, emit, failures, stderr
+
+
+def up(json: Json = False) -> None:
+    """Start Kafka and the schema registry of BUS_HOME, on this machine alone."""
+    with failures(json):
+        from bus import local, settings
+        from bus.failures import Stop
+
+        named = settings.load()
+        if not named.embedded:
+            raise Stop(
+                f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), which "
+                "`bus up` does not start; take [kafka] bootstrap away for the embedded bus"
+            )
+        found = local.up(named.home, say=_say)
+
+    def text(out: Console) -> None:
+        out.print(f"Kafka     {found.bootstrap}")
+        out.print(f"registry  {found.registry}")
+        out.print(f"home      {escape(str(named.home.absolute()))}")
+        out.print("Next: `bus schemas apply` registers the standard's schemas.")
+
+    emit(json, {"home": named.home.absolute(), **asdict(found)}, text)
+
+
+def down(json: Json = False) -> None:
+    """Stop Kafka and the registry of BUS_HOME; their data stays."""
+    with failures(json):
+        from bus import local, settings
+
+        home = settings.load().home.absolute()
+        stopped = local.down(home)
+
+    def text(out: Console) -> None:
+        if stopped:
+            out.print(f"stopped {' and '.join(stopped)}; the data stays in {escape(str(home))}")
+        else:
+            out.print(f"nothing was running in {escape(str(home))}")
+
+    emit(json, {"home": home, "stopped": stopped}, text)
+
+
+def status(json: Json = False) -> None:
+    """Show endpoints, topics, and how far each consumer is behind."""
+    with failures(json):
+        from bus import local, settings
+        from bus.local.cluster import Overview, overview
+
+        named = settings.load()
+        state = local.status(named.home) if named.embedded else None
+        if state is None:
+            bootstrap, registry = named.kafka.bootstrap, named.registry.url
+        else:
+            bootstrap = state.endpoints.bootstrap if state.endpoints else ""
+            registry = state.endpoints.registry if state.endpoints else ""
+            registry = named.registry.url or registry
+        found = overview(named) if bootstrap else Overview({}, {})
+
+    result: dict[str, Any] = {
+        "bootstrap": bootstrap or None,
+        "registry": registry or None,
+        "groups": {group: {"lag": lag} for group, lag in found.lag.items()},
+        "topics": {name: asdict(topic) for name, topic in found.topics.items()},
+        "running": {name: asdict(one) for name, one in state.running.items()} if state else {},
+        "dead": list(state.dead) if state else [],
+    }
+
+    def text(out: Console) -> None:
+        if state is not None:
+            for name, one in state.running.items():
+                out.print(f"{name:9} {one.version}, process {one.pid}, 127.0.0.1:{one.port}")
+            for name in state.dead:
+                out.print(f"{name:9} [red]was started and runs no more[/]: run `bus up`")
+        if not bootstrap:
+            out.print(f"the bus in {escape(str(named.home.absolute()))} is not up: run `bus up`")
+            return
+        out.print(f"Kafka     {escape(bootstrap)}")
+        out.print(f"registry  {escape(registry)}")
+        out.print(_table("topic", ("partitions", "records"), result["topics"]))
+        out.print(_table("group", ("lag",), result["groups"]))
+
+    emit(json, result, text)
+
+
+def doctor(json: Json = False) -> None:
+    """Look at everything that the bus stands on, and say how to mend what is wrong."""
+    with failures(json):
+        from bus import settings
+        from bus.local.doctor import examine
+
+        named = settings.load()
+        findings = list(examine(named))
+    ok = all(finding.ok for finding in findings)
+
+    def text(out: Console) -> None:
+        for finding in findings:
+            mark = "[green]ok[/]   " if finding.ok else "[bold red]wrong[/]"
+            out.print(f"{mark} {finding.name}: {escape(finding.says)}")
+
+    emit(json, {"ok": ok, "checks": [asdict(finding) for finding in findings]}, text)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    stderr.print(escape(line))
+
+
+def _table(head: str, columns: tuple[str, ...], rows: dict[str, dict[str, int]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(head)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(escape(name), *(f"{row[column]:,}" for column in columns))
+    return table
