@@ -210,24 +210,18 @@ class Http:
         for part in batch.parts:
             owner = KINDS[part.kind].owner
             lanes: dict[str, list[int]] = {}
-            for i, (record, message) in enumerate(zip(part.records, part.messages, strict=True)):
+            for i, message in enumerate(part.messages):
                 if _place(part, message) not in self._settled:
-                    lanes.setdefault(record[owner], []).append(i)
-            if not lanes:
-                continue
+                    lanes.setdefault(part.records[i][owner], []).append(i)
             waiting = deque(lanes.values())
 
             async def work(part: Part = part, waiting: deque[list[int]] = waiting) -> None:
                 while waiting and not attempt.halted:
                     await self._lane(part, waiting.popleft(), attempt)
 
-            workers = min(self._settings.concurrency, len(lanes))
-            if workers == 1:
-                await work()
-            else:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(workers):
-                        group.create_task(work())
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._settings.concurrency, len(lanes))):
+                    group.create_task(work())
             if attempt.halted or attempt.failures:
                 return
 

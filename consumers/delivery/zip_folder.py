@@ -73,7 +73,7 @@ class ZipFolder:
         """The offsets of the folder for these partitions, which from now on are this copy's."""
         asked = list(partitions)
         with self._alone() as journal:
-            if journal.get("cluster") != cluster:
+            if journal.setdefault("cluster", cluster) != cluster:
                 journal |= {"cluster": cluster, "offsets": {}, "owners": {}}
             found = {p: journal["offsets"][_key(p)] for p in asked if _key(p) in journal["offsets"]}
             for position in asked:

@@ -44,10 +44,6 @@ def test_what_was_written_with_an_older_version_gets_the_defaults() -> None:
     older["fields"] = [f for f in older["fields"] if f["name"] != "primary"]
     record = a_record("enrollment")
     del record["primary"]
-    from io import BytesIO
-
-    import fastavro
-
     out = BytesIO()
     out.write(b"\0\0\0\0\x07")
     fastavro.schemaless_writer(out, fastavro.parse_schema(older), record)
