@@ -4,6 +4,7 @@
     python -m bus.standard.generate --check    says whether it is up to date (a test does this)
 
 A record is the very dict that fastavro reads and writes, so there is no conversion on the hot path.
+The text is as `ruff format` would leave it, so that formatting the repository changes nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from bus.standard.kinds import KINDS
 
 TARGET = Path(__file__).parent / "records.py"
 
-HEAD = '''"""The records of the standard as Python types. Generated from schemas/*.avsc: do not edit.
+HEAD = '''"""The records of the standard as Python types.
 
-Run `python -m bus.standard.generate` after a change of a schema.
+Generated from schemas/*.avsc: do not edit. After a change of a schema run
+`python -m bus.standard.generate`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ PRIMITIVES = {
     "string": "str",
     "int": "int",
     "long": "int",
+    "float": "float",
     "double": "float",
     "boolean": "bool",
     "null": "None",
@@ -47,12 +50,17 @@ def render() -> str:
 
 
 def _record(schema: dict[str, Any], enums: dict[str, str]) -> str:
-    doc = textwrap.fill(schema["doc"], 96, initial_indent="    ", subsequent_indent="    ")
-    lines = ["", f"class {schema['name']}(TypedDict):", f'    """{doc.strip()}', '    """', ""]
+    lines = ["", f"class {schema['name']}(TypedDict):", *_doc(schema["doc"]), ""]
     for field in schema["fields"]:
         lines.append(f"    {field['name']}: {_type(field['type'], enums)}")
         lines.append(f'    """{field["doc"]}"""')
     return "\n".join([*lines, ""])
+
+
+def _doc(text: str) -> list[str]:
+    """A docstring in lines of at most 100 characters, its last quotes apart when it has several."""
+    lines = textwrap.wrap(text, 97, initial_indent='    """', subsequent_indent="    ")
+    return [lines[0] + '"""'] if len(lines) == 1 else [*lines, '    """']
 
 
 def _type(avro: Any, enums: dict[str, str]) -> str:
@@ -63,17 +71,21 @@ def _type(avro: Any, enums: dict[str, str]) -> str:
     if avro["type"] == "array":
         return f"list[{_type(avro['items'], enums)}]"
     if avro["type"] == "enum":
+        name = str(avro["name"])
         symbols = ",\n".join(f'    "{symbol}"' for symbol in avro["symbols"])
-        enums[avro["name"]] = f'{avro["name"]} = Literal[\n{symbols},\n]\n"""{avro["doc"]}"""\n'
-        return str(avro["name"])
+        text = f'{name} = Literal[\n{symbols},\n]\n"""{avro["doc"]}"""\n'
+        if enums.setdefault(name, text) != text:
+            raise ValueError(f"two schemas have an enumeration {name}, and not the same one")
+        return name
     return LOGICAL[avro["logicalType"]]
 
 
 def main() -> None:
+    """Write it, or with --check end with status 1 when it is not up to date."""
     if "--check" in sys.argv:
         if TARGET.read_text("utf-8") != render():
             sys.exit(
-                f"{TARGET.name} is not what the schemas say: run {sys.orig_argv[0]} -m {__spec__.name}"
+                f"{TARGET.name} is not what the schemas say: run python -m bus.standard.generate"
             )
         return
     TARGET.write_text(render(), "utf-8")

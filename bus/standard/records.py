@@ -1,6 +1,7 @@
-"""The records of the standard as Python types. Generated from schemas/*.avsc: do not edit.
+"""The records of the standard as Python types.
 
-Run `python -m bus.standard.generate` after a change of a schema.
+Generated from schemas/*.avsc: do not edit. After a change of a schema run
+`python -m bus.standard.generate`.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ ScoreStatus = Literal[
     "notSubmitted",
     "partiallyGraded",
     "submitted",
-    "lateSubmitted",
+    "late",
     "other",
 ]
 """OneRoster 1.2 ScoreStatus, in camel case."""
@@ -130,8 +131,8 @@ class AcademicSession(TypedDict):
 
 
 class Org(TypedDict):
-    """An organisation of the district: the district itself, a school, a department. OneRoster 1.2
-    Org; Ed-Fi LocalEducationAgency and School; CEDS K12 School.
+    """An organisation of the district: the district itself, a school, a department. OneRoster
+    1.2 Org; Ed-Fi LocalEducationAgency and School; CEDS K12 School.
     """
 
     sourcedId: str
@@ -178,7 +179,9 @@ class Course(TypedDict):
 
 
 class Guardian(TypedDict):
-    """A parent, guardian or relative of a student. OneRoster 1.2 User; Ed-Fi Contact; CEDS Person."""
+    """A parent, guardian or relative of a student. OneRoster 1.2 User; Ed-Fi Contact; CEDS
+    Person.
+    """
 
     sourcedId: str
     """The id of the guardian in the source system; it never changes and is the key of the message."""
@@ -406,8 +409,8 @@ class Demographics(TypedDict):
 
 
 class Attendance(TypedDict):
-    """What was noted about a student's presence on a day, or in a class of that day. OneRoster has
-    no such record; this follows Ed-Fi StudentSchoolAttendanceEvent and
+    """What was noted about a student's presence on a day, or in a class of that day. OneRoster
+    has no such record; this follows Ed-Fi StudentSchoolAttendanceEvent and
     StudentSectionAttendanceEvent. A correction is the same sourcedId again.
     """
 

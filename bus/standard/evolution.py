@@ -1,0 +1,127 @@
+"""What a changed schema breaks, and for whom.
+
+Source: Avro 1.12, "Schema Resolution": which writer's schema can be read with which reader's.
+FULL_TRANSITIVE asks for both directions against every version (Confluent, "Schema Evolution and
+Compatibility"), so a change may break
+
+* readers that still have the earlier version, which get what new producers write;
+* readers of the new version, which get what is in the topics already and what producers with the
+  earlier version still write.
+
+Stricter than Avro in one thing: a number must not become another kind of number by its logical type
+(a date read as a time of day decodes, and is nonsense).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from fastavro.schema import expand_schema
+
+Whom = Literal["old readers", "new readers"]
+
+PROMOTIONS = {
+    ("int", "long"),
+    ("int", "float"),
+    ("int", "double"),
+    ("long", "float"),
+    ("long", "double"),
+    ("float", "double"),
+    ("string", "bytes"),
+    ("bytes", "string"),
+}
+"""(writer, reader): what Avro reads as something wider."""
+
+
+class Break(NamedTuple):
+    """A field of a record that cannot be read, why, and by whom.
+
+    field: its path: "grades", "address.city".
+    whom:  "old readers" have the earlier version, "new readers" the new one.
+    """
+
+    field: str
+    reason: str
+    whom: Whom
+
+
+def breaks(old: dict[str, Any], new: dict[str, Any]) -> list[Break]:
+    """What would break if `new` came after `old`; both are record schemas.
+
+    Raises what fastavro raises for a schema that is none.
+    """
+    before: Any = expand_schema(old)
+    after: Any = expand_schema(new)
+    return [
+        *(Break(*one, "old readers") for one in _record(after, before, "it is removed")),
+        *(Break(*one, "new readers") for one in _record(before, after, "it is added")),
+    ]
+
+
+def _record(writer: dict[str, Any], reader: dict[str, Any], missing: str) -> list[tuple[str, str]]:
+    """(field, reason) for each field that the reader cannot have of what the writer wrote."""
+    written = {field["name"]: field for field in writer["fields"]}
+    found = []
+    for field in reader["fields"]:
+        names = (field["name"], *field.get("aliases", ()))
+        source = next((written[name] for name in names if name in written), None)
+        if source is not None:
+            found += [
+                (f"{field['name']}{path}", why)
+                for path, why in _type(source["type"], field["type"], missing)
+            ]
+        elif "default" not in field:
+            found.append((field["name"], f"{missing}, and there is no default to read instead"))
+    return found
+
+
+def _type(writer: Any, reader: Any, missing: str) -> list[tuple[str, str]]:
+    """(path below the field, reason) where the reader's type cannot hold what the writer's can."""
+    if isinstance(writer, list):
+        return [one for branch in writer for one in _type(branch, reader, missing)][:1]
+    if isinstance(reader, list):
+        if any(not _type(writer, branch, missing) for branch in reader):
+            return []
+        alike = [branch for branch in reader if _name(branch) == _name(writer)]
+        return _type(writer, alike[0], missing) if alike else [("", _becomes(writer, reader))]
+    if _name(writer) != _name(reader):
+        plain = not (_logical(writer) or _logical(reader))
+        promoted = plain and (_base(writer), _base(reader)) in PROMOTIONS
+        return [] if promoted else [("", _becomes(writer, reader))]
+    if _base(writer) == "enum":
+        lost = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
+        if lost and reader.get("default") not in reader["symbols"]:
+            says = f"the reader's {_name(reader)} has no {', '.join(lost)} and no default"
+            return [("", says)]
+    if _base(writer) == "array":
+        return _type(writer["items"], reader["items"], missing)
+    if _base(writer) == "map":
+        return _type(writer["values"], reader["values"], missing)
+    if _base(writer) == "fixed" and writer["size"] != reader["size"]:
+        return [("", f"{writer['size']} bytes are read as {reader['size']}")]
+    if _base(writer) == "record":
+        return [(f".{path}", why) for path, why in _record(writer, reader, missing)]
+    return []
+
+
+def _becomes(writer: Any, reader: Any) -> str:
+    if _name(writer) == "null":
+        return f"it may be null, and is read as {_name(reader)}"
+    return f"{_name(writer)} is written, and read as {_name(reader)}"
+
+
+def _base(avro: Any) -> str:
+    return str(avro["type"]) if isinstance(avro, dict) else str(avro)
+
+
+def _logical(avro: Any) -> str:
+    return str(avro.get("logicalType", "")) if isinstance(avro, dict) else ""
+
+
+def _name(avro: Any) -> str:
+    """What a type is called when a person is told of it."""
+    if isinstance(avro, list):
+        return " or ".join(_name(branch) for branch in avro)
+    if isinstance(avro, dict) and "name" in avro:
+        return f"{avro['type']} {str(avro['name']).rpartition('.')[2]}"
+    return _logical(avro) or _base(avro)

@@ -1,0 +1,239 @@
+"""Records as JSON, at the edges: what goes out to a vendor, what comes in over HTTP.
+
+Dates are `YYYY-MM-DD` and moments RFC 3339 in UTC (sections 5.6 and 5.8), written with `Z`; an
+enumeration is its symbol; what Avro calls null, array and boolean, JSON calls the same (RFC 8259).
+
+Coming in, nothing is guessed: a number is no text, `"true"` is no boolean, a field that the
+standard does not have is a fault, as it is most often a misspelt one. What is left out gets its
+Avro default (Avro 1.12, "Complex Types", "Records"). A moment needs its offset from UTC and keeps
+milliseconds, as the topics do. Beyond the schema:
+
+* an id has 1 to 255 characters (OneRoster 1.2 CSV Binding, "GUID") and no control characters;
+* text that is required is not blank;
+* no text holds control characters other than tab and line ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from functools import cache
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, with_config
+from pydantic import ValidationError as NotValid
+from typing_extensions import TypedDict
+
+from bus.failures import Never
+from bus.standard.kinds import KINDS, Record
+
+ID_LENGTH = 255
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+ID = rf"^[^{CONTROL}]*[^\s{CONTROL}][^{CONTROL}]*$"
+TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+MOMENT = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+UNKNOWN = "(a field that the standard does not have)"
+
+
+class FieldProblem(NamedTuple):
+    """A field that is wrong, and what it must be. `reason` never holds the value."""
+
+    field: str
+    reason: str
+
+
+class Invalid(Never):
+    """A record that is not of its kind. `problems` has each wrong field once.
+
+    Of an unknown field its name is in `problems`, for who sent it, and not in `str(error)`, which
+    may be logged: a name that the standard does not have could be anything.
+    """
+
+    def __init__(self, kind: str, problems: list[FieldProblem]) -> None:
+        known = KINDS[kind].fields
+        listed = "; ".join(f"{f if f in known else UNKNOWN} {reason}" for f, reason in problems)
+        super().__init__(f"this is no {kind} of the standard: {listed}")
+        self.problems = problems
+
+
+def to_json(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as JSON has it, with every field of its kind in the schema's order.
+
+    Raises `Never` for a number that JSON cannot say (infinite, or none at all).
+    """
+    return {
+        field: (value if plain is None else plain(value))
+        for field, plain in _WRITERS[kind]
+        for value in (record[field],)
+    }
+
+
+def from_json(kind: str, document: Mapping[str, Any]) -> Record:
+    """The record that a JSON object stands for, with every field; raises `Invalid`."""
+    try:
+        record: Record = _adapter(kind).validate_python(_defaults(kind) | dict(document))
+    except NotValid as error:
+        raise Invalid(kind, _problems(kind, error)) from None
+    return record
+
+
+def _problems(kind: str, error: NotValid) -> list[FieldProblem]:
+    expected = _expected(kind)
+    found: dict[str, str] = {}
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        field = str(problem["loc"][0])
+        if problem["type"] == "missing":
+            found.setdefault(field, f"is missing, and {expected[field]}")
+        else:
+            found.setdefault(field, expected.get(field, f"is not a field of {kind}"))
+    return [FieldProblem(field, reason) for field, reason in found.items()]
+
+
+@cache
+def _defaults(kind: str) -> dict[str, Any]:
+    return {f["name"]: f["default"] for f in KINDS[kind].schema["fields"] if "default" in f}
+
+
+@cache
+def _expected(kind: str) -> dict[str, str]:
+    """For each field what it must be, as a person is told."""
+    return {f["name"]: f"must be {_words(f, f['type'])}" for f in KINDS[kind].schema["fields"]}
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    """Checks and converts a whole record; made once for each kind, as making it takes a while."""
+    schema = KINDS[kind].schema
+    fields = {f["name"]: _checked(f, f["type"]) for f in schema["fields"]}
+    shape: Any = TypedDict(schema["name"], fields)  # type: ignore[misc]
+    strict: Any = with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(shape)
+    return TypeAdapter(strict)
+
+
+def _checked(field: Mapping[str, Any], avro: Any) -> Any:
+    """The annotated Python type of an Avro type, as pydantic takes it."""
+    if isinstance(avro, list):
+        branches = [_checked(field, branch) for branch in avro if branch != "null"]
+        return branches[0] | None if len(branches) < len(avro) else branches[0]
+    if isinstance(avro, dict) and "logicalType" in avro:
+        return _LOGICAL[avro["logicalType"]]
+    if isinstance(avro, dict) and avro["type"] == "array":
+        return Annotated[list[_checked(field, avro["items"])], Field(strict=True)]  # type: ignore[misc]
+    if isinstance(avro, dict):
+        return Annotated[str, Field(strict=True, pattern=f"^({'|'.join(avro['symbols'])})$")]
+    if avro == "string" and _is_id(field):
+        return Annotated[str, Field(strict=True, max_length=ID_LENGTH, pattern=ID)]
+    if avro == "string" and _is_wanted(field):
+        return Annotated[str, Field(strict=True, pattern=TEXT), AfterValidator(_not_blank)]
+    return _PRIMITIVES[avro]
+
+
+def _words(field: Mapping[str, Any], avro: Any) -> str:
+    """What an Avro type is in JSON, in words."""
+    if isinstance(avro, list):
+        words = [_words(field, branch) for branch in avro if branch != "null"]
+        return " or ".join([*words, "null"] if "null" in avro else words)
+    if isinstance(avro, dict) and "logicalType" in avro:
+        return _WORDS[avro["logicalType"]]
+    if isinstance(avro, dict) and avro["type"] == "array":
+        return f"an array, each item {_words(field, avro['items'])}"
+    if isinstance(avro, dict):
+        return f"one of {', '.join(avro['symbols'])}"
+    if avro == "string" and _is_id(field):
+        return f"an id: text of 1 to {ID_LENGTH} characters without control characters"
+    if avro == "string" and _is_wanted(field):
+        return "text that is not blank, without control characters"
+    return _WORDS[avro]
+
+
+def _is_id(field: Mapping[str, Any]) -> bool:
+    return "references" in field or field["name"].endswith(("ourcedId", "ourcedIds"))
+
+
+def _is_wanted(field: Mapping[str, Any]) -> bool:
+    """Whether it is text that a record cannot do without."""
+    return bool(field["type"] == "string" and "default" not in field)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("blank")
+    return text
+
+
+def _utc(moment: datetime) -> datetime:
+    """In UTC and whole milliseconds, as it comes back from a topic."""
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def _text_of(pattern: str) -> Any:
+    """Only text of this form gets on to pydantic, which would also read numbers as dates."""
+    adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(strict=True, pattern=pattern)])
+    return BeforeValidator(adapter.validate_python)
+
+
+_LOGICAL: dict[str, Any] = {
+    "date": Annotated[date, _text_of(DATE)],
+    "timestamp-millis": Annotated[datetime, AfterValidator(_utc), _text_of(MOMENT)],
+}
+_PRIMITIVES: dict[str, Any] = {
+    "string": Annotated[str, Field(strict=True, pattern=TEXT)],
+    "boolean": Annotated[bool, Field(strict=True)],
+    "int": Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)],
+    "long": Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)],
+    "float": Annotated[float, Field(strict=True)],
+    "double": Annotated[float, Field(strict=True)],
+}
+_WORDS = {
+    "string": "text without control characters",
+    "boolean": "true or false",
+    "int": "a whole number of 32 bits",
+    "long": "a whole number of 64 bits",
+    "float": "a number",
+    "double": "a number",
+    "date": "a date, YYYY-MM-DD",
+    "timestamp-millis": "a moment by RFC 3339 (2026-11-24T08:15:00Z, or with an offset)",
+}
+
+
+def _plain_date(value: date | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
+def _plain_moment(value: datetime | None) -> str | None:
+    if value is None:
+        return None
+    utc = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _plain_number(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise Never("a number of the record is infinite or none at all, which JSON cannot say")
+    return value
+
+
+def _writer(avro: Any) -> Callable[[Any], Any] | None:
+    """What makes JSON of a field's value; None where the value is JSON already."""
+    if isinstance(avro, list):
+        return next((found for branch in avro if (found := _writer(branch))), None)
+    if isinstance(avro, dict):
+        return {"date": _plain_date, "timestamp-millis": _plain_moment}.get(
+            avro.get("logicalType", "")
+        )
+    return _plain_number if avro in ("float", "double") else None
+
+
+_WRITERS = {
+    kind: tuple((f["name"], _writer(f["type"])) for f in about.schema["fields"])
+    for kind, about in KINDS.items()
+}
