@@ -8,6 +8,7 @@ answers as it is told:
         receiver.next(429, headers={"retry-after": "7"})
         receiver.next("hang")                # reads the request, says nothing
         receiver.next("drop")                # reads the request, closes the connection
+        receiver.next("trickle")             # begins an answer and never comes to its end
         ...
         receiver.accepted                    # verified and answered with 2xx, in order of arrival
 
@@ -30,7 +31,7 @@ from typing import Any, Literal
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-Reply = int | Literal["hang", "drop"]
+Reply = int | Literal["hang", "drop", "trickle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,10 @@ class Receiver:
             self.received.append(Received(headers, body, handler.path, at, verified, reply))
         if reply == "hang":
             self._closed.wait(30)
+        if reply == "trickle":
+            handler.wfile.write(b"HTTP/1.1 200 ")
+            while not self._closed.wait(0.05):
+                handler.wfile.write(b".")
         if isinstance(reply, str):
             handler.close_connection = True
             return

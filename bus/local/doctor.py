@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bus.failures import BusError, Stop
 from bus.local import kafka, lifecycle, machine
-from bus.local.download import cache, fetched, repository
+from bus.local.download import cache, fetched, repository, without_password
 from bus.local.home import check_writable
 from bus.settings import Settings, kafka_client
 
@@ -73,7 +73,8 @@ def _home(home: Path) -> str:
 def _programs() -> str:
     found, missing = fetched()
     if missing:
-        return f"`bus up` will fetch {missing // 1_000_000} MB from {repository()} to {cache()}"
+        size, source = f"{missing // 1_000_000} MB", without_password(repository())
+        return f"`bus up` will fetch {size} from {source} to {cache()}"
     return f"Kafka {found.kafka_version}, Apicurio Registry {found.registry_version} in {cache()}"
 
 

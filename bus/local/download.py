@@ -12,10 +12,11 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +26,9 @@ from bus.local.progress import Bar, progress
 
 Say = Callable[[str], None]
 """Tells a person what is going on; one line a call."""
+
+TRIES = 3
+"""How often a file is tried again, with growing pauses, before it is given up."""
 
 MARKER = ".verified"
 ROOM_MB = 450
@@ -95,7 +99,13 @@ def repository() -> str:
     return str(os.environ.get("BUS_MAVEN_REPOSITORY") or MAVEN_CENTRAL_URL).rstrip("/")
 
 
-def programs(say: Say = print, folder: Path | None = None) -> Programs:
+def without_password(address: str) -> str:
+    """The address as it may be shown: a mirror's may hold a user and a password."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def programs(say: Say = lambda _: None, folder: Path | None = None) -> Programs:
     """The programs, fetched and unpacked when they are not there yet.
 
     Raises `Stop` when they cannot be fetched (network, disk) or the cache cannot be written.
@@ -146,15 +156,16 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
             stray.unlink()
     size = sum(artifact.size for artifact, _ in missing)
     with (
-        progress(f"fetching Kafka {found.kafka_version} and its registry", size, say) as bar,
+        progress(f"fetching Kafka {found.kafka_version} and its registry", size, say) as shown,
         ThreadPoolExecutor(4, thread_name_prefix="download") as pool,
     ):
-        tasks = [pool.submit(_fetch, artifact, to, bar()) for artifact, to in missing]
+        tasks = [pool.submit(_fetch, artifact, to, shown.bar()) for artifact, to in missing]
         try:
-            for task in tasks:
+            for task in as_completed(tasks):
                 task.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True, wait=False)
+            shown.cancel()
+            pool.shutdown(cancel_futures=True)
             raise
     if missing[0][0] is archive:
         say("unpacking the registry")
@@ -171,12 +182,13 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
 
     pooch.get_logger().setLevel("ERROR")
     address = f"{repository()}/{artifact.path}"
+    shown = without_password(address)
     shelf = pooch.create(
         path=to,
         base_url="",
         registry={artifact.file: f"sha256:{artifact.sha256}"},
         urls={artifact.file: address},
-        retry_if_failed=3,
+        retry_if_failed=TRIES,
     )
     try:
         shelf.fetch(
@@ -187,12 +199,12 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = f"HTTP status {status}" if status else type(error).__name__
         raise Stop(
-            f"{artifact.file} could not be fetched from {address} ({what}): check the network and "
+            f"{artifact.file} could not be fetched from {shown} ({what}): check the network and "
             "proxy (HTTPS_PROXY), or name a mirror in BUS_MAVEN_REPOSITORY, and run `bus up` again"
         ) from None
     except ValueError:  # pooch's word for a wrong sum, after its tries
         raise Stop(
-            f"{artifact.file} from {address} is not the file that is pinned (its SHA-256 differs): "
+            f"{artifact.file} from {shown} is not the file that is pinned (its SHA-256 differs): "
             "a proxy or mirror changes it; name another repository in BUS_MAVEN_REPOSITORY"
         ) from None
     except OSError as error:
@@ -200,7 +212,7 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
             f"{artifact.file} could not be written to {to}: {error.strerror}; make room or name "
             "another folder in BUS_CACHE_DIR"
         ) from None
-    bar.whole(artifact.size)
+    bar.finish(artifact.size)
 
 
 def _unpack(archive: Path, to: Path) -> None:

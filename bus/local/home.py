@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from bus.failures import Stop
 
-LOCK_SECONDS = 300.0
+LOCK_SECONDS = 900.0
 """How long one command waits for another that is changing the same home."""
 
 
@@ -73,8 +73,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def prepare(home: Path) -> None:
-    """Make the home's folders; raises `Stop` when that is not possible."""
+    """Make the home's folders; raises `Stop` when that is not possible.
+
+    A new home is its owner's alone: it holds the records of students.
+    """
     try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("logs", "run/tmp", "registry"):
             (home / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,6 +113,8 @@ def alone(home: Path) -> Iterator[None]:
             f"another `bus up` or `bus down` has been busy in {home} for {LOCK_SECONDS:.0f} s: "
             "wait for it or end it"
         ) from None
+    except OSError as error:
+        raise _not_writable(home, error) from None
     try:
         yield
     finally:

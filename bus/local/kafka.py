@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 
 from bus.failures import Stop
+from bus.local import machine, process
 from bus.local.download import Programs
 
 PROPERTIES = """\
@@ -96,13 +97,18 @@ def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     options = _jvm(programs, "-Xmx128m")
     arguments = ["format", "-t", cluster, "-c", str(config.relative_to(home))]
-    done = subprocess.run(
-        [java, *options, "kafka.tools.StorageTool", *arguments],
-        cwd=home,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [java, *options, "kafka.tools.StorageTool", *arguments],
+            cwd=home,
+            env=process.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        machine.java_version(java)  # raises with the cause
+        raise
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise Stop(
@@ -130,6 +136,7 @@ def _jvm(programs: Programs, *heap: str) -> list[str]:
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
+        "-XX:+ExitOnOutOfMemoryError",
         "--sun-misc-unsafe-memory-access=allow",
         "--enable-native-access=ALL-UNNAMED",
         "-Djava.awt.headless=true",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,15 +72,14 @@ def down(home: Path) -> list[str]:
 def status(home: Path) -> Status:
     """What runs in this home."""
     home = home.absolute()
-    memory = recall(home)
-    running, dead = {}, []
-    for name in PARTS:
-        if found := process.find(home, name):
-            running[name] = Running(found.pid, memory.ports[name], memory.versions.get(name, ""))
-        elif process.recorded(home, name):
-            dead.append(name)
-    whole = len(running) == len(PARTS)
-    return Status(_endpoints(memory) if whole else None, running, tuple(dead))
+    found = {name: there for name in PARTS if (there := process.find(home, name))}
+    ports, versions = _ports(home, found), recall(home).versions
+    running = {
+        name: Running(there.pid, ports[name], versions.get(name, ""))
+        for name, there in found.items()
+    }
+    dead = tuple(name for name in PARTS if name not in found and process.recorded(home, name))
+    return Status(_endpoints(ports) if len(found) == len(PARTS) else None, running, dead)
 
 
 def endpoints(home: Path) -> Endpoints:
@@ -88,7 +87,7 @@ def endpoints(home: Path) -> Endpoints:
     home = home.absolute()
     missing = [name for name in PARTS if not process.find(home, name)]
     if not missing:
-        return _endpoints(recall(home))
+        return _endpoints(_ports(home, PARTS))
     if len(missing) < len(PARTS):
         raise Stop(f"the {missing[0]} of the bus in {home} is not running: run `bus up`")
     raise Stop(f"the bus in {home} is not up: run `bus up`")
@@ -101,7 +100,10 @@ def answers(name: str, port: int) -> bool:
 
 
 def check_versions(home: Path, found: Programs) -> None:
-    """Older data is taken over by a newer program; the other way round neither would start."""
+    """Older data is taken over by a newer program; the other way round it would not start.
+
+    Raises `Stop` then.
+    """
     ours = {"kafka": found.kafka_version, "registry": found.registry_version}
     for name, wrote in recall(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
@@ -111,11 +113,15 @@ def check_versions(home: Path, found: Programs) -> None:
             )
 
 
-def _endpoints(memory: Memory) -> Endpoints:
-    return Endpoints(
-        bootstrap=f"127.0.0.1:{memory.ports['kafka']}",
-        registry=registry.url(memory.ports["registry"]),
-    )
+def _endpoints(ports: dict[str, int]) -> Endpoints:
+    return Endpoints(f"127.0.0.1:{ports['kafka']}", registry.url(ports["registry"]))
+
+
+def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
+    ports = recall(home).ports
+    if not all(name in ports for name in running):
+        raise Stop(f"{home / 'bus.json'} is gone or damaged: run `bus down`, then `bus up`")
+    return ports
 
 
 def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
@@ -125,7 +131,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
     try:
         if missing:
             running |= _launch(home, missing, say)
-        ports = recall(home).ports
+        ports = _ports(home, running)
         failed = _wait(running, ports, time.monotonic() + ready_seconds)
         if failed is None:
             return True
@@ -153,7 +159,11 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     check_versions(home, found)
     machine.check_memory()
     machine.check_disk(home)
-    ports = _settle(home, missing, unclean, found, say).ports
+    ports = _settle(home, missing, unclean, say)
+    versions = {"kafka": found.kafka_version, "registry": found.registry_version}
+    remember(
+        home, Memory(ports, recall(home).versions | {name: versions[name] for name in missing})
+    )
     started = {}
     if "registry" in missing:
         command = registry.command(java, found)
@@ -183,29 +193,20 @@ def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: floa
     return next((name for name in running if not process.alive(running[name])), None)
 
 
-def _settle(
-    home: Path, missing: list[str], unclean: list[str], found: Programs, say: Say
-) -> Memory:
-    """Choose ports for what is to be started, the last ones if they are free, and remember them."""
-    before = recall(home)
-    ports = {name: port for name, port in before.ports.items() if isinstance(port, int)}
+def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
+    """The ports of all; for what is to be started the last ones if they are free, else new ones."""
+    ports = dict(recall(home).ports)
     for part in missing:
         for name in PORTS[part]:
             last = ports.pop(name, 0)
-            # a process that was killed just now may hold its ports for a moment more
-            patience = time.monotonic() + (2.0 if part in unclean else 0.0)
-            while last and not (free := machine.port_free(last)) and time.monotonic() < patience:
-                time.sleep(0.05)
-            if last and free:
+            # what was killed a moment ago may still be giving its ports back
+            if last and machine.port_free(last, wait=2.0 if part in unclean else 0.0):
                 ports[name] = last
-            else:
-                ports[name] = machine.free_port([*ports.values(), last])
-                if last:
-                    say(f"port {last} is in use by another program; {name} now has {ports[name]}")
-    versions = {"kafka": found.kafka_version, "registry": found.registry_version}
-    memory = Memory(ports, before.versions | {name: versions[name] for name in missing})
-    remember(home, memory)
-    return memory
+                continue
+            ports[name] = machine.free_port([*ports.values(), last])
+            if last:
+                say(f"port {last} is in use by another program; {name} now has {ports[name]}")
+    return ports
 
 
 def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:

@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -94,8 +95,15 @@ def check_disk(home: Path) -> None:
         )
 
 
-def port_free(port: int) -> bool:
-    """Whether a server could listen there on loopback."""
+def port_free(port: int, *, wait: float = 0.0) -> bool:
+    """Whether a server could listen there on loopback, now or within `wait` seconds."""
+    until = time.monotonic() + wait
+    while not (free := _can_bind(port)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return free
+
+
+def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
         # as Java does it: what a closed connection leaves behind is no obstacle
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

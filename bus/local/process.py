@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -30,7 +30,7 @@ LAUNCH = 'out=$1; shift; "$@" >"$out" 2>&1 </dev/null & echo $!'
 
 
 def start(
-    home: Path, name: str, java: Sequence[str], *, cwd: Path, env: Mapping[str, str]
+    home: Path, name: str, java: Sequence[str], *, cwd: Path, env: dict[str, str]
 ) -> psutil.Process:
     """Start a Java program, detached; `java` is the program's path followed by its arguments.
 
@@ -45,7 +45,7 @@ def start(
         launched = subprocess.run(
             ["/bin/sh", "-c", LAUNCH, "sh", out, program, f"-Dschoolbus.run={token}", *arguments],
             cwd=cwd,
-            env={key: os.environ[key] for key in INHERITED if key in os.environ} | dict(env),
+            env=environment() | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -59,6 +59,11 @@ def start(
         return psutil.Process(pid)
     except psutil.NoSuchProcess:
         raise Stop(died(home, name)) from None
+
+
+def environment() -> dict[str, str]:
+    """What a child inherits of our environment."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def recorded(home: Path, name: str) -> bool:

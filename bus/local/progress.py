@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from bus.failures import Stop
+
 EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
@@ -17,38 +19,61 @@ EVERY = 5.0
 class Bar:
     """One file's share of the whole, in the form in which pooch's downloader reports it."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance = advance
+    def __init__(self, whole: Download) -> None:
+        self._whole = whole
         self._done = 0
 
     @property
     def total(self) -> int:
+        """Unused; pooch sets it at the start of every try, which then counts from nothing."""
         return self._done
 
     @total.setter
     def total(self, _: int) -> None:
-        self.reset()  # pooch sets it at the start of every try
+        self.reset()
 
     def update(self, n: int) -> None:
         self._done += n
-        self._advance(n)
+        self._whole.advance(n)
 
     def reset(self) -> None:
         self.update(-self._done)
 
-    def whole(self, size: int) -> None:
-        """The file is there: it counts in full, whether fetched or found."""
+    def close(self) -> None:
+        """Called by pooch; nothing to do."""
+
+    def finish(self, size: int) -> None:
+        """The file is there: it counts in full, whether it was fetched or found."""
         self.update(size - self._done)
 
-    def close(self) -> None:
-        pass
+
+class Download:
+    """The whole of a download, in bytes; `show` is told how many more there are."""
+
+    def __init__(self, show: Callable[[int], None]) -> None:
+        self._show = show
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def bar(self) -> Bar:
+        """The share of one more file."""
+        return Bar(self)
+
+    def cancel(self) -> None:
+        """End the files that are still on their way, at their next piece."""
+        self._cancelled = True
+
+    def advance(self, n: int) -> None:
+        if self._cancelled:
+            raise Stop("the download was cancelled")
+        with self._lock:
+            self._show(n)
 
 
 @contextmanager
-def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Callable[[], Bar]]:
-    """Show how much of `size` bytes is there; yields what makes a `Bar` for each file."""
+def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Download]:
+    """Show how much of `size` bytes is there."""
     console = Console(stderr=True)
-    lock = threading.Lock()
     if console.is_terminal:
         with Progress(
             TextColumn(text),
@@ -59,17 +84,16 @@ def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Calla
             transient=True,
         ) as shown:
             task = shown.add_task(text, total=size)
-            yield lambda: Bar(lambda n: shown.advance(task, n))
+            yield Download(lambda n: shown.advance(task, n))
         return
     say(f"{text} ({size // 1_000_000} MB)")
     done, told = 0, time.monotonic()
 
-    def advance(n: int) -> None:
+    def show(n: int) -> None:
         nonlocal done, told
-        with lock:
-            done += n
-            if time.monotonic() - told > EVERY:
-                told = time.monotonic()
-                say(f"{text}: {done // 1_000_000} of {size // 1_000_000} MB")
+        done += n
+        if time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            say(f"{text}: {done // 1_000_000} of {size // 1_000_000} MB")
 
-    yield lambda: Bar(advance)
+    yield Download(show)

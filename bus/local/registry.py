@@ -53,6 +53,7 @@ def command(java: str, programs: Programs) -> list[str]:
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
+        "-XX:+ExitOnOutOfMemoryError",
         "-Djava.io.tmpdir=../run/tmp",
         "-jar",
         str(programs.registry / "quarkus-run.jar"),

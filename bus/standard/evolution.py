@@ -8,8 +8,9 @@ Compatibility"), so a change may break
 * readers of the new version, which get what is in the topics already and what producers with the
   earlier version still write.
 
-Stricter than Avro in one thing: a number must not become another kind of number by its logical type
-(a date read as a time of day decodes, and is nonsense).
+Stricter than Avro in two things, which decode and are wrong: a number must not become another kind
+of number by its logical type, and an enumeration must not lose a symbol, even where it has a default
+(a stored `tobedeleted` would be read as `active`). A new symbol is what the default is for.
 """
 
 from __future__ import annotations
@@ -52,14 +53,18 @@ def breaks(old: dict[str, Any], new: dict[str, Any]) -> list[Break]:
     """
     before: Any = expand_schema(old)
     after: Any = expand_schema(new)
+    if _name(before) != _name(after):
+        reason = f"{_name(before)} becomes {_name(after)}, which Avro takes for another thing"
+        return [Break("(the record)", reason, "old readers")]
     return [
-        *(Break(*one, "old readers") for one in _record(after, before, "it is removed")),
-        *(Break(*one, "new readers") for one in _record(before, after, "it is added")),
+        *(Break(*one, "old readers") for one in _record(after, before, "old readers")),
+        *(Break(*one, "new readers") for one in _record(before, after, "new readers")),
     ]
 
 
-def _record(writer: dict[str, Any], reader: dict[str, Any], missing: str) -> list[tuple[str, str]]:
+def _record(writer: dict[str, Any], reader: dict[str, Any], whom: Whom) -> list[tuple[str, str]]:
     """(field, reason) for each field that the reader cannot have of what the writer wrote."""
+    missing = "it is removed" if whom == "old readers" else "it is added"
     written = {field["name"]: field for field in writer["fields"]}
     found = []
     for field in reader["fields"]:
@@ -68,39 +73,41 @@ def _record(writer: dict[str, Any], reader: dict[str, Any], missing: str) -> lis
         if source is not None:
             found += [
                 (f"{field['name']}{path}", why)
-                for path, why in _type(source["type"], field["type"], missing)
+                for path, why in _type(source["type"], field["type"], whom)
             ]
         elif "default" not in field:
             found.append((field["name"], f"{missing}, and there is no default to read instead"))
     return found
 
 
-def _type(writer: Any, reader: Any, missing: str) -> list[tuple[str, str]]:
+def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
     """(path below the field, reason) where the reader's type cannot hold what the writer's can."""
     if isinstance(writer, list):
-        return [one for branch in writer for one in _type(branch, reader, missing)][:1]
+        return [one for branch in writer for one in _type(branch, reader, whom)][:1]
     if isinstance(reader, list):
-        if any(not _type(writer, branch, missing) for branch in reader):
+        if any(not _type(writer, branch, whom) for branch in reader):
             return []
         alike = [branch for branch in reader if _name(branch) == _name(writer)]
-        return _type(writer, alike[0], missing) if alike else [("", _becomes(writer, reader))]
+        return _type(writer, alike[0], whom) if alike else [("", _becomes(writer, reader))]
     if _name(writer) != _name(reader):
         plain = not (_logical(writer) or _logical(reader))
         promoted = plain and (_base(writer), _base(reader)) in PROMOTIONS
         return [] if promoted else [("", _becomes(writer, reader))]
     if _base(writer) == "enum":
-        lost = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
-        if lost and reader.get("default") not in reader["symbols"]:
-            says = f"the reader's {_name(reader)} has no {', '.join(lost)} and no default"
-            return [("", says)]
+        lost = ", ".join(s for s in writer["symbols"] if s not in reader["symbols"])
+        default = reader.get("default")
+        if lost and default not in reader["symbols"]:
+            return [("", f"the reader's {_name(reader)} has no {lost} and no default")]
+        if lost and whom == "new readers":
+            return [("", f"{lost} is removed, and would be read as {default}")]
     if _base(writer) == "array":
-        return _type(writer["items"], reader["items"], missing)
+        return _type(writer["items"], reader["items"], whom)
     if _base(writer) == "map":
-        return _type(writer["values"], reader["values"], missing)
+        return _type(writer["values"], reader["values"], whom)
     if _base(writer) == "fixed" and writer["size"] != reader["size"]:
         return [("", f"{writer['size']} bytes are read as {reader['size']}")]
     if _base(writer) == "record":
-        return [(f".{path}", why) for path, why in _record(writer, reader, missing)]
+        return [(f".{path}", why) for path, why in _record(writer, reader, whom)]
     return []
 
 

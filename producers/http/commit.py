@@ -5,9 +5,11 @@ of committed data have all of them or none, and the request is answered only whe
 committed. Under load a transaction takes more requests instead of there being more transactions.
 
 When Kafka cannot be reached, a transaction is aborted and tried again with whatever still waits;
-those who waited too long are told so and leave. A transaction whose commit was not confirmed is
-asked about again until it is known to be committed or aborted (librdkafka, "Transactional producer
-API": retriable, abortable and fatal errors), so nothing is published twice.
+those who waited too long are told so and leave. A commit that was not confirmed is asked about
+again until it is known (librdkafka, "Transactional producer API": retriable, abortable and fatal
+errors). When the producer itself is lost, as when the broker died in the middle of a commit, its
+successor first asks Kafka what became of the transaction (`producers.http.fate`). So nothing is
+published twice, and nobody needs to start the service again after an outage.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -26,6 +29,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bus.failures import RetryLater, Stop
 from bus.publisher import explained, producer_settings
 from bus.settings import Settings
+from producers.http.fate import committed, mark
 from producers.http.work import Event, Full, Work
 
 log = structlog.get_logger("bus.http")
@@ -68,8 +72,20 @@ class GroupCommit:
         self._down = False
         self._since: float | None = None
         self._asked = (0.0, True)
-        self._producer = Producer(
-            producer_settings(settings, transactional_id)
+        self._settings = settings
+        self._name = transactional_id
+        self._producer = self._new_producer()
+        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+
+    def open(self) -> None:
+        """Fence off an earlier process of this name and begin; raises `RetryLater` or `Stop`."""
+        with explained("start publishing"):
+            self._producer.init_transactions(START)
+        self._thread.start()
+
+    def _new_producer(self) -> Producer:
+        return Producer(
+            producer_settings(self._settings, self._name)
             | {
                 "linger.ms": 0,
                 "transaction.timeout.ms": 60_000,
@@ -78,13 +94,6 @@ class GroupCommit:
                 "socket.nagle.disable": True,
             }
         )
-        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
-
-    def open(self) -> None:
-        """Fence off an earlier process of this name and begin; raises `RetryLater` or `Stop`."""
-        with explained("start publishing"):
-            self._producer.init_transactions(START)
-        self._thread.start()
 
     @property
     def taking(self) -> bool:
@@ -135,8 +144,8 @@ class GroupCommit:
             failure: RetryLater | Stop | None
             try:
                 failure = self._publish(batch)
-            except KafkaException as error:
-                failure = _stop(error.args[0])
+            except Stop as stop:
+                failure = stop
             except Exception as error:  # a fault of ours must not leave requests without an answer
                 failure = Stop(f"publishing failed ({type(error).__name__}); start again")
             self._since = None
@@ -174,7 +183,12 @@ class GroupCommit:
             if not batch:
                 self._wait_for_kafka()
                 return None
-            error = self._transaction(batch)
+            identity = uuid4().bytes
+            began = time.time()
+            try:
+                error = self._transaction(batch, identity)
+            except KafkaException as lost:
+                error = self._succeed(lost.args[0], identity, began)
             if error is None:
                 self._down = False
                 self._tell(batch, None)
@@ -188,10 +202,11 @@ class GroupCommit:
             time.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
         return RetryLater("the service is ending and Kafka takes nothing")
 
-    def _transaction(self, batch: list[Work]) -> KafkaError | None:
+    def _transaction(self, batch: list[Work], identity: bytes) -> KafkaError | None:
         """One transaction with all of the batch: None when committed, or why it was aborted.
 
-        Raises `KafkaException` when this producer can do no more.
+        Raises `KafkaException` when this producer can do no more; what became of the transaction
+        is then not known.
         """
         producer = self._producer
         try:
@@ -199,6 +214,7 @@ class GroupCommit:
             for work in batch:
                 for event in work.events:
                     self._produce(event)
+            self._produce(mark(self._settings, self._name, identity))
         except KafkaException as error:
             return self._abort(error.args[0])
         while True:
@@ -211,6 +227,30 @@ class GroupCommit:
                     return self._abort(reason)
                 if not reason.retriable():
                     raise
+
+    def _succeed(self, lost: KafkaError, identity: bytes, began: float) -> KafkaError | None:
+        """A new producer in the lost one's place: None when the transaction was committed after
+        all, else why it was not.
+
+        Raises `Stop` when this service has no place any more, or when it is ending.
+        """
+        if lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):
+            raise Stop(
+                "another service took this one's place in Kafka; give each an `instance` of its "
+                "own in [producers.http], or run only one"
+            )
+        log.warning("producer lost", error=lost.name())
+        self._down = True
+        self._producer.purge()
+        while not self._closing:
+            try:
+                self._producer = self._new_producer()
+                with explained("publish again"):
+                    self._producer.init_transactions(START)
+                return None if committed(self._settings, self._name, identity, began) else lost
+            except RetryLater:
+                time.sleep(BACKOFF[-1])
+        raise Stop("the service ended before Kafka was back; nothing answered with 202 is lost")
 
     def _wait_for_kafka(self) -> None:
         """After a failure, with nobody waiting: nothing is taken again before Kafka answers."""
@@ -273,15 +313,3 @@ def _settle(works: list[Work], outcome: RetryLater | Stop | None) -> None:
     for work in works:
         if not work.outcome.done():
             work.outcome.set_result(outcome)
-
-
-def _stop(error: KafkaError) -> Stop:
-    if error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):
-        return Stop(
-            "another service took this one's place in Kafka; give each an `instance` of its own in "
-            "[producers.http], or run only one"
-        )
-    return Stop(
-        f"Kafka takes nothing more from this process ({error.name()}); start the service again, "
-        "nothing that was answered with 202 is lost"
-    )

@@ -233,13 +233,20 @@ def test_retry_after_as_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "why"), [("hang", "no answer in time"), ("drop", "the connection broke")]
+    ("reply", "why"),
+    [
+        ("hang", "no answer in time"),
+        ("trickle", "no answer in time"),
+        ("drop", "the connection broke"),
+    ],
 )
 def test_no_answer(reply: Any, why: str, receiver: Receiver, open_http: Open) -> None:
     receiver.next(reply)
     delivery, same = open_http(total_seconds=0.3), batch(part("attendance", ("s1", 0)))
+    began = time.monotonic()
     with pytest.raises(RetryLater, match=why):
         delivery.deliver(same)
+    assert time.monotonic() - began < 5
     assert delivery.deliver(same) == []
     assert [e.id for e in receiver.received] == ["attendance-0-0"] * 2
 

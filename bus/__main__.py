@@ -1,0 +1,5 @@
+"""`python -m bus`: the same as `bus`."""
+
+from bus.cli import main
+
+main()

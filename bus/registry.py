@@ -1,0 +1,282 @@
+"""The schema registry: it enforces the shared standard. Any that speaks Confluent's API.
+
+Subjects are named by topic (TopicNameStrategy: `schoolbus.student-value`), compatibility is
+FULL_TRANSITIVE: every version can be read with every other. Schemas get in by `apply` alone, which
+only `bus schemas apply` calls; a producer looks up and never registers.
+
+All here raise what `bus.registry_client.answered` does: `RetryLater` when the registry does not
+answer, `Stop` when it refuses.
+
+Source: Confluent, "Schema Registry API Reference" (subjects, compatibility, config, error codes).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from confluent_kafka.schema_registry import (
+    ConfigCompatibilityLevel,
+    Schema,
+    SchemaRegistryClient,
+    ServerConfig,
+)
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from fastavro import parse_schema
+from fastavro.schema import SchemaParseException
+
+from bus import topics
+from bus.failures import Never, Stop
+from bus.registry_client import NOT_THERE, answered, client
+from bus.settings import Settings
+from bus.standard.evolution import Whom, breaks
+from bus.standard.kinds import KINDS, schema_directory
+
+log = logging.getLogger(__name__)
+
+State = Literal["new", "unchanged", "compatible", "incompatible"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a local schema is against the registry.
+
+    state:    new: the subject is not there; unchanged: the registry has this schema (documentation
+              and defaults aside, which a registry may or may not count as a change).
+    reasons:  what would break, when it is incompatible: the field, why, and for whom.
+    products: the installed products that take this kind.
+    """
+
+    kind: str
+    subject: str
+    state: State
+    reasons: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A schema that the registry has now, and whether it is there since just now."""
+
+    kind: str
+    subject: str
+    id: int
+    version: int
+    registered: bool
+
+
+def subject(settings: Settings, kind: str) -> str:
+    """The subject of a kind's schema."""
+    return f"{topics.topic(settings, kind)}-value"
+
+
+def lookup(settings: Settings) -> dict[str, int]:
+    """The registry's ids of exactly our schemas, by kind; for producers.
+
+    Raises `Stop` that names those that are not registered.
+    """
+    ids: dict[str, int] = {}
+    with client(settings) as registry:
+        for kind, about in KINDS.items():
+            if found := _registered(registry, subject(settings, kind), about.schema):
+                ids[kind] = found[0]
+    if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
+        raise Stop(
+            f"schema {', '.join(missing)} is not registered as this version has it: run "
+            "`bus schemas apply` (`bus schemas check` says first what differs)"
+        )
+    return ids
+
+
+def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
+    """The schema with an id, for reading; raises `Never` when the registry has no such Avro."""
+    with answered():
+        try:
+            text = registry.get_schema(schema_id).schema_str or ""
+        except SchemaRegistryError as error:
+            if error.error_code not in NOT_THERE:
+                raise
+            raise Never(
+                f"the registry has no schema {schema_id}; its producer writes what it did not "
+                "register"
+            ) from None
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise Never(f"schema {schema_id} in the registry is not an Avro record")
+    return parsed
+
+
+def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
+    """A function from a schema's id to the schema, as `bus.codec.Decoder` takes it."""
+    registry = client(settings)
+    return lambda schema_id: schema_by_id(registry, schema_id)
+
+
+def check(settings: Settings, schemas_dir: Path | None = None) -> list[Finding]:
+    """What the schemas in a directory (default: ours) would change; nothing is registered."""
+    local = _local(schemas_dir)
+    takers = _takers()
+    with client(settings) as registry:
+        return [
+            _check(registry, kind, subject(settings, kind), schema, takers.get(kind, ()))
+            for kind, schema in local.items()
+        ]
+
+
+def apply(settings: Settings, schemas_dir: Path | None = None) -> list[Applied]:
+    """Register the schemas in a directory (default: ours), all of them or none.
+
+    Every subject is set to FULL_TRANSITIVE first and the registry asked once more, so that its
+    verdict at that level is the one that counts. Raises `Stop` with the field and the reason when
+    one is incompatible with any earlier version.
+    """
+    local = _local(schemas_dir)
+    _refused(check(settings, schemas_dir))
+    level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
+    applied = []
+    with client(settings) as registry:
+        for kind in local:
+            with answered():
+                registry.set_config(subject(settings, kind), level)
+        for finding in _refused(check(settings, schemas_dir)):
+            new = finding.state != "unchanged"
+            schema = local[finding.kind]
+            if new:
+                with answered():
+                    registry.register_schema(finding.subject, _schema(schema))
+            found = _registered(registry, finding.subject, schema)
+            if found is None:
+                raise Stop(f"the registry took {finding.subject} and does not have it: try again")
+            applied.append(Applied(finding.kind, finding.subject, *found, registered=new))
+    return applied
+
+
+def registered(settings: Settings) -> list[dict[str, Any]]:
+    """The subjects of the standard that the registry has: subject, versions, the latest's id."""
+    found = []
+    with client(settings) as registry, answered():
+        there = set(registry.get_subjects())
+        for name in (subject(settings, kind) for kind in KINDS):
+            if name in there:
+                latest = registry.get_latest_version(name)
+                versions = sorted(registry.get_versions(name))
+                found.append({"subject": name, "versions": versions, "id": latest.schema_id})
+    return found
+
+
+def _check(
+    registry: SchemaRegistryClient,
+    kind: str,
+    name: str,
+    schema: dict[str, Any],
+    takers: tuple[str, ...],
+) -> Finding:
+    there = _registered(registry, name, schema)
+    versions = _versions(registry, name)
+    found: dict[tuple[str, str, Whom], list[int]] = {}
+    for number, version in versions.items():
+        for broken in breaks(version, schema):
+            found.setdefault(broken, []).append(number)
+    # Found by us is broken, whatever the registry says: it may not have been told to be strict yet.
+    reasons = [_told(*broken, numbers, takers) for broken, numbers in found.items()]
+    state: State = "incompatible" if reasons else "unchanged"
+    if not reasons and not there:
+        state = "compatible" if versions else "new"
+        with answered():
+            if versions and not registry.test_compatibility_all_versions(name, _schema(schema)):
+                state = "incompatible"
+                reasons = ["the registry calls it incompatible and does not say where"]
+    return Finding(kind, name, state, tuple(reasons), takers)
+
+
+def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple[str, ...]) -> str:
+    version = f"version {', '.join(map(str, numbers))}"
+    named = f" (here: {', '.join(takers)})" if takers else ""
+    if whom == "old readers":
+        breaks_for = f"consumers that still have {version}{named}, on what new producers write"
+    else:
+        breaks_for = (
+            f"consumers of the new version{named}, on what is stored in {version} and what "
+            "producers with it still write"
+        )
+    return f"field {field}: {reason}; it breaks {breaks_for}"
+
+
+def _refused(findings: list[Finding]) -> list[Finding]:
+    """The findings, when none is incompatible; else raises `Stop` with all that would break."""
+    broken = [finding for finding in findings if finding.state == "incompatible"]
+    if broken:
+        listed = "\n".join(f"  {f.subject}: {reason}" for f in broken for reason in f.reasons)
+        raise Stop(f"these schemas break what is there; nothing was registered:\n{listed}")
+    return findings
+
+
+def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
+    where = schemas_dir or schema_directory()
+    schemas = {}
+    for kind in KINDS:
+        path = where / f"{kind}.avsc"
+        try:
+            schemas[kind] = json.loads(path.read_text("utf-8"))
+            parse_schema(schemas[kind])
+        except OSError:
+            raise Stop(
+                f"{path} cannot be read; a directory of schemas holds a file for every kind"
+            ) from None
+        except (ValueError, SchemaParseException, KeyError, TypeError) as error:
+            raise Stop(f"{path} is not an Avro schema ({type(error).__name__}: {error})") from None
+    return schemas
+
+
+def _registered(
+    registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
+) -> tuple[int, int] | None:
+    """Id and version under which a subject has exactly this schema, or None."""
+    with answered():
+        try:
+            found = registry.lookup_schema(name, _schema(schema))
+        except SchemaRegistryError as error:
+            if error.error_code in NOT_THERE:
+                return None
+            raise
+    return found.schema_id or 0, found.version or 0
+
+
+def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, dict[str, Any]]:
+    with answered():
+        try:
+            numbers = sorted(registry.get_versions(name))
+        except SchemaRegistryError as error:
+            if error.error_code in NOT_THERE:
+                return {}
+            raise
+        return {
+            n: json.loads(registry.get_version(name, n).schema.schema_str or "") for n in numbers
+        }
+
+
+def _takers() -> dict[str, tuple[str, ...]]:
+    """For each kind the installed products that take it."""
+    from bus import plugins
+
+    takers: dict[str, tuple[str, ...]] = {}
+    for name in plugins.products():
+        try:
+            kinds = plugins.product(name).kinds
+        except Exception:  # another package's product that does not load must not stop a check
+            log.warning("product %s does not load: what breaks for it is not told", name)
+            continue
+        for kind in kinds:
+            takers[kind] = (*takers.get(kind, ()), name)
+    return takers
+
+
+def _schema(schema: dict[str, Any]) -> Schema:
+    return Schema(json.dumps(schema, ensure_ascii=False), "AVRO")
