@@ -1,0 +1,140 @@
+"""Where the demo plays: its folder, its settings, and the `bus` commands that it runs there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bus import local
+from bus.failures import Stop
+from bus.settings import KafkaSettings, RegistrySettings, Settings
+
+PATIENCE = 120.0
+"""Seconds that one step may take on a very busy machine."""
+
+TOML = """\
+# Of the demo: with this file in the current folder, `bus` means the demo's own bus.
+home = "."
+"""
+
+
+class Stage:
+    """A folder, made anew, in which a bus of the demo's own lives; everything ends with the block.
+
+    The processes see none of the `BUS_…` variables and no bus.toml of the user's, so the demo never
+    touches a district's cluster.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.settings = Settings(
+            home=self.folder,
+            topic_prefix="schoolbus",
+            kafka=KafkaSettings(),
+            registry=RegistrySettings(),
+        )
+        self.webhook_secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        self._env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Stage:
+        if self.folder.exists():
+            if not (self.folder / "bus.toml").is_file():
+                raise Stop(
+                    f"{self.folder} is there and is not an earlier demo's; move it, or name "
+                    "another folder in BUS_HOME"
+                )
+            local.down(self.folder)
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, mode=0o700)
+        (self.folder / "bus.toml").write_text(TOML, "utf-8")
+        for name in ("extracts", "out", "log"):
+            (self.folder / name).mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ends.close()
+
+    def set(self, **variables: str) -> None:
+        """Settings of the commands that are run from now on, as environment variables."""
+        self._env |= variables
+
+    def run(self, *arguments: str, fails: bool = False) -> dict[str, Any]:
+        """Run `bus …` to its end; what it printed. Raises `Stop` when it ends as it should not."""
+        done = subprocess.run(
+            self._command(*arguments),
+            cwd=self.folder,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if bool(done.returncode) != fails:
+            raise Stop(f"`bus {' '.join(arguments)}` ended with {done.returncode}:\n{done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start `bus …` and let it run; its log is log/NAME.txt. It gets SIGTERM at the end."""
+        log = self._ends.enter_context((self.folder / "log" / f"{name}.txt").open("w"))
+        process = subprocess.Popen(
+            self._command(*arguments),
+            cwd=self.folder,
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        self._ends.callback(_end, process)
+        return process
+
+    def bus_down_at_the_end(self) -> None:
+        """Stop Kafka and the registry as well when the block ends."""
+        self._ends.callback(local.down, self.folder)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "bus", *arguments, "--json"]
+
+
+def first_line(process: subprocess.Popen[str]) -> Mapping[str, Any]:
+    """The JSON that a service prints when it is ready; raises `Stop` when it ended instead."""
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise Stop(f"a process of the demo ended with {process.wait(10)}; see its log")
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def wait_for(condition: Any, what: str, every: float = 0.1) -> None:
+    """Return when `condition()` is true; raises `Stop` when that takes too long."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > until:
+            raise Stop(f"{what} took more than {PATIENCE:.0f} s; is the machine very busy?")
+        time.sleep(every)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()

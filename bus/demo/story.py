@@ -1,0 +1,336 @@
+"""The demo, scene by scene."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from confluent_kafka import Producer
+from confluent_kafka.schema_registry import Schema
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bus import local, registry, topics
+from bus.demo import products
+from bus.demo.stage import Stage, first_line, wait_for
+from bus.demo.vendor import Vendor, vendor
+from bus.failures import Stop
+from bus.local.machine import free_port
+from bus.registry_client import client
+from bus.sample import District
+from bus.settings import kafka_client
+from bus.standard.kinds import schema_directory
+
+NOTES = 40
+"""How many attendance notes a school app sends."""
+
+CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
+
+
+def tell(folder: Path, students: int, console: Console, *, keep: bool = False) -> dict[str, Any]:
+    """Play the demo in a folder of its own; what came of it.
+
+    students: of the made-up district. keep: leave Kafka and the registry running at the end.
+    Raises `Stop` or `RetryLater` when a scene does not end as it should.
+    """
+    return _Story(folder, students, console, keep).tell()
+
+
+class _Story:
+    def __init__(self, folder: Path, students: int, console: Console, keep: bool) -> None:
+        self._stage = Stage(folder)
+        self._keep = keep
+        self._console = console
+        self._district = District(seed=7, students=students, change=0.05)
+        self._out = self._stage.folder / "out"
+        self._scenes = 0
+        self._zips: set[str] = set()
+        self._told: dict[str, Any] = {}
+
+    def tell(self) -> dict[str, Any]:
+        began = time.monotonic()
+        self._console.print(
+            "[bold]Schoolbus[/]: what a student information system (SIS) knows, in every product, "
+            f"as it happens.\nA made-up district of {self._district.students:,} students; "
+            "everything else is real: Kafka, the schema registry, the commands."
+        )
+        with vendor(self._stage.webhook_secret) as there, self._stage:
+            self._start(there)
+            self._day(1, there)
+            self._day(2, there)
+            self._live(there)
+            self._rogue()
+            with self._scene("Closing time: each process gets SIGTERM, finishes and commits"):
+                pass
+        seconds = time.monotonic() - began
+        self._next(seconds)
+        return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._told}
+
+    # ---- the scenes ----------------------------------------------------------------------------
+
+    def _start(self, there: Vendor) -> None:
+        stage = self._stage
+        with self._scene("The bus comes up"):
+            # In this process, so that the first download shows its progress.
+            if not self._keep:
+                stage.bus_down_at_the_end()
+            found = local.up(stage.folder, say=lambda line: self._say(escape(line)))
+            applied = stage.run("schemas", "apply")["schemas"]
+            self._say(f"Kafka at {found.bootstrap}, the schema registry at {found.registry}")
+            self._say(f"{len(applied)} schemas of the shared standard registered (FULL_TRANSITIVE)")
+        with self._scene("Three products and an attendance service start to listen"):
+            made = stage.run("produce", "http", "--new-key", "attendance-app")
+            self._key = made["key"]
+            digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
+            stage.set(
+                **{
+                    "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
+                    "BUS_PRODUCERS__HTTP__CLIENTS__ATTENDANCE-APP__KEY_SHA256": digest,
+                }
+            )
+            ready: dict[str, subprocess.Popen[str]] = {}
+            taken: list[int] = []
+            for name in products.PRODUCTS:
+                port = free_port(taken)
+                taken.append(port)
+                where = ["--url", there.url] if name == "webhook" else ["--out", f"out/{name}"]
+                url = f"http://127.0.0.1:{port}/readyz"
+                ready[url] = stage.start(name, "consume", name, *where, "--http-port", str(port))
+            service = stage.start("http", "produce", "http", "--port", "0")
+            self._url = first_line(service)["url"]
+            for url, process in ready.items():
+                wait_for(partial(_answers, url, process), "the start of the products")
+            self._say("canvas takes zips, microsoft-sds whole CSV sets, webhook signed events")
+
+    def _day(self, day: int, there: Vendor) -> None:
+        stage = self._stage
+        extract = self._district.write(stage.folder / "extracts" / f"day-{day}.zip", day)
+        if day > 1:
+            _spoil(extract)
+        title = {
+            1: "Day one: the SIS gives its whole extract",
+            2: "Day two: the whole extract again, with a day's changes and a row of rubbish",
+        }
+        with self._scene(title[day]):
+            before = Counter(there.types)
+            began = time.time()
+            came = stage.run("produce", "oneroster-csv", str(extract))
+            self._say(f"read, compared and published in {time.time() - began:.1f} s:")
+            self._console.print(_changes(came["records"]))
+            if day > 1:
+                self._quarantined()
+            took = products.caught_up(stage.settings, self._out, began)
+            got = {
+                "canvas": products.canvas(self._out / "canvas", self._zips),
+                "microsoft-sds": products.sds(self._out / "microsoft-sds"),
+                "webhook": products.webhook(there, before),
+            }
+            self._say("what each product has, and how long after the extract arrived:")
+            for name, what in got.items():
+                self._say(f"  [bold]{name:13}[/] {took[name]:5.1f} s  {what}")
+            self._told[f"day{day}"] = {
+                "records": came["records"],
+                "products": {n: {"seconds": round(took[n], 2), "got": got[n]} for n in got},
+            }
+
+    def _quarantined(self) -> None:
+        for fault in self._stage.run("quarantine", "list")["faults"]:
+            if fault["fatal"]:
+                where = f"{fault['file']}, line {fault['line']}, {fault['column']}"
+                self._say(f"[yellow]quarantined[/]: {where} ({fault['value_class']}):")
+                self._say(f"  {escape(fault['reason'])}")
+
+    def _live(self, there: Vendor) -> None:
+        with self._scene("Meanwhile, first period: a classroom app notes attendance over HTTP"):
+            app = httpx2.Client(
+                base_url=self._url, headers={"X-API-Key": self._key}, trust_env=False
+            )
+            with app:
+                answers, spans = [], []
+                for number in range(NOTES):
+                    began = time.time()
+                    answer = app.post("/v1/attendance", json=self._note(number))
+                    answers.append(answer.status_code)
+                    event = answer.json()["events"][0]["id"]
+                    wait_for(lambda event=event: event in there.events, "attendance", every=0.002)
+                    spans.append(there.events[event] - began)
+                self._say(
+                    f"{answers.count(202)} notes taken (202 once Kafka has them); from the POST to "
+                    f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
+                    f"longest {max(spans) * 1000:.0f} ms"
+                )
+                wrong = app.post(
+                    "/v1/attendance", json=self._note(0) | {"attendanceEventCategory": "asleep"}
+                )
+                problem = wrong.json()["errors"][0]
+                self._say(
+                    f"a note with a wrong category: {wrong.status_code}, "
+                    f"{escape(problem.get('pointer', ''))} {escape(problem['detail'])}"
+                )
+            nobody = httpx2.post(
+                f"{self._url}/v1/attendance", json=self._note(0), trust_env=False
+            ).status_code
+            self._say(f"a note without a key: {nobody}")
+            self._told["attendance"] = {
+                "taken": answers.count(202),
+                "refused": [wrong.status_code, nobody],
+                "medianMs": round(statistics.median(spans) * 1000, 1),
+            }
+
+    def _note(self, number: int) -> dict[str, Any]:
+        return {
+            "studentSourcedId": f"student-{number + 1:07d}",
+            "schoolSourcedId": "school-0000",
+            "eventDate": "2026-08-18",
+            "attendanceEventCategory": "tardy" if number % 5 else "unexcusedAbsence",
+        }
+
+    def _rogue(self) -> None:
+        stage = self._stage
+        with self._scene(
+            "A rogue producer: a schema that breaks readers, then bytes that are none"
+        ):
+            altered = stage.folder / "rogue"
+            shutil.copytree(schema_directory(), altered)
+            schema = json.loads((altered / "student.avsc").read_text("utf-8"))
+            for field in schema["fields"]:
+                if field["name"] == "familyName":
+                    field["type"] = "int"
+            (altered / "student.avsc").write_text(json.dumps(schema), "utf-8")
+            checked = stage.run("schemas", "check", "--schemas", str(altered), fails=True)
+            student = next(one for one in checked["schemas"] if one["kind"] == "student")
+            self._say(f"`bus schemas check`: {escape(student['reasons'][0])}")
+            status = self._registered(schema)
+            self._say(f"registered past the command line: the registry refuses it ({status})")
+            self._send_rubbish()
+            wait_for(lambda: all(map(self._letters, products.PRODUCTS)), "the dead letters", 0.5)
+            letter = self._letters("canvas")[0]
+            self._say(
+                f"a message of rubbish in {letter['place']}: each product put it into its dead "
+                "letters and went on:"
+            )
+            self._say(f"  canvas: {escape(letter['reason'])}")
+            self._told["rogue"] = {
+                "schema": status,
+                "deadLetters": {name: len(self._letters(name)) for name in products.PRODUCTS},
+            }
+
+    def _registered(self, schema: Mapping[str, Any]) -> str:
+        subject = registry.subject(self._stage.settings, "student")
+        with client(self._stage.settings) as there:
+            try:
+                there.register_schema(subject, Schema(json.dumps(schema), "AVRO"))
+            except SchemaRegistryError as error:
+                return f"HTTP {error.http_status_code}"
+        return "it was taken"
+
+    def _send_rubbish(self) -> None:
+        producer = Producer(kafka_client(self._stage.settings))
+        topic = topics.topic(self._stage.settings, "student")
+        producer.produce(topic, b"<student><name>not Avro</name></student>", b"rogue")
+        producer.flush(10)
+
+    def _letters(self, product: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._stage.run("deadletters", "list", product)["deadLetters"]
+        return found
+
+    def _next(self, seconds: float) -> None:
+        bus, folder = _command(), escape(str(self._stage.folder))
+        day = f"--students {self._district.students} --seed 7 --change 0.05 --day 3"
+        lines = [
+            f"\n[bold]Done in {seconds:.0f} s.[/] It all lies in {folder}:",
+            "  extracts/            what the SIS gave",
+            "  out/canvas/          zips for Canvas's SIS import, in their order",
+            "  out/microsoft-sds/   the set for School Data Sync",
+            "  log/                 what each process logged; no personal data",
+            "\n[bold]Try next[/]",
+            f"  cd {folder}",
+            *([] if self._keep else [f"  {bus} up"]),
+            f"  {bus} status",
+            f"  {bus} deadletters list canvas",
+            f"  {bus} quarantine list",
+            f"  {bus} sample day-3.zip {day}",
+            f"  {bus} produce oneroster-csv day-3.zip",
+            f"  {bus} consume canvas --out out/canvas --until-caught-up",
+            f"  {bus} down",
+        ]
+        self._console.print("\n".join(lines))
+
+    # ---- telling -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _scene(self, title: str) -> Iterator[None]:
+        self._scenes += 1
+        self._console.print(f"\n[bold cyan]{self._scenes}. {title}[/]")
+        yield
+
+    def _say(self, line: str) -> None:
+        self._console.print(f"   {line}")
+
+
+def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
+    """The table of kind by change; zeros as dots, so that what happened stands out."""
+    table = Table(box=None, padding=(0, 2), pad_edge=False)
+    table.add_column("      record")
+    for change in CHANGES:
+        table.add_column(change, justify="right")
+    for kind, counts in records.items():
+        if any(counts.values()):
+            cells = (f"{counts[change]:,}" if counts[change] else "·" for change in CHANGES)
+            table.add_row(f"      {kind}", *cells)
+    return table
+
+
+def _spoil(extract: Path) -> None:
+    """Add a row of rubbish to enrollments.csv: an enrollment in a class that nobody knows."""
+    with zipfile.ZipFile(extract) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    text = files["enrollments.csv"].decode("utf-8")
+    header = next(csv.reader(io.StringIO(text)))
+    rubbish = {
+        "sourcedId": "enrollment-rubbish",
+        "status": "active",
+        "classSourcedId": "class-of-rubbish",
+        "schoolSourcedId": "school-0000",
+        "userSourcedId": "student-0000001",
+        "role": "student",
+        "beginDate": "the day before yesterday",
+    }
+    line = io.StringIO()
+    csv.writer(line).writerow([rubbish.get(name, "") for name in header])
+    files["enrollments.csv"] = (text + line.getvalue()).encode("utf-8")
+    with zipfile.ZipFile(extract, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def _answers(url: str, process: subprocess.Popen[str]) -> bool:
+    if process.poll() is not None:
+        raise Stop(f"a product ended with {process.returncode} at its start; see the log folder")
+    try:
+        return httpx2.get(url, trust_env=False, timeout=2).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def _command() -> str:
+    """How the user calls `bus`: by name when the shell finds this very one."""
+    ours = Path(sys.executable).with_name("bus")
+    found = shutil.which("bus")
+    return "bus" if found and Path(found).resolve() == ours.resolve() else str(ours)

@@ -1,0 +1,67 @@
+"""A vendor's webhook endpoint, as a vendor would write it: checks the signature, keeps the event.
+
+Standard Webhooks 1.0.0, "Verifying webhooks"; the check is the specification's own library.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvicorn
+from standardwebhooks import Webhook, WebhookVerificationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+
+@dataclass(slots=True)
+class Vendor:
+    """What the vendor has: for each event id when it came (`time.time`), how many of each type."""
+
+    url: str = ""
+    events: dict[str, float] = field(default_factory=dict)
+    types: Counter[str] = field(default_factory=Counter)
+    forged: int = 0
+
+
+@contextmanager
+def vendor(secret: str) -> Iterator[Vendor]:
+    """A vendor who listens on a free port of this machine while the block runs."""
+    there = Vendor()
+    signature = Webhook(secret)
+
+    async def take(request: Request) -> Response:
+        body = await request.body()
+        try:
+            signature.verify(body, dict(request.headers))
+        except WebhookVerificationError:
+            there.forged += 1
+            return Response(status_code=401)
+        name = request.headers["webhook-id"]
+        if name not in there.events:  # at least once, so the id tells what has been seen
+            there.events[name] = time.time()
+            there.types[json.loads(body)["type"]] += 1
+        return Response(status_code=204)
+
+    app = Starlette(routes=[Route("/events", take, methods=["POST"])])
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="vendor", daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    there.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/events"
+    try:
+        yield there
+    finally:
+        server.should_exit = True
+        thread.join(10)
