@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from bus import local
+from bus import local, registry
 from bus.settings import KafkaSettings, RegistrySettings, Settings
+from tests.integration.commands import Commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +20,6 @@ class Bus:
 
     home: Path
     settings: Settings
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--bus",
-        choices=["embedded"],
-        default="embedded",
-        help="on which Kafka and registry the integration tests run",
-    )
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +32,24 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
         yield Bus(home, Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings()))
     finally:
         local.down(home)
+
+
+NUMBERS = count(1)
+
+
+@pytest.fixture
+def commands(bus: Bus, tmp_path: Path) -> Commands:
+    """`bus …` for one test, under topics of its own; the schemas are registered."""
+    return _commands(bus, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """`bus …` for all tests of a module, under topics of its own; the schemas are registered."""
+    return _commands(bus, tmp_path_factory.mktemp("module"))
+
+
+def _commands(bus: Bus, folder: Path) -> Commands:
+    settings = bus.settings.model_copy(update={"topic_prefix": f"test{next(NUMBERS)}"})
+    registry.apply(settings)
+    return Commands(settings, folder)

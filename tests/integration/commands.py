@@ -1,0 +1,94 @@
+"""The `bus` commands as a person or a script runs them: processes, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bus.settings import Settings
+
+PATIENCE = 120.0
+
+
+@dataclass(slots=True)
+class Commands:
+    """`bus …` against one bus, under topics of its own.
+
+    variables: more of the environment. cwd: the current folder.
+    """
+
+    settings: Settings
+    cwd: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment: nothing of the user's settings, so no test reaches a real cluster."""
+        clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+        return clean | {
+            "BUS_HOME": str(self.settings.home),
+            "BUS_TOPIC_PREFIX": self.settings.topic_prefix,
+            **self.variables,
+        }
+
+    def run(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """Run it to its end; the one JSON object that it printed."""
+        done = subprocess.run(
+            self._line(*arguments),
+            cwd=self.cwd,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
+        assert done.stdout.count("\n") == 1, f"{arguments} printed more than one line"
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it and let it run."""
+        return subprocess.Popen(
+            self._line(*arguments),
+            cwd=self.cwd,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Let it run while the block does; it must then end by SIGTERM, with status 0."""
+        process = self.start(*arguments)
+        try:
+            yield process
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, log
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+    def _line(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "bus", *arguments, "--json"]
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """What `condition` answers as soon as it is true; fails when that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+    return found
