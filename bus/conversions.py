@@ -1,0 +1,305 @@
+"""From text to the standard's types: SQL of DuckDB, generated from Avro types.
+
+What a text may look like is wider than the standards say, as vendors write: OneRoster 1.2 CSV
+Binding (dates are ISO 8601 `YYYY-MM-DD`, moments ISO 8601 in UTC, enumerations and booleans as
+spelt there) and what is unmistakable beside it. What could be read in two ways is not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from bus.columns import column_type, quoted
+from bus.standard.json import ID_LENGTH
+
+CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
+"""What an id may not hold (RE2), as `bus.standard.json` has it for JSON."""
+
+UNPRINTED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
+"""What other text may not hold: control characters other than tab and line ends."""
+
+BLANK = "' ' || chr(9) || chr(10) || chr(13)"
+
+YES = ("true", "t", "yes", "y", "1")
+NO = ("false", "f", "no", "n", "0")
+
+INTEGER = r"[+-]?[0-9]+(\.0*)?"
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+TIME = r"[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
+OFFSET = r" ?([Zz]|[+-](0[0-9]|1[0-4])(:?[0-5][0-9])?)"
+AMERICAN = r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}"
+
+EARLIEST, LATEST = "1900-01-01", "2200-12-31"
+"""Between these a date is plausible; outside it is a slip of the keyboard or a filler."""
+
+WITHDRAWN = "inactive"
+"""A status of OneRoster 1.0 that 1.1 took out (StatusType); who still sends it means withdrawn."""
+
+LEFT_OUT = "the row was left out; mend it where it comes from and send the extract again"
+
+
+class Flaw(NamedTuple):
+    """Something that may be wrong with a field: when (SQL), what a person is told, how bad.
+
+    The SQL may name the field's text by the field's name, and what was made of it by `made_of`.
+    """
+
+    when: str
+    reason: str
+    fatal: bool
+
+
+class Conversion(NamedTuple):
+    """How a field is read.
+
+    value:   SQL that makes the value of the field's text; NULL when there is none.
+    instead: SQL of what stands when there is none: the Avro default.
+    flaws:   what may be wrong; the first that holds counts.
+    """
+
+    value: str
+    instead: str
+    flaws: tuple[Flaw, ...]
+
+
+def text_literal(text: str) -> str:
+    """A text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def made_of(field: str) -> str:
+    """The column that holds what was made of a field's text."""
+    return quoted(f"{field}!")
+
+
+def is_id(field: Mapping[str, Any]) -> bool:
+    """Whether a field holds an id, or a list of ids, rather than text for people."""
+    return "references" in field or field["name"].endswith(("ourcedId", "ourcedIds"))
+
+
+def conversion(field: Mapping[str, Any]) -> Conversion:
+    """How a field of a schema is read from text (trimmed; NULL when there is none).
+
+    A field without an Avro default is required: without a value the row is left out. An enumeration
+    that is empty or not known takes the default of its own, when it has one (Avro 1.12, "Enums").
+    """
+    avro = _branch(field["type"])
+    if isinstance(avro, dict) and avro["type"] == "enum":
+        return _status(field, avro) if field["name"] == "status" else _enumeration(field, avro)
+    if isinstance(avro, dict) and avro["type"] == "array":
+        return _several(field, avro)
+    if avro == "string" and not is_id(field):
+        return _words(field)
+    text = quoted(field["name"])
+    if avro == "string":
+        return _checked(field, f"CASE WHEN {_fits(text)} THEN {text} END", NO_ID)
+    read, what = _READ[avro if isinstance(avro, str) else avro["logicalType"]]
+    return _checked(field, read(f"trim({text}, {BLANK})"), what)
+
+
+def value_class(text: str) -> str:
+    """SQL: what kind of value a text is ("a date", "text of 12 characters"), never the value."""
+    lower = f"lower(trim({text}))"
+    words = ", ".join(text_literal(word) for word in (*YES, *NO) if len(word) > 1)
+    return (
+        f"CASE WHEN {text} IS NULL OR trim({text}) = '' THEN 'empty' "
+        f"WHEN {_like(lower, NUMBER)} THEN 'a number' "
+        f"WHEN {_like(lower, f'{DAY}({TIME}({OFFSET})?)?|{AMERICAN}')} THEN 'a date' "
+        f"WHEN {lower} IN ({words}) THEN 'a boolean' "
+        f"WHEN length({text}) = 1 THEN 'text of 1 character' "
+        f"ELSE format('text of {{}} characters', length({text})) END"
+    )
+
+
+NO_ID = f"is no id: 1 to {ID_LENGTH} characters, no control characters"
+TAKEN_OUT = "holds control characters; they were taken out"
+
+
+def _branch(avro: Any) -> Any:
+    """The type of a value that is there."""
+    return next(part for part in avro if part != "null") if isinstance(avro, list) else avro
+
+
+def default(field: Mapping[str, Any]) -> str:
+    """A field's Avro default as SQL, NULL when there is none."""
+    value = field.get("default")
+    if isinstance(value, list):
+        items = ", ".join(text_literal(item) for item in value)
+        return f"CAST([{items}] AS {column_type(field['type'])})"
+    if value is None:
+        return "NULL"
+    return text_literal(value) if isinstance(value, str) else str(value)
+
+
+def _like(text: str, pattern: str) -> str:
+    return f"regexp_full_match({text}, {text_literal(pattern)})"
+
+
+def _holds(text: str, pattern: str) -> str:
+    return f"regexp_matches({text}, {text_literal(pattern)})"
+
+
+def _fits(text: str) -> str:
+    """SQL: whether a text is an id."""
+    return f"length({text}) <= {ID_LENGTH} AND NOT {_holds(text, CONTROL)}"
+
+
+def _checked(field: Mapping[str, Any], value: str, what: str) -> Conversion:
+    """A field whose text says a value or says none; `what` is told of the latter."""
+    text, made = quoted(field["name"]), made_of(field["name"])
+    unread = f"{text} IS NOT NULL AND {made} IS NULL"
+    if "default" not in field:
+        bad = Flaw(unread, f"{what}; {LEFT_OUT}", True)
+        return Conversion(value, "NULL", (bad, _empty(made)))
+    stands = field["default"]
+    instead = "it was left out" if stands is None else f"it was read as {str(stands).lower()}"
+    return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False),))
+
+
+def _empty(made: str) -> Flaw:
+    return Flaw(f"{made} IS NULL", f"is required and empty; {LEFT_OUT}", True)
+
+
+def _words(field: Mapping[str, Any]) -> Conversion:
+    """Text for people: what cannot be printed is taken out."""
+    text, made = quoted(field["name"]), made_of(field["name"])
+    changed = f"{made} IS DISTINCT FROM {text} AND {_holds(text, UNPRINTED)}"
+    taken_out = Flaw(changed, TAKEN_OUT, False)
+    flaws = (taken_out,) if "default" in field else (_empty(made), taken_out)
+    return Conversion(_printed(text), default(field), flaws)
+
+
+def _printed(text: str) -> str:
+    stripped = f"regexp_replace({text}, {text_literal(UNPRINTED)}, '', 'g')"
+    return (
+        f"CASE WHEN {_holds(text, CONTROL)} THEN nullif(trim({stripped}, {BLANK}), '') "
+        f"ELSE {text} END"
+    )
+
+
+def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
+    """A list: its items are separated by commas (OneRoster 1.2 CSV Binding, "Lists")."""
+    if avro["items"] != "string":
+        raise NotImplementedError(f"{field['name']}: only lists of text are read")
+    text, made = quoted(field["name"]), made_of(field["name"])
+    split = f"string_split({text if is_id(field) else _printed(text)}, ',')"
+    items = f"list_transform({split}, lambda x: trim(x))"
+    wanted = f"x <> '' AND {_fits('x')}" if is_id(field) else "x <> ''"
+    # Not list_distinct, which would lose the order.
+    first = f"list_position({items}, x) = i"
+    value = (
+        f"CASE WHEN {text} IS NULL THEN NULL "
+        f"ELSE list_filter({items}, lambda x, i: {wanted} AND {first}) END"
+    )
+    if is_id(field):
+        bad = f"len(list_filter({items}, lambda x: NOT ({_fits('x')}))) > 0"
+        flaw = Flaw(f"{text} IS NOT NULL AND {bad}", f"{NO_ID}; it was left out", False)
+    else:
+        flaw = Flaw(_holds(text, UNPRINTED), TAKEN_OUT, False)
+    if "default" in field:
+        return Conversion(value, default(field), (flaw,))
+    return Conversion(f"nullif({value}, [])", "NULL", (_empty(made), flaw))
+
+
+def _symbols(avro: Mapping[str, Any]) -> dict[str, str]:
+    return {symbol.lower().replace("_", ""): symbol for symbol in avro["symbols"]}
+
+
+def _symbol(text: str, symbols: Mapping[str, str]) -> str:
+    """The symbol that a text means: case, spaces, hyphens and underscores do not count."""
+    exact = ", ".join(text_literal(symbol) for symbol in symbols.values())
+    plain = f"lower(translate(trim({text}, {BLANK}), ' _-', ''))"
+    cases = " ".join(f"WHEN {text_literal(k)} THEN {text_literal(v)}" for k, v in symbols.items())
+    return f"CASE WHEN {text} IN ({exact}) THEN {text} ELSE CASE {plain} {cases} END END"
+
+
+def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
+    text, made = quoted(field["name"]), made_of(field["name"])
+    value = _symbol(text, _symbols(avro))
+    what = f"is none of {', '.join(avro['symbols'])}"
+    if (other := avro.get("default")) is None:
+        return _checked(field, value, what)
+    unknown = Flaw(
+        f"{text} IS NOT NULL AND {made} IS NULL", f"{what}; it was read as {other}", False
+    )
+    if "default" not in field:
+        empty = Flaw(f"{text} IS NULL", f"is empty; it was read as {other}", False)
+        return Conversion(value, text_literal(other), (unknown, empty))
+    instead = f"CASE WHEN {text} IS NULL THEN {default(field)} ELSE {text_literal(other)} END"
+    return Conversion(value, instead, (unknown,))
+
+
+def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
+    """Whether the record stands. A text that is not known is not guessed: it may mean gone."""
+    text, made = quoted(field["name"]), made_of(field["name"])
+    was = f"lower(trim({text}, {BLANK})) = {text_literal(WITHDRAWN)}"
+    unknown = f"is none of {', '.join(avro['symbols'])}; {LEFT_OUT}"
+    return Conversion(
+        _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
+        text_literal(avro["default"]),
+        (
+            Flaw(f"{text} IS NOT NULL AND {made} IS NULL", unknown, True),
+            Flaw(
+                was, "is inactive, which OneRoster 1.1 took out; it was read as tobedeleted", False
+            ),
+        ),
+    )
+
+
+def _plausible(made: str, type_: str) -> str:
+    between = f"BETWEEN {type_} '{EARLIEST}' AND {type_} '{LATEST}'"
+    return f"CASE WHEN {made} {between} THEN {made} END"
+
+
+def _moment(text: str) -> str:
+    """ISO 8601, without an offset in UTC; in whole milliseconds, as the topics keep them."""
+    # TIMESTAMPTZ takes a text without an offset for the machine's time; TIMESTAMP drops an offset.
+    zoned = f"make_timestamp_ms(epoch_ms(try_cast(upper({text}) AS TIMESTAMPTZ)))"
+    plain = f"date_trunc('milliseconds', try_cast(upper({text}) AS TIMESTAMP))"
+    made = (
+        f"CASE WHEN {_like(text, DAY + TIME + OFFSET)} THEN {zoned} "
+        f"WHEN {_like(text, f'{DAY}({TIME})?')} THEN {plain} END"
+    )
+    return _plausible(f"({made})", "TIMESTAMP")
+
+
+def _date(text: str) -> str:
+    """A day, also of a moment, as it stands there, whatever its offset."""
+    made = (
+        f"CASE WHEN {_like(text, DAY)} THEN try_cast({text} AS DATE) "
+        f"WHEN {_like(text, '[0-9]{8}')} THEN CAST(try_strptime({text}, '%Y%m%d') AS DATE) "
+        f"WHEN {_like(text, AMERICAN)} THEN CAST(try_strptime({text}, '%m/%d/%Y') AS DATE) "
+        f"WHEN {_moment(text)} IS NOT NULL THEN try_cast({text}[:10] AS DATE) END"
+    )
+    return _plausible(f"({made})", "DATE")
+
+
+def _boolean(text: str) -> str:
+    yes, no = (", ".join(text_literal(word) for word in words) for words in (YES, NO))
+    return (
+        f"CASE WHEN lower({text}) IN ({yes}) THEN true WHEN lower({text}) IN ({no}) THEN false END"
+    )
+
+
+def _whole(text: str, type_: str) -> str:
+    return f"CASE WHEN {_like(text, INTEGER)} THEN try_cast({text} AS {type_}) END"
+
+
+def _number(text: str) -> str:
+    number = f"try_cast({text} AS DOUBLE)"
+    return f"CASE WHEN {_like(text, NUMBER)} AND isfinite({number}) THEN {number} END"
+
+
+_READ: dict[str, tuple[Callable[[str], str], str]] = {
+    "boolean": (_boolean, "is neither true nor false"),
+    "int": (lambda text: _whole(text, "INTEGER"), "is no whole number of 32 bits"),
+    "long": (lambda text: _whole(text, "BIGINT"), "is no whole number of 64 bits"),
+    "double": (_number, "is no number"),
+    "date": (_date, f"is no date between {EARLIEST} and {LATEST} as YYYY-MM-DD"),
+    "timestamp-millis": (
+        _moment,
+        f"is no moment between {EARLIEST} and {LATEST} as YYYY-MM-DDTHH:MM:SSZ",
+    ),
+}

@@ -1,0 +1,403 @@
+"""From what a source read to records: checked and converted by the standard, or left out.
+
+For each kind in the extract, `raw_KIND` (text, see `bus.staging`) becomes `record_KIND`: every
+field of the kind in the schema's order with its type, `_line` and `_file`, and only the rows that
+are valid. What is wrong becomes a `Fault`. All is SQL generated from the schemas, so that millions
+of rows take seconds; no row passes through Python.
+
+First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
+(`settle`), so that what refers to a row that was left out is left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from bus.columns import columns, quoted
+from bus.conversions import LEFT_OUT, conversion, default, made_of, value_class
+from bus.staging import Fault, Staging
+from bus.standard import KINDS
+
+Known = Callable[[str, list[str]], set[str]]
+
+MOST = 1_000
+"""How many faults of one sort in one file are told one by one; of the others only the number."""
+
+
+def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
+    """Make `record_KIND` of `raw_KIND` for each kind in the extract, and add to `staging.faults`.
+
+    known: which of these ids another source has published as records of this kind; asked at most
+           once for each kind, about ids that are neither in the extract nor in
+           `known_KIND(sourcedId)`, where there is such a table or view.
+
+    Returns for each kind how many rows were left out for a fatal fault. Of rows that are the same
+    in all fields the first is kept; the others are not counted, as nothing is lost with them.
+    """
+    kinds = [kind for kind in KINDS if kind in staging.coverage]
+    run = _Run(staging, known, kinds)
+    converted = {kind: run.convert(kind) for kind in kinds}
+    return {kind: converted[kind] + run.settle(kind) for kind in kinds}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sort:
+    """A sort of fault. `{kept}` in its reason is the row that was kept instead."""
+
+    column: str
+    reason: str
+    fatal: bool
+
+
+def _record(kind: str) -> str:
+    return quoted(f"record_{kind}")
+
+
+@dataclass(slots=True)
+class _Run:
+    """One validation; see `validate`.
+
+    settled:   the kinds of which it is final which records there are.
+    elsewhere: the kinds about which `known` was asked; its answer is in `elsewhere_KIND`.
+    """
+
+    staging: Staging
+    known: Known | None
+    kinds: list[str]
+    settled: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        rows: list[tuple[object, ...]] = self.staging.con.execute(statement).fetchall()
+        return rows
+
+    def number(self, statement: str) -> int:
+        """The one number that a statement gives: of a DELETE, how many rows."""
+        return int(str(self.sql(statement)[0][0]))
+
+    # Each kind by itself
+
+    def convert(self, kind: str) -> int:
+        """Make `record_KIND`, not yet settled; how many rows were left out."""
+        record = _record(kind)
+        sorts = self._read(kind)
+        self.tell(
+            kind,
+            sorts,
+            "SELECT _file, _line, fault.code AS code, fault.class AS class, NULL AS kept "
+            f"FROM (SELECT _file, _line, unnest(_faults) AS fault FROM {record} "
+            "WHERE _worst IS NOT NULL) WHERE fault IS NOT NULL",
+        )
+        left_out = self.number(f"DELETE FROM {record} WHERE _worst < 0")
+        self.sql(f"ALTER TABLE {record} DROP COLUMN _faults")
+        self.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
+        return left_out + self._single(kind)
+
+    def _read(self, kind: str) -> list[_Sort]:
+        """Convert the text. The sorts of fault, which `_faults` names by number, from 1.
+
+        `_worst` is the number of a fatal fault with a minus, or else of any fault, or else NULL.
+        """
+        raw = quoted(f"raw_{kind}")
+        about = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
+        there = {column[0].lower() for column in about}
+        texts, made, codes, faults, values = [], [], [], [], []
+        sorts: list[_Sort] = []
+        for spec in KINDS[kind].schema["fields"]:
+            name, type_ = spec["name"], columns(kind)[spec["name"]]
+            how = conversion(spec)
+            source = f"r.{quoted(name)}" if name.lower() in there else "NULL"
+            texts.append(f"nullif(trim(CAST({source} AS VARCHAR)), '') AS {quoted(name)}")
+            made.append(f"{how.value} AS {made_of(name)}")
+            values.append(
+                f"CAST(coalesce({made_of(name)}, {how.instead}) AS {type_}) AS {quoted(name)}"
+            )
+            cases = []
+            for flaw in how.flaws:
+                sorts.append(_Sort(name, flaw.reason, flaw.fatal))
+                cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
+            if cases:
+                code = quoted(f"{name}?")
+                codes.append(f"CASE {' '.join(cases)} END AS {code}")
+                faults.append(
+                    f"CASE WHEN {code} IS NOT NULL THEN {{'code': abs({code}), "
+                    f"'class': {value_class(quoted(name))}}} END"
+                )
+        worst = ", ".join(code.rpartition(" AS ")[2] for code in codes)
+        self.sql(
+            f"""
+            CREATE OR REPLACE TABLE {_record(kind)} AS
+            SELECT {", ".join(values)}, _line, _file, _worst,
+                CASE WHEN _worst IS NOT NULL THEN [{", ".join(faults)}] END AS _faults
+            FROM (SELECT *, least({worst}) AS _worst
+            FROM (SELECT *, {", ".join(codes)}
+            FROM (SELECT *, {", ".join(made)}
+            FROM (SELECT {", ".join(texts)}, r._line, r._file FROM {raw} r))))
+            """
+        )
+        return sorts
+
+    def _single(self, kind: str) -> int:
+        """Keep one row of each id, the latest modified or the first; how many were left out."""
+        record = _record(kind)
+        fields = ", ".join(quoted(name) for name in columns(kind))
+        # By hash first, as hashes of millions of ids fit in memory where the ids may not.
+        several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
+        self.sql(
+            f"""
+            CREATE OR REPLACE TEMP TABLE repeated AS
+            SELECT r, _line, _file, class, _values IS NOT DISTINCT FROM first._values AS same,
+                CASE WHEN first._file = _file THEN format('line {{}}', first._line)
+                    ELSE format('line {{}} of {{}}', first._line, first._file) END AS kept
+            FROM (
+                SELECT *, row_number() OVER w AS n, first_value(
+                    {{'_line': _line, '_file': _file, '_values': _values}}) OVER w AS first
+                FROM (
+                    SELECT rowid AS r, _line, _file, sourcedId, dateLastModified,
+                        {value_class("sourcedId")} AS class, row({fields}) AS _values
+                    FROM {record} WHERE hash(sourcedId) IN ({several})
+                )
+                WINDOW w AS (PARTITION BY sourcedId
+                    ORDER BY dateLastModified DESC NULLS LAST, _file, _line, r)
+            ) WHERE n > 1
+            """
+        )
+        sorts = [
+            _Sort(
+                "sourcedId", "has the same id and the same values as {kept}; once is enough", False
+            ),
+            _Sort(
+                "sourcedId",
+                f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
+                True,
+            ),
+        ]
+        self.tell(
+            kind,
+            sorts,
+            "SELECT _file, _line, CASE WHEN same THEN 1 ELSE 2 END AS code, class, kept "
+            "FROM repeated",
+        )
+        self.sql(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM repeated)")
+        return self.number("SELECT count(*) FROM repeated WHERE NOT same")
+
+    # What kinds say of each other
+
+    def settle(self, kind: str) -> int:
+        """Check what the records of a kind name; how many rows were left out."""
+        references = KINDS[kind].references
+        required = [name for name in references if name in KINDS[kind].required]
+        others = [name for name in references if name not in required]
+        left_out = self._require(kind, required)
+        self.settled.add(kind)
+        # What names its own kind comes last, when it is known which of the kind are left.
+        for name in sorted(others, key=lambda name: kind in references[name]):
+            if self._dangling(kind, name):
+                self._drop(kind, name, _absent(references[name], "it was left out"))
+            if kind in references[name] and not self._is_list(kind, name):
+                self._uncircle(kind, name)
+        return left_out
+
+    def _require(self, kind: str, names: Iterable[str]) -> int:
+        """Leave out the rows that cannot do without what is not there; how many."""
+        self.sql("CREATE OR REPLACE TEMP TABLE doomed (r BIGINT)")
+        for name in names:
+            if self._dangling(kind, name):
+                reason = _absent(
+                    KINDS[kind].references[name],
+                    "the row was left out; send that too, or mend the id",
+                )
+                self._tell_bad(kind, _Sort(name, reason, True))
+                self.sql("INSERT INTO doomed SELECT r FROM bad")
+        return self.number(f"DELETE FROM {_record(kind)} WHERE rowid IN (SELECT r FROM doomed)")
+
+    def _is_list(self, kind: str, name: str) -> bool:
+        return columns(kind)[name].endswith("[]")
+
+    def _naming(self, kind: str, name: str) -> str:
+        """SQL: (r, id) for each id that a record's field names. What is withdrawn is exempt."""
+        id_ = f"unnest({quoted(name)})" if self._is_list(kind, name) else quoted(name)
+        return (
+            f"SELECT rowid AS r, {id_} AS id FROM {_record(kind)} "
+            f"WHERE status = 'active' AND {quoted(name)} IS NOT NULL"
+        )
+
+    def _dangling(self, kind: str, name: str) -> bool:
+        """Make `bad(r, id)`: the rows that name what is nowhere, and one such id. Are there any?"""
+        targets = KINDS[kind].references[name]
+        self.sql(f"CREATE OR REPLACE TEMP TABLE dangling AS {self._not_here(kind, name)}")
+        for target in targets:
+            if not self.number("SELECT count(*) FROM dangling"):
+                return False
+            if self._has(f"known_{target}"):
+                self._found(target, f"known_{target}")
+        for target in targets:
+            if not self.number("SELECT count(*) FROM dangling"):
+                return False
+            if self.known:
+                self._ask(kind, target, self.known)
+                self._found(target, f"elsewhere_{target}")
+        self.sql(
+            "CREATE OR REPLACE TEMP TABLE bad AS SELECT r, min(id) AS id "
+            f"FROM ({self._naming(kind, name)}) WHERE id IN (SELECT id FROM dangling) GROUP BY r"
+        )
+        return self.number("SELECT count(*) FROM bad") > 0
+
+    def _not_here(self, kind: str, name: str) -> str:
+        """SQL: the ids that a field names and that no active record in the extract has."""
+        final = [
+            target
+            for target in KINDS[kind].references[name]
+            if target in self.settled or (target == kind and target in self.kinds)
+        ]
+        absent = "".join(
+            f" AND NOT EXISTS (FROM {_record(target)} t "
+            "WHERE t.sourcedId = n.id AND t.status = 'active')"
+            for target in final
+        )
+        return f"SELECT DISTINCT id FROM ({self._naming(kind, name)}) n WHERE true{absent}"
+
+    def _has(self, table: str) -> bool:
+        found = self.staging.con.execute(
+            "SELECT count(*) FROM information_schema.tables "
+            "WHERE table_name = ? AND table_catalog IN (current_database(), 'temp')",
+            [table],
+        ).fetchall()
+        return bool(found[0][0])
+
+    def _found(self, target: str, table: str) -> None:
+        """Take from `dangling` what stands elsewhere, unless this extract withdraws it."""
+        self.sql(
+            f"DELETE FROM dangling WHERE id IN (SELECT sourcedId FROM {quoted(table)})"
+            + self._unless_withdrawn(target, "id")
+        )
+
+    def _unless_withdrawn(self, target: str, id_: str) -> str:
+        if target not in self.kinds:
+            return ""
+        return (
+            f" AND {id_} NOT IN (SELECT sourcedId FROM {_record(target)} WHERE status <> 'active')"
+        )
+
+    def _ask(self, kind: str, target: str, known: Known) -> None:
+        """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
+        if target in self.elsewhere:
+            return
+        self.elsewhere.add(target)
+        unsettled = self.kinds[self.kinds.index(kind) :]
+        wanted = " UNION ".join(
+            self._not_here(other, name)
+            for other in unsettled
+            for name, targets in KINDS[other].references.items()
+            if target in targets
+        )
+        told = " AND id NOT IN (SELECT sourcedId FROM {})".format(quoted(f"known_{target}"))
+        ids = self.sql(
+            f"SELECT id FROM ({wanted}) WHERE true"
+            + (told if self._has(f"known_{target}") else "")
+            + self._unless_withdrawn(target, "id")
+            + " ORDER BY id"
+        )
+        found = known(target, [str(row[0]) for row in ids]) if ids else set()
+        self.staging.con.execute(
+            f"CREATE OR REPLACE TEMP TABLE {quoted(f'elsewhere_{target}')} AS "
+            "SELECT unnest(?::VARCHAR[]) AS sourcedId",
+            [sorted(found)],
+        )
+
+    def _drop(self, kind: str, name: str, reason: str) -> None:
+        """Take what is in `bad` out of a field that can do without."""
+        self._tell_bad(kind, _Sort(name, reason, False))
+        record = _record(kind)
+        if not self._is_list(kind, name):
+            instead = default(next(f for f in KINDS[kind].schema["fields"] if f["name"] == name))
+            self.sql(
+                f"UPDATE {record} SET {quoted(name)} = {instead} WHERE rowid IN (SELECT r FROM bad)"
+            )
+            return
+        self.sql(
+            f"""
+            CREATE OR REPLACE TEMP TABLE mended AS
+            SELECT r, coalesce(list(id ORDER BY i)
+                FILTER (id NOT IN (SELECT id FROM dangling)), []) AS ids
+            FROM (
+                SELECT rowid AS r, unnest({quoted(name)}) AS id,
+                    generate_subscripts({quoted(name)}, 1) AS i
+                FROM {record} WHERE rowid IN (SELECT r FROM bad)
+            ) GROUP BY r
+            """
+        )
+        self.sql(
+            f"UPDATE {record} SET {quoted(name)} = mended.ids FROM mended "
+            f"WHERE {record}.rowid = mended.r"
+        )
+
+    def _uncircle(self, kind: str, name: str) -> None:
+        """Drop the reference of each record that is its own ancestor.
+
+        Each record names one: after as many jumps as there are records, whoever still jumps has
+        come to a circle. Each round doubles the jumps. Which of the circle is wrong, nobody can
+        tell.
+        """
+        record, up = _record(kind), quoted(name)
+        self.sql(
+            f"CREATE OR REPLACE TEMP TABLE jump AS SELECT sourcedId AS id, {up} AS up "
+            f"FROM {record} WHERE status = 'active' AND {up} IS NOT NULL"
+        )
+        left = self.number("SELECT count(*) FROM jump")
+        for _ in range(left.bit_length()):
+            self.sql(
+                "CREATE OR REPLACE TEMP TABLE jump AS "
+                "SELECT a.id, b.up FROM jump a JOIN jump b ON a.up = b.id"
+            )
+            left = self.number("SELECT count(*) FROM jump")
+            if not left:
+                return
+        if left:
+            self.sql(
+                f"CREATE OR REPLACE TEMP TABLE bad AS SELECT rowid AS r, {up} AS id FROM {record} "
+                "WHERE status = 'active' AND sourcedId IN (SELECT up FROM jump)"
+            )
+            self._drop(kind, name, "leads round in a circle to the record itself; it was left out")
+
+    # What is told
+
+    def _tell_bad(self, kind: str, sort: _Sort) -> None:
+        self.tell(
+            kind,
+            [sort],
+            f"SELECT _file, _line, 1 AS code, {value_class('bad.id')} AS class, NULL AS kept "
+            f"FROM {_record(kind)} r JOIN bad ON bad.r = r.rowid",
+        )
+
+    def tell(self, kind: str, sorts: list[_Sort], found: str) -> None:
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
+        groups = self.staging.con.execute(
+            f"""
+            SELECT coalesce(_file, ''), code, count(*), min({{
+                'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
+            }}, {MOST})
+            FROM ({found}) GROUP BY 1, 2 ORDER BY 1, 2
+            """
+        ).fetchall()
+        faults = self.staging.faults
+        for file, code, number, first in groups:
+            sort = sorts[code - 1]
+            for one in first:
+                reason = sort.reason.replace("{kept}", one["kept"] or "")
+                faults.append(
+                    Fault(file, one["line"], sort.column, one["class"], reason, sort.fatal, kind)
+                )
+            if number > len(first):
+                reason = sort.reason.replace("{kept}", "another row")
+                more = f"{number - len(first):,} more rows like those told: {reason}"
+                faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+
+
+def _absent(targets: tuple[str, ...], consequence: str) -> str:
+    article = "an" if targets[0][0] in "aeiou" else "a"
+    return (
+        f"names {article} {' or '.join(targets)} that is no valid, active record of this extract "
+        f"and was not published before; {consequence}"
+    )
