@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bus.delivery import Batch, Delivery, Part, Refusal
-    from bus.failures import Never, RetryLater, Stop
     from bus.extract import produce
+    from bus.failures import Never, RetryLater, Stop
     from bus.product import Product, Table
     from bus.settings import Settings
     from bus.staging import Fault, Staging

@@ -214,7 +214,8 @@ def _published(
     left = set(parts)
     while left:
         rows: dict[str, list[dict[str, Any]]] = {}
-        for message in consumer.consume(READ, timeout=1.0):
+        messages: list[Any] = consumer.consume(READ, timeout=1.0)  # no part is None here
+        for message in messages:
             place = (message.topic(), message.partition())
             if error := message.error():
                 if error.code() != Error._PARTITION_EOF:
@@ -248,7 +249,7 @@ def _upsert(
     fields = ", ".join(quoted(name) for name in columns(kind))
     table = f"{SCHEMA}.{quoted(kind)}"
     try:
-        with path.open("w", encoding="utf-8", opener=_private) as out:
+        with open(path, "w", encoding="utf-8", opener=_private) as out:
             for row in rows:
                 out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         con.execute(

@@ -64,7 +64,7 @@ class DeadLetters:
             ("dl_time", now().encode()),
             ("dl_place", place(message).encode()),
         ]
-        headers = [*headers_of(message), *extra]
+        headers: Headers = [*headers_of(message), *extra]
         while True:
             try:
                 self._producer.produce(

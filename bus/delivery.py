@@ -3,8 +3,8 @@
 A delivery is shared among products (`consumers/delivery/`): a folder of files, HTTP. The loop calls
 it from one thread, never two calls at once, in this order:
 
-    open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) … → settle() …
-         → close()
+    open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) …
+         → settle() … → close()
 
 * `resume` answers with the offsets that this delivery's own state stands for (a folder that keeps
   a journal), so that what was delivered right before a crash is not delivered again. No answer for

@@ -12,8 +12,8 @@ import duckdb
 
 from bus.baseline import SCHEMA
 from bus.columns import columns, fingerprint, quoted
-from bus.standard import KINDS
 from bus.staging import Coverage
+from bus.standard import KINDS
 
 
 @dataclass(frozen=True, slots=True)

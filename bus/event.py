@@ -23,7 +23,8 @@ recorded: one record as a client sent it, with nothing to compare it with."""
 
 TYPE_PREFIX = "org.schoolbus."
 CONTENT_TYPE = "application/avro"
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, str | bytes | None]]
+"""As confluent_kafka takes them; those of the bus are bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def envelope(
 
     time: RFC 3339 in UTC, as `now()` gives it.
     """
-    headers = [
+    headers: Headers = [
         ("ce_specversion", b"1.0"),
         ("ce_type", f"{TYPE_PREFIX}{kind}.{change}".encode()),
         ("ce_source", source.encode()),

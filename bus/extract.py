@@ -189,8 +189,8 @@ class _Run:
                 # Rows whose id could not be read may be the very records that seem to be gone.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being absent; "
-                    "mend them and send the extract again"
+                    f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being "
+                    "absent; mend them and send the extract again"
                 )
             changes = diff.compare(self.con, kind, coverage)
             report.records[kind] = {

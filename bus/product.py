@@ -27,7 +27,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from bus.delivery import Delivery
-from bus.standard import Record
 
 Row = dict[str, Any]
 Translate = Callable[[Any], Row | None]

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bus import topics
+from bus.event import Headers
 from bus.scan import scan
 from bus.staging import Fault
 
@@ -49,7 +50,7 @@ def publish_new(
             continue
         known.add(name)
         value = json.dumps({"source": source, "time": time, **asdict(fault)}, ensure_ascii=False)
-        headers = [("content-type", b"application/json")]
+        headers: Headers = [("content-type", b"application/json")]
         publisher.raw(topics.quarantine(settings), name.encode(), value.encode(), headers)
     return ids
 

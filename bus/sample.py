@@ -1,8 +1,8 @@
 """A made-up school district of any size, day by day: for the demo, for tests, for benchmarks.
 
 The same seed gives the same district, to the byte. Every record is worked out from its number, not
-kept, so a million students stream to disk in flat memory. On each day after the first a share of the
-students changes: renamed, moved to another school, marked as gone, left out, newly come.
+kept, so a million students stream to disk in flat memory. On each day after the first a share of
+the students changes: renamed, moved to another school, marked as gone, left out, newly come.
 
 The names are made from lists; nobody is meant. The files are OneRoster 1.1 CSV (1EdTech, "OneRoster
 1.1 CSV Tables", section 4), bulk.
@@ -25,19 +25,21 @@ FIRST_DAY = date(2026, 8, 17)
 YEAR_BEGIN, YEAR_END = "2026-08-01", "2027-07-31"
 
 GIVEN = (
-    "Amara Aiko Alejandro Anaïs Asha Ben Beatriz Björn Caleb Chidi Chloé Dalia Daniel Đức Elena Eli "
-    "Emeka Esmé Fatima Finn Gabriela Grace Hana Hiro Imani Inés Isaac Iván Jada Jaxon José Kai Keisha "
-    "Lakota Leila Liam Lucía Mai Malik Marta Mateo Mei Nadia Noah Nuala Olivia Omar Priya Quinn Rafael "
-    "Ravi Renée Rosa Samir Saoirse Sofía Tala Thiago Uma Viktor Wren Ximena Yara Zoë"
+    "Amara Aiko Alejandro Anaïs Asha Ben Beatriz Björn Caleb Chidi Chloé Dalia Daniel Đức Elena "
+    "Eli Emeka Esmé Fatima Finn Gabriela Grace Hana Hiro Imani Inés Isaac Iván Jada Jaxon José "
+    "Kai Keisha Lakota Leila Liam Lucía Mai Malik Marta Mateo Mei Nadia Noah Nuala Olivia Omar "
+    "Priya Quinn Rafael Ravi Renée Rosa Samir Saoirse Sofía Tala Thiago Uma Viktor Wren Ximena "
+    "Yara Zoë"
 ).split()
 FAMILY = (
-    "Abbott Adeyemi Aguilar Ali Anderson Bautista Begay Bennett Brown Castillo Chen Cohen Cruz Davis "
-    "Delacroix Diallo Díaz Dubois Edwards Eriksson Fernández Fischer Flores Garcia Goldberg González "
-    "Green Gutiérrez Haddad Hall Hansen Hernández Hughes Ibrahim Jackson Jensen Johnson Jones Kaya Kim "
-    "King Kowalski Kumar Lee Lewis López Martin Martínez Mbeki Mitchell Moore Müller Murphy Nakamura "
-    "Nguyễn Novák O'Brien Okafor Olsen Ortiz Park Patel Peña Pérez Phillips Quispe Ramírez Reyes "
-    "Robinson Rossi Saito Sánchez Santos Schmidt Singh Smith Suárez Tanaka Taylor Thompson Torres Tran "
-    "Turner Vargas Walker White Williams Wilson Wright Yazzie Young Zhang"
+    "Abbott Adeyemi Aguilar Ali Anderson Bautista Begay Bennett Brown Castillo Chen Cohen Cruz "
+    "Davis Delacroix Diallo Díaz Dubois Edwards Eriksson Fernández Fischer Flores Garcia Goldberg "
+    "González Green Gutiérrez Haddad Hall Hansen Hernández Hughes Ibrahim Jackson Jensen Johnson "
+    "Jones Kaya Kim King Kowalski Kumar Lee Lewis López Martin Martínez Mbeki Mitchell Moore "
+    "Müller Murphy Nakamura Nguyễn Novák O'Brien Okafor Olsen Ortiz Park Patel Peña Pérez "
+    "Phillips Quispe Ramírez Reyes Robinson Rossi Saito Sánchez Santos Schmidt Singh Smith Suárez "
+    "Tanaka Taylor Thompson Torres Tran Turner Vargas Walker White Williams Wilson Wright Yazzie "
+    "Young Zhang"
 ).split()
 PLACES = (
     "Alder Birch Cedar Dogwood Elm Fir Hazel Juniper Laurel Maple Oak Pine Redwood Spruce".split()
@@ -145,7 +147,8 @@ class District:
 
     def _sessions(self, day: int) -> Iterator[Sequence[str]]:
         yield (
-            "sourcedId status dateLastModified title type startDate endDate parentSourcedId schoolYear"
+            "sourcedId status dateLastModified title type startDate endDate parentSourcedId "
+            "schoolYear"
         ).split()
         stamp = _stamp(1)
         yield (
@@ -200,15 +203,17 @@ class District:
     def _users(self, day: int) -> Iterator[Sequence[str]]:
         yield (
             "sourcedId status dateLastModified enabledUser orgSourcedIds role username userIds "
-            "givenName familyName middleName identifier email sms phone agentSourcedIds grades password"
+            "givenName familyName middleName identifier email sms phone agentSourcedIds grades "
+            "password"
         ).split()
         for school in range(self.schools):
             for teacher in range(self._teachers):
                 given, family = self._name("teacher", school * self._teachers + teacher)
                 login = f"t{school:04d}{teacher:03d}"
                 yield (
-                    _teacher(school, teacher), "active", _stamp(1), "true", _school(school), "teacher",
-                    login, "", given, family, "", login, f"{login}@staff.example.org", "", "", "", "", "",
+                    _teacher(school, teacher), "active", _stamp(1), "true", _school(school),
+                    "teacher", login, "", given, family, "", login, f"{login}@staff.example.org",
+                    "", "", "", "", "",
                 )  # fmt: skip
         for student in self._present(day):
             since, school, renamed, marked = self._state(student, day)
@@ -225,8 +230,9 @@ class District:
         for family_number in range((self.students + 1) // 2):
             given, family = self._name("guardian", family_number)
             yield (
-                f"guardian-{family_number:07d}", "active", _stamp(1), "true", "district", "guardian", "",
-                "", given, family, "", "", f"g{family_number:07d}@families.example.org", "", "",
+                f"guardian-{family_number:07d}", "active", _stamp(1), "true", "district",
+                "guardian", "", "", given, family, "", "",
+                f"g{family_number:07d}@families.example.org", "", "",
                 f"{_student(family_number * 2)},{_student(family_number * 2 + 1)}", "", "",
             )  # fmt: skip
 
@@ -243,7 +249,8 @@ class District:
             race = ["true" if lot >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
             sex = ("female", "male", "other")[min(lot % 100 // 49, 2)]
             yield (
-                _student(student), "active", _stamp(1), born.isoformat(), sex, *race, "US", "", "", ""
+                _student(student), "active", _stamp(1), born.isoformat(), sex, *race,
+                "US", "", "", "",
             )  # fmt: skip
 
     def _enrollments(self, day: int) -> Iterator[Sequence[str]]:
@@ -258,7 +265,8 @@ class District:
                 id_ = _class(school, subject, section)
                 yield (
                     f"te-{id_}", "active", stamp, id_, _school(school),
-                    _teacher(school, number % self._teachers), "teacher", "true", YEAR_BEGIN, YEAR_END,
+                    _teacher(school, number % self._teachers), "teacher", "true",
+                    YEAR_BEGIN, YEAR_END,
                 )  # fmt: skip
         for student in self._present(day):
             since, school, _, _ = self._state(student, day)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
@@ -51,7 +51,8 @@ def scan(
         consumer.assign([TopicPartition(topic, p, (start or {}).get(p, 0)) for p in wanted])
         left = set(wanted)
         while left:
-            for message in consumer.consume(at_once, timeout=1.0):
+            messages: list[Any] = consumer.consume(at_once, timeout=1.0)  # no part is None here
+            for message in messages:
                 partition = message.partition()
                 if error := message.error():
                     if error.code() != Error._PARTITION_EOF:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client

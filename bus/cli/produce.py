@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -12,13 +11,13 @@ from typer.core import TyperGroup
 class Sources(TyperGroup):
     """The sources as sub-commands, found by entry point and imported when they are asked for."""
 
-    def list_commands(self, _: click.Context) -> list[str]:
+    def list_commands(self, _: object) -> list[str]:
         """Names of all that are installed."""
         from bus import plugins
 
         return sorted(plugins.producers())
 
-    def get_command(self, _: click.Context, name: str) -> Any:
+    def get_command(self, _: object, name: str) -> Any:
         """The command of one source, or None when there is no such source."""
         from bus import plugins
 

@@ -20,7 +20,7 @@ def sample(
     ] = 0.01,
     json: Json = False,
 ) -> None:
-    """Make the OneRoster extract of a made-up district, of any size; the same seed, the same one."""
+    """Make the OneRoster extract of a made-up district; the same seed gives the same one."""
     with failures(json):
         from bus.sample import District
 

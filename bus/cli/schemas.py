@@ -12,7 +12,9 @@ from rich.table import Table
 
 from bus.cli.output import Json, emit, failures
 
-app = typer.Typer(help="The shared standard, and the registry that enforces it.", no_args_is_help=True)
+app = typer.Typer(
+    help="The shared standard, and the registry that enforces it.", no_args_is_help=True
+)
 Directory = Annotated[
     Path | None, typer.Option("--schemas", help="A folder of .avsc; else those of this version.")
 ]

@@ -9,8 +9,9 @@ Compatibility"), so a change may break
   earlier version still write.
 
 Stricter than Avro in two things, which decode and are wrong: a number must not become another kind
-of number by its logical type, and an enumeration must not lose a symbol, even where it has a default
-(a stored `tobedeleted` would be read as `active`). A new symbol is what the default is for.
+of number by its logical type, and an enumeration must not lose a symbol, even where it has a
+default (a stored `tobedeleted` would be read as `active`). A new symbol is what the default is
+for.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ class GroupCommit:
                     event.value,
                     event.key,
                     event.partition,
-                    headers=event.headers,  # type: ignore[arg-type]  # a list is invariant
+                    headers=event.headers,
                 )
                 return
             except BufferError:  # librdkafka's own queue is full: let some of it go
