@@ -1,0 +1,138 @@
+"""A SIS extract in, products out; the next day's extract in, exactly what changed out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests import canvas_model, sds_model
+from tests.integration.commands import Commands
+from tests.oneroster_truth import truth
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+DAY_1 = SAMPLES / "district-oneroster-1.1-2026-11-24.zip"
+DAY_2 = SAMPLES / "district-oneroster-1.1-2026-11-25.zip"
+
+FIRST = {
+    "org": 5,
+    "academicSession": 3,
+    "course": 40,
+    "class": 80,
+    "student": 1200,
+    "staff": 40,
+    "demographics": 1200,
+    "enrollment": 5435,
+}
+SECOND = {  # created, updated, withdrawn, unchanged
+    "student": (10, 14, 12, 1174),
+    "enrollment": (58, 0, 55, 5380),
+    "demographics": (0, 0, 6, 1194),
+    "class": (0, 1, 0, 79),
+    "org": (0, 0, 0, 5),
+    "academicSession": (0, 0, 0, 3),
+    "course": (0, 0, 0, 40),
+    "staff": (0, 0, 0, 40),
+}
+
+
+def take(commands: Commands, extract: Path) -> dict[str, dict[str, int]]:
+    """`bus produce oneroster-csv EXTRACT --json`: its counts."""
+    found = commands.run("produce", "oneroster-csv", str(extract))
+    assert found["source"] == "oneroster-csv"
+    records: dict[str, dict[str, int]] = found["records"]
+    return records
+
+
+def consume(commands: Commands, product: str) -> dict[str, Any]:
+    """`bus consume PRODUCT --out … --until-caught-up --json`."""
+    out = str(commands.cwd / product)
+    found = commands.run("consume", product, "--out", out, "--until-caught-up")
+    assert (found["product"], found["out"], found["deadLettered"]) == (product, out, 0)
+    return found
+
+
+def test_two_days(commands: Commands) -> None:
+    canvas, sds = commands.cwd / "canvas", commands.cwd / "microsoft-sds"
+
+    for kind, counts in take(commands, DAY_1).items():
+        assert counts == _counts(FIRST.get(kind, 0)), kind
+    told = consume(commands, "canvas")["delivered"]
+    assert told["enrollment"] == FIRST["enrollment"]
+    consume(commands, "microsoft-sds")
+    (first,) = sorted(canvas.glob("*.zip"))
+    state = canvas_model.apply([first])
+    assert canvas_model.rosters(state) == truth(DAY_1).rosters
+    assert sds_model.rosters(sds_model.load(sds)) == truth(DAY_1).rosters
+
+    records = take(commands, DAY_2)
+    for kind, expected in SECOND.items():
+        assert records[kind] == _counts(*expected), kind
+    told = consume(commands, "canvas")["delivered"]
+    assert told["enrollment"] == 58 + 55
+    assert told["student"] == 10 + 14 + 12
+    consume(commands, "microsoft-sds")
+    (again, second) = sorted(canvas.glob("*.zip"))
+    assert again == first
+    canvas_model.apply([second], state)
+    after = truth(DAY_2)
+    assert canvas_model.rosters(state) == after.rosters
+    active = {
+        user: (row["first_name"], row["last_name"])
+        for (user,), row in state["users.csv"].items()
+        if row["status"] == "active"
+    }
+    assert active == after.people
+    assert {s: row["name"] for (s,), row in state["sections.csv"].items()} == after.classes
+    assert sds_model.rosters(sds_model.load(sds)) == after.rosters
+
+    for kind, counts in take(commands, DAY_2).items():
+        assert counts == _counts(unchanged=counts["unchanged"]), kind
+    assert not any(consume(commands, "canvas")["delivered"].values())
+    assert len(list(canvas.glob("*.zip"))) == 2
+    groups = commands.run("status")["groups"]
+    for product in ("canvas", "microsoft-sds"):
+        assert groups[f"{commands.settings.topic_prefix}.{product}"] == {"lag": 0}
+
+
+def test_an_extract_cut_short_stops_before_anything_is_published(commands: Commands) -> None:
+    take(commands, DAY_1)
+    half = commands.cwd / "half"
+    half.mkdir()
+    import zipfile
+
+    with zipfile.ZipFile(DAY_1) as archive:
+        archive.extractall(half)
+    users = (half / "users.csv").read_text("utf-8").splitlines(keepends=True)
+    (half / "users.csv").write_text("".join(users[: len(users) // 2]), "utf-8")
+    refused = commands.run("produce", "oneroster-csv", str(half), status=1)
+    assert "--allow-mass-withdrawal" in refused["error"]
+    assert "student" in refused["error"]
+    assert take(commands, DAY_1)["student"]["unchanged"] == 1200
+    went = commands.run("produce", "oneroster-csv", str(half), "--allow-mass-withdrawal")
+    assert went["records"]["student"]["withdrawn"] > 500
+
+
+def test_a_careless_extract_goes_in_with_each_fault_named(commands: Commands) -> None:
+    """The fixture of an OneRoster client for Moodle: a course that is not there, a school that is
+    missing, statuses left out, capitalised values, no date."""
+    records = take(commands, SAMPLES / "moodle-plugin-oneroster-1.1.zip")
+    assert sum(counts["created"] for counts in records.values()) > 0
+    faults = commands.run("quarantine", "list")["faults"]
+    assert faults
+    for fault in faults:
+        assert fault["file"].endswith(".csv")
+        assert fault["reason"]
+    consume(commands, "canvas")
+    consume(commands, "microsoft-sds")
+
+
+def _counts(
+    created: int = 0, updated: int = 0, withdrawn: int = 0, unchanged: int = 0
+) -> dict[str, int]:
+    return {
+        "created": created,
+        "updated": updated,
+        "withdrawn": withdrawn,
+        "unchanged": unchanged,
+        "quarantined": 0,
+    }

@@ -1,0 +1,41 @@
+"""What a OneRoster extract says, read in the plainest way: the truth that products must end with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+Row = dict[str, str]
+
+
+class Truth(NamedTuple):
+    """rosters: (class, person, role) of all that is active; people: (given, family name) by id."""
+
+    rosters: set[tuple[str, str, str]]
+    people: dict[str, tuple[str, str]]
+    classes: dict[str, str]
+
+
+def truth(extract: Path) -> Truth:
+    """The truth of one bulk extract, a zip."""
+    users = {row["sourcedId"]: row for row in _active(extract, "users.csv")}
+    classes = {row["sourcedId"]: row for row in _active(extract, "classes.csv")}
+    return Truth(
+        rosters={
+            (row["classSourcedId"], row["userSourcedId"], row["role"])
+            for row in _active(extract, "enrollments.csv")
+            if row["classSourcedId"] in classes and row["userSourcedId"] in users
+        },
+        people={id_: (row["givenName"], row["familyName"]) for id_, row in users.items()},
+        classes={id_: row["title"] for id_, row in classes.items()},
+    )
+
+
+def _active(extract: Path, name: str) -> list[Row]:
+    with zipfile.ZipFile(extract) as archive:
+        text = archive.read(name).decode("utf-8-sig")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [row for row in rows if row["status"] != "tobedeleted"]
