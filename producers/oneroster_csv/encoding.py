@@ -1,0 +1,131 @@
+"""Any encoding that extracts come in → UTF-8, a piece at a time.
+
+OneRoster 1.1 and 1.2 CSV Binding ask for UTF-8; Excel writes Windows-1252 or UTF-16, and files that
+were put together from several sources mix UTF-8 and Windows-1252 from line to line.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 1024**2
+
+UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+
+UNREADABLE = "�"
+"""What stands for bytes that are no text (U+FFFD); a row that holds it is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file as UTF-8.
+
+    path:    the file itself when it was UTF-8, else a copy. It may begin with a byte order mark.
+    lines:   how many lines it has, without empty ones at its end.
+    regular: whether all its lines end in the same way, by \\n or by \\r\\n.
+    notes:   what was not as it should be, for a person.
+    unreadable: whether bytes were no text in any encoding, and `UNREADABLE` now stands for them.
+    """
+
+    path: Path
+    lines: int
+    regular: bool
+    notes: tuple[str, ...] = ()
+    unreadable: bool = False
+
+
+def as_utf8(path: Path, folder: Path) -> Text:
+    """A file as UTF-8 without NUL bytes; a copy, where one is needed, is put in `folder`."""
+    encoding = _utf_16(path)
+    if encoding is None and (measured := _measured(path)) is not None:
+        return measured
+    copy = folder / f"{path.stem}.utf8.csv"
+    copy.touch(mode=0o600)
+    notes, unreadable = [], False
+    with path.open("rb") as source, copy.open("wb") as target:
+        if encoding:
+            notes.append("the file is UTF-16, not UTF-8; it was read as that")
+            pieces = _from_utf_16(source, encoding)
+        else:
+            pieces = _from_bytes(source, notes)
+        for piece in pieces:
+            unreadable = unreadable or UNREADABLE in piece
+            if "\0" in piece:
+                if NULS not in notes:
+                    notes.append(NULS)
+                piece = piece.replace("\0", "")
+            target.write(piece.encode("utf-8"))
+    measured = _measured(copy)
+    assert measured is not None  # it has just been written as UTF-8
+    return Text(copy, measured.lines, measured.regular, tuple(notes), unreadable)
+
+
+NULS = "the file holds NUL characters; they were taken out"
+NOT_UTF_8 = "the file is not UTF-8; lines that are not were read as Windows-1252"
+
+
+def _utf_16(path: Path) -> str | None:
+    """The UTF-16 in which a file is: by its byte order mark, or by the zeros of ASCII text."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head[:2] in UTF_16:
+        return UTF_16[head[:2]]
+    half = len(head) // 2
+    if half >= 8 and head[1::2].count(0) > half * 0.6 and not head[::2].count(0):
+        return "utf-16-le"
+    if half >= 8 and head[::2].count(0) > half * 0.6 and not head[1::2].count(0):
+        return "utf-16-be"
+    return None
+
+
+def _measured(path: Path) -> Text | None:
+    """A file as it stands; None when it is not UTF-8 or holds NUL bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    feeds = returns = pairs = at_end = 0
+    last = b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            if b"\0" in chunk:
+                return None
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                return None
+            feeds += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+            pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk.startswith(b"\n"))
+            text = chunk.rstrip(b"\r\n")
+            ends = chunk[len(text) :].count(b"\n")
+            at_end = ends if text else at_end + ends
+            last = chunk[-1:]
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return None
+    lines = feeds - at_end + 1
+    return Text(path, lines, regular=returns in (0, pairs) and pairs in (0, feeds))
+
+
+def _from_utf_16(source: BinaryIO, encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    first = True
+    while chunk := source.read(CHUNK):
+        piece = decoder.decode(chunk)
+        yield piece.removeprefix("\ufeff") if first else piece
+        first = False
+    yield decoder.decode(b"", final=True)
+
+
+def _from_bytes(source: BinaryIO, notes: list[str]) -> Iterator[str]:
+    """Each line by itself, as one line may be UTF-8 and the next Windows-1252."""
+    while line := source.readline(CHUNK):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            if NOT_UTF_8 not in notes:
+                notes.append(NOT_UTF_8)
+            yield line.decode("cp1252", errors="replace")

@@ -1,0 +1,78 @@
+"""What manifest.csv says of the other files (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv").
+
+Two columns, propertyName and value: `oneroster.version`, and for each file `file.NAME` with bulk
+(all records), delta (changes only) or absent.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bus.staging import Fault
+
+Mode = Literal["bulk", "delta", "absent"]
+MODES: dict[str, Mode] = {"bulk": "bulk", "delta": "delta", "absent": "absent"}
+
+VERSIONS = ("1.0", "1.1", "1.2")
+
+NAME = "manifest.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """modes: how each file is to be read, by its name without .csv in lower case ("orgs")."""
+
+    modes: dict[str, Mode] = field(default_factory=dict)
+    present: bool = False
+
+    def mode(self, file: str) -> Mode | None:
+        """How a file is to be read; None when the manifest does not say."""
+        return self.modes.get(file.lower())
+
+
+def read(path: Path | None, faults: list[Fault]) -> Manifest:
+    """Read manifest.csv (UTF-8), or what stands for it when there is none."""
+    if path is None:
+        _note(faults, 0, "there is no manifest.csv; each file was read as holding all records")
+        return Manifest()
+    modes: dict[str, Mode] = {}
+    for line, name, value in _properties(path):
+        if name == "oneroster.version" and not value.startswith(VERSIONS):
+            _note(faults, line, f"the version is none of {', '.join(VERSIONS)}; it was read as 1.2")
+        if not name.startswith("file."):
+            continue
+        file = name.removeprefix("file.").removesuffix(".csv")
+        if value not in MODES:
+            _note(faults, line, "is none of bulk, delta, absent; it was read as delta")
+        # Of two that disagree, and of a word that is not known, what withdraws nothing.
+        mode = MODES.get(value, "delta")
+        modes[file] = mode if modes.get(file, mode) == mode else "delta"
+    if not modes:
+        _note(faults, 0, "manifest.csv names no file; each was read as holding changes only")
+    return Manifest(modes, present=True)
+
+
+def _properties(path: Path) -> list[tuple[int, str, str]]:
+    """(line, property, value) of each row, in lower case."""
+    found: list[tuple[int, str, str]] = []
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        head = file.readline(10_000)
+        delimiter = max(",;\t", key=head.count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return found
+            except csv.Error:
+                continue
+            if len(row) > 1:
+                found.append((reader.line_num, row[0].strip().lower(), row[1].strip().lower()))
+
+
+def _note(faults: list[Fault], line: int, reason: str) -> None:
+    faults.append(Fault(NAME, line, "", "", reason, fatal=False))

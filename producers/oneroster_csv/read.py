@@ -1,0 +1,112 @@
+"""A OneRoster CSV extract into the tables of `bus.staging`.
+
+OneRoster 1.1 CSV (IMS Final Release 2017) and OneRoster 1.2 CSV Binding (IMS Final Release 2022);
+beside them attendance.csv, with the columns of this standard's own attendance record. Values are
+passed on as they stand; `bus.validate` converts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bus.columns import quoted
+from bus.failures import Stop
+from bus.staging import Coverage, Fault, Staging
+from bus.standard import KINDS
+from producers.oneroster_csv import archive, manifest, users
+from producers.oneroster_csv.columns import FILES, UNREAD, File, normal
+from producers.oneroster_csv.manifest import Manifest
+from producers.oneroster_csv.rows import load
+
+
+def read(path: Path, staging: Staging) -> None:
+    """Fill `staging` from an extract: a zip, or a folder with its CSV files.
+
+    Raises `Stop` when the extract cannot or must not be read. A single file that cannot be read is
+    a fault, and its kinds are not in the coverage, so nothing of them is changed or withdrawn.
+    """
+    found = _named(path, archive.files(path, staging.folder), staging)
+    declared = manifest.read(found.pop("manifest", None), staging.faults)
+    for file in FILES.values():
+        if file.name not in ("users", "roles"):
+            _take(staging, declared, file, found.get(file.name.lower()))
+    _take_users(staging, declared, found)
+
+
+def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
+    """The files by name ("users", "manifest"); what is none of OneRoster's is told and left."""
+    found: dict[str, Path] = {}
+    unknown = 0
+    for file in files:
+        name = normal(file.stem)
+        if name not in FILES and name != "manifest":
+            unknown += name not in UNREAD
+        elif name in found:
+            raise Stop(f"{path} holds two files for {name}.csv; put each file in it once")
+        else:
+            found[name] = file
+    if not found.keys() - {"manifest"}:
+        raise Stop(
+            f"{path} holds none of the files of OneRoster (orgs.csv, users.csv, …); name a zip or "
+            "a folder of a OneRoster CSV extract"
+        )
+    if unknown:
+        reason = f"{unknown} CSV files are none of OneRoster's; they were not read"
+        staging.faults.append(Fault("", 0, "", "", reason, fatal=False))
+    return found
+
+
+def _mode(staging: Staging, declared: Manifest, file: File, path: Path | None) -> Coverage | None:
+    """How a file is to be read; None when it is not. What withdraws nothing is chosen in doubt."""
+
+    def note(reason: str, *, fatal: bool = False) -> None:
+        name = f"{file.name}.csv"
+        staging.faults.append(Fault(name, 0, "", "", reason, fatal=fatal, kind=file.kind))
+
+    mode = declared.mode(file.name)
+    if path is None:
+        if mode in ("bulk", "delta"):
+            note(f"the manifest declares it as {mode}, but it is not there; send it", fatal=True)
+        return None
+    if mode == "absent":
+        note("the manifest declares it as absent, but it is there; it was not read")
+        return None
+    if file.name == "attendance":
+        return "delta"  # what happened stays; a file holds the days it is about
+    if mode is None and declared.present:
+        note("the manifest does not name it; it was read as holding changes only")
+        return "delta"
+    return mode or "bulk"
+
+
+def _take(staging: Staging, declared: Manifest, file: File, path: Path | None) -> None:
+    """A file whose rows are all of one kind."""
+    mode = _mode(staging, declared, file, path)
+    if path is not None and mode and load(staging, file, path, f"raw_{file.kind}"):
+        staging.coverage[file.kind] = mode
+
+
+def _take_users(staging: Staging, declared: Manifest, found: dict[str, Path]) -> None:
+    """users.csv, with roles.csv where there is one, into students, staff and guardians.
+
+    Guardians, whom many extracts do not have, are in the coverage of changes only when there are
+    any.
+    """
+    file, path = FILES["users"], found.get("users")
+    roles, roles_path = FILES["roles"], found.get("roles")
+    mode = _mode(staging, declared, file, path)
+    roles_mode = _mode(staging, declared, roles, roles_path)
+    if path is None or mode is None or not load(staging, file, path, users.USERS):
+        return
+    with_roles = bool(roles_path and roles_mode and load(staging, roles, roles_path, users.ROLES))
+    if with_roles and roles_mode == "delta":
+        mode = "delta"
+    if users.split(staging, with_roles=with_roles):
+        for kind in file.kinds:
+            if mode == "bulk" or kind != "guardian" or _any(staging, kind):
+                staging.coverage[kind] = mode
+
+
+def _any(staging: Staging, kind: str) -> bool:
+    assert kind in KINDS
+    return bool(staging.con.execute(f"FROM {quoted(f'raw_{kind}')} LIMIT 1").fetchall())

@@ -1,0 +1,278 @@
+"""A CSV file into a table of text, with the line on which each row begins.
+
+Two ways that give the same: DuckDB's reader, for files in which every line is a row, and Python's
+for all others (line ends inside quotes, rows of the wrong length, stray quotes), which goes on
+after a row that cannot be read. OneRoster 1.1 and 1.2 CSV Binding name RFC 4180: quotes are doubled
+inside quotes, and a line end inside quotes is part of the value.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import duckdb
+
+from bus.columns import quoted
+from bus.staging import Fault, Staging
+from producers.oneroster_csv.columns import File, Match, match
+from producers.oneroster_csv.encoding import UNREADABLE, Text, as_utf8
+
+DELIMITERS = ",;\t|"
+
+LONGEST_LINE = 1024**2
+"""Characters; the longest real rows have a few thousand."""
+
+MOST = 1_000
+"""How many faults of one sort in one file are told one by one; of the rest, how many there are."""
+
+UNCLOSED = "holds a quote that does not open or close a value as it should"
+UNREADABLE_ROW = "holds bytes that are no text in UTF-8 or Windows-1252"
+MEND = "the row was left out; mend it where it comes from and send the extract again"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """line: on which it begins, from 1. fields: its values, or None when it cannot be read."""
+
+    line: int
+    lines: int
+    fields: list[str] | None
+
+
+def load(staging: Staging, file: File, path: Path, table: str) -> bool:
+    """Make a table with `_file`, `_line` and the fields that the file has, all text.
+
+    Faults of the file and of rows are added to `staging.faults`. Returns False, and makes no table,
+    when the file could not be read at all.
+    """
+    name = f"{file.name}.csv"
+    text = as_utf8(path, staging.folder)
+    for note in text.notes:
+        staging.faults.append(Fault(name, 0, "", "", note, fatal=False, kind=file.kind))
+    head = _head(file, text)
+    if head is None:
+        reason = f"has no header with a column {file.key}; nothing of the file was read"
+        staging.faults.append(Fault(name, 1, file.key, "", reason, kind=file.kind))
+        return False
+    if head.delimiter != ",":
+        reason = "its columns are not separated by commas; it was read as they are"
+        staging.faults.append(Fault(name, 1, "", "", reason, fatal=False, kind=file.kind))
+    for told in head.match.notes:
+        staging.faults.append(
+            Fault(name, 1, told.field, told.value_class, told.reason, fatal=False, kind=file.kind)
+        )
+    if not _load_fast(staging, name, text, head, table):
+        _load_carefully(staging, file, text, head, table)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The header: where it is, how many columns it has and what they are."""
+
+    row: Row
+    width: int
+    delimiter: str
+    match: Match
+
+
+def _head(file: File, text: Text) -> _Head | None:
+    """The header, read with the delimiter that makes most sense of it."""
+    best: _Head | None = None
+    for delimiter in DELIMITERS:
+        with text.path.open(encoding="utf-8-sig", newline="") as source:
+            row = next(rows(source, delimiter), None)
+        if row is None or row.fields is None:
+            continue
+        found = match(file, row.fields)
+        if file.key not in found.positions:
+            continue
+        if best is None or len(found.positions) > len(best.match.positions):
+            best = _Head(row, len(row.fields), delimiter, found)
+    return best
+
+
+def _load_fast(staging: Staging, name: str, text: Text, head: _Head, table: str) -> bool:
+    """Read a file in which every line is a row; False, with no table made, when it is no such."""
+    plain = text.regular and not text.unreadable and head.row.line == head.row.lines == 1
+    if not plain or head.width < 2 or text.lines < 2:
+        return False
+    taken = ", ".join(
+        f"c{at} AS {quoted(field)}" for field, at in sorted(head.match.positions.items())
+    )
+    try:
+        staging.con.execute(
+            f"CREATE TABLE {quoted(table)} AS SELECT {_literal(name)} AS _file, "
+            f"row_number() OVER () + 1 AS _line, {taken} "
+            f"FROM {_read_csv(text.path, head.width, head.delimiter)}"
+        )
+    except duckdb.InvalidInputException:
+        return False  # rows of the wrong length, stray quotes: for the careful reader to tell
+    if _count(staging, table) != text.lines - 1:
+        staging.con.execute(f"DROP TABLE {quoted(table)}")
+        return False
+    empty = " AND ".join(f"trim(coalesce({quoted(f)}, '')) = ''" for f in head.match.positions)
+    staging.con.execute(f"DELETE FROM {quoted(table)} WHERE {empty}")
+    return True
+
+
+def _load_carefully(staging: Staging, file: File, text: Text, head: _Head, table: str) -> None:
+    """Read a file row by row, telling of those that cannot be read."""
+    positions = sorted(head.match.positions.items())
+    faults = _Faults(staging, file)
+    clean = staging.folder / f"{table}.clean.csv"
+    clean.touch(mode=0o600)
+    with (
+        text.path.open(encoding="utf-8-sig", newline="") as source,
+        clean.open("w", encoding="utf-8", newline="") as target,
+    ):
+        writer = csv.writer(target, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        found = rows(source, head.delimiter, head.match.width)
+        next(found)
+        for row in found:
+            if fields := _whole(row, head, faults, text.unreadable):
+                writer.writerow([row.line, *(fields[at] for _, at in positions)])
+    faults.end()
+    taken = ", ".join(f"c{at} AS {quoted(f)}" for at, (f, _) in enumerate(positions, 1))
+    staging.con.execute(
+        f"CREATE TABLE {quoted(table)} AS SELECT {_literal(f'{file.name}.csv')} AS _file, "
+        f"CAST(c0 AS BIGINT) AS _line, {taken} "
+        f"FROM {_read_csv(clean, len(positions) + 1, ',', header=False)}"
+    )
+    clean.unlink()
+
+
+def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
+    """A row's values when it can be taken; None when it is empty, or told as a fault."""
+    if row.fields is None:
+        faults.tell(row.line, "a row that cannot be read", UNCLOSED)
+    elif not any(map(str.strip, row.fields)):
+        return None
+    elif unreadable and any(UNREADABLE in value for value in row.fields):
+        faults.tell(row.line, "bytes that are no text", UNREADABLE_ROW)
+    elif len(row.fields) < head.match.width or any(map(str.strip, row.fields[head.width :])):
+        what = "fewer" if len(row.fields) < head.match.width else "more"
+        faults.tell(
+            row.line, f"a row of {len(row.fields)} values", f"has {what} values than columns"
+        )
+    else:
+        return row.fields
+    return None
+
+
+@dataclass(slots=True)
+class _Faults:
+    """Faults of rows; after `MOST` of a sort they are only counted."""
+
+    staging: Staging
+    file: File
+    numbers: Counter[str] = field(default_factory=Counter)
+
+    def tell(self, line: int, value_class: str, what: str) -> None:
+        """A row was left out."""
+        self.numbers[what] += 1
+        if self.numbers[what] <= MOST:
+            self._add(line, value_class, f"{what}; {MEND}")
+
+    def end(self) -> None:
+        """Tell how many more there were."""
+        for what, number in self.numbers.items():
+            if number > MOST:
+                self._add(0, "", f"{number - MOST:,} more rows like those told: {what}; {MEND}")
+
+    def _add(self, line: int, value_class: str, reason: str) -> None:
+        name = f"{self.file.name}.csv"
+        self.staging.faults.append(Fault(name, line, "", value_class, reason, kind=self.file.kind))
+
+
+def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
+    """The rows of a CSV file, without empty lines.
+
+    After a row that cannot be read, reading goes on with the line after the one on which that row
+    began: an unclosed quote costs one row, not the rest of the file.
+
+    width: how many values a row should have; 0: not known.
+    """
+    lines = _Lines(source)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        lines.taken.clear()
+        first = lines.number + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield Row(first, 1, None)
+            lines.back()
+            continue
+        taken = len(lines.taken)
+        if taken > 1 and width and _run_together(lines.taken, fields, delimiter, width):
+            yield Row(first, 1, None)
+            lines.back()
+        elif fields:
+            yield Row(first, taken, fields)
+
+
+def _run_together(taken: deque[str], fields: list[str], delimiter: str, width: int) -> bool:
+    """Whether a row over several lines looks like several rows that stray quotes run together."""
+    if len(fields) != width:
+        return True
+    return width > 2 and all(line.count(delimiter) >= width - 1 for line in taken)
+
+
+@dataclass(slots=True)
+class _Lines:
+    """Lines for the csv module, which can be taken back."""
+
+    source: TextIO
+    number: int = 0
+    taken: deque[str] = field(default_factory=deque)
+    returned: deque[str] = field(default_factory=deque)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.returned.popleft() if self.returned else self.source.readline(LONGEST_LINE)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken.append(line)
+        if len(line) == LONGEST_LINE:
+            while len(line) == LONGEST_LINE and line[-1] not in "\r\n":
+                line = self.source.readline(LONGEST_LINE)
+            raise csv.Error("the line is too long")
+        return line
+
+    def back(self) -> None:
+        """Take back all lines since `taken` was cleared, but the first."""
+        while len(self.taken) > 1:
+            self.returned.appendleft(self.taken.pop())
+            self.number -= 1
+
+
+def _read_csv(path: Path, width: int, delimiter: str, *, header: bool = True) -> str:
+    """A table function of DuckDB: the file's columns as text, c0 to the last."""
+    columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
+    name = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
+    # Line ends inside quotes, which only our own clean copies have, want one thread.
+    return (
+        f"read_csv({_literal(name)}, auto_detect = false, columns = {{{columns}}}, "
+        f"delim = {_literal(delimiter)}, quote = '\"', escape = '\"', comment = '', "
+        f"header = false, skip = {int(header)}, strict_mode = true, parallel = {header}, "
+        f"max_line_size = {8 * LONGEST_LINE}, compression = 'none', hive_partitioning = false)"
+    )
+
+
+def _count(staging: Staging, table: str) -> int:
+    return int(staging.con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall()[0][0])
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,179 @@
+"""Which users are students, staff or guardians, by their roles.
+
+OneRoster 1.1 CSV, users.csv: one `role` for each user. OneRoster 1.2 CSV Binding, roles.csv:
+several roles for each user, each in an organisation, each primary or secondary.
+
+Of several roles those that stand go before those that are deleted, then primary before secondary,
+then student before staff before guardian, then the one that comes first in the file: that one says
+of what kind the user is. Its kind's other roles say to which organisations the user belongs.
+"""
+
+from __future__ import annotations
+
+from bus.columns import quoted
+from bus.conversions import value_class
+from bus.staging import Fault, Staging
+from bus.standard import KINDS
+from producers.oneroster_csv.rows import MOST
+
+USERS, ROLES = "oneroster_users", "oneroster_roles"
+"""The tables in which users.csv and roles.csv lie until they are split."""
+
+
+def _roles_of(kind: str) -> list[str]:
+    role = next(field for field in KINDS[kind].schema["fields"] if field["name"] == "role")
+    return [symbol for symbol in role["type"]["symbols"] if symbol != "other"]
+
+
+KIND_OF = {
+    "student": "student",
+    **{role.lower(): "staff" for role in _roles_of("staff")},
+    **{role.lower(): "guardian" for role in _roles_of("guardian")},
+}
+"""The kind of record for each role, in lower case. `other` could be anybody."""
+
+UNKNOWN = "the role is none of " + ", ".join(
+    ["student", *_roles_of("staff"), *_roles_of("guardian")]
+)
+
+
+def split(staging: Staging, *, with_roles: bool) -> bool:
+    """Make raw_student, raw_staff and raw_guardian of the users; False when roles are nowhere."""
+    columns = _columns(staging, USERS)
+    if with_roles and "role" not in _columns(staging, ROLES):
+        _fault(staging, "roles.csv", 1, "role", "", "has no column role; nothing of it was read")
+        with_roles = False
+    if not with_roles and "role" not in columns:
+        reason = "has no column role, and there is no roles.csv; nothing of the file was read"
+        _fault(staging, "users.csv", 1, "role", "", reason)
+        return False
+    if with_roles:
+        _choose(staging)
+    _attribute(staging, columns, with_roles=with_roles)
+    for kind in ("student", "staff", "guardian"):
+        _make(staging, kind)
+    _tell(staging)
+    return True
+
+
+def _columns(staging: Staging, table: str) -> list[str]:
+    found = staging.con.execute(f"DESCRIBE {quoted(table)}").fetchall()
+    return [str(row[0]) for row in found]
+
+
+def _kind_of(role: str) -> str:
+    """SQL: the kind of a role; NULL when it is not known."""
+    cases = " ".join(f"WHEN '{name}' THEN '{kind}'" for name, kind in KIND_OF.items())
+    return f"CASE lower(translate(trim({role}), ' _-', '')) {cases} END"
+
+
+def _choose(staging: Staging) -> None:
+    """Make `chosen` of roles.csv: for each user a kind, a role and its organisations."""
+    there = _columns(staging, ROLES)
+
+    def column(name: str) -> str:
+        return f"nullif(trim({quoted(name)}), '')" if name in there else "NULL"
+
+    staging.con.execute(
+        f"""
+        CREATE TEMP TABLE told AS
+        SELECT {column("userSourcedId")} AS id, {column("role")} AS role,
+            {column("orgSourcedId")} AS org, {_kind_of(quoted("role"))} AS kind,
+            lower(coalesce({column("status")}, '')) IN ('tobedeleted', 'inactive') AS gone,
+            lower(coalesce({column("roleType")}, '')) <> 'primary' AS secondary,
+            list_position(['student', 'staff', 'guardian'], kind) AS rank, _line
+        FROM {ROLES} WHERE {column("userSourcedId")} IS NOT NULL
+        """
+    )
+    order = "ORDER BY gone, secondary, rank NULLS LAST, _line"
+    staging.con.execute(
+        f"""
+        CREATE TEMP TABLE chosen AS
+        WITH best AS (
+            SELECT id, first(coalesce(role, '') {order}) AS role,
+                first(coalesce(kind, '') {order}) AS kind
+            FROM told GROUP BY id
+        ), orgs AS (
+            SELECT t.id, array_to_string(list(org {order}), ',') AS orgs,
+                first(org {order}) AS home
+            FROM told t JOIN best b ON t.id = b.id AND t.kind = b.kind
+            WHERE org IS NOT NULL AND NOT gone GROUP BY t.id
+        )
+        SELECT id, role, nullif(kind, '') AS kind, orgs, home FROM best LEFT JOIN orgs USING (id)
+        """
+    )
+    _tell_rows(
+        staging,
+        "roles.csv",
+        f"SELECT _line, {value_class('role')} FROM told WHERE kind IS NULL",
+        "role",
+        f"{UNKNOWN}; this role was left out",
+    )
+    staging.con.execute(f"DROP TABLE told; DROP TABLE {ROLES}")
+
+
+def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> None:
+    """Make `attributed`: the users with `_kind`, NULL where it is not known."""
+    own = {
+        name: f"u.{quoted(name)}" if name in columns else "CAST(NULL AS VARCHAR)"
+        for name in ("role", "orgSourcedIds", "primaryOrgSourcedId")
+    }
+    if not with_roles:
+        staging.con.execute(
+            f"CREATE TEMP VIEW attributed AS SELECT *, {_kind_of('role')} AS _kind FROM {USERS}"
+        )
+        return
+    others = ", ".join(f"u.{quoted(name)}" for name in columns if name not in own)
+    staging.con.execute(
+        f"""
+        CREATE TEMP VIEW attributed AS SELECT {others},
+            coalesce(c.role, {own["role"]}) AS role,
+            coalesce(c.orgs, {own["orgSourcedIds"]}) AS orgSourcedIds,
+            coalesce(nullif(trim({own["primaryOrgSourcedId"]}), ''), c.home)
+                AS primaryOrgSourcedId,
+            CASE WHEN c.id IS NULL THEN {_kind_of(own["role"])} ELSE c.kind END AS _kind
+        FROM {USERS} u LEFT JOIN chosen c ON trim(u.sourcedId) = c.id
+        """
+    )
+
+
+def _make(staging: Staging, kind: str) -> None:
+    there = _columns(staging, "attributed")
+    taken = ["_file", "_line", *(name for name in KINDS[kind].fields if name in there)]
+    staging.con.execute(
+        f"CREATE TABLE {quoted(f'raw_{kind}')} AS SELECT {', '.join(map(quoted, taken))} "
+        f"FROM attributed WHERE _kind = '{kind}' ORDER BY _line"
+    )
+
+
+def _tell(staging: Staging) -> None:
+    """Tell of the users of no known kind.
+
+    Such a row may be of anybody who was published before, so these faults name no column and no
+    kind: nobody is then withdrawn for being absent.
+    """
+    _tell_rows(
+        staging,
+        "users.csv",
+        f"SELECT _line, {value_class('role')} FROM attributed WHERE _kind IS NULL",
+        "",
+        f"{UNKNOWN}; the row was left out; mend it where it comes from and send the extract again",
+    )
+    staging.con.execute(f"DROP VIEW attributed; DROP TABLE {USERS}; DROP TABLE IF EXISTS chosen")
+
+
+def _tell_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
+    told = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
+    for line, what in told:
+        _fault(staging, file, line, column, what, reason)
+    if len(told) == MOST:
+        number = staging.con.execute(f"SELECT count(*) FROM ({found})").fetchall()[0][0]
+        if number > MOST:
+            more = f"{number - MOST:,} more rows like those told: {reason}"
+            _fault(staging, file, 0, column, "", more)
+
+
+def _fault(
+    staging: Staging, file: str, line: int, column: str, value_class: str, reason: str
+) -> None:
+    staging.faults.append(Fault(file, line, column, value_class, reason))
