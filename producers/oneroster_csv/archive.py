@@ -1,9 +1,9 @@
 """From what arrived, a zip or a folder, to the extract's files as plain files.
 
-OneRoster 1.1 and 1.2 CSV Binding: the CSV files lie together in one zip. That they lie in one folder
-inside it, as a person's own zipping makes, is accepted. What comes from outside is not trusted:
-names that climb out, links, bombs and damage refuse the whole extract, because a part of an extract
-would look like the withdrawal of the rest.
+OneRoster 1.1 and 1.2 CSV Binding: the CSV files lie together in one zip. That they lie in one
+folder inside it, as a person's own zipping makes, is accepted. What comes from outside is not
+trusted: names that climb out, links, bombs and damage refuse the whole extract, because a part of
+an extract would look like the withdrawal of the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ MOST_FILES = 1_000
 MOST_RATIO = 200
 RATIO_COUNTS_FROM = 100 * 1024**2
 """A small file of zeros may well shrink more than 200-fold; a bomb is large."""
+
+LONGEST_NAME = 100
+"""Characters; longer names than any file of OneRoster has are not kept."""
 
 CHUNK = 1024**2
 
@@ -99,8 +102,8 @@ def _unpacked(path: Path, folder: Path) -> list[Path]:
 def _refuse_unsafe(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
     seen = set()
     for number, entry in enumerate(entries, 1):
-        # orig_filename, as ZipInfo itself already cuts a name at a NUL.
-        name, place = PurePosixPath(entry.filename), f"entry {number} of {path}"
+        name, place = _name(entry), f"entry {number} of {path}"
+        # The name as it stands in the zip: ZipInfo cuts its own at a NUL.
         windows = PureWindowsPath(entry.orig_filename)
         if name.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
             raise Stop(f"{place} has a name that leads out of the zip; do not trust who made it")
@@ -115,6 +118,11 @@ def _refuse_unsafe(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
         seen.add(str(name).lower())
 
 
+def _name(entry: zipfile.ZipInfo) -> PurePosixPath:
+    """An entry's name; some makers of zips for Windows write backslashes."""
+    return PurePosixPath(entry.filename.replace("\\", "/"))
+
+
 def _extract(
     path: Path, archive: zipfile.ZipFile, entries: Iterable[zipfile.ZipInfo], folder: Path
 ) -> list[Path]:
@@ -123,18 +131,16 @@ def _extract(
     written = 0
     found = []
     for number, entry in enumerate(entries, 1):
-        name = PurePosixPath(entry.filename)
+        name = _name(entry)
         if entry.is_dir() or not _wanted(name):
             continue
-        # A folder of each entry's folder's own, so that files of two folders stay apart.
-        target = folder / "unpacked" / (f"{number}.csv" if len(name.name) > 100 else name.name)
-        if name.parent.parts:
-            target = folder / "unpacked" / "inner" / str(_place(name.parent)) / target.name
+        # Files of different folders stay apart, for `files` to tell.
+        target = folder / "unpacked" / _place(name.parent) / name.name
+        if len(name.name) > LONGEST_NAME:
+            target = target.with_name(f"{number}.csv")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (
-            archive.open(entry) as source,
-            target.open("xb", opener=_private) as file,
-        ):
+        target.touch(mode=0o600, exist_ok=False)
+        with archive.open(entry) as source, target.open("wb") as file:
             while chunk := source.read(CHUNK):
                 written += len(chunk)
                 if written > MOST_BYTES or (
@@ -147,10 +153,6 @@ def _extract(
                 file.write(chunk)
         found.append(target)
     return found
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _place(parent: PurePosixPath) -> str:
