@@ -7,10 +7,11 @@ spelt there) and what is unmistakable beside it. What could be read in two ways 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from bus.columns import column_type, quoted
+from bus.standard import KINDS
 from bus.standard.json import ID_LENGTH
 
 CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
@@ -19,25 +20,34 @@ CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
 UNPRINTED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
 """What other text may not hold: control characters other than tab and line ends."""
 
-BLANK = "' ' || chr(9) || chr(10) || chr(13)"
+BLANK = " \t\n\r\u00a0\u3000"
 
 YES = ("true", "t", "yes", "y", "1")
 NO = ("false", "f", "no", "n", "0")
 
 INTEGER = r"[+-]?[0-9]+(\.0*)?"
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+YEAR = "(19[0-9]{2}|2[01][0-9]{2}|2200)"
+"""A plausible one; any other is a slip of the keyboard or a filler."""
+
+DAY = YEAR + "-[0-9]{2}-[0-9]{2}"
 TIME = r"[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
 OFFSET = r" ?([Zz]|[+-](0[0-9]|1[0-4])(:?[0-5][0-9])?)"
-AMERICAN = r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}"
-
-EARLIEST, LATEST = "1900-01-01", "2200-12-31"
-"""Between these a date is plausible; outside it is a slip of the keyboard or a filler."""
+COMPACT = YEAR + "[0-9]{4}"
+AMERICAN = "[0-9]{1,2}/[0-9]{1,2}/" + YEAR
 
 WITHDRAWN = "inactive"
 """A status of OneRoster 1.0 that 1.1 took out (StatusType); who still sends it means withdrawn."""
 
 LEFT_OUT = "the row was left out; mend it where it comes from and send the extract again"
+
+
+class Sort(NamedTuple):
+    """A sort of fault. `{kept}` in its reason is the row that was kept instead."""
+
+    column: str
+    reason: str
+    fatal: bool
 
 
 class Flaw(NamedTuple):
@@ -62,6 +72,51 @@ class Conversion(NamedTuple):
     value: str
     instead: str
     flaws: tuple[Flaw, ...]
+
+
+def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort]]:
+    """A SELECT that makes records of a table of text, and the sorts of fault that it may find.
+
+    It costs little to leave `_faults` out, and much to store it.
+
+    raw:   the table; `there`: its columns. A field that is not among them is empty.
+
+    Beside the fields, `_line` and `_file` it gives
+
+    _faults: NULL, or a list with, for each field that has a fault, what is wrong: `code` (1: the
+             first of the sorts) and `class` (see `value_class`);
+    _worst:  the code of a fatal fault with a minus, else the code of any fault, else NULL.
+    """
+    columns_there = {column.lower() for column in there}
+    texts, made, codes, faults, values = [], [], [], [], []
+    sorts: list[Sort] = []
+    for field in KINDS[kind].schema["fields"]:
+        name, how = field["name"], conversion(field)
+        text = f"CAST(r.{quoted(name)} AS VARCHAR)" if name.lower() in columns_there else "NULL"
+        value = f"coalesce({made_of(name)}, {how.instead})"
+        texts.append(f"nullif({_trimmed(field, text)}, '') AS {quoted(name)}")
+        made.append(f"{how.value} AS {made_of(name)}")
+        values.append(f"CAST({value} AS {column_type(field['type'])}) AS {quoted(name)}")
+        cases = []
+        for flaw in how.flaws:
+            sorts.append(Sort(name, flaw.reason, flaw.fatal))
+            cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
+        code = quoted(f"{name}?")
+        codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
+        told = f"{{'code': abs({code}), 'class': {value_class(quoted(name))}}}"
+        faults.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
+    worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
+    return (
+        f"""
+        SELECT {", ".join(values)}, _line, _file, _worst,
+            CASE WHEN _worst IS NOT NULL THEN [{", ".join(faults)}] END AS _faults
+        FROM (SELECT *, least({worst}) AS _worst
+        FROM (SELECT *, {", ".join(codes)}
+        FROM (SELECT *, {", ".join(made)}
+        FROM (SELECT {", ".join(texts)}, r._line, r._file FROM {raw} r))))
+        """,
+        sorts,
+    )
 
 
 def text_literal(text: str) -> str:
@@ -96,7 +151,7 @@ def conversion(field: Mapping[str, Any]) -> Conversion:
     if avro == "string":
         return _checked(field, f"CASE WHEN {_fits(text)} THEN {text} END", NO_ID)
     read, what = _READ[avro if isinstance(avro, str) else avro["logicalType"]]
-    return _checked(field, read(f"trim({text}, {BLANK})"), what)
+    return _checked(field, read(text), what)
 
 
 def value_class(text: str) -> str:
@@ -120,6 +175,11 @@ TAKEN_OUT = "holds control characters; they were taken out"
 def _branch(avro: Any) -> Any:
     """The type of a value that is there."""
     return next(part for part in avro if part != "null") if isinstance(avro, list) else avro
+
+
+def _trimmed(field: Mapping[str, Any], text: str) -> str:
+    """Ids lose only what `bus.diff` takes off them too, so that both mean the same id."""
+    return f"trim({text})" if is_id(field) else f"trim({text}, {text_literal(BLANK)})"
 
 
 def default(field: Mapping[str, Any]) -> str:
@@ -173,10 +233,8 @@ def _words(field: Mapping[str, Any]) -> Conversion:
 
 def _printed(text: str) -> str:
     stripped = f"regexp_replace({text}, {text_literal(UNPRINTED)}, '', 'g')"
-    return (
-        f"CASE WHEN {_holds(text, CONTROL)} THEN nullif(trim({stripped}, {BLANK}), '') "
-        f"ELSE {text} END"
-    )
+    trimmed = f"trim({stripped}, {text_literal(BLANK)})"
+    return f"CASE WHEN {_holds(text, CONTROL)} THEN nullif({trimmed}, '') ELSE {text} END"
 
 
 def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
@@ -210,7 +268,7 @@ def _symbols(avro: Mapping[str, Any]) -> dict[str, str]:
 def _symbol(text: str, symbols: Mapping[str, str]) -> str:
     """The symbol that a text means: case, spaces, hyphens and underscores do not count."""
     exact = ", ".join(text_literal(symbol) for symbol in symbols.values())
-    plain = f"lower(translate(trim({text}, {BLANK}), ' _-', ''))"
+    plain = f"lower(translate({text}, ' _-', ''))"
     cases = " ".join(f"WHEN {text_literal(k)} THEN {text_literal(v)}" for k, v in symbols.items())
     return f"CASE WHEN {text} IN ({exact}) THEN {text} ELSE CASE {plain} {cases} END END"
 
@@ -234,7 +292,7 @@ def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversio
 def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     """Whether the record stands. A text that is not known is not guessed: it may mean gone."""
     text, made = quoted(field["name"]), made_of(field["name"])
-    was = f"lower(trim({text}, {BLANK})) = {text_literal(WITHDRAWN)}"
+    was = f"lower({text}) = {text_literal(WITHDRAWN)}"
     unknown = f"is none of {', '.join(avro['symbols'])}; {LEFT_OUT}"
     return Conversion(
         _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
@@ -248,32 +306,25 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     )
 
 
-def _plausible(made: str, type_: str) -> str:
-    between = f"BETWEEN {type_} '{EARLIEST}' AND {type_} '{LATEST}'"
-    return f"CASE WHEN {made} {between} THEN {made} END"
-
-
 def _moment(text: str) -> str:
     """ISO 8601, without an offset in UTC; in whole milliseconds, as the topics keep them."""
     # TIMESTAMPTZ takes a text without an offset for the machine's time; TIMESTAMP drops an offset.
     zoned = f"make_timestamp_ms(epoch_ms(try_cast(upper({text}) AS TIMESTAMPTZ)))"
     plain = f"date_trunc('milliseconds', try_cast(upper({text}) AS TIMESTAMP))"
-    made = (
+    return (
         f"CASE WHEN {_like(text, DAY + TIME + OFFSET)} THEN {zoned} "
         f"WHEN {_like(text, f'{DAY}({TIME})?')} THEN {plain} END"
     )
-    return _plausible(f"({made})", "TIMESTAMP")
 
 
 def _date(text: str) -> str:
     """A day, also of a moment, as it stands there, whatever its offset."""
-    made = (
+    return (
         f"CASE WHEN {_like(text, DAY)} THEN try_cast({text} AS DATE) "
-        f"WHEN {_like(text, '[0-9]{8}')} THEN CAST(try_strptime({text}, '%Y%m%d') AS DATE) "
+        f"WHEN {_like(text, COMPACT)} THEN CAST(try_strptime({text}, '%Y%m%d') AS DATE) "
         f"WHEN {_like(text, AMERICAN)} THEN CAST(try_strptime({text}, '%m/%d/%Y') AS DATE) "
         f"WHEN {_moment(text)} IS NOT NULL THEN try_cast({text}[:10] AS DATE) END"
     )
-    return _plausible(f"({made})", "DATE")
 
 
 def _boolean(text: str) -> str:
@@ -297,9 +348,9 @@ _READ: dict[str, tuple[Callable[[str], str], str]] = {
     "int": (lambda text: _whole(text, "INTEGER"), "is no whole number of 32 bits"),
     "long": (lambda text: _whole(text, "BIGINT"), "is no whole number of 64 bits"),
     "double": (_number, "is no number"),
-    "date": (_date, f"is no date between {EARLIEST} and {LATEST} as YYYY-MM-DD"),
+    "date": (_date, "is no date of the years 1900 to 2200 as YYYY-MM-DD"),
     "timestamp-millis": (
         _moment,
-        f"is no moment between {EARLIEST} and {LATEST} as YYYY-MM-DDTHH:MM:SSZ",
+        "is no moment of the years 1900 to 2200 as YYYY-MM-DDTHH:MM:SSZ",
     ),
 }

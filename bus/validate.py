@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bus.columns import columns, quoted
-from bus.conversions import LEFT_OUT, conversion, default, made_of, value_class
+from bus.conversions import LEFT_OUT, Sort, default, reading, value_class
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
 
@@ -39,15 +39,6 @@ def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
     run = _Run(staging, known, kinds)
     converted = {kind: run.convert(kind) for kind in kinds}
     return {kind: converted[kind] + run.settle(kind) for kind in kinds}
-
-
-@dataclass(frozen=True, slots=True)
-class _Sort:
-    """A sort of fault. `{kept}` in its reason is the row that was kept instead."""
-
-    column: str
-    reason: str
-    fatal: bool
 
 
 def _record(kind: str) -> str:
@@ -80,63 +71,21 @@ class _Run:
 
     def convert(self, kind: str) -> int:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
-        record = _record(kind)
-        sorts = self._read(kind)
-        self.tell(
-            kind,
-            sorts,
-            "SELECT _file, _line, fault.code AS code, fault.class AS class, NULL AS kept "
-            f"FROM (SELECT _file, _line, unnest(_faults) AS fault FROM {record} "
-            "WHERE _worst IS NOT NULL) WHERE fault IS NOT NULL",
-        )
+        record, raw = _record(kind), quoted(f"raw_{kind}")
+        there = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
+        select, sorts = reading(kind, raw, {column[0] for column in there})
+        self.sql(f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})")
+        if self.number(f"SELECT count(_worst) FROM {record}"):
+            found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
+            self.tell(
+                kind,
+                sorts,
+                "SELECT _file, _line, f.code AS code, f.class AS class, NULL AS kept "
+                f"FROM ({found}) WHERE f IS NOT NULL",
+            )
         left_out = self.number(f"DELETE FROM {record} WHERE _worst < 0")
-        self.sql(f"ALTER TABLE {record} DROP COLUMN _faults")
         self.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
         return left_out + self._single(kind)
-
-    def _read(self, kind: str) -> list[_Sort]:
-        """Convert the text. The sorts of fault, which `_faults` names by number, from 1.
-
-        `_worst` is the number of a fatal fault with a minus, or else of any fault, or else NULL.
-        """
-        raw = quoted(f"raw_{kind}")
-        about = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
-        there = {column[0].lower() for column in about}
-        texts, made, codes, faults, values = [], [], [], [], []
-        sorts: list[_Sort] = []
-        for spec in KINDS[kind].schema["fields"]:
-            name, type_ = spec["name"], columns(kind)[spec["name"]]
-            how = conversion(spec)
-            source = f"r.{quoted(name)}" if name.lower() in there else "NULL"
-            texts.append(f"nullif(trim(CAST({source} AS VARCHAR)), '') AS {quoted(name)}")
-            made.append(f"{how.value} AS {made_of(name)}")
-            values.append(
-                f"CAST(coalesce({made_of(name)}, {how.instead}) AS {type_}) AS {quoted(name)}"
-            )
-            cases = []
-            for flaw in how.flaws:
-                sorts.append(_Sort(name, flaw.reason, flaw.fatal))
-                cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
-            if cases:
-                code = quoted(f"{name}?")
-                codes.append(f"CASE {' '.join(cases)} END AS {code}")
-                faults.append(
-                    f"CASE WHEN {code} IS NOT NULL THEN {{'code': abs({code}), "
-                    f"'class': {value_class(quoted(name))}}} END"
-                )
-        worst = ", ".join(code.rpartition(" AS ")[2] for code in codes)
-        self.sql(
-            f"""
-            CREATE OR REPLACE TABLE {_record(kind)} AS
-            SELECT {", ".join(values)}, _line, _file, _worst,
-                CASE WHEN _worst IS NOT NULL THEN [{", ".join(faults)}] END AS _faults
-            FROM (SELECT *, least({worst}) AS _worst
-            FROM (SELECT *, {", ".join(codes)}
-            FROM (SELECT *, {", ".join(made)}
-            FROM (SELECT {", ".join(texts)}, r._line, r._file FROM {raw} r))))
-            """
-        )
-        return sorts
 
     def _single(self, kind: str) -> int:
         """Keep one row of each id, the latest modified or the first; how many were left out."""
@@ -164,10 +113,10 @@ class _Run:
             """
         )
         sorts = [
-            _Sort(
+            Sort(
                 "sourcedId", "has the same id and the same values as {kept}; once is enough", False
             ),
-            _Sort(
+            Sort(
                 "sourcedId",
                 f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
                 True,
@@ -208,7 +157,7 @@ class _Run:
                     KINDS[kind].references[name],
                     "the row was left out; send that too, or mend the id",
                 )
-                self._tell_bad(kind, _Sort(name, reason, True))
+                self._tell_bad(kind, Sort(name, reason, True))
                 self.sql("INSERT INTO doomed SELECT r FROM bad")
         return self.number(f"DELETE FROM {_record(kind)} WHERE rowid IN (SELECT r FROM doomed)")
 
@@ -270,15 +219,13 @@ class _Run:
         """Take from `dangling` what stands elsewhere, unless this extract withdraws it."""
         self.sql(
             f"DELETE FROM dangling WHERE id IN (SELECT sourcedId FROM {quoted(table)})"
-            + self._unless_withdrawn(target, "id")
+            + self._unless_withdrawn(target)
         )
 
-    def _unless_withdrawn(self, target: str, id_: str) -> str:
+    def _unless_withdrawn(self, target: str) -> str:
         if target not in self.kinds:
             return ""
-        return (
-            f" AND {id_} NOT IN (SELECT sourcedId FROM {_record(target)} WHERE status <> 'active')"
-        )
+        return f" AND id NOT IN (SELECT sourcedId FROM {_record(target)} WHERE status <> 'active')"
 
     def _ask(self, kind: str, target: str, known: Known) -> None:
         """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
@@ -292,11 +239,12 @@ class _Run:
             for name, targets in KINDS[other].references.items()
             if target in targets
         )
-        told = " AND id NOT IN (SELECT sourcedId FROM {})".format(quoted(f"known_{target}"))
+        published = quoted(f"known_{target}")
+        told = f" AND id NOT IN (SELECT sourcedId FROM {published} WHERE sourcedId IS NOT NULL)"
         ids = self.sql(
             f"SELECT id FROM ({wanted}) WHERE true"
             + (told if self._has(f"known_{target}") else "")
-            + self._unless_withdrawn(target, "id")
+            + self._unless_withdrawn(target)
             + " ORDER BY id"
         )
         found = known(target, [str(row[0]) for row in ids]) if ids else set()
@@ -308,7 +256,7 @@ class _Run:
 
     def _drop(self, kind: str, name: str, reason: str) -> None:
         """Take what is in `bad` out of a field that can do without."""
-        self._tell_bad(kind, _Sort(name, reason, False))
+        self._tell_bad(kind, Sort(name, reason, False))
         record = _record(kind)
         if not self._is_list(kind, name):
             instead = default(next(f for f in KINDS[kind].schema["fields"] if f["name"] == name))
@@ -363,7 +311,7 @@ class _Run:
 
     # What is told
 
-    def _tell_bad(self, kind: str, sort: _Sort) -> None:
+    def _tell_bad(self, kind: str, sort: Sort) -> None:
         self.tell(
             kind,
             [sort],
@@ -371,7 +319,7 @@ class _Run:
             f"FROM {_record(kind)} r JOIN bad ON bad.r = r.rowid",
         )
 
-    def tell(self, kind: str, sorts: list[_Sort], found: str) -> None:
+    def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
         groups = self.staging.con.execute(
             f"""
