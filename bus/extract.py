@@ -159,19 +159,19 @@ class _Run:
         return report
 
     def _view_known(self, staging: Staging) -> None:
-        """Make `known_KIND`: what stands already and may be referred to without being here.
+        """Make `known_KIND`: what was published, withdrawn or not, and may be referred to.
 
         Of a kind that the extract holds whole, what is not in it goes, so it does not count.
         """
         for kind in KINDS:
             here = (
-                f"AND EXISTS (FROM {quoted(f'raw_{kind}')} r WHERE trim(r.sourcedId) = b.sourcedId)"
+                f"WHERE EXISTS (FROM {quoted(f'raw_{kind}')} r WHERE trim(r.sourcedId) = b.sourcedId)"
                 if staging.coverage.get(kind) == "bulk"
                 else ""
             )
             self.con.execute(
                 f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
-                f"FROM {baseline.SCHEMA}.{quoted(kind)} b WHERE status = 'active' {here}"
+                f"FROM {baseline.SCHEMA}.{quoted(kind)} b {here}"
             )
 
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:

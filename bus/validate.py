@@ -216,16 +216,12 @@ class _Run:
         return bool(found[0][0])
 
     def _found(self, target: str, table: str) -> None:
-        """Take from `dangling` what stands elsewhere, unless this extract withdraws it."""
-        self.sql(
-            f"DELETE FROM dangling WHERE id IN (SELECT sourcedId FROM {quoted(table)})"
-            + self._unless_withdrawn(target)
-        )
+        """Take from `dangling` what stands elsewhere.
 
-    def _unless_withdrawn(self, target: str) -> str:
-        if target not in self.kinds:
-            return ""
-        return f" AND id NOT IN (SELECT sourcedId FROM {_record(target)} WHERE status <> 'active')"
+        That this extract withdraws it does not matter: products have it, withdrawn or not, and
+        what names it is not wrong for that.
+        """
+        self.sql(f"DELETE FROM dangling WHERE id IN (SELECT sourcedId FROM {quoted(table)})")
 
     def _ask(self, kind: str, target: str, known: Known) -> None:
         """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
@@ -244,7 +240,6 @@ class _Run:
         ids = self.sql(
             f"SELECT id FROM ({wanted}) WHERE true"
             + (told if self._has(f"known_{target}") else "")
-            + self._unless_withdrawn(target)
             + " ORDER BY id"
         )
         found = known(target, [str(row[0]) for row in ids]) if ids else set()
