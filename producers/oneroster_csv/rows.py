@@ -9,6 +9,7 @@ inside quotes, and a line end inside quotes is part of the value.
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -125,24 +126,26 @@ def _load_carefully(staging: Staging, file: File, text: Text, head: _Head, table
     """Read a file row by row, telling of those that cannot be read."""
     positions = sorted(head.match.positions.items())
     faults = _Faults(staging, file)
-    clean = staging.folder / f"{table}.clean.csv"
+    # JSON, as DuckDB's CSV reader is not sure of itself with every line end inside quotes.
+    clean = staging.folder / f"{table}.ndjson"
     clean.touch(mode=0o600)
+    dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
     with (
         text.path.open(encoding="utf-8-sig", newline="") as source,
         clean.open("w", encoding="utf-8", newline="") as target,
     ):
-        writer = csv.writer(target, quoting=csv.QUOTE_ALL, lineterminator="\n")
         found = rows(source, head.delimiter, head.match.width)
         next(found)
         for row in found:
             if fields := _whole(row, head, faults, text.unreadable):
-                writer.writerow([row.line, *(fields[at] for _, at in positions)])
+                values = {name: fields[at] for name, at in positions}
+                target.write(dump({"_line": row.line, **values}) + "\n")
     faults.end()
-    taken = ", ".join(f"c{at} AS {quoted(f)}" for at, (f, _) in enumerate(positions, 1))
+    types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name, _ in positions)
     staging.con.execute(
-        f"CREATE TABLE {quoted(table)} AS SELECT {_literal(f'{file.name}.csv')} AS _file, "
-        f"CAST(c0 AS BIGINT) AS _line, {taken} "
-        f"FROM {_read_csv(clean, len(positions) + 1, ',', header=False)}"
+        f"CREATE TABLE {quoted(table)} AS SELECT {_literal(f'{file.name}.csv')} AS _file, * "
+        f"FROM read_json({_path(clean)}, format = 'newline_delimited', compression = 'none', "
+        f"hive_partitioning = false, columns = {{'_line': 'BIGINT', {types}}})"
     )
     clean.unlink()
 
@@ -257,15 +260,18 @@ class _Lines:
             self.number -= 1
 
 
-def _read_csv(path: Path, width: int, delimiter: str, *, header: bool = True) -> str:
-    """A table function of DuckDB: the file's columns as text, c0 to the last."""
+def _path(path: Path) -> str:
+    """A file's name for DuckDB, which would take `*`, `?` and `[` for a pattern."""
+    return _literal("".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute())))
+
+
+def _read_csv(path: Path, width: int, delimiter: str) -> str:
+    """A table function of DuckDB: the columns below the header as text, c0 to the last."""
     columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
-    name = "".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute()))
-    # Line ends inside quotes, which only our own clean copies have, want one thread.
     return (
-        f"read_csv({_literal(name)}, auto_detect = false, columns = {{{columns}}}, "
+        f"read_csv({_path(path)}, auto_detect = false, columns = {{{columns}}}, "
         f"delim = {_literal(delimiter)}, quote = '\"', escape = '\"', comment = '', "
-        f"header = false, skip = {int(header)}, strict_mode = true, parallel = {header}, "
+        f"header = false, skip = 1, strict_mode = true, "
         f"max_line_size = {8 * LONGEST_LINE}, compression = 'none', hive_partitioning = false)"
     )
 
