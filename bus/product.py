@@ -11,7 +11,9 @@ makes a row of it. Such a function
 * is pure: the same record gives the same row; no I/O, no clock, no random numbers, no logging;
 * is called once for each record, in any process, and again whenever a record is delivered again;
 * returns a dict whose keys are exactly `Table.columns`, in that order (the deliveries write
-  `row.values()` as they come), or None when the product is not told about this record;
+  `row.values()` as they come), or None when the product is not told about this record; for a
+  delivery of whole sets a list of such dicts, all that the record has in the set: [] takes back
+  what it had;
 * raises `bus.failures.Never` when the record cannot be told to this product; the message is the
   reason in the dead letters. Any other exception counts as Never too, with its type as the reason.
 
@@ -29,8 +31,9 @@ from pydantic import BaseModel
 from bus.delivery import Delivery
 
 Row = dict[str, Any]
-Translate = Callable[[Any], Row | None]
-"""From one record (a TypedDict of `bus.standard.records`) to one row."""
+Translate = Callable[[Any], Any]
+"""From one record (a TypedDict of `bus.standard.records`) to one row or None; to a list of rows
+where the delivery takes whole sets."""
 
 
 @dataclass(frozen=True, slots=True)

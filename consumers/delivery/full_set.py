@@ -3,8 +3,8 @@
 For products that take whole sets, where what is left out counts as removed. The rows of every
 record are kept in `OUT/.schoolbus/state.sqlite`, with the offsets that they stand for; both change
 in one SQLite transaction a batch, so that a crash neither loses nor doubles anything. Kafka is the
-store of record and this is a cache: a folder without it, or with that of another cluster or of
-other columns, is read anew from the topics' beginnings.
+store of record and this is a cache: a folder without it, or with that of another cluster, of other
+columns or of another revision of the translation, is read anew from the topics' beginnings.
 
 The set is written when the consumer has caught up (`settle`) and something has changed since the
 last set; the state remembers that, also over a crash. It is written so:
@@ -19,7 +19,10 @@ well to check them against set.json; it never meets half a file.
 
 Valid means that nothing refers to what is not in the set: such rows are left out, or the reference
 is (`Reference`), and they come back with what they refer to. Rows that are the same thing to the
-product (`Table.key`) are written once. Order of rows: by key.
+product (`Table.key`) are written once. Order of rows: by key. A set whose required files would
+have no rows is never written, as it would remove everyone: a bus that was made anew, say.
+
+A row that holds until a last day leaves the set with the first one that is written after it.
 
 Several copies may share a folder. A partition belongs to the copy that asked for it last, and what
 another still brings of it is left out, as old rows must not come after newer ones. As a half-read
@@ -37,6 +40,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,14 +50,14 @@ from datetime import UTC, date, datetime
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from filelock import FileLock, Timeout
 
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
-from bus.product import Table
+from bus.product import Row, Table
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +65,7 @@ WAIT_SECONDS = 60.0
 """How long one copy waits for another, before the loop tries again."""
 LINES = 10_000
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
+BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS place (
@@ -80,12 +85,14 @@ class Reference:
 
     required: a row whose reference is not in the set is left out; else the cell is emptied.
     many:     the cell holds several ids, separated by commas; those not in the set are dropped.
+    kind:     only rows that were made from records of this kind are meant; "" for any.
     """
 
     column: str
     to: str
     required: bool = True
     many: bool = False
+    kind: str = ""
 
 
 class FullSet:
@@ -95,6 +102,8 @@ class FullSet:
     references: for each table the columns that refer to another.
     ends:       for each table whose rows hold until a day: the record's field with the last day.
     today:      the district's day, on which such rows are in the set or not.
+    required:   the tables without whose rows there is no set.
+    revision:   another one when the same records give other rows than before.
     """
 
     def __init__(
@@ -104,12 +113,16 @@ class FullSet:
         references: Mapping[str, Sequence[Reference]],
         ends: Mapping[str, str],
         today: Callable[[], date],
+        required: Sequence[str] = (),
+        revision: str = "",
     ) -> None:
         self._out = out
         self._tables = tables
         self._references = references
         self._ends = ends
         self._today = today
+        self._required = required
+        self._revision = revision
         self._own = out / ".schoolbus"
         self._owner = uuid.uuid4().hex
         with self._faults():
@@ -126,7 +139,7 @@ class FullSet:
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Where the state ends, 0 where it has nothing; the partitions are now this copy's."""
         asked = list(partitions)
-        layout = json.dumps([(table.name, table.columns) for table in self._tables])
+        layout = json.dumps([self._revision, *((t.name, t.columns) for t in self._tables)])
         with self._change() as sql:
             if (self._fact("cluster"), self._fact("layout")) != (cluster, layout):
                 self._clear()
@@ -194,16 +207,14 @@ class FullSet:
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
         gone: list[tuple[str, str]] = []
         kept: dict[str, list[tuple[Any, ...]]] = {}
-        for rows, record, message in zip(part.rows, part.records, part.messages, strict=True):
+        lists = cast("list[list[Row]]", part.rows)
+        for rows, record, message in zip(lists, part.records, part.messages, strict=True):
             if lost and (message.topic(), message.partition()) in lost:
                 continue
             key = record["sourcedId"]
             last_day = record[field].isoformat() if field and record[field] else None
             gone.append((kind, key))
-            kept[key] = [
-                (kind, key, at, _cells(row), last_day)
-                for at, row in enumerate(rows)  # type: ignore[arg-type]
-            ]
+            kept[key] = [(kind, key, at, _cells(row), last_day) for at, row in enumerate(rows)]
         self._sql.executemany(f'DELETE FROM "{name}" WHERE kind = ? AND id = ?', gone)
         self._sql.executemany(
             f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?)',
@@ -264,6 +275,12 @@ class FullSet:
                     left_out[table.name] = missing
         finally:
             self._sql.execute("ROLLBACK")  # takes the temporary tables along
+        empty = [name for name in self._required if not files[name]["rows"]]
+        if empty:
+            log.warning("no set is written, as required files would be empty", files=empty)
+            for table in self._tables:
+                (self._own / f"{table.name}.part").unlink()
+            return
         for table in self._tables:
             (self._own / f"{table.name}.part").replace(self._out / table.name)
         _sync(self._out)
@@ -286,7 +303,8 @@ class FullSet:
         where = [standing]
         shown = dict(cell)
         for reference in self._references.get(table.name, ()):
-            name, present = reference.column, f'(SELECT id FROM temp."{reference.to}")'
+            name, present = reference.column, f'(SELECT id FROM temp."{reference.to}"'
+            present += f" WHERE kind = '{reference.kind}')" if reference.kind else ")"
             if reference.many:
                 listed = f"json_each('[' || replace(json_quote({cell[name]}), ',', '\",\"') || ']')"
                 shown[name] = (
@@ -298,17 +316,22 @@ class FullSet:
             else:
                 shown[name] = f"iif({cell[name]} IN {present}, {cell[name]}, '')"
         rows = f'FROM main."{table.name}" WHERE {" AND ".join(where)}'
-        self._sql.execute(f'CREATE TEMP TABLE "{table.name}" (id TEXT PRIMARY KEY) WITHOUT ROWID')
+        self._sql.execute(
+            f'CREATE TEMP TABLE "{table.name}" (id, kind, PRIMARY KEY (id, kind)) WITHOUT ROWID'
+        )
         if len(table.key) == 1:
             self._sql.execute(
-                f'INSERT OR IGNORE INTO temp."{table.name}" SELECT {cell[table.key[0]]} {rows}',
+                f'INSERT OR IGNORE INTO temp."{table.name}"'
+                f" SELECT {cell[table.key[0]]}, kind {rows}",
                 said,
             )
         (standing_rows,) = self._sql.execute(
             f'SELECT count(*) FROM main."{table.name}" WHERE {standing}', said
         ).fetchone()
         order = ", ".join([*(cell[name] for name in table.key), "kind", "id", "at"])
-        found = self._sql.execute(f"SELECT {', '.join(shown.values())} {rows} ORDER BY {order}", said)
+        found = self._sql.execute(
+            f"SELECT {', '.join(shown.values())} {rows} ORDER BY {order}", said
+        )
         key = itemgetter(*(table.columns.index(name) for name in table.key))
         digest = hashlib.sha256()
         read = written = 0
@@ -354,11 +377,11 @@ class FullSet:
             ) from error
 
 
-def _cells(row: Mapping[str, Any]) -> str:
+def _cells(row: Row) -> str:
     """A row as a JSON list of texts; line breaks, which such products refuse, become spaces."""
     text = json.dumps(list(row.values()), ensure_ascii=False)
-    if "\\n" in text or "\\r" in text:
-        text = json.dumps([" ".join(v.splitlines()) for v in row.values()], ensure_ascii=False)
+    if "\\" in text or not text.isprintable():
+        text = json.dumps([BREAKS.sub(" ", v) for v in row.values()], ensure_ascii=False)
     return text
 
 
