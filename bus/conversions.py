@@ -20,6 +20,10 @@ CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
 UNPRINTED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
 """What other text may not hold: control characters other than tab and line ends."""
 
+LONGEST = 32_768
+"""Of a text or a list, in characters. What is longer is a quote that was not closed, or would not
+fit in a message."""
+
 BLANK = " \t\n\r\u00a0\u3000"
 
 YES = ("true", "t", "yes", "y", "1")
@@ -169,6 +173,7 @@ def value_class(text: str) -> str:
 
 
 NO_ID = f"is no id: 1 to {ID_LENGTH} characters, no control characters"
+TOO_LONG = f"is longer than {LONGEST:,} characters (a quote that was not closed?)"
 TAKEN_OUT = "holds control characters; they were taken out"
 
 
@@ -225,10 +230,14 @@ def _empty(made: str) -> Flaw:
 def _words(field: Mapping[str, Any]) -> Conversion:
     """Text for people: what cannot be printed is taken out."""
     text, made = quoted(field["name"]), made_of(field["name"])
+    required = "default" not in field
+    consequence = LEFT_OUT if required else "it was left out"
+    too_long = Flaw(f"length({text}) > {LONGEST}", f"{TOO_LONG}; {consequence}", required)
     changed = f"{made} IS DISTINCT FROM {text} AND {_holds(text, UNPRINTED)}"
     taken_out = Flaw(changed, TAKEN_OUT, False)
-    flaws = (taken_out,) if "default" in field else (_empty(made), taken_out)
-    return Conversion(_printed(text), default(field), flaws)
+    flaws = (too_long, _empty(made), taken_out) if required else (too_long, taken_out)
+    value = f"CASE WHEN length({text}) <= {LONGEST} THEN {_printed(text)} END"
+    return Conversion(value, default(field), flaws)
 
 
 def _printed(text: str) -> str:
@@ -245,19 +254,21 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     split = f"string_split({text if is_id(field) else _printed(text)}, ',')"
     items = f"list_transform({split}, lambda x: trim(x))"
     wanted = f"x <> '' AND {_fits('x')}" if is_id(field) else "x <> ''"
-    # Not list_distinct, which would lose the order.
-    first = f"list_position({items}, x) = i"
+    # Not list_distinct, which would lose the order. The outer list, of one list, gives it a name,
+    # or it would be split again for each of its items.
+    distinct = f"list_filter(l, lambda x, i: {wanted} AND list_position(l, x) = i)"
     value = (
-        f"CASE WHEN {text} IS NULL THEN NULL "
-        f"ELSE list_filter({items}, lambda x, i: {wanted} AND {first}) END"
+        f"CASE WHEN length({text}) <= {LONGEST} "
+        f"THEN list_transform([{items}], lambda l: {distinct})[1] END"
     )
+    too_long = Flaw(f"length({text}) > {LONGEST}", f"{TOO_LONG}; it was left out", False)
     if is_id(field):
         bad = f"len(list_filter({items}, lambda x: NOT ({_fits('x')}))) > 0"
         flaw = Flaw(f"{text} IS NOT NULL AND {bad}", f"{NO_ID}; it was left out", False)
     else:
         flaw = Flaw(_holds(text, UNPRINTED), TAKEN_OUT, False)
     if "default" in field:
-        return Conversion(value, default(field), (flaw,))
+        return Conversion(value, default(field), (too_long, flaw))
     return Conversion(f"nullif({value}, [])", "NULL", (_empty(made), flaw))
 
 
@@ -265,12 +276,15 @@ def _symbols(avro: Mapping[str, Any]) -> dict[str, str]:
     return {symbol.lower().replace("_", ""): symbol for symbol in avro["symbols"]}
 
 
+def _plain(text: str) -> str:
+    return f"lower(translate({text}, ' _-', ''))"
+
+
 def _symbol(text: str, symbols: Mapping[str, str]) -> str:
     """The symbol that a text means: case, spaces, hyphens and underscores do not count."""
     exact = ", ".join(text_literal(symbol) for symbol in symbols.values())
-    plain = f"lower(translate({text}, ' _-', ''))"
     cases = " ".join(f"WHEN {text_literal(k)} THEN {text_literal(v)}" for k, v in symbols.items())
-    return f"CASE WHEN {text} IN ({exact}) THEN {text} ELSE CASE {plain} {cases} END END"
+    return f"CASE WHEN {text} IN ({exact}) THEN {text} ELSE CASE {_plain(text)} {cases} END END"
 
 
 def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
@@ -292,7 +306,7 @@ def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversio
 def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     """Whether the record stands. A text that is not known is not guessed: it may mean gone."""
     text, made = quoted(field["name"]), made_of(field["name"])
-    was = f"lower({text}) = {text_literal(WITHDRAWN)}"
+    was = f"{_plain(text)} = {text_literal(WITHDRAWN)}"
     unknown = f"is none of {', '.join(avro['symbols'])}; {LEFT_OUT}"
     return Conversion(
         _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
