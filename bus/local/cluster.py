@@ -123,13 +123,15 @@ def _spans(
     committed: dict[Place, int], first: dict[Place, int], end: dict[Place, int]
 ) -> dict[Place, tuple[int, int]]:
     """What a group has before it: from, to. A partition of a topic that it reads and in which it
-    has committed nothing yet counts from its start."""
+    has committed nothing yet counts from its start; so does one whose topic was made anew since,
+    as the group stands beyond its end."""
     topics = {topic for topic, _ in committed}
-    return {
-        place: (max(committed.get(place, 0), first[place]), end[place])
-        for place in end
-        if place[0] in topics
-    }
+    spans = {}
+    for place, to in end.items():
+        if place[0] in topics:
+            at = committed.get(place, 0)
+            spans[place] = (first[place] if at > to else max(at, first[place]), to)
+    return spans
 
 
 def _count(config: dict[str, object], spans: dict[Place, tuple[int, int]]) -> int:

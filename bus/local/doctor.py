@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from bus.failures import BusError, Stop
-from bus.local import kafka, lifecycle, machine
-from bus.local.download import cache, fetched, repository, without_password
+from bus.local import damage, kafka, lifecycle, machine
+from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
 from bus.settings import Settings, kafka_client
 
@@ -36,7 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
             ("disk", partial(_disk, home)),
             ("home", partial(_home, home)),
             ("programs", _programs),
-            ("Kafka's data", partial(_data, home)),
+            ("data", partial(_data, home)),
             ("Kafka", partial(_part, home, "kafka")),
         ]
         if not settings.registry.url:
@@ -75,14 +75,20 @@ def _programs() -> str:
     if missing:
         size, source = f"{missing // 1_000_000} MB", without_password(repository())
         return f"`bus up` will fetch {size} from {source} to {cache()}"
+    if wrong := damaged(found):
+        raise Stop(
+            f"{wrong[0]} is not what was fetched (a damaged disk?): run `bus down`, remove "
+            f"{cache()} and run `bus up`, which fetches all anew"
+        )
     return f"Kafka {found.kafka_version}, Apicurio Registry {found.registry_version} in {cache()}"
 
 
 def _data(home: Path) -> str:
     lifecycle.check_versions(home, fetched()[0])
-    if kafka.formatted(home):
-        return f"{home / kafka.DATA} is whole"
-    return "none yet"
+    damage.check(home)
+    if spare := damage.damage(home).spare:
+        raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which mends it")
+    return f"{home} is whole" if kafka.holds_data(home) else "none yet"
 
 
 def _part(home: Path, name: str) -> str:

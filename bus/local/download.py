@@ -3,11 +3,12 @@
 What is fetched is pinned in `artifacts.txt` by coordinates, SHA-256 and size. The cache is
 `BUS_CACHE_DIR`, else the user's cache folder; the repository is `BUS_MAVEN_REPOSITORY`, else the
 one that jgo knows. A damaged file is fetched again. That all is in order is seen from sizes and
-times (the `.verified` file), not by hashing 200 MB at each start.
+times (the `.verified` file), not by hashing 200 MB at each start; `bus doctor` hashes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -240,6 +241,21 @@ def _files(folder: Path) -> Iterator[Path]:
     )
 
 
+def damaged(found: Programs) -> list[Path]:
+    """Files whose content is not what was fetched, though size and time are; reads all of them."""
+    return [
+        folder / name
+        for folder in (found.kafka, found.registry)
+        for name, sum_ in read_json(folder / MARKER).get("sums", {}).items()
+        if _sum(folder / name) != sum_
+    ]
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _state(folder: Path) -> dict[str, list[int]]:
     """Size and time of change of each file."""
     return {
@@ -249,7 +265,9 @@ def _state(folder: Path) -> dict[str, list[int]]:
 
 
 def _mark(folder: Path, wanted: list[Artifact]) -> None:
-    content = {"of": [artifact.sha256 for artifact in wanted], "files": _state(folder)}
+    files = _state(folder)
+    sums = {name: _sum(folder / name) for name in files}
+    content = {"of": [artifact.sha256 for artifact in wanted], "files": files, "sums": sums}
     write_json(folder / MARKER, content)
 
 
@@ -259,7 +277,8 @@ def _in_order(folder: Path, wanted: list[Artifact]) -> bool:
         marked, there = read_json(folder / MARKER), _state(folder)
     except OSError:  # something went away meanwhile
         return False
-    return marked == {"of": [artifact.sha256 for artifact in wanted], "files": there}
+    sums = [artifact.sha256 for artifact in wanted]
+    return marked.get("of") == sums and marked.get("files") == there
 
 
 def _room(folder: Path) -> None:

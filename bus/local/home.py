@@ -1,7 +1,7 @@
 """A home: the folder in which one embedded bus keeps everything.
 
 bus.json     ports, and the versions that wrote the data
-kafka/       Kafka's data
+kafka/       Kafka's data; kafka.properties: a copy of its meta.properties
 registry/    the registry's data (H2)
 logs/        what both log, rolled at 10 MB
 run/         process ids, Kafka's configuration, temporary files: worth nothing after `bus down`
@@ -10,7 +10,7 @@ run/         process ids, Kafka's configuration, temporary files: worth nothing 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,10 +59,18 @@ def remember(home: Path, memory: Memory) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a file; empty when there is none or it is half-written."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_text(path))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_text(path: Path) -> str:
+    """A file's text; empty when there is none or it cannot be read."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -103,11 +111,15 @@ def _not_writable(folder: Path, error: OSError) -> Stop:
 
 
 @contextmanager
-def alone(home: Path) -> Iterator[None]:
+def alone(home: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Let one `bus up` or `bus down` at a time change this home."""
     lock = FileLock(home / "run" / "lock")
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another `bus up` or `bus down` is busy in {home}; waiting for it")
+            lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise Stop(
             f"another `bus up` or `bus down` has been busy in {home} for {LOCK_SECONDS:.0f} s: "

@@ -6,6 +6,7 @@ KRaft combined mode, see Apache Kafka's documentation, "KRaft" and "Broker Confi
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import subprocess
 import uuid
@@ -14,6 +15,7 @@ from pathlib import Path
 from bus.failures import Stop
 from bus.local import machine, process
 from bus.local.download import Programs
+from bus.local.home import read_text
 
 PROPERTIES = """\
 # Written anew by each `bus up`.
@@ -62,27 +64,34 @@ log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=33554432
 """
 
+META = "meta.properties"
+ID = r"[A-Za-z0-9_-]{22}"
+"""Kafka's own form of an id: URL-safe base64 of a UUID."""
+
 DATA = "kafka"
 """The data folder, relative to the home in which Kafka runs: no character of the home's path can
 then upset the properties file, and a home may be moved."""
 
 
 def formatted(home: Path) -> bool:
-    """Whether the data folder is a whole one; False when there is none, or one without data.
+    """Whether the data folder is made; what was begun and never held data counts for nothing."""
+    return holds_data(home) or says_whose(home / DATA / META)
 
-    Raises `Stop` when data lies there without `meta.properties`, which says whose data it is.
-    """
+
+def holds_data(home: Path) -> bool:
+    """Whether Kafka has run in this home."""
     folder = home / DATA
-    meta = folder / "meta.properties"
-    if meta.is_file() and "cluster.id=" in meta.read_text("utf-8", "replace"):
-        return True
-    if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
-        raise Stop(
-            f"{folder} holds data, but {meta.name} in it is missing or damaged, so Kafka would not "
-            f"take it: put {meta.name} back from a backup, or move {folder} away to start with an "
-            "empty Kafka (its topics are then gone)"
-        )
-    return False
+    return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
+
+
+def says_whose(meta: Path) -> bool:
+    """Whether this is a whole `meta.properties`: Kafka takes no data without one."""
+    lines = dict(line.partition("=")[::2] for line in read_text(meta).splitlines())
+    return (
+        lines.get("version") == "1"
+        and lines.get("node.id") == "1"
+        and all(re.fullmatch(ID, lines.get(name, "")) for name in ("cluster.id", "directory.id"))
+    )
 
 
 def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]) -> None:
@@ -91,8 +100,7 @@ def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]
     shutil.rmtree(part, ignore_errors=True)
     config = home / "run" / "format.properties"
     config.write_text(PROPERTIES.format(data=part.name, **ports), "utf-8")
-    # Kafka's own form of an id: URL-safe base64 of a UUID; one must not begin with a dash.
-    cluster = "-"
+    cluster = "-"  # with a dash at its beginning the tool would take it for an option
     while cluster.startswith("-"):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     options = _jvm(programs, "-Xmx128m")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bus.failures import Stop
-from bus.local import kafka, machine, process, registry
+from bus.local import damage, kafka, machine, process, registry
 from bus.local.download import Programs, Say, programs
 from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
 
@@ -50,7 +50,7 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
     """
     home = home.absolute()
     prepare(home)
-    with alone(home):
+    with alone(home, say):
         for _ in range(ATTEMPTS):
             if _attempt(home, say, ready_seconds):
                 return endpoints(home)
@@ -134,6 +134,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
         ports = _ports(home, running)
         failed = _wait(running, ports, time.monotonic() + ready_seconds)
         if failed is None:
+            damage.keep(home)
             return True
         if failed in missing and not _port_was_lost(running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
@@ -157,6 +158,10 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     java = machine.java()
     found = programs(say)
     check_versions(home, found)
+    if "kafka" in missing:
+        damage.mend(home, say)
+    else:  # Kafka has its files open
+        damage.check(home)
     machine.check_memory()
     machine.check_disk(home)
     ports = _settle(home, missing, unclean, say)

@@ -131,8 +131,11 @@ def died(home: Path, name: str) -> str:
         line.strip() for line in lines if line.strip() and not line.startswith(("\t", "WARNING"))
     ]
     causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
-    gist = "\n  ".join(line[:300] for line in (causes or telling)[-4:]) or "it said nothing"
+    last = list(dict.fromkeys(causes or telling))[-4:]
+    gist = "\n  ".join(line[:300] for line in last) or "it said nothing"
     return (
         f"{name} ended while it was starting; its last words:\n  {gist}\n"
-        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine."
+        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If it says "
+        f"that its data is damaged: put {home} back from a backup, or move it away, and run "
+        "`bus up` again."
     )

@@ -1,0 +1,147 @@
+"""What of a home's data is damaged, seen from its files before anything is started.
+
+Kafka and H2 write these files whole, so damage comes from a disk, a copy cut short or a restore of
+a part. Started on it, Kafka ends with a trace that names no mend, and the registry begins an empty
+store without a word. Formats: Apache Kafka 4.3, `LeaderEpochCheckpointFile`,
+`OffsetCheckpointFile`, `FileQuorumStateStore`, `PartitionMetadataFile`, `BatchFileWriter`; H2,
+"MVStore", "File Format".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bus.failures import Stop
+from bus.local import kafka
+from bus.local.home import read_text
+from bus.local.kafka import DATA, ID, META
+
+KEPT = "kafka.properties"
+"""A copy of `meta.properties`, beside Kafka's folder: without it all of Kafka's data is lost."""
+
+H2 = "registry/registry.mv.db"
+QUORUM = "__cluster_metadata-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Files that cannot be read as they are. `spare`: made anew, or put back, by the next start."""
+
+    spare: tuple[Path, ...]
+    lost: tuple[Path, ...]
+
+
+def damage(home: Path) -> Damage:
+    """Look at the small files without which Kafka or the registry would not start."""
+    found = list(_damaged(home))
+    spare = tuple(path for path in found if _is_spare(home, path))
+    return Damage(spare, tuple(path for path in found if path not in spare))
+
+
+def check(home: Path) -> None:
+    """Raises `Stop` with the mend when something is lost that no start makes anew."""
+    if not (lost := damage(home).lost):
+        return
+    names = ", ".join(str(path.relative_to(home)) for path in lost[:3])
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    raise Stop(
+        f"in {home} damaged or gone: {names}{more}. Run `bus down`, then put {home} back from a "
+        "backup; or move it away and let `bus up` begin an empty one, which `bus schemas apply` "
+        "and the next `bus produce` fill again (what consumers have delivered is then sent again)"
+    )
+
+
+def mend(home: Path, say: Callable[[str], None]) -> None:
+    """Put back or take away what is damaged and can be had anew; nothing runs meanwhile.
+
+    Raises `Stop` as `check` does, and has changed nothing then.
+    """
+    check(home)
+    for path in damage(home).spare:
+        if path.name == META:
+            shutil.copyfile(home / KEPT, path)
+            say(f"{path} was damaged and has been put back")
+        else:
+            path.unlink(missing_ok=True)
+            say(f"{path} was damaged and is made anew")
+
+
+def keep(home: Path) -> None:
+    """Keep a copy of what says whose data Kafka's is; called when Kafka has taken it."""
+    source, copy = home / DATA / META, home / KEPT
+    if kafka.says_whose(source) and read_text(copy) != read_text(source):
+        part = copy.with_name(copy.name + ".part")
+        shutil.copyfile(source, part)
+        part.replace(copy)
+
+
+def _damaged(home: Path) -> Iterator[Path]:
+    folder = home / DATA
+    if not kafka.holds_data(home):
+        return
+    if not kafka.says_whose(folder / META):
+        yield folder / META
+    for path in (*folder.glob("*-checkpoint"), *folder.glob("*/*-checkpoint")):
+        if not _checkpoint(path):
+            yield path
+    for path in folder.glob("*/partition.metadata"):
+        if not re.fullmatch(rf"version: 0\ntopic_id: {ID}\s*", read_text(path)):
+            yield path
+    quorum, boot = folder / QUORUM / "quorum-state", folder / "bootstrap.checkpoint"
+    if quorum.exists() and not _object(quorum):
+        yield quorum
+    if boot.exists() and not _batches(boot):
+        yield boot
+    # A topic is made after the first `bus up` has come back, so there was a registry with it.
+    topics = any(not path.name.startswith("__") for path in folder.glob("*-[0-9]*"))
+    if topics and not _h2(home / H2):
+        yield home / H2
+
+
+def _is_spare(home: Path, path: Path) -> bool:
+    if path.name == META:
+        return kafka.says_whose(home / KEPT)
+    if path.name == "bootstrap.checkpoint":  # read once, into the log that is there by now
+        return any(log.stat().st_size for log in (home / DATA / QUORUM).glob("*.log"))
+    if (
+        path.name == "partition.metadata"
+    ):  # a topic's id is nowhere else; the quorum's never changes
+        return path.parent.name == QUORUM
+    return path.name.endswith("-checkpoint") or path.name == "quorum-state"
+
+
+def _checkpoint(path: Path) -> bool:
+    """Version 0, the number of entries, the entries; Kafka takes an empty file for no entries."""
+    lines = read_text(path).splitlines()
+    return not lines or (lines[0] == "0" and lines[1:2] == [str(len(lines) - 2)])
+
+
+def _object(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(read_text(path)), dict)
+    except ValueError:
+        return False
+
+
+def _batches(path: Path) -> bool:
+    """Whole record batches: an offset (8 bytes), the length of what follows (4 bytes)."""
+    content, at = path.read_bytes(), 0
+    while at + 12 <= len(content):
+        at += 12 + max(0, struct.unpack_from(">i", content, at + 8)[0])
+    return at == len(content) > 0
+
+
+def _h2(path: Path) -> bool:
+    """The header twice, in blocks of 4 KiB of which one must be whole, and something behind."""
+    try:
+        with path.open("rb") as file:
+            blocks = file.read(4096), file.read(4096)
+            return any(block.startswith(b"H:2,") for block in blocks) and bool(file.read(1))
+    except OSError:
+        return False
