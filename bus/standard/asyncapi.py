@@ -1,0 +1,223 @@
+"""The standard as an AsyncAPI document: what a program that receives the records needs to know.
+
+Made from the .avsc (`bus schemas docs`). It describes the topics of the kinds of record, as seen by
+who reads them; the bus's own topics (quarantine, dead letters) are nobody else's to read.
+
+Sources: AsyncAPI 3.0.0 (operations say what the described application does: `receive`; "Multi
+Format Schema Object" for the Avro payload); AsyncAPI Kafka bindings 0.5.0 (key, topic settings,
+where the schema's id is); CloudEvents 1.0.2, "Kafka Protocol Binding", section 3.2 (headers).
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import yaml
+
+from bus import event, topics
+from bus.standard.kinds import KINDS, Kind
+
+VERSION = "1.0.0"
+"""Of the standard, as schemas/CHANGELOG.md has it: a new kind or field raises the second number."""
+
+AVRO = "application/vnd.apache.avro;version=1.9.0"
+"""AsyncAPI 3.0.0, "Schema formats table"; it names no newer version of Avro."""
+
+BINDING = "0.5.0"
+
+DESCRIPTION = """\
+The records that a school district shares with its edtech products, one topic a kind. A message is a
+fact about one thing: its key is the record's sourcedId, its value the whole record as it now stands
+(Avro in the Confluent frame: a zero byte, the schema's id as four bytes, the record). All that
+concerns a student is placed by the student's id and in the same partition number of every topic.
+
+Read with your own schema and let Avro resolve what was written with another version: every version
+is compatible with every other (FULL_TRANSITIVE). The same event may come twice and has the same
+`ce_id` then. Which topics and fields you may read is the district's to say.
+"""
+
+
+def render(topic_prefix: str) -> str:
+    """The document as YAML; the same text for the same schemas.
+
+    topic_prefix: the first part of the names of topics, such as "schoolbus".
+    """
+    text: str = yaml.dump(
+        document(topic_prefix), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return f"# Made from schemas/*.avsc by `bus schemas docs`: do not edit.\n{text}"
+
+
+def document(topic_prefix: str) -> dict[str, Any]:
+    """The document as the YAML has it."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Schoolbus: the shared standard",
+            "version": VERSION,
+            "description": DESCRIPTION,
+            "license": {
+                "name": "Apache-2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            },
+        },
+        "defaultContentType": event.CONTENT_TYPE,
+        "servers": {"district": _server()},
+        "channels": {kind.name: _channel(kind, topic_prefix) for kind in KINDS.values()},
+        "operations": {f"receive{_capital(name)}": _operation(name) for name in KINDS},
+        "components": {
+            "messages": {
+                **{kind.name: _message(kind) for kind in KINDS.values()},
+                "erasure": _erasure(),
+            },
+            "schemas": {"cloudEvent": _attributes()},
+        },
+    }
+
+
+def _server() -> dict[str, Any]:
+    """A placeholder: a district fills in its own addresses."""
+    return {
+        "host": "{host}:{port}",
+        "protocol": "kafka-secure",
+        "description": "The district's cluster; it gives the addresses and credentials.",
+        "variables": {
+            "host": {"default": "kafka.district.example", "description": "A bootstrap server."},
+            "port": {"default": "9093", "description": "Its port for clients."},
+        },
+        "bindings": {
+            "kafka": {
+                "schemaRegistryUrl": "https://registry.district.example",
+                "schemaRegistryVendor": "confluent",
+                "bindingVersion": BINDING,
+            }
+        },
+    }
+
+
+def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
+    return {
+        "address": f"{topic_prefix}.{kind.name}",
+        "title": kind.schema["name"],
+        "description": f"{kind.schema['doc']} Placed in a partition by {kind.owner}.",
+        "messages": {
+            kind.name: {"$ref": f"#/components/messages/{kind.name}"},
+            "erasure": {"$ref": "#/components/messages/erasure"},
+        },
+        "bindings": {
+            "kafka": {"topicConfiguration": _configuration(kind.name), "bindingVersion": BINDING}
+        },
+    }
+
+
+def _configuration(kind: str) -> dict[str, Any]:
+    """How long a topic keeps what, in the binding's own types."""
+    config = topics.HISTORY if kind == "attendance" else topics.RECORDS
+    return {
+        name: value.split(",") if name == "cleanup.policy" else int(value)
+        for name, value in config.items()
+    }
+
+
+def _operation(kind: str) -> dict[str, Any]:
+    return {
+        "action": "receive",
+        "channel": {"$ref": f"#/channels/{kind}"},
+        "summary": f"Receive what becomes of each {KINDS[kind].schema['name']}.",
+        "messages": [
+            {"$ref": f"#/channels/{kind}/messages/{kind}"},
+            {"$ref": f"#/channels/{kind}/messages/erasure"},
+        ],
+    }
+
+
+def _message(kind: Kind) -> dict[str, Any]:
+    types = [f"{event.TYPE_PREFIX}{kind.name}.{change}" for change in get_args(event.Change)]
+    return {
+        "name": kind.name,
+        "title": kind.schema["name"],
+        "summary": kind.schema["doc"],
+        "contentType": event.CONTENT_TYPE,
+        "headers": {
+            "type": "object",
+            "allOf": [{"$ref": "#/components/schemas/cloudEvent"}],
+            "properties": {
+                "ce_type": {"type": "string", "enum": types, "description": "What happened."}
+            },
+        },
+        "payload": {"schemaFormat": AVRO, "schema": kind.schema},
+        "bindings": {
+            "kafka": {
+                "key": _key(),
+                "schemaIdLocation": "payload",
+                "schemaIdPayloadEncoding": "confluent",
+                "schemaLookupStrategy": "TopicNameStrategy",
+                "bindingVersion": BINDING,
+            }
+        },
+    }
+
+
+def _erasure() -> dict[str, Any]:
+    return {
+        "name": "erasure",
+        "title": "Erasure",
+        "summary": "The record with this key is to be forgotten (a tombstone: a value of null).",
+        "payload": {"type": "null"},
+        "bindings": {"kafka": {"key": _key(), "bindingVersion": BINDING}},
+    }
+
+
+def _key() -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, "description": "The record's sourcedId, UTF-8."}
+
+
+def _attributes() -> dict[str, Any]:
+    """The headers of every record; see `bus.event`. All are UTF-8 text on the wire."""
+    properties: dict[str, dict[str, Any]] = {
+        "ce_specversion": {"const": "1.0", "description": "The version of CloudEvents."},
+        "ce_id": {
+            "minLength": 1,
+            "description": "With ce_source it names the event; sent again, it is the same.",
+        },
+        "ce_source": {
+            "format": "uri-reference",
+            "description": "Who published it: /oneroster-csv/LABEL, /http/CLIENT.",
+        },
+        "ce_type": {"description": "org.schoolbus.KIND.CHANGE."},
+        "ce_time": {
+            "format": "date-time",
+            "description": "When the change was learnt from the source system; UTC.",
+        },
+        "content-type": {"const": event.CONTENT_TYPE, "description": "How the value is encoded."},
+        "traceparent": {
+            "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+            "description": "W3C trace context, where the publisher has one.",
+        },
+    }
+    return {
+        "type": "object",
+        "description": "CloudEvents 1.0 attributes as Kafka headers (binary content mode).",
+        "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type"],
+        "properties": {name: {"type": "string", **rest} for name, rest in properties.items()},
+    }
+
+
+def _capital(name: str) -> str:
+    return name[0].upper() + name[1:]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as it is read, each part in full where it stands."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    )
+
+
+_Dumper.add_representer(str, _text)

@@ -1,0 +1,174 @@
+"""The data dictionary of the standard, as Markdown: what every field means, and who may read it.
+
+Made from the .avsc alone, so that it cannot say anything else than they do (`bus schemas docs`).
+
+The classes follow the Family Educational Rights and Privacy Act: "directory information",
+"education records" and "personally identifiable information" are those of 34 CFR 99.3, the
+conditions of disclosure those of 34 CFR 99.30, 99.31 and 99.37. The text is a guide to the
+schemas, not legal advice; what a district designates in its annual notice goes before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bus.standard.kinds import KINDS, Kind
+
+SENSITIVITY: Final = {
+    "public": (
+        "Tells of the institution and of no person: the name of a school, the title of a course, "
+        "the dates of a term.",
+        "Anyone.",
+    ),
+    "directory": (
+        "About a person, and of the sort that is not generally considered harmful if disclosed "
+        "(34 CFR 99.3, “directory information”): name, grade level, school, address of electronic "
+        "mail. Of staff: what a school's own web site says of them.",
+        "Whom the district tells, as far as it has designated the field as directory information "
+        "in its annual notice and the parents, or the student of 18 years, have not opted out "
+        "(34 CFR 99.37). Else as personal.",
+    ),
+    "personal": (
+        "Identifies a person or tells of one (34 CFR 99.3, “personally identifiable "
+        "information”): ids, sign-in names, telephone numbers, in which classes somebody is, "
+        "when somebody was absent. Student ids are here because 99.3 leaves them out of directory "
+        "information, but for such as open nothing by themselves.",
+        "School officials with a legitimate educational interest, and vendors that do a school "
+        "official's work under the district's direct control (34 CFR 99.31(a)(1)); anyone else "
+        "with written consent (34 CFR 99.30) or under another exception of 99.31.",
+    ),
+    "sensitive": (
+        "Personal, and apt to harm where it gets about: birth, sex, race and ethnicity, "
+        "scores, the reason of an absence, what a teacher wrote. 99.3 would let a district call "
+        "date and place of birth directory information; this standard does not.",
+        "As personal, and only whose work needs this very field. A webhook is sent it when the "
+        "district has said so, and else the record without it.",
+    ),
+    "operational": (
+        "Needed to run the exchange: ids of things, whether a record stands, when it was changed. "
+        "Says nothing of a person by itself.",
+        "Whoever may read the record in which it is.",
+    ),
+}
+"""For each class of sensitivity: what it is, and who may read it."""
+
+PREFIX = "schoolbus"
+COLUMNS = ("field", "type", "required", "sensitivity", "OneRoster", "CEDS", "Ed-Fi", "meaning")
+TYPES = {
+    "string": "text",
+    "int": "whole number",
+    "double": "number",
+    "timestamp-millis": "moment",
+}
+
+HEAD = f"""\
+<!-- Made from schemas/*.avsc by `bus schemas docs`: do not edit. -->
+
+# Data dictionary
+
+The records of the shared standard, in the order in which they depend on each other. The Avro
+schemas in `schemas/` are its source; `schemas/README.md` says how they may change.
+
+A message's key is the record's `sourcedId` (UTF-8), its value the whole record as it now stands:
+Avro in the Confluent frame. CloudEvents attributes are in the headers. A value of null (a
+tombstone) is an erasure. `{PREFIX}` in the name of a topic stands for the district's own
+`topic_prefix`.
+
+## How to read the tables
+
+* **type**: a *date* is a day without a time (`YYYY-MM-DD` in JSON), a *moment* an instant in UTC,
+  to the millisecond; *text* is Unicode. A field that may be null says so.
+* **required**: a field without a default. Any other field may be left out by who writes it, and is
+  then read as its default.
+* **OneRoster**, **CEDS**, **Ed-Fi**: what the field is called in OneRoster 1.2 (CSV binding), in
+  the Common Education Data Standards (element name) and in the Ed-Fi Data Standard (REST property).
+  A dash: it has no such field.
+
+## Sensitivity
+
+Every field has one of five classes. They say at least how carefully it is to be treated; a district
+may be stricter.
+"""
+
+
+def render() -> str:
+    """The whole dictionary; the same text for the same schemas."""
+    classes = _table(
+        ("class", "what it is", "who may read it"),
+        [(f"**{name}**", what, who) for name, (what, who) in SENSITIVITY.items()],
+    )
+    contents = _table(
+        ("kind", "what it is", "topic"),
+        [
+            (f"[{name}](#{name.lower()})", _first_sentence(kind), f"`{PREFIX}.{name}`")
+            for name, kind in KINDS.items()
+        ],
+    )
+    sections = "\n".join(_section(kind) for kind in KINDS.values())
+    return f"{HEAD}\n{classes}\n## Kinds of record\n\n{contents}\n{sections}"
+
+
+def _section(kind: Kind) -> str:
+    facts = [
+        f"* topic: `{PREFIX}.{kind.name}`",
+        "* key: `sourcedId`",
+        f"* partition: by `{kind.owner}`",
+        f"* refers to: {_references(kind)}",
+    ]
+    rows = [_row(field) for field in kind.schema["fields"]]
+    lines = [f"## {kind.name}", "", kind.schema["doc"], "", *facts, "", _table(COLUMNS, rows)]
+    return "\n".join(lines)
+
+
+def _references(kind: Kind) -> str:
+    """Each field that names other records, with links to their kinds."""
+    named = [
+        f"{' or '.join(f'[{one}](#{one.lower()})' for one in kinds)} (`{field}`)"
+        for field, kinds in kind.references.items()
+    ]
+    return ", ".join(named) or "nothing"
+
+
+def _row(field: dict[str, Any]) -> tuple[str, ...]:
+    names = (field.get(standard, "—") for standard in ("oneroster", "ceds", "edfi"))
+    required = "no" if "default" in field else "yes"
+    meaning = " ".join([field["doc"], *_choices(field["type"])])
+    lead = (f"`{field['name']}`", _type(field["type"]), required, field["sensitivity"])
+    return (*lead, *names, meaning)
+
+
+def _type(avro: Any) -> str:
+    """An Avro type in plain words."""
+    if isinstance(avro, list):
+        return " or ".join(_type(branch) for branch in sorted(avro, key=lambda t: t == "null"))
+    if isinstance(avro, str):
+        return TYPES.get(avro, avro)
+    if avro["type"] == "array":
+        return f"list of {_type(avro['items'])}"
+    if avro["type"] == "enum":
+        return str(avro["name"])
+    return TYPES.get(avro["logicalType"], str(avro["logicalType"]))
+
+
+def _choices(avro: Any) -> list[str]:
+    """For an enumeration the sentence that lists its symbols."""
+    branches = avro if isinstance(avro, list) else [avro]
+    return [
+        f"One of {', '.join(f'`{symbol}`' for symbol in branch['symbols'])}."
+        for branch in branches
+        if isinstance(branch, dict) and branch["type"] == "enum"
+    ]
+
+
+def _first_sentence(kind: Kind) -> str:
+    return str(kind.schema["doc"]).split(". ")[0].rstrip(".") + "."
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a table; GitHub Flavored Markdown, "Tables (extension)"."""
+    return text.replace("|", "\\|").replace("\n", " ")
