@@ -91,10 +91,11 @@ def _measured(path: Path) -> Text | None:
         while chunk := file.read(CHUNK):
             if b"\0" in chunk:
                 return None
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError:
-                return None
+            if not chunk.isascii() or decoder.getstate()[0]:
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    return None
             feeds += chunk.count(b"\n")
             returns += chunk.count(b"\r")
             pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk.startswith(b"\n"))
