@@ -323,11 +323,11 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
 def _moment(text: str) -> str:
     """ISO 8601, without an offset in UTC; in whole milliseconds, as the topics keep them."""
     # TIMESTAMPTZ takes a text without an offset for the machine's time; TIMESTAMP drops an offset.
-    zoned = f"make_timestamp_ms(epoch_ms(try_cast(upper({text}) AS TIMESTAMPTZ)))"
-    plain = f"date_trunc('milliseconds', try_cast(upper({text}) AS TIMESTAMP))"
+    zoned = f"make_timestamp(epoch_us(try_cast(upper({text}) AS TIMESTAMPTZ)))"
+    plain = f"try_cast(upper({text}) AS TIMESTAMP)"
     return (
-        f"CASE WHEN {_like(text, DAY + TIME + OFFSET)} THEN {zoned} "
-        f"WHEN {_like(text, f'{DAY}({TIME})?')} THEN {plain} END"
+        f"date_trunc('milliseconds', CASE WHEN {_like(text, DAY + TIME + OFFSET)} THEN {zoned} "
+        f"WHEN {_like(text, f'{DAY}({TIME})?')} THEN {plain} END)"
     )
 
 
