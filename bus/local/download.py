@@ -191,11 +191,16 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
         urls={artifact.file: address},
         retry_if_failed=TRIES,
     )
+    opened: list[requests.Response] = []  # pooch leaves one open that is refused or cut off
+
+    def note(response: requests.Response, **_: object) -> None:
+        opened.append(response)
+
+    downloader = pooch.HTTPDownloader(
+        progressbar=bar, chunk_size=1 << 18, timeout=60, hooks={"response": note}
+    )
     try:
-        shelf.fetch(
-            artifact.file,
-            downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18, timeout=60),
-        )
+        shelf.fetch(artifact.file, downloader=downloader)
     except requests.RequestException as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = f"HTTP status {status}" if status else type(error).__name__
@@ -213,6 +218,9 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
             f"{artifact.file} could not be written to {to}: {error.strerror}; make room or name "
             "another folder in BUS_CACHE_DIR"
         ) from None
+    finally:
+        for response in opened:
+            response.close()
     bar.finish(artifact.size)
 
 
