@@ -165,7 +165,8 @@ class _Run:
         """
         for kind in KINDS:
             here = (
-                f"WHERE EXISTS (FROM {quoted(f'raw_{kind}')} r WHERE trim(r.sourcedId) = b.sourcedId)"
+                f"WHERE EXISTS (FROM {quoted(f'raw_{kind}')} r "
+                "WHERE trim(r.sourcedId) = b.sourcedId)"
                 if staging.coverage.get(kind) == "bulk"
                 else ""
             )

@@ -233,6 +233,8 @@ class Loop:
             if offset < high:
                 self._behind.add(place)
         consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
+        # So that the group's lag counts what it has not begun to read, from the first moment on.
+        self._commit({place: self._next[place] for place in asked})
         self._dirty = True
         self._refresh({place: own[place] for place in asked if place in own})
         self._gate()

@@ -1,8 +1,9 @@
 """Orders what a consumer has read: references before referrers, one owner's records in order.
 
 A record waits until what it refers to has been delivered. While a record of a student waits, the
-later records of that student wait behind it. What has waited too long goes on without an optional
-reference, and to the dead letters without a required one.
+later records of that student wait behind it, but for those of a lower level: a student's own
+record does not wait behind an enrollment, which may be waiting for just that. What has waited too
+long goes on without an optional reference, and to the dead letters without a required one.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class _Waiting:
     message: Message
     since: float
 
+    @property
+    def level(self) -> int:
+        return KINDS[self.kind].level
+
 
 class Ordering:
     """What waits, and what may go. Not for several threads."""
@@ -72,12 +77,13 @@ class Ordering:
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
     def _sift(self, kind: str, lot: Lot, clock: float) -> Lot:
-        owner = KINDS[kind].owner
+        owner, level = KINDS[kind].owner, KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds
         go = Lot()
         for record, message in zip(lot.records, lot.messages, strict=True):
-            if (queues and record[owner] in queues) or missing(kind, record):
+            ahead = queues.get(record[owner], ()) if queues else ()
+            if any(one.level <= level for one in ahead) or missing(kind, record):
                 waiting = _Waiting(kind, record, message, clock)
                 queues.setdefault(record[owner], deque()).append(waiting)
                 continue
@@ -90,22 +96,27 @@ class Ordering:
     def _release(
         self, ready: dict[str, Lot], given_up: list[tuple[Message, str]], clock: float
     ) -> bool:
-        """Let go of each queue's front what need not wait any more; whether anything went."""
+        """Let go of what need not wait any more; whether anything went."""
         went = False
         for owner, queue in list(self._queues.items()):
-            while queue:
-                first = queue[0]
-                lacks = self._delivered.missing(first.kind, first.record)
-                if lacks and clock - first.since < self._hold_seconds:
-                    break
-                queue.popleft()
+            kept: deque[_Waiting] = deque()
+            for one in queue:
+                if any(ahead.level <= one.level for ahead in kept):
+                    kept.append(one)
+                    continue
+                lacks = self._delivered.missing(one.kind, one.record)
+                if lacks and clock - one.since < self._hold_seconds:
+                    kept.append(one)
+                    continue
                 went = True
                 if lacks and lacks.required:
-                    given_up.append((first.message, self._reason(first, str(lacks))))
+                    given_up.append((one.message, self._reason(one, str(lacks))))
                     continue
-                ready.setdefault(first.kind, Lot()).add(first.record, first.message)
-                self._delivered.add(first.kind, first.record["sourcedId"])
-            if not queue:
+                ready.setdefault(one.kind, Lot()).add(one.record, one.message)
+                self._delivered.add(one.kind, one.record["sourcedId"])
+            if kept:
+                self._queues[owner] = kept
+            else:
                 del self._queues[owner]
         return went
 

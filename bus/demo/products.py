@@ -36,7 +36,7 @@ def caught_up(settings: Settings, out: Path, since: float) -> dict[str, float]:
             raise Stop(
                 f"{late} did not catch up within {PATIENCE:.0f} s; see the demo's log folder"
             )
-        time.sleep(0.1)
+        time.sleep(0.25)
     return took
 
 

@@ -286,10 +286,10 @@ class _Story:
 
 def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
     """The table of kind by change; zeros as dots, so that what happened stands out."""
-    table = Table(box=None, padding=(0, 2), pad_edge=False)
-    table.add_column("      record")
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("      record", no_wrap=True, min_width=22)
     for change in CHANGES:
-        table.add_column(change, justify="right")
+        table.add_column(change, justify="right", no_wrap=True)
     for kind, counts in records.items():
         if any(counts.values()):
             cells = (f"{counts[change]:,}" if counts[change] else "·" for change in CHANGES)

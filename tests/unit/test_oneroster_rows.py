@@ -83,6 +83,13 @@ def test_a_stray_quote_costs_one_row(tmp_path: Path) -> None:
     assert told(staging) == [(2, rows.UNCLOSED)]
 
 
+@pytest.mark.parametrize("more", ["", '2,"B\n",school\n'])
+def test_a_space_before_a_quote_does_not_matter(tmp_path: Path, more: str) -> None:
+    found, staging = orgs(tmp_path, HEADER + '1, "A, B", school\n' + more)
+    assert found[0][:3] == (2, "1", "A, B")
+    assert staging.faults == []
+
+
 @pytest.mark.parametrize("last", ["", '9,"closed",school\n'])
 def test_an_unclosed_quote_does_not_swallow_what_follows(tmp_path: Path, last: str) -> None:
     found, staging = orgs(tmp_path, HEADER + '1,"open,school\n2,B,school\n3,C,school\n' + last)
@@ -171,7 +178,7 @@ def test_what_is_written_by_the_rules_is_read(
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
-@given(text=st.text(st.sampled_from('a1, "\n'), max_size=40))
+@given(text=st.text(st.sampled_from('a1,"\n'), max_size=40))
 def test_both_readers_agree(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("rows")
     fast, one = orgs(folder, HEADER + text)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from bus.contract import Sent, a_record
 from bus.delivery import Position
 from bus.ordering import Lot, Ordering
@@ -122,3 +125,52 @@ def test_a_reference_to_a_kind_that_the_product_does_not_take_is_not_waited_for(
     delivered = Delivered(Settings(), ["student", "staff", "enrollment"])
     delivered.add("student", "s1")
     assert delivered.missing("enrollment", ENROLLMENT) is None
+
+
+def test_a_student_does_not_wait_behind_an_enrollment_that_waits_for_that_student() -> None:
+    waits, _ = ordering()
+    assert ids(waits.take(lots(enrollment=[ENROLLMENT]), 0)[0]) == {}
+    ready, _ = waits.take(lots(student=[STUDENT]), 0)
+    assert ids(ready) == {"student": ["s1"]}
+    ready, _ = waits.take(lots(class_=[CLASS]), 0)
+    assert ids(ready) == {"class": ["c1"], "enrollment": ["e1"]}
+
+
+def _school() -> dict[str, list[dict[str, Any]]]:
+    """Three students in three classes, each student renamed once, each enrollment changed once."""
+    classes = [a_record("class", sourcedId=f"c{n}", courseSourcedId="x") for n in range(3)]
+    students = [a_record("student", sourcedId=f"s{n}") for n in range(3)]
+    enrollments = [
+        a_record("enrollment", sourcedId=f"{s}-{c}", classSourcedId=f"c{c}", userSourcedId=f"s{s}")
+        for s in range(3)
+        for c in range(3)
+    ]
+    return {"class": classes, "student": students * 2, "enrollment": enrollments * 2}
+
+
+@given(data=st.data())
+def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
+    data: st.DataObject,
+) -> None:
+    """The law: nothing waits for the clock when all that is referred to has been read."""
+    waits, _ = ordering()
+    left = _school()
+    gone: list[tuple[str, str]] = []
+    while any(left.values()):
+        kind = data.draw(st.sampled_from([kind for kind, records in left.items() if records]))
+        number = data.draw(st.integers(1, len(left[kind])))
+        some, left[kind] = left[kind][:number], left[kind][number:]
+        ready, given_up = waits.take(lots(**{f"{kind}_": some}), 0)
+        assert not given_up
+        gone += [(k, r["sourcedId"]) for k, lot in ready.items() for r in lot.records]
+    assert len(waits) == 0
+    assert sorted(gone) == sorted((k, r["sourcedId"]) for k, rs in _school().items() for r in rs)
+    for student in range(3):
+        for class_ in range(3):
+            first = gone.index(("enrollment", f"{student}-{class_}"))
+            assert gone.index(("student", f"s{student}")) < first
+            assert gone.index(("class", f"c{class_}")) < first
+        of_one = [
+            id_ for kind, id_ in gone if kind == "enrollment" and id_.startswith(f"{student}-")
+        ]
+        assert of_one == [f"{student}-{c}" for c in range(3)] * 2

@@ -1,0 +1,59 @@
+"""Every command of the README and the docs does what it says, word for word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    text = (REPOSITORY / page).read_text("utf-8")
+    return [code for name, code in BLOCK.findall(text) if name == language]
+
+
+def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+    """A new user, in an empty folder, with `bus` on the path and nothing set."""
+    env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    commands = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
+    assert commands[0] == "bus up"
+    assert commands[-1] == "bus down"
+    (example,) = blocks("README.md", "python")
+    try:
+        for command in commands[:-1]:
+            done = _run(command.split(), tmp_path, env)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert list((tmp_path / "for-canvas").glob("*.zip"))
+        assert (tmp_path / "for-sds" / "users.csv").is_file()
+        vendor = _run([sys.executable, "-c", example], tmp_path, env)
+        assert vendor.returncode == 0, vendor.stderr
+        events = vendor.stdout.splitlines()
+        assert len(events) > 8000
+        assert events[0].split()[0].startswith("org.schoolbus.")
+    finally:
+        done = _run(commands[-1].split(), tmp_path, env)
+    assert "stopped kafka and registry" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{p.name}" for p in (REPOSITORY / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (REPOSITORY / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert ((REPOSITORY / page).parent / target).exists(), f"{page}: {target}"
+
+
+def _run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False
+    )
