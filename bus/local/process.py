@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,13 +107,25 @@ def stop(home: Path, names: Iterable[str]) -> list[str]:
     running = {name: process for name in names if (process := find(home, name))}
     for process in running.values():
         _signal(process.terminate)
-    _, left = psutil.wait_procs(running.values(), timeout=TERM_SECONDS)
+    left = _wait(running.values())
     for process in left:
         _signal(process.kill)
-    psutil.wait_procs(left, timeout=TERM_SECONDS)
+    _wait(left)
     for name in names:
         (home / "run" / f"{name}.json").unlink(missing_ok=True)
     return list(running)
+
+
+def _wait(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run after a while.
+
+    psutil's own wait goes on until init has taken the exit status, which in a container whose
+    first process is no init never happens.
+    """
+    until = time.monotonic() + TERM_SECONDS
+    while (left := [one for one in processes if alive(one)]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
 
 
 def _signal(send: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_what_was_killed_is_known_and_started_again_alone(on: Machine) -> None:
     killed = process.find(on.home, "kafka")
     assert killed
     killed.kill()
-    killed.wait()
+    while process.alive(killed):
+        time.sleep(0.01)
 
     state = lifecycle.status(on.home)
     assert (state.endpoints, state.dead, list(state.running)) == (None, ("kafka",), ["registry"])
@@ -107,7 +109,7 @@ def test_a_port_in_use_is_given_up_and_said(on: Machine) -> None:
 
 def test_when_one_does_not_start_none_stays(on: Machine) -> None:
     on.texts["kafka"] = BROKEN
-    with pytest.raises(Stop, match="(?s)kafka ended while it was starting.*no space left"):
+    with pytest.raises(Stop, match=r"(?s)kafka ended while it was starting.*no space left"):
         on.up()
     assert lifecycle.status(on.home) == lifecycle.Status(None, {}, ())
 

@@ -59,7 +59,8 @@ def test_it_is_found_again_and_ended(home: Path) -> None:
 def test_a_killed_one_is_known_to_be_dead(home: Path) -> None:
     child = started(home)
     child.kill()
-    psutil.wait_procs([child], timeout=5)
+    while process.alive(child):
+        time.sleep(0.01)
     assert process.find(home, "kafka") is None
     assert process.recorded(home, "kafka")
 
