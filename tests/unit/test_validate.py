@@ -558,7 +558,7 @@ def test_what_names_a_row_that_was_left_out_is_left_out_too(extract: Extract) ->
 
 
 def test_a_field_may_name_one_of_several_kinds(extract: Extract) -> None:
-    staff = {"sourcedId": "t1", "givenName": "Al", "familyName": "T", "role": "teacher"}
+    staff: Row = {"sourcedId": "t1", "givenName": "Al", "familyName": "T", "role": "teacher"}
     school(extract).put("staff", staff)
     extract.put("enrollment", enrollment("e1", userSourcedId="t1"), enrollment("e2"))
     extract.validate()
