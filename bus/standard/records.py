@@ -81,7 +81,7 @@ AttendanceEventCategory = Literal[
     "partial",
     "other",
 ]
-"""Ed-Fi AttendanceEventCategoryDescriptor, in camel case."""
+"""Ed-Fi AttendanceEventCategoryDescriptor, in camel case; other: what a district has of its own."""
 
 EnrollmentRole = Literal[
     "administrator",
@@ -371,7 +371,8 @@ class Class(TypedDict):
 class Demographics(TypedDict):
     """What few may know about a student: birth, sex, race and ethnicity. A topic of its own, so
     that fewer may read it. OneRoster 1.2 Demographics; Ed-Fi
-    StudentEducationOrganizationAssociation; CEDS K12 Student Demographic.
+    StudentEducationOrganizationAssociation, from Data Standard 6 on StudentDemographic; CEDS K12
+    Student Demographic.
     """
 
     sourcedId: str
@@ -441,7 +442,7 @@ class Attendance(TypedDict):
     classPeriod: str | None
     """The period of the day."""
     recordedAt: datetime | None
-    """When it was noted; UTC."""
+    """When it was noted; UTC. None of the three standards has this moment."""
 
 
 class Enrollment(TypedDict):

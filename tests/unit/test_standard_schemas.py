@@ -1,0 +1,156 @@
+"""What every schema of the standard must have, whoever adds a field or a kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastavro import parse_schema
+
+from bus.standard import KINDS
+from bus.standard.evolution import breaks
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+CLASSES = {"public", "directory", "personal", "sensitive", "operational"}
+STANDARDS = ("oneroster", "ceds", "edfi")
+ATTRIBUTES = {"name", "type", "doc", "default", "sensitivity", "references", *STANDARDS}
+
+FIELDS = [
+    pytest.param(kind.name, field, id=f"{kind.name}.{field['name']}")
+    for kind in KINDS.values()
+    for field in kind.schema["fields"]
+]
+
+
+def enums(part: Any) -> Iterator[dict[str, Any]]:
+    """Every enumeration in a part of a schema."""
+    if isinstance(part, dict):
+        if part.get("type") == "enum":
+            yield part
+        for value in part.values():
+            yield from enums(value)
+    elif isinstance(part, list):
+        for item in part:
+            yield from enums(item)
+
+
+def test_there_are_twelve_kinds() -> None:
+    assert sorted(KINDS) == sorted(path.stem for path in SCHEMAS.glob("*.avsc"))
+    assert len(KINDS) == 12
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_field_says_what_it_means_and_who_may_read_it(kind: str, field: dict[str, Any]) -> None:
+    assert re.fullmatch(r"\S.*[.)]", field["doc"])
+    assert field["sensitivity"] in CLASSES
+    assert field.keys() <= ATTRIBUTES
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_field_has_a_name_in_another_standard_or_says_why_not(
+    kind: str, field: dict[str, Any]
+) -> None:
+    named = [field[standard] for standard in STANDARDS if standard in field]
+    assert all(named), "a standard without such a field is left out, not empty"
+    assert named or "None of the three standards" in field["doc"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_schema_is_avro_named_as_its_file_with_the_fields_that_all_have(kind: str) -> None:
+    schema = KINDS[kind].schema
+    parse_schema(schema)
+    assert schema["name"] == kind[0].upper() + kind[1:]
+    assert schema["namespace"] == "org.schoolbus"
+    assert schema["doc"].endswith(".")
+    assert KINDS[kind].fields[:3] == ("sourcedId", "status", "dateLastModified")
+    assert schema["owner"] in KINDS[kind].fields
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_places_a_record_is_a_required_id(kind: str) -> None:
+    by_name = {field["name"]: field for field in KINDS[kind].schema["fields"]}
+    assert by_name[KINDS[kind].owner]["type"] == "string"
+    assert "default" not in by_name[KINDS[kind].owner]
+
+
+def test_all_that_concerns_a_student_is_placed_by_the_student() -> None:
+    owners = {kind: about.owner for kind, about in KINDS.items() if about.owner != "sourcedId"}
+    assert owners == {
+        "attendance": "studentSourcedId",
+        "enrollment": "userSourcedId",
+        "result": "studentSourcedId",
+    }
+    assert KINDS["demographics"].references["sourcedId"] == ("student",)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_references_are_to_kinds_and_of_ids(kind: str) -> None:
+    types = {field["name"]: field["type"] for field in KINDS[kind].schema["fields"]}
+    for field, named in KINDS[kind].references.items():
+        assert set(named) <= KINDS.keys()
+        assert types[field] in ("string", ["null", "string"], {"type": "array", "items": "string"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_enumeration_has_a_default_for_what_comes_later(kind: str) -> None:
+    for enum in enums(KINDS[kind].schema):
+        assert enum["default"] in enum["symbols"]
+        assert enum["doc"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_may_be_left_out_and_be_null_is_null_then(kind: str) -> None:
+    """Avro 1.12, "Complex Types", "Unions": a default is of the union's first branch."""
+    for field in KINDS[kind].schema["fields"]:
+        if isinstance(field["type"], list):
+            assert field["type"][0] == "null"
+            assert field["default"] is None
+
+
+def test_one_enumeration_is_the_same_in_all_schemas() -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for kind in KINDS.values():
+        for enum in enums(kind.schema):
+            assert found.setdefault(enum["name"], enum) == enum
+
+
+def test_attendance_has_the_categories_of_ed_fi() -> None:
+    """Ed-Fi Data Standard, Descriptors/AttendanceEventCategoryDescriptor.xml, and `other`."""
+    category = next(e for e in enums(KINDS["attendance"].schema) if e["name"] != "Status")
+    descriptor = [
+        "In Attendance", "Excused Absence", "Unexcused Absence", "Tardy", "Early departure", "Partial",
+    ]  # fmt: skip
+    words = [value.split() for value in descriptor]
+    camel = [word[0].lower() + "".join(w.capitalize() for w in word[1:]) for word in words]
+    assert category["symbols"] == [*camel, "other"]
+
+
+def test_what_demographics_tells_of_a_student_is_sensitive() -> None:
+    """It has a topic of its own for that reason."""
+    classes = {f["name"]: f["sensitivity"] for f in KINDS["demographics"].schema["fields"]}
+    told = classes.keys() - {"sourcedId", "status", "dateLastModified"}
+    assert {classes[name] for name in told} == {"sensitive"}
+
+
+def test_a_schema_breaks_nothing_of_itself() -> None:
+    for kind in KINDS.values():
+        assert breaks(kind.schema, kind.schema) == []
+
+
+def test_files_are_written_alike() -> None:
+    """So that a change shows as what it is."""
+    for path in SCHEMAS.glob("*.avsc"):
+        text = path.read_text("utf-8")
+        assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+
+
+def test_the_readme_names_every_attribute() -> None:
+    readme = (SCHEMAS / "README.md").read_text("utf-8")
+    for attribute in {"owner", *ATTRIBUTES} - {"name", "type"}:
+        assert f"`{attribute}`" in readme
+    for name in CLASSES:
+        assert f"`{name}`" in readme
