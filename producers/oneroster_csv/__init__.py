@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many faults are printed; `bus quarantine list` has them all."""
+"""How many faults are printed, those that left something out first; `bus quarantine list` has them all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -121,7 +121,7 @@ def _show(console: Console, report: Report) -> None:
     console.print(table)
     for kind, reason in report.put_off.items():
         console.print(f"not withdrawn: {kind}: {reason}", markup=False)
-    for fault in report.faults[:SHOWN]:
+    for fault in sorted(report.faults, key=lambda fault: not fault.fatal)[:SHOWN]:
         place = f"{fault.file}:{fault.line}" if fault.line else fault.file or "the extract"
         found = f" ({fault.value_class})" if fault.value_class else ""
         told = " ".join(part for part in (place, fault.column, fault.reason) if part)

@@ -1,18 +1,20 @@
 """A CSV file into a table of text, with the line on which each row begins.
 
-Two ways that give the same: DuckDB's reader, for files in which every line is a row, and Python's
-for all others (line ends inside quotes, rows of the wrong length, stray quotes), which goes on
-after a row that cannot be read. OneRoster 1.1 and 1.2 CSV Binding name RFC 4180: quotes are doubled
-inside quotes, and a line end inside quotes is part of the value.
+Two ways that give the same of what keeps the rules: DuckDB's reader, for files in which every line
+is a row, and Python's for all others (line ends inside quotes, rows of the wrong length, stray
+quotes), which goes on after a row that cannot be read. OneRoster 1.1 and 1.2 CSV Binding name RFC
+4180: quotes are doubled inside quotes, and a line end inside quotes is part of the value.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -202,7 +204,7 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
     width: how many values a row should have; 0: not known.
     """
     lines = _Lines(source)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         lines.taken.clear()
         first = lines.number + 1
@@ -223,10 +225,25 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
 
 
 def _run_together(taken: deque[str], fields: list[str], delimiter: str, width: int) -> bool:
-    """Whether a row over several lines looks like several rows that stray quotes run together."""
+    """Whether a row over several lines looks like several rows that stray quotes run together.
+
+    Then each further line would be a row by itself, beginning with an id like that of the first.
+    """
     if len(fields) != width:
         return True
-    return width > 2 and all(line.count(delimiter) >= width - 1 for line in taken)
+    for line in islice(taken, 1, None):
+        try:
+            alone = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        except csv.Error:
+            return False
+        if len(alone) != width or not _alike(alone[0], fields[0]):
+            return False
+    return True
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two texts may both be ids of the same file."""
+    return bool(one) and not re.search(r"\s", one) and abs(len(one) - len(other)) <= 1
 
 
 @dataclass(slots=True)

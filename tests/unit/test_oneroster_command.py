@@ -1,0 +1,159 @@
+"""`bus produce oneroster-csv`: what it prints and when it ends. The bus itself is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
+
+import bus.extract
+import bus.registry
+import bus.settings
+import bus.telemetry
+from bus.extract import Report
+from bus.failures import Stop
+from bus.staging import Fault
+from producers.oneroster_csv import command, watch
+
+COUNTS = {"created": 1200, "updated": 0, "withdrawn": 2, "unchanged": 0, "quarantined": 1}
+FAULTS = [
+    Fault("users.csv", line, "role", "text of 6 characters", "is [none] of the roles")
+    for line in range(2, 14)
+]
+FAULTS.insert(0, Fault("users.csv", 0, "", "", "the file is not UTF-8", fatal=False))
+
+Produce = Callable[..., Report]
+
+
+def report() -> Report:
+    return Report("west", {"student": COUNTS}, FAULTS, {"student": "1 row could not be read"})
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """How `produce` was called; it does nothing and reports `report()`."""
+    made: list[dict[str, Any]] = []
+
+    def produce(settings: object, source: str, read: object, **options: Any) -> Report:
+        options.pop("progress")("reading")
+        made.append({"source": source, **options})
+        return report()
+
+    monkeypatch.setattr(bus.extract, "produce", produce)
+    monkeypatch.setattr(bus.registry, "lookup", lambda _: {})
+    monkeypatch.setattr(bus.telemetry, "configure", lambda _: None)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with capture_logs():  # else to stdout, as `configure` is a stand-in too
+        yield made
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def run(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_json_is_one_object_and_progress_goes_elsewhere(calls: list[dict[str, Any]]) -> None:
+    result = run("x.zip", "--json", "--source", "west", "--allow-mass-withdrawal")
+    assert json.loads(result.stdout) == report().as_json()
+    assert "reading" in result.stderr
+    assert calls == [
+        {"source": "west", "mass_withdrawal_share": 0.10, "allow_mass_withdrawal": True}
+    ]
+
+
+def test_a_person_sees_counts_the_first_faults_and_where_the_rest_is(
+    calls: list[dict[str, Any]],
+) -> None:
+    result = run("x.zip")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["west", *COUNTS]
+    assert lines[1].split() == ["student", "1,200", "·", "2", "·", "1"]
+    assert "not withdrawn: student: 1 row could not be read" in lines
+    assert "✗ users.csv:2 role is [none] of the roles (text of 6 characters)" in lines
+    assert lines[-1] == "13 faults in all: see bus quarantine list"
+    assert result.stdout.count("✗") == 10
+
+
+def test_what_stops_it_is_said_and_the_status_is_1(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> Report:
+        raise Stop("x.zip is cut short")
+
+    monkeypatch.setattr(bus.extract, "produce", refuse)
+    result = run("x.zip", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"error": "x.zip is cut short"}
+
+
+def drop(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def test_watch_takes_what_arrives_until_it_is_told_to_end(
+    calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused extract is told of and the next is taken; SIGTERM ends it with status 0."""
+    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
+    taken = bus.extract.produce
+
+    def produce(*arguments: Any, **options: Any) -> Report:
+        if not calls:
+            calls.append({})
+            raise Stop("cut short")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return taken(*arguments, **options)
+
+    monkeypatch.setattr(bus.extract, "produce", produce)
+    drop(tmp_path, "1.zip", "2.zip")
+    result = run(str(tmp_path), "--watch", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {
+        "extracts": [
+            {"extract": "1.zip", "error": "cut short"},
+            {"extract": "2.zip", **report().as_json()},
+        ]
+    }
+    assert (tmp_path / "taken" / "2.zip").exists()
+    assert (tmp_path / "refused" / "1.zip").exists()
+
+
+def test_watch_prints_a_line_for_each(
+    calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
+    taken = bus.extract.produce
+
+    def produce(*arguments: Any, **options: Any) -> Report:
+        os.kill(os.getpid(), signal.SIGINT)
+        return taken(*arguments, **options)
+
+    monkeypatch.setattr(bus.extract, "produce", produce)
+    drop(tmp_path, "a.zip")
+    result = run(str(tmp_path), "--watch")
+    assert result.stdout == "a.zip: 1,202 events, 13 faults\n"
+
+
+def test_a_bus_that_is_not_ready_refuses_no_extract(
+    calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> dict[str, int]:
+        raise Stop("schemas are not registered: run bus schemas apply")
+
+    monkeypatch.setattr(bus.registry, "lookup", refuse)
+    drop(tmp_path, "a.zip")
+    assert run(str(tmp_path), "--watch").exit_code == 1
+    assert (tmp_path / "a.zip").exists()
