@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from bus.failures import RetryLater
+from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 
 Place = tuple[str, int]
@@ -56,8 +56,8 @@ class Overview:
 def overview(settings: Settings) -> Overview:
     """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up."""
     config = kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
-    admin = AdminClient(config)
     try:
+        admin = AdminClient(config)
         places = _places(admin, settings.topic_prefix)
         first = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -71,12 +71,22 @@ def overview(settings: Settings) -> Overview:
             if spans := _spans(offsets, first, end):
                 lag[group] = _count(config, spans)
     except KafkaException as error:
+        refused_setting(error)
         raise RetryLater(
             f"Kafka does not answer ({error.args[0].name()}): is it up, and may this user describe "
             "topics and groups? `bus doctor` says more"
         ) from None
     topics = {name: TopicState(partitions[name], records[name]) for name in sorted(partitions)}
     return Overview(topics, lag)
+
+
+def refused_setting(error: KafkaException) -> None:
+    """Raises `Stop` when it is the client library that takes no part of the settings."""
+    if error.args[0].code() == Error._INVALID_ARG:
+        raise Stop(
+            f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
+            "[kafka] client, in bus.toml"
+        ) from None
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Place]:

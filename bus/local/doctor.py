@@ -15,6 +15,9 @@ from bus.local.download import cache, damaged, fetched, repository, without_pass
 from bus.local.home import check_writable
 from bus.settings import Settings, kafka_client
 
+SECONDS = 10.0
+"""How long a district's cluster or registry may take to answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -110,11 +113,14 @@ def _cluster(settings: Settings) -> str:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
+    from bus.local.cluster import refused_setting
+
     where = settings.kafka.bootstrap
     try:
         client = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
-        brokers = client.list_topics(timeout=10).brokers
+        brokers = client.list_topics(timeout=SECONDS).brokers
     except KafkaException as error:
+        refused_setting(error)
         raise Stop(
             f"{where} does not answer ({error.args[0].name()}): check [kafka] bootstrap, "
             "security_protocol and the credentials; a broker that wants TLS or SASL is silent to "
@@ -141,7 +147,7 @@ def _registry(settings: Settings) -> str:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     auth = (named.username, named.password.get_secret_value()) if named.username else None
     try:
-        with httpx2.Client(verify=trust, timeout=10) as client:
+        with httpx2.Client(verify=trust, timeout=SECONDS) as client:
             answer = client.get(f"{named.url.rstrip('/')}/subjects", headers=headers, auth=auth)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Stop(
