@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many faults are printed, those that left something out first; `bus quarantine list` has them all."""
+"""How many faults are printed, the fatal ones first; `bus quarantine list` has them all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
