@@ -20,8 +20,11 @@ it from one thread, never two calls at once, in this order:
     `after` if the product said so) with its partitions paused and calls `deliver` again with the
     same batch. What had been taken already may be left out by the delivery itself, or sent again;
   - raises `Stop` when a person must act first (credentials refused, endpoint gone).
-* `settle` is called when the loop is caught up for the moment (and before close): write what has
-  been put off, such as a whole set of files. It may raise `RetryLater` or `Stop` as well.
+* `settle` is called when the loop is caught up for the moment, about once a minute while nothing
+  comes, and before close: write what has been put off, such as a whole set of files. It may raise
+  `RetryLater` or `Stop` as well.
+* `release` says which partitions are this copy's no longer, before another copy has them; what was
+  not delivered of them is delivered by that one.
 * `close` releases what was opened; it is called once, also after an error, and delivers nothing.
 
 Order: within a batch, `parts` come in the product's table order and rows within a part in the
@@ -94,5 +97,7 @@ class Delivery(Protocol):
     def deliver(self, batch: Batch) -> Sequence[Refusal]: ...
 
     def settle(self) -> None: ...
+
+    def release(self, partitions: Iterable[Position]) -> None: ...
 
     def close(self) -> None: ...

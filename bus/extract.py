@@ -28,7 +28,7 @@ from bus.settings import Settings
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
 from bus.telemetry import span
-from bus.validate import validate
+from bus.validate import validate, without_id
 
 Read = Callable[[Staging], None]
 Progress = Callable[[str], None]
@@ -137,7 +137,9 @@ class _Run:
         time = now()
         self.progress("reading")
         read(staging)
-        unread = {kind: _unread(staging, kind) for kind in staging.coverage}
+        for kind in staging.coverage:
+            raw = quoted(f"raw_{kind}")
+            self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
         publisher = Publisher(
             self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
         )
@@ -147,6 +149,7 @@ class _Run:
             self._view_known(staging)
             self.progress("checking")
             quarantined = validate(staging, self._known_elsewhere)
+            unread = {kind: _unread(staging, kind) for kind in staging.coverage}
             self.progress("comparing")
             report = self._compare(name, staging, quarantined, unread)
             self._guard(report, share, allow)
@@ -280,9 +283,12 @@ def _upto(
 
 
 def _unread(staging: Staging, kind: str) -> int:
-    """How many rows of this kind's file were left out before their id was known."""
+    """How many rows of this kind's file were left out without their id being known."""
     return sum(
         1
         for f in staging.faults
-        if f.fatal and f.line > 1 and not f.column and f.kind in (kind, "")
+        if f.fatal
+        and f.line > 1
+        and f.kind in (kind, "")
+        and (not f.column or (f.column == "sourcedId" and without_id(f)))
     )

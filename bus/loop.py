@@ -32,7 +32,7 @@ from bus.codec import Decoder
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.event import attributes, header
-from bus.failures import Never, RetryLater, Stop
+from bus.failures import BusError, Never, RetryLater, Stop
 from bus.metrics import Metrics
 from bus.ordering import Lot, Ordering
 from bus.product import Product
@@ -47,6 +47,10 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 POLL_RECORDS = 10_000
+IDLE_SECONDS = 60.0
+"""While nothing comes, what depends on the day alone is looked after so often."""
+QUIET_SECONDS = 0.5
+"""A batch is not filled any longer when nothing has come for so long."""
 FRESH_SAMPLES = 500
 """Of a larger part, freshness is measured on this many records, evenly spread."""
 
@@ -74,6 +78,7 @@ class Loop:
         self._stopping = threading.Event()
         self._stopping_since = 0.0
         self._turned = time.monotonic()
+        self._settled = time.monotonic()
         self._failures = 0
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         self._writer_schema = schema_lookup(settings)
@@ -156,17 +161,23 @@ class Loop:
             self._take([first, *self._consumer.consume(room, timeout=0)])
         self._gate()
         full = self._count >= self._product.batch_records
-        due = self._count and (self._patience() <= 0 or (self._hurry and not self._behind))
+        quiet = not self._behind and (first is None or self._hurry)
+        due = self._count and (quiet or self._left() <= 0)
         if full or due or (len(self._ordering) and first is None):
             self._deliver()
-        elif first is None and self._dirty and not (self._behind or self._count):
+        elif first is None and not (self._behind or self._count):
+            self._dirty |= time.monotonic() - self._settled > IDLE_SECONDS
             self._settle()
 
     def _patience(self) -> float:
         """How long the next poll may wait for a message, in seconds."""
         if not self._count:
             return 0.2 if len(self._ordering) or self._dirty or self._behind else 1.0
-        return max(0.0, self._oldest + self._product.batch_seconds - time.monotonic())
+        return max(0.0, min(QUIET_SECONDS, self._left()))
+
+    def _left(self) -> float:
+        """How long the batch in hand may still be filled, in seconds."""
+        return self._oldest + self._product.batch_seconds - time.monotonic()
 
     def _take(self, messages: Iterable[Message]) -> None:
         """Decode what was read, by kind."""
@@ -243,6 +254,10 @@ class Loop:
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         """Forget what was taken of these and not delivered: who has them now reads it again."""
         gone = {Position(p.topic, p.partition) for p in partitions}
+        try:
+            self._delivery.release(gone)
+        except BusError as error:  # who has them now takes them anyway
+            log.info("partitions not released", why=str(error))
         for place in gone:
             self._next.pop(place, None)
         self._behind -= gone
@@ -354,6 +369,7 @@ class Loop:
             self._persist(self._delivery.settle)
             self._commit(offsets)
             self._dirty = False
+            self._settled = time.monotonic()
 
     def _outlived(self, ready: dict[str, Lot]) -> dict[str, set[int]]:
         """For each kind the records whose withdrawal the product must not hear of."""

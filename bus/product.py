@@ -64,7 +64,8 @@ class Product:
                    `bus consume` (as fields `out` and `url`). Secrets are `SecretStr`.
     open:          makes the delivery from the settings; may raise `Stop` with what is missing.
     batch_records: how many records at most are delivered at once.
-    batch_seconds: how long the loop may wait to fill a batch, in seconds.
+    batch_seconds: how long the loop may wait to fill a batch, in seconds; it waits no longer when
+                   nothing comes any more.
     siblings:      kinds whose records can be the same thing to the product, with the record fields
                    that say so: {"enrollment": ("classSourcedId", "userSourcedId", "role")}. When
                    such a record is withdrawn while a sibling is still active, the product is not

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bus.columns import columns, quoted
-from bus.conversions import LEFT_OUT, Sort, default, reading, value_class
+from bus.conversions import LEFT_OUT, NO_ID, Sort, default, reading, value_class
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
 
@@ -39,6 +39,11 @@ def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
     run = _Run(staging, known, kinds)
     converted = {kind: run.convert(kind) for kind in kinds}
     return {kind: converted[kind] + run.settle(kind) for kind in kinds}
+
+
+def without_id(fault: Fault) -> bool:
+    """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
+    return fault.value_class == "empty" or fault.reason.startswith(NO_ID)
 
 
 def _record(kind: str) -> str:

@@ -32,8 +32,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -42,9 +42,10 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook
 
 from bus.event import TYPE_PREFIX, Attributes, Change, attributes
-from bus.failures import Never, Stop
+from bus.failures import Stop
 from bus.product import Product, Row, Table
 from bus.standard import KINDS
+from bus.standard.json import to_json
 from consumers.delivery.http import Compose, Http, HttpSettings, Post
 
 if TYPE_CHECKING:
@@ -99,26 +100,6 @@ class WebhookSettings(HttpSettings):
         if unknown := sorted(set(kinds) - KINDS.keys()):
             raise ValueError(f"no such kind: {', '.join(unknown)}; there are {', '.join(KINDS)}")
         return kinds
-
-
-def data_of(kind: str) -> Callable[[Mapping[str, Any]], Row]:
-    """The translation of a kind: the record as JSON has it, under the names of the standard."""
-    fields = KINDS[kind].fields
-
-    def data(record: Mapping[str, Any]) -> Row:
-        return {field: _plain(record[field]) for field in fields}
-
-    return data
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return _instant(value, "milliseconds")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, float) and value - value != 0:
-        raise Never("a number is infinite or none at all, which JSON cannot say")
-    return value
 
 
 def _instant(moment: datetime, precision: str) -> str:
@@ -212,7 +193,7 @@ def delivery(settings: WebhookSettings) -> Http:
 
 PRODUCT = Product(
     name="webhook",
-    tables=(Table("events", (), {kind: data_of(kind) for kind in KINDS}),),
+    tables=(Table("events", (), {kind: partial(to_json, kind) for kind in KINDS}),),
     settings=WebhookSettings,
     open=delivery,
     batch_records=500,

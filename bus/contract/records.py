@@ -55,7 +55,8 @@ def a_record(kind: str, **said: Any) -> dict[str, Any]:
 
 def records(kind: str, **said: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Records of a kind; `said` gives strategies for fields that a test cares about."""
-    fields = {f["name"]: said.get(f["name"]) or _field(f) for f in KINDS[kind].schema["fields"]}
+    schema = {f["name"]: f for f in KINDS[kind].schema["fields"]}
+    fields = {name: said[name] if name in said else _field(f) for name, f in schema.items()}
     return st.fixed_dictionaries(fields)
 
 

@@ -99,6 +99,9 @@ class CanvasImports:
     def settle(self) -> None:
         """Nothing is ever put off."""
 
+    def release(self, partitions: Iterable[Position]) -> None:
+        """Nothing is kept between batches."""
+
     def close(self) -> None:
         self._client.close()
         self._reports.close()

@@ -196,6 +196,15 @@ class FullSet:
                 f"{WAIT_SECONDS:.0f} seconds; trying again"
             ) from None
 
+    def release(self, partitions: Iterable[Position]) -> None:
+        """Nobody has these now: no set is written before their next owner has caught up."""
+        with self._change() as sql:
+            sql.executemany(
+                "UPDATE place SET owner = '', caught_up = 0"
+                " WHERE topic = ? AND number = ? AND owner = ?",
+                [(*position, self._owner) for position in partitions],
+            )
+
     def close(self) -> None:
         """Let go of the state."""
         self._sql.close()

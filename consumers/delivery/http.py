@@ -191,6 +191,9 @@ class Http:
     def settle(self) -> None:
         """Nothing is ever put off."""
 
+    def release(self, partitions: Iterable[Position]) -> None:
+        """Nothing is kept between batches."""
+
     def close(self) -> None:
         """Give up what is under way, close the connections."""
         if self._loop.is_closed():

@@ -115,6 +115,9 @@ class ZipFolder:
     def settle(self) -> None:
         """Nothing is ever put off."""
 
+    def release(self, partitions: Iterable[Position]) -> None:
+        """Nothing: the next owner takes them by `resume`."""
+
     def close(self) -> None:
         """Nothing is held between calls."""
 

@@ -11,10 +11,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def imports(folder: str) -> list[tuple[str, str]]:
-    """(file, imported module) of all imports below a folder, also those inside functions."""
+    """(file, imported module) of all imports below a folder, also those inside functions, but for
+    what is imported for its type alone."""
     found = []
     for path in sorted((ROOT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        tree = ast.parse(path.read_text("utf-8"))
+        typing = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if node in typing:
+                continue
             if isinstance(node, ast.Import):
                 found += [(str(path.relative_to(ROOT)), alias.name) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -40,7 +50,7 @@ def test_nothing_of_the_bus_imports_the_command_line() -> None:
     wrong = [
         (file, name)
         for file, name in imports("bus")
-        if name.startswith("bus.cli") and not file.startswith("bus/cli/")
+        if name.startswith("bus.cli") and not file.startswith(("bus/cli/", "bus/__main__.py"))
     ]
     assert wrong == []
 

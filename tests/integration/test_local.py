@@ -1,0 +1,168 @@
+"""The embedded bus for real: started, killed, damaged and mended, by the commands themselves."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from bus import local
+from bus.local.cluster import TopicState, overview
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+from tests.integration.commands import Commands, until
+from tests.integration.conftest import Bus
+
+READY_SECONDS = 10.0
+SHARED = ("BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY")
+"""Where the programs come from is the same in every home."""
+
+
+@pytest.fixture
+def own(bus: Bus, tmp_path: Path) -> Iterator[Commands]:
+    """A home beside the running one, with nothing in it; its path has what paths may have."""
+    home = tmp_path / ("a home = $x [b] ü % " + "long" * 30)
+    shared = {name: os.environ[name] for name in SHARED if name in os.environ}
+    yield Commands(bus.settings.model_copy(update={"home": home}), tmp_path, shared)
+    local.down(home)
+
+
+def pids(commands: Commands) -> dict[str, int]:
+    return {name: one["pid"] for name, one in commands.run("status")["running"].items()}
+
+
+def kill(*ids: int) -> None:
+    for one in ids:
+        psutil.Process(one).kill()
+    until(lambda: not [one for one in ids if _runs(one)], "the killed are gone")
+
+
+def _runs(one: int) -> bool:
+    return psutil.pid_exists(one) and psutil.Process(one).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
+    home = own.settings.home
+
+    # Two at once on a new home: one bus, which both name, ready in ten seconds.
+    begun = time.monotonic()
+    both = [own.start("up"), own.start("up")]
+    first, second = (process.communicate(timeout=60)[0] for process in both)
+    assert time.monotonic() - begun < READY_SECONDS * 1.5, "two homes and two starts on one machine"
+    assert first == second
+    started = own.run("status")
+    assert started["running"].keys() == {"kafka", "registry"}
+    assert started["bootstrap"] != local.endpoints(bus.home).bootstrap
+    assert own.run("doctor")["ok"]
+
+    assert len(own.run("schemas", "apply")["schemas"]) == len(KINDS)
+    listed, topics = own.run("schemas", "list"), own.run("status")["topics"].keys()
+    assert len(topics) == len(KINDS)
+
+    # Killed together, the next start brings back what was registered and published.
+    kill(*pids(own).values())
+    assert own.run("status")["dead"] == ["kafka", "registry"]
+    wrong = [check["name"] for check in own.run("doctor", status=1)["checks"] if not check["ok"]]
+    assert wrong == ["Kafka", "registry"]
+    own.run("up")
+    assert own.run("schemas", "list") == listed
+    assert own.run("status")["topics"].keys() == topics
+
+    # Killed alone, it is started alone.
+    before = pids(own)
+    kill(before["kafka"])
+    own.run("up")
+    after = pids(own)
+    assert after["registry"] == before["registry"]
+    assert after["kafka"] != before["kafka"]
+
+    # Damage that costs nothing is mended by the start; other damage stops it, whole.
+    assert own.run("down")["stopped"] == ["kafka", "registry"]
+    assert own.run("down")["stopped"] == []
+    assert not [one for one in after.values() if _runs(one)]
+    (home / "kafka/meta.properties").write_text("")
+    state = home / "kafka/__cluster_metadata-0/quorum-state"
+    state.write_text(state.read_text()[:20])
+    assert not own.run("doctor", status=1)["ok"]
+    begun = time.monotonic()
+    own.run("up")
+    assert time.monotonic() - begun < READY_SECONDS
+    assert own.run("schemas", "list") == listed
+    own.run("down")
+
+    (home / "registry/registry.mv.db").unlink()
+    assert "registry/registry.mv.db" in own.run("up", status=1)["error"]
+    assert own.run("status")["running"] == {}
+
+
+def test_a_start_that_is_killed_midway_is_taken_up_by_the_next(own: Commands) -> None:
+    up = own.start("up")
+    record = own.settings.home / "run" / "registry.json"
+    until(record.exists, "the first of the two is started")
+    up.kill()
+    up.communicate()
+    own.run("up")
+    running = pids(own)
+    own.run("down")
+    mark = str(own.settings.home)
+    assert not [one for one in running.values() if _runs(one)]
+    assert not [
+        one
+        for one in psutil.process_iter()
+        if one.name() == "java" and mark in (one.cwd() if _runs(one.pid) else "")
+    ]
+
+
+def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
+    settings = bus.settings.model_copy(update={"topic_prefix": "lag"})
+    name = "lag.student"
+    admin = AdminClient(kafka_client(settings))
+    admin.create_topics([NewTopic(name, num_partitions=2)])[name].result(10)
+    producer = Producer({**kafka_client(settings), "transactional.id": "lag"})
+    producer.init_transactions(10)
+    for number, end in ((300, True), (7, False), (5, True)):
+        producer.begin_transaction()
+        for each in range(number):
+            producer.produce(name, str(each), partition=each % 2)
+        producer.flush()  # also what is then aborted has its offsets
+        producer.commit_transaction() if end else producer.abort_transaction()
+
+    group = {**kafka_client(settings), "group.id": "lag-lunch", "enable.auto.commit": False}
+    consumer = Consumer(group)
+    counted = []
+    for offsets in ((0, 0), (100, 148), (150, 150), (152, 150)):
+        places = [TopicPartition(name, p, at) for p, at in enumerate(offsets)]
+        consumer.commit(offsets=places, asynchronous=False)
+        counted.append(overview(settings).lag["lag-lunch"])
+    end = [consumer.get_watermark_offsets(TopicPartition(name, p))[1] for p in (0, 1)]
+    consumer.commit(
+        offsets=[TopicPartition(name, p, at) for p, at in enumerate(end)], asynchronous=False
+    )
+    counted.append(overview(settings).lag["lag-lunch"])
+    consumer.close()
+
+    assert counted == [305, 57, 5, 5, 0]
+    assert all(later <= earlier for earlier, later in pairwise(counted))
+    assert overview(settings).topics == {name: TopicState(2, sum(end))}
+
+
+def test_a_cluster_that_is_named_has_a_status_as_well(bus: Bus, commands: Commands) -> None:
+    found = local.endpoints(bus.home)
+    named = Commands(
+        Settings(home=commands.cwd / "none", topic_prefix=commands.settings.topic_prefix),
+        commands.cwd,
+        {"BUS_KAFKA__BOOTSTRAP": found.bootstrap, "BUS_REGISTRY__URL": found.registry},
+    )
+    assert named.run("status")["topics"] == commands.run("status")["topics"]
+    checks = named.run("doctor")["checks"]
+    assert [check["says"] for check in checks] == [
+        f"1 broker(s) at {found.bootstrap}",
+        f"answers at {found.registry}",
+    ]
