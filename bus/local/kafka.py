@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import uuid
 from pathlib import Path
+from tempfile import mkdtemp
 
 from bus.failures import Stop
 from bus.local import machine, process
@@ -96,9 +97,11 @@ def says_whose(meta: Path) -> bool:
 
 def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]) -> None:
     """Make the data folder, whole or not at all."""
-    part = home / f"{DATA}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    config = home / "run" / "format.properties"
+    for left in home.glob(f"{DATA}.part*"):
+        shutil.rmtree(left, ignore_errors=True)
+    # names of its own, as the tool of a killed `bus up` may still be at work
+    part = Path(mkdtemp(prefix=f"{DATA}.part", dir=home))
+    config = home / "run" / "tmp" / f"{part.name}.properties"
     config.write_text(PROPERTIES.format(data=part.name, **ports), "utf-8")
     cluster = "-"  # with a dash at its beginning the tool would take it for an option
     while cluster.startswith("-"):
@@ -118,11 +121,12 @@ def format_data(java: str, programs: Programs, home: Path, ports: dict[str, int]
         machine.java_version(java)  # raises with the cause
         raise
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        said = process.gist(done.stderr or done.stdout)
         raise Stop(
-            f"Kafka could not make its data folder {home / DATA}: {' / '.join(said) or 'no reason'}"
-            "; run `bus doctor`"
+            f"Kafka could not make its data folder {home / DATA}:\n  {said}\n`bus doctor` checks "
+            "this machine; run `bus up` again"
         )
+    config.unlink()
     shutil.rmtree(home / DATA, ignore_errors=True)  # half-made: `formatted` saw no data in it
     part.rename(home / DATA)
 

@@ -18,7 +18,7 @@ from secrets import token_hex
 import psutil
 
 from bus.failures import Stop
-from bus.local.home import read_json, write_json
+from bus.local.home import read_json, read_text, write_json
 
 TERM_SECONDS = 30.0
 """How long a process may take to end after SIGTERM before it gets SIGKILL."""
@@ -136,19 +136,21 @@ def _signal(send: Callable[[], None]) -> None:
 def died(home: Path, name: str) -> str:
     """Why a process ended while it was starting: the gist of what it said last, for a person."""
     out = home / "logs" / f"{name}.out"
-    try:
-        lines = out.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    telling = [
-        line.strip() for line in lines if line.strip() and not line.startswith(("\t", "WARNING"))
-    ]
-    causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
-    last = list(dict.fromkeys(causes or telling))[-4:]
-    gist = "\n  ".join(line[:300] for line in last) or "it said nothing"
     return (
-        f"{name} ended while it was starting; its last words:\n  {gist}\n"
+        f"{name} ended while it was starting; its last words:\n  {gist(read_text(out))}\n"
         f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If it says "
         f"that its data is damaged: put {home} back from a backup, or move it away, and run "
         "`bus up` again."
     )
+
+
+def gist(said: str) -> str:
+    """What a Java program's words tell a person: no trace, nothing twice, at most four lines."""
+    telling = [
+        line.strip()
+        for line in said.splitlines()
+        if line.strip() and not line.startswith(("\t", "WARNING"))
+    ]
+    causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
+    last = list(dict.fromkeys(causes or telling))[-4:]
+    return "\n  ".join(line[:300] for line in last) or "it said nothing"
