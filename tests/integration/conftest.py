@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -25,6 +26,8 @@ class Bus:
 @pytest.fixture(scope="session")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """The bus of this run; stopped at its end, whatever happened."""
+    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = tmp_path_factory.mktemp("bus") / "home"
     local.up(home)
     try:
