@@ -1,0 +1,442 @@
+"""The registry's rules, against a stand-in for Confluent's client; a real registry is in integration."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+import ssl
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from confluent_kafka.schema_registry import (
+    ConfigCompatibilityLevel,
+    RegisteredSchema,
+    Schema,
+    SchemaRegistryClient,
+    ServerConfig,
+)
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+from pydantic import SecretStr
+
+from bus import plugins, registry
+from bus.failures import Never, RetryLater, Stop
+from bus.registry_client import answered, client
+from bus.settings import RegistrySettings, Settings
+from bus.standard import KINDS
+
+SETTINGS = Settings(topic_prefix="schoolbus", registry=RegistrySettings(url="http://registry"))
+STRICT = ConfigCompatibilityLevel.FULL_TRANSITIVE
+
+
+class Registry:
+    """What a schema registry remembers, with the part of Confluent's client that we use.
+
+    versions: the schemas of each subject, in order; an id is the place among all of them.
+    refuses:  whether the registry itself calls a schema incompatible, asked with (subject, level).
+    fails_on: the subject at whose registration the registry goes down.
+    """
+
+    def __init__(self) -> None:
+        self.versions: dict[str, list[str]] = {}
+        self.ids: list[str] = []
+        self.levels: dict[str, Any] = {}
+        self.refuses: Callable[[str, Any], bool] = lambda subject, level: False
+        self.fails_on = ""
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def get_subjects(self) -> list[str]:
+        return list(self.versions)
+
+    def get_versions(self, subject_name: str) -> list[int]:
+        return [n for n, _ in enumerate(self._of(subject_name), 1)]
+
+    def get_version(self, subject_name: str, version: int) -> RegisteredSchema:
+        return self._found(subject_name, version, self._of(subject_name)[version - 1])
+
+    def get_latest_version(self, subject_name: str) -> RegisteredSchema:
+        return self.get_version(subject_name, len(self._of(subject_name)))
+
+    def get_schema(self, schema_id: int) -> Schema:
+        if not 0 < schema_id <= len(self.ids):
+            raise SchemaRegistryError(404, 40403, f"Schema {schema_id} not found")
+        return Schema(self.ids[schema_id - 1], "AVRO")
+
+    def lookup_schema(self, subject_name: str, schema: Schema) -> RegisteredSchema:
+        there = self._of(subject_name)
+        if schema.schema_str not in there:
+            raise SchemaRegistryError(404, 40403, "Schema not found")
+        return self._found(subject_name, there.index(schema.schema_str) + 1, schema.schema_str)
+
+    def test_compatibility_all_versions(self, subject_name: str, schema: Schema) -> bool:
+        return not self.refuses(subject_name, self.levels.get(subject_name))
+
+    def set_config(self, subject_name: str, config: ServerConfig) -> None:
+        self.levels[subject_name] = config.compatibility
+
+    def register_schema(self, subject_name: str, schema: Schema) -> int:
+        if subject_name == self.fails_on:
+            raise SchemaRegistryError(503, 50003, "no leader")
+        text = schema.schema_str or ""
+        self.versions.setdefault(subject_name, []).append(text)
+        if text not in self.ids:
+            self.ids.append(text)
+        return self.ids.index(text) + 1
+
+    def has(self, kind: str, schema: dict[str, Any]) -> None:
+        """Make it know one more version of a kind's schema."""
+        text = json.dumps(schema, ensure_ascii=False)
+        self.register_schema(f"schoolbus.{kind}-value", Schema(text, "AVRO"))
+
+    def _of(self, subject: str) -> list[str]:
+        if subject not in self.versions:
+            raise SchemaRegistryError(404, 40401, f"Subject '{subject}' not found.")
+        return self.versions[subject]
+
+    def _found(self, subject: str, version: int, text: str) -> RegisteredSchema:
+        return RegisteredSchema(
+            subject, version, self.ids.index(text) + 1, None, Schema(text, "AVRO")
+        )
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """An empty registry that all of `bus.registry` talks to; `canvas` takes students and classes."""
+    found = Registry()
+    monkeypatch.setattr(registry, "client", lambda settings: found)
+    monkeypatch.setattr(plugins, "products", lambda: ["canvas"])
+    monkeypatch.setattr(
+        plugins, "product", lambda name: SimpleNamespace(kinds=("student", "class"))
+    )
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with all our schemas, to be changed."""
+    for kind, about in KINDS.items():
+        write(tmp_path, kind, about.schema)
+    return tmp_path
+
+
+def write(folder: Path, kind: str, schema: Any) -> None:
+    (folder / f"{kind}.avsc").write_text(json.dumps(schema), "utf-8")
+
+
+def without(kind: str, *fields: str) -> dict[str, Any]:
+    """A kind's schema without some of its fields."""
+    schema = copy.deepcopy(KINDS[kind].schema)
+    schema["fields"] = [field for field in schema["fields"] if field["name"] not in fields]
+    return schema
+
+
+def with_field(kind: str, **field: Any) -> dict[str, Any]:
+    schema = copy.deepcopy(KINDS[kind].schema)
+    schema["fields"].append(field)
+    return schema
+
+
+def test_the_stand_in_has_no_method_that_the_client_has_not() -> None:
+    for name, method in inspect.getmembers(Registry, inspect.isfunction):
+        if not name.startswith("_") and name != "has":
+            theirs = inspect.signature(getattr(SchemaRegistryClient, name)).parameters
+            ours = inspect.signature(method).parameters
+            assert list(ours) == list(theirs)[: len(ours)]
+
+
+# Producers look up.
+
+
+def test_a_producer_gets_the_id_of_every_schema(there: Registry) -> None:
+    registry.apply(SETTINGS)
+    ids = registry.lookup(SETTINGS)
+    assert ids.keys() == KINDS.keys()
+    assert all(json.loads(there.ids[ids[kind] - 1]) == KINDS[kind].schema for kind in KINDS)
+
+
+def test_a_producer_does_not_start_on_an_empty_registry(there: Registry) -> None:
+    with pytest.raises(Stop, match="bus schemas apply") as caught:
+        registry.lookup(SETTINGS)
+    assert all(f"schoolbus.{kind}-value" in str(caught.value) for kind in KINDS)
+    assert there.versions == {}, "and registers nothing"
+
+
+def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
+    for kind in KINDS.keys() - {"student"}:
+        there.has(kind, KINDS[kind].schema)
+    there.has("student", without("student", "pronouns"))
+    with pytest.raises(Stop, match=r"schema schoolbus\.student-value is not registered"):
+        registry.lookup(SETTINGS)
+
+
+# Check says what would break.
+
+
+def test_on_an_empty_registry_all_is_new(there: Registry) -> None:
+    assert {finding.state for finding in registry.check(SETTINGS)} == {"new"}
+
+
+def test_after_apply_nothing_is_changed(there: Registry) -> None:
+    registry.apply(SETTINGS)
+    assert {finding.state for finding in registry.check(SETTINGS)} == {"unchanged"}
+
+
+def test_a_field_with_a_default_is_compatible(there: Registry, folder: Path) -> None:
+    registry.apply(SETTINGS)
+    write(folder, "student", with_field("student", name="house", type="string", default=""))
+    found = {finding.kind: finding.state for finding in registry.check(SETTINGS, folder)}
+    assert found.pop("student") == "compatible"
+    assert set(found.values()) == {"unchanged"}
+
+
+def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: Path) -> None:
+    registry.apply(SETTINGS)
+    write(folder, "student", without("student", "givenName"))
+    write(folder, "result", with_field("result", name="weight", type="double"))
+    broken = {f.kind: f for f in registry.check(SETTINGS, folder) if f.state == "incompatible"}
+    assert broken.keys() == {"student", "result"}
+    assert broken["student"].subject == "schoolbus.student-value"
+    assert broken["student"].products == ("canvas",)
+    assert broken["student"].reasons == (
+        "field givenName: it is removed, and there is no default to read instead; it breaks "
+        "consumers that still have version 1 (here: canvas), on what new producers write",
+    )
+    assert broken["result"].reasons == (
+        "field weight: it is added, and there is no default to read instead; it breaks consumers "
+        "of the new version, on what is stored in version 1 and what producers with it still write",
+    )
+
+
+def test_every_earlier_version_counts(there: Registry, folder: Path) -> None:
+    """FULL_TRANSITIVE: a field may not come back as something else two versions later."""
+    there.has("student", with_field("student", name="house", type="string", default=""))
+    there.has("student", KINDS["student"].schema)
+    write(folder, "student", with_field("student", name="house", type="int", default=0))
+    (student,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "student")
+    assert student.state == "incompatible"
+    assert len(student.reasons) == 2
+    assert all("field house" in why and "version 1" in why for why in student.reasons)
+
+
+def test_the_same_break_in_two_versions_is_told_once(there: Registry, folder: Path) -> None:
+    there.has("student", without("student", "pronouns"))
+    there.has("student", KINDS["student"].schema)
+    write(folder, "student", without("student", "familyName"))
+    (student,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "student")
+    (reason,) = student.reasons
+    assert "version 1, 2" in reason
+
+
+def test_what_we_find_broken_is_broken_though_the_registry_has_it(there: Registry) -> None:
+    """It was registered when the registry was not yet told to be strict."""
+    there.has("org", without("org", "name"))
+    there.has("org", KINDS["org"].schema)
+    (org,) = (f for f in registry.check(SETTINGS) if f.kind == "org")
+    assert org.state == "incompatible"
+    assert "field name" in org.reasons[0]
+
+
+def test_what_the_registry_calls_broken_is_broken_though_we_do_not_see_where(
+    there: Registry, folder: Path
+) -> None:
+    registry.apply(SETTINGS)
+    there.refuses = lambda subject, level: True
+    write(folder, "org", with_field("org", name="motto", type="string", default=""))
+    (org,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "org")
+    assert org.state == "incompatible"
+    assert "does not say where" in org.reasons[0]
+
+
+def test_a_product_that_does_not_load_does_not_stop_a_check(
+    there: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("no module named theirs")
+
+    monkeypatch.setattr(plugins, "product", broken)
+    with caplog.at_level(logging.WARNING):
+        assert {finding.products for finding in registry.check(SETTINGS)} == {()}
+    assert "product canvas does not load" in caplog.text
+
+
+# Apply registers all or none.
+
+
+def test_apply_registers_every_schema_strictly_and_once(there: Registry) -> None:
+    first = registry.apply(SETTINGS)
+    assert {one.kind for one in first} == KINDS.keys()
+    assert all(one.registered and one.version == 1 and one.id > 0 for one in first)
+    assert there.levels == {f"schoolbus.{kind}-value": STRICT for kind in KINDS}
+    again = registry.apply(SETTINGS)
+    assert not any(one.registered for one in again)
+    assert [one.id for one in again] == [one.id for one in first]
+    assert all(len(versions) == 1 for versions in there.versions.values())
+
+
+def test_apply_registers_only_what_is_new(there: Registry, folder: Path) -> None:
+    registry.apply(SETTINGS)
+    write(folder, "student", with_field("student", name="house", type="string", default=""))
+    new = [one for one in registry.apply(SETTINGS, folder) if one.registered]
+    assert [(one.kind, one.version) for one in new] == [("student", 2)]
+
+
+def test_one_incompatible_schema_keeps_all_out(there: Registry, folder: Path) -> None:
+    there.has("student", KINDS["student"].schema)
+    before = copy.deepcopy(there.versions)
+    write(folder, "student", without("student", "givenName"))
+    with pytest.raises(Stop, match="nothing was registered") as caught:
+        registry.apply(SETTINGS, folder)
+    assert "schoolbus.student-value: field givenName: it is removed" in str(caught.value)
+    assert there.versions == before
+    assert there.levels == {}, "nor is anything set"
+
+
+def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
+    there: Registry, folder: Path
+) -> None:
+    there.has("org", KINDS["org"].schema)
+    before = copy.deepcopy(there.versions)
+    there.refuses = lambda subject, level: "org" in subject and level == STRICT
+    write(folder, "org", with_field("org", name="motto", type="string", default=""))
+    with pytest.raises(Stop, match="the registry calls it incompatible"):
+        registry.apply(SETTINGS, folder)
+    assert there.versions == before
+
+
+def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
+    there.fails_on = "schoolbus.result-value"
+    with pytest.raises(RetryLater, match="HTTP 503"):
+        registry.apply(SETTINGS)
+    there.fails_on = ""
+    registered = [one.kind for one in registry.apply(SETTINGS) if one.registered]
+    assert registered == ["result"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not an Avro schema"),
+        ('{"type": "recrod", "name": "Org"}', "is not an Avro schema"),
+        ('{"type": "record", "name": "Org", "fields": [{}]}', "is not an Avro schema"),
+    ],
+)
+def test_a_folder_that_holds_no_schemas_is_refused_by_file(
+    there: Registry, folder: Path, text: str | None, reason: str
+) -> None:
+    path = folder / "org.avsc"
+    path.unlink() if text is None else path.write_text(text, "utf-8")
+    with pytest.raises(Stop, match=reason) as caught:
+        registry.apply(SETTINGS, folder)
+    assert "org.avsc" in str(caught.value)
+    assert there.versions == {}
+
+
+# Reading.
+
+
+def test_what_is_registered_is_listed(there: Registry) -> None:
+    there.has("org", without("org", "identifier"))
+    there.has("org", KINDS["org"].schema)
+    there.versions["somebody.elses-value"] = there.ids[:1]
+    assert registry.registered(SETTINGS) == [
+        {"subject": "schoolbus.org-value", "versions": [1, 2], "id": 2}
+    ]
+
+
+def test_a_schema_is_found_by_its_id(there: Registry) -> None:
+    there.has("org", KINDS["org"].schema)
+    assert registry.schema_lookup(SETTINGS)(1) == KINDS["org"].schema
+
+
+@pytest.mark.parametrize("text", ['"string"', "[]", "no json", ""])
+def test_an_id_that_is_no_avro_record_is_never_read(there: Registry, text: str) -> None:
+    there.ids.append(text)
+    with pytest.raises(Never, match="schema 1 in the registry is not an Avro record"):
+        registry.schema_lookup(SETTINGS)(1)
+
+
+def test_an_id_that_the_registry_does_not_know_is_never_read(there: Registry) -> None:
+    with pytest.raises(Never, match="the registry has no schema 7"):
+        registry.schema_lookup(SETTINGS)(7)
+
+
+# What goes wrong on the way, and what is never told of it.
+
+SECRET = "Tr0ub4dor"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (SchemaRegistryError(401, 40101, f"user bus:{SECRET} unknown"), Stop, "credentials"),
+        (SchemaRegistryError(403, 40301, f"token {SECRET} may not"), Stop, "credentials"),
+        (SchemaRegistryError(404, -1, f"<html>{SECRET}"), Stop, "no schema registry at this"),
+        (SchemaRegistryError(422, -1, f"<html>{SECRET}"), Stop, "HTTP 422"),
+        (SchemaRegistryError(408, -1, SECRET), RetryLater, "HTTP 408"),
+        (SchemaRegistryError(429, -1, SECRET), RetryLater, "HTTP 429"),
+        (SchemaRegistryError(500, 50001, SECRET), RetryLater, "HTTP 500"),
+        (SchemaRegistryError(503, 50003, SECRET), RetryLater, "HTTP 503"),
+        (httpx2.ConnectError(f"http://bus:{SECRET}@registry"), RetryLater, "does not answer"),
+        (httpx2.ReadTimeout(f"http://bus:{SECRET}@registry"), RetryLater, "ReadTimeout"),
+        (httpx2.InvalidURL(f"http://bus:{SECRET}@["), RetryLater, "url right"),
+        (ValueError(SECRET), Stop, "what answers is no schema registry"),
+        (KeyError(SECRET), Stop, "what answers is no schema registry"),
+    ],
+)
+def test_a_failure_is_ours_and_holds_no_secret(
+    error: Exception, kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said) as caught, answered():
+        raise error
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_the_registry_says_of_a_schema_that_it_refuses_is_passed_on() -> None:
+    with pytest.raises(Stop, match="HTTP 409: Schema being registered is incompatible"), answered():
+        raise SchemaRegistryError(409, 409, "Schema being registered is incompatible")
+
+
+def test_a_certificate_that_is_not_trusted_is_named_as_that() -> None:
+    untrusted = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    untrusted.verify_message = "self-signed certificate"
+    with pytest.raises(Stop, match=r"not trusted \(self-signed certificate\).*ca_file"), answered():
+        raise httpx2.ConnectError("TLS") from untrusted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        RegistrySettings(url=f"ftp://bus:{SECRET}@registry"),
+        RegistrySettings(url="https://registry", ca_file=f"/nowhere/{SECRET}"),
+        RegistrySettings(
+            url=f"https://bus:{SECRET}@registry", username="bus", password=SecretStr(SECRET)
+        ),
+    ],
+    ids=["url", "ca file", "two users"],
+)
+def test_a_client_that_cannot_be_made_says_where_to_look(wrong: RegistrySettings) -> None:
+    with pytest.raises(Stop, match=r"look at url, ca_file") as caught:
+        client(Settings(registry=wrong))
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_a_registry_that_is_not_there_is_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked in earnest: nothing listens on port 1 of this machine."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    silent = Settings(registry=RegistrySettings(url=f"http://bus:{SECRET}@127.0.0.1:1"))
+    with pytest.raises(RetryLater, match="does not answer") as caught:
+        registry.registered(silent)
+    assert SECRET not in str(caught.value)
