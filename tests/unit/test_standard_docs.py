@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import jsonschema
 import pytest
 import yaml
 from fastavro import parse_schema
+from typer.testing import CliRunner
 
 from bus import event, topics
+from bus.cli import schemas
 from bus.settings import Settings
 from bus.standard import KINDS, asyncapi, dictionary
 
@@ -33,6 +36,18 @@ def test_the_dictionary_is_up_to_date() -> None:
 
 def test_the_asyncapi_document_is_up_to_date() -> None:
     assert (DOCS / "asyncapi.yaml").read_text("utf-8") == asyncapi.render("schoolbus"), ANEW
+
+
+def test_the_command_writes_both_with_the_districts_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUS_TOPIC_PREFIX", "west")
+    done = CliRunner().invoke(schemas.app, ["docs", "--out", str(tmp_path / "new"), "--json"])
+    assert done.exit_code == 0
+    written = {
+        name: Path(path).read_text("utf-8") for name, path in json.loads(done.stdout).items()
+    }
+    assert written == {"dictionary": dictionary.render(), "asyncapi": asyncapi.render("west")}
 
 
 # The dictionary.
@@ -186,7 +201,10 @@ def test_the_headers_that_the_bus_writes_are_as_described(
     written = event.envelope(
         "student", "updated", source="/http/pacs", time=event.now(), traceparent=traceparent
     )
-    headers = {name: value.decode() for name, value in [*written, ("ce_id", b"run-1")]}
+    headers = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in [*written, ("ce_id", b"run-1")]
+    }
     schema = headers_schema(document, "student")
     jsonschema.validate(headers, schema)
     assert headers.keys() <= document["components"]["schemas"]["cloudEvent"]["properties"].keys()
