@@ -287,10 +287,10 @@ def test_no_kind_may_lose_its_id(kind: str) -> None:
 # Held against Avro itself: what is called harmless can be read, both ways.
 
 SYMBOLS = ("red", "green", "blue")
-PLAIN = st.sampled_from(
+PLAIN: st.SearchStrategy[Any] = st.sampled_from(
     ["int", "long", "float", "double", "string", "bytes", "boolean", DATE, MOMENT]
 )
-ENUMS = st.lists(st.sampled_from(SYMBOLS), min_size=1, unique=True).flatmap(
+ENUMS: st.SearchStrategy[Any] = st.lists(st.sampled_from(SYMBOLS), min_size=1, unique=True).flatmap(
     lambda symbols: st.sampled_from([enum(*symbols), enum(*symbols, default=symbols[0])])
 )
 
@@ -312,13 +312,14 @@ def _branch(avro: Any) -> str:
     return str(avro["type"] if isinstance(avro, dict) else avro)
 
 
-TYPES = PLAIN | ENUMS | _compound(PLAIN | ENUMS)
+TYPES: st.SearchStrategy[Any] = PLAIN | ENUMS | _compound(PLAIN | ENUMS)
 
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two versions of a schema: each field stays, comes, goes, changes its type or its symbols."""
-    old, new = [], []
+    old: list[dict[str, Any]] = []
+    new: list[dict[str, Any]] = []
     for name in "abc":
         before = draw(TYPES)
         after = draw(st.sampled_from([before, before, before, None])) or draw(TYPES)
