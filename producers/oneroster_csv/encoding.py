@@ -113,11 +113,8 @@ def _measured(path: Path) -> Text | None:
 
 def _from_utf_16(source: BinaryIO, encoding: str) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    first = True
     while chunk := source.read(CHUNK):
-        piece = decoder.decode(chunk)
-        yield piece.removeprefix("\ufeff") if first else piece
-        first = False
+        yield decoder.decode(chunk)
     yield decoder.decode(b"", final=True)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import duckdb
 
@@ -38,9 +38,12 @@ UNREADABLE_ROW = "holds bytes that are no text in UTF-8 or Windows-1252"
 MEND = "the row was left out; mend it where it comes from and send the extract again"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """line: on which it begins, from 1. fields: its values, or None when it cannot be read."""
+class Row(NamedTuple):
+    """A row.
+
+    line:   on which it begins, from 1. lines: how many it takes.
+    fields: its values, or None when it cannot be read.
+    """
 
     line: int
     lines: int
@@ -146,8 +149,9 @@ def _load_carefully(staging: Staging, file: File, text: Text, head: _Head, table
     types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name, _ in positions)
     staging.con.execute(
         f"CREATE TABLE {quoted(table)} AS SELECT {_literal(f'{file.name}.csv')} AS _file, * "
-        f"FROM read_json({_path(clean)}, format = 'newline_delimited', compression = 'none', "
-        f"hive_partitioning = false, columns = {{'_line': 'BIGINT', {types}}})"
+        f"FROM read_json({_literal(str(clean))}, format = 'newline_delimited', "
+        f"compression = 'none', hive_partitioning = false, "
+        f"columns = {{'_line': 'BIGINT', {types}}})"
     )
     clean.unlink()
 
@@ -277,16 +281,11 @@ class _Lines:
             self.number -= 1
 
 
-def _path(path: Path) -> str:
-    """A file's name for DuckDB, which would take `*`, `?` and `[` for a pattern."""
-    return _literal("".join(f"[{c}]" if c in "*?[" else c for c in str(path.absolute())))
-
-
 def _read_csv(path: Path, width: int, delimiter: str) -> str:
     """A table function of DuckDB: the columns below the header as text, c0 to the last."""
     columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
     return (
-        f"read_csv({_path(path)}, auto_detect = false, columns = {{{columns}}}, "
+        f"read_csv({_literal(str(path))}, auto_detect = false, columns = {{{columns}}}, "
         f"delim = {_literal(delimiter)}, quote = '\"', escape = '\"', comment = '', "
         f"header = false, skip = 1, strict_mode = true, "
         f"max_line_size = {8 * LONGEST_LINE}, compression = 'none', hive_partitioning = false)"

@@ -64,7 +64,7 @@ def _columns(staging: Staging, table: str) -> list[str]:
 def _kind_of(role: str) -> str:
     """SQL: the kind of a role; NULL when it is not known."""
     cases = " ".join(f"WHEN '{name}' THEN '{kind}'" for name, kind in KIND_OF.items())
-    return f"CASE lower(translate(trim({role}), ' _-', '')) {cases} END"
+    return f"CASE lower(translate({role}, ' _-', '')) {cases} END"
 
 
 def _choose(staging: Staging) -> None:

@@ -69,11 +69,12 @@ def test_a_user_of_no_known_role_is_left_out_and_puts_off_withdrawals(
 
 def test_roles_of_1_2_say_kind_and_schools(tmp_path: Path) -> None:
     roles = (
-        ROLES + "r1,,u1,primary,student,,,s1\n"
+        ROLES + "r0,tobedeleted,u2,primary,student,,,s4\n"
+        "r1,,u1,primary,student,,,s1\n"
         "r2,,u2,secondary,parent,,,s3\n"
         "r3,,u2,primary,principal,,,s1\n"
         "r4,,u2,secondary,teacher,,,s2\n"
-        "r5,tobedeleted,u2,primary,teacher,,,s4\n"
+        "r5,tobedeleted,u2,secondary,teacher,,,s4\n"
     )
     staging = staged(
         extract(tmp_path / "in", orgs=ORGS, users=USERS_1_2, roles=roles), tmp_path / "work"
@@ -95,6 +96,12 @@ def test_who_is_student_and_teacher_is_what_the_primary_role_says(tmp_path: Path
     assert rows(staging, "student", "sourcedId") == [("u2",)]
 
 
+def test_a_role_that_stands_goes_before_one_that_was_deleted(tmp_path: Path) -> None:
+    roles = ROLES + "r1,tobedeleted,u2,primary,student,,,s4\nr2,,u2,secondary,aide,,,s1\n"
+    staging = staged(extract(tmp_path / "in", users=USERS_1_2, roles=roles), tmp_path / "work")
+    assert rows(staging, "staff", "sourcedId", "orgSourcedIds") == [("u2", "s1")]
+
+
 def test_a_misspelt_primary_role_does_not_make_a_student_a_parent(tmp_path: Path) -> None:
     roles = (
         ROLES
@@ -106,6 +113,13 @@ def test_a_misspelt_primary_role_does_not_make_a_student_a_parent(tmp_path: Path
         ("roles.csv", 2, "role"),
         ("users.csv", 2, ""),
     ]
+
+
+def test_roles_need_no_ids_of_their_own(tmp_path: Path) -> None:
+    """Nobody refers to a role."""
+    roles = "userSourcedId,role,orgSourcedId\nu1,student,s1\nu2,aide,s1\n"
+    staging = staged(extract(tmp_path / "in", users=USERS_1_2, roles=roles), tmp_path / "work")
+    assert rows(staging, "student", "sourcedId", "orgSourcedIds") == [("u1", "s1")]
 
 
 def test_a_withdrawn_user_whose_roles_are_withdrawn_keeps_its_kind(tmp_path: Path) -> None:
@@ -167,6 +181,7 @@ def test_without_a_manifest_all_is_bulk_with_a_note(tmp_path: Path) -> None:
         ("file.orgs,everything", {"org": "delta"}),
         ("file.users,bulk", {"org": "delta"}),
         ("file.orgs,bulk\nfile.orgs,delta", {"org": "delta"}),
+        ("file.orgs,delta\nfile.orgs,bulk", {"org": "delta"}),
         ("", {"org": "delta"}),
     ],
 )

@@ -40,6 +40,16 @@ def told(staging: Staging) -> list[tuple[int, str]]:
     return [(fault.line, fault.reason.split(";")[0]) for fault in fatal(staging)]
 
 
+def test_line_ends_of_both_sorts(tmp_path: Path) -> None:
+    found, _ = orgs(tmp_path, HEADER + "1,A,school\r\n2,B,school\n3,C,school\r\n")
+    assert [row[3] for row in found] == ["school"] * 3
+
+
+def test_a_bare_return_inside_quotes_counts_as_a_line(tmp_path: Path) -> None:
+    found, _ = orgs(tmp_path, HEADER + '1,"A\r",school\n2,B,school\n')
+    assert [row[0] for row in found] == [2, 4]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_any_line_end(tmp_path: Path, end: str) -> None:
     found, staging = orgs(tmp_path, f"{HEADER}1,A,school\n2,B,school\n".replace("\n", end))
@@ -103,6 +113,14 @@ def test_two_stray_quotes_do_not_run_rows_together(tmp_path: Path) -> None:
     )
     assert [row[1] for row in found] == ["2", "3", "4"]
     assert told(staging) == [(2, rows.UNCLOSED)]
+
+
+def test_a_quote_that_closes_too_late_costs_no_row_of_the_right_length(tmp_path: Path) -> None:
+    found, staging = orgs(
+        tmp_path, HEADER + '1,"open,school\n2,B,school\n3",x,y,school\n4,D,school\n'
+    )
+    assert [row[1] for row in found] == ["2", "4"]
+    assert [line for line, _ in told(staging)] == [2, 4]
 
 
 def test_a_line_of_monstrous_length_costs_one_row(
@@ -178,7 +196,7 @@ def test_what_is_written_by_the_rules_is_read(
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
-@given(text=st.text(st.sampled_from('a1,"\n'), max_size=40))
+@given(text=st.text(st.sampled_from('a1,"\n\r'), max_size=40))
 def test_both_readers_agree(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("rows")
     fast, one = orgs(folder, HEADER + text)
