@@ -88,6 +88,13 @@ class Loop:
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._letters = DeadLetters(settings, product.name)
         self._consumer = Consumer(group_settings(settings, product.name))
+        # While the consumer tells of a rebalance, another client answers what is asked meanwhile:
+        # a call to the consumer itself would, on a second rebalance in the same poll, end the
+        # program (confluent-kafka 2.16, CallState_get).
+        self._inquiry = Consumer(
+            group_settings(settings, product.name) | {"enable.partition.eof": False}
+        )
+        self._unannounced: dict[Position, int] = {}
         self._joined = False
         self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
         self._behind: set[Position] = set()  # not yet at the end that they had when assigned
@@ -149,6 +156,7 @@ class Loop:
             raise Stop(f"Kafka says {error.args[0].name()}; nothing is lost, start again") from None
         finally:
             self._consumer.close()
+            self._inquiry.close()
         return self.outcome
 
     # ---- one turn -----------------------------------------------------------------------------
@@ -157,6 +165,10 @@ class Loop:
         self._turned = time.monotonic()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._count))
         first = self._consumer.poll(self._patience())
+        if self._unannounced:
+            # So that the group's lag counts what it has not begun to read, from the first moment.
+            untouched = {p: o for p, o in self._unannounced.items() if self._next.get(p) == o}
+            self._unannounced = {} if self._commit(untouched) else untouched
         if first is not None:
             self._take([first, *self._consumer.consume(room, timeout=0)])
         self._gate()
@@ -232,11 +244,11 @@ class Loop:
         asked = [Position(p.topic, p.partition) for p in partitions]
         committed = {
             Position(p.topic, p.partition): p.offset
-            for p in (consumer.committed(partitions, timeout=30) if partitions else [])
+            for p in (self._inquiry.committed(partitions, timeout=30) if partitions else [])
         }
-        own = self._delivery.resume(consumer.list_topics(timeout=30).cluster_id or "", asked)
+        own = self._delivery.resume(self._inquiry.list_topics(timeout=30).cluster_id or "", asked)
         for place in asked:
-            low, high = consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)
+            low, high = self._inquiry.get_watermark_offsets(TopicPartition(*place), timeout=30)
             offset = own.get(place, committed[place])
             if offset < low or offset > high:  # nothing committed yet, or the topic was made anew
                 offset = low
@@ -244,8 +256,7 @@ class Loop:
             if offset < high:
                 self._behind.add(place)
         consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
-        # So that the group's lag counts what it has not begun to read, from the first moment on.
-        self._commit({place: self._next[place] for place in asked})
+        self._unannounced |= {place: self._next[place] for place in asked}
         self._dirty = True
         self._refresh({place: own[place] for place in asked if place in own})
         self._gate()
@@ -303,13 +314,13 @@ class Loop:
         self._last_refresh = time.monotonic()
         places = [
             TopicPartition(topic, number)
-            for topic, meta in self._consumer.list_topics(timeout=30).topics.items()
+            for topic, meta in self._inquiry.list_topics(timeout=30).topics.items()
             if self._kinds.get(topic) in self._delivered.kinds
             for number in meta.partitions
         ]
         done = {
             Position(p.topic, p.partition): p.offset
-            for p in (self._consumer.committed(places, timeout=30) if places else [])
+            for p in (self._inquiry.committed(places, timeout=30) if places else [])
             if p.offset > 0
         }
         for place, offset in (own or {}).items():
@@ -405,16 +416,20 @@ class Loop:
         held = self._ordering.first_offsets()
         return {place: held.get(place, offset) for place, offset in self._next.items()}
 
-    def _commit(self, offsets: Mapping[Position, int]) -> None:
-        """Commit these, but for partitions that another copy has been given meanwhile."""
+    def _commit(self, offsets: Mapping[Position, int]) -> bool:
+        """Commit these, but for partitions that another copy has been given meanwhile.
+
+        Whether it went: not so while the group is being divided anew. What is not committed is
+        delivered again, which the deliveries bear, so going on is safe.
+        """
         ours = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self._next]
-        if not ours:
-            return
         try:
-            self._consumer.commit(offsets=ours, asynchronous=False)
+            if ours:
+                self._consumer.commit(offsets=ours, asynchronous=False)
         except KafkaException as error:
-            # Not committed means delivered again, which the deliveries bear; going on is safe.
             log.info("offsets are committed with the next batch", error=error.args[0].name())
+            return False
+        return True
 
     # ---- trying again --------------------------------------------------------------------------
 

@@ -114,9 +114,16 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
 
 
 def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
-    """A function from a schema's id to the schema, as `bus.codec.Decoder` takes it."""
-    registry = client(settings)
-    return lambda schema_id: schema_by_id(registry, schema_id)
+    """A function from a schema's id to the schema, as `bus.codec.Decoder` takes it.
+
+    It is asked once for each id, so it keeps no connection.
+    """
+
+    def look_up(schema_id: int) -> dict[str, Any]:
+        with client(settings) as registry:
+            return schema_by_id(registry, schema_id)
+
+    return look_up
 
 
 def check(settings: Settings, schemas_dir: Path | None = None) -> list[Finding]:

@@ -90,9 +90,17 @@ class District:
         """How many students come on a day; none on the first, which is day 1."""
         return 0 if day == 1 else max(1, round(self.students * self.change * 0.3))
 
+    def came(self, student: int) -> int:
+        """The day on which a student is in an extract for the first time."""
+        day, total = 1, self.students
+        while student >= total:
+            day += 1
+            total += self.newcomers(day)
+        return day
+
     def fate(self, student: int, day: int) -> Fate:
-        """What happens to a student on a day."""
-        if day == 1:
+        """What happens to a student on a day; nothing on the first."""
+        if day <= (1 if student < self.students else self.came(student)):
             return "same"
         lot = self._lot("fate", student, day) / 2**32
         shares: tuple[tuple[Fate, float], ...] = (

@@ -5,20 +5,18 @@
     for event in subscribe("student", "enrollment", group="acme"):
         print(event.kind, event.record["sourcedId"], event.record["status"])
 
-An event counts as handled when the next one is asked for: its offset is committed then (some time
-later, in fact: every second and at the end). After a crash the last ones come again, with the same
-`event.id`.
+An event counts as handled when the next one is asked for; its offset is committed within a second
+then, and at the end. After a crash the last ones come again, with the same `event.id`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import topics
@@ -29,8 +27,6 @@ from bus.loop import group_settings
 from bus.registry import schema_lookup
 from bus.settings import Settings, load
 from bus.standard import KINDS
-
-COMMIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,15 @@ def subscribe(
     settings = settings or load()
     lookup = schema_lookup(settings)
     decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in kinds}
-    consumer = Consumer(group_settings(settings, group))
-    handled: dict[tuple[str, int], int] = {}
+    consumer = Consumer(
+        group_settings(settings, group)
+        | {
+            # librdkafka commits what is stored: every second, when partitions go, at the end.
+            "enable.auto.commit": True,
+            "auto.commit.interval.ms": 1000,
+            "enable.auto.offset.store": False,
+        }
+    )
     behind: set[tuple[str, int]] | None = None
 
     def assigned(_: Consumer, partitions: list[TopicPartition]) -> None:
@@ -83,25 +86,12 @@ def subscribe(
         behind = (behind or set()) | {(p.topic, p.partition) for p in partitions}
 
     def revoked(_: Consumer, partitions: list[TopicPartition]) -> None:
-        commit()
-        for p in partitions:
-            handled.pop((p.topic, p.partition), None)
-            (behind or set()).discard((p.topic, p.partition))
-
-    def commit() -> None:
-        if handled:
-            offsets = [TopicPartition(*place, offset) for place, offset in handled.items()]
-            consumer.commit(offsets=offsets, asynchronous=False)
-            handled.clear()
+        (behind or set()).difference_update((p.topic, p.partition) for p in partitions)
 
     try:
         consumer.subscribe(list(decoders), on_assign=assigned, on_revoke=revoked)
-        committed = time.monotonic()
         while not (until_caught_up and behind is not None and not behind):
-            message = consumer.poll(COMMIT_SECONDS)
-            if time.monotonic() - committed > COMMIT_SECONDS:
-                commit()
-                committed = time.monotonic()
+            message = consumer.poll(1.0)
             if message is None:
                 continue
             place = (message.topic() or "", message.partition() or 0)
@@ -111,27 +101,38 @@ def subscribe(
                 elif error.fatal():
                     raise KafkaException(error)
                 continue
-            kind, decoder = decoders[place[0]]
-            offset = message.offset() or 0
-            try:
-                record = decoder.decode(message.value())
-            except Never:
-                handled[place] = offset + 1
-                continue
-            about = attributes(message)
-            yield Event(
-                kind=kind,
-                record=record,
-                id=about.id,
-                type=about.type,
-                source=about.source,
-                time=about.time,
-                traceparent=about.traceparent,
-                place=f"{place[0]}/{place[1]}/{offset}",
-            )
-            handled[place] = offset + 1
-        commit()
+            if event := _event(message, *decoders[place[0]]):
+                yield event
+            _handled(consumer, message)
     except KafkaException as error:
         raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
     finally:
         consumer.close()
+
+
+def _event(message: Message, kind: str, decoder: Decoder) -> Event | None:
+    """The event of a message; None when it does not decode."""
+    try:
+        record = decoder.decode(message.value())
+    except Never:
+        return None
+    about = attributes(message)
+    return Event(
+        kind=kind,
+        record=record,
+        id=about.id,
+        type=about.type,
+        source=about.source,
+        time=about.time,
+        traceparent=about.traceparent,
+        place=f"{message.topic()}/{message.partition()}/{message.offset()}",
+    )
+
+
+def _handled(consumer: Consumer, message: Message) -> None:
+    """Let the message's offset be committed, unless another reader has the partition by now."""
+    try:
+        consumer.store_offsets(message=message)
+    except KafkaException as error:
+        if error.args[0].code() != Error._STATE:
+            raise

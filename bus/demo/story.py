@@ -192,7 +192,7 @@ class _Story:
 
     def _note(self, number: int) -> dict[str, Any]:
         return {
-            "studentSourcedId": f"student-{number + 1:07d}",
+            "studentSourcedId": f"student-{number:07d}",
             "schoolSourcedId": "school-0000",
             "eventDate": "2026-08-18",
             "attendanceEventCategory": "tardy" if number % 5 else "unexcusedAbsence",
