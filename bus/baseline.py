@@ -27,7 +27,7 @@ from bus.columns import columns, definition, fingerprint, quoted
 from bus.event import header
 from bus.failures import Never, RetryLater
 from bus.registry import schema_lookup
-from bus.scan import reader
+from bus.scan import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 
@@ -59,11 +59,15 @@ def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> N
             if (name := topics.topic(settings, kind)) in about.topics
             for number in about.topics[name].partitions
         ]
-        if not _fits(con, consumer, parts):
+        ends = {
+            part: consumer.get_watermark_offsets(TopicPartition(*part), timeout=15)[1]
+            for part in parts
+        }
+        if not _fits(con, ends):
             con.execute(f"DETACH {SCHEMA}")
             _remove(path)
             _open(con, path, mark)
-        _catch_up(con, settings, source, consumer, parts)
+        _catch_up(con, settings, source, consumer, ends)
     except KafkaException as error:
         raise RetryLater(
             f"could not read what was last published: Kafka says {error.args[0].name()}; "
@@ -173,15 +177,9 @@ def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], i
         )
 
 
-def _fits(con: duckdb.DuckDBPyConnection, consumer: Consumer, parts: list[tuple[str, int]]) -> bool:
+def _fits(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], int]) -> bool:
     """Whether the topics still reach as far as the cache; not so after a topic was made anew."""
-    positions = _positions(con)
-    if not positions.keys() <= set(parts):
-        return False
-    return all(
-        consumer.get_watermark_offsets(TopicPartition(*part), timeout=15)[1] >= offset
-        for part, offset in positions.items()
-    )
+    return all(offset <= ends.get(part, -1) for part, offset in _positions(con).items())
 
 
 def _catch_up(
@@ -189,11 +187,11 @@ def _catch_up(
     settings: Settings,
     source: str,
     consumer: Consumer,
-    parts: list[tuple[str, int]],
+    ends: dict[tuple[str, int], int],
 ) -> None:
     positions = _positions(con)
     con.execute("BEGIN")
-    for rows in _published(settings, source, consumer, parts, positions):
+    for rows in _published(settings, source, consumer, ends, positions):
         for kind, records in rows.items():
             _upsert(con, settings, kind, records)
     _set_positions(con, positions)
@@ -204,29 +202,28 @@ def _published(
     settings: Settings,
     source: str,
     consumer: Consumer,
-    parts: list[tuple[str, int]],
+    ends: dict[tuple[str, int], int],
     positions: dict[tuple[str, int], int],
 ) -> Iterator[dict[str, list[dict[str, Any]]]]:
     """What the source has published since `positions` (moved on to the end), some at a time."""
     lookup = schema_lookup(settings)
     decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in KINDS}
-    consumer.assign([TopicPartition(*part, positions.get(part, 0)) for part in parts])
-    left = set(parts)
+    left = {part for part, end in ends.items() if positions.get(part, 0) < end}
+    consumer.assign([TopicPartition(*part, positions.get(part, 0)) for part in left])
     while left:
         rows: dict[str, list[dict[str, Any]]] = {}
-        messages: list[Any] = consumer.consume(READ, timeout=1.0)  # no part is None here
-        for message in messages:
-            place = (message.topic(), message.partition())
+        for message in some(consumer, READ):
+            place = (message.topic() or "", message.partition() or 0)
             if error := message.error():
                 if error.code() != Error._PARTITION_EOF:
                     raise KafkaException(error)
-                positions[place] = message.offset()
+                positions[place] = message.offset() or 0
                 left.discard(place)
                 continue
             if header(message, "ce_source") != source:
                 continue
-            kind, decoder = decoders[message.topic()]
-            key = message.key().decode("utf-8", "replace")
+            kind, decoder = decoders[place[0]]
+            key = (message.key() or b"").decode("utf-8", "replace")
             try:
                 record: Record | None = decoder.decode(message.value())
             except Never:

@@ -38,6 +38,7 @@ from bus.ordering import Lot, Ordering
 from bus.product import Product
 from bus.references import Delivered
 from bus.registry import schema_lookup
+from bus.scan import some
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS, Record
 from bus.telemetry import span
@@ -164,20 +165,19 @@ class Loop:
     def _turn(self) -> None:
         self._turned = time.monotonic()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._count))
-        first = self._consumer.poll(self._patience())
+        read = some(self._consumer, room, self._patience())
         if self._unannounced:
             # So that the group's lag counts what it has not begun to read, from the first moment.
             untouched = {p: o for p, o in self._unannounced.items() if self._next.get(p) == o}
             self._unannounced = {} if self._commit(untouched) else untouched
-        if first is not None:
-            self._take([first, *self._consumer.consume(room, timeout=0)])
+        self._take(read)
         self._gate()
         full = self._count >= self._product.batch_records
-        quiet = not self._behind and (first is None or self._hurry)
+        quiet = not self._behind and (not read or self._hurry)
         due = self._count and (quiet or self._left() <= 0)
-        if full or due or (len(self._ordering) and first is None):
+        if full or due or (len(self._ordering) and not read):
             self._deliver()
-        elif first is None and not (self._behind or self._count):
+        elif not read and not (self._behind or self._count):
             self._dirty |= time.monotonic() - self._settled > IDLE_SECONDS
             self._settle()
 

@@ -26,9 +26,23 @@ def reader(settings: Settings) -> Consumer:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            # The end of a partition is told with an answer, and an empty one is held back this long.
+            "fetch.wait.max.ms": 20,
             "logger": logging.getLogger("bus.kafka"),
         }
     )
+
+
+def some(consumer: Consumer, at_most: int, patience: float = 1.0) -> list[Message]:
+    """What has been fetched by now, as soon as there is anything; nothing after `patience` seconds.
+
+    (`Consumer.consume` alone would wait for its timeout whenever there is less than asked for.)
+    """
+    first = consumer.poll(patience)
+    if first is None:
+        return []
+    more: list[Any] = consumer.consume(at_most - 1, timeout=0)  # no part is None here
+    return [first, *more]
 
 
 def scan(
@@ -51,14 +65,13 @@ def scan(
         consumer.assign([TopicPartition(topic, p, (start or {}).get(p, 0)) for p in wanted])
         left = set(wanted)
         while left:
-            messages: list[Any] = consumer.consume(at_once, timeout=1.0)  # no part is None here
-            for message in messages:
-                partition = message.partition()
+            for message in some(consumer, at_once):
+                partition = message.partition() or 0
                 if error := message.error():
                     if error.code() != Error._PARTITION_EOF:
                         raise KafkaException(error)
                     left.discard(partition)
-                elif stop is not None and message.offset() >= stop[partition]:
+                elif stop is not None and (message.offset() or 0) >= stop[partition]:
                     left.discard(partition)
                 elif partition in left:
                     yield message

@@ -12,6 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from bus import topics
 from bus.failures import RetryLater
+from bus.scan import some
 from bus.settings import Settings, kafka_client
 from producers.http.work import Event
 
@@ -47,7 +48,7 @@ def committed(settings: Settings, service: str, transaction: bytes, begun: float
     try:
         consumer.assign(consumer.offsets_for_times([since], timeout=SECONDS))
         while time.monotonic() < deadline:
-            for message in consumer.consume(10_000, timeout=0.2):
+            for message in some(consumer, 10_000, 0.2):
                 if error := message.error():
                     if error.code() == KafkaError._PARTITION_EOF:
                         return False

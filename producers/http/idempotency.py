@@ -25,6 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from bus import topics
 from bus.failures import RetryLater
+from bus.scan import some
 from bus.settings import Settings, kafka_client
 from producers.http.problems import Problem, in_progress
 
@@ -160,7 +161,7 @@ def load(settings: Settings, keys: Keys, seconds: float = 60.0) -> None:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in waiting])
         deadline = time.monotonic() + seconds
         while waiting:
-            messages = consumer.consume(10_000, timeout=0.2)
+            messages = some(consumer, 10_000, 0.2)
             if not messages and time.monotonic() > deadline:
                 raise RetryLater("Kafka did not give the idempotency keys in time; start again")
             for message in messages:
