@@ -137,6 +137,7 @@ class Loop:
         """
         self._hurry = until_caught_up
         try:
+            goal = self._ends() if until_caught_up else {}
             self._consumer.subscribe(
                 list(self._kinds),
                 on_assign=self._assigned,
@@ -147,7 +148,7 @@ class Loop:
                 self._turn()
                 if until_caught_up and self._joined and not (self._behind or self._count):
                     self._settle()
-                    if not len(self._ordering) and not self._count:
+                    if not len(self._ordering) and not self._count and self._reached(goal):
                         break
             self._deliver()
             self._settle()
@@ -159,6 +160,28 @@ class Loop:
             self._consumer.close()
             self._inquiry.close()
         return self.outcome
+
+    def _ends(self) -> dict[Position, int]:
+        """Where each partition of the product's topics ends now, if there is anything in it."""
+        there = self._inquiry.list_topics(timeout=30).topics
+        places = [Position(name, p) for name in self._kinds for p in there[name].partitions]
+        marks = {
+            place: self._inquiry.get_watermark_offsets(TopicPartition(*place), timeout=30)
+            for place in places
+        }
+        return {place: high for place, (low, high) in marks.items() if high > low}
+
+    def _reached(self, goal: Mapping[Position, int]) -> bool:
+        """Whether other copies, too, have delivered all that there was.
+
+        One that was killed has its partitions until its time in the group is over; then they come
+        to us.
+        """
+        others = [TopicPartition(*place) for place in goal if place not in self._next]
+        if not others:
+            return True
+        committed = self._inquiry.committed(others, timeout=30)
+        return all(p.offset >= goal[Position(p.topic, p.partition)] for p in committed)
 
     # ---- one turn -----------------------------------------------------------------------------
 
@@ -229,8 +252,9 @@ class Loop:
             place = Position(message.topic(), message.partition())  # type: ignore[arg-type]
             if place in self._next:
                 # Beyond the last record lie only transaction markers: nothing to deliver.
-                self._next[place] = max(self._next[place], message.offset() or 0)
-                self._dirty |= place in self._behind
+                end = max(self._next[place], message.offset() or 0)
+                self._dirty |= place in self._behind or end > self._next[place]
+                self._next[place] = end
                 self._behind.discard(place)
         elif error.fatal():  # type: ignore[union-attr]
             raise KafkaException(error)

@@ -26,7 +26,7 @@ def reader(settings: Settings) -> Consumer:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            # The end of a partition is told with an answer, and an empty one is held back this long.
+            # The end of a partition is told with an answer; an empty one is held back so long.
             "fetch.wait.max.ms": 20,
             "logger": logging.getLogger("bus.kafka"),
         }

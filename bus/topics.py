@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+)
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client
@@ -90,6 +95,34 @@ def ensure(settings: Settings, names: list[str]) -> None:
                     f"({error.args[0].name()}); make it with {partitions} partitions, or give this "
                     "client the right to create topics"
                 ) from None
+    if new:
+        _await_leaders(admin, new)
+
+
+def _await_leaders(admin: AdminClient, new: list[NewTopic]) -> None:
+    """Come back when every partition of these can be read and written.
+
+    A KRaft controller answers when it has written down that a topic shall be; the brokers make its
+    partitions a moment later (KIP-500, "Broker Metadata Management").
+    """
+    asked = {
+        TopicPartition(topic.topic, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        for topic in new
+        for number in range(topic.num_partitions)
+    }
+    patience = Retrying(
+        retry=retry_if_exception_type(KafkaException),
+        wait=wait_fixed(0.1),
+        stop=stop_after_delay(30),
+        reraise=True,
+    )
+    try:
+        patience(lambda: [future.result() for future in admin.list_offsets(asked).values()])
+    except KafkaException as error:
+        raise RetryLater(
+            f"new topics have no leader yet ({error.args[0].name()}); try again when all brokers "
+            "are up"
+        ) from None
 
 
 def count(settings: Settings, there: dict[str, int]) -> int:

@@ -80,7 +80,7 @@ def _watch(
 ) -> dict[str, Any]:
     """Take extracts as they arrive until SIGTERM or SIGINT; what came of each."""
     from bus import registry
-    from bus.failures import Stop
+    from bus.failures import BusError, RetryLater, Stop
     from producers.oneroster_csv.watch import watch
 
     extracts: list[dict[str, Any]] = []
@@ -89,6 +89,11 @@ def _watch(
         try:
             report = take(extract)
         except Stop as reason:
+            try:
+                registry.lookup(settings)
+            except BusError as fault:
+                # It is the bus that is not well: the extract stays, and is taken when it is.
+                raise RetryLater(str(fault)) from None
             extracts.append({"extract": extract.name, "error": str(reason)})
             raise
         extracts.append({"extract": extract.name, **report.as_json()})

@@ -73,16 +73,25 @@ class Commands:
         process = self.start(*arguments)
         try:
             yield process
-            process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 0, log
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        except BaseException:
+            process.terminate()
+            sys.stderr.write(f"{arguments}: {_end(process)}")
+            raise
+        process.send_signal(signal.SIGTERM)
+        log = _end(process)
+        assert process.returncode == 0, f"{arguments}: {log}"
 
     def _line(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "bus", *arguments, "--json"]
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """What it logged, when it has ended; it is killed when it does not."""
+    try:
+        return process.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return "killed after 60 s; " + process.communicate()[1]
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:

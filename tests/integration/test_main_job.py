@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from tests import canvas_model, sds_model
-from tests.integration.commands import Commands
+from tests.integration.commands import Commands, until
 from tests.oneroster_truth import truth
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -98,8 +102,6 @@ def test_an_extract_cut_short_stops_before_anything_is_published(commands: Comma
     take(commands, DAY_1)
     half = commands.cwd / "half"
     half.mkdir()
-    import zipfile
-
     with zipfile.ZipFile(DAY_1) as archive:
         archive.extractall(half)
     users = (half / "users.csv").read_text("utf-8").splitlines(keepends=True)
@@ -124,6 +126,28 @@ def test_a_careless_extract_goes_in_with_each_fault_named(commands: Commands) ->
         assert fault["reason"]
     consume(commands, "canvas")
     consume(commands, "microsoft-sds")
+
+
+def test_a_drop_folder_takes_each_extract_once(commands: Commands) -> None:
+    drop = commands.cwd / "drop"
+    drop.mkdir()
+    watching = commands.start("produce", "oneroster-csv", str(drop), "--watch")
+    try:
+        shutil.copy(DAY_1, drop / "day-1.zip")
+        until(lambda: (drop / "taken" / "day-1.zip").exists(), "the first day taken")
+        (drop / "broken.zip").write_bytes(DAY_2.read_bytes()[:100_000])
+        until(lambda: (drop / "refused" / "broken.zip").exists(), "the broken one refused")
+        shutil.copy(DAY_2, drop / "day-2.zip")
+        until(lambda: (drop / "taken" / "day-2.zip").exists(), "the second day taken")
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        printed, log = watching.communicate(timeout=60)
+    assert watching.returncode == 0, log
+    first, broken, second = json.loads(printed)["extracts"]
+    assert first["records"]["student"]["created"] == 1200
+    assert "error" in broken
+    assert "zip" in (drop / "refused" / "broken.zip.reason.txt").read_text()
+    assert second["records"]["student"] == _counts(10, 14, 12, 1174)
 
 
 def _counts(
