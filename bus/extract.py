@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from bus import baseline, diff, quarantine, registry, topics
 from bus.columns import columns, encodable, quoted
 from bus.event import Change, now
-from bus.failures import Stop
+from bus.failures import RetryLater, Stop
 from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.references import known_ids
 from bus.settings import Settings
@@ -97,16 +97,15 @@ def produce(
     topics.ensure(settings, [topics.quarantine(settings)])
     work = settings.home / "work"
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(work / f"{source.replace('/', '-')}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(work / f"{source.replace('/', '-')}.lock").acquire(timeout=0)
     except Timeout:
-        raise Stop(
+        raise RetryLater(
             f"another `bus produce` of the source {source} is at work; wait for its end, or give "
             "this one a --source of its own"
         ) from None
     with (
-        lock,
+        held,
         tempfile.TemporaryDirectory(dir=work, prefix="extract-") as folder,
         span(f"produce {source}") as traceparent,
     ):
