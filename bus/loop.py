@@ -17,27 +17,27 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bus import siblings, topics
 from bus.codec import Decoder
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.event import attributes, header
-from bus.failures import BusError, Never, RetryLater, Stop
+from bus.failures import BusError, Never, Stop
 from bus.metrics import Metrics
 from bus.ordering import Lot, Ordering
 from bus.product import Product
 from bus.references import Delivered
 from bus.registry import schema_lookup
+from bus.retries import Retries
 from bus.scan import some
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS, Record
@@ -45,7 +45,6 @@ from bus.telemetry import span
 from bus.translation import translate
 
 log = structlog.get_logger(__name__)
-Result = TypeVar("Result")
 
 POLL_RECORDS = 10_000
 IDLE_SECONDS = 60.0
@@ -80,7 +79,7 @@ class Loop:
         self._stopping_since = 0.0
         self._turned = time.monotonic()
         self._settled = time.monotonic()
-        self._failures = 0
+        self._retries = Retries(self._how, product.name, metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         self._writer_schema = schema_lookup(settings)
         self._decoders = {kind: Decoder(kind, self._writer_schema) for kind in product.kinds}
@@ -107,7 +106,6 @@ class Loop:
         self._hold_all = False
         self._dirty = False
         self._hurry = False
-        self._attempts = 1
         self._last_refresh = 0.0
 
     # ---- from outside -------------------------------------------------------------------------
@@ -126,9 +124,7 @@ class Loop:
         """Why the consumer does not deliver now, or ""."""
         if not self._joined:
             return "not in its group yet"
-        if self._failures >= self._how.circuit_failures:
-            return f"{self._product.name} does not answer ({self._failures} tries failed)"
-        return ""
+        return self._retries.open
 
     def run(self, *, until_caught_up: bool = False) -> Outcome:
         """Deliver until `stop`, or until all is delivered that was there when it began.
@@ -244,7 +240,7 @@ class Loop:
         self, kind: str, read: list[Message]
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         values = [message.value() for message in read]
-        return self._persist(lambda: self._decoders[kind].decode_all(values))
+        return self._retries.persist(lambda: self._decoders[kind].decode_all(values))
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -363,7 +359,7 @@ class Loop:
         self._lots, self._undecodable, self._count = {}, [], 0
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
-        outlived = self._persist(lambda: self._outlived(ready))
+        outlived = self._retries.persist(lambda: self._outlived(ready))
         parts, told, untranslated = translate(self._product, ready, outlived)
         refused = untranslated
         if parts:
@@ -386,7 +382,7 @@ class Loop:
         name = self._product.name
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
             began = time.monotonic()
-            refusals = self._persist(lambda: self._delivery.deliver(batch))
+            refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
         self._dirty = True
         self._metrics.delivery.labels(name).observe(time.monotonic() - began)
         self._metrics.batch.labels(name).observe(len(batch))
@@ -401,7 +397,7 @@ class Loop:
         """Let the delivery write what it has put off; nothing that was taken is undelivered now."""
         if self._dirty:
             offsets = self._offsets()
-            self._persist(self._delivery.settle)
+            self._retries.persist(self._delivery.settle)
             self._commit(offsets)
             self._dirty = False
             self._settled = time.monotonic()
@@ -422,14 +418,14 @@ class Loop:
         """Write dead letters, and be sure that they are there."""
         if not letters:
             return
-        attempts = self._attempts
+        attempts = self._retries.attempts
 
         def write() -> None:
             for message, reason in letters:
                 self._letters.add(message, reason, attempts)
             self._letters.flush()
 
-        self._persist(write)
+        self._retries.persist(write)
         self.outcome.dead_lettered += len(letters)
         for message, _ in letters:
             kind = self._kinds[message.topic() or ""]
@@ -455,38 +451,7 @@ class Loop:
             return False
         return True
 
-    # ---- trying again --------------------------------------------------------------------------
-
-    def _persist(self, action: Callable[[], Result]) -> Result:
-        """Do something until it does not say `RetryLater`; the group is kept meanwhile."""
-        backoff = wait_random_exponential(self._how.retry_first, self._how.retry_most)
-
-        def wait(state: RetryCallState) -> float:
-            asked = getattr(state.outcome.exception() if state.outcome else None, "after", None)
-            return max(asked or 0.0, backoff(state))
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(RetryLater),
-            wait=wait,
-            before_sleep=self._failed,
-            sleep=self._stay,
-            reraise=True,
-        )
-        result = retrying(action)
-        self._attempts = retrying.statistics["attempt_number"]
-        if self._failures:
-            self._failures = 0
-            self._metrics.circuit.labels(self._product.name).set(0)
-            log.warning("delivers again", product=self._product.name, attempts=self._attempts)
-        return result
-
-    def _failed(self, state: RetryCallState) -> None:
-        self._failures += 1
-        self._metrics.retries.labels(self._product.name).inc()
-        if self._failures == self._how.circuit_failures:
-            self._metrics.circuit.labels(self._product.name).set(1)
-            reason = str(state.outcome.exception()) if state.outcome else ""
-            log.warning("circuit open; its partitions wait", product=self._product.name, why=reason)
+    # ---- waiting -------------------------------------------------------------------------------
 
     def _stay(self, seconds: float) -> None:
         """Wait without leaving the group: poll, with everything paused."""

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
-    SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -132,7 +133,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         sources = [init_settings, env_settings]
         if secrets := os.environ.get("BUS_SECRETS_DIR"):
-            sources.append(SecretsSettingsSource(settings_cls, secrets_dir=secrets))
+            sources.append(
+                NestedSecretsSettingsSource(
+                    settings_cls, secrets_dir=secrets, secrets_dir_missing="error"
+                )
+            )
         sources.append(
             TomlConfigSettingsSource(settings_cls, Path(os.environ.get("BUS_CONFIG", "bus.toml")))
         )
@@ -150,6 +155,16 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise Stop(explain(error)) from None
+    except SettingsError:
+        raise Stop(
+            f"BUS_SECRETS_DIR names {os.environ.get('BUS_SECRETS_DIR')}, which is no folder of "
+            "secrets; correct it or unset it"
+        ) from None
+    except PermissionError as error:
+        raise Stop(
+            f"{error.filename} may not be read by the user that bus runs as "
+            f"(id {os.getuid()}); let that user read it"
+        ) from None
 
 
 def explain(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from bus.cli import consume, demo, letters, local, produce, sample, schemas
+from bus.cli import bench, consume, demo, letters, local, produce, sample, schemas
 
 app = typer.Typer(
     name="bus",
@@ -28,6 +28,7 @@ app.command("consume")(consume.consume)
 app.add_typer(letters.deadletters, name="deadletters")
 app.add_typer(letters.quarantine, name="quarantine")
 app.command("sample")(sample.sample)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -120,6 +120,8 @@ def _config(service: Service) -> uvicorn.Config:
         proxy_headers=False,
         ws="none",
         lifespan="off",
+        # Longer than clients keep an idle connection, so that none is closed as it is used again.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(http.commit_seconds) + 5,
         ssl_certfile=http.certificate_file or None,
         ssl_keyfile=http.key_file or None,
