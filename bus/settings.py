@@ -11,6 +11,7 @@ shows as stars wherever it is printed.
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,8 @@ class KafkaSettings(Model):
     client:      any other librdkafka setting, by its own name, passed on as it is.
     partitions:  of every topic of the standard; the same for all, so that one student's events of
                  every kind have the same partition number. Fixed once topics exist.
+    oauth_ca_file: the authorities that `oauth_token_url` is checked with; empty: the system's, as it
+                 is seldom the cluster's own authority that signs for the identity provider.
     """
 
     bootstrap: str = ""
@@ -51,6 +54,7 @@ class KafkaSettings(Model):
     oauth_client_id: str = ""
     oauth_client_secret: SecretStr = SecretStr("")
     oauth_scope: str = ""
+    oauth_ca_file: str = ""
     ca_file: str = ""
     certificate_file: str = ""
     key_file: str = ""
@@ -151,19 +155,21 @@ def load() -> Settings:
     """
     if (named := os.environ.get("BUS_CONFIG")) and not Path(named).is_file():
         raise Stop(f"BUS_CONFIG names {named}, which is not there; correct it or unset it")
+    if (named := os.environ.get("BUS_SECRETS_DIR")) and not Path(named).is_dir():
+        raise Stop(f"BUS_SECRETS_DIR names {named}, which is no folder; correct it or unset it")
     try:
         return Settings()
     except ValidationError as error:
         raise Stop(explain(error)) from None
-    except SettingsError:
+    except SettingsError as error:  # names the setting or the folder, never a value
         raise Stop(
-            f"BUS_SECRETS_DIR names {os.environ.get('BUS_SECRETS_DIR')}, which is no folder of "
-            "secrets; correct it or unset it"
+            f"settings cannot be read: {error}; correct BUS_… in the environment or the folder "
+            "of secret files (BUS_SECRETS_DIR)"
         ) from None
     except PermissionError as error:
         raise Stop(
-            f"{error.filename} may not be read by the user that bus runs as "
-            f"(id {os.getuid()}); let that user read it"
+            f"{error.filename} cannot be read: let the user that bus runs as "
+            f"(id {os.getuid()}) read it"
         ) from None
 
 
@@ -208,5 +214,17 @@ def kafka_client(settings: Settings) -> dict[str, Any]:
             "sasl.oauthbearer.client.id": kafka.oauth_client_id,
             "sasl.oauthbearer.client.secret": kafka.oauth_client_secret.get_secret_value(),
             "sasl.oauthbearer.scope": kafka.oauth_scope,
+            "https.ca.location": kafka.oauth_ca_file or _authorities(kafka),
         }
     return config | {name: value for name, value in optional.items() if value}
+
+
+def _authorities(kafka: KafkaSettings) -> str:
+    """Where this system keeps the authorities that it trusts, for the token endpoint.
+
+    librdkafka as it comes with pip looks for them where only some systems have them.
+    """
+    if {"https.ca.location", "https.ca.pem"} & kafka.client.keys():
+        return ""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or ""
