@@ -301,7 +301,7 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         branch.map(lambda avro: {"type": "array", "items": avro}),
         branch.map(lambda avro: {"type": "map", "values": avro}),
         branch.map(lambda avro: ["null", avro]),
-        st.lists(PLAIN, min_size=1, max_size=3, unique_by=_branch).map(
+        st.lists(PLAIN, min_size=1, max_size=3, unique_by=_family).map(
             lambda some: ["null", *some]
         ),
     )
@@ -310,6 +310,13 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def _branch(avro: Any) -> str:
     """By what a union tells its branches apart (Avro 1.12, "Unions")."""
     return str(avro["type"] if isinstance(avro, dict) else avro)
+
+
+def _family(avro: Any) -> str:
+    """What is read as one another: a value goes to the first branch that can hold it (Avro 1.12,
+    "Schema Resolution"), so of two such branches it may come back as the other type."""
+    families = {"bytes": "string", "int": "double", "long": "double", "float": "double"}
+    return families.get(_branch(avro), _branch(avro))
 
 
 TYPES: st.SearchStrategy[Any] = PLAIN | ENUMS | _compound(PLAIN | ENUMS)
@@ -390,7 +397,7 @@ def read(writer: dict[str, Any], reader: dict[str, Any], value: Any) -> Any:
     return schemaless_reader(out, parse_schema(copy.deepcopy(writer)), ours)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(pairs(), st.data())
 def test_what_breaks_nothing_can_be_read_both_ways(
     pair: tuple[dict[str, Any], dict[str, Any]], data: st.DataObject

@@ -23,7 +23,10 @@ FENCED = KafkaError(KafkaError._FENCED, fatal=True)
 
 
 class Producer:
-    """Keeps what is committed. `commits`: what each call of commit raises, None for success."""
+    """Keeps what is committed, but for the mark that each transaction has (`fate`).
+
+    commits: what each call of commit raises, None for success.
+    """
 
     def __init__(self) -> None:
         self.commits: list[KafkaError | None] = []
@@ -32,6 +35,7 @@ class Producer:
         self.may_commit = threading.Event()
         self.may_commit.set()
         self.aborted = 0
+        self.marks: list[bytes] = []
 
     def init_transactions(self, timeout: float) -> None: ...
 
@@ -39,7 +43,10 @@ class Producer:
         self.open = []
 
     def produce(self, topic: str, value: bytes, *rest: Any, **more: Any) -> None:
-        self.open.append(value)
+        if topic == "schoolbus.attendance":
+            self.open.append(value)
+        else:
+            self.marks.append(value)
 
     def commit_transaction(self) -> None:
         self.may_commit.wait(5)
@@ -123,6 +130,7 @@ def test_a_transaction_that_fails_is_aborted_and_tried_again(producer: Producer)
 
     running(steps)
     assert (producer.aborted, producer.transactions) == (2, [[b"1"]])
+    assert len(set(producer.marks)) == 3  # each transaction's own
 
 
 def test_who_waits_no_longer_is_not_published(producer: Producer) -> None:

@@ -689,6 +689,7 @@ def rows(kind: str, text: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Row]
     return st.lists(st.fixed_dictionaries({}, optional=fields), max_size=6)
 
 
+@pytest.mark.slow
 @given(
     orgs=rows("org", TEXT),
     students=rows("student", TEXT),
