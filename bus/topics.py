@@ -96,15 +96,22 @@ def ensure(settings: Settings, names: list[str]) -> None:
                     "client the right to create topics"
                 ) from None
     if new:
-        _await_leaders(admin, new)
+        _await_leaders(settings, new)
 
 
-def _await_leaders(admin: AdminClient, new: list[NewTopic]) -> None:
+def _await_leaders(settings: Settings, new: list[NewTopic]) -> None:
     """Come back when every partition of these can be read and written.
 
     A KRaft controller answers when it has written down that a topic shall be; the brokers make its
     partitions a moment later (KIP-500, "Broker Metadata Management").
     """
+
+    def ask() -> None:
+        # A client of its own each time: one that has seen a topic missing may go on saying so.
+        admin = AdminClient(kafka_client(settings) | {"logger": _quiet()})
+        for future in admin.list_offsets(asked).values():
+            future.result()
+
     asked = {
         TopicPartition(topic.topic, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
         for topic in new
@@ -117,7 +124,7 @@ def _await_leaders(admin: AdminClient, new: list[NewTopic]) -> None:
         reraise=True,
     )
     try:
-        patience(lambda: [future.result() for future in admin.list_offsets(asked).values()])
+        patience(ask)
     except KafkaException as error:
         raise RetryLater(
             f"new topics have no leader yet ({error.args[0].name()}); try again when all brokers "

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any
+
 import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from bus import topics
 from bus.failures import Stop
@@ -33,3 +38,49 @@ def test_placement_is_librdkafkas_consistent_partitioner() -> None:
 def test_topics_of_different_width_stop_the_program() -> None:
     with pytest.raises(Stop, match=r"schoolbus\.class 6, schoolbus\.student 4"):
         topics.count(Settings(), {"schoolbus.student": 4, "schoolbus.class": 6, "other": 9})
+
+
+class Cluster:
+    """A cluster without topics, and a client that has once seen a topic missing and says so on."""
+
+    def __init__(self) -> None:
+        self.clients = 0
+
+    def client(self, _: object) -> Any:
+        self.clients += 1
+        number = self.clients
+
+        class Client:
+            def __init__(self) -> None:
+                self.topics: dict[str, object] = {}
+
+            def list_topics(self, timeout: float) -> Any:
+                return self
+
+            def create_topics(self, new: Iterable[Any], **_: object) -> dict[str, Future[None]]:
+                return {topic.topic: _answer(None) for topic in new}
+
+            def list_offsets(self, asked: Iterable[TopicPartition]) -> dict[Any, Future[None]]:
+                missing = KafkaException(KafkaError(KafkaError._NOENT))
+                return {part: _answer(missing if number < 4 else None) for part in asked}
+
+        return Client()
+
+
+def _answer(error: Exception | None) -> Future[None]:
+    future: Future[None] = Future()
+    if error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+    return future
+
+
+def test_a_client_that_saw_a_topic_missing_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster()
+    monkeypatch.setattr(topics, "AdminClient", cluster.client)
+    settings = Settings.model_validate({"kafka": {"bootstrap": "kafka:9092"}})
+    topics.ensure(settings, ["schoolbus.student"])
+    assert cluster.clients == 4  # one that made the topic, two that saw it missing, one more
