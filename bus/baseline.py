@@ -12,10 +12,10 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -24,6 +24,7 @@ from confluent_kafka import KafkaError as Error
 from bus import topics
 from bus.codec import Decoder
 from bus.columns import columns, definition, fingerprint, quoted
+from bus.conversions import text_literal
 from bus.event import header
 from bus.failures import Never, RetryLater
 from bus.registry import schema_lookup
@@ -39,9 +40,9 @@ READ = 20_000
 
 
 def cache_file(settings: Settings, source: str) -> Path:
-    """Where the cache of a source lies; the name tells the source, and nothing of its data."""
-    name = re.sub(r"[^a-zA-Z0-9.-]+", "-", source.strip("/"))
-    return settings.home / "published" / f"{settings.topic_prefix}.{name}.duckdb"
+    """Where the cache of a source lies: a name of its own for each source of each prefix."""
+    name = quote(source.strip("/"), safe="")
+    return settings.home / "published" / settings.topic_prefix / f"{name}.duckdb"
 
 
 def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> None:
@@ -125,7 +126,7 @@ def _mark(cluster: str) -> str:
 
 def _open(con: duckdb.DuckDBPyConnection, path: Path, mark: str) -> None:
     try:
-        con.execute(f"ATTACH '{path}' AS {SCHEMA}")
+        con.execute(f"ATTACH {text_literal(str(path))} AS {SCHEMA}")
         con.execute(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.about (mark VARCHAR)")
         found = con.execute(f"SELECT mark FROM {SCHEMA}.about").fetchall()
         if found in ([], [(mark,)]):
@@ -139,7 +140,7 @@ def _open(con: duckdb.DuckDBPyConnection, path: Path, mark: str) -> None:
         if (SCHEMA,) in attached:
             con.execute(f"DETACH {SCHEMA}")
     _remove(path)
-    con.execute(f"ATTACH '{path}' AS {SCHEMA}")
+    con.execute(f"ATTACH {text_literal(str(path))} AS {SCHEMA}")
     con.execute(f"CREATE TABLE {SCHEMA}.about (mark VARCHAR)")
     _create(con, mark)
 
@@ -193,7 +194,7 @@ def _catch_up(
     con.execute("BEGIN")
     for rows in _published(settings, source, consumer, ends, positions):
         for kind, records in rows.items():
-            _upsert(con, settings, kind, records)
+            _upsert(con, cache_file(settings, source), kind, records)
     _set_positions(con, positions)
     con.execute("COMMIT")
 
@@ -236,11 +237,11 @@ def _published(
 
 
 def _upsert(
-    con: duckdb.DuckDBPyConnection, settings: Settings, kind: str, rows: list[dict[str, Any]]
+    con: duckdb.DuckDBPyConnection, cache: Path, kind: str, rows: list[dict[str, Any]]
 ) -> None:
     """Let the latest of each record stand in the cache."""
-    folder = settings.home / "published"
-    path = folder / f"catching-up-{kind}.ndjson"
+    # Beside the cache and named like it: another source may be catching up at the same time.
+    path = cache.with_suffix(".ndjson")
     types = columns(kind) | {"_id": "VARCHAR", "_at": "BIGINT", "_offset": "BIGINT"}
     spec = ", ".join(f"'{name}': '{type_}'" for name, type_ in types.items())
     fields = ", ".join(quoted(name) for name in columns(kind))
@@ -251,7 +252,8 @@ def _upsert(
                 out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE news AS SELECT * FROM "
-            f"read_json('{path}', format = 'newline_delimited', columns = {{{spec}}}) "
+            f"read_json({text_literal(str(path))}, format = 'newline_delimited', "
+            f"columns = {{{spec}}}) "
             # A record that moved to another owner is withdrawn in one partition and stands in
             # another, both in one millisecond: what stands is the later.
             "QUALIFY row_number() OVER (PARTITION BY _id "

@@ -9,17 +9,21 @@ was not is aborted when the source starts again, and the comparison then finds j
 
 from __future__ import annotations
 
-import tempfile
+import re
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import duckdb
 from filelock import FileLock, Timeout
 
 from bus import baseline, diff, quarantine, registry, topics
 from bus.columns import columns, encodable, quoted
+from bus.conversions import text_literal
 from bus.event import Change, now
 from bus.failures import RetryLater, Stop
 from bus.publisher import TRANSACTION_RECORDS, Publisher
@@ -32,6 +36,9 @@ from bus.validate import validate, without_id
 
 Read = Callable[[Staging], None]
 Progress = Callable[[str], None]
+
+SOURCE_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*"
+LONGEST_NAME = 100
 
 MEMORY = "1GB"
 """What DuckDB may use before it spills to disk."""
@@ -84,7 +91,8 @@ def produce(
 ) -> Report:
     """Publish what an extract changes against what this source last published.
 
-    source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west".
+    source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west";
+              see `SOURCE_NAME`.
     mass_withdrawal_share: the share of a kind's records, 0 to 1, above which their going stops the
               run before anything is published, unless `allow_mass_withdrawal`.
     progress: is told each step, for a person.
@@ -92,13 +100,19 @@ def produce(
     Raises `Stop` when a person must act (nothing was published), `RetryLater` when Kafka or the
     registry does not answer (nothing is lost: run it again).
     """
+    if not re.fullmatch(SOURCE_NAME, source, re.ASCII) or len(source) > LONGEST_NAME:
+        raise Stop(
+            "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
+            f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
+        )
     ids = registry.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
     topics.ensure(settings, [topics.quarantine(settings)])
-    work = settings.home / "work"
+    work = settings.home / "work" / settings.topic_prefix
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = quote(source, safe="")
     try:
-        held = FileLock(work / f"{source.replace('/', '-')}.lock").acquire(timeout=0)
+        held = FileLock(work / f"{name}.lock").acquire(timeout=0)
     except Timeout:
         raise RetryLater(
             f"another `bus produce` of the source {source} is at work; wait for its end, or give "
@@ -106,17 +120,28 @@ def produce(
         ) from None
     with (
         held,
-        tempfile.TemporaryDirectory(dir=work, prefix="extract-") as folder,
+        _fresh(work / f"{name}.extract") as folder,
         span(f"produce {source}") as traceparent,
     ):
-        con = duckdb.connect(str(Path(folder) / "extract.duckdb"))
+        con = duckdb.connect(str(folder / "extract.duckdb"))
         try:
             con.execute(f"SET memory_limit = '{MEMORY}'")
-            con.execute(f"SET temp_directory = '{folder}'")
-            run = _Run(settings, f"/{source}", ids, con, Path(folder), traceparent, progress)
+            con.execute(f"SET temp_directory = {text_literal(str(folder))}")
+            run = _Run(settings, f"/{source}", ids, con, folder, traceparent, progress)
             return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal)
         finally:
             con.close()
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder for its owner alone; what a killed run left in it is gone, and so is this."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(slots=True)

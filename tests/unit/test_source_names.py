@@ -1,0 +1,52 @@
+"""A source's name: what it may be, and that no two sources share a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from bus import baseline
+from bus.extract import _fresh, produce
+from bus.failures import Stop
+from bus.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "../../etc", "a b", "a//b", "west/", "ä", "a\nb", "a@b", "[bold]", "x" * 101]
+)
+def test_an_odd_name_stops_before_anything_is_done(name: str) -> None:
+    with pytest.raises(Stop, match="a source's name has letters, digits"):
+        produce(Settings(), name, lambda _: None)
+
+
+def test_no_two_sources_share_a_cache(tmp_path: Path) -> None:
+    names = ["oneroster-csv/west", "oneroster-csv-west", "oneroster-csv.west", "oneroster-csv_west"]
+    settings = [Settings(home=tmp_path, topic_prefix=prefix) for prefix in ("bus", "bus.west")]
+    files = {baseline.cache_file(one, f"/{name}") for one in settings for name in names}
+    assert len(files) == len(settings) * len(names)
+    assert baseline.cache_file(settings[0], "/west.a") != baseline.cache_file(settings[1], "/a")
+
+
+def test_a_home_may_have_any_name(tmp_path: Path) -> None:
+    cache = baseline.cache_file(Settings(home=tmp_path / "it's [here]"), "/west")
+    cache.parent.mkdir(parents=True)
+    con = duckdb.connect()
+    baseline._open(con, cache, "mark")
+    record = {"sourcedId": "s1", "status": "active"}
+    row = {**record, "_id": "s1", "_at": 0, "_offset": 0}
+    baseline._upsert(con, cache, "student", [row])
+    found = con.execute('SELECT sourcedId FROM published."student"').fetchall()
+    assert found == [("s1",)]
+    assert [path.name for path in cache.parent.glob("*.ndjson")] == []
+
+
+def test_what_a_killed_run_left_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "west.extract"
+    folder.mkdir()
+    (folder / "users.csv").write_text("of a run that was killed")
+    with _fresh(folder) as empty:
+        assert list(empty.iterdir()) == []
+        assert empty.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists()
