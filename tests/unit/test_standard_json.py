@@ -187,7 +187,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None:
     """And what is taken can be written again, and is the same then."""
     name = data.draw(st.sampled_from(KINDS[kind].fields))
