@@ -1,0 +1,54 @@
+"""`bus demo` from its first scene to its last, on a smaller district."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import psutil
+
+from tests import sds_model
+
+
+def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+    env["BUS_HOME"] = str(tmp_path / "home")
+    done = subprocess.run(
+        [sys.executable, "-m", "bus", "demo", "--students", "100", "--json"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+
+    first, second = told["day1"]["records"], told["day2"]["records"]
+    assert first["student"]["created"] == 100
+    assert second["enrollment"]["quarantined"] == 1
+    assert second["student"]["unchanged"] > 80
+    assert set(told["day2"]["products"]) == {"canvas", "microsoft-sds", "webhook"}
+    assert told["attendance"]["taken"] == 40
+    assert told["attendance"]["refused"] == [422, 401]
+    assert told["rogue"]["schema"] == "HTTP 409"
+    assert told["rogue"]["deadLetters"] == {"canvas": 1, "microsoft-sds": 1, "webhook": 1}
+
+    folder = tmp_path / "home" / "demo"
+    assert told["folder"] == str(folder)
+    zips = sorted((folder / "out" / "canvas").glob("*.zip"))
+    assert len(zips) >= 2
+    for path in zips:
+        with zipfile.ZipFile(path) as batch:
+            assert batch.testzip() is None
+    assert sds_model.rosters(sds_model.load(folder / "out" / "microsoft-sds"))
+    assert "Try next" in done.stderr
+    left = [
+        p.pid for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(str(folder))
+    ]
+    assert left == []
