@@ -44,6 +44,9 @@ MEMORY = "1GB"
 """What DuckDB may use before it spills to disk."""
 
 
+COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
+
+
 @dataclass(slots=True)
 class Report:
     """What came of an extract.
@@ -62,10 +65,12 @@ class Report:
     stood: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus produce … --json` prints it."""
+        """As `bus produce … --json` prints it: every kind of the standard, zeros where the extract
+        has none of it."""
+        none = dict.fromkeys(COUNTED, 0)
         return {
             "source": self.source,
-            "records": self.records,
+            "records": {kind: self.records.get(kind, none) for kind in KINDS},
             "faults": len(self.faults),
             "putOff": self.put_off,
         }
