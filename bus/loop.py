@@ -355,23 +355,27 @@ class Loop:
         if len(self._ordering) and time.monotonic() - self._last_refresh > 1.0:
             self._refresh()
         ready, given_up = self._ordering.take(self._lots, time.monotonic())
-        letters = self._undecodable + given_up
+        undecodable = self._undecodable
         self._lots, self._undecodable, self._count = {}, [], 0
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
         outlived = self._retries.persist(lambda: self._outlived(ready))
         parts, told, untranslated = translate(self._product, ready, outlived)
+        # Before the delivery, as one that keeps offsets would else stand for what is in no letter.
+        letters = undecodable + given_up + untranslated
+        self._bury(letters)
         refused = untranslated
-        if parts:
+        if parts or letters:
             refusals = self._hand_over(Batch(parts, offsets))
-            refused += [(refusal.message, refusal.reason) for refusal in refusals]
+            turned_away = [(refusal.message, refusal.reason) for refusal in refusals]
+            self._bury(turned_away)
+            refused = untranslated + turned_away
             told.subtract(self._kinds[refusal.message.topic() or ""] for refusal in refusals)
         for message, _ in refused:
             self._delivered.discard(
                 self._kinds[message.topic() or ""],
                 (message.key() or b"").decode("utf-8", "replace"),
             )
-        self._bury(letters + refused)
         self._commit(offsets)
         self.outcome.delivered.update(told)
         for kind, number in told.items():

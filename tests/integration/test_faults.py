@@ -160,6 +160,7 @@ def test_rubbish_goes_to_the_dead_letters_as_it_came_and_the_rest_flows_on(
     out = commands.cwd / "canvas"
     arguments = ("consume", "canvas", "--out", str(out), "--until-caught-up")
     assert commands.run(*arguments)["deadLettered"] == len(rubbish)
+    assert commands.run(*arguments)["deadLettered"] == 0
     state = canvas_model.apply(sorted(out.glob("*.zip")))
     assert canvas_model.rosters(state) == truth(commands.cwd / "day-1.zip").rosters
 
