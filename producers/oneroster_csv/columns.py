@@ -36,7 +36,7 @@ IGNORED: Mapping[str, frozenset[str]] = {
     "classes": frozenset({"resourcesourcedids"}),
     "lineItems": frozenset({"academicsessionsourcedid", "scorescalesourcedid"}),
     "results": frozenset({"scorescalesourcedid", "inprogress", "incomplete", "late", "missing"}),
-    "roles": frozenset({"userprofilesourcedid", "begindate", "enddate"}),
+    "roles": frozenset({"datelastmodified", "userprofilesourcedid", "begindate", "enddate"}),
 }
 """Columns of OneRoster that the standard does not have; a password is never read."""
 

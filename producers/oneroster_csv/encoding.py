@@ -40,7 +40,7 @@ class Text:
 
 def as_utf8(path: Path, folder: Path) -> Text:
     """A file as UTF-8 without NUL bytes; a copy, where one is needed, is put in `folder`."""
-    encoding = _utf_16(path)
+    encoding = utf_16(path)
     if encoding is None and (measured := _measured(path)) is not None:
         return measured
     copy = folder / f"{path.stem}.utf8.csv"
@@ -68,7 +68,7 @@ NULS = "the file holds NUL characters; they were taken out"
 NOT_UTF_8 = "the file is not UTF-8; lines that are not were read as Windows-1252"
 
 
-def _utf_16(path: Path) -> str | None:
+def utf_16(path: Path) -> str | None:
     """The UTF-16 in which a file is: by its byte order mark, or by the zeros of ASCII text."""
     with path.open("rb") as file:
         head = file.read(4096)

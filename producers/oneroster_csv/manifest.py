@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from bus.staging import Fault
+from producers.oneroster_csv.encoding import utf_16
 
 Mode = Literal["bulk", "delta", "absent"]
 MODES: dict[str, Mode] = {"bulk": "bulk", "delta": "delta", "absent": "absent"}
@@ -19,6 +20,9 @@ MODES: dict[str, Mode] = {"bulk": "bulk", "delta": "delta", "absent": "absent"}
 VERSIONS = ("1.0", "1.1", "1.2")
 
 NAME = "manifest.csv"
+
+MARK = "\ufeff"
+"""A byte order mark, as it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Manifest:
 
 
 def read(path: Path | None, faults: list[Fault]) -> Manifest:
-    """Read manifest.csv (UTF-8), or what stands for it when there is none."""
+    """Read manifest.csv (UTF-8, or UTF-16 as Excel writes it), or what stands for it."""
     if path is None:
         _note(faults, 0, "there is no manifest.csv; each file was read as holding all records")
         return Manifest()
@@ -58,7 +62,8 @@ def read(path: Path | None, faults: list[Fault]) -> Manifest:
 def _properties(path: Path) -> list[tuple[int, str, str]]:
     """(line, property, value) of each row, in lower case."""
     found: list[tuple[int, str, str]] = []
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    encoding = utf_16(path) or "utf-8"
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
         head = file.readline(10_000)
         delimiter = max(",;\t", key=head.count)
         file.seek(0)
@@ -71,7 +76,9 @@ def _properties(path: Path) -> list[tuple[int, str, str]]:
             except csv.Error:
                 continue
             if len(row) > 1:
-                found.append((reader.line_num, row[0].strip().lower(), row[1].strip().lower()))
+                found.append(
+                    (reader.line_num, row[0].lstrip(MARK).strip().lower(), row[1].strip().lower())
+                )
 
 
 def _note(faults: list[Fault], line: int, reason: str) -> None:

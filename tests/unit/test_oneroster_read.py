@@ -194,6 +194,27 @@ def test_what_the_manifest_leaves_open_withdraws_nothing(
     assert staging.coverage == coverage
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_a_manifest_in_excels_encodings_is_read(tmp_path: Path, encoding: str) -> None:
+    manifest = (MANIFEST + "file.orgs,bulk\n").encode(encoding)
+    staging = staged(extract(tmp_path / "in", manifest=manifest, orgs=ORGS), tmp_path / "work")
+    assert staging.coverage == {"org": "bulk"}
+    assert staging.faults == []
+
+
+def test_the_columns_of_roles_are_known(tmp_path: Path) -> None:
+    roles = (
+        "sourcedId,status,dateLastModified,userSourcedId,roleType,role,beginDate,endDate,"
+        "orgSourcedId,userProfileSourcedId\nr1,,,u1,primary,student,,,s1,\n"
+    )
+    manifest = MANIFEST + "file.users,bulk\nfile.roles,bulk\n"
+    staging = staged(
+        extract(tmp_path / "in", manifest=manifest, users=USERS_1_2, roles=roles),
+        tmp_path / "work",
+    )
+    assert not [fault for fault in staging.faults if fault.file == "roles.csv"]
+
+
 def test_a_declared_file_that_is_missing_changes_nothing(tmp_path: Path) -> None:
     manifest = MANIFEST + "file.orgs,bulk\nfile.users,bulk\nfile.enrollments,delta\n"
     staging = staged(extract(tmp_path / "in", manifest=manifest, orgs=ORGS), tmp_path / "work")
