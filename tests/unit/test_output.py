@@ -1,0 +1,63 @@
+"""What a command says when something goes wrong, and its status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bus.cli import app
+from bus.cli.output import failures
+from bus.failures import Stop
+
+
+def told(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is printed of an error: on stderr, or the JSON object's text."""
+    with pytest.raises(typer.Exit) as ended, failures(as_json):
+        raise error
+    assert ended.value.exit_code == 1
+    out, err = capsys.readouterr()
+    if as_json:
+        assert err == ""
+        return str(json.loads(out)["error"])
+    assert out == ""
+    return err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_the_bus_raises_is_told_as_it_stands(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "run [bus] up" in told(Stop("run [bus] up"), as_json=as_json, capsys=capsys)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_of_a_defect_the_place_is_told_and_not_what_it_quotes(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(ValueError("could not convert 'Lovelace'"), as_json=as_json, capsys=capsys)
+    assert "builtins.ValueError" in text
+    assert "test_output.py" in "".join(text.split())
+    assert "Lovelace" not in text
+
+
+def test_a_reader_that_goes_away_is_no_failure_to_tell() -> None:
+    with pytest.raises(BrokenPipeError), failures(json_wanted=False):
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_status_that_was_chosen_is_kept(as_json: bool) -> None:
+    with pytest.raises(typer.Exit) as ended, failures(as_json):
+        raise typer.Exit(3)
+    assert ended.value.exit_code == 3
+
+
+def test_what_the_machine_refuses_is_a_message(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere" / "x.zip"
+    done = CliRunner().invoke(app, ["sample", str(nowhere), "--students", "1", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"error": f"{nowhere}: No such file or directory"}
