@@ -122,12 +122,14 @@ class District:
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
                 for name, rows in self._files(day):
                     with archive.open(name, "w", force_zip64=True) as raw:
-                        _write(io.TextIOWrapper(raw, "utf-8", newline=""), rows)
+                        out = io.TextIOWrapper(raw, "utf-8", newline="")
+                        _write(out, rows)
+                        out.detach()
         else:
             path.mkdir(parents=True, exist_ok=True)
             for name, rows in self._files(day):
-                with (path / name).open("w", encoding="utf-8", newline="") as out:
-                    _write(out, rows)
+                with (path / name).open("w", encoding="utf-8", newline="") as file:
+                    _write(file, rows)
         return path
 
     # ---- the files -----------------------------------------------------------------------------
@@ -367,8 +369,6 @@ def _manifest() -> Iterator[Sequence[str]]:
 def _write(out: io.TextIOBase, rows: Iterable[Sequence[str]]) -> None:
     csv.writer(out, lineterminator="\r\n").writerows(rows)
     out.flush()
-    if isinstance(out, io.TextIOWrapper):
-        out.detach()
 
 
 def _day(day: int) -> str:

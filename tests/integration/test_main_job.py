@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from bus.sample import District
 from tests import canvas_model, sds_model
 from tests.integration.commands import Commands, until
 from tests.oneroster_truth import truth
@@ -148,6 +149,25 @@ def test_a_drop_folder_takes_each_extract_once(commands: Commands) -> None:
     assert "error" in broken
     assert "zip" in (drop / "refused" / "broken.zip.reason.txt").read_text()
     assert second["records"]["student"] == _counts(10, 14, 12, 1174)
+
+
+def test_a_withdrawn_record_takes_nothing_away_that_another_still_gives(
+    commands: Commands,
+) -> None:
+    """Two enrollments of one student in one class are one thing to Canvas."""
+    folder = District(students=60).write(commands.cwd / "extract")
+    enrollments = folder / "enrollments.csv"
+    once = enrollments.read_text("utf-8")
+    row = once.splitlines()[-1].split(",")
+    enrollments.write_text(once + ",".join(["twice", *row[1:]]) + "\r\n", "utf-8")
+    take(commands, folder)
+    consume(commands, "canvas")
+    enrollments.write_text(once, "utf-8")
+    assert take(commands, folder)["enrollment"]["withdrawn"] == 1
+    told = consume(commands, "canvas")["delivered"]
+    assert told["enrollment"] == 0
+    state = canvas_model.apply(sorted((commands.cwd / "canvas").glob("*.zip")))
+    assert (row[3], row[5], "student") in canvas_model.rosters(state)
 
 
 def _counts(

@@ -50,3 +50,12 @@ def test_a_later_day_changes_about_the_share(tmp_path: Path) -> None:
     assert 0.1 * 300 < changed + gone < 0.3 * 300
     assert come == DISTRICT.newcomers(2) == 18
     assert Counter(row["status"] for row in two.values())["tobedeleted"] > 0
+
+
+def test_a_folder_holds_what_a_zip_does(tmp_path: Path) -> None:
+    district = District(students=20)
+    folder, archive = district.write(tmp_path / "folder"), district.write(tmp_path / "day.zip")
+    with zipfile.ZipFile(archive) as packed:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+            name: packed.read(name) for name in packed.namelist()
+        }
