@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         if secrets := os.environ.get("BUS_SECRETS_DIR"):
             sources.append(
                 NestedSecretsSettingsSource(
-                    settings_cls, secrets_dir=secrets, secrets_dir_missing="error"
+                    file_secret_settings, secrets_dir=secrets, secrets_dir_missing="error"
                 )
             )
         sources.append(
