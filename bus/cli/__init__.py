@@ -5,17 +5,38 @@ Heavy imports are made inside the commands, so that `bus --help` answers at once
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from bus.cli import bench, consume, demo, letters, local, produce, sample, schemas
 
+
+class Commands(TyperGroup):
+    """All commands; wrong use is told in the one JSON object as well where that is asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that is named; status 2 when it is used wrongly."""
+        as_json = "--json" in [*ctx._protected_args, *ctx.args]
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as wrong:
+            if as_json:
+                sys.stdout.write(json.dumps({"error": wrong.format_message()}) + "\n")
+            raise
+
+
 app = typer.Typer(
     name="bus",
+    cls=Commands,
     help="Schoolbus: from the student information system to every product, as it happens.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_show_locals=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 app.command("up")(local.up)
 app.command("down")(local.down)

@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 
 from bus.cli.output import Json, emit, failures
+from bus.cli.products import ProductName
 
 
 def consume(
-    product: Annotated[str, typer.Argument(help="canvas, microsoft-sds, webhook, …")],
+    product: ProductName,
     out: Annotated[
         Path | None, typer.Option(help="The folder for a product that takes files.")
     ] = None,
@@ -24,7 +25,8 @@ def consume(
         bool, typer.Option("--until-caught-up", help="End when all is delivered that is there now.")
     ] = False,
     http_port: Annotated[
-        int | None, typer.Option(help="Serve /livez, /readyz and /metrics on this port.")
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve /livez, /readyz and /metrics on this port."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bus.cli.output import Json, emit, failures
+from bus.cli.products import ProductName
 
 deadletters = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
 quarantine = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
@@ -28,7 +28,7 @@ def _quarantine() -> None:
 
 @deadletters.command("list")
 def list_deadletters(
-    product: Annotated[str, typer.Argument(help="canvas, microsoft-sds, webhook, …")],
+    product: ProductName,
     json: Json = False,
 ) -> None:
     """List a product's dead letters with their reasons; records by id, without their content."""

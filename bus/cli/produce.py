@@ -23,7 +23,9 @@ class Sources(TyperGroup):
 
         if name not in plugins.producers():
             return None
-        single = typer.Typer(pretty_exceptions_show_locals=False)
+        single = typer.Typer(
+            add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode="markdown"
+        )
         single.command(name)(plugins.producer(name))
         command = typer.main.get_command(single)
         command.name = name

@@ -61,3 +61,33 @@ def test_what_the_machine_refuses_is_a_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["sample", str(nowhere), "--students", "1", "--json"])
     assert done.exit_code == 1
     assert json.loads(done.stdout) == {"error": f"{nowhere}: No such file or directory"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["consume", "nope"], "there is no product nope; installed are: canvas"),
+        (["deadletters", "list", "nope"], "there is no product nope; installed are: canvas"),
+        (["consume"], "Missing argument"),
+        (["consume", "canvas", "--http-port", "99999"], "65535"),
+        (["produce", "nope"], "No such command"),
+        (["produce", "oneroster-csv"], "Missing argument"),
+        (["nope"], "No such command"),
+        (["up", "--bogus"], "No such option"),
+    ],
+)
+def test_wrong_use_is_status_2_and_one_object_where_that_is_asked_for(
+    arguments: list[str], said: str
+) -> None:
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 2
+    assert said in json.loads(done.stdout)["error"]
+    plain = CliRunner().invoke(app, arguments)
+    assert plain.exit_code == 2
+    assert plain.stdout == ""
+
+
+def test_a_sources_help_is_about_the_source() -> None:
+    said = CliRunner().invoke(app, ["produce", "oneroster-csv", "--help"]).stdout
+    assert "--watch" in said
+    assert "completion" not in said
