@@ -17,7 +17,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from bus.failures import RetryLater, Stop
 from bus.settings import Settings
 
-TIMEOUT = 10.0
+TIMEOUT = httpx2.Timeout(10.0, connect=4.0)
 """Seconds that one request may take; the client's own default is for ever."""
 
 NOT_THERE = frozenset({40401, 40402, 40403})
@@ -89,8 +89,8 @@ def _refusal(error: SchemaRegistryError) -> RetryLater | Stop:
     status = error.http_status_code
     if status in (401, 403):
         return Stop(
-            f"the registry refuses these credentials (HTTP {status}); look at [registry] in "
-            "bus.toml, and at what they may do there"
+            f"the registry refuses these credentials (HTTP {status}); check [registry] username "
+            "and password, or bearer_token, in bus.toml, and what they may do there"
         )
     if status >= 500 or status in (408, 429):
         return RetryLater(f"the registry answers HTTP {status}; try again when it is up")

@@ -41,8 +41,8 @@ class KafkaSettings(Model):
     client:      any other librdkafka setting, by its own name, passed on as it is.
     partitions:  of every topic of the standard; the same for all, so that one student's events of
                  every kind have the same partition number. Fixed once topics exist.
-    oauth_ca_file: the authorities that `oauth_token_url` is checked with; empty: the system's, as it
-                 is seldom the cluster's own authority that signs for the identity provider.
+    oauth_ca_file: the authorities with which `oauth_token_url` is checked; empty: the system's, as
+                 the cluster's own authority seldom signs for the identity provider.
     """
 
     bootstrap: str = ""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from confluent_kafka import KafkaError
+
 from bus.failures import BusError, Stop
 from bus.local import damage, kafka, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
+from bus.registry_client import answered, client
 from bus.settings import Settings, kafka_client
 
 SECONDS = 10.0
-"""How long a district's cluster or registry may take to answer."""
+"""How long a district's cluster may take to answer."""
+
+DECIDED = {KafkaError._AUTHENTICATION, KafkaError._SSL}
+"""After these errors it is of no use to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,52 +120,63 @@ def _cluster(settings: Settings) -> str:
     from bus.local.cluster import refused_setting
 
     where = settings.kafka.bootstrap
+    told: list[KafkaError] = []  # a request that fails says only that it did; here comes the cause
     try:
-        client = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
-        brokers = client.list_topics(timeout=SECONDS).brokers
+        admin = AdminClient(kafka_client(settings) | {"log_level": 0, "error_cb": told.append})
     except KafkaException as error:
         refused_setting(error)
-        raise Stop(
-            f"{where} does not answer ({error.args[0].name()}): check [kafka] bootstrap, "
-            "security_protocol and the credentials; a broker that wants TLS or SASL is silent to "
-            "a client without it"
-        ) from None
-    return f"{len(brokers)} broker(s) at {where}"
+        raise
+    for seconds in (SECONDS / 10, SECONDS):  # most of what is wrong is known at once
+        try:
+            brokers = admin.list_topics(timeout=seconds).brokers
+            return f"{len(brokers)} broker(s) at {where}"
+        except KafkaException:
+            admin.poll(0)
+            if any(error.code() in DECIDED for error in told):
+                break
+    raise Stop(f"there is no way into {where}: {_cause(settings, told)}")
+
+
+def _cause(settings: Settings, told: list[KafkaError]) -> str:
+    """Why there is no way into the cluster, and which setting to look at.
+
+    What librdkafka says is shown where it is its own words or the broker's; what an identity
+    provider answers is not, as it is any server's.
+    """
+    first = {error.code(): error.str().partition(" (after")[0][:300] for error in reversed(told)}
+    kafka = settings.kafka
+    if said := first.get(KafkaError._SSL):
+        return (
+            f"{said}. Check [kafka] ca_file: it must hold the authority that signed the brokers' "
+            "certificates; bootstrap must name the brokers as their certificates do"
+        )
+    if (said := first.get(KafkaError._AUTHENTICATION)) and "OAUTHBEARER token" in said:
+        if "certificate" in said or "trust anchors" in said:
+            return (
+                f"the certificate of {kafka.oauth_token_url} is not trusted: check [kafka] "
+                "oauth_ca_file"
+            )
+        return (
+            f"{kafka.oauth_token_url} gives no token: check [kafka] oauth_token_url, "
+            "oauth_client_id, oauth_client_secret and oauth_scope"
+        )
+    if said and "mechanism handshake" in said:
+        return f"{said}. Check [kafka] sasl_mechanism"
+    if said and kafka.sasl_mechanism == "OAUTHBEARER":
+        return f"{said}. Check what the token is for: [kafka] oauth_scope, oauth_client_id"
+    if said:
+        return f"{said}. Check [kafka] sasl_username and sasl_password"
+    if said := first.get(KafkaError._RESOLVE):
+        return f"it does not answer ({said}). Check [kafka] bootstrap"
+    said = first.get(KafkaError._TRANSPORT, "no word of why")
+    return (
+        f"it does not answer ({said}). Check [kafka] bootstrap and security_protocol; a broker "
+        "that wants TLS or SASL is silent to a client without it"
+    )
 
 
 def _registry(settings: Settings) -> str:
     """A district's own registry: whether it lets us in."""
-    import httpx2
-
-    named = settings.registry
-    try:
-        trust = ssl.create_default_context(cafile=named.ca_file or None)
-        if named.certificate_file:
-            trust.load_cert_chain(named.certificate_file, named.key_file or None)
-    except OSError as error:  # also ssl.SSLError
-        raise Stop(
-            f"the certificates under [registry] cannot be read ({type(error).__name__}): check "
-            "ca_file, certificate_file and key_file"
-        ) from None
-    token = named.bearer_token.get_secret_value()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    auth = (named.username, named.password.get_secret_value()) if named.username else None
-    try:
-        with httpx2.Client(verify=trust, timeout=SECONDS) as client:
-            answer = client.get(f"{named.url.rstrip('/')}/subjects", headers=headers, auth=auth)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise Stop(
-            f"{named.url} does not answer ({type(error).__name__}): check [registry] url and "
-            "ca_file"
-        ) from None
-    if answer.status_code in (401, 403):
-        raise Stop(
-            f"{named.url} refuses these credentials (HTTP status {answer.status_code}): check "
-            "[registry] username and password, or bearer_token"
-        )
-    if answer.status_code != 200:
-        raise Stop(
-            f"{named.url}/subjects answers with HTTP status {answer.status_code}: is it the "
-            "address of a registry with Confluent's API (Apicurio: …/apis/ccompat/v7)?"
-        )
-    return f"answers at {named.url}"
+    with client(settings) as registry, answered():
+        registry.get_subjects()
+    return f"answers at {without_password(settings.registry.url)}"
