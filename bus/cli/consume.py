@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,8 +49,7 @@ def consume(
         try:
             metrics = Metrics()
             loop = Loop(loaded, what, delivery, metrics)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: loop.stop())
+            _stop_on_signals(loop.stop)
             how = loaded.consumer
             port = how.http_port if http_port is None else http_port
             with health.served(
@@ -64,6 +65,20 @@ def consume(
             "out": str(out) if out else url,
         }
         emit(json, result, lambda console: _show(console, result))
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    """End in order on SIGTERM and Ctrl-C; a second Ctrl-C ends at once, which loses nothing."""
+
+    def ending(number: int, _: object) -> None:
+        stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not by a stream: the signal may have come in the middle of writing to it.
+            os.write(2, b"ending when what is in hand is done; Ctrl-C again ends at once\n")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ending)
 
 
 def _show(console: Console, result: dict[str, Any]) -> None:
