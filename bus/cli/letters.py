@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
@@ -39,17 +39,12 @@ def list_deadletters(
         letters = read(settings.load(), product)
 
         def show(console: Console) -> None:
-            table = Table(
-                "time (UTC)", "record", "tries", "reason", title=f"{product}: dead letters"
-            )
             for letter in letters:
-                table.add_row(
-                    letter.time[:19],
-                    f"{letter.kind} {letter.id}",
-                    str(letter.attempts),
-                    letter.reason,
-                )
-            console.print(table if letters else f"{product} has no dead letters")
+                tries = "1 try" if letter.attempts == 1 else f"{letter.attempts:,} tries"
+                name = escape(f"{letter.kind} {letter.id}")
+                console.print(f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}")
+                console.print(f"    {escape(letter.reason)}")
+            console.print(f"{len(letters):,} dead letters of {product}")
 
         emit(json, {"product": product, "deadLetters": [asdict(d) for d in letters]}, show)
 
@@ -64,13 +59,14 @@ def list_quarantine(json: Json = False) -> None:
         faults = read(settings.load())
 
         def show(console: Console) -> None:
-            table = Table("source", "where", "value", "what is wrong", title="quarantine")
             for fault in faults:
-                where = f"{fault['file']}:{fault['line']} {fault['column']}"
-                table.add_row(fault["source"], where, fault["value_class"], fault["reason"])
-            console.print(table if faults else "nothing is in quarantine")
+                place = f"{fault['file']}:{fault['line']}" if fault["line"] else fault["file"]
+                where = escape(" ".join(part for part in (place, fault["column"]) if part))
+                about = ", ".join(part for part in (fault["value_class"], fault["source"]) if part)
+                console.print(f"[bold]{where}[/]  {escape(about)}")
+                console.print(f"    {escape(fault['reason'])}")
             number = Counter("left out" if fault["fatal"] else "noted" for fault in faults)
-            for what, count in number.items():
-                console.print(f"{count:,} {what}")
+            told = ", ".join(f"{count:,} {what}" for what, count in number.items())
+            console.print(f"in quarantine: {told or 'nothing'}")
 
         emit(json, {"faults": faults}, show)
