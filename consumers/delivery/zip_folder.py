@@ -86,7 +86,9 @@ class ZipFolder:
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
         """Write the batch as one zip; nothing is ever refused by a folder."""
         with self._alone() as journal:
-            lost = {p for p in self._claimed if journal["owners"].get(_key(p)) != self._owner}
+            # Whom a journal that was taken away does not name is still ours: nobody has resumed it.
+            owners = journal["owners"]
+            lost = {p for p in self._claimed if owners.get(_key(p), self._owner) != self._owner}
             done = self._written | dict.fromkeys(lost, NEVER)
             given = {_place(message) for part in self._given for message in part.messages}
             parts = [_new(part, done, given) for part in batch.parts]
@@ -135,6 +137,8 @@ class ZipFolder:
     def _alone(self) -> Iterator[dict[str, Any]]:
         """The journal, with nothing pending, and no other copy at work."""
         try:
+            with self._faults():
+                self._own.stat()  # one that is gone (a mount) is not made anew by the lock
             with self._faults(), self._lock:
                 yield self._recovered()
         except Timeout:

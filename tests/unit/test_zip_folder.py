@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -362,3 +363,20 @@ def test_offsets_of_another_cluster_mean_nothing(tmp_path: Path) -> None:
     folder.deliver(Batch([], {P0: 1}))
     assert folder.resume("one", [P0]) == {P0: 1}
     assert folder.resume("another", [P0]) == {}
+
+
+def test_a_folder_that_goes_away_stops_and_takes_nothing(tmp_path: Path) -> None:
+    folder = ZipFolder(tmp_path / "out", "people")
+    folder.resume("cluster", [P0])
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(Stop, match="cannot be written to: No such file"):
+        folder.deliver(batch("Ann"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_its_journal_a_copy_goes_on_with_what_is_its_own(tmp_path: Path) -> None:
+    folder = ZipFolder(tmp_path, "people")
+    folder.resume("cluster", [P0])
+    (tmp_path / ".schoolbus" / "people.json").unlink()
+    folder.deliver(batch("Ann"))
+    assert len(zips(tmp_path)) == 1
