@@ -105,8 +105,9 @@ def place(message: Message) -> str:
 
 
 def read(settings: Settings, product: str) -> list[DeadLetter]:
-    """All dead letters of a product, oldest first."""
-    letters = []
+    """All dead letters of a product, oldest first; the latest of a message that came twice, as it
+    may after a crash."""
+    letters: dict[str, DeadLetter] = {}
     for message in scan(settings, topics.deadletters(settings, product)):
         about = {
             name: value.decode("utf-8", "replace")
@@ -114,14 +115,13 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
             if name.startswith("dl_") and value is not None
         }
         where = about.get("dl_place", "")
-        letters.append(
-            DeadLetter(
-                kind=topics.kind_of(settings, where.split("/")[0]) or "",
-                id=(message.key() or b"").decode("utf-8", "replace"),
-                reason=about.get("dl_reason", ""),
-                attempts=int(about.get("dl_attempts", "1")),
-                time=about.get("dl_time", ""),
-                place=where,
-            )
+        letters.pop(where, None)
+        letters[where] = DeadLetter(
+            kind=topics.kind_of(settings, where.split("/")[0]) or "",
+            id=(message.key() or b"").decode("utf-8", "replace"),
+            reason=about.get("dl_reason", ""),
+            attempts=int(about.get("dl_attempts", "1")),
+            time=about.get("dl_time", ""),
+            place=where,
         )
-    return letters
+    return list(letters.values())
