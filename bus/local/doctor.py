@@ -125,7 +125,7 @@ def _cluster(settings: Settings) -> str:
         admin = AdminClient(kafka_client(settings) | {"log_level": 0, "error_cb": told.append})
     except KafkaException as error:
         refused_setting(error)
-        raise
+        raise Stop(f"there is no Kafka client ({error.args[0].name()}): check [kafka]") from None
     for seconds in (SECONDS / 10, SECONDS):  # most of what is wrong is known at once
         try:
             brokers = admin.list_topics(timeout=seconds).brokers
@@ -151,7 +151,9 @@ def _cause(settings: Settings, told: list[KafkaError]) -> str:
             "certificates; bootstrap must name the brokers as their certificates do"
         )
     if (said := first.get(KafkaError._AUTHENTICATION)) and "OAUTHBEARER token" in said:
-        if "certificate" in said or "trust anchors" in said:
+        if "trust anchors" in said:
+            return "the authorities cannot be read: check [kafka] oauth_ca_file"
+        if "certificate" in said:
             return (
                 f"the certificate of {kafka.oauth_token_url} is not trusted: check [kafka] "
                 "oauth_ca_file"

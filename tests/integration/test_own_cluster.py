@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bus import registry
 from bus.local import endpoints
 from bus.sample import District as Sample
 from tests.integration.commands import Commands
@@ -60,8 +61,8 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def there(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[District]:
-    registry = endpoints(bus.home).registry
-    with district(tmp_path_factory.mktemp("district"), registry) as found:
+    behind = endpoints(bus.home).registry
+    with district(tmp_path_factory.mktemp("district"), behind) as found:
         yield found
 
 
@@ -266,6 +267,9 @@ MISTAKES = {
         {"kafka__oauth_ca_file": "OTHER"},
         tokens=True,
     ),
+    "token endpoint's authority, which the system has not": Mistake(
+        "Kafka", ("not trusted", "[kafka] oauth_ca_file"), {"kafka__oauth_ca_file": ""}, tokens=True
+    ),
     "registry's password": Mistake(
         "registry",
         ("HTTP 401", "[registry] username and password"),
@@ -297,12 +301,18 @@ SHUT_OUT = {
 """Commands of an operator with a wrong password."""
 
 
+def register(bus: Bus) -> None:
+    """What `bus schemas apply` does, by the registry's own door."""
+    registry.apply(bus.settings.model_copy(update={"topic_prefix": PREFIX}))
+
+
 @pytest.fixture(scope="module")
 def mistaken(
     bus: Bus, there: District, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Said]:
     """`bus doctor` after each mistake, other commands with wrong passwords; all at the same time,
     as they mostly wait."""
+    register(bus)
     started = {}
     for name, mistake in MISTAKES.items():
         one = Operator(
@@ -350,8 +360,7 @@ def test_every_command_ends_soon_when_it_is_not_let_in(
 def test_what_a_user_may_not_do_is_named(operator: Operator, there: District) -> None:
     Sample(students=STUDENTS).write(operator.folder / "extract.zip")
     operator.variables |= PASSWORDS
-    operator.settings(with_passwords(there))
-    operator.succeeds("schemas", "apply")
+    register(operator.bus)
 
     operator.settings(with_passwords(there, kafka__sasl_username=STRANGER))
     operator.variables["BUS_KAFKA__SASL_PASSWORD"] = STRANGERS_PASSWORD
