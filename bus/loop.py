@@ -95,6 +95,8 @@ class Loop:
             group_settings(settings, product.name) | {"enable.partition.eof": False}
         )
         self._unannounced: dict[Position, int] = {}
+        self._in_hand: set[Position] = set()  # the partitions of the batch that is being delivered
+        self._stale = False
         self._joined = False
         self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
         self._behind: set[Position] = set()  # not yet at the end that they had when assigned
@@ -262,6 +264,17 @@ class Loop:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._joined = True
         asked = [Position(p.topic, p.partition) for p in partitions]
+        own = self._locate(asked)
+        consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
+        self._unannounced |= {place: self._next[place] for place in asked}
+        self._dirty = True
+        self._refresh(own)
+        self._gate()
+        self._metrics.assigned.labels(self._product.name).set(len(self._next))
+
+    def _locate(self, asked: list[Position]) -> dict[Position, int]:
+        """Find where to go on in these partitions; what the delivery itself stands for of them."""
+        partitions = [TopicPartition(*place) for place in asked]
         committed = {
             Position(p.topic, p.partition): p.offset
             for p in (self._inquiry.committed(partitions, timeout=30) if partitions else [])
@@ -275,16 +288,23 @@ class Loop:
             self._next[place] = offset
             if offset < high:
                 self._behind.add(place)
-        consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
-        self._unannounced |= {place: self._next[place] for place in asked}
-        self._dirty = True
-        self._refresh({place: own[place] for place in asked if place in own})
+        return {place: own[place] for place in asked if place in own}
+
+    def _rewind(self) -> None:
+        """Go back to what is delivered, after a batch was given up that is partly another's now."""
+        log.info("a batch is read again: some of its partitions are another copy's now")
+        ours = list(self._next)
+        self._lots, self._undecodable, self._count = {}, [], 0
+        self._ordering.drop(set(ours))
+        self._refresh(self._locate(ours))
+        for place in ours:
+            self._consumer.seek(TopicPartition(*place, self._next[place]))
         self._gate()
-        self._metrics.assigned.labels(self._product.name).set(len(self._next))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         """Forget what was taken of these and not delivered: who has them now reads it again."""
         gone = {Position(p.topic, p.partition) for p in partitions}
+        self._stale |= bool(gone & self._in_hand)
         try:
             self._delivery.release(gone)
         except BusError as error:  # who has them now takes them anyway
@@ -352,6 +372,12 @@ class Loop:
 
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was taken."""
+        try:
+            self._deliver_batch()
+        except _Stale:
+            self._rewind()
+
+    def _deliver_batch(self) -> None:
         if len(self._ordering) and time.monotonic() - self._last_refresh > 1.0:
             self._refresh()
         ready, given_up = self._ordering.take(self._lots, time.monotonic())
@@ -386,7 +412,11 @@ class Loop:
         name = self._product.name
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
             began = time.monotonic()
-            refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
+            self._in_hand, self._stale = set(batch.offsets), False
+            try:
+                refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
+            finally:
+                self._in_hand = set()
         self._dirty = True
         self._metrics.delivery.labels(name).observe(time.monotonic() - began)
         self._metrics.batch.labels(name).observe(len(batch))
@@ -470,11 +500,18 @@ class Loop:
                 ):
                     raise _Drained
                 message = self._consumer.poll(min(left, 0.5))
+                if self._stale:
+                    raise _Stale
                 if message is not None:
                     self._take([message])
         finally:
             self._hold_all = False
             self._gate()
+
+
+class _Stale(Exception):  # noqa: N818
+    """The batch in hand holds records of partitions that another copy has now, which delivers them;
+    delivered later by this one, they would come after newer ones."""
 
 
 class _Drained(Exception):  # noqa: N818

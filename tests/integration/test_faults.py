@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from bus import topics
 from bus.event import headers_of
@@ -145,6 +146,51 @@ def test_a_product_that_is_down_loses_nothing_and_gets_each_event_once(commands:
         assert len({event.id for event in told}) == len(told)
         kinds = Counter(event.event["type"] for event in vendor.accepted)
         assert kinds == {"org.created": DISTRICT.schools + 1, "student.created": DISTRICT.students}
+
+
+def test_a_copy_that_joins_while_the_product_is_down_does_not_turn_time_back(
+    commands: Commands,
+) -> None:
+    """The batch that the first copy was trying is partly the second's now; each delivers its own."""
+    commands.variables |= {
+        "BUS_PRODUCTS__WEBHOOK__SECRET": SECRET,
+        "BUS_PRODUCTS__WEBHOOK__KINDS": "student",
+        "BUS_CONSUMER__RETRY_FIRST": "0.2",
+        "BUS_CONSUMER__RETRY_MOST": "2",
+    }
+    for day in (1, 2, 3):
+        path = str(extract(commands, day))
+        commands.run("produce", "oneroster-csv", path, "--allow-mass-withdrawal")
+    order = [dict(headers_of(m))["ce_id"].decode() for m in published(commands, "student")]  # type: ignore[union-attr]
+    owner = {
+        dict(headers_of(m))["ce_id"].decode(): (m.key() or b"").decode()  # type: ignore[union-attr]
+        for m in published(commands, "student")
+    }
+    with Receiver(SECRET) as vendor:
+        down = True
+        vendor.answer = lambda _: 503 if down else 204
+        arguments = ("consume", "webhook", "--url", vendor.url)
+        with commands.running(*arguments):
+            until(lambda: len(vendor.received) >= 5, "five tries of the first copy")
+            with commands.running(*arguments):
+                group = f"{commands.settings.topic_prefix}.webhook"
+                until(lambda: members(commands, group) == 2, "both copies at work")
+                down = False
+                until(lambda: {e.id for e in vendor.accepted} == set(order), "all events")
+        by_student: dict[str, list[str]] = {}
+        for event in vendor.accepted:
+            by_student.setdefault(owner[event.id], []).append(event.id)
+    for student, came in by_student.items():
+        expected = [id_ for id_ in order if owner[id_] == student]
+        assert list(dict.fromkeys(came)) == expected
+        assert came[-1] == expected[-1]
+
+
+def members(commands: Commands, group: str) -> int:
+    """How many members of a group have partitions."""
+    admin = AdminClient(kafka_client(commands.settings))
+    (described,) = admin.describe_consumer_groups([group]).values()
+    return sum(1 for m in described.result().members if m.assignment.topic_partitions)
 
 
 def test_rubbish_goes_to_the_dead_letters_as_it_came_and_the_rest_flows_on(
