@@ -153,7 +153,7 @@ class Loop:
         except _Drained:
             log.warning("stopped with a batch undelivered; it is delivered at the next start")
         except KafkaException as error:
-            raise Stop(f"Kafka says {error.args[0].name()}; nothing is lost, start again") from None
+            raise Stop(_told(self._product.name, error)) from None
         finally:
             self._consumer.close()
             self._inquiry.close()
@@ -254,7 +254,7 @@ class Loop:
                 self._dirty |= place in self._behind or end > self._next[place]
                 self._next[place] = end
                 self._behind.discard(place)
-        elif error.fatal():  # type: ignore[union-attr]
+        elif error.fatal() or "AUTHORIZATION" in error.name():  # type: ignore[union-attr]
             raise KafkaException(error)
         else:
             log.debug("kafka", error=error.name())  # type: ignore[union-attr]
@@ -496,7 +496,8 @@ class Loop:
             while (left := until - time.monotonic()) > 0:
                 self._turned = time.monotonic()
                 if self._stopping.is_set() and (
-                    self._turned - self._stopping_since > self._how.drain_seconds
+                    self._retries.open
+                    or self._turned - self._stopping_since > self._how.drain_seconds
                 ):
                     raise _Drained
                 message = self._consumer.poll(min(left, 0.5))
@@ -516,6 +517,17 @@ class _Stale(Exception):  # noqa: N818
 
 class _Drained(Exception):  # noqa: N818
     """The time to drain is over; what is in hand stays uncommitted."""
+
+
+def _told(product: str, error: KafkaException) -> str:
+    """What a person is told of an error of Kafka's that ends the loop."""
+    name = error.args[0].name()
+    if "AUTHORIZATION" in name:
+        return (
+            f"Kafka does not let this user consume for {product} ({name}); it needs the ACLs READ "
+            "on the topics and on the group under topic_prefix. Nothing is lost"
+        )
+    return f"Kafka says {name}; nothing is lost, start again"
 
 
 def _position(message: Message) -> Position:

@@ -92,6 +92,15 @@ def lookup(settings: Settings) -> dict[str, int]:
     return ids
 
 
+def must_have_some(settings: Settings) -> None:
+    """Raise `Stop` when the registry has no schema of the standard: then nothing can have been
+    published that a consumer could read."""
+    with client(settings) as registry, answered():
+        there = set(registry.get_subjects())
+    if not there & {subject(settings, kind) for kind in KINDS}:
+        raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
+
+
 def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
     """The schema with an id, for reading; raises `Never` when the registry has no such Avro."""
     with answered():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -109,7 +110,7 @@ class Settings(BaseSettings):
     """Everything. `products` and `producers` hold a table for each, checked by its own model."""
 
     model_config = SettingsConfigDict(
-        env_prefix="BUS_", env_nested_delimiter="__", extra="ignore", frozen=True
+        env_prefix="BUS_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     home: Path = Path(".bus")
@@ -166,6 +167,9 @@ def load() -> Settings:
             f"settings cannot be read: {error}; correct BUS_… in the environment or the folder "
             "of secret files (BUS_SECRETS_DIR)"
         ) from None
+    except TOMLDecodeError as error:
+        name = os.environ.get("BUS_CONFIG", "bus.toml")
+        raise Stop(f"{name} is not TOML ({error}); correct it") from None
     except PermissionError as error:
         raise Stop(
             f"{error.filename} cannot be read: let the user that bus runs as "

@@ -266,10 +266,6 @@ def _admit(inside: str, broker: subprocess.Popen[bytes], folder: Path) -> None:
             assert time.monotonic() < until, "the secured Kafka does not answer"
     given = [right for user in (USER, CLIENT) for right in rights(user)]
     given += rights(HALF, ResourceType.TOPIC)
-    # `bus status` reads as a group of this name, outside the prefix
-    given += [
-        right for user in (USER, CLIENT) for right in rights(user, ResourceType.GROUP, name="none")
-    ]
     for answer in admin.create_acls(given).values():
         answer.result()
 

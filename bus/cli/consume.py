@@ -38,13 +38,14 @@ def consume(
     one product share the work.
     """
     with failures(json):
-        from bus import health, plugins, settings, telemetry
+        from bus import health, plugins, registry, settings, telemetry
         from bus.loop import Loop
         from bus.metrics import Metrics
 
         loaded = settings.load()
         telemetry.configure(loaded.telemetry)
         what = plugins.product(product)
+        registry.must_have_some(loaded)
         delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
         try:
             metrics = Metrics()

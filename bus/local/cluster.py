@@ -56,6 +56,8 @@ class Overview:
 def overview(settings: Settings) -> Overview:
     """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up."""
     config = kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+    # A group is asked for by librdkafka; nothing is joined or committed.
+    reading = config | {"group.id": f"{settings.topic_prefix}.reader"}
     try:
         admin = AdminClient(config)
         places = _places(admin, settings.topic_prefix)
@@ -69,7 +71,7 @@ def overview(settings: Settings) -> Overview:
         lag = {}
         for group, offsets in sorted(committed.items()):
             if spans := _spans(offsets, first, end):
-                lag[group] = _count(config, spans)
+                lag[group] = _count(reading, spans)
     except KafkaException as error:
         refused_setting(error)
         raise RetryLater(
@@ -159,7 +161,6 @@ def _read(config: dict[str, object], spans: dict[Place, tuple[int, int]]) -> int
     reader = Consumer(
         config
         | {
-            "group.id": "none",  # asked for by librdkafka; nothing is joined or committed
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",

@@ -251,6 +251,11 @@ class FullSet:
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction that writes: all of it, or nothing."""
         with self._faults():
+            if not (self._own / "state.sqlite").exists():
+                raise Stop(
+                    f"the folder {self._out} or what it keeps in .schoolbus is gone; nothing was "
+                    "taken. Start again: it is read anew from Kafka"
+                )
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield self._sql

@@ -85,3 +85,20 @@ def test_a_value_of_the_wrong_form_is_named_and_never_shown(
     with pytest.raises(Stop, match="kafka") as stop:
         settings.load()
     assert "1234" not in str(stop.value)
+
+
+def test_a_misspelt_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is ignored in silence is found out on the first day of school."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bus.toml").write_text("[kafkaa]\nbootstrap = 'here:9092'\n")
+    with pytest.raises(Stop, match="kafkaa"):
+        settings.load()
+
+
+def test_a_file_that_is_no_toml_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bus.toml").write_text("[kafka]\nbootstrap = here:9092\n")
+    with pytest.raises(Stop, match=r"bus\.toml is not TOML .*line 2"):
+        settings.load()
