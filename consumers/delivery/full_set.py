@@ -125,6 +125,7 @@ class FullSet:
         self._revision = revision
         self._own = out / ".schoolbus"
         self._owner = uuid.uuid4().hex
+        self._empty: list[str] = []
         with self._faults():
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own.mkdir(mode=0o700, exist_ok=True)
@@ -291,7 +292,9 @@ class FullSet:
             self._sql.execute("ROLLBACK")  # takes the temporary tables along
         empty = [name for name in self._required if not files[name]["rows"]]
         if empty:
-            log.warning("no set is written, as required files would be empty", files=empty)
+            if empty != self._empty:  # said once, not at every try
+                log.warning("no set is written, as required files would be empty", files=empty)
+            self._empty = empty
             for table in self._tables:
                 (self._own / f"{table.name}.part").unlink()
             return
