@@ -21,7 +21,7 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus import baseline, diff, quarantine, registry, topics
+from bus import baseline, diff, quarantine, registry, sources, topics
 from bus.columns import columns, encodable, quoted
 from bus.conversions import text_literal
 from bus.event import Change, now
@@ -43,6 +43,11 @@ LONGEST_NAME = 100
 MEMORY = "1GB"
 """What DuckDB may use before it spills to disk."""
 
+
+NOT_OURS = (
+    "is the id of a record of another source; the row was left out; give each source ids of its "
+    "own, or withdraw it there first"
+)
 
 COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -179,6 +184,7 @@ class _Run:
             self.progress("checking")
             quarantined = validate(staging, self._known_elsewhere)
             unread = {kind: _unread(staging, kind) for kind in staging.coverage}
+            self._leave_others_alone(staging, quarantined)
             self.progress("comparing")
             report = self._compare(name, staging, quarantined, unread)
             self._guard(report, share, allow)
@@ -209,6 +215,31 @@ class _Run:
 
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
         return known_ids(self.settings, kind, ids, other_than=self.source)
+
+    def _leave_others_alone(self, staging: Staging, quarantined: dict[str, int]) -> None:
+        """Put the records that are another source's into quarantine; see `bus.sources`."""
+        others = sources.announce(self.settings, self.source, staging.coverage)
+        for kind in others.intersection(staging.coverage):
+            record, before = quoted(f"record_{kind}"), f"{baseline.SCHEMA}.{quoted(kind)}"
+            rows = self.con.execute(
+                f"SELECT sourcedId, _file, _line FROM {record} r WHERE NOT EXISTS "
+                f"(FROM {before} b WHERE b.sourcedId = r.sourcedId) ORDER BY _line"
+            ).fetchall()
+            ids = sources.taken(
+                self.settings, kind, (row[0] for row in rows), other_than=self.source
+            )
+            staging.faults += [
+                Fault(
+                    file, line, "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
+                )
+                for id_, file, line in rows
+                if id_ in ids
+            ]
+            self.con.execute(
+                f"DELETE FROM {record} WHERE sourcedId IN (SELECT unnest(?::VARCHAR[]))",
+                [sorted(ids)],
+            )
+            quarantined[kind] = quarantined.get(kind, 0) + len(ids)
 
     def _compare(
         self, name: str, staging: Staging, quarantined: dict[str, int], unread: dict[str, int]

@@ -32,6 +32,7 @@ RECORDS = {
 HISTORY = {"cleanup.policy": "delete", "retention.ms": str(2 * SCHOOL_YEAR)}
 LETTERS = {"cleanup.policy": "delete", "retention.ms": str(SCHOOL_YEAR)}
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
+NAMES = {"cleanup.policy": "compact"}
 
 
 def topic(settings: Settings, kind: str) -> str:
@@ -47,6 +48,11 @@ def deadletters(settings: Settings, product: str) -> str:
 def quarantine(settings: Settings) -> str:
     """The topic of rows that could not be published."""
     return f"{settings.topic_prefix}.quarantine"
+
+
+def sources(settings: Settings) -> str:
+    """The topic of the sources and their kinds."""
+    return f"{settings.topic_prefix}.sources"
 
 
 def idempotency(settings: Settings) -> str:
@@ -155,6 +161,8 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
         config = RECORDS
     elif name.startswith(f"{settings.topic_prefix}.deadletters."):
         config = LETTERS
+    elif name == sources(settings):
+        config = NAMES
     else:
         config = LATEST
     return NewTopic(

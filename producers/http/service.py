@@ -12,13 +12,13 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import uvicorn
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus import registry, topics
+from bus import registry, sources, topics
 from bus.codec import Encoder
 from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client
@@ -87,6 +87,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
             committed=metrics.committed,
         )
         commit.open()
+        sources.announce(settings, "/http", _writable(http, schema_ids))
         keys = Keys(http.idempotency_hours * 3600, http.idempotency_keys)
         idempotency.load(settings, keys)
         service = Service(
@@ -108,6 +109,13 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
         where.close()
     if stops:
         raise stops[0]
+
+
+def _writable(http: HttpSettings, kinds: Iterable[str]) -> set[str]:
+    """The kinds that some client may write."""
+    if http.oauth is not None:
+        return set(kinds)
+    return {kind for client in http.clients.values() for kind in client.scopes}
 
 
 def _config(service: Service) -> uvicorn.Config:

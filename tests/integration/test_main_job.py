@@ -151,6 +151,30 @@ def test_a_drop_folder_takes_each_extract_once(commands: Commands) -> None:
     assert second["records"]["student"] == _counts(10, 14, 12, 1174)
 
 
+def test_a_source_leaves_alone_what_is_another_sources(commands: Commands) -> None:
+    """Two systems with the same ids: the first has them, whatever the second says and takes back."""
+    extract = District(students=60).write(commands.cwd / "extract")
+
+    def by(source: str) -> dict[str, dict[str, int]]:
+        found = commands.run("produce", "oneroster-csv", str(extract), "--source", source)
+        assert found["source"] == source
+        records: dict[str, dict[str, int]] = found["records"]
+        return records
+
+    assert by("west")["student"]["created"] == 60
+    assert by("east")["student"] == _counts() | {"quarantined": 60}
+    users = extract / "users.csv"
+    lines = users.read_text("utf-8").splitlines(keepends=True)
+    users.write_text("".join(line for line in lines if "student-0000003" not in line), "utf-8")
+    assert by("east")["student"]["withdrawn"] == 0
+    west = by("west")["student"]
+    assert (west["withdrawn"], west["unchanged"]) == (1, 59)
+    users.write_text("".join(lines), "utf-8")
+    assert by("east")["student"]["created"] == 1  # west has let go of it
+    faults = commands.run("quarantine", "list")["faults"]
+    assert any("another source" in fault["reason"] for fault in faults)
+
+
 def test_a_withdrawn_record_takes_nothing_away_that_another_still_gives(
     commands: Commands,
 ) -> None:

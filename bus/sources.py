@@ -1,0 +1,69 @@
+"""Which sources publish which kinds, and whose an id is.
+
+An id is one record to every product, so it belongs to the source that published it first, until
+that one withdraws it. Whether there is any other source of a kind is in one small compacted topic,
+`PREFIX.sources`: the key names the source, the value has its kinds as JSON. Only where there is one
+is it asked whose an id is, which reads the kind's topic through, keys and headers only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaException, Producer
+
+from bus import topics
+from bus.event import header
+from bus.failures import RetryLater
+from bus.scan import scan
+from bus.settings import Settings, kafka_client
+
+
+def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
+    """Say which kinds a source publishes, before it does; the kinds that others publish.
+
+    Raises `RetryLater` when Kafka does not take it.
+    """
+    known = _announced(settings)
+    ours = known.pop(source, set())
+    if new := set(kinds) - ours:
+        _tell(settings, source, ours | new)
+    return {kind for others in known.values() for kind in others}
+
+
+def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
+    """Which of these ids stand as records of a source other than this one."""
+    wanted = {id_.encode(): id_ for id_ in ids}
+    found: set[str] = set()
+    if wanted:
+        for message in scan(settings, topics.topic(settings, kind)):
+            id_ = wanted.get(message.key() or b"")
+            if id_ is None or header(message, "ce_source") in (other_than, None):
+                continue
+            if (header(message, "ce_type") or "").endswith(".withdrawn"):
+                found.discard(id_)
+            else:
+                found.add(id_)
+    return found
+
+
+def _announced(settings: Settings) -> dict[str, set[str]]:
+    topics.ensure(settings, [topics.sources(settings)])
+    return {
+        (message.key() or b"").decode("utf-8", "replace"): set(json.loads(message.value() or b"[]"))
+        for message in scan(settings, topics.sources(settings))
+    }
+
+
+def _tell(settings: Settings, source: str, kinds: set[str]) -> None:
+    producer = Producer(kafka_client(settings) | {"enable.idempotence": True})
+    try:
+        producer.produce(
+            topics.sources(settings), json.dumps(sorted(kinds)).encode(), source.encode()
+        )
+        left = producer.flush(30)
+    except KafkaException as error:
+        raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
+    if left:
+        raise RetryLater("Kafka does not take the name of this source; try again when it is up")
