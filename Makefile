@@ -18,7 +18,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/bus demo
 
 test: $(VENV)/.ready check
-	$(BIN)/pytest
+	HYPOTHESIS_PROFILE=full $(BIN)/pytest
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

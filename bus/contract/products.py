@@ -43,7 +43,7 @@ class ProductContract:
         assert len(names) == len(set(names))
         assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()
 
-    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
+    @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:
         """The same record gives the same row, the record stays as it is, columns are in order."""

@@ -59,7 +59,7 @@ class SourceContract:
             sql = f'SELECT * FROM "raw_{kind}" ORDER BY ALL'
             assert one.con.execute(sql).fetchall() == two.con.execute(sql).fetchall()
 
-    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=8)
+    @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_a_damaged_extract_is_read_as_far_as_it_goes_or_refused(
         self, tmp_path_factory: Any, data: st.DataObject

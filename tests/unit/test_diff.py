@@ -140,7 +140,7 @@ STATES = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(deadline=None)
 @given(before=STATES, now=STATES, coverage=st.sampled_from(["bulk", "delta"]))
 def test_what_is_published_is_then_what_the_extract_says_and_no_more(
     before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]], coverage: Coverage

@@ -397,7 +397,7 @@ def read(writer: dict[str, Any], reader: dict[str, Any], value: Any) -> Any:
     return schemaless_reader(out, parse_schema(copy.deepcopy(writer)), ours)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(pairs(), st.data())
 def test_what_breaks_nothing_can_be_read_both_ways(
     pair: tuple[dict[str, Any], dict[str, Any]], data: st.DataObject

@@ -460,7 +460,7 @@ def _standing(changes: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
 @given(batches=st.lists(CHANGES, min_size=1, max_size=3))
 def test_the_set_is_valid_and_the_same_whatever_came_how(
     batches: list[list[tuple[str, dict[str, Any]]]],

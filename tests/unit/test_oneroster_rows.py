@@ -177,7 +177,7 @@ def test_names_that_duckdb_takes_for_patterns(tmp_path: Path) -> None:
 value = st.text(st.sampled_from("ab ,;\"'\n\r\tëŁ|#\\"), max_size=6)
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=25)
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
 @given(
     table=st.lists(st.tuples(st.integers(10**7, 10**8 - 1), value, value), max_size=6),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -195,7 +195,7 @@ def test_what_is_written_by_the_rules_is_read(
     ]
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=25)
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
 @given(text=st.text(st.sampled_from('a1,"\n\r'), max_size=40))
 def test_both_readers_agree(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("rows")

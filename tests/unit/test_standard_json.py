@@ -30,7 +30,7 @@ def problems(kind: str, **said: Any) -> list[FieldProblem]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(deadline=None)
 def test_a_record_comes_back_as_it_went(kind: str, data: st.DataObject) -> None:
     record = data.draw(records(kind))
     text = json.dumps(to_json(kind, record), allow_nan=False)
@@ -187,7 +187,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(deadline=None)
 def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None:
     """And what is taken can be written again, and is the same then."""
     name = data.draw(st.sampled_from(KINDS[kind].fields))
