@@ -18,7 +18,8 @@ demo: $(VENV)/.ready
 	@$(BIN)/bus demo
 
 test: $(VENV)/.ready check
-	HYPOTHESIS_PROFILE=full $(BIN)/pytest
+	HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
+	$(BIN)/pytest tests/integration
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -26,7 +27,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit tests/contract -m "not slow"
+	$(BIN)/pytest -n auto tests/unit tests/contract -m "not slow"
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --output-file requirements.lock pyproject.toml build-requirements.in
