@@ -8,6 +8,7 @@ minimum lag of a school year keeps every change for that long and the latest sta
 
 from __future__ import annotations
 
+from contextlib import suppress
 from zlib import crc32
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -101,16 +102,25 @@ def ensure(settings: Settings, names: list[str]) -> None:
                     f"({error.args[0].name()}); make it with {partitions} partitions, or give this "
                     "client the right to create topics"
                 ) from None
-    if new:
-        _await_leaders(settings, new)
+    parts = {name: len(there[name].partitions) for name in names if name in there}
+    made = {topic.topic: topic.num_partitions for topic in new}
+    _await_leaders(settings, made, 30.0)
+    with suppress(RetryLater):  # a partition that is down for long must not stop what needs others
+        _await_leaders(settings, parts, 5.0)
 
 
-def _await_leaders(settings: Settings, new: list[NewTopic]) -> None:
-    """Come back when every partition of these can be read and written.
+def _await_leaders(settings: Settings, parts: dict[str, int], seconds: float) -> None:
+    """Come back when every partition of these topics can be read and written.
+
+    parts: the number of partitions of each; to be asked also of those that were there, as another
+           command may have made them just now. Raises `RetryLater` after `seconds`.
 
     A KRaft controller answers when it has written down that a topic shall be; the brokers make its
     partitions a moment later (KIP-500, "Broker Metadata Management").
     """
+
+    if not parts:
+        return
 
     def ask() -> None:
         # A client of its own each time: one that has seen a topic missing may go on saying so.
@@ -119,22 +129,21 @@ def _await_leaders(settings: Settings, new: list[NewTopic]) -> None:
             future.result()
 
     asked = {
-        TopicPartition(topic.topic, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        for topic in new
-        for number in range(topic.num_partitions)
+        TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        for name, partitions in parts.items()
+        for number in range(partitions)
     }
     patience = Retrying(
         retry=retry_if_exception_type(KafkaException),
         wait=wait_fixed(0.1),
-        stop=stop_after_delay(30),
+        stop=stop_after_delay(seconds),
         reraise=True,
     )
     try:
         patience(ask)
     except KafkaException as error:
         raise RetryLater(
-            f"new topics have no leader yet ({error.args[0].name()}); try again when all brokers "
-            "are up"
+            f"a topic has no leader ({error.args[0].name()}); try again when all brokers are up"
         ) from None
 
 

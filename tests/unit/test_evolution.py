@@ -313,10 +313,10 @@ def _branch(avro: Any) -> str:
 
 
 def _family(avro: Any) -> str:
-    """What is read as one another: a value goes to the first branch that can hold it (Avro 1.12,
-    "Schema Resolution"), so of two such branches it may come back as the other type."""
-    families = {"bytes": "string", "int": "double", "long": "double", "float": "double"}
-    return families.get(_branch(avro), _branch(avro))
+    """What is written or read as one another: a value goes to the first branch that can hold it
+    (Avro 1.12, "Schema Resolution"), so of two such branches it may come back as the other type."""
+    scalar = ("bytes", "string", "int", "long", "float", "double")
+    return "scalar" if _branch(avro) in scalar else _branch(avro)
 
 
 TYPES: st.SearchStrategy[Any] = PLAIN | ENUMS | _compound(PLAIN | ENUMS)
