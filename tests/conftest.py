@@ -1,4 +1,8 @@
-"""How many examples the property tests draw: few in the unit run, many in the full one."""
+"""How many examples the property tests draw: few in the unit run, many in the full one.
+
+Both draw the same ones each time, so that a run says something about the change and not about
+luck; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 
 from hypothesis import settings
 
-settings.register_profile("quick", max_examples=8)
-settings.register_profile("full", max_examples=60)
+settings.register_profile("quick", max_examples=8, derandomize=True)
+settings.register_profile("full", max_examples=60, derandomize=True)
+settings.register_profile("explore", max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
