@@ -34,6 +34,12 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert list((tmp_path / "for-canvas").glob("*.zip"))
         assert (tmp_path / "for-sds" / "users.csv").is_file()
+        (tmp_path / "tuesday.zip").rename(tmp_path / "extract.zip")
+        for page in ("docs/sources.md", "docs/products.md", "docs/http.md"):
+            for block in blocks(page, "sh"):
+                for command in block.splitlines():
+                    done = _run(command.split(), tmp_path, env)
+                    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         vendor = _run([sys.executable, "-c", example], tmp_path, env)
         assert vendor.returncode == 0, vendor.stderr
         events = vendor.stdout.splitlines()
