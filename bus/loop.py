@@ -502,6 +502,7 @@ class Loop:
                     raise _Drained
                 message = self._consumer.poll(min(left, 0.5))
                 if self._stale:
+                    self._stale = False
                     raise _Stale
                 if message is not None:
                     self._take([message])

@@ -14,9 +14,10 @@ import os
 import ssl
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -33,6 +34,16 @@ class Model(BaseModel):
     """A group of settings: an unknown name is an error, as it is most often a misspelt one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("not a time zone of the IANA database, such as America/Chicago")
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_zone)]
+"""The name of an IANA time zone, such as America/Chicago: a product's day is its district's."""
 
 
 class KafkaSettings(Model):

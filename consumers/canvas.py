@@ -46,13 +46,14 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bus.delivery import Delivery
 from bus.failures import Never, Stop
 from bus.product import Product, Row, Table
+from bus.settings import TimeZone
 from bus.standard.records import AcademicSession, Class, Enrollment, Org, Staff, Student
 from consumers.delivery.canvas_imports import CanvasImports
 from consumers.delivery.csv_zip import Cell, Layout
@@ -189,16 +190,9 @@ class Settings(BaseModel):
     url: str | None = None
     token: SecretStr | None = None
     account: str = Field(default="self", pattern=r"^[A-Za-z0-9_:~-]+$")
-    time_zone: str = "UTC"
+    time_zone: TimeZone = "UTC"
     override_sis_stickiness: bool = False
     poll_seconds: float = Field(default=60.0, ge=0, le=240)
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError("not a time zone of the IANA database, such as America/Chicago")
-        return value
 
 
 def local_time(time_zone: str) -> Cell:

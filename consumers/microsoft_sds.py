@@ -41,13 +41,14 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from bus.delivery import Delivery
 from bus.failures import Stop
 from bus.product import Product, Row, Table
+from bus.settings import TimeZone
 from bus.standard.records import (
     AcademicSession,
     Class,
@@ -323,14 +324,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     out: Path | None = None
-    time_zone: str = "UTC"
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in available_timezones():
-            raise ValueError("not a time zone of the IANA database, such as America/Chicago")
-        return value
+    time_zone: TimeZone = "UTC"
 
 
 def day(time_zone: str, now: Callable[[], datetime]) -> Callable[[], date]:

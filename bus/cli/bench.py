@@ -32,9 +32,9 @@ def freshness(
     with failures(json):
         from bus.bench.freshness import measure
         from bus.bench.machine import machine
-        from bus.settings import Settings
+        from bus.settings import load
 
-        found = measure(Settings().home / "bench", rate, seconds)
+        found = measure(load().home / "bench", rate, seconds)
         named = machine()
 
         def show(console: Console) -> None:

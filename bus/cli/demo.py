@@ -26,10 +26,10 @@ def demo(
     """
     with failures(json):
         from bus.demo import tell
-        from bus.settings import Settings
+        from bus.settings import load
 
         # A kill ends the demo as Ctrl-C does: nothing of it is left running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        home = Settings().home
+        home = load().home
         told = tell(home / "demo", students, stderr if json else stdout, keep=keep)
         emit(json, told, lambda _: None)
