@@ -35,7 +35,6 @@ Files are for their owner alone (0600), and so is the folder (0700) when it is m
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -58,13 +57,13 @@ from filelock import FileLock, Timeout
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from bus.product import Row, Table
+from consumers.delivery.disk import explained, private, sync
 
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 60.0
 """How long one copy waits for another, before the loop tries again."""
 LINES = 10_000
-WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -300,13 +299,13 @@ class FullSet:
             return
         for table in self._tables:
             (self._own / f"{table.name}.part").replace(self._out / table.name)
-        _sync(self._out)
+        sync(self._out)
         account = {"writtenAt": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
         new = self._own / "set.json.part"
-        with _private(new) as file:
+        with private(new) as file:
             file.write(json.dumps(account, indent=2).encode())
         new.replace(self._own / "set.json")
-        _sync(self._own)
+        sync(self._own)
         with self._change():
             self._learn(written=changes, day=today)
         if left_out:
@@ -353,7 +352,7 @@ class FullSet:
         digest = hashlib.sha256()
         read = written = 0
         last: Any = None
-        with _private(self._own / f"{table.name}.part") as file:
+        with private(self._own / f"{table.name}.part") as file:
             lines: list[Sequence[str]] = [table.columns]
             while lines:
                 text = io.StringIO()
@@ -375,14 +374,8 @@ class FullSet:
     def _faults(self) -> Iterator[None]:
         """What the disk and SQLite say, in the bus's terms."""
         try:
-            yield
-        except Timeout:
-            raise
-        except OSError as error:
-            said = f"the folder {self._out} cannot be written to: {os.strerror(error.errno or 0)}"
-            if error.errno in WRONG_PLACE:
-                raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
-            raise RetryLater(f"{said}; trying again") from error
+            with explained(self._out):
+                yield
         except sqlite3.Error as error:
             state = self._own / "state.sqlite"
             name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -400,21 +393,3 @@ def _cells(row: Row) -> str:
     if "\\" in text or not text.isprintable():
         text = json.dumps([BREAKS.sub(" ", v) for v in row.values()], ensure_ascii=False)
     return text
-
-
-@contextmanager
-def _private(path: Path) -> Iterator[Any]:
-    """A new file for its owner alone, on the disk when the block ends."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, for the mode
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

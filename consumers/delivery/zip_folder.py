@@ -26,9 +26,7 @@ Files are for their owner alone (0600), and so is the folder (0700) when it is m
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import uuid
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +39,7 @@ from filelock import FileLock, Timeout
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from consumers.delivery.csv_zip import Layout, pack, sheets
+from consumers.delivery.disk import explained, private, sync
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -49,7 +48,6 @@ LOCK_SECONDS = 60.0
 NEVER = 1 << 63
 """An offset that no message reaches."""
 MOMENT = "%Y%m%dT%H%M%S.%fZ"
-WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 
 
 class ZipFolder:
@@ -64,7 +62,7 @@ class ZipFolder:
         self._claimed: set[Position] = set()
         self._written: dict[Position, int] = {}
         self._given: list[Part] = []  # in a zip that was given, while the journal cannot be written
-        with self._faults():
+        with explained(self._out):
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own.mkdir(mode=0o700, exist_ok=True)
         self._lock = FileLock(self._own / f"{name}.lock", timeout=LOCK_SECONDS, mode=0o600)
@@ -103,8 +101,8 @@ class ZipFolder:
                 self._save(journal)
                 part.rename(self._out / zip_name)
                 self._given = parts
-                _sync(self._out)
-                _sync(self._own)
+                sync(self._out)
+                sync(self._own)
             journal["pending"] = None
             journal["offsets"] |= offsets
             journal["owners"] |= dict.fromkeys(offsets, self._owner)
@@ -137,9 +135,9 @@ class ZipFolder:
     def _alone(self) -> Iterator[dict[str, Any]]:
         """The journal, with nothing pending, and no other copy at work."""
         try:
-            with self._faults():
+            with explained(self._out):
                 self._own.stat()  # one that is gone (a mount) is not made anew by the lock
-            with self._faults(), self._lock:
+            with explained(self._out), self._lock:
                 yield self._recovered()
         except Timeout:
             raise RetryLater(
@@ -179,29 +177,13 @@ class ZipFolder:
         new = path.with_suffix(".new")
         self._write(new, json.dumps(journal, sort_keys=True).encode())
         new.replace(path)
-        _sync(self._own)
+        sync(self._own)
 
     def _write(self, path: Path, data: bytes) -> None:
         """A file and its name, on the disk."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, for the mode
+        with private(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(path.parent)
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """What the disk says, in the bus's terms."""
-        try:
-            yield
-        except Timeout:
-            raise
-        except OSError as error:
-            said = f"the folder {self._out} cannot be written to: {os.strerror(error.errno or 0)}"
-            if error.errno in WRONG_PLACE:
-                raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
-            raise RetryLater(f"{said}; trying again") from error
+        sync(path.parent)
 
 
 def _new(part: Part, done: Mapping[Any, int], given: Container[Any]) -> Part:
@@ -229,11 +211,3 @@ def _place(message: Message) -> tuple[Any, Any, Any]:
 
 def _key(position: Position) -> str:
     return f"{position.topic}/{position.partition}"
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import zipfile
@@ -301,7 +302,7 @@ def test_a_disk_that_is_full_is_waited_for_and_leaves_no_trace(
 ) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     with monkeypatch.context() as patch:
-        patch.setattr(zip_folder.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
         with pytest.raises(RetryLater, match="No space left"):
             folder.deliver(batch("Ann"))
     assert zips(tmp_path) == []
