@@ -1,0 +1,114 @@
+"""Runs a subject of a benchmark in a process of its own, and says what it cost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bus.failures import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What work cost.
+
+    seconds:     by the clock on the wall.
+    cpu_seconds: of all threads of the process, and of the processes that it waited for.
+    peak_mib:    the most memory that was resident at once, in MiB, the interpreter included.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+Work = Callable[..., Any]
+"""Prepares (imports, connections, data in memory) and returns what is measured: a function without
+arguments, whose answer comes back. It must be one that another process can import."""
+
+
+def alone(work: Work, *arguments: Any, cores: Sequence[int] = ()) -> tuple[Any, Cost]:
+    """Do this work in a new process; its answer and its cost.
+
+    cores: the cores on which it may run; none named: all (only Linux can tell a process).
+    """
+    answers, cost = together([(work, arguments, cores)])
+    return answers[0], cost
+
+
+def together(
+    works: Sequence[tuple[Work, Sequence[Any], Sequence[int]]],
+) -> tuple[list[Any], Cost]:
+    """Do several at the same time, a process each; their answers, and what all of them cost.
+
+    All prepare first; the clock runs from when all are ready until the last is done.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(len(works) + 1)
+    pipes, processes = [], []
+    for work, arguments, cores in works:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_child, args=(there, ready, work, tuple(arguments), tuple(cores)), daemon=False
+        )
+        process.start()
+        there.close()
+        pipes.append(here)
+        processes.append(process)
+    ready.wait(timeout=600)
+    began = time.perf_counter()
+    try:
+        found = [pipe.recv() for pipe in pipes]
+        seconds = time.perf_counter() - began
+    except EOFError:
+        raise Stop("a process of the benchmark ended before its work was done") from None
+    finally:
+        for process in processes:
+            process.join(60)
+    if wrong := [answer for answer, _, _ in found if isinstance(answer, BaseException)]:
+        raise wrong[0]
+    return (
+        [answer for answer, _, _ in found],
+        Cost(seconds, sum(cpu for _, cpu, _ in found), sum(peak for _, _, peak in found)),
+    )
+
+
+def _child(
+    pipe: Any, ready: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]
+) -> None:
+    if cores and sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
+    try:
+        measured = work(*arguments)
+    except BaseException as error:
+        ready.wait(timeout=600)
+        pipe.send((error, 0.0, 0.0))
+        raise
+    ready.wait(timeout=600)
+    before = _cpu()
+    try:
+        answer = measured()
+    except Exception as error:
+        answer = error
+    pipe.send((answer, _cpu() - before, _peak()))
+
+
+def _cpu() -> float:
+    own, waited = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
+
+
+def _peak() -> float:
+    """Of this process since its program began, in MiB."""
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:  # macOS counts in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
