@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
+from bus.blocks import FEWEST, Blocks
 from bus.failures import Never
 from bus.standard import KINDS, Record
 
@@ -66,6 +67,7 @@ class Decoder:
         self._writer_schema = writer_schema
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
+        self._blocks = Blocks(kind)
 
     def decode(self, value: bytes | None) -> Record:
         """One record; raises `Never` when the bytes are not one of this kind."""
@@ -95,15 +97,31 @@ class Decoder:
         self, values: Sequence[bytes | None]
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         """The records of all values that decode, in order, and (index, reason) of the others."""
+        if (block := self._block(values)) is not None:
+            return block, []
         decode = self.decode
         records = []
-        failures = []
+        failures: list[tuple[int, Never]] = []
         for index, value in enumerate(values):
             try:
                 records.append(decode(value))
             except Never as reason:
                 failures.append((index, reason))
         return records, failures
+
+    def _block(self, values: Sequence[bytes | None]) -> list[Record] | None:
+        """The records of values that are all written with our schema; None: one by one."""
+        if len(values) < FEWEST or values[0] is None:
+            return None
+        frame = values[0][:5]
+        bare = [value[5:] for value in values if value is not None and value[:5] == frame]
+        if len(bare) < len(values):
+            return None
+        try:
+            _, reader = self._known.get(frame) or self._resolve(frame)
+        except Never:
+            return None
+        return self._blocks.read(bare) if reader is None else None
 
     def _resolve(self, frame: bytes) -> tuple[Any, Any]:
         """Writer and reader schema for a frame; no reader where the two are the same (faster)."""

@@ -27,11 +27,11 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import siblings, topics
-from bus.codec import Decoder
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.event import attributes, header
-from bus.failures import BusError, Never, Stop
+from bus.failures import BusError, Stop
+from bus.intake import Intake
 from bus.metrics import Metrics
 from bus.ordering import Lot, Ordering
 from bus.product import Product
@@ -40,7 +40,7 @@ from bus.registry import schema_lookup
 from bus.retries import Retries
 from bus.scan import some
 from bus.settings import Settings, kafka_client
-from bus.standard import KINDS, Record
+from bus.standard import KINDS
 from bus.telemetry import span
 from bus.translation import translate
 
@@ -82,7 +82,7 @@ class Loop:
         self._retries = Retries(self._how, product.name, metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         self._writer_schema = schema_lookup(settings)
-        self._decoders = {kind: Decoder(kind, self._writer_schema) for kind in product.kinds}
+        self._intake = Intake(self._kinds, self._writer_schema)
         self._delivered = Delivered(settings, product.kinds)
         self._ordering = Ordering(self._delivered, self._how.hold_seconds)
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
@@ -101,9 +101,6 @@ class Loop:
         self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
         self._behind: set[Position] = set()  # not yet at the end that they had when assigned
         self._paused: set[Position] = set()
-        self._lots: dict[str, Lot] = {}  # taken, not yet sorted out
-        self._undecodable: list[tuple[Message, str]] = []
-        self._count = 0
         self._oldest = 0.0
         self._hold_all = False
         self._dirty = False
@@ -144,9 +141,9 @@ class Loop:
             )
             while not self._stopping.is_set():
                 self._turn()
-                if until_caught_up and self._joined and not (self._behind or self._count):
+                if until_caught_up and self._joined and not (self._behind or len(self._intake)):
                     self._settle()
-                    if not len(self._ordering) and not self._count and self._reached(goal):
+                    if not len(self._ordering) and not len(self._intake) and self._reached(goal):
                         break
             self._deliver()
             self._settle()
@@ -185,7 +182,7 @@ class Loop:
 
     def _turn(self) -> None:
         self._turned = time.monotonic()
-        room = max(1, min(POLL_RECORDS, self._product.batch_records - self._count))
+        room = max(1, min(POLL_RECORDS, self._product.batch_records - len(self._intake)))
         read = some(self._consumer, room, self._patience())
         if self._unannounced:
             # So that the group's lag counts what it has not begun to read, from the first moment.
@@ -193,18 +190,18 @@ class Loop:
             self._unannounced = {} if self._commit(untouched) else untouched
         self._take(read)
         self._gate()
-        full = self._count >= self._product.batch_records
+        full = len(self._intake) >= self._product.batch_records
         quiet = not self._behind and (not read or self._hurry)
-        due = self._count and (quiet or self._left() <= 0)
+        due = len(self._intake) and (quiet or self._left() <= 0)
         if full or due or (len(self._ordering) and not read):
             self._deliver()
-        elif not read and not (self._behind or self._count):
+        elif not read and not (self._behind or len(self._intake)):
             self._dirty |= time.monotonic() - self._settled > IDLE_SECONDS
             self._settle()
 
     def _patience(self) -> float:
         """How long the next poll may wait for a message, in seconds."""
-        if not self._count:
+        if not len(self._intake):
             return 0.2 if len(self._ordering) or self._dirty or self._behind else 1.0
         return max(0.0, min(QUIET_SECONDS, self._left()))
 
@@ -213,36 +210,16 @@ class Loop:
         return self._oldest + self._product.batch_seconds - time.monotonic()
 
     def _take(self, messages: Iterable[Message]) -> None:
-        """Decode what was read, by kind."""
-        by_topic: dict[str, list[Message]] = {}
+        """Keep what was read."""
+        records = []
         for message in messages:
-            if message.error():
+            if message.error() is None:
+                records.append(message)
+            else:
                 self._event(message)
-            else:
-                by_topic.setdefault(message.topic() or "", []).append(message)
-        for topic, read in by_topic.items():
-            kind = self._kinds[topic]
-            decoded, failures = self._decode(kind, read)
-            if failures:
-                bad = {index for index, _ in failures}
-                self._undecodable += [(read[i], str(reason)) for i, reason in failures]
-                good = [message for i, message in enumerate(read) if i not in bad]
-            else:
-                good = read
-            lot = self._lots.setdefault(kind, Lot())
-            lot.records += decoded
-            lot.messages += good
-            for message in read:
-                self._next[Position(topic, message.partition())] = message.offset() + 1  # type: ignore[arg-type, operator]
-            if not self._count:
-                self._oldest = time.monotonic()
-            self._count += len(read)
-
-    def _decode(
-        self, kind: str, read: list[Message]
-    ) -> tuple[list[Record], list[tuple[int, Never]]]:
-        values = [message.value() for message in read]
-        return self._retries.persist(lambda: self._decoders[kind].decode_all(values))
+        if records and not len(self._intake):
+            self._oldest = time.monotonic()
+        self._next |= self._intake.add(records)
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -294,7 +271,7 @@ class Loop:
         """Go back to what is delivered, after a batch was given up that is partly another's now."""
         log.info("a batch is read again: some of its partitions are another copy's now")
         ours = list(self._next)
-        self._lots, self._undecodable, self._count = {}, [], 0
+        self._intake.take()
         self._ordering.drop(set(ours))
         self._refresh(self._locate(ours))
         for place in ours:
@@ -314,12 +291,7 @@ class Loop:
         self._behind -= gone
         self._paused -= gone
         self._ordering.drop(gone)
-        for lot in self._lots.values():
-            keep = [i for i, m in enumerate(lot.messages) if _position(m) not in gone]
-            lot.records = [lot.records[i] for i in keep]
-            lot.messages = [lot.messages[i] for i in keep]
-        self._undecodable = [(m, r) for m, r in self._undecodable if _position(m) not in gone]
-        self._count = sum(len(lot.records) for lot in self._lots.values()) + len(self._undecodable)
+        self._intake.drop(gone)
         self._metrics.assigned.labels(self._product.name).set(len(self._next))
 
     def _gate(self) -> None:
@@ -372,17 +344,20 @@ class Loop:
 
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was taken."""
+        self._in_hand, self._stale = set(self._next), False
         try:
             self._deliver_batch()
         except _Stale:
             self._rewind()
+        finally:
+            self._in_hand = set()
 
     def _deliver_batch(self) -> None:
         if len(self._ordering) and time.monotonic() - self._last_refresh > 1.0:
             self._refresh()
-        ready, given_up = self._ordering.take(self._lots, time.monotonic())
-        undecodable = self._undecodable
-        self._lots, self._undecodable, self._count = {}, [], 0
+        taken = self._intake.take()
+        lots, undecodable = self._retries.persist(lambda: self._intake.decoded(taken))
+        ready, given_up = self._ordering.take(lots, time.monotonic())
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
         outlived = self._retries.persist(lambda: self._outlived(ready))
@@ -412,11 +387,7 @@ class Loop:
         name = self._product.name
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
             began = time.monotonic()
-            self._in_hand, self._stale = set(batch.offsets), False
-            try:
-                refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
-            finally:
-                self._in_hand = set()
+            refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
         self._dirty = True
         self._metrics.delivery.labels(name).observe(time.monotonic() - began)
         self._metrics.batch.labels(name).observe(len(batch))
@@ -529,10 +500,6 @@ def _told(product: str, error: KafkaException) -> str:
             "on the topics and on the group under topic_prefix. Nothing is lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"
-
-
-def _position(message: Message) -> Position:
-    return Position(message.topic() or "", message.partition() or 0)
 
 
 def group_settings(settings: Settings, product: str) -> dict[str, Any]:

@@ -77,6 +77,9 @@ class Ordering:
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
     def _sift(self, kind: str, lot: Lot, clock: float) -> Lot:
+        if not self._queues and self._delivered.complete(kind, lot.records):
+            self._delivered.add_all(kind, lot.records)
+            return lot
         owner, level = KINDS[kind].owner, KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds

@@ -51,53 +51,59 @@ def together(
     All prepare first; the clock runs from when all are ready until the last is done.
     """
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(len(works) + 1)
     pipes, processes = [], []
-    for work, arguments, cores in works:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_child, args=(there, ready, work, tuple(arguments), tuple(cores)), daemon=False
-        )
-        process.start()
-        there.close()
-        pipes.append(here)
-        processes.append(process)
-    ready.wait(timeout=600)
-    began = time.perf_counter()
     try:
-        found = [pipe.recv() for pipe in pipes]
+        for work, arguments, cores in works:
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_child, args=(there, work, tuple(arguments), tuple(cores))
+            )
+            process.start()
+            there.close()
+            pipes.append(here)
+            processes.append(process)
+        for pipe in pipes:
+            _answer(pipe)
+        began = time.perf_counter()
+        for pipe in pipes:
+            pipe.send("go")
+        found = [_answer(pipe) for pipe in pipes]
         seconds = time.perf_counter() - began
-    except EOFError:
-        raise Stop("a process of the benchmark ended before its work was done") from None
     finally:
+        for pipe in pipes:
+            pipe.close()
         for process in processes:
             process.join(60)
-    if wrong := [answer for answer, _, _ in found if isinstance(answer, BaseException)]:
-        raise wrong[0]
-    return (
-        [answer for answer, _, _ in found],
-        Cost(seconds, sum(cpu for _, cpu, _ in found), sum(peak for _, _, peak in found)),
-    )
+    cost = Cost(seconds, sum(cpu for _, cpu, _ in found), sum(peak for _, _, peak in found))
+    return [answer for answer, _, _ in found], cost
+
+
+def _answer(pipe: Any) -> Any:
+    """What a child says next; raises what it raised."""
+    try:
+        said = pipe.recv()
+    except EOFError:
+        raise Stop("a process of the benchmark ended before its work was done") from None
+    if isinstance(said, BaseException):
+        raise said
+    return said
 
 
 def _child(
-    pipe: Any, ready: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]
+    pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]
 ) -> None:
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     try:
         measured = work(*arguments)
-    except BaseException as error:
-        ready.wait(timeout=600)
-        pipe.send((error, 0.0, 0.0))
-        raise
-    ready.wait(timeout=600)
-    before = _cpu()
-    try:
+        pipe.send("ready")
+        pipe.recv()
+        before = _cpu()
         answer = measured()
+        pipe.send((answer, _cpu() - before, _peak()))
     except Exception as error:
-        answer = error
-    pipe.send((answer, _cpu() - before, _peak()))
+        pipe.send(Stop(f"{type(error).__name__}: {error}"))
+        raise
 
 
 def _cpu() -> float:

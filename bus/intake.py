@@ -1,0 +1,81 @@
+"""What a consumer has read and not yet delivered: messages as they came, decoded in whole lots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+from bus.codec import Decoder
+from bus.delivery import Position
+from bus.ordering import Lot
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+Taken = dict[str, list["Message"]]
+"""Messages by kind, each kind's in the order in which they were read."""
+
+
+class Intake:
+    """See the module's docstring. Not for several threads.
+
+    kinds:         for each topic the kind of its records.
+    writer_schema: see `bus.codec.Decoder`.
+    """
+
+    def __init__(
+        self, kinds: Mapping[str, str], writer_schema: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self._kinds = kinds
+        self._decoders = {kind: Decoder(kind, writer_schema) for kind in kinds.values()}
+        self._taken: Taken = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return self._number
+
+    def add(self, messages: Sequence[Message]) -> dict[Position, int]:
+        """Keep these, none of which is an error; for each partition the offset after its last."""
+        ends: dict[Position, int] = {}
+        by_topic: dict[str | None, list[Message]] = {}
+        for message in messages:
+            by_topic.setdefault(message.topic(), []).append(message)
+        for topic, read in by_topic.items():
+            self._taken.setdefault(self._kinds[topic or ""], []).extend(read)
+            for partition, offset in {m.partition(): m.offset() for m in read}.items():
+                ends[Position(topic or "", partition or 0)] = (offset or 0) + 1
+        self._number += len(messages)
+        return ends
+
+    def take(self) -> Taken:
+        """All that is kept, which is kept no longer."""
+        taken, self._taken, self._number = self._taken, {}, 0
+        return taken
+
+    def drop(self, partitions: Set[Position]) -> None:
+        """Forget what came of these partitions."""
+        for kind, messages in self._taken.items():
+            self._taken[kind] = [m for m in messages if position(m) not in partitions]
+        self._number = sum(map(len, self._taken.values()))
+
+    def decoded(self, taken: Taken) -> tuple[dict[str, Lot], list[tuple[Message, str]]]:
+        """The records of what was taken, by kind, and (message, reason) for what does not decode.
+
+        Raises `RetryLater` when the registry is asked and does not answer.
+        """
+        lots: dict[str, Lot] = {}
+        undecodable: list[tuple[Message, str]] = []
+        for kind, messages in taken.items():
+            values = [message.value() for message in messages]
+            records, failures = self._decoders[kind].decode_all(values)
+            if failures:
+                bad = {index for index, _ in failures}
+                undecodable += [(messages[index], str(reason)) for index, reason in failures]
+                messages = [m for index, m in enumerate(messages) if index not in bad]
+            lots[kind] = Lot(records, messages)
+        return lots, undecodable
+
+
+def position(message: Message) -> Position:
+    """The partition in which a message lies."""
+    return Position(message.topic() or "", message.partition() or 0)
