@@ -403,8 +403,8 @@ class Loop:
         if self._dirty:
             offsets = self._offsets()
             self._retries.persist(self._delivery.settle)
-            self._commit(offsets)
-            self._dirty = False
+            # Once more when it did not go: other copies wait for these offsets, and lag shows them.
+            self._dirty = not self._commit(offsets)
             self._settled = time.monotonic()
 
     def _outlived(self, ready: dict[str, Lot]) -> dict[str, set[int]]:

@@ -34,9 +34,14 @@ def products() -> list[str]:
 
 def product(name: str) -> Product:
     """A product by name; raises `Stop` when no installed package brings it."""
+    found: Product = entry(name).load()
+    return found
+
+
+def entry(name: str) -> EntryPoint:
+    """Where a product is found; raises `Stop` when no installed package brings it."""
     for point in entry_points(group=PRODUCTS, name=name):
-        found: Product = point.load()
-        return found
+        return point
     raise Stop(f"there is no product {name}; installed are: {', '.join(products())}")
 
 

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka import KafkaError as Error
+from confluent_kafka.admin import AdminClient
 from fastavro import parse_schema, schemaless_reader
+from platformdirs import user_cache_path
 
-from bus import plugins, topics
-from bus.bench.figures import Comparison, Figure
-from bus.bench.measured import alone
+from bus import local, plugins, topics
+from bus.bench import quixstreams
+from bus.bench.copies import Copies
+from bus.bench.figures import Comparison, Figure, middle
+from bus.bench.measured import Work, alone
+from bus.demo.stage import Stage
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
 POLL = 10_000
+SHARED_OUT = 5.0
+"""Seconds until a group has shared out its partitions among copies that came one after another."""
 
 
 def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
@@ -86,11 +95,104 @@ def bare_loop(settings: Settings, out: str) -> Callable[[], int]:
     return run
 
 
-def run(settings: Settings, rounds: int = 1) -> Comparison:
-    """Both on what the topics hold."""
-    found = Comparison("events to Canvas's CSV", "0.8 of the bare loop")
-    for subject, work in (("schoolbus", bus_loop), ("bare loop", bare_loop)):
-        with tempfile.TemporaryDirectory(dir=settings.home) as folder:
-            number, cost = alone(work, settings, folder)
-        found.figures.append(Figure(subject, number, cost))
+def measure(
+    folder: Path,
+    *,
+    students: int,
+    partitions: Sequence[int],
+    processes: Sequence[int],
+    rounds: int,
+    peer: bool,
+    progress: Callable[[str], None],
+) -> list[Comparison]:
+    """Beside its peers, then by partitions and processes; a bus of its own in `folder`, made anew.
+
+    rounds: each subject works so often, taking turns; its middle round counts.
+    peer:   whether quixstreams is measured too, which fetches it when it is not there.
+    """
+    with Stage(folder) as stage:
+        stage.bus_down_at_the_end()
+        local.up(stage.folder)
+        registry = local.endpoints(stage.folder).registry
+        stage.run("schemas", "apply")
+        extract = str(stage.folder / "extracts" / "bench")
+        progress(f"writing the extract of {students:,} students")
+        stage.run("sample", extract, "--students", str(students), patience=3600)
+        found = []
+        for at, number in enumerate(partitions):
+            progress(f"{number} partitions: publishing, then measuring how it scales")
+            prefix = f"bench{number}"
+            stage.set(BUS_TOPIC_PREFIX=prefix, BUS_KAFKA__PARTITIONS=str(number))
+            stage.run("schemas", "apply")
+            kafka = stage.settings.kafka.model_copy(update={"partitions": number})
+            settings = stage.settings.model_copy(update={"topic_prefix": prefix, "kafka": kafka})
+            found += _scaling(stage, settings, extract, processes, cores=at == 0)
+            if at == 0:
+                progress("measuring beside peers")
+                found.insert(0, _peers(settings, registry, rounds, peer))
     return found
+
+
+def _peers(settings: Settings, registry: str, rounds: int, peer: bool) -> Comparison:
+    found = Comparison("events to Canvas's CSV", "0.8 times the bare loop, 2 times quixstreams")
+    turns: dict[str, list[Figure]] = {}
+    for _ in range(rounds):
+        figures = [_run(settings, "schoolbus", bus_loop), _run(settings, "bare loop", bare_loop)]
+        if peer:
+            with tempfile.TemporaryDirectory(dir=settings.home) as out:
+                program = quixstreams.python(user_cache_path("schoolbus") / "peers")
+                figures.append(quixstreams.run(settings, program, registry, Path(out)))
+        for figure in figures:
+            turns.setdefault(figure.subject, []).append(figure)
+    found.figures = [middle(each) for each in turns.values()]
+    return found
+
+
+def _scaling(
+    stage: Stage, settings: Settings, extract: str, processes: Sequence[int], *, cores: bool
+) -> list[Comparison]:
+    """How the work scales; publishes what is worked on.
+
+    cores: also two copies, each kept to a core of its own, beside one that is kept to one core.
+    """
+    number = settings.kafka.partitions
+    by_processes = Comparison(f"events to Canvas's CSV, {number} partitions, by processes")
+    by_cores = Comparison("events to Canvas's CSV, on both cores", "1.7 times one core")
+    wanted: list[tuple[Comparison, str, list[tuple[int, ...]]]] = [
+        (by_processes, f"{copies} processes", [()] * copies) for copies in processes
+    ]
+    if cores:
+        wanted += [(by_cores, "2 on 2 cores", [(0,), (1,)]), (by_cores, "1 on 1 core", [(0,)])]
+        by_cores.notes.append("Kafka runs on the same cores, and takes its share of both")
+    with ExitStack() as ends:
+        groups = [
+            (found, ends.enter_context(Copies(settings, name, each)))
+            for found, name, each in wanted
+        ]
+        time.sleep(SHARED_OUT)
+        for _, copies in groups:
+            copies.pause()
+        said = stage.run("produce", "oneroster-csv", extract, patience=3600)["records"]
+        records = sum(said[kind]["created"] for kind in plugins.product("canvas").kinds)
+        for found, copies in groups:
+            found.figures.append(copies.work(records))
+    return [by_cores, by_processes] if cores else [by_processes]
+
+
+def _run(settings: Settings, subject: str, work: Work) -> Figure:
+    """One subject's work, from joining its group to its end."""
+    forget(settings, f"{settings.topic_prefix}.canvas", f"{settings.topic_prefix}.bare")
+    with tempfile.TemporaryDirectory(dir=settings.home) as folder:
+        number, cost = alone(work, settings, folder)
+    return Figure(subject, number, cost)
+
+
+def forget(settings: Settings, *groups: str) -> None:
+    """Take away the offsets of these groups, so that all is read again."""
+    admin = AdminClient(kafka_client(settings))
+    for future in admin.delete_consumer_groups(list(groups)).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != Error.GROUP_ID_NOT_FOUND:
+                raise

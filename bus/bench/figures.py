@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bus.bench.measured import Cost
 
@@ -23,6 +24,11 @@ class Figure:
     def rate(self) -> float:
         """Records a second, by the clock on the wall."""
         return self.records / self.cost.seconds
+
+
+def middle(figures: Sequence[Figure]) -> Figure:
+    """Of several rounds the one with the middle rate: machines are busy now and then."""
+    return sorted(figures, key=lambda figure: figure.rate)[len(figures) // 2]
 
 
 @dataclass(slots=True)
@@ -65,7 +71,7 @@ class Comparison:
 
     def show(self, console: Console) -> None:
         """A table: a line for each subject; `ratio` is the bus's rate over the subject's."""
-        table = Table(self.job, title=self.target and f"to reach: {self.target}", box=None)
+        table = Table(Column(self.job, no_wrap=True), title=self.target and f"to reach: {self.target}", box=None)
         table.title_justify = "left"
         for name in ("records", "s", "records/s", "ratio", "CPU s", "peak MiB"):
             table.add_column(name, justify="right")

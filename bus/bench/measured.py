@@ -89,9 +89,7 @@ def _answer(pipe: Any) -> Any:
     return said
 
 
-def _child(
-    pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]
-) -> None:
+def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]) -> None:
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     try:

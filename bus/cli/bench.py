@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from bus.cli.output import Json, emit, failures
+from bus.cli.output import Json, emit, failures, stderr
+
+if TYPE_CHECKING:
+    from bus.bench.figures import Comparison
 
 app = typer.Typer(help="Measure how fast it is, on this machine.", no_args_is_help=True)
 
@@ -17,6 +20,37 @@ app = typer.Typer(help="Measure how fast it is, on this machine.", no_args_is_he
 @app.callback()
 def _bench() -> None:
     """Measure how fast it is, on this machine."""
+
+
+@app.command()
+def consume(
+    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
+    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
+    processes: Annotated[list[int] | None, typer.Option(help="Copies; repeatable.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each works; the middle counts.")
+    ] = 3,
+    quixstreams: Annotated[bool, typer.Option(help="Measure that peer too.")] = True,
+    json: Json = False,
+) -> None:
+    """From events to Canvas's CSV, beside a bare loop and the same job in quixstreams.
+
+    On a bus of its own in the folder `bench` of BUS_HOME.
+    """
+    with failures(json):
+        from bus.bench.consume import measure
+        from bus.settings import load
+
+        found = measure(
+            load().home / "bench",
+            students=students,
+            partitions=partitions or [4, 8],
+            processes=processes or [1, 2, 4],
+            rounds=rounds,
+            peer=quixstreams,
+            progress=lambda step: stderr.print(f"{step} …", markup=False),
+        )
+        _emit(json, found)
 
 
 @app.command()
@@ -50,3 +84,18 @@ def freshness(
             console.print(named)
 
         emit(json, {"machine": named, **asdict(found)}, show)
+
+
+def _emit(json: bool, found: list[Comparison]) -> None:
+    """Comparisons with the machine named."""
+    from bus.bench.machine import machine
+
+    named = machine()
+
+    def show(console: Console) -> None:
+        for comparison in found:
+            comparison.show(console)
+            console.print()
+        console.print(named)
+
+    emit(json, {"machine": named, "comparisons": [each.as_json() for each in found]}, show)

@@ -75,15 +75,20 @@ class Stage:
         """Settings of the commands that are run from now on, as environment variables."""
         self._env |= variables
 
-    def run(self, *arguments: str, fails: bool = False) -> dict[str, Any]:
-        """Run `bus …` to its end; what it printed. Raises `Stop` when it ends as it should not."""
+    def run(
+        self, *arguments: str, fails: bool = False, patience: float = PATIENCE
+    ) -> dict[str, Any]:
+        """Run `bus …` to its end; what it printed. Raises `Stop` when it ends as it should not.
+
+        patience: how many seconds it may take.
+        """
         done = subprocess.run(
             self._command(*arguments),
             cwd=self.folder,
             env=self._env,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=patience,
             check=False,
         )
         if bool(done.returncode) != fails:

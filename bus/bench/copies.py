@@ -1,0 +1,153 @@
+"""Several copies of one consumer at work, from the first record on with the group as it shall be.
+
+A group takes seconds to share out its partitions, which says nothing of how fast it works. So the
+copies join while there is nothing to read, are stopped (SIGSTOP), and go on when all is published.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from bus import plugins
+from bus.bench.figures import Figure
+from bus.bench.measured import Cost
+from bus.failures import Stop
+from bus.settings import Settings
+
+PATIENCE = 300.0
+PATIENT = {
+    "session.timeout.ms": 900_000,
+    "max.poll.interval.ms": 900_000,
+    "heartbeat.interval.ms": 3_000,
+}
+"""A copy that is stopped stays a member of its group for so long."""
+
+
+class Copies:
+    """One copy of Canvas's consumer for each entry of `cores`, in a group of their own, stopped.
+
+    name:  of the group, and of the figure.
+    cores: for each copy the cores on which it may run; none: all.
+    """
+
+    def __init__(self, settings: Settings, name: str, cores: Sequence[Sequence[int]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._name = name
+        self._folder = tempfile.TemporaryDirectory(dir=settings.home)
+        self._numbers = [context.Value("Q", 0) for _ in cores]
+        self._members = [context.Event() for _ in cores]
+        group = f"canvas-{name.replace(' ', '-')}"
+        patient = settings.kafka.model_copy(update={"client": settings.kafka.client | PATIENT})
+        theirs = settings.model_copy(update={"kafka": patient})
+        self._processes = [
+            context.Process(
+                target=_copy, args=(theirs, group, self._folder.name, tuple(each), number, member)
+            )
+            for each, number, member in zip(cores, self._numbers, self._members, strict=True)
+        ]
+
+    def __enter__(self) -> Copies:
+        for process in self._processes:
+            process.start()
+        for process, member in zip(self._processes, self._members, strict=True):
+            until = time.monotonic() + PATIENCE
+            while not member.wait(0.2):
+                if not process.is_alive() or time.monotonic() > until:
+                    raise Stop("a copy of the consumer ended before it had joined its group")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self._processes:
+            self._signal(process.pid, signal.SIGCONT)
+            process.terminate()
+        for process in self._processes:
+            process.join(60)
+            if process.is_alive():
+                process.kill()
+        self._folder.cleanup()
+
+    def pause(self) -> None:
+        """Stop them until `work`."""
+        for process in self._processes:
+            self._signal(process.pid, signal.SIGSTOP)
+
+    def work(self, records: int) -> Figure:
+        """Let them go on until they have told so many records; what that cost."""
+        watched = [psutil.Process(process.pid) for process in self._processes]
+        before = sum(_cpu(each) for each in watched)
+        began = time.perf_counter()
+        for process in self._processes:
+            self._signal(process.pid, signal.SIGCONT)
+        while sum(number.value for number in self._numbers) < records:
+            late = time.perf_counter() - began > PATIENCE
+            if late or not all(process.is_alive() for process in self._processes):
+                raise Stop(f"{self._name}: a copy did not come to its end")
+            time.sleep(0.02)
+        seconds = time.perf_counter() - began
+        cost = Cost(seconds, sum(_cpu(p) for p in watched) - before, sum(map(_peak, watched)))
+        return Figure(self._name, records, cost)
+
+    @staticmethod
+    def _signal(pid: int | None, number: signal.Signals) -> None:
+        try:
+            os.kill(pid or 0, number)
+        except ProcessLookupError:
+            return
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _peak(process: psutil.Process) -> float:
+    """In MiB; where the system does not tell, what is resident now."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text("ascii")
+    except OSError:
+        return float(process.memory_info().rss) / 2**20
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _copy(
+    settings: Settings, name: str, out: str, cores: tuple[int, ...], number: Any, member: Any
+) -> None:
+    """`bus consume canvas --out OUT`, as a product of this name, in this process."""
+    from bus.loop import Loop
+    from bus.metrics import Metrics
+
+    if cores and sys.platform == "linux":
+        os.sched_setaffinity(0, cores)
+    product = replace(plugins.product("canvas"), name=name)
+    delivery = product.open(plugins.product_settings(product, settings, out=Path(out)))
+    loop = Loop(settings, product, delivery, Metrics())
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+
+    def watch() -> None:
+        while True:
+            number.value = sum(loop.outcome.delivered.values())
+            if not loop.ready():
+                member.set()
+            time.sleep(0.02)
+
+    threading.Thread(target=watch, daemon=True).start()
+    loop.run()
+    delivery.close()

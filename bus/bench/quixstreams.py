@@ -1,0 +1,70 @@
+"""quixstreams as a peer: an environment of its own, made once, and a run in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import bus
+from bus import plugins, topics
+from bus.bench.figures import Figure
+from bus.bench.measured import Cost
+from bus.failures import Stop
+from bus.settings import Settings, kafka_client
+
+VERSION = "3.28.1"
+PACKAGES = (
+    f"quixstreams[avro]=={VERSION}",
+    # what the translations import
+    *("pydantic", "pydantic-settings", "structlog", "filelock", "tenacity", "httpx2"),
+)
+
+
+def python(folder: Path) -> Path:
+    """The Python of the environment, which is made when it is not there; that fetches packages."""
+    home = folder / f"quixstreams-{VERSION}"
+    program = home / "bin" / "python"
+    if not (home / "ready").exists():
+        venv.create(home, clear=True, with_pip=True)
+        done = subprocess.run(
+            [program, "-m", "pip", "install", "--quiet", *PACKAGES],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Stop(f"quixstreams could not be installed beside the bus:\n{done.stderr[-500:]}")
+        (home / "ready").touch()
+    return program
+
+
+def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figure:
+    """The peer's work on what the topics hold, on plain text connections."""
+    about = {
+        "bootstrap": kafka_client(settings)["bootstrap.servers"],
+        "registry": registry_url,
+        "group": f"{settings.topic_prefix}.quixstreams-{os.getpid()}",
+        "product": plugins.entry("canvas").value,
+        "topics": {k: topics.topic(settings, k) for k in plugins.product("canvas").kinds},
+        "out": str(out),
+    }
+    # "" would be the current folder, in which anything may lie
+    env = os.environ | {"PYTHONPATH": str(Path(bus.__file__).parents[1])}
+    done = subprocess.run(
+        [program, Path(__file__).parent / "peers" / "quixstreams_canvas.py", json.dumps(about)],
+        cwd=out,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Stop("the peer in quixstreams failed; what it said is above")
+    said = json.loads(done.stdout.splitlines()[-1])
+    cost = Cost(said["seconds"], said["cpuSeconds"], said["peakMiB"])
+    return Figure(f"quixstreams {VERSION}", said["records"], cost)
