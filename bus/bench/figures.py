@@ -71,7 +71,11 @@ class Comparison:
 
     def show(self, console: Console) -> None:
         """A table: a line for each subject; `ratio` is the bus's rate over the subject's."""
-        table = Table(Column(self.job, no_wrap=True), title=self.target and f"to reach: {self.target}", box=None)
+        table = Table(
+            Column(self.job, no_wrap=True),
+            title=self.target and f"to reach: {self.target}",
+            box=None,
+        )
         table.title_justify = "left"
         for name in ("records", "s", "records/s", "ratio", "CPU s", "peak MiB"):
             table.add_column(name, justify="right")
