@@ -12,9 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bus.standard import KINDS, Record
+
+if TYPE_CHECKING:
+    import pyarrow
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_DAY = date(1970, 1, 1)
@@ -23,7 +26,7 @@ FEWEST = 50
 
 
 class Blocks:
-    """Reads values of one kind, all written with our schema of it. Not for several threads."""
+    """Reads and writes values of one kind with our schema of it. Not for several threads."""
 
     def __init__(self, kind: str) -> None:
         self._schema = json.dumps(KINDS[kind].schema)
@@ -45,6 +48,29 @@ class Blocks:
             return self._records([_values(column) for column in found])
         except Exception:  # of many types; what is wrong is told by whoever reads one by one
             return None
+
+    def write(self, batch: pyarrow.RecordBatch) -> list[bytes] | None:
+        """The value (Avro, without a frame) of each row of a batch with the kind's own columns.
+
+        Strings, booleans and lists as Arrow has them; days are `date32`, moments `timestamp[ms]` in
+        UTC, enumerations strings. None: at least one row is not of the schema.
+        """
+        from pyruhvro import deserialize_array, serialize_record_batch
+
+        try:
+            (values,) = serialize_record_batch(batch, self._schema, 1)
+            written: list[bytes] = values.to_pylist()
+            again = deserialize_array(written, self._schema)
+            return written if again.columns == batch.columns else None
+        except Exception:  # of many types; whoever writes row by row tells what is wrong
+            return None
+
+
+def rows(batch: pyarrow.RecordBatch) -> list[Record]:
+    """The rows of a batch, as fastavro takes them."""
+    names = batch.schema.names
+    columns = [_values(column) for column in batch]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _values(column: Any) -> list[Any]:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
-from bus.blocks import FEWEST, Blocks
+from bus.blocks import FEWEST, Blocks, rows
 from bus.failures import Never
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+    import pyarrow
 
 FRAME = struct.Struct(">bI")
 MAGIC = 0
@@ -34,6 +36,7 @@ class Encoder:
     def __init__(self, kind: str, schema_id: int) -> None:
         self._schema = parse_schema(KINDS[kind].schema)
         self._frame = FRAME.pack(MAGIC, schema_id)
+        self._blocks = Blocks(kind)
 
     def encode(self, record: Any) -> bytes:
         """The bytes of one record. Raises what fastavro raises when it is not of the schema."""
@@ -42,16 +45,15 @@ class Encoder:
         schemaless_writer(out, self._schema, record)
         return out.getvalue()
 
-    def encode_all(self, records: Iterable[Any]) -> list[bytes]:
-        """The bytes of each record, in order."""
-        schema, frame, write, buffer = self._schema, self._frame, schemaless_writer, BytesIO
-        values = []
-        for record in records:
-            out = buffer()
-            out.write(frame)
-            write(out, schema, record)
-            values.append(out.getvalue())
-        return values
+    def encode_all(self, batch: pyarrow.RecordBatch) -> list[bytes]:
+        """The bytes of each row of a batch, in order; its columns as `bus.blocks` has them.
+
+        Raises what fastavro raises when a row is not of the schema.
+        """
+        frame = self._frame
+        if (values := self._blocks.write(batch)) is not None:
+            return [frame + value for value in values]
+        return [self.encode(row) for row in rows(batch)]
 
 
 class Decoder:

@@ -48,23 +48,14 @@ def definition(kind: str) -> str:
     return ", ".join(f"{quoted(name)} {type_}" for name, type_ in columns(kind).items())
 
 
-def encodable(kind: str, table: str, **instead: str) -> str:
-    """A select list that gives the encoder's own values: dates and times as Avro's numbers.
-
-    Numbers instead of date objects, because making the objects for fastavro to take apart again
-    would cost more than encoding the record. `instead` replaces a field by an SQL expression.
-    """
-    parts = []
-    for name, type_ in columns(kind).items():
-        column = f"{table}.{quoted(name)}"
-        if name in instead:
-            column = instead[name]
-        elif type_ == "DATE":
-            column = f"({column} - DATE '1970-01-01')"
-        elif type_ == "TIMESTAMP":
-            column = f"epoch_ms({column})"
-        parts.append(f"{column} AS {quoted(name)}")
-    return ", ".join(parts)
+def encodable(kind: str, table: str) -> str:
+    """A select list of the kind's fields as `bus.blocks` takes them: moments in milliseconds."""
+    return ", ".join(
+        f"{table}.{quoted(name)}::{type_}_MS AS {quoted(name)}"
+        if type_ == "TIMESTAMP"
+        else f"{table}.{quoted(name)}"
+        for name, type_ in columns(kind).items()
+    )
 
 
 def fingerprint(kind: str, table: str) -> str:

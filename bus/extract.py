@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import duckdb
 from filelock import FileLock, Timeout
 
 from bus import baseline, diff, quarantine, registry, sources, topics
-from bus.columns import columns, encodable, quoted
+from bus.columns import encodable, quoted
 from bus.conversions import text_literal
 from bus.event import Change, now
 from bus.failures import RetryLater, Stop
@@ -34,11 +34,17 @@ from bus.standard import KINDS
 from bus.telemetry import span
 from bus.validate import validate, without_id
 
+if TYPE_CHECKING:
+    import pyarrow
+
 Read = Callable[[Staging], None]
 Progress = Callable[[str], None]
 
 SOURCE_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*"
 LONGEST_NAME = 100
+
+BATCH = 10_000
+"""How many records are encoded at once."""
 
 MEMORY = "1GB"
 """What DuckDB may use before it spills to disk."""
@@ -319,24 +325,19 @@ class _Run:
     def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:
         return quarantine.publish_new(self.con, publisher, self.settings, self.source, faults, time)
 
-    def _records(self, kind: str, where: str) -> Iterator[list[dict[str, Any]]]:
+    def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""
-        fields = tuple(columns(kind))
-        cursor = self.con.cursor()
-        cursor.execute(
-            f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c "
-            f"WHERE {where} ORDER BY _line"
-        )
-        while rows := cursor.fetchmany(10_000):
-            yield [dict(zip(fields, row, strict=True)) for row in rows]
+        yield from self.con.cursor().sql(
+            f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}"
+        ).to_arrow_reader(BATCH)
 
 
 def _upto(
-    pending: Iterator[tuple[str, Change, list[dict[str, Any]]]], most: int
-) -> Iterator[tuple[str, Change, list[dict[str, Any]]]]:
+    pending: Iterator[tuple[str, Change, pyarrow.RecordBatch]], most: int
+) -> Iterator[tuple[str, Change, pyarrow.RecordBatch]]:
     number = 0
     for item in pending:
-        number += len(item[2])
+        number += item[2].num_rows
         yield item
         if number >= most:
             return

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -23,6 +23,9 @@ from bus.event import Change, Headers, envelope
 from bus.failures import BusError, RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SECONDS = 60.0
 """How long Kafka may take for one step of a transaction."""
@@ -79,25 +82,21 @@ class Publisher:
                 logging.getLogger(__name__).debug("the transaction is left for the next start")
             raise
 
-    def publish(self, kind: str, change: Change, records: Iterable[dict[str, Any]]) -> int:
-        """Publish records of one kind within a transaction; how many they were."""
-        headers = envelope(
+    def publish(self, kind: str, change: Change, batch: pyarrow.RecordBatch) -> None:
+        """Publish records of one kind within a transaction; `batch` as `bus.blocks` has it."""
+        shared = envelope(
             kind, change, source=self._source, time=self._time, traceparent=self._traceparent
         )
-        encode = self._encoders[kind].encode
-        owner = KINDS[kind].owner
         name = topics.topic(self._settings, kind)
-        number = 0
-        for record in records:
-            number += 1
-            self._send(
-                name,
-                encode(record),
-                record["sourcedId"],
-                topics.partition_for(record[owner], self._partitions),
-                [*headers, ("ce_id", f"{self._run}-{next(self._number)}".encode())],
-            )
-        return number
+        ids = batch.column("sourcedId").to_pylist()
+        owners = batch.column(KINDS[kind].owner).to_pylist()
+        places = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
+        send, run, numbers = self._send, self._run, self._number
+        for value, id_, owner in zip(
+            self._encoders[kind].encode_all(batch), ids, owners, strict=True
+        ):
+            event = f"{run}-{next(numbers)}".encode()
+            send(name, value, id_, places[owner], [*shared, ("ce_id", event)])
 
     def raw(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         """Publish bytes as they are within a transaction."""
@@ -164,6 +163,3 @@ def _failure(doing: str, error: KafkaException) -> BusError:
         return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
     return RetryLater(f"could not {doing}: Kafka says {name}; try again when it is up")
 
-
-Records = Iterable[dict[str, Any]]
-Publish = Callable[[str, Change, Records], int]
