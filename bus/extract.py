@@ -327,9 +327,11 @@ class _Run:
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""
-        yield from self.con.cursor().sql(
-            f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}"
-        ).to_arrow_reader(BATCH)
+        yield from (
+            self.con.cursor()
+            .sql(f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}")
+            .to_arrow_reader(BATCH)
+        )
 
 
 def _upto(

@@ -162,4 +162,3 @@ def _failure(doing: str, error: KafkaException) -> BusError:
     if kafka.fatal():
         return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
     return RetryLater(f"could not {doing}: Kafka says {name}; try again when it is up")
-

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure how fast it is, on this machine.", no_args_is_help=True)
 
 
+Rounds = Annotated[int, typer.Option(min=1, help="How often each works; the middle counts.")]
+
+
 @app.callback()
 def _bench() -> None:
     """Measure how fast it is, on this machine."""
@@ -48,6 +51,56 @@ def consume(
             processes=processes or [1, 2, 4],
             rounds=rounds,
             peer=quixstreams,
+            progress=lambda step: stderr.print(f"{step} …", markup=False),
+        )
+        _emit(json, found)
+
+
+@app.command()
+def produce(
+    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 50_000,
+    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each works; the middle counts.")
+    ] = 3,
+    json: Json = False,
+) -> None:
+    """From CSV rows to acknowledged events, beside encoding and sending alone.
+
+    On a bus of its own in the folder `bench` of BUS_HOME.
+    """
+    with failures(json):
+        from bus.bench.produce import measure
+        from bus.settings import load
+
+        found = measure(
+            load().home / "bench",
+            students=students,
+            partitions=partitions or [4, 8],
+            rounds=rounds,
+            progress=lambda step: stderr.print(f"{step} …", markup=False),
+        )
+        _emit(json, found)
+
+
+@app.command()
+def district(
+    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 1_000_000,
+    change: Annotated[float, typer.Option(min=0, max=1, help="Changed on day 2.")] = 0.01,
+    json: Json = False,
+) -> None:
+    """Two days of a big district, whole, the second beside a bare join of both days' files.
+
+    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    """
+    with failures(json):
+        from bus.bench.district import measure
+        from bus.settings import load
+
+        found = measure(
+            load().home / "bench",
+            students=students,
+            change=change,
             progress=lambda step: stderr.print(f"{step} …", markup=False),
         )
         _emit(json, found)
