@@ -21,9 +21,9 @@ import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import topics
+from bus import conversions, topics, validate
 from bus.codec import Decoder
-from bus.columns import columns, definition, fingerprint, quoted
+from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.conversions import text_literal
 from bus.event import header
 from bus.failures import Never, RetryLater
@@ -31,9 +31,6 @@ from bus.registry import schema_lookup
 from bus.scan import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS, Record
-
-SCHEMA = "published"
-"""The name under which the cache is attached: `published.student`, `published.position`."""
 
 READ = 20_000
 """How many messages are read at once when the cache is brought up to date."""
@@ -95,8 +92,12 @@ def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str
             f"(SELECT sourcedId FROM {change} WHERE _change <> 'created' OR _again)"
         )
         con.execute(
-            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')} FROM {change} c "
-            "WHERE NOT _moved"
+            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')}, _raw "
+            f"FROM {change} c WHERE NOT _moved"
+        )
+        con.execute(
+            f"UPDATE {table} b SET _raw = r._raw FROM {quoted(f'record_{kind}')} r "
+            "WHERE r.sourcedId = b.sourcedId AND r._raw IS DISTINCT FROM b._raw"
         )
     _set_positions(con, ends)
     con.execute("COMMIT")
@@ -119,9 +120,12 @@ def _ends(settings: Settings) -> dict[tuple[str, int], int]:
 
 
 def _mark(cluster: str) -> str:
-    """What the cache stands for beside the offsets: cluster, standard, and how hashes are made."""
+    """What the cache stands for beside the offsets: cluster, standard, how hashes are made, and the
+    rules by which rows were valid."""
     schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
-    return hashlib.sha256(f"{cluster} {duckdb.__version__} {schemas}".encode()).hexdigest()
+    rules = [Path(module.__file__ or "").read_text("utf-8") for module in (conversions, validate)]
+    parts = (cluster, duckdb.__version__, schemas, *rules)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _open(con: duckdb.DuckDBPyConnection, path: Path, mark: str) -> None:
@@ -149,7 +153,8 @@ def _create(con: duckdb.DuckDBPyConnection, mark: str) -> None:
     con.execute("BEGIN")
     for kind in KINDS:
         con.execute(
-            f"CREATE TABLE {SCHEMA}.{quoted(kind)} ({definition(kind)}, _fingerprint UBIGINT)"
+            f"CREATE TABLE {SCHEMA}.{quoted(kind)} "
+            f"({definition(kind)}, _fingerprint UBIGINT, _raw UBIGINT)"
         )
     con.execute(
         f"CREATE TABLE {SCHEMA}.position (topic VARCHAR, partition INTEGER, next_offset BIGINT)"
@@ -261,7 +266,7 @@ def _upsert(
         )
         con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM news)")
         con.execute(
-            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'news')} FROM news "
+            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'news')}, NULL FROM news "
             "WHERE sourcedId IS NOT NULL"
         )
         con.execute("DROP TABLE news")

@@ -78,12 +78,14 @@ class Conversion(NamedTuple):
     flaws: tuple[Flaw, ...]
 
 
-def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort]]:
+def reading(kind: str, raw: str, there: Collection[str], print: str) -> tuple[str, list[Sort]]:
     """A SELECT that makes records of a table of text, and the sorts of fault that it may find.
 
     It costs little to leave `_faults` out, and much to store it.
 
     raw:   the table; `there`: its columns. A field that is not among them is empty.
+
+    print: SQL that makes a hash of a row `r` of that table, as `_raw` (see `bus.familiar`).
 
     Beside the fields, `_line` and `_file` it gives
 
@@ -112,12 +114,12 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     return (
         f"""
-        SELECT {", ".join(values)}, _line, _file, _worst,
+        SELECT {", ".join(values)}, _line, _file, _raw, _worst,
             CASE WHEN _worst IS NOT NULL THEN [{", ".join(faults)}] END AS _faults
         FROM (SELECT *, least({worst}) AS _worst
         FROM (SELECT *, {", ".join(codes)}
         FROM (SELECT *, {", ".join(made)}
-        FROM (SELECT {", ".join(texts)}, r._line, r._file FROM {raw} r))))
+        FROM (SELECT {", ".join(texts)}, r._line, r._file, {print} AS _raw FROM {raw} r))))
         """,
         sorts,
     )

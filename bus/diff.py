@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import duckdb
 
-from bus.baseline import SCHEMA
-from bus.columns import columns, fingerprint, quoted
+from bus import familiar
+from bus.columns import SCHEMA, columns, fingerprint, quoted
 from bus.staging import Coverage
 from bus.standard import KINDS
 
@@ -82,7 +82,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
             SELECT {withdrawal}, 0, 'withdrawn', true, false
             FROM {before} b
             WHERE b.status = 'active' AND NOT EXISTS
-                (FROM {quoted(f"raw_{kind}")} x WHERE trim(x.sourcedId) = b.sourcedId)
+                (FROM {familiar.present(kind)} x WHERE x.sourcedId = b.sourcedId)
             """
         )
     counted = dict(
@@ -96,7 +96,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         created=counted.get("created", 0),
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
-        unchanged=total - touched,
+        unchanged=total - touched + _number(con, f'SELECT count(*) FROM "familiar_{kind}"'),
         stood=_number(con, f"SELECT count(*) FROM {before} WHERE status = 'active'"),
     )
 

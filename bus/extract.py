@@ -21,8 +21,8 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus import baseline, diff, quarantine, registry, sources, topics
-from bus.columns import encodable, quoted
+from bus import baseline, diff, familiar, quarantine, registry, sources, topics
+from bus.columns import SCHEMA, encodable, quoted
 from bus.conversions import text_literal
 from bus.event import Change, now
 from bus.failures import RetryLater, Stop
@@ -139,7 +139,7 @@ def produce(
         _fresh(work / f"{name}.extract") as folder,
         span(f"produce {source}") as traceparent,
     ):
-        con = duckdb.connect(str(folder / "extract.duckdb"))
+        con = duckdb.connect()
         try:
             con.execute(f"SET memory_limit = '{MEMORY}'")
             con.execute(f"SET temp_directory = {text_literal(str(folder))}")
@@ -175,6 +175,8 @@ class _Run:
     def take(self, name: str, read: Read, share: float, allow: bool) -> Report:
         staging = Staging(self.con, self.folder)
         time = now()
+        self.progress("looking up what was last published")
+        baseline.attach(self.con, self.settings, self.source)
         self.progress("reading")
         read(staging)
         for kind in staging.coverage:
@@ -184,10 +186,9 @@ class _Run:
             self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
         )
         try:
-            self.progress("looking up what was last published")
-            baseline.attach(self.con, self.settings, self.source)
-            self._view_known(staging)
             self.progress("checking")
+            familiar.set_apart(staging)
+            self._view_known(staging)
             quarantined = validate(staging, self._known_elsewhere)
             unread = {kind: _unread(staging, kind) for kind in staging.coverage}
             self._leave_others_alone(staging, quarantined)
@@ -209,14 +210,13 @@ class _Run:
         """
         for kind in KINDS:
             here = (
-                f"WHERE EXISTS (FROM {quoted(f'raw_{kind}')} r "
-                "WHERE trim(r.sourcedId) = b.sourcedId)"
+                f"WHERE EXISTS (FROM {familiar.present(kind)} r WHERE r.sourcedId = b.sourcedId)"
                 if staging.coverage.get(kind) == "bulk"
                 else ""
             )
             self.con.execute(
                 f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
-                f"FROM {baseline.SCHEMA}.{quoted(kind)} b {here}"
+                f"FROM {SCHEMA}.{quoted(kind)} b {here}"
             )
 
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
@@ -226,7 +226,7 @@ class _Run:
         """Put the records that are another source's into quarantine; see `bus.sources`."""
         others = sources.announce(self.settings, self.source, staging.coverage)
         for kind in others.intersection(staging.coverage):
-            record, before = quoted(f"record_{kind}"), f"{baseline.SCHEMA}.{quoted(kind)}"
+            record, before = quoted(f"record_{kind}"), f"{SCHEMA}.{quoted(kind)}"
             rows = self.con.execute(
                 f"SELECT sourcedId, _file, _line FROM {record} r WHERE NOT EXISTS "
                 f"(FROM {before} b WHERE b.sourcedId = r.sourcedId) ORDER BY _line"

@@ -1,9 +1,9 @@
 """From what a source read to records: checked and converted by the standard, or left out.
 
 For each kind in the extract, `raw_KIND` (text, see `bus.staging`) becomes `record_KIND`: every
-field of the kind in the schema's order with its type, `_line` and `_file`, and only the rows that
-are valid. What is wrong becomes a `Fault`. All is SQL generated from the schemas, so that millions
-of rows take seconds; no row passes through Python.
+field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
+`bus.familiar`), and only the rows that are valid. What is wrong becomes a `Fault`. All is SQL
+generated from the schemas, so that millions of rows take seconds; no row passes through Python.
 
 First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
 (`settle`), so that what refers to a row that was left out is left out too.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from bus.columns import columns, quoted
 from bus.conversions import LEFT_OUT, NO_ID, Sort, default, reading, value_class
+from bus.familiar import text_print
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
 
@@ -37,8 +38,12 @@ def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
     """
     kinds = [kind for kind in KINDS if kind in staging.coverage]
     run = _Run(staging, known, kinds)
+    run.sql("CREATE OR REPLACE TEMP TABLE doubtful (kind VARCHAR, file VARCHAR, line BIGINT)")
     converted = {kind: run.convert(kind) for kind in kinds}
-    return {kind: converted[kind] + run.settle(kind) for kind in kinds}
+    left_out = {kind: converted[kind] + run.settle(kind) for kind in kinds}
+    for kind in kinds:
+        run.doubt(kind)
+    return left_out
 
 
 def without_id(fault: Fault) -> bool:
@@ -78,7 +83,8 @@ class _Run:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
         record, raw = _record(kind), quoted(f"raw_{kind}")
         there = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
-        select, sorts = reading(kind, raw, {column[0] for column in there})
+        fields = [column[0] for column in there]
+        select, sorts = reading(kind, raw, fields, text_print(kind, "r", fields))
         self.sql(f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})")
         if self.number(f"SELECT count(_worst) FROM {record}"):
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
@@ -309,6 +315,22 @@ class _Run:
             )
             self._drop(kind, name, "leads round in a circle to the record itself; it was left out")
 
+    def doubt(self, kind: str) -> None:
+        """Take `_raw` from the records of which something was told, or that name what is another
+        source's: they are looked at again when they come again."""
+        record = _record(kind)
+        self.sql(
+            f"UPDATE {record} SET _raw = NULL WHERE EXISTS (FROM doubtful t "
+            f"WHERE t.kind = '{kind}' AND t.line = _line AND t.file = _file)"
+        )
+        for name, targets in KINDS[kind].references.items():
+            for target in self.elsewhere.intersection(targets):
+                self.sql(
+                    f"UPDATE {record} SET _raw = NULL WHERE rowid IN (SELECT r "
+                    f"FROM ({self._naming(kind, name)}) WHERE id IN "
+                    f"(SELECT sourcedId FROM {quoted(f'elsewhere_{target}')}))"
+                )
+
     # What is told
 
     def _tell_bad(self, kind: str, sort: Sort) -> None:
@@ -321,6 +343,7 @@ class _Run:
 
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
+        self.sql(f"INSERT INTO doubtful SELECT '{kind}', _file, _line FROM ({found})")
         groups = self.staging.con.execute(
             f"""
             SELECT coalesce(_file, ''), code, count(*), min({{

@@ -142,7 +142,7 @@ def _make(staging: Staging, kind: str) -> None:
     taken = ["_file", "_line", *(name for name in KINDS[kind].fields if name in there)]
     staging.con.execute(
         f"CREATE TABLE {quoted(f'raw_{kind}')} AS SELECT {', '.join(map(quoted, taken))} "
-        f"FROM attributed WHERE _kind = '{kind}' ORDER BY _line"
+        f"FROM attributed WHERE _kind = '{kind}'"
     )
 
 

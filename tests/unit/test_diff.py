@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bus import familiar
 from bus.columns import columns, definition, fingerprint, quoted
 from bus.contract import a_record
 from bus.diff import Changes, compare
@@ -34,6 +35,7 @@ def diff(
     con.execute(f"CREATE TABLE before ({definition(kind)})")
     con.execute(f'CREATE TABLE "record_{kind}" ({definition(kind)}, _line BIGINT, _file VARCHAR)')
     con.execute(f'CREATE TABLE "raw_{kind}" (sourcedId VARCHAR)')
+    familiar.none(con, kind)
     marks = ", ".join("?" for _ in columns(kind))
     for record in before.values():
         con.execute(f"INSERT INTO before VALUES ({marks})", list(record.values()))

@@ -138,8 +138,9 @@ def test_a_record_has_the_fields_in_the_schemas_order_with_their_types(
         **columns(kind),
         "_line": "BIGINT",
         "_file": "VARCHAR",
+        "_raw": "UBIGINT",
     }
-    assert [row[0] for row in found] == [*columns(kind), "_line", "_file"]
+    assert [row[0] for row in found] == [*columns(kind), "_line", "_file", "_raw"]
 
 
 def test_the_rows_remember_their_file_and_line(extract: Extract) -> None:
