@@ -36,7 +36,7 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
     deployed: Deployment, tmp_path: Path
 ) -> None:
     deployed.compose("up", "-d", seconds=UP_SECONDS)
-    now_and_then(lambda: ready(deployed), "all services are healthy")
+    all_healthy(deployed)
     with vendor(deployed) as listening:
         deliver(deployed, DAY_1)
         state = canvas_model.apply(zips(deployed, tmp_path))
@@ -52,7 +52,7 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
         note(deployed, state)
         told = now_and_then(lambda: attendance(listening), "the vendor is told of attendance")
         deployed.compose("start", "kafka-2")
-        now_and_then(lambda: ready(deployed), "the broker is back")
+        all_healthy(deployed)
 
     assert all(verified for _, _, verified in told)
     assert len({id_ for id_, _, _ in told}) == len(told)
@@ -67,10 +67,18 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
     assert {name: deployed.states()[name] for name in OURS} == dict.fromkeys(OURS, "exited 0")
 
 
-def ready(deployed: Deployment) -> bool:
-    """Whether all is healthy, and the schemas are registered."""
-    states = deployed.states()
-    return states.pop("schemas") == "exited 0" and set(states.values()) == {"healthy"}
+def all_healthy(deployed: Deployment) -> None:
+    """Wait until all is healthy, and the schemas are registered; says what is not."""
+
+    def healthy() -> bool:
+        states = deployed.states()
+        return states.pop("schemas") == "exited 0" and set(states.values()) == {"healthy"}
+
+    try:
+        now_and_then(healthy, "all services are healthy")
+    except AssertionError as error:
+        error.add_note(str(deployed.states()) + deployed.compose("logs", "--tail", "5"))
+        raise
 
 
 def deliver(deployed: Deployment, extract: Path) -> None:
