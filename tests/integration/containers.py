@@ -9,8 +9,10 @@ have, and is used only where `TESTCONTAINERS_RYUK_DISABLED=false` asks for it.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -41,18 +43,28 @@ Addresses = tuple[str, str]
 @contextmanager
 def engine() -> Iterator[docker.DockerClient]:
     """The Docker engine of this machine."""
-    try:
-        client = DockerClient().client
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine: {error}")
+    client, why = _client()
+    if client is None:
+        pytest.skip(f"no Docker engine: {why}")
     with closing(client):
-        try:
-            client.ping()
-        except docker.errors.DockerException as error:
-            pytest.skip(f"no Docker engine: {error}")
         if urlsplit(client.api.base_url).hostname not in ("localhost", "127.0.0.1"):
             pytest.skip(f"the Docker engine is not on this machine: {client.api.base_url}")
         yield client
+
+
+def _client() -> tuple[docker.DockerClient | None, str]:
+    """The engine's client, or why there is none."""
+    with warnings.catch_warnings():
+        # where nobody answers, the library leaves its socket to be collected
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            client = DockerClient().client
+            client.ping()
+            return client, ""
+        except docker.errors.DockerException as error:
+            why = str(error)
+        gc.collect()
+    return None, why
 
 
 def services() -> dict[str, Any]:
