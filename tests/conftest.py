@@ -1,4 +1,5 @@
-"""How many examples the property tests draw: few in the unit run, many in the full one.
+"""Which bus the integration tests run on, and how many examples the property tests draw: few in the
+unit run, many in the full one.
 
 Both draw the same ones each time, so that a run says something about the change and not about
 luck; `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -8,9 +9,21 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("quick", max_examples=8, derandomize=True)
 settings.register_profile("full", max_examples=60, derandomize=True)
 settings.register_profile("explore", max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bus",
+        choices=("embedded", "testcontainers"),
+        default="embedded",
+        help="what the integration tests run on: the embedded bus, or Kafka and the registry in "
+        "containers (needs a Docker engine on this machine; KAFKA_IMAGE and REGISTRY_IMAGE name "
+        "other images than deploy/compose.yaml does)",
+    )

@@ -67,11 +67,13 @@ class Received:
 
 @dataclass
 class Receiver:
-    """See the module's docstring. `answer` is asked for each event when nothing else is due."""
+    """See the module's docstring. `answer` is asked for each event when nothing else is due;
+    port 0 is a free one."""
 
     secret: str
     answer: Callable[[Received], Reply] = lambda _: 204
     received: list[Received] = field(default_factory=list)
+    port: int = 0
 
     def __post_init__(self) -> None:
         self._due: deque[tuple[Reply, Mapping[str, str]]] = deque()
@@ -140,7 +142,7 @@ class Receiver:
             def handle_error(self, *_: object) -> None:
                 pass  # the sender has closed first
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", self.port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
         return self

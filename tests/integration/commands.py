@@ -34,9 +34,14 @@ class Commands:
     def env(self) -> dict[str, str]:
         """The environment: nothing of the user's settings, so no test reaches a real cluster."""
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+        named = {
+            "BUS_KAFKA__BOOTSTRAP": self.settings.kafka.bootstrap,
+            "BUS_REGISTRY__URL": self.settings.registry.url,
+        }
         return clean | {
             "BUS_HOME": str(self.settings.home),
             "BUS_TOPIC_PREFIX": self.settings.topic_prefix,
+            **{name: value for name, value in named.items() if value},
             **self.variables,
         }
 

@@ -1,4 +1,5 @@
-"""One embedded bus for the whole integration run, in a home of its own."""
+"""One bus for the whole integration run: the embedded one in a home of its own, or, with
+`--bus=testcontainers`, Kafka and the registry in containers, named as a district names its own."""
 
 from __future__ import annotations
 
@@ -12,7 +13,22 @@ import pytest
 
 from bus import local, registry
 from bus.settings import KafkaSettings, RegistrySettings, Settings
+from tests.integration import containers
 from tests.integration.commands import Commands
+
+EMBEDDED = "embedded: a test of the embedded bus itself, or of commands that start one"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", EMBEDDED)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--bus") == "testcontainers":
+        reason = "is about the embedded bus, and --bus=testcontainers runs on another"
+        for item in items:
+            if item.get_closest_marker("embedded"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +38,37 @@ class Bus:
     home: Path
     settings: Settings
 
+    @property
+    def registry(self) -> str:
+        """The address of its registry."""
+        return self.settings.registry.url or local.endpoints(self.home).registry
+
 
 @pytest.fixture(scope="session")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    """The bus of this run; stopped at its end, whatever happened."""
-    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it
+def tidy() -> None:
+    """pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def bus(
+    tidy: None, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bus]:
+    """The bus of this run; stopped at its end, whatever happened."""
     home = tmp_path_factory.mktemp("bus") / "home"
+    # named here, so that a bus.toml or the environment cannot lead the tests to a real cluster
+    settings = Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
+    if pytestconfig.getoption("--bus") == "testcontainers":
+        with containers.cluster() as (bootstrap, registry_url):
+            named = {
+                "kafka": KafkaSettings(bootstrap=bootstrap),
+                "registry": RegistrySettings(url=registry_url),
+            }
+            yield Bus(home, settings.model_copy(update=named))
+        return
     local.up(home)
     try:
-        # named here, so that a bus.toml or the environment cannot lead the tests to a real cluster
-        yield Bus(home, Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings()))
+        yield Bus(home, settings)
     finally:
         local.down(home)
 

@@ -10,10 +10,12 @@ import zipfile
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests import sds_model
 
 
+@pytest.mark.embedded
 def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
     env["BUS_HOME"] = str(tmp_path / "home")

@@ -49,6 +49,7 @@ def _runs(one: int) -> bool:
     return psutil.pid_exists(one) and psutil.Process(one).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.embedded
 def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     home = own.settings.home
 
@@ -148,6 +149,7 @@ def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
     assert overview(settings).topics == {name: TopicState(2, sum(end))}
 
 
+@pytest.mark.embedded
 def test_a_cluster_that_is_named_has_a_status_as_well(bus: Bus, commands: Commands) -> None:
     found = local.endpoints(bus.home)
     named = Commands(

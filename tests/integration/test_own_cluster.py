@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bus import registry
-from bus.local import endpoints
 from bus.sample import District as Sample
+from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.integration.commands import Commands
 from tests.integration.conftest import Bus
 from tests.secured_cluster import (
@@ -61,8 +61,7 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def there(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[District]:
-    behind = endpoints(bus.home).registry
-    with district(tmp_path_factory.mktemp("district"), behind) as found:
+    with district(tmp_path_factory.mktemp("district"), bus.registry) as found:
         yield found
 
 
@@ -87,8 +86,11 @@ class Operator:
         (self.folder / "bus.toml").write_text(text)
 
     def starts(self, *arguments: str) -> subprocess.Popen[str]:
-        settings = self.bus.settings.model_copy(
-            update={"home": self.folder / "home", "topic_prefix": PREFIX}
+        settings = Settings(
+            home=self.folder / "home",
+            topic_prefix=PREFIX,
+            kafka=KafkaSettings(),  # what is named comes from `bus.toml`
+            registry=RegistrySettings(),
         )
         variables = {"BUS_TELEMETRY__LOG_LEVEL": "debug", **self.variables}
         return Commands(settings, self.folder, variables).start(*arguments)

@@ -20,6 +20,7 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for name, code in BLOCK.findall(text) if name == language]
 
 
+@pytest.mark.embedded
 def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     """A new user, in an empty folder, with `bus` on the path and nothing set."""
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
