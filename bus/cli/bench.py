@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -137,6 +138,20 @@ def freshness(
             console.print(named)
 
         emit(json, {"machine": named, **asdict(found)}, show)
+
+
+@app.command()
+def plot(
+    results: Annotated[list[Path], typer.Argument(help="Files with what --json printed.")],
+    out: Annotated[Path, typer.Option(help="The picture, .svg or .png.")] = Path("bench.svg"),
+    json: Json = False,
+) -> None:
+    """Draw what benchmarks found, bars side by side."""
+    with failures(json):
+        from bus.bench.plot import draw
+
+        draw(results, out)
+        emit(json, {"out": str(out)}, lambda console: console.print(str(out)))
 
 
 def _emit(json: bool, found: list[Comparison]) -> None:
