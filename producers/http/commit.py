@@ -38,6 +38,10 @@ log = structlog.get_logger("bus.http")
 
 TRANSACTION_EVENTS = 10_000
 """At how many events a transaction takes no further request."""
+TRANSACTION_SECONDS = 60.0
+"""After so long Kafka aborts a transaction of which it hears nothing, and fences its producer."""
+MESSAGE_SECONDS = 10.0
+"""Less than a transaction's: a dead broker is noticed while aborting still works."""
 STALLED = 3.0
 """Seconds after which a transaction that is under way says that Kafka does not take anything."""
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -91,9 +95,8 @@ class GroupCommit:
             producer_settings(self._settings, self._name, self._doubt)
             | {
                 "linger.ms": 0,
-                "transaction.timeout.ms": 60_000,
-                # Less than the transaction's: a dead broker is noticed while aborting still works.
-                "message.timeout.ms": 10_000,
+                "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+                "message.timeout.ms": int(MESSAGE_SECONDS * 1000),
                 "socket.nagle.disable": True,
             }
         )
@@ -238,7 +241,9 @@ class GroupCommit:
 
         Raises `Stop` when this service has no place any more, or when it is ending.
         """
-        if lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):
+        fenced = lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)
+        # Kafka says the same of a transaction that it has aborted for its age, as after an outage.
+        if fenced and time.time() - began < TRANSACTION_SECONDS:
             raise Stop(
                 "another service took this one's place in Kafka; give each an `instance` of its "
                 "own in [producers.http], or run only one"
