@@ -4,7 +4,7 @@ librdkafka sends a request again on its own when its connection breaks or no ans
 one that ends a transaction; the first of the two may arrive after all, much later. Up to version 1
 of Kafka's transactions, which is what librdkafka speaks, the broker takes such an end for that of
 the transaction that the same producer has open by then: half of it is committed before its time, or
-aborted while the other half is committed (Jepsen, "Bufstream 0.1.0", 2024, section 3.9; Kafka,
+aborted while the other half is committed (Jepsen, "Bufstream 0.1.0", 2024; Kafka,
 KIP-890). It does not do so once a successor has started, whose epoch is higher.
 
 So a producer about which there is doubt begins no further transaction.
