@@ -113,11 +113,12 @@ def weather(
     rng: random.Random,
     *,
     kinds: Sequence[str] = tuple(KINDS_OF_WEATHER),
+    bad: tuple[float, float] = (0.2, 1.5),
     good: tuple[float, float] = (0.05, 0.5),
 ) -> Iterator[Counter[str]]:
     """Bad and good weather in turns while the block runs, then good; how often it was of a kind.
 
-    good: for how many seconds it is good at least and at most.
+    bad, good: for how many seconds it is so at least and at most.
     """
     had: Counter[str] = Counter()
     over = threading.Event()
@@ -127,7 +128,7 @@ def weather(
             way, latency, rate = KINDS_OF_WEATHER[kind := rng.choice(kinds)]
             proxy.be(way, latency=latency, rate=rate)
             had[kind] += 1
-            over.wait(rng.uniform(0.2, 1.5))
+            over.wait(rng.uniform(*bad))
             proxy.be("pass")
             over.wait(rng.uniform(*good))
 

@@ -35,7 +35,7 @@ from tests.faults.network import Network
 from tests.webhook_receiver import Received
 
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-DISTRICT = District(seed=7, students=60, change=0.3)
+DISTRICT = District(seed=7, students=40, change=0.3)
 IMPATIENT = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}
 """librdkafka's own patience is a minute; this lets it find out more often that it waits in vain."""
 NUMBERS = count(1)

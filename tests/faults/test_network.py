@@ -10,11 +10,14 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -49,15 +52,18 @@ def test_between_producer_and_kafka(
     extracts: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    rng: random.Random,
+    findings: Any,
+    turn: int,
 ) -> None:
     monkeypatch.setattr(extract, "TRANSACTION_RECORDS", 50)
-    here, rng = own(net), random.Random(1)
+    here = own(net)
     for path in extracts:
-        with weather(net.produce, rng) as had:
+        with weather(net.produce, rng, bad=(0.1, 0.6)) as had:
             tries = publish_at_last(net.through(net.produce, here), path)
-        print(had, tries)
         publish(here, path)
         same_as(here, path, tmp_path / path.stem)
+        findings.add(f"producer - Kafka, day {path.stem}", told(had), f"in {tries} runs; the SIS's")
     # As many events of each record as where nothing was in the way.
     assert Published.of(here).lengths == Published.of(published).lengths
 
@@ -73,50 +79,54 @@ def publish_at_last(settings: Settings, path: Path) -> int:
     raise AssertionError
 
 
-def test_between_consumer_and_kafka(net: Network, published: Settings, tmp_path: Path) -> None:
-    told_through(net, published, tmp_path, net.consume, 2)
-
-
-def test_between_consumer_and_registry(net: Network, published: Settings, tmp_path: Path) -> None:
-    told_through(net, published, tmp_path, net.registry, 3)
-
-
-def told_through(net: Network, settings: Settings, folder: Path, proxy: Proxy, seed: int) -> None:
-    through = net.through(net.consume, settings)
+@pytest.mark.parametrize("to", ["consume", "registry"])
+def test_between_consumer_and_bus(
+    net: Network,
+    published: Settings,
+    tmp_path: Path,
+    rng: random.Random,
+    findings: Any,
+    to: str,
+    turn: int,
+) -> None:
+    through = net.through(net.consume, published)
+    product = named(WEBHOOK, f"{to}{turn}", batch_records=50)
     with Receiver(SECRET) as vendor:
-        with weather(proxy, random.Random(seed)) as had:
-            product = named(WEBHOOK, f"through-{seed}", batch_records=50)
-            starts = consume(through, product, vendor_settings(vendor.url, folder), seconds=100)
-        print(had, starts)
-        Published.of(settings).told(vendor.accepted)
-
-
-def test_between_consumer_and_product(net: Network, published: Settings, tmp_path: Path) -> None:
-    with Receiver(SECRET) as vendor, Proxy(int(vendor.url.split(":")[2].split("/")[0])) as way:
-        url = vendor.url.replace(vendor.url.split(":")[2].split("/")[0], str(way.port))
-        product = named(WEBHOOK, "behind", batch_records=50)
-        with weather(way, random.Random(4)) as had:
-            starts = consume(published, product, vendor_settings(url, tmp_path), seconds=100)
-        print(had, starts, len(vendor.accepted))
+        with weather(getattr(net, to), rng) as had:
+            starts = consume(through, product, vendor_settings(vendor.url, tmp_path), seconds=100)
         Published.of(published).told(vendor.accepted)
+    other = {"consume": "Kafka", "registry": "registry"}[to]
+    findings.add(f"consumer - {other}", told(had), f"in {starts} starts; nothing lost or doubled")
 
 
-def test_between_an_app_and_the_http_source(net: Network, tmp_path: Path) -> None:
+def test_between_consumer_and_product(
+    published: Settings, tmp_path: Path, rng: random.Random, findings: Any, turn: int
+) -> None:
+    product = named(WEBHOOK, f"behind{turn}", batch_records=50)
+    with Receiver(SECRET) as vendor, Proxy(urlsplit(vendor.url).port or 0) as way:
+        url = vendor.url.replace(f":{way.to}", f":{way.port}")
+        with weather(way, rng) as had:
+            consume(published, product, vendor_settings(url, tmp_path), seconds=100)
+        Published.of(published).told(vendor.accepted)
+        again = len(vendor.accepted) - len({event.id for event in vendor.accepted})
+    findings.add("consumer - vendor", told(had), f"nothing lost, {again} came twice by the same id")
+
+
+@pytest.mark.parametrize("between", ["app - HTTP source", "HTTP source - Kafka"])
+def test_around_the_http_source(
+    net: Network, tmp_path: Path, rng: random.Random, findings: Any, between: str, turn: int
+) -> None:
     settings = own(net)
-    with service(settings, tmp_path) as (port, key), Proxy(port) as way:
-        with weather(way, random.Random(5)) as had:
+    with service(net.through(net.produce, settings), tmp_path) as (port, key), Proxy(port) as way:
+        proxy = way if between.startswith("app") else net.produce
+        with weather(proxy, rng, good=(0.5, 2.0)) as had:
             tries = post_all(way.port, key)
-        print(had, tries)
     assert_notes(settings)
+    findings.add(between, told(had), f"{STUDENTS * NOTES} notes in {tries} requests, each once")
 
 
-def test_between_the_http_source_and_kafka(net: Network, tmp_path: Path) -> None:
-    settings = own(net)
-    with service(net.through(net.produce, settings), tmp_path) as (port, key):
-        with weather(net.produce, random.Random(6), good=(1.0, 2.5)) as had:
-            tries = post_all(port, key)
-        print(had, tries)
-    assert_notes(settings)
+def told(had: Counter[str]) -> str:
+    return ", ".join(f"{n}x {kind}" for kind, n in sorted(had.items()))
 
 
 STUDENTS, NOTES = 8, 12
@@ -136,7 +146,6 @@ def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
         "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": digest[1],
         "BUS_PRODUCERS__HTTP__COMMIT_SECONDS": "3",
     }
-    commands.variables["BUS_TELEMETRY__LOG_LEVEL"] = "info"
     with commands.running("produce", "http", "--port", "0") as process:
         assert process.stdout is not None
         yield int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1]), made["key"]

@@ -14,10 +14,10 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -26,18 +26,18 @@ from bus import extract, registry, topics
 from bus.event import now
 from bus.failures import RetryLater, Stop
 from bus.publisher import Publisher
-from bus.sample import District
 from bus.scan import scan
 from bus.settings import Settings, kafka_client
 from producers.http import commit as commit_module
 from producers.http.commit import GroupCommit
 from producers.http.work import Event
-from producers.oneroster_csv.read import read
 from tests.faults.network import Network
 from tests.faults.proxy import Way
+from tests.faults.published import Published, publish, same_as
 
 PRODUCE, ADD_PARTITIONS, END, INIT = 0, 24, 26, 22
 """API keys: Produce, AddPartitionsToTxn, EndTxn, InitProducerId."""
+API = {PRODUCE: "Produce", ADD_PARTITIONS: "AddPartitionsToTxn", END: "EndTxn"}
 NUMBERS = count(1)
 
 
@@ -54,15 +54,20 @@ def settings(net: Network) -> Iterator[Settings]:
 
 def there(net: Network, settings: Settings, kind: str = "org") -> list[str]:
     """What a reader of committed data has, in order within a partition."""
-    direct = settings.model_copy(update={"kafka": net.settings.kafka})
-    return [(m.key() or b"").decode() for m in scan(direct, topics.topic(direct, kind))]
+    messages = scan(direct(net, settings), topics.topic(settings, kind))
+    return [(message.key() or b"").decode() for message in messages]
+
+
+def direct(net: Network, settings: Settings) -> Settings:
+    """The same bus with nothing in the way."""
+    return settings.model_copy(update={"kafka": net.settings.kafka})
 
 
 def test_which_transactions_client_and_broker_speak(net: Network, settings: Settings) -> None:
     """When this fails the client has learnt of KIP-890: see what of decision 10 it makes needless."""
     net.produce.seen.clear()
     with_transaction(settings, "a")
-    versions = dict(net.produce.seen)
+    versions = dict(net.produce.seen.keys())
     assert {api: versions[api] for api in (PRODUCE, ADD_PARTITIONS, END, INIT)} == {
         PRODUCE: 10,  # 12 and more: the broker adds the partition itself (version 2)
         ADD_PARTITIONS: 0,
@@ -135,7 +140,7 @@ def test_a_late_end_does_not_touch_the_next_transaction(
         patch.setattr(publisher, "_partitions", 2)
         try:
             with publisher.transaction():
-                publish(publisher, settings, "first", 0)
+                put(publisher, settings, "first", 0)
                 publisher._producer.flush(10)
                 if first == "abort":
                     raise Unwanted
@@ -143,10 +148,10 @@ def test_a_late_end_does_not_touch_the_next_transaction(
             pass
         assert late.came.is_set()
         with publisher.transaction():
-            publish(publisher, settings, "a", 0)
+            put(publisher, settings, "a", 0)
             publisher._producer.flush(10)
             assert net.produce.arrive(late) == 47  # INVALID_PRODUCER_EPOCH: fenced off
-            publish(publisher, settings, "b", 1)
+            put(publisher, settings, "b", 1)
             publisher._producer.flush(10)
             assert there(net, settings) == before
     publisher.close()
@@ -272,35 +277,32 @@ def note(settings: Settings, name: str, partition: int) -> Event:
     return Event(topics.topic(settings, "org"), partition, name.encode(), b"", [])
 
 
-def test_days_are_published_through_a_network_that_delays_and_drops(
-    net: Network, settings: Settings, tmp_path: Path
+def test_days_are_published_though_requests_come_late_or_are_not_answered(
+    net: Network,
+    settings: Settings,
+    published: Settings,
+    extracts: list[Path],
+    tmp_path: Path,
+    rng: random.Random,
+    findings: Any,
+    turn: int,
 ) -> None:
-    rng = random.Random(1)
-    district = District(seed=5, students=40, change=0.3)
-    ends = 0
-    for day in range(1, 3):
-        path = district.write(tmp_path / f"{day}.zip", day)
+    for path in extracts:
         with pytest.MonkeyPatch.context() as patch, trouble(net, rng) as done:
             patch.setattr(extract, "TRANSACTION_RECORDS", 30)
-            for _ in range(20):
-                try:
-                    report = extract.produce(
-                        settings, "sis", partial(read, path), allow_mass_withdrawal=True
-                    )
+            for tries in range(1, 21):  # noqa: B007
+                with suppress(RetryLater, Stop):
+                    publish(settings, path)
                     break
-                except (RetryLater, Stop) as error:
-                    print(day, error)
-        ends += done[END]
-        print(day, done, report.published)
-        # Compared with what the topics hold, as a machine does that knows nothing else of it.
-        fresh = net.settings.model_copy(
-            update={"home": tmp_path / str(day), "topic_prefix": settings.topic_prefix}
+        publish(settings, path)
+        same_as(direct(net, settings), path, tmp_path / path.stem)
+        findings.add(
+            f"late or unanswered requests, day {path.stem}",
+            ", ".join(f"{n}x {API[api]}" for api, n in sorted(done.items())),
+            f"in {tries} runs; the SIS's, each once",
         )
-        again = extract.produce(fresh, "sis", partial(read, path))
-        assert again.published == 0, again.records
-    for kind in ("student", "enrollment"):
-        assert max(Counter(there(net, settings, kind)).values()) <= 2
-    assert ends
+    lengths = Published.of(direct(net, settings)).lengths
+    assert lengths == Published.of(published).lengths
 
 
 @contextmanager
@@ -336,5 +338,5 @@ class Unwanted(Exception):  # noqa: N818
     """Makes a transaction be aborted."""
 
 
-def publish(publisher: Publisher, settings: Settings, name: str, partition: int) -> None:
+def put(publisher: Publisher, settings: Settings, name: str, partition: int) -> None:
     publisher._send(topics.topic(settings, "org"), b"", name, partition, [])
