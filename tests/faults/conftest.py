@@ -6,22 +6,20 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from tests.faults.network import net
 from tests.faults.published import extracts, published
+from tests.integration.conftest import bus, commands
 
-__all__ = ["extracts", "net", "published"]
+__all__ = ["bus", "commands", "extracts", "net", "published"]
 
 FINDINGS = pytest.StashKey["Findings"]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the fault tests in their long form")
-    parser.addoption("--seed", type=int, default=1, help="what the faults are drawn from")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What is drawn is drawn once, or ten times in the long form; `rng` is another each time."""
+    """A test of a `turn` is run once, or ten times in the long form; `rng` is another each time."""
     if "turn" in metafunc.fixturenames:
         turns = 10 if metafunc.config.getoption("--long") else 1
         metafunc.parametrize("turn", range(1, turns + 1))
@@ -34,7 +32,7 @@ class Findings:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, fault: str, done: object, found: object) -> None:
-        """One line of the table."""
+        """One line of the table: which fault, how often and where it was made, what came of it."""
         self.rows.append((fault, str(done), str(found)))
 
 
@@ -44,14 +42,36 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{request.config.getoption('--seed')} {request.node.name}")
 
 
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the long form."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture(scope="session")
 def findings(request: pytest.FixtureRequest) -> Findings:
     """The table that is printed at the end."""
     return request.config.stash.setdefault(FINDINGS, Findings())
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    return _how(config)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if found := terminalreporter.config.stash.get(FINDINGS, None):
-        terminalreporter.section("faults")
-        for row in found.rows:
-            terminalreporter.write_line(" | ".join(row))
+    found = terminalreporter.config.stash.get(FINDINGS, None)
+    if found is None or not found.rows:
+        return
+    terminalreporter.section(_how(terminalreporter.config))
+    table = Table("fault", "what was done", "what was found", box=None, pad_edge=False)
+    for row in found.rows:
+        table.add_row(*row)
+    console = Console(width=100, highlight=False, markup=False, color_system=None)
+    with console.capture() as text:
+        console.print(table)
+    terminalreporter.write_line(text.get().rstrip())
+
+
+def _how(config: pytest.Config) -> str:
+    form = "long" if config.getoption("--long") else "short"
+    return f"faults: the {form} form, --seed {config.getoption('--seed')}"
