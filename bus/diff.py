@@ -49,9 +49,8 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         SELECT r.* EXCLUDE (_print, _file), _change, _again, false AS _moved
         FROM (
             SELECT r.*, b.sourcedId IS NOT NULL AS _again, CASE
-                WHEN b.sourcedId IS NULL OR b.status = 'tobedeleted'
-                    THEN CASE WHEN r.status = 'tobedeleted' THEN NULL ELSE 'created' END
-                WHEN r.status = 'tobedeleted' THEN 'withdrawn'
+                WHEN r.status = 'tobedeleted' THEN NULL
+                WHEN b.sourcedId IS NULL OR b.status = 'tobedeleted' THEN 'created'
                 WHEN r._print <> b._fingerprint THEN 'updated'
             END AS _change
             FROM (SELECT r.*, {fingerprint(kind, "r")} AS _print FROM {record} r) r
@@ -63,6 +62,15 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
     withdrawal = ", ".join(
         "'tobedeleted' AS status" if name == "status" else f"b.{quoted(name)}"
         for name in columns(kind)
+    )
+    # As it last stood, whatever else its row now says: only that is what products have of it.
+    con.execute(
+        f"""
+        INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
+        SELECT {withdrawal}, r._line, 'withdrawn', true, false
+        FROM {record} r JOIN {before} b ON r.sourcedId = b.sourcedId
+        WHERE r.status = 'tobedeleted' AND b.status = 'active'
+        """
     )
     if KINDS[kind].owner != "sourcedId":
         ends = [quoted(name) for name in (*KINDS[kind].required, "role") if name in columns(kind)]

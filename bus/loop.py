@@ -17,10 +17,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -46,7 +46,11 @@ from bus.translation import translate
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer")
+
 POLL_RECORDS = 10_000
+ASKED_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between questions to Kafka that must be answered before a partition can be read."""
 IDLE_SECONDS = 60.0
 """While nothing comes, what depends on the day alone is looked after so often."""
 QUIET_SECONDS = 0.5
@@ -98,6 +102,7 @@ class Loop:
         self._in_hand: set[Position] = set()  # the partitions of the batch that is being delivered
         self._stale = False
         self._joined = False
+        self._unanswered: KafkaException | None = None
         self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
         self._behind: set[Position] = set()  # not yet at the end that they had when assigned
         self._paused: set[Position] = set()
@@ -184,6 +189,7 @@ class Loop:
         self._turned = time.monotonic()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - len(self._intake)))
         read = some(self._consumer, room, self._patience())
+        self._answered()
         if self._unannounced:
             # So that the group's lag counts what it has not begun to read, from the first moment.
             untouched = {p: o for p, o in self._unannounced.items() if self._next.get(p) == o}
@@ -241,13 +247,42 @@ class Loop:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._joined = True
         asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._locate(asked)
+        own = self._inquire(lambda: self._locate(asked))
+        if own is None:
+            return
         consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
         self._unannounced |= {place: self._next[place] for place in asked}
         self._dirty = True
-        self._refresh(own)
+        self._inquire(lambda: self._refresh(own))
         self._gate()
         self._metrics.assigned.labels(self._product.name).set(len(self._next))
+
+    def _inquire(self, question: Callable[[], Answer]) -> Answer | None:
+        """What Kafka answers while it tells of a rebalance; None when it does not for long, and
+        then `_answered` raises.
+
+        Nothing of Kafka's may be raised here: out of the poll would come a bare `KafkaError`, which
+        is no exception, so nothing catches it (confluent-kafka 2.16).
+        """
+        for seconds in ASKED_AGAIN:
+            try:
+                answer = question()
+                self._unanswered = None
+                return answer
+            except KafkaException as error:
+                log.info("asked again in a rebalance", error=error.args[0].name())
+                self._unanswered = error
+            if "AUTHORIZATION" in self._unanswered.args[0].name():
+                return None
+            if self._stopping.wait(seconds):
+                self._unanswered = None
+                return None
+        return None
+
+    def _answered(self) -> None:
+        """Raises what `_inquire` could not."""
+        if self._unanswered is not None:
+            raise self._unanswered
 
     def _locate(self, asked: list[Position]) -> dict[Position, int]:
         """Find where to go on in these partitions; what the delivery itself stands for of them."""
@@ -472,6 +507,7 @@ class Loop:
                 ):
                     raise _Drained
                 message = self._consumer.poll(min(left, 0.5))
+                self._answered()
                 if self._stale:
                     self._stale = False
                     raise _Stale

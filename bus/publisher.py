@@ -3,7 +3,8 @@
 A publisher has a transactional id of its source's own. Starting one fences off whatever is left of
 an earlier process of the same source: its open transaction is aborted, and it can publish no more
 (Kafka, KIP-98 and KIP-890). So after a kill at any moment the topics hold whole transactions only,
-and what they hold is all that has been published.
+and what they hold is all that has been published. In the same way a producer whose connection broke
+is replaced before the next transaction: see `bus.doubt`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus import topics
 from bus.codec import Encoder
+from bus.doubt import HEARD, Doubt
 from bus.event import Change, Headers, envelope
 from bus.failures import BusError, RetryLater, Stop
 from bus.settings import Settings, kafka_client
@@ -41,6 +43,8 @@ class Publisher:
     time:        the CloudEvents time of all its events, RFC 3339 in UTC.
     traceparent: the W3C trace context of the run, or None.
     schema_ids:  for each kind the id under which the registry knows our schema.
+    replaced:    whether a connection broke, so that a second producer had to go on; what the topics
+                 hold is then better read than reckoned.
     """
 
     def __init__(
@@ -59,15 +63,28 @@ class Publisher:
         self._encoders = {kind: Encoder(kind, id_) for kind, id_ in schema_ids.items()}
         self._run = uuid.uuid4().hex
         self._number = count(1)
-        self._producer = Producer(producer_settings(settings, f"{settings.topic_prefix}{source}"))
+        self.replaced = False
+        self._start()
         with explained("start publishing"):
-            self._producer.init_transactions(SECONDS)
             there = self._producer.list_topics(timeout=SECONDS).topics
         self._partitions = topics.count(settings, {t: len(m.partitions) for t, m in there.items()})
+
+    def _start(self) -> None:
+        """A new producer; all that an earlier one of this source still has on its way is void."""
+        self._doubt = Doubt()
+        name = f"{self._settings.topic_prefix}{self._source}"
+        self._producer = Producer(producer_settings(self._settings, name, self._doubt))
+        with explained("start publishing"):
+            self._producer.init_transactions(SECONDS)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is published inside is there for readers when it ends, or nothing of it."""
+        self._producer.poll(0)
+        if self._doubt:
+            self.close()
+            self._start()
+            self.replaced = True
         with explained("publish"):
             self._producer.begin_transaction()
         try:
@@ -121,8 +138,9 @@ class Publisher:
         self._producer.flush(5)
 
 
-def producer_settings(settings: Settings, transactional_id: str) -> dict[str, Any]:
-    """librdkafka's settings for a producer whose transactions lose and double nothing."""
+def producer_settings(settings: Settings, transactional_id: str, doubt: Doubt) -> dict[str, Any]:
+    """librdkafka's settings for a producer whose transactions lose and double nothing, as long as
+    none is begun when there is doubt."""
     return {
         "linger.ms": 20,
         "compression.type": "lz4",
@@ -132,7 +150,8 @@ def producer_settings(settings: Settings, transactional_id: str) -> dict[str, An
         "enable.idempotence": True,
         "acks": "all",
         "transaction.timeout.ms": 300_000,
-        "logger": logging.getLogger("bus.kafka"),
+        "logger": doubt,
+        **HEARD,
     }
 
 

@@ -3,6 +3,8 @@ unit run, many in the full one.
 
 Both draw the same ones each time, so that a run says something about the change and not about
 luck; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+
+And the options of the fault tests (`tests/faults`), declared here as pytest wants them at the top.
 """
 
 from __future__ import annotations
@@ -27,3 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "containers (needs a Docker engine on this machine; KAFKA_IMAGE and REGISTRY_IMAGE name "
         "other images than deploy/compose.yaml does)",
     )
+    group = parser.getgroup("faults")
+    group.addoption("--long", action="store_true", help="the fault tests in their long form")
+    group.addoption("--seed", type=int, default=1, help="what the faults are drawn from (1)")

@@ -9,6 +9,7 @@ answers as it is told:
         receiver.next("hang")                # reads the request, says nothing
         receiver.next("drop")                # reads the request, closes the connection
         receiver.next("trickle")             # begins an answer and never comes to its end
+        receiver.next("half")                # says 200 and that more follows, which never does
         ...
         receiver.accepted                    # verified and answered with 2xx, in order of arrival
 
@@ -31,7 +32,7 @@ from typing import Any, Literal
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-Reply = int | Literal["hang", "drop", "trickle"]
+Reply = int | Literal["hang", "drop", "trickle", "half"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,9 @@ class Receiver:
         with self._lock:
             self.received.append(Received(headers, body, handler.path, at, verified, reply))
         if reply == "hang":
+            self._closed.wait(30)
+        if reply == "half":
+            handler.wfile.write(b"HTTP/1.1 200 .\r\ncontent-length: 10\r\n\r\n")
             self._closed.wait(30)
         if reply == "trickle":
             handler.wfile.write(b"HTTP/1.1 200 ")

@@ -8,7 +8,8 @@ When Kafka cannot be reached, a transaction is aborted and tried again with what
 those who waited too long are told so and leave. A commit that was not confirmed is asked about
 again until it is known (librdkafka, "Transactional producer API": retriable, abortable and fatal
 errors). When the producer itself is lost, as when the broker died in the middle of a commit, its
-successor first asks Kafka what became of the transaction (`producers.http.fate`). So nothing is
+successor first asks Kafka what became of the transaction (`producers.http.fate`). A producer whose
+connection broke is replaced before the next transaction (`bus.doubt`). So nothing is lost or
 published twice, and nobody needs to start the service again after an outage.
 """
 
@@ -26,6 +27,7 @@ from uuid import uuid4
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from bus.doubt import Doubt
 from bus.failures import RetryLater, Stop
 from bus.publisher import explained, producer_settings
 from bus.settings import Settings
@@ -36,6 +38,10 @@ log = structlog.get_logger("bus.http")
 
 TRANSACTION_EVENTS = 10_000
 """At how many events a transaction takes no further request."""
+TRANSACTION_SECONDS = 60.0
+"""After so long Kafka aborts a transaction of which it hears nothing, and fences its producer."""
+MESSAGE_SECONDS = 10.0
+"""Less than a transaction's: a dead broker is noticed while aborting still works."""
 STALLED = 3.0
 """Seconds after which a transaction that is under way says that Kafka does not take anything."""
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -84,13 +90,13 @@ class GroupCommit:
         self._thread.start()
 
     def _new_producer(self) -> Producer:
+        self._doubt = Doubt()
         return Producer(
-            producer_settings(self._settings, self._name)
+            producer_settings(self._settings, self._name, self._doubt)
             | {
                 "linger.ms": 0,
-                "transaction.timeout.ms": 60_000,
-                # Less than the transaction's: a dead broker is noticed while aborting still works.
-                "message.timeout.ms": 10_000,
+                "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
+                "message.timeout.ms": int(MESSAGE_SECONDS * 1000),
                 "socket.nagle.disable": True,
             }
         )
@@ -186,6 +192,7 @@ class GroupCommit:
             identity = uuid4().bytes
             began = time.time()
             try:
+                self._leave_no_doubt()
                 error = self._transaction(batch, identity)
             except KafkaException as lost:
                 error = self._succeed(lost.args[0], identity, began)
@@ -234,23 +241,45 @@ class GroupCommit:
 
         Raises `Stop` when this service has no place any more, or when it is ending.
         """
-        if lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):
+        fenced = lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)
+        # Kafka says the same of a transaction that it has aborted for its age, as after an outage.
+        if fenced and time.time() - began < TRANSACTION_SECONDS:
             raise Stop(
                 "another service took this one's place in Kafka; give each an `instance` of its "
                 "own in [producers.http], or run only one"
             )
         log.warning("producer lost", error=lost.name())
         self._down = True
+        while True:
+            self._replace()
+            try:
+                return None if committed(self._settings, self._name, identity, began) else lost
+            except RetryLater:
+                time.sleep(BACKOFF[-1])
+
+    def _leave_no_doubt(self) -> None:
+        """Let no transaction begin while an earlier one's end may be on its way to Kafka."""
+        self._producer.poll(0)
+        if self._doubt:
+            log.info("producer replaced: its connection broke")
+            self._replace()
+
+    def _replace(self) -> None:
+        """A new producer in this one's place, as soon as Kafka gives it; all that this one may have
+        on its way is void then. Raises `Stop` when the service ends meanwhile."""
         self._producer.purge()
-        while not self._closing:
+        while True:
             try:
                 self._producer = self._new_producer()
                 with explained("publish again"):
                     self._producer.init_transactions(START)
-                return None if committed(self._settings, self._name, identity, began) else lost
+                return
             except RetryLater:
+                if self._closing:
+                    raise Stop(
+                        "the service ended before Kafka was back; nothing answered with 202 is lost"
+                    ) from None
                 time.sleep(BACKOFF[-1])
-        raise Stop("the service ended before Kafka was back; nothing answered with 202 is lost")
 
     def _wait_for_kafka(self) -> None:
         """After a failure, with nobody waiting: nothing is taken again before Kafka answers."""

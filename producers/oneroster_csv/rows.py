@@ -231,7 +231,7 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
 def _run_together(taken: deque[str], fields: list[str], delimiter: str, width: int) -> bool:
     """Whether a row over several lines looks like several rows that stray quotes run together.
 
-    Then each further line would be a row by itself, beginning with an id like that of the first.
+    Then a further line would be a row by itself, beginning with an id like that of the first.
     """
     if len(fields) != width:
         return True
@@ -239,10 +239,10 @@ def _run_together(taken: deque[str], fields: list[str], delimiter: str, width: i
         try:
             alone = next(csv.reader([line], delimiter=delimiter, strict=True), [])
         except csv.Error:
-            return False
-        if len(alone) != width or not _alike(alone[0], fields[0]):
-            return False
-    return True
+            continue
+        if len(alone) == width and _alike(alone[0], fields[0]):
+            return True
+    return False
 
 
 def _alike(one: str, other: str) -> bool:

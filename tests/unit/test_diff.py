@@ -99,6 +99,16 @@ def test_what_is_marked_is_withdrawn() -> None:
     assert (counts.withdrawn, events) == (1, [("withdrawn", "a", "tobedeleted")])
 
 
+def test_what_is_marked_is_withdrawn_as_it_last_stood_whatever_its_row_now_says() -> None:
+    """An enrollment that went to another class and then ended: products have the former class."""
+    before = a_record("enrollment", sourcedId="e")
+    row = before | {"classSourcedId": "other", "status": "tobedeleted"}
+    counts, events, after = diff("enrollment", {"e": before}, [row])
+    assert (counts.withdrawn, counts.unchanged) == (1, 0)
+    assert events == [("withdrawn", "e", "tobedeleted")]
+    assert after["e"] == before | {"status": "tobedeleted"}
+
+
 def test_what_is_missing_from_a_whole_extract_is_withdrawn_as_it_last_stood() -> None:
     counts, events, after = diff("org", {"a": org("a"), "b": org("b")}, [org("b")])
     assert (counts.withdrawn, counts.stood) == (1, 2)

@@ -39,6 +39,8 @@ class Producer:
 
     def init_transactions(self, timeout: float) -> None: ...
 
+    def poll(self, timeout: float) -> None: ...
+
     def begin_transaction(self) -> None:
         self.open = []
 

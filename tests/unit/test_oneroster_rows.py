@@ -115,6 +115,13 @@ def test_two_stray_quotes_do_not_run_rows_together(tmp_path: Path) -> None:
     assert told(staging) == [(2, rows.UNCLOSED)]
 
 
+def test_a_row_between_two_broken_ones_is_not_taken_for_a_part_of_a_value(tmp_path: Path) -> None:
+    """The quote closes, and the whole has the right length: only the row in between tells."""
+    found, staging = orgs(tmp_path, HEADER + '1,"open\n2,B,school\n3",school\n4,D,school\n')
+    assert [row[1] for row in found] == ["2", "4"]
+    assert [line for line, _ in told(staging)] == [2, 4]
+
+
 def test_a_quote_that_closes_too_late_costs_no_row_of_the_right_length(tmp_path: Path) -> None:
     found, staging = orgs(
         tmp_path, HEADER + '1,"open,school\n2,B,school\n3",x,y,school\n4,D,school\n'

@@ -1,0 +1,149 @@
+"""A bus with a proxy on every way to it: producers to Kafka, consumers to Kafka, both to the registry.
+
+Clients of Kafka go where the broker tells them, so the broker has a listener for each proxy, which
+advertises that proxy's port. Its own requests to itself go by its own listener, untouched.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bus import local
+from bus.local import kafka, machine
+from bus.local.home import recall
+from bus.settings import KafkaSettings, RegistrySettings, Settings
+from tests.faults.proxy import Proxy, Way
+
+WAYS = ("PRODUCE", "CONSUME")
+SOON = "transaction.abort.timed.out.transaction.cleanup.interval.ms=500"
+"""A transaction that is too old is aborted within this, not within 10 s: tests need not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The bus and the ways to it; `settings` go there without any proxy."""
+
+    home: Path
+    settings: Settings
+    produce: Proxy
+    consume: Proxy
+    registry: Proxy
+
+    def through(self, proxy: Proxy, settings: Settings | None = None) -> Settings:
+        """Settings that lead to Kafka through a proxy, and to the registry through its own."""
+        registry = (settings or self.settings).registry.model_copy(
+            update={"url": f"http://127.0.0.1:{self.registry.port}/apis/ccompat/v7"}
+        )
+        cluster = (settings or self.settings).kafka.model_copy(
+            update={"bootstrap": f"127.0.0.1:{proxy.port}"}
+        )
+        return (settings or self.settings).model_copy(
+            update={"kafka": cluster, "registry": registry}
+        )
+
+    def well(self) -> None:
+        """All ways are free."""
+        for proxy in (self.produce, self.consume, self.registry):
+            proxy.be("pass")
+
+
+@contextmanager
+def network(home: Path) -> Iterator[Network]:
+    """Run it while the block does."""
+    ports: list[int] = []
+    for _ in range(2 * len(WAYS)):
+        ports.append(machine.free_port(ports))
+    behind, before = ports[: len(WAYS)], ports[len(WAYS) :]
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kafka, "PROPERTIES", _with_listeners(behind, before))
+        bus = local.up(home)
+        stack.callback(local.down, home)
+        proxies = [
+            stack.enter_context(Proxy(to, port, kafka=True))
+            for to, port in zip(behind, before, strict=True)
+        ]
+        registry = stack.enter_context(Proxy(recall(home).ports["registry"]))
+        settings = Settings(
+            home=home,
+            kafka=KafkaSettings(bootstrap=bus.bootstrap),
+            registry=RegistrySettings(url=bus.registry),
+        )
+        yield Network(home, settings, *proxies, registry)
+
+
+def _with_listeners(behind: list[int], before: list[int]) -> str:
+    """The embedded Kafka's configuration with these listeners more."""
+    lines = kafka.PROPERTIES.splitlines()
+    more = {
+        "listeners=": [f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, behind, strict=True)],
+        "advertised.listeners=": [
+            f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, before, strict=True)
+        ],
+        "listener.security.protocol.map=": [f"{way}:PLAINTEXT" for way in WAYS],
+    }
+    for start, parts in more.items():
+        at = next(i for i, line in enumerate(lines) if line.startswith(start))
+        lines[at] = ",".join([lines[at], *parts])
+    return "\n".join([*lines, SOON, ""])
+
+
+Weather = tuple[Way, float, float]
+"""A way, latency in seconds, rate in bytes a second."""
+SLOW: Weather = ("pass", 0.05, 200_000)
+KINDS_OF_WEATHER: dict[str, Weather] = {
+    "slow": SLOW,
+    "cut": ("cut", 0, 0),
+    "silent": ("hang", 0, 0),
+    "requests lost": ("deaf", 0, 0),
+    "answers lost": ("mute", 0, 0),
+}
+
+
+@contextmanager
+def weather(
+    proxy: Proxy,
+    rng: random.Random,
+    *,
+    kinds: Sequence[str] = tuple(KINDS_OF_WEATHER),
+    bad: tuple[float, float] = (0.2, 1.5),
+    good: tuple[float, float] = (0.05, 0.5),
+) -> Iterator[Counter[str]]:
+    """Bad and good weather in turns while the block runs, then good; how often it was of a kind.
+
+    bad, good: for how many seconds it is so at least and at most.
+    """
+    had: Counter[str] = Counter()
+    over = threading.Event()
+
+    def turn() -> None:
+        while not over.is_set():
+            way, latency, rate = KINDS_OF_WEATHER[kind := rng.choice(kinds)]
+            proxy.be(way, latency=latency, rate=rate)
+            had[kind] += 1
+            over.wait(rng.uniform(*bad))
+            proxy.be("pass")
+            over.wait(rng.uniform(*good))
+
+    thread = threading.Thread(target=turn, name="weather")
+    thread.start()
+    try:
+        yield had
+    finally:
+        over.set()
+        thread.join()
+        proxy.be("pass")
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """One such bus for all tests; each leaves its ways free."""
+    with network(tmp_path_factory.mktemp("network") / "home") as one:
+        yield one

@@ -1,0 +1,214 @@
+"""A network that can be bad: a TCP proxy on 127.0.0.1 whose ways are changed while it runs.
+
+    with Proxy(8080) as proxy:      # what connects to proxy.port is passed on to port 8080
+        proxy.be(latency=0.05, rate=20_000)   # slow
+        proxy.be("hang")            # both ways silent, connections stay open
+        proxy.be("deaf")            # what clients send never arrives; answers on their way do
+        proxy.be("mute")            # requests arrive and are acted on; answers never come
+        proxy.be("cut")             # connections are closed and new ones refused
+        proxy.be("pass")
+        proxy.drop_answer()         # the next answer is thrown away with its connection
+
+What was swallowed by "hang", "deaf" or "mute" is lost: as TCP would never leave a hole in a
+stream, such a connection is closed when the way is free again.
+
+Of a proxy for Kafka, single requests can be meant, by their API key: `late` keeps the next one on
+its way while its connection breaks, and lets it arrive when all have forgotten it; `unanswered`
+lets it arrive and breaks the connection instead of answering. `seen` counts keys and versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Way = Literal["pass", "cut", "hang", "deaf", "mute"]
+SILENT = {"hang": ("request", "answer"), "deaf": ("request",), "mute": ("answer",)}
+CHUNK = 65_536
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    holed: bool = False
+    ends: bool = False
+
+    def close(self) -> None:
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+
+
+@dataclass(slots=True)
+class Caught:
+    """A Kafka request that was meant: `came` is set when it has come by."""
+
+    api: int
+    which: Callable[[bytes], bool]
+    late: bool
+    frame: bytes = b""
+    came: threading.Event = field(default_factory=threading.Event)
+
+
+class Proxy:
+    """See the module's docstring. Its methods may be called from any thread."""
+
+    def __init__(self, to: int, port: int = 0, *, kafka: bool = False) -> None:
+        self.to = to
+        self.port = port
+        self._kafka = kafka  # requests are passed on whole, so that one can be picked out
+        self.passed = {"request": 0, "answer": 0}
+        self._way: Way = "pass"
+        self._latency = self._rate = 0.0
+        self._open: set[_Connection] = set()
+        self._drops = 0
+        self.seen: Counter[tuple[int, int]] = Counter()
+        self._meant: list[Caught] = []
+        self._server: asyncio.Server | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._do(self._listen())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._do(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def be(self, way: Way = "pass", *, latency: float = 0.0, rate: float = 0.0) -> None:
+        """From now on: latency in seconds for each piece one way, rate in bytes a second (0: any)."""
+        self._do(self._be(way, latency, rate))
+
+    def drop_answer(self, times: int = 1) -> None:
+        """What is answered next is thrown away and its connection closed."""
+        self._drops += times
+
+    def late(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
+        """Hold back the next Kafka request with this API key, and break its connection."""
+        self._meant.append(caught := Caught(api, which, late=True))
+        return caught
+
+    def unanswered(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
+        """Break the connection of the next such request when it is acted on."""
+        self._meant.append(caught := Caught(api, which, late=False))
+        return caught
+
+    def forget(self) -> None:
+        """No request is meant any more."""
+        self._meant.clear()
+
+    def arrive(self, caught: Caught) -> int:
+        """Let a late request arrive now; the error code in Kafka's answer to an EndTxn of v1."""
+        with socket.create_connection(("127.0.0.1", self.to), timeout=30) as server:
+            server.sendall(caught.frame)
+            answer = _exactly(server, int.from_bytes(_exactly(server, 4), "big"))
+        return int.from_bytes(answer[8:10], "big", signed=True)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _be(self, way: Way, latency: float, rate: float) -> None:
+        self._way, self._latency, self._rate = way, latency, rate
+        if way == "cut" and self._server is not None:
+            self._server.close()
+            self._server = None
+        elif way != "cut" and self._server is None:
+            await self._listen()
+        for one in [*self._open]:
+            if way == "cut" or (way == "pass" and one.holed):
+                one.close()
+
+    async def _end(self) -> None:
+        await self._be("cut", 0, 0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)  # their connections are closed
+        await asyncio.sleep(0.01)  # and now their sockets
+
+    async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            answers, server = await asyncio.open_connection("127.0.0.1", self.to)
+        except OSError:
+            client.transport.abort()
+            return
+        connection = _Connection(client, server)
+        self._open.add(connection)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(connection, reader, server, "request"))
+                group.create_task(self._pump(connection, answers, client, "answer"))
+        except* (OSError, asyncio.IncompleteReadError, _Broken):
+            pass
+        finally:
+            connection.close()
+            self._open.discard(connection)
+
+    async def _pump(
+        self,
+        connection: _Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: Literal["request", "answer"],
+    ) -> None:
+        while True:
+            if direction == "request" and self._kafka:
+                data = await self._frame(reader, connection)
+            else:
+                data = await reader.read(CHUNK)
+            if not data:  # the other way may go on: HTTP clients do not, Kafka's neither
+                raise _Broken
+            if self._latency:
+                await asyncio.sleep(self._latency)
+            if direction in SILENT.get(self._way, ()):
+                connection.holed = True
+                continue
+            if direction == "answer" and (self._drops or connection.ends):
+                self._drops -= not connection.ends
+                raise _Broken
+            if self._rate:
+                await asyncio.sleep(len(data) / self._rate)
+            self.passed[direction] += len(data)
+            writer.write(data)
+            await writer.drain()
+
+    async def _frame(self, reader: asyncio.StreamReader, connection: _Connection) -> bytes:
+        """One whole Kafka request: its size, then api key, version, correlation id, the rest."""
+        size = await reader.readexactly(4)
+        frame = size + await reader.readexactly(int.from_bytes(size, "big"))
+        api, version = (int.from_bytes(frame[at : at + 2], "big") for at in (4, 6))
+        self.seen[api, version] += 1
+        for caught in [*self._meant]:
+            if caught.api == api and caught.which(frame):
+                self._meant.remove(caught)
+                caught.frame = frame
+                caught.came.set()
+                if caught.late:
+                    raise _Broken
+                connection.ends = True
+                break
+        return frame
+
+
+class _Broken(Exception):  # noqa: N818
+    """This connection is at its end."""
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        assert more, "the broker closed the connection"
+        data += more
+    return data

@@ -1,0 +1,151 @@
+"""A district's days in the topics, and what a product that was told of them must have got.
+
+`Published` knows the topics alone: that they hold what the student information system had is for
+`same_as` to say.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus import extract, registry, topics
+from bus.delivery import Delivery
+from bus.event import headers_of
+from bus.failures import Stop
+from bus.loop import Loop
+from bus.metrics import Metrics
+from bus.product import Product
+from bus.sample import District
+from bus.scan import scan
+from bus.settings import Settings
+from bus.standard import KINDS
+from consumers.webhook import DEFAULT_KINDS, WebhookSettings
+from producers.oneroster_csv.read import read
+from tests.faults.network import Network
+from tests.webhook_receiver import Received
+
+SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+DISTRICT = District(seed=7, students=40, change=0.3)
+IMPATIENT = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}
+"""librdkafka's own patience is a minute; this lets it find out more often that it waits in vain."""
+NUMBERS = count(1)
+
+
+def own(net: Network) -> Settings:
+    """A bus under topics of its own, with the schemas, that does not wait long for anything."""
+    kafka = net.settings.kafka.model_copy(update={"client": IMPATIENT})
+    consumer = net.settings.consumer.model_copy(update={"retry_first": 0.05, "retry_most": 0.5})
+    how = {"topic_prefix": f"faults{next(NUMBERS)}", "kafka": kafka, "consumer": consumer}
+    settings = net.settings.model_copy(update=how)
+    registry.apply(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def extracts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two days' extracts of a small district."""
+    folder = tmp_path_factory.mktemp("extracts")
+    return [DISTRICT.write(folder / f"{day}.zip", day) for day in (1, 2)]
+
+
+@pytest.fixture(scope="session")
+def published(net: Network, extracts: list[Path]) -> Settings:
+    """A bus in whose topics both days are; nobody was in the way."""
+    settings = own(net)
+    for path in extracts:
+        publish(settings, path)
+    return settings
+
+
+def publish(settings: Settings, path: Path) -> extract.Report:
+    """Publish an extract, once."""
+    return extract.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
+
+
+def same_as(settings: Settings, path: Path, folder: Path) -> None:
+    """The topics hold what the extract does, as a machine finds that knows nothing else of them."""
+    own = settings.model_copy(update={"home": folder})
+    again = publish(own, path)
+    assert again.published == 0, again.records
+
+
+@dataclass(slots=True)
+class Published:
+    """The events of each person's or thing's story in their order, by kind and owner."""
+
+    stories: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, kinds: Iterable[str] = DEFAULT_KINDS) -> Published:
+        """What is in the topics of these kinds now; a story is of one record."""
+        found = cls()
+        for kind in kinds:
+            for message in scan(settings, topics.topic(settings, kind)):
+                key = (kind, (message.key() or b"").decode())
+                id_ = (dict(headers_of(message))["ce_id"] or b"").decode()
+                found.stories.setdefault(key, []).append(id_)
+        return found
+
+    @property
+    def lengths(self) -> dict[tuple[str, str], int]:
+        """How many events each story has."""
+        return {key: len(story) for key, story in self.stories.items()}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.stories.values()))
+
+    def told(self, events: Sequence[Received]) -> None:
+        """A vendor who remembers ids has got everything, once, and each story in its order."""
+        first = list(dict.fromkeys(event.id for event in events))
+        place = {id_: at for at, id_ in enumerate(first)}
+        published = {id_ for story in self.stories.values() for id_ in story}
+        assert published - place.keys() == set(), "lost"
+        assert place.keys() - published == set(), "never published"
+        for key, story in self.stories.items():
+            came = sorted(story, key=lambda id_: place[id_])
+            assert came == story or _moved(key), f"out of order: {key}"
+
+
+def _moved(key: tuple[str, str]) -> bool:
+    """Whether a record may change its owner, so that its story is two people's."""
+    return KINDS[key[0]].owner != "sourcedId"
+
+
+def vendor_settings(url: str, folder: Path, total_seconds: float = 1.5) -> WebhookSettings:
+    """A vendor who is not waited for."""
+    return WebhookSettings(
+        url=url, secret=SECRET, state=folder, connect_seconds=1, total_seconds=total_seconds
+    )
+
+
+def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 60.0) -> int:
+    """Run a copy of a product's consumer until it has caught up, and start it again when it stops,
+    as whoever keeps a service running does; how often that was. It may make no dead letter."""
+    until, starts = time.monotonic() + seconds, 0
+    while True:
+        starts += 1
+        delivery: Delivery = product.open(how)
+        try:
+            outcome = Loop(settings, product, delivery, Metrics()).run(until_caught_up=True)
+            assert outcome.dead_lettered == 0
+            return starts
+        except Stop as stop:
+            assert time.monotonic() < until, stop
+            time.sleep(0.2)
+        finally:
+            delivery.close()
+
+
+def named(product: Product, name: str, **more: Any) -> Product:
+    """The same product with a group of its own."""
+    return replace(product, name=f"{product.name}-{name}", **more)

@@ -1,0 +1,198 @@
+"""The network between any two parts slow, silent, cut, or cut one way, in seeded turns.
+
+After each: what the topics hold is what the student information system had, and a vendor has been
+told of all of it, once, each record's story in its order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from bus import extract, topics
+from bus.codec import Decoder
+from bus.failures import BusError
+from bus.registry import schema_lookup
+from bus.scan import scan
+from bus.settings import Settings
+from consumers.webhook import PRODUCT as WEBHOOK
+from tests.faults.network import Network, weather
+from tests.faults.proxy import Proxy
+from tests.faults.published import (
+    IMPATIENT,
+    SECRET,
+    Published,
+    consume,
+    named,
+    own,
+    publish,
+    same_as,
+    vendor_settings,
+)
+from tests.integration.commands import Commands
+from tests.webhook_receiver import Receiver
+
+
+def test_between_producer_and_kafka(
+    net: Network,
+    published: Settings,
+    extracts: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: random.Random,
+    findings: Any,
+    turn: int,
+) -> None:
+    monkeypatch.setattr(extract, "TRANSACTION_RECORDS", 50)
+    here = own(net)
+    for path in extracts:
+        with weather(net.produce, rng, bad=(0.1, 0.6)) as had:
+            tries = publish_at_last(net.through(net.produce, here), path)
+        publish(here, path)
+        same_as(here, path, tmp_path / path.stem)
+        findings.add(f"producer - Kafka, day {path.stem}", told(had), f"in {tries} runs; the SIS's")
+    # As many events of each record as where nothing was in the way.
+    assert Published.of(here).lengths == Published.of(published).lengths
+
+
+def publish_at_last(settings: Settings, path: Path) -> int:
+    """Publish it, as often as it takes, as a nightly job does; how often that was."""
+    for tries in count(1):
+        try:
+            publish(settings, path)
+            return tries
+        except BusError as error:
+            assert tries < 30, error
+    raise AssertionError
+
+
+@pytest.mark.parametrize("to", ["consume", "registry"])
+def test_between_consumer_and_bus(
+    net: Network,
+    published: Settings,
+    tmp_path: Path,
+    rng: random.Random,
+    findings: Any,
+    to: str,
+    turn: int,
+) -> None:
+    through = net.through(net.consume, published)
+    product = named(WEBHOOK, f"{to}{turn}", batch_records=50)
+    with Receiver(SECRET) as vendor:
+        with weather(getattr(net, to), rng) as had:
+            starts = consume(through, product, vendor_settings(vendor.url, tmp_path), seconds=100)
+        Published.of(published).told(vendor.accepted)
+    other = {"consume": "Kafka", "registry": "registry"}[to]
+    findings.add(f"consumer - {other}", told(had), f"in {starts} starts; nothing lost or doubled")
+
+
+def test_between_consumer_and_product(
+    published: Settings, tmp_path: Path, rng: random.Random, findings: Any, turn: int
+) -> None:
+    product = named(WEBHOOK, f"behind{turn}", batch_records=50)
+    with Receiver(SECRET) as vendor, Proxy(urlsplit(vendor.url).port or 0) as way:
+        url = vendor.url.replace(f":{way.to}", f":{way.port}")
+        with weather(way, rng) as had:
+            consume(published, product, vendor_settings(url, tmp_path), seconds=100)
+        Published.of(published).told(vendor.accepted)
+        again = len(vendor.accepted) - len({event.id for event in vendor.accepted})
+    findings.add("consumer - vendor", told(had), f"nothing lost, {again} came twice by the same id")
+
+
+@pytest.mark.parametrize("between", ["app - HTTP source", "HTTP source - Kafka"])
+def test_around_the_http_source(
+    net: Network, tmp_path: Path, rng: random.Random, findings: Any, between: str, turn: int
+) -> None:
+    settings = own(net)
+    with service(net.through(net.produce, settings), tmp_path) as (port, key), Proxy(port) as way:
+        proxy = way if between.startswith("app") else net.produce
+        with weather(proxy, rng, good=(0.5, 2.0)) as had:
+            tries = post_all(way.port, key)
+    assert_notes(settings)
+    findings.add(between, told(had), f"{STUDENTS * NOTES} notes in {tries} requests, each once")
+
+
+def told(had: Counter[str]) -> str:
+    return ", ".join(f"{n}x {kind}" for kind, n in sorted(had.items()))
+
+
+STUDENTS, NOTES = 8, 12
+
+
+@contextmanager
+def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
+    """The HTTP source; its port and an app's key."""
+    commands = Commands(settings, folder)
+    made = commands.run("produce", "http", "--new-key", "app")
+    digest = re.search(r'key_sha256 = "(\w+)"', made["toml"])
+    assert digest
+    commands.variables |= {
+        "BUS_KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
+        "BUS_KAFKA__CLIENT": json.dumps(IMPATIENT),
+        "BUS_REGISTRY__URL": settings.registry.url,
+        "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": digest[1],
+        "BUS_PRODUCERS__HTTP__COMMIT_SECONDS": "3",
+    }
+    with commands.running("produce", "http", "--port", "0") as process:
+        assert process.stdout is not None
+        yield int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1]), made["key"]
+
+
+def post_all(port: int, key: str) -> int:
+    """Each student's notes, one after another, each until it is taken; how many requests it took."""
+
+    def post(student: int) -> int:
+        tries = 0
+        for number in range(NOTES):
+            note = {
+                "studentSourcedId": f"s{student}",
+                "schoolSourcedId": "oak",
+                "eventDate": "2026-11-24",
+                "attendanceEventCategory": "tardy",
+                "classPeriod": str(number),
+            }
+            headers = {"X-API-Key": key, "Idempotency-Key": f'"{student}-{number}"'}
+            while True:
+                tries += 1
+                assert tries < 500
+                try:
+                    answer = httpx2.post(
+                        f"http://127.0.0.1:{port}/v1/attendance",
+                        json=note,
+                        headers=headers,
+                        timeout=1.0,
+                        trust_env=False,
+                    )
+                except httpx2.TransportError:
+                    continue
+                if answer.status_code == 202:
+                    break
+                assert answer.status_code in (409, 429, 503), answer.text
+                time.sleep(0.1)
+        return tries
+
+    with ThreadPoolExecutor(STUDENTS) as pool:
+        return sum(pool.map(post, range(STUDENTS)))
+
+
+def assert_notes(settings: Settings) -> None:
+    """Every note once, each student's in the order in which they were made."""
+    decode = Decoder("attendance", schema_lookup(settings)).decode
+    came: dict[str, list[int]] = {}
+    for message in scan(settings, topics.topic(settings, "attendance")):
+        record = decode(message.value())
+        came.setdefault(record["studentSourcedId"], []).append(int(record["classPeriod"]))
+    assert came == {f"s{student}": list(range(NOTES)) for student in range(STUDENTS)}
