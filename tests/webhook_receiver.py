@@ -111,6 +111,12 @@ class Receiver:
             time.sleep(0.01)
         return found
 
+    def hang_up(self) -> None:
+        """Close all connections, as a server does with idle ones."""
+        with self._lock:
+            for each in self._sockets:
+                each.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> Receiver:
         receiver = self
 

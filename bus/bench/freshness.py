@@ -1,134 +1,108 @@
-"""From a POST to the product's own log: attendance over HTTP to a webhook, at a steady rate.
+"""How fresh a product is: from a change in the SIS to the product's own log, at a steady rate.
 
-Three parts, each a process of its own as in a district: who sends (here: `send`), the bus's own
-commands (`bus produce http`, `bus consume webhook`), and the vendor (in the calling process, which
-does nothing else meanwhile). All clocks are this machine's.
+The change is attendance, which the SIS POSTs and a webhook gives to a vendor (`bus.bench.traffic`).
+It counts from when it was due, not from when the sender came to it, so nothing that falls behind
+is left out.
 """
 
 from __future__ import annotations
 
-import asyncio
-import multiprocessing
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
+from rich.console import Console
+from rich.table import Table
 
-from bus import local
-from bus.demo.stage import Stage, first_line, wait_for
-from bus.demo.vendor import vendor
+from bus.bench.traffic import Traffic, at_once, traffic
+from bus.bench.usage import Used
+from bus.failures import Stop
 
-STUDENTS = 1_000
-WARM_UP = 2.0
+WARM_UP = 3.0
 """Seconds of sending before measuring: the first connections, the first transactions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How long it took, in milliseconds: until 202, and until the product had it.
+    """How long it took, in milliseconds (p50, p99, worst): until 202, until the product had it.
 
-    sent: how many were measured; rate: how many a second were really sent.
+    asked:   changes a second that the SIS had.
+    through: changes a second that reached the product, until the last one did.
+    at_once: changes in one POST.
+    used:    by process, from the first change to the last, warming up included.
     """
 
-    sent: int
-    rate: float
+    asked: int
+    at_once: int
+    changes: int
+    through: float
     accepted: dict[str, float]
     delivered: dict[str, float]
+    used: dict[str, Used]
 
-
-def measure(folder: Path, rate: int, seconds: float) -> Freshness:
-    """Measure in a folder of its own, made anew; the bus there is stopped at the end."""
-    stage = Stage(folder)
-    with vendor(stage.webhook_secret) as there, stage:
-        stage.bus_down_at_the_end()
-        local.up(stage.folder)
-        stage.run("schemas", "apply")
-        made = stage.run("produce", "http", "--new-key", "bench")
-        client = "BUS_PRODUCERS__HTTP__CLIENTS__BENCH__"
-        stage.set(
-            **{
-                "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
-                f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
-                f"{client}SCOPES": "org,student,attendance",
-                "BUS_PRODUCERS__HTTP__RATE": str(rate * 10),
-                "BUS_PRODUCERS__HTTP__BURST": str(rate * 10),
-            }
-        )
-        url = first_line(stage.start("http", "produce", "http", "--port", "0"))["url"]
-        stage.start("webhook", "consume", "webhook", "--url", there.url)
-        _enroll(url, made["key"])
-        wait_for(lambda: len(there.events) > STUDENTS, "the students' way to the product")
-        sender = multiprocessing.get_context("spawn").Pool(1)
-        with sender:
-            began, sent = sender.apply(send, (url, made["key"], rate, seconds + WARM_UP))
-        wait_for(lambda: sent.keys() <= there.events.keys(), "the last events' way")
-        arrived = dict(there.events)
-    measured = {event: times for event, times in sent.items() if times[0] >= began + WARM_UP}
-    first = min(at for at, _ in measured.values())
-    last = max(at for at, _ in measured.values())
-    return Freshness(
-        sent=len(measured),
-        rate=round((len(measured) - 1) / (last - first), 1),
-        accepted=_figures([done - at for at, done in measured.values()]),
-        delivered=_figures([arrived[event] - at for event, (at, _) in measured.items()]),
-    )
-
-
-def send(url: str, key: str, rate: int, seconds: float) -> tuple[float, dict[str, Any]]:
-    """Send at this rate, whatever the answers take; when it began, and for each event's id when it
-    was sent and when 202 came (`time.time`)."""
-    return asyncio.run(_send(url, key, rate, seconds))
-
-
-async def _send(url: str, key: str, rate: int, seconds: float) -> tuple[float, dict[str, Any]]:
-    sent: dict[str, Any] = {}
-    limits = httpx2.Limits(max_connections=200, max_keepalive_connections=200)
-    async with httpx2.AsyncClient(
-        base_url=url, headers={"X-API-Key": key}, limits=limits, trust_env=False, timeout=60
-    ) as app:
-
-        async def one(number: int) -> None:
-            at = time.time()
-            answer = await app.post("/v1/attendance", json=_note(number))
-            answer.raise_for_status()
-            sent[answer.json()["events"][0]["id"]] = (at, time.time())
-
-        began = time.time()
-        tasks = []
-        for number in range(round(rate * seconds)):
-            await asyncio.sleep(max(0.0, began + number / rate - time.time()))
-            tasks.append(asyncio.create_task(one(number)))
-        await asyncio.gather(*tasks)
-    return began, sent
-
-
-def _enroll(url: str, key: str) -> None:
-    """A school and its students, so that attendance has something to refer to."""
-    school = {"sourcedId": "school", "status": "active", "name": "Bench", "type": "school"}
-    students = [
-        {
-            "sourcedId": f"student-{number}",
-            "status": "active",
-            "givenName": "Given",
-            "familyName": "Family",
+    def as_json(self) -> dict[str, Any]:
+        """As `bus bench freshness --json` prints it."""
+        found = asdict(self)
+        found["used"] = {
+            name: {"cpuSeconds": used.cpu_seconds, "peakMiB": used.peak_mib}
+            for name, used in self.used.items()
         }
-        for number in range(STUDENTS)
-    ]
-    with httpx2.Client(base_url=url, headers={"X-API-Key": key}, trust_env=False) as app:
-        app.post("/v1/org", json=school).raise_for_status()
-        app.post("/v1/student", json=students).raise_for_status()
+        return {"atOnce" if name == "at_once" else name: value for name, value in found.items()}
+
+    def show(self, console: Console) -> None:
+        """Two tables: the times, and what each process used."""
+        posts = "each a POST" if self.at_once == 1 else f"{self.at_once} in each POST"
+        times = Table(f"{self.asked:,}/s, {posts}: ms", "p50", "p99", "worst", box=None)
+        for name, figures in (
+            ("change to 202", self.accepted),
+            ("change to the product's log", self.delivered),
+        ):
+            times.add_row(name, *(f"{value:,.0f}" for value in figures.values()))
+        console.print(times)
+        console.print(f"{self.through:,.0f}/s went through, {self.changes:,} measured")
+        processes = Table("process", "CPU s", "peak MiB", box=None)
+        for name, used in self.used.items():
+            processes.add_row(name, f"{used.cpu_seconds:.1f}", f"{used.peak_mib:,.0f}")
+        console.print(processes)
 
 
-def _note(number: int) -> dict[str, Any]:
-    return {
-        "studentSourcedId": f"student-{number % STUDENTS}",
-        "schoolSourcedId": "school",
-        "eventDate": "2026-11-24",
-        "classPeriod": str(number // STUDENTS),
-        "attendanceEventCategory": "inAttendance",
-    }
+def measure(
+    folder: Path,
+    rates: Sequence[int],
+    seconds: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Freshness]:
+    """Measure at each rate in turn on one bus, in a folder of its own, made anew."""
+    with traffic(folder) as there:
+        found = []
+        for rate in rates:
+            progress(f"{rate:,} changes a second for {seconds:.0f} s")
+            found.append(_measure(there, rate, seconds))
+        return found
+
+
+def _measure(there: Traffic, rate: int, seconds: float) -> Freshness:
+    before = there.sent().keys()
+    there.usage.forget()
+    there.send(rate, seconds + WARM_UP)
+    there.wait_for_all()
+    arrived = there.received()
+    sent = {name: one for name, one in there.sent().items() if name not in before}
+    if lost := sent.keys() - arrived.keys():
+        raise Stop(f"{len(lost)} events did not come to the product; see {there.folder}")
+    first = min(one.due for one in sent.values())
+    measured = {name: one for name, one in sent.items() if one.due >= first + WARM_UP}
+    last = max(arrived[name][0] for name in measured)
+    return Freshness(
+        asked=rate,
+        at_once=at_once(rate),
+        changes=len(measured),
+        through=round(len(measured) / (last - first - WARM_UP), 1),
+        accepted=_figures([one.accepted - one.due for one in measured.values()]),
+        delivered=_figures([arrived[name][0] - one.due for name, one in measured.items()]),
+        used=there.usage.used(),
+    )
 
 
 def _figures(seconds: list[float]) -> dict[str, float]:

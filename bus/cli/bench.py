@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from bus.cli.output import Json, emit, failures, stderr
 
@@ -31,9 +29,7 @@ def consume(
     students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
     partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
     processes: Annotated[list[int] | None, typer.Option(help="Copies; repeatable.")] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often each works; the middle counts.")
-    ] = 3,
+    rounds: Rounds = 3,
     quixstreams: Annotated[bool, typer.Option(help="Measure that peer too.")] = True,
     json: Json = False,
 ) -> None:
@@ -52,7 +48,7 @@ def consume(
             processes=processes or [1, 2, 4],
             rounds=rounds,
             peer=quixstreams,
-            progress=lambda step: stderr.print(f"{step} …", markup=False),
+            progress=_progress,
         )
         _emit(json, found)
 
@@ -61,9 +57,7 @@ def consume(
 def produce(
     students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 50_000,
     partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, help="How often each works; the middle counts.")
-    ] = 3,
+    rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
     """From CSV rows to acknowledged events, beside encoding and sending alone.
@@ -79,7 +73,7 @@ def produce(
             students=students,
             partitions=partitions or [4, 8],
             rounds=rounds,
-            progress=lambda step: stderr.print(f"{step} …", markup=False),
+            progress=_progress,
         )
         _emit(json, found)
 
@@ -102,18 +96,20 @@ def district(
             load().home / "bench",
             students=students,
             change=change,
-            progress=lambda step: stderr.print(f"{step} …", markup=False),
+            progress=_progress,
         )
         _emit(json, found)
 
 
 @app.command()
 def freshness(
-    rate: Annotated[int, typer.Option(min=1, help="Changes a second.")] = 200,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure.")] = 30.0,
+    rate: Annotated[
+        list[int] | None, typer.Option(min=1, help="Changes a second; repeatable.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each.")] = 30.0,
     json: Json = False,
 ) -> None:
-    """From a POST of attendance to the webhook product's own log, at a steady rate.
+    """From a change in the SIS to the webhook product's own log, at steady rates.
 
     On a bus of its own in the folder `bench` of BUS_HOME.
     """
@@ -122,22 +118,73 @@ def freshness(
         from bus.bench.machine import machine
         from bus.settings import load
 
-        found = measure(load().home / "bench", rate, seconds)
+        found = measure(load().home / "bench", rate or [500, 2000], seconds, _progress)
         named = machine()
 
         def show(console: Console) -> None:
-            table = Table(
-                f"ms, {found.sent:,} at {found.rate:g}/s", "p50", "p99", "worst", box=None
-            )
-            for name, figures in (
-                ("POST to 202", found.accepted),
-                ("POST to the product's log", found.delivered),
-            ):
-                table.add_row(name, *(f"{value:.0f}" for value in figures.values()))
-            console.print(table)
+            for each in found:
+                each.show(console)
+                console.print()
             console.print(named)
 
-        emit(json, {"machine": named, **asdict(found)}, show)
+        emit(json, {"machine": named, "rates": [each.as_json() for each in found]}, show)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
+    rate: Annotated[int, typer.Option(min=1, help="Changes a second.")] = 500,
+    json: Json = False,
+) -> None:
+    """Run for long, and see that memory and file handles are flat and nothing lost or doubled.
+
+    From a change in the SIS to the webhook product, on a bus of its own in the folder `bench` of
+    BUS_HOME. Ends with 1 when it is not so.
+    """
+    with failures(json):
+        from bus.bench.machine import machine
+        from bus.bench.soak import measure
+        from bus.settings import load
+
+        found = measure(load().home / "bench", minutes, rate)
+        named = machine()
+
+        def show(console: Console) -> None:
+            found.show(console)
+            console.print(named)
+
+        emit(json, {"machine": named, **found.as_json()}, show)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def start(
+    rounds: Annotated[int, typer.Option(min=1, help="Starts; the middle counts.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to watch it idle.")] = 30.0,
+    json: Json = False,
+) -> None:
+    """How long `bus up` takes in a fresh home, and the CPU of processes with nothing to do.
+
+    In the folder `bench` of BUS_HOME.
+    """
+    with failures(json):
+        from bus.bench.machine import machine
+        from bus.bench.start import measure
+        from bus.settings import load
+
+        found = measure(load().home / "bench", rounds, seconds, _progress)
+        named = machine()
+
+        def show(console: Console) -> None:
+            found.show(console)
+            console.print(named)
+
+        emit(json, {"machine": named, **found.as_json()}, show)
+
+
+def _progress(step: str) -> None:
+    stderr.print(f"{step} …", markup=False)
 
 
 @app.command()

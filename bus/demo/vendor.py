@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+Keep = Callable[[str, bytes], None]
+"""Is given an event's id and its body, once its signature was found good; at least once each."""
 
 
 @dataclass(slots=True)
@@ -30,11 +33,29 @@ class Vendor:
     types: Counter[str] = field(default_factory=Counter)
     forged: int = 0
 
+    def keep(self, name: str, body: bytes) -> None:
+        if name not in self.events:  # at least once, so the id tells what has been seen
+            self.events[name] = time.time()
+            self.types[json.loads(body)["type"]] += 1
+
+    def refuse(self) -> None:
+        self.forged += 1
+
 
 @contextmanager
 def vendor(secret: str) -> Iterator[Vendor]:
     """A vendor who listens on a free port of this machine while the block runs."""
     there = Vendor()
+    with listening(secret, there.keep, there.refuse) as there.url:
+        yield there
+
+
+@contextmanager
+def listening(secret: str, keep: Keep, refuse: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """An endpoint on a free port of this machine while the block runs; gives its URL.
+
+    refuse: is told of each request whose signature is not good.
+    """
     signature = Webhook(secret)
 
     async def take(request: Request) -> Response:
@@ -42,12 +63,9 @@ def vendor(secret: str) -> Iterator[Vendor]:
         try:
             signature.verify(body, dict(request.headers))
         except WebhookVerificationError:
-            there.forged += 1
+            refuse()
             return Response(status_code=401)
-        name = request.headers["webhook-id"]
-        if name not in there.events:  # at least once, so the id tells what has been seen
-            there.events[name] = time.time()
-            there.types[json.loads(body)["type"]] += 1
+        keep(request.headers["webhook-id"], body)
         return Response(status_code=204)
 
     app = Starlette(routes=[Route("/events", take, methods=["POST"])])
@@ -59,9 +77,8 @@ def vendor(secret: str) -> Iterator[Vendor]:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    there.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/events"
     try:
-        yield there
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/events"
     finally:
         server.should_exit = True
         thread.join(10)

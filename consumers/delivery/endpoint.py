@@ -27,7 +27,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx2
 
 from bus.failures import Stop
@@ -40,9 +42,19 @@ FORGOTTEN = timedelta(days=1)
 """Since when it fails is forgotten when nobody has tried for so long."""
 
 FAILURES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    ((httpx2.ConnectTimeout, httpx2.ConnectError, httpx2.ProxyError), "no connection"),
+    (
+        (
+            *(httpx2.ConnectTimeout, httpx2.ConnectError, httpx2.ProxyError),
+            *(aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError),
+            aiohttp.ClientHttpProxyError,
+        ),
+        "no connection",
+    ),
     ((httpx2.TimeoutException, TimeoutError), "no answer in time"),
-    ((httpx2.NetworkError, httpx2.RemoteProtocolError), "the connection broke"),
+    (
+        (httpx2.NetworkError, httpx2.RemoteProtocolError, aiohttp.ClientError),
+        "the connection broke",
+    ),
 )
 
 
@@ -120,6 +132,14 @@ def loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def proxy(url: httpx2.URL) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY) has for a URL."""
+    if proxy_bypass(url.host):
+        return None
+    known = getproxies()
+    return known.get(url.scheme) or known.get("all")
 
 
 def shown(url: httpx2.URL) -> str:

@@ -22,21 +22,22 @@ while an endpoint is slow.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import aiohttp
 import httpx2
 from pydantic import Field
+from yarl import URL
 
 from bus.delivery import Batch, Part, Position, Refusal
+from bus.eventloop import new_event_loop
 from bus.failures import Never, RetryLater, Stop
 from bus.settings import Model
 from bus.standard import KINDS
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES = 65_536
 TRY_SECONDS = 60.0
+IDLE_SECONDS = 4.0
+"""After so long a connection is not used again: many servers close theirs after 5 s."""
 BROKE, THROTTLED = "status 500", "status 429"
 FEW = 3
 """After so many failures in one try no further request is begun: the endpoint is down."""
@@ -120,6 +123,7 @@ class Http:
     def __init__(self, settings: HttpSettings, compose: Compose) -> None:
         self._url = endpoint.address(settings.url)
         self._shown = endpoint.shown(self._url)
+        self._target = URL(str(self._url), encoded=True)
         self._settings = settings
         self._compose = compose
         self._standing = Standing(
@@ -128,21 +132,8 @@ class Http:
         self._settled: dict[Place, str] = {}  # of the batch in hand: "" taken, else why refused
         self._broke: dict[Place, float] = {}  # of the batch in hand: when first answered 500
         self._refused = 0
-        # httpx writes every URL to its log at INFO, and the query may hold a token.
-        logging.getLogger("httpx2").setLevel(logging.WARNING)
-        self._loop = asyncio.new_event_loop()
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(settings.total_seconds, connect=settings.connect_seconds),
-            limits=httpx2.Limits(
-                max_connections=settings.concurrency,
-                max_keepalive_connections=settings.concurrency,
-            ),
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            # A proxy, which can keep requests out of internal networks, and a district's own
-            # certificates come from the usual environment; neither is meant for loopback.
-            trust_env=not endpoint.loopback(self._url.host),
-        )
+        self._loop = new_event_loop()
+        self._client = self._loop.run_until_complete(self._open())
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Forget what was taken of these partitions: an operator may want it sent once more."""
@@ -201,15 +192,32 @@ class Http:
         self._loop.run_until_complete(self._end(asyncio.all_tasks(self._loop)))
         self._loop.close()
 
+    async def _open(self) -> aiohttp.ClientSession:
+        settings, near = self._settings, endpoint.loopback(self._url.host)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=settings.concurrency,
+                keepalive_timeout=IDLE_SECONDS,
+                # A district's own certificates come from the usual environment, as the proxy does.
+                ssl=httpx2.create_ssl_context(trust_env=not near),
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_seconds),
+            proxy=None if near else endpoint.proxy(self._url),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
     async def _end(self, under_way: Iterable[asyncio.Task[object]]) -> None:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        await self._client.aclose()
+        await self._client.close()
         await asyncio.sleep(0)  # lets the closed connections go
         await self._loop.shutdown_default_executor()
 
     async def _send(self, batch: Batch, attempt: Try) -> None:
+        for _ in range(3):  # so that connections which the endpoint has closed meanwhile are known
+            await asyncio.sleep(0)
         for part in batch.parts:
             owner = KINDS[part.kind].owner
             lanes: dict[str, list[int]] = {}
@@ -280,17 +288,17 @@ class Http:
         try:
             async with (
                 asyncio.timeout(self._settings.total_seconds),
-                self._client.stream(
-                    "POST", self._url, content=post.body, headers=dict(post.headers)
+                self._client.post(
+                    self._target, data=post.body, headers=post.headers, allow_redirects=False
                 ) as answer,
             ):
-                outcome = endpoint.judge(answer.status_code, answer.headers.get("retry-after"))
+                outcome = endpoint.judge(answer.status, answer.headers.get("retry-after"))
                 size = 0
-                async for chunk in answer.aiter_raw():  # to its end: the connection is used again
+                async for chunk in answer.content.iter_any():  # to its end: for the next request
                     size += len(chunk)
                     if size > ANSWER_BYTES:
                         break
-        except (httpx2.HTTPError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             return outcome or Outcome("later", endpoint.explain(error))
         return outcome
 

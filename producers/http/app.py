@@ -20,9 +20,12 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import structlog
-from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from bus import topics
 from bus.codec import Encoder
@@ -77,46 +80,50 @@ class Service:
     in_hand: int = 0
 
 
-def create(service: Service) -> FastAPI:
+def create(service: Service) -> Starlette:
     """The ASGI application."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     rates = Rates(service.http.rate, service.http.burst)
-    for kind in service.encoders:
-        app.add_api_route(f"/v1/{kind}", _answered(service, rates, kind), methods=["POST"])
     described = json.dumps(document(tuple(service.encoders), service.http)).encode()
 
-    @app.get("/v1/openapi.json")
-    @app.get("/openapi.json")
-    async def openapi() -> Response:
+    async def openapi(_: Request) -> Response:
         return Response(described, media_type="application/json")
 
-    @app.get("/healthz")
-    async def alive() -> Response:
+    async def alive(_: Request) -> Response:
         return Response("alive\n", media_type="text/plain")
 
-    @app.get("/readyz")
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         if await asyncio.to_thread(service.commit.reachable):
             return Response("ready\n", media_type="text/plain")
         return response(unavailable("Kafka does not answer, or takes no events", 5))
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         service.metrics.queued.set(service.commit.queued)
         service.metrics.keys.set(len(service.keys))
         return Response(
             generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: Exception) -> Response:
+    async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = {
             404: f"there is nothing here; records go to /v1/KIND: {', '.join(service.encoders)}"
         }
         return response(plain(error.status_code, detail.get(error.status_code, ""), error.headers))
 
-    return app
+    return Starlette(
+        routes=[
+            *(
+                Route(f"/v1/{kind}", _answered(service, rates, kind), methods=["POST"])
+                for kind in service.encoders
+            ),
+            Route("/v1/openapi.json", openapi),
+            Route("/openapi.json", openapi),
+            Route("/healthz", alive),
+            Route("/readyz", ready),
+            Route("/metrics", metrics),
+        ],
+        exception_handlers={HTTPException: refused},
+    )
 
 
 def _answered(

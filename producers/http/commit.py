@@ -2,7 +2,9 @@
 
 One thread does nothing but transactions. A request's events are all in one transaction, so readers
 of committed data have all of them or none, and the request is answered only when Kafka has
-committed. Under load a transaction takes more requests instead of there being more transactions.
+committed. Under load a transaction takes more requests instead of there being more transactions:
+after one with several requests the next begins no sooner than an `interval` later, as a transaction
+costs Kafka and its readers as much as dozens of records do.
 
 When Kafka cannot be reached, a transaction is aborted and tried again with whatever still waits;
 those who waited too long are told so and leave. A commit that was not confirmed is asked about
@@ -42,6 +44,8 @@ TRANSACTION_SECONDS = 60.0
 """After so long Kafka aborts a transaction of which it hears nothing, and fences its producer."""
 MESSAGE_SECONDS = 10.0
 """Less than a transaction's: a dead broker is noticed while aborting still works."""
+BUSY = 5
+"""After a transaction with so many requests the next one waits its interval for more to come."""
 STALLED = 3.0
 """Seconds after which a transaction that is under way says that Kafka does not take anything."""
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -61,7 +65,7 @@ class GroupCommit:
         transactional_id: str,
         *,
         queue_records: int,
-        linger: float,
+        interval: float,
         loop: asyncio.AbstractEventLoop,
         stopped: Callable[[Stop], None],
         committed: Callable[[float, int], None] = lambda seconds, works: None,
@@ -70,7 +74,8 @@ class GroupCommit:
         self._stopped = stopped
         self._committed = committed
         self._most = queue_records
-        self._linger = linger
+        self._interval = interval
+        self._next = 0.0  # when the next transaction may begin (`time.monotonic`)
         self._waiting: deque[Work] = deque()
         self._records = 0
         self._changed = threading.Condition()
@@ -164,8 +169,8 @@ class GroupCommit:
         with self._changed:
             while not self._waiting and not self._closing:
                 self._changed.wait()
-        if self._linger and not self._closing:
-            time.sleep(self._linger)
+        if not self._closing and (early := self._next - time.monotonic()) > 0:
+            time.sleep(early)
         batch: list[Work] = []
         events = 0
         with self._changed:
@@ -174,6 +179,8 @@ class GroupCommit:
                 self._records -= len(work.events)
                 events += len(work.events)
                 batch.append(work)
+        if len(batch) >= BUSY:
+            self._next = time.monotonic() + self._interval
         return batch
 
     def _publish(self, batch: list[Work]) -> RetryLater | None:

@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 
 from bus import registry, sources, topics
 from bus.codec import Encoder
+from bus.eventloop import new_event_loop
 from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from producers.http import idempotency
@@ -40,7 +41,8 @@ def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) 
     # uvicorn ends by raising the signal once more, for whoever had it before: for us, it is done.
     before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        asyncio.run(_serve(settings, http, ready))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve(settings, http, ready))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -81,7 +83,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
             settings,
             f"{settings.topic_prefix}.http.{http.instance}",
             queue_records=http.queue_records,
-            linger=http.linger,
+            interval=http.interval,
             loop=asyncio.get_running_loop(),
             stopped=stopped,
             committed=metrics.committed,

@@ -11,6 +11,8 @@ from opentelemetry.trace import SpanKind
 
 from bus.telemetry import W3C
 
+TRACER = trace.get_tracer("schoolbus")
+
 
 @contextmanager
 def traced(name: str, traceparent: str) -> Iterator[str]:
@@ -18,9 +20,8 @@ def traced(name: str, traceparent: str) -> Iterator[str]:
 
     traceparent: the client's header (W3C Trace Context, section 3.2), or "".
     """
-    tracer = trace.get_tracer("schoolbus")
     parent = W3C.extract({"traceparent": traceparent})
-    with tracer.start_as_current_span(name, context=parent, kind=SpanKind.SERVER):
+    with TRACER.start_as_current_span(name, context=parent, kind=SpanKind.SERVER):
         carrier: dict[str, str] = {}
         W3C.inject(carrier)
         # Where nothing traces, the events still have a trace to be followed by.

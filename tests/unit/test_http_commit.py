@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -75,7 +76,9 @@ def event(value: bytes) -> Event:
 
 
 def running(
-    steps: Callable[[GroupCommit], Awaitable[None]], queue_records: int = 100
+    steps: Callable[[GroupCommit], Awaitable[None]],
+    queue_records: int = 100,
+    interval: float = 0.0,
 ) -> list[Stop]:
     """Run the steps with a group commit; the reasons for which it stopped."""
     stops: list[Stop] = []
@@ -85,7 +88,7 @@ def running(
             SETTINGS,
             "test",
             queue_records=queue_records,
-            linger=0.0,
+            interval=interval,
             loop=asyncio.get_running_loop(),
             stopped=stops.append,
         )
@@ -113,6 +116,32 @@ def test_what_arrives_during_a_commit_goes_into_the_next_one_together(producer: 
 
     running(steps)
     assert producer.transactions == [[b"1"], [b"2", b"3", b"4"]]
+
+
+def test_under_load_a_transaction_waits_for_more_and_alone_a_request_does_not(
+    producer: Producer,
+) -> None:
+    async def steps(commit: GroupCommit) -> None:
+        for value in (b"1", b"2"):  # one by one: nothing to wait for
+            began = time.monotonic()
+            await commit.submit([event(value)]).outcome
+            assert time.monotonic() - began < 0.4
+
+        producer.may_commit.clear()
+        commit.submit([event(b"3")])
+        while producer.open != [b"3"]:
+            await asyncio.sleep(0.001)
+        many = [commit.submit([event(b"4")]) for _ in range(module.BUSY)]
+        producer.may_commit.set()
+        await asyncio.gather(*(work.outcome for work in many))
+        began = time.monotonic()
+        first = commit.submit([event(b"5")])
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first.outcome, commit.submit([event(b"6")]).outcome)
+        assert time.monotonic() - began > 0.4
+
+    running(steps, interval=0.5)
+    assert producer.transactions == [[b"1"], [b"2"], [b"3"], [b"4"] * module.BUSY, [b"5", b"6"]]
 
 
 def test_a_commit_that_is_not_confirmed_is_asked_about_again(producer: Producer) -> None:

@@ -153,6 +153,18 @@ def test_connections_are_kept_between_batches(receiver: Receiver, open_http: Ope
     assert receiver.connections == 1
 
 
+def test_a_connection_that_the_endpoint_has_closed_meanwhile_is_not_used(
+    receiver: Receiver, open_http: Open
+) -> None:
+    delivery = open_http(concurrency=1)
+    for start in range(5):
+        assert delivery.deliver(batch(part("attendance", ("s1", start), start=start))) == []
+        receiver.hang_up()
+        time.sleep(0.02)
+    assert [n for _, n in told(receiver)] == list(range(5))
+    assert receiver.connections == 5
+
+
 def test_what_is_not_for_the_endpoint_is_not_sent(receiver: Receiver, open_http: Open) -> None:
     rows = ({"of": "s1", "n": 0, "skip": True}, ("s1", 1))
     assert open_http().deliver(batch(part("attendance", *rows))) == []
@@ -429,6 +441,20 @@ def test_records_go_encrypted(url: str, says: str, open_http: Open) -> None:
     with pytest.raises(Stop, match=says) as raised:
         open_http(url=url)
     assert "hidden" not in str(raised.value)
+
+
+def test_by_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("all_proxy", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    vendor = endpoint.address("https://vendor.example/events")
+    assert endpoint.proxy(vendor) is None
+    monkeypatch.setenv("ALL_PROXY", "http://all.example:3128")
+    assert endpoint.proxy(vendor) == "http://all.example:3128"
+    monkeypatch.setenv("HTTPS_PROXY", "http://filter.example:3128")
+    assert endpoint.proxy(vendor) == "http://filter.example:3128"
+    monkeypatch.setenv("NO_PROXY", "vendor.example")
+    assert endpoint.proxy(vendor) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""How soon a bus is ready, and what one costs that has nothing to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bus import local
+from bus.bench.usage import Usage
+from bus.demo.stage import Stage, first_line
+
+SETTLES = 10.0
+"""Seconds that are not measured: joining the group, the first looks at each topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds of `bus up` in a fresh home, everything downloaded: each round's, and the middle.
+
+    idle: the CPU that each process uses with nothing to do, in percent of one core, over
+          `idle_seconds`.
+    """
+
+    rounds: list[float]
+    up: float
+    idle_seconds: float
+    idle: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `bus bench start --json` prints it."""
+        found = asdict(self)
+        found["idleSeconds"], found["idlePercent"] = found.pop("idle_seconds"), found.pop("idle")
+        return found
+
+    def show(self, console: Console) -> None:
+        """The start, then a line for each idle process."""
+        rounds = ", ".join(f"{seconds:.1f}" for seconds in self.rounds)
+        console.print(f"bus up in a fresh home: {self.up:.1f} s (the middle of {rounds})")
+        table = Table(f"idle for {self.idle_seconds:.0f} s", "% of a core", box=None)
+        for name, percent in self.idle.items():
+            table.add_row(name, f"{percent:.2f}")
+        console.print(table)
+
+
+def measure(
+    folder: Path, rounds: int, idle_seconds: float, progress: Callable[[str], None]
+) -> Start:
+    """Start it so often in a folder of its own, made anew each time; then let it idle."""
+    progress("fetching what is not there yet")
+    with Stage(folder) as stage:
+        stage.run("up")
+        stage.run("down")
+    took = []
+    for number in range(rounds):
+        progress(f"start {number + 1} of {rounds}")
+        with Stage(folder) as stage:
+            stage.bus_down_at_the_end()
+            began = time.monotonic()
+            stage.run("up")
+            took.append(round(time.monotonic() - began, 2))
+    progress(f"idle for {SETTLES + idle_seconds:.0f} s")
+    return Start(took, median(took), idle_seconds, _idle(folder, idle_seconds))
+
+
+def _idle(folder: Path, seconds: float) -> dict[str, float]:
+    with Stage(folder) as stage:
+        stage.bus_down_at_the_end()
+        stage.run("up")
+        stage.run("schemas", "apply")
+        made = stage.run("produce", "http", "--new-key", "bench")
+        digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
+        stage.set(BUS_PRODUCERS__HTTP__CLIENTS__BENCH__KEY_SHA256=digest)
+        service = stage.start("http", "produce", "http", "--port", "0")
+        first_line(service)
+        consumer = stage.start("canvas", "consume", "canvas", "--out", "out/canvas")
+        running = local.status(stage.folder).running
+        usage = Usage(
+            {
+                "consumer": consumer.pid,
+                "HTTP source": service.pid,
+                "Kafka": running["kafka"].pid,
+                "registry": running["registry"].pid,
+            }
+        )
+        time.sleep(SETTLES)
+        usage.look()
+        time.sleep(seconds)
+        usage.look()
+    return {
+        name: round(100 * (last.cpu - first.cpu) / (last.at - first.at), 2)
+        for name, (first, last) in usage.looks.items()
+    }
