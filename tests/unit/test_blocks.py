@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 
+import duckdb
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.blocks import FEWEST, Blocks
+from bus.blocks import FEWEST, Blocks, rows
 from bus.codec import Decoder, Encoder
+from bus.columns import columns, definition, encodable
 from bus.contract import a_record
 from bus.contract.records import records
 from bus.standard import KINDS
@@ -22,9 +26,35 @@ FRAME = 5
 @given(data=st.data())
 def test_a_batch_reads_as_its_records_do_one_by_one(kind: str, data: st.DataObject) -> None:
     written = data.draw(st.lists(records(kind), min_size=1, max_size=5))
-    values = Encoder(kind, 7).encode_all(written)
+    values = [Encoder(kind, 7).encode(record) for record in written]
     one_by_one = [Decoder(kind, lambda _: KINDS[kind].schema).decode(value) for value in values]
     assert Blocks(kind).read([value[FRAME:] for value in values]) == one_by_one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
+@given(data=st.data())
+def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.DataObject) -> None:
+    records_ = data.draw(st.lists(records(kind), min_size=1, max_size=5))
+    con = duckdb.connect()
+    con.execute(f"CREATE TABLE t ({definition(kind)})")
+    marks = ", ".join("?" for _ in columns(kind))
+    for record in records_:
+        stands = [record[name] for name in columns(kind)]
+        values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in stands]
+        con.execute(f"INSERT INTO t VALUES ({marks})", values)
+    (batch,) = con.sql(f"SELECT {encodable(kind, 't')} FROM t").to_arrow_table().to_batches()
+    written = Blocks(kind).write(batch)
+    assert written == [Encoder(kind, 7).encode(record)[FRAME:] for record in records_]
+    assert [Encoder(kind, 7).encode(row)[FRAME:] for row in rows(batch)] == written
+    con.close()
+
+
+def test_a_row_that_is_not_of_the_schema_is_not_written() -> None:
+    batch = pyarrow.RecordBatch.from_pylist([a_record("enrollment", role="wizard")])
+    assert Blocks("enrollment").write(batch) is None
+    with pytest.raises(ValueError, match="wizard"):
+        Encoder("enrollment", 7).encode_all(batch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
