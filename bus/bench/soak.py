@@ -132,5 +132,5 @@ def _course(looks: Sequence[Look], values: Sequence[float]) -> Course:
         last=round(values[-1], 1),
         highest=round(max(values), 1),
         per_hour=round(slope * 3600, 2),
-        rise=round(slope * (times[-1] - times[0]) / mean(values[since:]), 4),
+        rise=round(slope * (times[-1] - times[0]) / (mean(values[since:]) or 1.0), 4),
     )
