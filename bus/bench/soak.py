@@ -73,7 +73,7 @@ class Soak:
     def show(self, console: Console) -> None:
         """A line for each process and figure, then what became of the events."""
         table = Table(
-            f"{self.seconds / 60:.0f} min at {self.rate:,}/s",
+            f"{self.seconds / 60:g} min at {self.rate:,}/s",
             *("first", "last", "highest", "an hour", "rise", ""),
             box=None,
         )
