@@ -73,7 +73,7 @@ class Soak:
     def show(self, console: Console) -> None:
         """A line for each process and figure, then what became of the events."""
         table = Table(
-            f"{self.seconds / 60:.0f} min at {self.rate:,}/s",
+            f"{self.seconds / 60:g} min at {self.rate:,}/s",
             *("first", "last", "highest", "an hour", "rise", ""),
             box=None,
         )
@@ -132,5 +132,5 @@ def _course(looks: Sequence[Look], values: Sequence[float]) -> Course:
         last=round(values[-1], 1),
         highest=round(max(values), 1),
         per_hour=round(slope * 3600, 2),
-        rise=round(slope * (times[-1] - times[0]) / mean(values[since:]), 4),
+        rise=round(slope * (times[-1] - times[0]) / (mean(values[since:]) or 1.0), 4),
     )

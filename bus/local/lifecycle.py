@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bus.failures import Stop
-from bus.local import damage, kafka, machine, process, registry
+from bus.local import damage, kafka, machine, process, registry, sharing
 from bus.local.download import Programs, Say, programs
 from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
 
@@ -157,6 +157,7 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         say(f"{name} was found dead (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
+    quicker = sharing.options(java)
     check_versions(home, found)
     if "kafka" in missing:
         damage.mend(home, say)
@@ -171,15 +172,15 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     )
     started = {}
     if "registry" in missing:
-        command = registry.command(java, found)
+        command = registry.command(java, found, quicker)
         env = registry.environment(ports)
         started["registry"] = process.start(
             home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
         if not kafka.formatted(home):
-            kafka.format_data(java, found, home, ports)
-        command = kafka.command(java, found, home, ports)
+            kafka.format_data(java, found, home, ports, quicker)
+        command = kafka.command(java, found, home, ports, quicker)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 

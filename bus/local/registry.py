@@ -8,6 +8,8 @@ Quarkus documentation, "Logging configuration".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bus.local.download import Programs
 
 API = "/apis/ccompat/v7"
@@ -45,10 +47,11 @@ def environment(ports: dict[str, int]) -> dict[str, str]:
     }
 
 
-def command(java: str, programs: Programs) -> list[str]:
+def command(java: str, programs: Programs, quicker: Sequence[str] = ()) -> list[str]:
     """How it is started."""
     return [
         java,
+        *quicker,
         "-Xmx256m",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bus.failures import Stop
-from bus.local import damage, kafka, lifecycle, machine, process, registry
+from bus.local import damage, kafka, lifecycle, machine, process, registry, sharing
 from bus.local.download import Programs
 from bus.local.home import Memory, prepare, recall, remember
 
@@ -48,7 +48,10 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine(tmp_path)
     monkeypatch.setattr(lifecycle, "programs", lambda _: made.programs)
     monkeypatch.setattr(kafka, "formatted", lambda _: True)
-    monkeypatch.setattr(kafka, "command", lambda _, __, ___, ports: made.command("kafka", ports))
+    monkeypatch.setattr(sharing, "options", lambda _: [])
+    monkeypatch.setattr(
+        kafka, "command", lambda _, __, ___, ports, ____: made.command("kafka", ports)
+    )
     monkeypatch.setattr(kafka, "answers", lambda _: True)
     monkeypatch.setattr(registry, "answers", lambda _: True)
     monkeypatch.setattr(

@@ -1,0 +1,61 @@
+"""The arithmetic of the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from bus.bench.freshness import _figures
+from bus.bench.soak import _course
+from bus.bench.traffic import CLASS, SINGLY, at_once
+from bus.bench.usage import Look, Usage
+
+
+def looks(values: list[float]) -> list[Look]:
+    return [Look(10.0 * i, 0.0, value, 0) for i, value in enumerate(values)]
+
+
+def test_the_middle_the_slowest_in_a_hundred_and_the_worst() -> None:
+    found = _figures([n / 1000 for n in range(1001)])
+    assert found == {"p50": 500.0, "p99": 990.0, "worst": 1000.0}
+
+
+def test_what_rises_only_while_warming_up_is_flat() -> None:
+    values = [50.0, 80.0, 99.0, *[100.0, 101.0] * 5]
+    course = _course(looks(values), values)
+    assert course.flat
+    assert (course.first, course.last, course.highest) == (50.0, 101.0, 101.0)
+
+
+def test_a_leak_is_not_flat() -> None:
+    values = [100.0 + n for n in range(30)]
+    course = _course(looks(values), values)
+    assert not course.flat
+    assert course.per_hour == pytest.approx(360)
+    assert course.rise == pytest.approx(19 / 119.5, abs=0.001)
+
+
+def test_a_figure_of_nothing_is_flat() -> None:
+    values = [0.0] * 10
+    assert _course(looks(values), values).flat
+
+
+def test_many_changes_come_in_arrays() -> None:
+    assert at_once(SINGLY) == 1
+    assert at_once(SINGLY + 1) == CLASS
+
+
+def test_what_a_process_uses_is_counted_from_the_first_look() -> None:
+    usage = Usage({"me": os.getpid()})
+    usage.look()
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    usage.look()
+    used = usage.used()["me"]
+    assert 0.05 < used.cpu_seconds < 5
+    assert used.peak_mib > 5
+    usage.forget()
+    assert usage.used()["me"].cpu_seconds == 0
