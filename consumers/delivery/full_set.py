@@ -57,6 +57,7 @@ from filelock import FileLock, Timeout
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from bus.product import Row, Table
+from bus.standard import KINDS
 from consumers.delivery.disk import explained, private, sync
 
 log = structlog.get_logger(__name__)
@@ -73,9 +74,11 @@ CREATE TABLE IF NOT EXISTS place (
 """
 ROWS = """
 CREATE TABLE "{}" (
-    kind TEXT, id TEXT, at INTEGER, cells TEXT, last_day TEXT,
-    PRIMARY KEY (kind, id, at)) WITHOUT ROWID
+    kind TEXT, id TEXT, owner TEXT, at INTEGER, cells TEXT, last_day TEXT,
+    PRIMARY KEY (kind, id, owner, at)) WITHOUT ROWID
 """
+FORMAT = "2"
+"""Of the state; to be raised when the tables change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class FullSet:
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Where the state ends, 0 where it has nothing; the partitions are now this copy's."""
         asked = list(partitions)
-        layout = json.dumps([self._revision, *((t.name, t.columns) for t in self._tables)])
+        layout = json.dumps([FORMAT, self._revision, *((t.name, t.columns) for t in self._tables)])
         with self._change() as sql:
             if (self._fact("cluster"), self._fact("layout")) != (cluster, layout):
                 self._clear()
@@ -212,21 +215,28 @@ class FullSet:
     # ---- the state ----------------------------------------------------------------------------
 
     def _keep(self, part: Part, lost: set[Position]) -> None:
-        """A part's rows in the place of those that its records had."""
+        """A part's rows in the place of those that its records had.
+
+        Of an enrollment that goes from one student to another, the end of the one and the beginning
+        of the other are in two partitions and come in any order: each replaces only its own.
+        """
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
-        gone: list[tuple[str, str]] = []
-        kept: dict[str, list[tuple[Any, ...]]] = {}
+        owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
+        gone: list[tuple[str, str, str]] = []
+        kept: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         lists = cast("list[list[Row]]", part.rows)
         for rows, record, message in zip(lists, part.records, part.messages, strict=True):
             if lost and (message.topic(), message.partition()) in lost:
                 continue
-            key = record["sourcedId"]
+            key, owner = record["sourcedId"], record[owned] if owned else ""
             last_day = record[field].isoformat() if field and record[field] else None
-            gone.append((kind, key))
-            kept[key] = [(kind, key, at, _cells(row), last_day) for at, row in enumerate(rows)]
-        self._sql.executemany(f'DELETE FROM "{name}" WHERE kind = ? AND id = ?', gone)
+            gone.append((kind, key, owner))
+            kept[key, owner] = [
+                (kind, key, owner, at, _cells(row), last_day) for at, row in enumerate(rows)
+            ]
+        self._sql.executemany(f'DELETE FROM "{name}" WHERE kind = ? AND id = ? AND owner = ?', gone)
         self._sql.executemany(
-            f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?)',
+            f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?, ?)',
             (line for lines in kept.values() for line in lines),
         )
 
@@ -344,7 +354,7 @@ class FullSet:
         (standing_rows,) = self._sql.execute(
             f'SELECT count(*) FROM main."{table.name}" WHERE {standing}', said
         ).fetchone()
-        order = ", ".join([*(cell[name] for name in table.key), "kind", "id", "at"])
+        order = ", ".join([*(cell[name] for name in table.key), "kind", "id", "owner", "at"])
         found = self._sql.execute(
             f"SELECT {', '.join(shown.values())} {rows} ORDER BY {order}", said
         )

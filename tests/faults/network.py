@@ -7,6 +7,7 @@ advertises that proxy's port. Its own requests to itself go by its own listener,
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -107,6 +108,10 @@ KINDS_OF_WEATHER: dict[str, Weather] = {
 }
 
 
+TURNS = 12
+"""So that a slow machine does not have the more of it."""
+
+
 @contextmanager
 def weather(
     proxy: Proxy,
@@ -116,7 +121,8 @@ def weather(
     bad: tuple[float, float] = (0.2, 1.5),
     good: tuple[float, float] = (0.05, 0.5),
 ) -> Iterator[Counter[str]]:
-    """Bad and good weather in turns while the block runs, then good; how often it was of a kind.
+    """Bad and good weather in turns while the block runs, `TURNS` at most, then good; how often it
+    was of a kind.
 
     bad, good: for how many seconds it is so at least and at most.
     """
@@ -124,7 +130,9 @@ def weather(
     over = threading.Event()
 
     def turn() -> None:
-        while not over.is_set():
+        for _ in range(TURNS):
+            if over.is_set():
+                return
             way, latency, rate = KINDS_OF_WEATHER[kind := rng.choice(kinds)]
             proxy.be(way, latency=latency, rate=rate)
             had[kind] += 1
@@ -145,5 +153,7 @@ def weather(
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     """One such bus for all tests; each leaves its ways free."""
+    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with network(tmp_path_factory.mktemp("network") / "home") as one:
         yield one

@@ -107,6 +107,28 @@ def write(out: Path, *parts: Part) -> None:
 # What is in the set
 
 
+@pytest.mark.parametrize("ended_first", [True, False])
+def test_an_enrollment_that_goes_to_another_student_stands_whichever_partition_is_read_first(
+    tmp_path: Path, ended_first: bool
+) -> None:
+    """Its end for the one and its beginning for the other are in two partitions."""
+
+    def seat(student: str, *stands: tuple[str, str]) -> Batch:
+        one = part(SEATS, {"e": list(stands)}, kind="enrollment")
+        one.records[0] |= {"userSourcedId": student}  # type: ignore[operator]
+        return batch(one)
+
+    delivery = started(tmp_path)
+    delivery.deliver(batch(units("u"), part(PEOPLE, {i: [(i, i)] for i in "ab"})))
+    delivery.deliver(seat("a", ("a", "u")))
+    moves = [seat("a"), seat("b", ("b", "u"))]
+    for moved in moves if ended_first else reversed(moves):
+        delivery.deliver(moved)
+    delivery.settle()
+    delivery.close()
+    assert lines(tmp_path, SEATS) == [["b", "u"]]
+
+
 def test_every_file_is_there_also_without_rows(tmp_path: Path) -> None:
     write(tmp_path, part(PEOPLE, {"a": [("a", "Ann")]}))
     assert {path.name for path in tmp_path.glob("*.csv")} == {table.name for table in TABLES}

@@ -1,0 +1,327 @@
+"""A small district as its student information system has it, day by day; and what of it was told.
+
+`Sis` is the system: plain records, changed by hand, written as OneRoster CSV extracts. `Told` is
+what anybody who read those extracts by the rules must know afterwards (OneRoster 1.1 CSV: bulk and
+delta, "tobedeleted"; docs/sources.md: what is in quarantine stands as it stood). Both are as plain
+as can be and know nothing of the bus.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Mode = Literal["bulk", "delta"]
+Key = tuple[str, str]
+"""Kind and id."""
+Row = dict[str, str]
+
+FILES = {
+    "orgs": "name type parentSourcedId",
+    "academicSessions": "title type startDate endDate schoolYear",
+    "courses": "title courseCode orgSourcedId schoolYearSourcedId",
+    "classes": "title classCode classType courseSourcedId schoolSourcedId termSourcedIds",
+    "users": "role enabledUser orgSourcedIds username givenName familyName",
+    "enrollments": "classSourcedId schoolSourcedId userSourcedId role",
+}
+"""The files and, beside sourcedId and status, their columns."""
+KINDS = {
+    "org": "orgs",
+    "academicSession": "academicSessions",
+    "course": "courses",
+    "student": "users",
+    "staff": "users",
+    "class": "classes",
+    "enrollment": "enrollments",
+}
+"""The kinds and their files, what is referred to first."""
+PEOPLE = ("student", "staff")
+LETTERS = dict(zip(KINDS, "stcpwke", strict=True))
+REQUIRED = {
+    "class": {"courseSourcedId": ("course",), "schoolSourcedId": ("org",)},
+    "enrollment": {
+        "classSourcedId": ("class",),
+        "schoolSourcedId": ("org",),
+        "userSourcedId": ("student", "staff"),
+    },
+}
+OPTIONAL = {
+    "org": {"parentSourcedId": ("org",)},
+    "course": {"orgSourcedId": ("org",), "schoolYearSourcedId": ("academicSession",)},
+    "class": {"termSourcedIds": ("academicSession",)},
+    "student": {"orgSourcedIds": ("org",)},
+    "staff": {"orgSourcedIds": ("org",)},
+}
+NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
+ROLES = "student teacher aide proctor".split()
+
+Rubbish = Literal["status", "short", "no id", "empty", "twice", "nowhere", "quote", "role"]
+RUBBISH: tuple[Rubbish, ...] = (
+    "status", "empty", "twice", "nowhere", "short", "no id", "quote", "role",
+)  # fmt: skip
+NAMELESS = ("short", "no id", "quote", "role")
+"""Rubbish by which nobody can tell whose row it was: then nothing of the file is taken for gone."""
+
+
+class Change(NamedTuple):
+    """Something that happens: what to which record; `a`, `b`, `c` choose names and references."""
+
+    what: Literal["put", "remove", "forget"]
+    kind: str
+    number: int
+    a: int = 0
+    b: int = 0
+    c: int = 0
+
+
+@dataclass(slots=True)
+class Record:
+    """A record in the system. gone: taken away; marked: shown as tobedeleted rather than left out."""
+
+    fields: Row
+    gone: bool = False
+    marked: bool = True
+
+
+@dataclass(slots=True)
+class Extract:
+    """A day's rows. rubbish: what was made of some of them."""
+
+    modes: dict[str, Mode]
+    rows: dict[str, list[Row]]
+    rubbish: dict[Key, Rubbish]
+
+    def write(self, path: Path) -> Path:
+        """Write it as a zip, rubbish and all."""
+        manifest = ["propertyName,value", "manifest.version,1.0", "oneroster.version,1.1"]
+        manifest += [f"file.{file},{self.modes.get(file, 'absent')}" for file in FILES]
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("manifest.csv", "\n".join(manifest))
+            for file, rows in self.rows.items():
+                head = ",".join(["sourcedId", "status", *FILES[file].split()])
+                lines = [line for row in rows for line in self._lines(kind_of(file, row), row)]
+                archive.writestr(f"{file}.csv", "\n".join([head, *lines, ""]))
+        return path
+
+    def _lines(self, kind: str, row: Row) -> list[str]:
+        sort = self.rubbish.get((kind, row["sourcedId"]))
+        text = next(
+            name for name in row if name not in ("sourcedId", "status", "role", "enabledUser")
+        )
+        match sort:
+            case "status":
+                return [_line(row | {"status": "perhaps"})]
+            case "empty":
+                return [
+                    _line(row | {text: "", "givenName": ""} if kind in PEOPLE else row | {text: ""})
+                ]
+            case "twice":
+                return [_line(row), _line(row | {text: "nowhere"})]
+            case "nowhere":
+                return [_line(row | {next(iter(REQUIRED[kind])): "nowhere"})]
+            case "short":
+                return [",".join(list(row.values())[:3])]
+            case "no id":
+                return [_line(row | {"sourcedId": ""})]
+            case "quote":
+                id_, *others = row.values()
+                return [f'{id_},"{",".join(others)}']
+            case "role":
+                return [_line(row | {"role": "wizard"})]
+        return [_line(row)]
+
+
+@dataclass(slots=True)
+class Sis:
+    """The system. mark: begins every id, so that several may be told to one bus."""
+
+    mark: str
+    records: dict[Key, Record] = field(default_factory=dict)
+    unsent: set[Key] = field(default_factory=set)
+
+    def id(self, kind: str, number: int) -> str:
+        """The id of a kind's record of this number."""
+        return f"{self.mark}{LETTERS[kind]}{number}"
+
+    def change(self, change: Change) -> None:
+        """Let it happen; what cannot happen, such as an enrollment in a district of no class, does not."""
+        key = (change.kind, self.id(change.kind, change.number))
+        if change.what == "put":
+            if (fields := self._fields(change)) is not None:
+                self.records[key] = Record(fields)
+                self.unsent.add(key)
+        elif key in self.records:
+            self.records[key].gone = True
+            self.records[key].marked = change.what == "remove"
+            self.unsent.add(key)
+
+    def _fields(self, change: Change) -> Row | None:
+        kind, a, b, c = change.kind, change.a, change.b, change.c
+        name = NAMES[a % len(NAMES)]
+        if kind == "org":
+            root = change.number == 0
+            parent = "" if root else self.id("org", 0)
+            return {
+                "name": name,
+                "type": "district" if root else "school",
+                "parentSourcedId": parent,
+            }
+        if kind == "academicSession":
+            dates = {"startDate": "2026-08-01", "endDate": "2027-07-31", "schoolYear": "2027"}
+            return {"title": name, "type": "term", **dates}
+        if kind in ("student", "staff"):
+            return {
+                "role": "student" if kind == "student" else "teacher",
+                "enabledUser": "false" if c == 3 else "true",
+                "orgSourcedIds": ",".join(self._some("org", b, 1 + c % 2)),
+                "username": self.id(kind, change.number),
+                "givenName": name,
+                "familyName": "Li",
+            }
+        if kind == "course":
+            org, year = self._some("org", b, 1), self._some("academicSession", c, 1)
+            fields = {"title": name, "courseCode": "C"}
+            return fields | {
+                "orgSourcedId": org[0] if org else "",
+                "schoolYearSourcedId": year[0] if year else "",
+            }
+        school = self._some("org", c, 1)
+        if kind == "class":
+            course, terms = self._some("course", b, 1), self._some("academicSession", c, 1 + a % 2)
+            if not course or not school:
+                return None
+            return {
+                "title": name,
+                "classCode": "",
+                "classType": "scheduled",
+                "courseSourcedId": course[0],
+                "schoolSourcedId": school[0],
+                "termSourcedIds": ",".join(terms),
+            }
+        klass, people = self._some("class", a, 1), [*self._all("student"), *self._all("staff")]
+        if not klass or not people or not school:
+            return None
+        person = people[b % len(people)]
+        role = ROLES[0] if f"{self.mark}p" in person else ROLES[1 + c % 3]
+        return {
+            "classSourcedId": klass[0],
+            "schoolSourcedId": school[0],
+            "userSourcedId": person,
+            "role": role,
+        }
+
+    def _all(self, kind: str) -> list[str]:
+        return sorted(
+            id_ for (k, id_), record in self.records.items() if k == kind and not record.gone
+        )
+
+    def _some(self, kind: str, at: int, number: int) -> list[str]:
+        there = self._all(kind)
+        return sorted({there[(at + i) % len(there)] for i in range(number)}) if there else []
+
+    def extract(self, modes: dict[str, Mode], rubbish: list[tuple[int, Rubbish]]) -> Extract:
+        """What the system exports: all of a file, or what was not yet sent well.
+
+        modes:   for each file that is in the extract, how.
+        rubbish: which rows, by a number, are rubbish, and how. They are sent again the next time.
+        """
+        keys = [
+            key
+            for key, record in self.records.items()
+            if (mode := modes.get(KINDS[key[0]]))
+            and (key in self.unsent if mode == "delta" else record.marked or not record.gone)
+        ]
+        spoilt = {keys[at % len(keys)]: sort for at, sort in rubbish} if keys else {}
+        for (kind, id_), sort in spoilt.items():
+            if sort == "role" and kind not in PEOPLE:
+                spoilt[kind, id_] = "short"
+            if sort == "nowhere" and (kind not in REQUIRED or self.records[kind, id_].gone):
+                spoilt[kind, id_] = "status"
+        rows: dict[str, list[Row]] = {file: [] for file in modes}
+        for kind, id_ in sorted(keys, key=lambda key: list(KINDS).index(key[0])):
+            record = self.records[kind, id_]
+            status = "tobedeleted" if record.gone else "active"
+            rows[KINDS[kind]].append({"sourcedId": id_, "status": status, **record.fields})
+        covered = {key for key in self.unsent if KINDS[key[0]] in modes}
+        self.unsent = self.unsent - covered | spoilt.keys()
+        return Extract(modes, rows, spoilt)
+
+
+@dataclass(slots=True)
+class Told:
+    """What was told. records: each as it was last told; active: those that stand."""
+
+    records: dict[Key, Row] = field(default_factory=dict)
+    active: set[Key] = field(default_factory=set)
+
+    def take(self, extract: Extract) -> None:
+        """An extract is taken."""
+        there, put_off = self._there(extract)
+        now: set[Key] = set()
+        for kind, file in KINDS.items():
+            if file not in extract.modes:
+                continue
+
+            def stands(targets: tuple[str, ...], id_: str) -> bool:
+                return any(
+                    (target, id_) in now
+                    or (
+                        (target, id_) in self.records
+                        and (extract.modes.get(KINDS[target]) != "bulk" or (target, id_) in there)
+                    )
+                    for target in targets
+                )
+
+            taken = []
+            for row in _of(kind, extract.rows[file]):
+                key = (kind, row["sourcedId"])
+                if extract.rubbish.get(key, "twice") != "twice":
+                    continue
+                if row["status"] == "tobedeleted":
+                    self.active.discard(key)
+                elif all(stands(to, row[name]) for name, to in REQUIRED.get(kind, {}).items()):
+                    now.add(key)
+                    taken.append(dict(row))
+            for row in taken:
+                for name, to in OPTIONAL.get(kind, {}).items():
+                    row[name] = ",".join(id_ for id_ in row[name].split(",") if stands(to, id_))
+                self.records[kind, row["sourcedId"]] = row
+                self.active.add((kind, row["sourcedId"]))
+            if extract.modes[file] == "bulk" and kind not in put_off:
+                self.active -= {k for k in self.active if k[0] == kind and k not in there}
+
+    def _there(self, extract: Extract) -> tuple[set[Key], set[str]]:
+        """The records that have a row by which they can be known; the kinds of which others may."""
+        there, put_off = set(), set()
+        for kind, file in KINDS.items():
+            for row in _of(kind, extract.rows.get(file, [])):
+                key = (kind, row["sourcedId"])
+                sort = extract.rubbish.get(key)
+                if sort not in NAMELESS:
+                    there.add(key)
+                elif file == "users" and sort != "no id":
+                    put_off |= KINDS.keys()  # such a row may be anybody's
+                else:
+                    put_off.add(kind)
+        return there, put_off
+
+
+def kind_of(file: str, row: Row) -> str:
+    """The kind of a file's row."""
+    if file == "users":
+        return "student" if row["role"] == "student" else "staff"
+    return next(kind for kind in KINDS if KINDS[kind] == file)
+
+
+def _of(kind: str, rows: list[Row]) -> list[Row]:
+    return [row for row in rows if kind_of(KINDS[kind], row) == kind]
+
+
+def _line(row: Row) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow(row.values())
+    return out.getvalue()

@@ -1,0 +1,193 @@
+"""What each product must hold in the end, from what it was told; and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests import canvas_model, sds_model
+from tests.faults.district import FILES, KINDS, PEOPLE, Row, Told
+from tests.webhook_receiver import Received
+
+CANVAS_ROLES = {"student": "student", "teacher": "teacher", "aide": "ta"}
+SDS_ROLES = {"aide": "paraprofessional"}
+COLUMNS = {
+    kind: [
+        name
+        for name in ("sourcedId", "status", *FILES[file].split())
+        if name != "enabledUser" and (name != "role" or kind != "student")
+    ]
+    for kind, file in KINDS.items()
+}
+"""Of each kind the columns that are told as text."""
+
+State = dict[str, Any]
+
+
+def _standing(told: Told, kind: str) -> dict[str, Row]:
+    return {id_: told.records[kind, id_] for k, id_ in sorted(told.active) if k == kind}
+
+
+def _users(told: Told) -> dict[str, Row]:
+    """Who may sign in."""
+    people = {id_: row for kind in PEOPLE for id_, row in _standing(told, kind).items()}
+    return {id_: row for id_, row in people.items() if row["enabledUser"] == "true"}
+
+
+def canvas(told: Told) -> State:
+    """Who is active in what; what stands, by name; of the people all that were ever told."""
+    users, classes = _users(told), _standing(told, "class")
+    return {
+        "accounts": {
+            i: (r["name"], r["parentSourcedId"]) for i, r in _standing(told, "org").items()
+        },
+        "terms": {i: r["title"] for i, r in _standing(told, "academicSession").items()},
+        "courses": {
+            i: (
+                r["title"],
+                r["schoolSourcedId"],
+                r["termSourcedIds"] if "," not in r["termSourcedIds"] else "",
+            )
+            for i, r in classes.items()
+        },
+        "users": {i: r["givenName"] for i, r in users.items()},
+        "suspended": {i for kind, i in told.records if kind in PEOPLE} - users.keys(),
+        "rosters": {
+            (r["classSourcedId"], r["userSourcedId"], CANVAS_ROLES[r["role"]])
+            for r in _standing(told, "enrollment").values()
+            if r["classSourcedId"] in classes
+            and r["userSourcedId"] in users
+            and r["role"] in CANVAS_ROLES
+        },
+    }
+
+
+def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
+    """The same of Canvas. Of accounts and terms those that stand: Canvas deletes no others at once."""
+
+    def rows(name: str, *statuses: str) -> dict[str, Row]:
+        return {
+            key[0]: row
+            for key, row in state[name].items()
+            if key[0].startswith(mark) and row["status"] in statuses
+        }
+
+    stand = {id_ for _, id_ in told.active}
+    return {
+        "accounts": {
+            i: (r["name"], r["parent_account_id"])
+            for i, r in rows("accounts.csv", "active").items()
+            if i in stand
+        },
+        "terms": {i: r["name"] for i, r in rows("terms.csv", "active").items() if i in stand},
+        "courses": {
+            i: (r["long_name"], r["account_id"], r["term_id"])
+            for i, r in rows("courses.csv", "active").items()
+        },
+        "users": {i: r["first_name"] for i, r in rows("users.csv", "active").items()},
+        "suspended": set(rows("users.csv", "suspended")),
+        "rosters": {one for one in canvas_model.rosters(state) if one[0].startswith(mark)},
+    }
+
+
+def sds(told: Told) -> State:
+    """The set, file by file, as it refers to nothing that is not in it."""
+    orgs, sessions, users = _standing(told, "org"), _standing(told, "academicSession"), _users(told)
+    courses = {i: r for i, r in _standing(told, "course").items() if r["orgSourcedId"] in orgs}
+    classes = {i: r for i, r in _standing(told, "class").items() if r["schoolSourcedId"] in orgs}
+    return {
+        "orgs.csv": {
+            i: (r["name"], r["parentSourcedId"] if r["parentSourcedId"] in orgs else "")
+            for i, r in orgs.items()
+        },
+        "academicSessions.csv": {i: r["title"] for i, r in sessions.items()},
+        "users.csv": {i: r["givenName"] for i, r in users.items()},
+        "roles.csv": {
+            (i, org, r["role"])
+            for i, r in users.items()
+            for org in r["orgSourcedIds"].split(",")
+            if org in orgs
+        },
+        "courses.csv": {
+            i: (
+                r["title"],
+                r["schoolYearSourcedId"] if r["schoolYearSourcedId"] in sessions else "",
+            )
+            for i, r in courses.items()
+        },
+        "classes.csv": {
+            i: (
+                r["title"],
+                r["courseSourcedId"] if r["courseSourcedId"] in courses else "",
+                ",".join(one for one in r["termSourcedIds"].split(",") if one in sessions),
+            )
+            for i, r in classes.items()
+        },
+        "enrollments.csv": {
+            (r["classSourcedId"], r["userSourcedId"], SDS_ROLES.get(r["role"], r["role"]))
+            for r in _standing(told, "enrollment").values()
+            if r["classSourcedId"] in classes and r["userSourcedId"] in users
+        },
+    }
+
+
+def sds_has(state: sds_model.State, mark: str) -> State:
+    """The same of the set in the folder."""
+
+    def rows(name: str) -> dict[str, Row]:
+        return {key[0]: row for key, row in state[name].items() if key[0].startswith(mark)}
+
+    return {
+        "orgs.csv": {i: (r["name"], r["parentSourcedId"]) for i, r in rows("orgs.csv").items()},
+        "academicSessions.csv": {i: r["title"] for i, r in rows("academicSessions.csv").items()},
+        "users.csv": {i: r["givenName"] for i, r in rows("users.csv").items()},
+        "roles.csv": {key[:3] for key in state["roles.csv"] if key[0].startswith(mark)},
+        "courses.csv": {
+            i: (r["title"], r["schoolYearSourcedId"]) for i, r in rows("courses.csv").items()
+        },
+        "classes.csv": {
+            i: (r["title"], r["courseSourcedId"], r["sessionSourcedIds"])
+            for i, r in rows("classes.csv").items()
+        },
+        "enrollments.csv": {key for key in state["enrollments.csv"] if key[0].startswith(mark)},
+    }
+
+
+def webhook(told: Told) -> State:
+    """Every record that stands, field by field."""
+    return {
+        kind: {
+            id_: {name: row[name] for name in COLUMNS[kind] if row[name]}
+            for id_, row in _standing(told, kind).items()
+        }
+        for kind in KINDS
+    }
+
+
+def webhook_has(events: Iterable[Received], mark: str) -> State:
+    """The same of the events that a vendor took, the latest of each record.
+
+    An enrollment that goes to another person is withdrawn for the one and stands for the other;
+    these two come in any order, as each is of another person's story.
+    """
+    latest: dict[tuple[str, str, str], dict[str, Any]] = {}
+    known: set[str] = set()
+    for event in events:
+        if event.id in known:
+            continue
+        known.add(event.id)
+        kind, data = event.event["type"].partition(".")[0], event.data
+        if data["sourcedId"].startswith(mark):
+            latest[kind, data["sourcedId"], data.get("userSourcedId", "")] = data
+    state: State = {kind: {} for kind in KINDS}
+    for (kind, id_, _), data in latest.items():
+        if data["status"] == "active":
+            assert id_ not in state[kind], f"{kind} {id_} stands for two people"
+            state[kind][id_] = {
+                name: text for name in COLUMNS[kind] if (text := _text(data.get(name)))
+            }
+    return state
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else "" if value is None else str(value)

@@ -1,0 +1,301 @@
+"""Random days of a random small district: what each product has in the end is what the SIS said.
+
+Hypothesis draws the days: what changes in the student information system, what of its extract is
+rubbish, whether the extract is bulk or delta, where the producer and the consumers die and are
+started again, and when the products are asked. All goes through the real producer, Kafka, registry
+and consumers; a failure shrinks to the few changes that it takes.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from bus import baseline, registry
+from bus.extract import Report, produce
+from bus.metrics import Metrics
+from bus.product import Product
+from bus.settings import KafkaSettings, Settings
+from consumers.canvas import PRODUCT as CANVAS
+from consumers.microsoft_sds import PRODUCT as SDS
+from consumers.webhook import PRODUCT as WEBHOOK
+from producers.oneroster_csv.read import read
+from tests import canvas_model, sds_model
+from tests.faults import endstates
+from tests.faults.conftest import Findings
+from tests.faults.district import FILES, KINDS, RUBBISH, Change, Extract, Mode, Rubbish, Sis, Told
+from tests.faults.mortal import Killed, Life, MortalDelivery, MortalLoop, mortal_producer
+from tests.integration.conftest import Bus, bus
+from tests.webhook_receiver import Receiver
+
+__all__ = ["bus"]
+
+HOST = "host-"
+"""The mark of a district in which nothing happens: no product is ever without people."""
+SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+NUMBERS = count(1)
+PRODUCTS = (CANVAS, SDS, WEBHOOK)
+SOME = {"org": 3, "academicSession": 2, "course": 2, "student": 4, "staff": 2, "class": 3}
+SOME |= {"enrollment": 6}
+"""Of each kind so many different records at most, so that many changes meet in one."""
+
+
+class Day(NamedTuple):
+    """A day: what happens before the extract, how the extract is, what happens with it.
+
+    left_out:  a file that the extract does not have.
+    dies:      the step at which the producer is killed; it is then run again.
+    small:     whether each change of a kind is in a transaction of its own.
+    forgotten: whether the cache of what was published is lost.
+    told:      whether the products' consumers run on this day.
+    mortal:    for each product the step at which its consumer is killed; it is then run again.
+    batch:     of how many records the consumers' batches are at most.
+    """
+
+    changes: list[Change]
+    mode: Mode = "bulk"
+    rubbish: list[tuple[int, Rubbish]] = []  # noqa: RUF012 - never changed
+    left_out: str = ""
+    dies: int | None = None
+    small: bool = False
+    forgotten: bool = False
+    told: bool = True
+    mortal: tuple[int | None, ...] = (None, None, None)
+    batch: int = 1_000
+
+
+def changes() -> st.SearchStrategy[list[Change]]:
+    """What happens in a day: more of what there is more of."""
+    small = st.integers(0, 7)
+
+    def change(kind: str) -> st.SearchStrategy[Change]:
+        what = st.sampled_from(("put", "put", "put", "remove", "forget"))
+        return st.builds(
+            Change, what, st.just(kind), st.integers(0, SOME[kind] - 1), small, small, small
+        )
+
+    kinds = st.sampled_from([*KINDS, "student", "class", "enrollment", "enrollment"])
+    return st.lists(kinds.flatmap(change), max_size=12)
+
+
+FIRST = [
+    Change("put", kind, at, at, at, at) for kind, number in SOME.items() for at in range(number)
+]
+"""What is there on the first day, but for what is not: so few examples begin with nothing."""
+
+
+def days() -> st.SearchStrategy[list[Day]]:
+    """Some days."""
+    deaths = st.none() | st.integers(0, 60)
+    there = st.tuples(*[st.sampled_from((False, True, True, True))] * len(FIRST))
+    first = there.map(lambda those: [one for one, is_ in zip(FIRST, those, strict=True) if is_])
+
+    def day(changes: st.SearchStrategy[list[Change]]) -> st.SearchStrategy[Day]:
+        return st.builds(
+            Day,
+            changes=changes,
+            mode=st.sampled_from(("bulk", "delta")),
+            rubbish=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(RUBBISH)), max_size=3),
+            left_out=st.sampled_from(("", "", "", *FILES)),
+            dies=deaths,
+            small=st.booleans(),
+            forgotten=st.booleans(),
+            told=st.booleans(),
+            mortal=st.tuples(*[st.sampled_from((*[None] * 9, *range(9)))] * len(PRODUCTS)),
+            batch=st.sampled_from((1_000, 5)),
+        )
+
+    whole = st.tuples(first, changes()).map(lambda parts: [*parts[0], *parts[1]])
+    return st.tuples(day(whole), st.lists(day(changes()), max_size=2)).map(
+        lambda parts: [parts[0], *parts[1]]
+    )
+
+
+@dataclass(slots=True)
+class World:
+    """A bus under topics of its own with its products, in which one example after the other lives.
+
+    taken:  how many of Canvas's zips are in its state.
+    broken: whether an example failed in it: the next ones then need another.
+    """
+
+    settings: Settings
+    folder: Path
+    vendor: Receiver
+    lives: int = 0
+    deaths: int = 0
+    broken: bool = False
+    canvas: canvas_model.State = field(default_factory=dict)
+    taken: int = 0
+
+    def canvas_state(self, mark: str) -> canvas_model.State:
+        """Canvas, when it has imported all there is."""
+        zips = sorted((self.folder / "canvas").glob("*.zip"))
+        refused: list[canvas_model.Refused] = []
+        canvas_model.apply(zips[self.taken :], self.canvas, refused)
+        self.taken = len(zips)
+        # Its only word for an organisation or a term that is gone, which it takes when it can.
+        unexpected = [one for one in refused if not one.message.startswith("Cannot delete")]
+        assert [one for one in unexpected if mark in one.message] == []
+        return self.canvas
+
+    def sds_state(self, mark: str) -> sds_model.State:
+        """The set, as School Data Sync reads it, of this district and of the first."""
+        own = self.folder / "own"
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        for path in (self.folder / SDS.name).glob("*.csv"):
+            head, *lines = path.read_text("utf-8").splitlines(keepends=True)
+            ours = [line for line in lines if line.startswith((mark, HOST))]
+            (own / path.name).write_text("".join([head, *ours]), "utf-8", newline="")
+        return sds_model.load(own)
+
+    def publish(self, source: str, path: Path, day: Day) -> Report:
+        """The day's extract, with the producer's death, and again until it is through."""
+        take = partial(
+            produce, self.settings, source, partial(read, path), allow_mass_withdrawal=True
+        )
+        if day.forgotten:
+            baseline.cache_file(self.settings, source).unlink(missing_ok=True)
+        life = Life(day.dies)
+        try:
+            with mortal_producer(life, 1 if day.small else 50_000) as progress:
+                return take(progress=progress)
+        except Killed:
+            self.deaths += 1
+            return take()
+
+    def tell(self, day: Day) -> None:
+        """The consumers, each with its death, and again until it has caught up."""
+        with ThreadPoolExecutor(len(PRODUCTS)) as pool:
+            for done in [
+                pool.submit(self._consume, replace(product, batch_records=day.batch), steps)
+                for product, steps in zip(PRODUCTS, day.mortal, strict=True)
+            ]:
+                done.result()
+
+    def _consume(self, product: Product, steps: int | None) -> None:
+        for life in (Life(steps), Life()):
+            delivery = MortalDelivery(product.open(self._settings_of(product)), life)
+            loop = MortalLoop(self.settings, product, delivery, Metrics())
+            loop.life = life
+            try:
+                outcome = loop.run(until_caught_up=True)
+                assert outcome.dead_lettered == 0
+                return
+            except Killed:
+                self.deaths += 1
+            finally:
+                delivery.close()
+
+    def _settings_of(self, product: Product) -> Any:
+        if product.name == WEBHOOK.name:
+            return product.settings(url=self.vendor.url, secret=SECRET)
+        return product.settings(out=self.folder / product.name)
+
+
+def live(world: World, mark: str, days: list[Day]) -> None:
+    """An example: a district's days; each product must have its truth whenever it was told."""
+    sis, told = Sis(mark), Told()
+    path = world.folder / f"{mark}.zip"
+    for number, day in enumerate(days):
+        for change in day.changes:
+            sis.change(change)
+        modes: dict[str, Mode] = {file: day.mode for file in FILES if file != day.left_out}
+        extract = sis.extract(modes, day.rubbish)
+        report = world.publish(f"days/{mark}", extract.write(path), day)
+        assert_told(extract, report)
+        told.take(extract)
+        if day.told or number == len(days) - 1:
+            world.tell(day)
+            assert_true(world, mark, told)
+
+
+def assert_told(extract: Extract, report: Report) -> None:
+    """Each row of rubbish is in quarantine, with a reason."""
+    fatal = [fault for fault in report.faults if fault.fatal]
+    assert len(fatal) >= len(extract.rubbish)
+    assert all(fault.reason and fault.file for fault in fatal)
+
+
+def assert_true(world: World, mark: str, told: Told) -> None:
+    """Each product has what it was told, and nothing else."""
+    assert endstates.canvas_has(world.canvas_state(mark), mark, told) == endstates.canvas(told)
+    assert endstates.sds_has(world.sds_state(mark), mark) == endstates.sds(told)
+    assert endstates.webhook_has(world.vendor.accepted, mark) == endstates.webhook(told)
+
+
+Worlds = Callable[[], World]
+
+
+@pytest.fixture
+def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
+    """Gives the world for the next example: a new one after a failure, and after some examples."""
+    with Receiver(SECRET) as vendor:
+        now: list[World] = []
+
+        def world() -> World:
+            if not now or now[0].broken or now[0].lives >= 25:
+                folder = tmp_path / str(number := next(NUMBERS))
+                folder.mkdir()
+                how = {
+                    "topic_prefix": f"days{number}",
+                    "kafka": KafkaSettings(partitions=3),
+                }
+                settings = bus.settings.model_copy(update=how)
+                registry.apply(settings)
+                now[:] = [World(settings, folder, vendor)]
+                live(now[0], HOST, [Day(FIRST)])
+            now[0].lives += 1
+            return now[0]
+
+        yield world
+    for folder in tmp_path.iterdir():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_whatever_the_days_bring_each_product_has_the_truth(
+    worlds: Worlds, findings: Findings, request: pytest.FixtureRequest
+) -> None:
+    tally: Counter[str] = Counter()
+
+    @settings(
+        max_examples=200 if request.config.getoption("--long") else 8,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+    )
+    @seed(request.config.getoption("--seed"))
+    @given(days=days())
+    def examples(days: list[Day]) -> None:
+        world = worlds()
+        try:
+            live(world, f"{next(NUMBERS)}-", days)
+        except BaseException as error:
+            # What a product has of other districts is nothing to the next one's.
+            world.broken = not isinstance(error, AssertionError)
+            raise
+        tally["districts"] += 1
+        tally["days"] += len(days)
+        tally["changes"] += sum(len(day.changes) for day in days)
+        tally["rows of rubbish"] += sum(len(day.rubbish) for day in days)
+        tally["deaths"] += world.deaths
+        world.deaths = 0
+
+    examples()
+    told = ", ".join(f"{number} {what}" for what, number in tally.items())
+    findings.add("random days of a small district", told, "each product has the SIS's truth")
