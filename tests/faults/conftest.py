@@ -1,0 +1,68 @@
+"""What the fault tests share: how long they go on, their seed, and the table of what was found."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from tests.integration.conftest import bus, commands
+
+__all__ = ["bus", "commands"]
+
+FINDINGS = pytest.StashKey["Findings"]()
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was done, and what came of it."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, fault: str, done: object, found: object) -> None:
+        """One line of the table: which fault, how often and where it was made, what came of it."""
+        self.rows.append((fault, str(done), str(found)))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Chance that can be had again: of the seed and the test's name."""
+    return random.Random(f"{request.config.getoption('--seed')} {request.node.name}")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether this is the long form."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def findings(request: pytest.FixtureRequest) -> Findings:
+    """The table that is printed at the end."""
+    return request.config.stash.setdefault(FINDINGS, Findings())
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return _how(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = terminalreporter.config.stash.get(FINDINGS, None)
+    if found is None or not found.rows:
+        return
+    terminalreporter.section(_how(terminalreporter.config))
+    table = Table("fault", "what was done", "what was found", box=None, pad_edge=False)
+    for row in found.rows:
+        table.add_row(*row)
+    console = Console(width=100, highlight=False, markup=False, color_system=None)
+    with console.capture() as text:
+        console.print(table)
+    terminalreporter.write_line(text.get().rstrip())
+
+
+def _how(config: pytest.Config) -> str:
+    form = "long" if config.getoption("--long") else "short"
+    return f"faults: the {form} form, --seed {config.getoption('--seed')}"
