@@ -23,6 +23,8 @@ from bus import baseline, cli, extract
 from bus.loop import Loop
 from bus.publisher import Publisher
 
+PIECE = 25
+"""After how many events of a transaction there is a note."""
 PRODUCTS = (consumers.canvas, consumers.microsoft_sds, consumers.webhook)
 
 
@@ -63,11 +65,12 @@ def note_transactions(notes: Notes) -> None:
                 notes.note("commit", publisher._run, before + 1, last)
         notes.note("committed")
 
-    def counted(publisher: Publisher, *arguments: Any) -> int:
-        number = publish(publisher, *arguments)
-        published[publisher] = published.get(publisher, 0) + number
-        notes.note("publish", number)
-        return number
+    def counted(publisher: Publisher, kind: str, change: Any, records: list[Any]) -> int:
+        for start in range(0, len(records), PIECE):
+            number = publish(publisher, kind, change, records[start : start + PIECE])
+            published[publisher] = published.get(publisher, 0) + number
+            notes.note("publish")
+        return len(records)
 
     published: dict[Publisher, int] = {}
     Publisher.transaction, Publisher.publish = noted, counted
