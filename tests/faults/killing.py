@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,20 @@ class Mortal:
             self.killed[_step(self._lines()[-1])] += 1
         else:
             self.steps = len(self._lines()) - begun
+
+    def beside(self, *arguments: str, then: Callable[[], None]) -> None:
+        """Start it and do something to others when it has noted up to so many steps; let it end,
+        well or not."""
+        wanted = len(self._lines()) + self.rng.randint(1, self.steps)
+        process = self.start(*arguments)
+        try:
+            while len(self._lines()) < wanted and process.poll() is None:
+                time.sleep(0.001)
+            then()
+            process.wait(LONGEST * 2)
+        finally:
+            process.kill()
+            process.communicate()
 
     def finish(self, *arguments: str, tries: int = 1) -> int:
         """Run it to its end, as often as it takes, as a nightly job does; how often that was."""

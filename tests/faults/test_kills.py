@@ -142,24 +142,8 @@ def test_a_part_of_the_bus(
             stack.enter_context(commands.running(*products.arguments[product]))
         for path in days(commands, 5 if long else 2):
             for _ in range(5 if long else 1):
-                with_producer = mortal.start(*producing(path))
-                try:
-                    begun = len([*checker.notes(mortal.notes)])
-                    wanted = begun + rng.randint(1, mortal.steps)
-                    while with_producer.poll() is None:
-                        if len([*checker.notes(mortal.notes)]) >= wanted:
-                            break
-                        time.sleep(0.001)
-                    running = process.find(bus.home, part)
-                    assert running is not None
-                    running.kill()
-                    kills += 1
-                    time.sleep(rng.uniform(0, 2))
-                    local.up(bus.home)
-                    with_producer.wait(120)
-                finally:
-                    with_producer.kill()
-                    with_producer.communicate()
+                kills += 1
+                mortal.beside(*producing(path), then=lambda: kill(bus.home, part, rng))
             tries += mortal.finish(*producing(path), tries=3)
         published = Topics.of(commands.settings)
         for product in PRODUCTS:
@@ -177,11 +161,21 @@ def test_a_part_of_the_bus(
     )
 
 
+def kill(home: Path, part: str, rng: random.Random) -> None:
+    """Kill a part of the embedded bus, and start it again a moment later."""
+    running = process.find(home, part)
+    assert running is not None
+    running.kill()
+    time.sleep(rng.uniform(0, 2))
+    local.up(home)
+
+
 def told(products: Products, product: str, published: Topics) -> bool:
     """Whether a product has been told of everybody."""
     try:
         has = products.has[product]()
     except AssertionError:  # no whole set there yet
         return False
-    standing = {key for key, story in published.people().items() if story[-1].told != checker.GONE}
+    people = published.people(has.kinds)
+    standing = {key for key, story in people.items() if story[-1].told != checker.GONE}
     return {key for key, names in has.told.items() if names[-1] != checker.GONE} == standing
