@@ -241,7 +241,7 @@ def webhook(events: Iterable[Received]) -> Has:
         {
             (one["classSourcedId"], one["userSourcedId"], one["role"])
             for one in enrolled.values()
-            if one["status"] == "active"
+            if one["status"] == "active" and told.get(one["userSourcedId"], [GONE])[-1] != GONE
         },
         told,
         ids,

@@ -26,7 +26,6 @@ from tests.faults.killing import ready
 from tests.faults.test_kills import SECRET, Products, days, producing, told
 from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
-from tests.integration.test_faults import members
 from tests.webhook_receiver import Receiver
 
 FULL = os.strerror(errno.ENOSPC)
@@ -76,10 +75,10 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
         products = Products(commands.cwd, vendor)
         first, second = days(commands, 2)
         arguments = products.arguments[product]
-        commands.run(*producing(first))
-        commands.run(*arguments, "--until-caught-up")
         with commands.running(*arguments) as process:
-            until(lambda: works(commands, product), "it is at work")
+            commands.run(*producing(first))
+            published = Topics.of(commands.settings)
+            until(lambda: told(products, product, published), "the first day")
             small.fill()
             commands.run(*producing(second))
             published = Topics.of(commands.settings)
@@ -97,11 +96,6 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
         commands.run(*arguments, "--until-caught-up")
         products.check(commands, product, second)
     findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
-
-
-def works(commands: Commands, product: str) -> bool:
-    """Whether the product's consumer is in its group."""
-    return members(commands, f"{commands.settings.topic_prefix}.{product}") == 1
 
 
 def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: Findings) -> None:
