@@ -1,11 +1,12 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make demo   the main job, on the embedded bus
 #   make test   formatting, types and all tests
+# and `make faults` is the long form of tests/faults: the bus broken in every way.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check unit lock clean
+.PHONY: demo test check unit faults lock clean
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Schoolbus needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -20,6 +21,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready check
 	HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
 	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/faults
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
@@ -28,6 +30,9 @@ check: $(VENV)/.ready
 
 unit: $(VENV)/.ready
 	$(BIN)/pytest -n auto tests/unit tests/contract -m "not slow"
+
+faults: $(VENV)/.ready
+	$(BIN)/pytest tests/faults --long
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --all-extras --output-file requirements.lock pyproject.toml build-requirements.in

@@ -115,6 +115,11 @@ def _ends(settings: Settings) -> dict[tuple[str, int], int]:
             if (name := topics.topic(settings, kind)) in about
             for number in about[name].partitions
         }
+    except KafkaException as error:
+        raise RetryLater(
+            f"all is published, but Kafka does not say up to where ({error.args[0].name()}); run "
+            "it again when it is up: nothing is published twice"
+        ) from None
     finally:
         consumer.close()
 

@@ -26,6 +26,7 @@ from bus.columns import SCHEMA, encodable, quoted
 from bus.conversions import text_literal
 from bus.event import Change, now
 from bus.failures import RetryLater, Stop
+from bus.local.machine import disk_left_mb
 from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.references import known_ids
 from bus.settings import Settings
@@ -138,15 +139,34 @@ def produce(
         held,
         _fresh(work / f"{name}.extract") as folder,
         span(f"produce {source}") as traceparent,
+        _told_of_the_disk(folder),
+        duckdb.connect() as con,
     ):
-        con = duckdb.connect()
-        try:
-            con.execute(f"SET memory_limit = '{MEMORY}'")
-            con.execute(f"SET temp_directory = {text_literal(str(folder))}")
-            run = _Run(settings, f"/{source}", ids, con, folder, traceparent, progress)
-            return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal)
-        finally:
-            con.close()
+        con.execute(f"SET memory_limit = '{MEMORY}'")
+        con.execute(f"SET temp_directory = {text_literal(str(folder))}")
+        run = _Run(settings, f"/{source}", ids, con, folder, traceparent, progress)
+        return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal)
+
+
+@contextmanager
+def _told_of_the_disk(folder: Path) -> Iterator[None]:
+    """Turn what DuckDB says of a disk that is full, or does not work, into the bus's terms.
+
+    Its own words are left out, as they may quote what it was about.
+    """
+    try:
+        yield
+    except (
+        duckdb.IOException,
+        duckdb.FatalException,
+        duckdb.TransactionException,
+        duckdb.OutOfMemoryException,
+    ) as error:
+        raise RetryLater(
+            f"the working files in {folder.parent} could not be written or read "
+            f"({type(error).__name__}; its disk has {disk_left_mb(folder)} MB left): make room "
+            "and run it again; nothing is lost"
+        ) from None
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""`bus …` as it is, in small steps, and with a note of each, so that a kill can be aimed at one.
+
+    python -m tests.faults.noted NOTES RECORDS ARGUMENT…
+
+NOTES is a file to which a line is added before and after each thing that a kill may tear; RECORDS
+is how large a transaction and a consumer's batch are at most. The notes of a producer say as well
+what belonged together: `commit RUN FIRST LAST` for a transaction of the events FIRST to LAST.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import consumers.canvas
+import consumers.microsoft_sds
+import consumers.webhook
+from bus import baseline, cli, extract
+from bus.loop import Loop
+from bus.publisher import Publisher
+
+PIECE = 25
+"""After how many events of a transaction there is a note."""
+PRODUCTS = (consumers.canvas, consumers.microsoft_sds, consumers.webhook)
+
+
+class Notes:
+    """Each line is in the file when the call returns: a killed process leaves all that it noted."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(self, *words: object) -> None:
+        """Add a line."""
+        os.write(self._file, (" ".join(str(word) for word in words) + "\n").encode())
+
+    def around(self, place: Any, name: str) -> None:
+        """Note when this function of a module or class begins and ends."""
+        real: Callable[..., Any] = getattr(place, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            self.note(name)
+            found = real(*arguments, **named)
+            self.note(name, "done")
+            return found
+
+        setattr(place, name, noted)
+
+
+def note_transactions(notes: Notes) -> None:
+    """Note which events are in one transaction, before it is committed."""
+    transaction, publish = Publisher.transaction, Publisher.publish
+
+    @contextmanager
+    def noted(publisher: Publisher) -> Iterator[None]:
+        before = published.get(publisher, 0)
+        notes.note("begin")
+        with transaction(publisher):
+            yield
+            if (last := published.get(publisher, 0)) > before:
+                notes.note("commit", publisher._run, before + 1, last)
+        notes.note("committed")
+
+    def counted(publisher: Publisher, kind: str, change: Any, records: list[Any]) -> int:
+        for start in range(0, len(records), PIECE):
+            number = publish(publisher, kind, change, records[start : start + PIECE])
+            published[publisher] = published.get(publisher, 0) + number
+            notes.note("publish")
+        return len(records)
+
+    published: dict[Publisher, int] = {}
+    Publisher.transaction, Publisher.publish = noted, counted
+
+
+def main() -> None:
+    """Run it."""
+    path, records, *arguments = sys.argv[1:]
+    notes = Notes(path)
+    extract.TRANSACTION_RECORDS = int(records)
+    note_transactions(notes)
+    notes.around(baseline, "attach")
+    notes.around(baseline, "remember")
+    for module in PRODUCTS:
+        module.PRODUCT = replace(module.PRODUCT, batch_records=int(records))
+    for name in ("_hand_over", "_settle", "_commit"):
+        notes.around(Loop, name)
+    sys.argv = ["bus", *arguments]
+    notes.note("start")
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

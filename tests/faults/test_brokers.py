@@ -1,0 +1,105 @@
+"""One of three brokers killed while a producer and the consumers run: also the one that leads them.
+
+The cluster is a district's own, as `bus.toml` names it; the registry is the embedded bus's.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from bus import registry
+from bus.local import endpoints
+from bus.settings import KafkaSettings, RegistrySettings
+from tests.faults import checker
+from tests.faults.checker import Topics
+from tests.faults.conftest import Findings
+from tests.faults.killing import Mortal, ready, watching
+from tests.faults.test_kills import PRODUCTS, SECRET, Products, days, producing, told
+from tests.faults.three_brokers import IDS, OFFSETS, TRANSACTIONS, Brokers, three_brokers
+from tests.integration.commands import Commands, until
+from tests.integration.conftest import Bus
+from tests.webhook_receiver import Receiver
+
+PREFIX = "district"
+
+
+@pytest.fixture(scope="module")
+def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
+    with three_brokers(tmp_path_factory.mktemp("three")) as found:
+        yield found
+
+
+def test_one_of_three_brokers(
+    bus: Bus,
+    brokers: Brokers,
+    tmp_path_factory: pytest.TempPathFactory,
+    rng: random.Random,
+    findings: Findings,
+    long: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("district")
+    url = endpoints(bus.home).registry
+    settings = bus.settings.model_copy(
+        update={
+            "home": folder / "home",
+            "topic_prefix": PREFIX,
+            "kafka": KafkaSettings(bootstrap=brokers.bootstrap),
+            "registry": RegistrySettings(url=url),
+        }
+    )
+    registry.apply(settings)
+    commands = Commands(settings, folder)
+    commands.variables |= {
+        **ready({}, SECRET),
+        "BUS_KAFKA__BOOTSTRAP": brokers.bootstrap,
+        "BUS_REGISTRY__URL": url,
+    }
+    mortal, tries = Mortal(commands, rng), 0
+    with Receiver(SECRET) as vendor, ExitStack() as stack:
+        products = Products(folder, vendor)
+        watched = stack.enter_context(watching(settings))
+        for product in PRODUCTS:
+            stack.enter_context(commands.running(*products.arguments[product]))
+        for path in days(commands, 4 if long else 2):
+            for why in ("transactions", "group", "partition", "any")[: None if long else 2]:
+                mortal.beside(
+                    *producing(path),
+                    then=lambda why=why: kill(brokers, why, rng),  # type: ignore[misc]
+                )
+                time.sleep(rng.uniform(0, 2))
+                for gone in set(IDS) - brokers.running.keys():
+                    brokers.start(gone)
+                brokers.wait()
+            tries += mortal.finish(*producing(path), tries=3)
+        published = Topics.of(settings)
+        for product in PRODUCTS:
+            until(lambda: told(products, product, published), f"{product}: all events", 90)  # noqa: B023
+        stack.close()
+        published.is_sound()
+        published.is_the_sis(path)
+        published.is_whole(checker.notes(mortal.notes))
+        watched.saw_only(published)
+        for product in PRODUCTS:
+            commands.run(*products.arguments[product], "--until-caught-up")
+            products.check(commands, product, path)
+    findings.add(
+        "kill -9: one of three brokers",
+        f"{len(brokers.killed)} kills, each of the leader of: " + ", ".join(brokers.killed),
+        f"published in {tries} more runs; three products have the SIS's, in order, none twice",
+    )
+
+
+def kill(brokers: Brokers, why: str, rng: random.Random) -> None:
+    """Kill the broker that leads something."""
+    number = {
+        "transactions": lambda: brokers.coordinator(TRANSACTIONS, f"{PREFIX}/oneroster-csv"),
+        "group": lambda: brokers.coordinator(OFFSETS, f"{PREFIX}.{rng.choice(PRODUCTS)}"),
+        "partition": lambda: brokers.leader(f"{PREFIX}.enrollment", rng.randrange(4)),
+        "any": lambda: rng.choice(IDS),
+    }[why]()
+    brokers.kill(number, why)

@@ -1,0 +1,161 @@
+"""A full disk: for a product's folder, for the bus's working files, for Kafka's data.
+
+Each gets a small file system of its own (tmpfs), which is filled up while it is in use. It must be
+told in plain words, nothing may be lost, and it goes on when there is room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bus import local, registry
+from bus.settings import KafkaSettings, RegistrySettings, Settings
+from tests.faults import checker
+from tests.faults.checker import Topics
+from tests.faults.conftest import Findings
+from tests.faults.killing import ready
+from tests.faults.test_kills import SECRET, Products, days, producing, told
+from tests.integration.commands import Commands, until
+from tests.integration.conftest import Bus
+from tests.webhook_receiver import Receiver
+
+FULL = os.strerror(errno.ENOSPC)
+
+
+class Disk:
+    """A small file system at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self, left: int = 0) -> None:
+        """Leave only so many bytes."""
+        with self._ballast.open("ab") as file:
+            size = shutil.disk_usage(self.folder).free - left
+            if size > 0:
+                os.posix_fallocate(file.fileno(), file.tell(), size)
+
+    def free(self) -> None:
+        """Make room."""
+        self._ballast.unlink()
+
+
+@contextmanager
+def disk(folder: Path, megabytes: int) -> Iterator[Disk]:
+    """Such a file system while the block runs."""
+    if sys.platform != "linux" or os.getuid() != 0:
+        pytest.skip("a file system of its own is mounted, which only root on Linux may do")
+    folder.mkdir(parents=True, exist_ok=True)
+    size = f"size={megabytes}m"
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
+def test_of_a_product(commands: Commands, findings: Findings, product: str) -> None:
+    commands.variables |= ready(commands.variables, SECRET)
+    with Receiver(SECRET) as vendor, disk(commands.cwd, 16) as small:
+        products = Products(commands.cwd, vendor)
+        first, second = days(commands, 2)
+        arguments = products.arguments[product]
+        with commands.running(*arguments) as process:
+            commands.run(*producing(first))
+            published = Topics.of(commands.settings)
+            until(lambda: told(products, product, published), "the first day")
+            small.fill()
+            commands.run(*producing(second))
+            published = Topics.of(commands.settings)
+            assert process.stderr is not None
+            said = next((line for line in process.stderr if FULL in line), "")
+            assert said, f"ended without a word: {process.communicate()[0]}"
+            if product != "microsoft-sds":
+                at = checker.committed(commands.settings, product)
+                products.has[product]().is_not_behind(published, at)
+            small.free()
+            until(lambda: told(products, product, published), "all there")
+        small.fill()
+        assert FULL in commands.run(*arguments, "--until-caught-up", status=1)["error"]
+        small.free()
+        commands.run(*arguments, "--until-caught-up")
+        products.check(commands, product, second)
+    findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
+
+
+def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: Findings) -> None:
+    there = local.endpoints(bus.home)
+    home = commands.cwd / "home"
+    commands.variables |= {
+        "BUS_HOME": str(home),
+        "BUS_KAFKA__BOOTSTRAP": there.bootstrap,
+        "BUS_REGISTRY__URL": there.registry,
+    }
+    first, second = days(commands, 2)
+    said = []
+    with disk(home, 64) as small:
+        for path in (first, second):
+            for left in (0, 200_000, 2_000_000, 6_000_000):
+                small.fill(left)
+                process = commands.start(*producing(path))
+                printed, _ = process.communicate(timeout=120)
+                if process.returncode:
+                    assert FULL in printed or "its disk has" in printed, printed
+                    said.append(printed)
+                small.free()
+            commands.run(*producing(path))
+            published = Topics.of(commands.settings)
+            published.is_sound()
+            published.is_the_sis(path)
+    assert said
+    findings.add(
+        "full disk: the producer's working files",
+        "8 runs with 0 to 6 MB left",
+        f"{len(said)} of them say so; afterwards the SIS's, nothing twice",
+    )
+
+
+def test_of_kafkas_data(tmp_path_factory: pytest.TempPathFactory, findings: Findings) -> None:
+    home = tmp_path_factory.mktemp("full") / "home"
+    local.up(home)
+    try:
+        local.down(home)
+        shutil.copytree(home / "kafka", home / "kept")
+        with disk(home / "kafka", 64) as small:
+            shutil.copytree(home / "kept", home / "kafka", dirs_exist_ok=True)
+            local.up(home)
+            settings = Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
+            registry.apply(settings)
+            commands = Commands(settings, home.parent)
+            first, second = days(commands, 2)
+            commands.run(*producing(first))
+            small.fill(20_000)
+            process = commands.start(*producing(second))
+            printed, _ = process.communicate(timeout=180)
+            assert process.returncode == 1, printed
+            assert "defect" not in printed, printed
+            small.free()
+            local.up(home)
+            commands.run(*producing(second))
+            published = Topics.of(settings)
+            published.is_sound()
+            published.is_the_sis(second)
+            local.down(home)
+    finally:
+        local.down(home)
+    findings.add("full disk: Kafka's data", "filled before the second day", f"says: {printed[:90]}")

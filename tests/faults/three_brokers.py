@@ -1,0 +1,167 @@
+"""A cluster of three: brokers and controllers in one process each, on loopback.
+
+Replication 3, of which 2 must have what is acknowledged (Apache Kafka, "Broker Configs",
+`min.insync.replicas`; "KRaft"), as a district runs its own. Programs, Java's options and the form
+of the configuration are the embedded bus's.
+"""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bus.local import kafka, machine, process
+from bus.local.download import Programs, programs
+
+IDS = (1, 2, 3)
+READY_SECONDS = 120.0
+OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
+PARTITIONS = 4
+"""Of each of the two."""
+
+
+@dataclass(slots=True)
+class Brokers:
+    """The three; `running` has those that are."""
+
+    folder: Path
+    ports: dict[int, tuple[int, int]]
+    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    killed: list[str] = field(default_factory=list)
+
+    @property
+    def bootstrap(self) -> str:
+        """All three, as a district writes it in `bus.toml`."""
+        return ",".join(f"127.0.0.1:{port}" for port, _ in self.ports.values())
+
+    def start(self, number: int) -> None:
+        """Start one; it has taken its place when `settled` says so."""
+        home = self.folder / str(number)
+        command = [machine.java(), *kafka._jvm(_programs(), "-Xms96m", "-Xmx320m")]
+        with (home / "logs" / "kafka.out").open("ab") as out:
+            self.running[number] = subprocess.Popen(
+                [*command, "kafka.Kafka", "server.properties"],
+                cwd=home,
+                env=process.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+
+    def kill(self, number: int, why: str) -> None:
+        """Kill one without warning."""
+        running = self.running.pop(number)
+        running.kill()
+        running.wait()
+        self.killed.append(why)
+
+    def settled(self) -> bool:
+        """Whether three are there, and every replica of every partition has all."""
+        with suppress(KafkaException):
+            there = self._admin().list_topics(timeout=5)
+            return len(there.brokers) == len(IDS) and all(
+                len(partition.isrs) == len(partition.replicas)
+                for topic in there.topics.values()
+                for partition in topic.partitions.values()
+            )
+        return False
+
+    def wait(self) -> None:
+        """Come back when it is settled."""
+        until = time.monotonic() + READY_SECONDS
+        while not self.settled():
+            ended = [number for number, one in self.running.items() if one.poll() is not None]
+            assert not ended, f"brokers {ended} have ended: see {self.folder}"
+            assert time.monotonic() < until, f"not settled within {READY_SECONDS:.0f} s"
+            time.sleep(0.2)
+
+    def leader(self, topic: str, partition: int) -> int:
+        """Which broker leads a partition."""
+        found: int = (
+            self._admin().list_topics(timeout=20).topics[topic].partitions[partition].leader
+        )
+        return found
+
+    def coordinator(self, topic: str, name: str) -> int:
+        """Which broker looks after a group (`OFFSETS`) or a transactional id (`TRANSACTIONS`)."""
+        return self.leader(topic, abs(_java_hash(name)) % PARTITIONS)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+
+@contextmanager
+def three_brokers(folder: Path) -> Iterator[Brokers]:
+    """Run them in a folder while the block does."""
+    taken: list[int] = []
+    for _ in range(2 * len(IDS)):
+        taken.append(machine.free_port(taken))
+    ports = dict(zip(IDS, zip(taken[::2], taken[1::2], strict=True), strict=True))
+    brokers = Brokers(folder, ports)
+    cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+    for number in IDS:
+        home = folder / str(number)
+        (home / "logs").mkdir(parents=True)
+        (home / "run" / "tmp").mkdir(parents=True)
+        (home / "server.properties").write_text(_properties(number, ports))
+        tool = [machine.java(), *kafka._jvm(_programs(), "-Xmx128m"), "kafka.tools.StorageTool"]
+        subprocess.run(
+            [*tool, "format", "-t", cluster, "-c", "server.properties"],
+            cwd=home,
+            env=process.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
+    try:
+        for number in IDS:
+            brokers.start(number)
+        brokers.wait()
+        yield brokers
+    finally:
+        for one in brokers.running.values():
+            one.kill()
+        for one in brokers.running.values():
+            one.wait()
+
+
+def _programs() -> Programs:
+    return programs(lambda _: None)
+
+
+def _properties(number: int, ports: dict[int, tuple[int, int]]) -> str:
+    own, controller = ports[number]
+    text = kafka.PROPERTIES.format(kafka=own, controller=controller, data=kafka.DATA)
+    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    voters = ",".join(f"{one}@127.0.0.1:{port}" for one, (_, port) in ports.items())
+    three = {name: "3" for name in lines if name.endswith("replication.factor")}
+    two = {name: "2" for name in lines if name.endswith((".isr", "insync.replicas"))}
+    own_lines = {
+        "node.id": str(number),
+        "controller.quorum.voters": voters,
+        # A broker that is gone is taken for gone, and another leads, within about 2 s, not 9 s.
+        "broker.session.timeout.ms": "2000",
+        "controller.quorum.fetch.timeout.ms": "1000",
+        "controller.quorum.election.timeout.ms": "500",
+        "offsets.topic.num.partitions": str(PARTITIONS),
+        "transaction.state.log.num.partitions": str(PARTITIONS),
+    }
+    found = lines | three | two | own_lines
+    return "\n".join(f"{name}={value}" for name, value in found.items())
+
+
+def _java_hash(text: str) -> int:
+    """`String.hashCode`, by which Kafka finds a name's partition (`Utils.abs`)."""
+    found = 0
+    for character in text:
+        found = (31 * found + ord(character)) & 0xFFFFFFFF
+    return found - (1 << 32) if found >= 1 << 31 else found
