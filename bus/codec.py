@@ -56,9 +56,9 @@ class Encoder:
 class Decoder:
     """Decodes messages of one kind, whatever version of its schema they were written with.
 
-    writer_schema: from a schema id to the schema with that id; asked once for each id. It raises
-                   `Never` for an id that the registry does not know, `RetryLater` when the
-                   registry does not answer.
+    writer_schema: from a schema id to the schema with that id; asked once for each id, or once each
+                   time for one that is not known. It raises `Never` for such an id, `RetryLater`
+                   when the registry does not answer.
     """
 
     def __init__(self, kind: str, writer_schema: Callable[[int], dict[str, Any]]) -> None:
@@ -66,6 +66,7 @@ class Decoder:
         self._writer_schema = writer_schema
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
+        self._refused: dict[bytes, Never] | None = None  # of the values that `decode_all` has
 
     def decode(self, value: bytes | None) -> Record:
         """One record; raises `Never` when the bytes are not one of this kind."""
@@ -96,6 +97,7 @@ class Decoder:
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         """The records of all values that decode, in order, and (index, reason) of the others."""
         decode = self.decode
+        self._refused = {}  # a schema may be registered by the next time
         records = []
         failures = []
         for index, value in enumerate(values):
@@ -103,6 +105,7 @@ class Decoder:
                 records.append(decode(value))
             except Never as reason:
                 failures.append((index, reason))
+        self._refused = None
         return records, failures
 
     def _resolve(self, frame: bytes) -> tuple[Any, Any]:
@@ -110,7 +113,14 @@ class Decoder:
         if len(frame) < 5 or frame[0] != MAGIC:
             raise Never("the value is not Avro in the Confluent frame (no zero byte and schema id)")
         schema_id = FRAME.unpack(frame)[1]
-        theirs = self._writer_schema(schema_id)
+        if self._refused and frame in self._refused:
+            raise self._refused[frame]
+        try:
+            theirs = self._writer_schema(schema_id)
+        except Never as reason:
+            if self._refused is not None:
+                self._refused[frame] = reason
+            raise
         try:
             writer = parse_schema(theirs)
         except (SchemaParseException, ValueError, KeyError, TypeError) as error:
