@@ -59,9 +59,9 @@ class Encoder:
 class Decoder:
     """Decodes messages of one kind, whatever version of its schema they were written with.
 
-    writer_schema: from a schema id to the schema with that id; asked once for each id. It raises
-                   `Never` for an id that the registry does not know, `RetryLater` when the
-                   registry does not answer.
+    writer_schema: from a schema id to the schema with that id; asked once for each id, or once each
+                   time for one that is not known. It raises `Never` for such an id, `RetryLater`
+                   when the registry does not answer.
     """
 
     def __init__(self, kind: str, writer_schema: Callable[[int], dict[str, Any]]) -> None:
@@ -70,6 +70,7 @@ class Decoder:
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
         self._blocks = Blocks(kind)
+        self._refused: dict[bytes, Never] | None = None  # of the values that `decode_all` has
 
     def decode(self, value: bytes | None) -> Record:
         """One record; raises `Never` when the bytes are not one of this kind."""
@@ -102,6 +103,7 @@ class Decoder:
         if (block := self._block(values)) is not None:
             return block, []
         decode = self.decode
+        self._refused = {}  # a schema may be registered by the next time
         records = []
         failures: list[tuple[int, Never]] = []
         for index, value in enumerate(values):
@@ -109,6 +111,7 @@ class Decoder:
                 records.append(decode(value))
             except Never as reason:
                 failures.append((index, reason))
+        self._refused = None
         return records, failures
 
     def _block(self, values: Sequence[bytes | None]) -> list[Record] | None:
@@ -130,7 +133,14 @@ class Decoder:
         if len(frame) < 5 or frame[0] != MAGIC:
             raise Never("the value is not Avro in the Confluent frame (no zero byte and schema id)")
         schema_id = FRAME.unpack(frame)[1]
-        theirs = self._writer_schema(schema_id)
+        if self._refused and frame in self._refused:
+            raise self._refused[frame]
+        try:
+            theirs = self._writer_schema(schema_id)
+        except Never as reason:
+            if self._refused is not None:
+                self._refused[frame] = reason
+            raise
         try:
             writer = parse_schema(theirs)
         except (SchemaParseException, ValueError, KeyError, TypeError) as error:

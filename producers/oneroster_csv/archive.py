@@ -132,7 +132,7 @@ def _extract(
     found = []
     for number, entry in enumerate(entries, 1):
         name = _name(entry)
-        if entry.is_dir() or not _wanted(name):
+        if not _wanted(name) or entry.is_dir():  # in this order: is_dir fails at an empty name
             continue
         # Files of different folders stay apart, for `files` to tell.
         target = folder / "unpacked" / _place(name.parent) / name.name

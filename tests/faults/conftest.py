@@ -11,9 +11,9 @@ from rich.table import Table
 
 from tests.faults.network import net
 from tests.faults.published import extracts, published
-from tests.integration.conftest import bus, commands
+from tests.integration.conftest import bus, commands, tidy
 
-__all__ = ["bus", "commands", "extracts", "net", "published"]
+__all__ = ["bus", "commands", "extracts", "net", "published", "tidy"]
 
 FINDINGS = pytest.StashKey["Findings"]()
 

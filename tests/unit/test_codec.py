@@ -91,3 +91,17 @@ def test_one_bad_value_does_not_take_the_others_along() -> None:
     records, failures = decoder().decode_all([good, b"rubbish", good])
     assert len(records) == 2
     assert [index for index, _ in failures] == [1]
+
+
+def test_the_registry_is_asked_once_for_what_it_does_not_know_however_often_that_comes() -> None:
+    asked: list[int] = []
+
+    def none(schema_id: int) -> dict[str, Any]:
+        asked.append(schema_id)
+        raise Never(f"the registry has no schema {schema_id}")
+
+    decoder = Decoder("enrollment", none)
+    for _ in range(2):
+        _, failures = decoder.decode_all([b"\0\0\0\0\x63?"] * 5)
+        assert len(failures) == 5
+    assert asked == [99, 99]  # the second time it might have been registered

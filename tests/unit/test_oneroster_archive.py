@@ -109,6 +109,16 @@ def test_more_than_an_extract_can_hold_is_stopped(
         files(path, tmp_path / "work")
 
 
+def test_an_entry_without_a_name_is_no_file(tmp_path: Path) -> None:
+    nameless = zipfile.ZipInfo("x")
+    nameless.filename = ""
+    path = tmp_path / "extract.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("orgs.csv", "sourcedId\n")
+        made.writestr(nameless, "what is this")
+    assert names(files(path, tmp_path)) == ["orgs.csv"]
+
+
 def test_too_many_files(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {f"{number}.txt": "" for number in range(1_001)})
     with pytest.raises(Stop, match="more than 1,000 files"):

@@ -1,0 +1,238 @@
+"""Rubbish in, nothing out but reasons: more than 100,000 mutated rows, and zips.
+
+Each one is read right, or is in quarantine with a reason; none crashes or hangs anything, and no
+value of one is in a reason. What is read right is told by a plain reader of the test's own.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from bus import validate
+from bus.columns import quoted
+from bus.failures import Stop
+from bus.staging import Fault, Staging
+from producers.oneroster_csv import archive, rows, users
+from producers.oneroster_csv.encoding import as_utf8
+from producers.oneroster_csv.read import read
+from tests.faults import rubbish
+from tests.faults.conftest import Findings
+from tests.faults.rubbish import MARK
+
+FILES: dict[str, tuple[str, int]] = {
+    "orgs": ("sourcedId status dateLastModified name type identifier parentSourcedId", 5_000),
+    "academicSessions": ("sourcedId status title type startDate endDate parentSourcedId schoolYear", 20_000),
+    "courses": ("sourcedId status title courseCode grades orgSourcedId schoolYearSourcedId", 5_000),
+    "classes": ("sourcedId status title classType courseSourcedId schoolSourcedId termSourcedIds", 10_000),
+    "users": ("sourcedId status dateLastModified enabledUser orgSourcedIds role username givenName familyName email grades", 40_000),
+    "enrollments": ("sourcedId status classSourcedId schoolSourcedId userSourcedId role primary beginDate", 20_000),
+}  # fmt: skip
+"""The files, their columns, and how many rows of rubbish they get."""
+KINDS_OF = {
+    "orgs": ["org"],
+    "academicSessions": ["academicSession"],
+    "courses": ["course"],
+    "classes": ["class"],
+    "users": ["student", "staff", "guardian"],
+    "enrollments": ["enrollment"],
+}
+ZIPS = 3_000
+SOUND = 50
+"""So many rows at the beginning of each file are sound; the others refer to them."""
+
+
+def cells(file: str, n: int) -> list[str]:
+    """A sound row of a file."""
+    m, following = f"{n % SOUND:05}", f"{(n + 1) % SOUND:05}"
+    own = f"{n:05}"
+    match file:
+        case "orgs":
+            parent = "" if n < SOUND else f"org-{m}"
+            rest = "2026-08-17T00:00:00Z", f"School {n}", "school", "", parent
+            return [f"org-{own}", "active", *rest]
+        case "academicSessions":
+            days = "2026-08-17", "2027-06-30"
+            return [f"term-{own}", "active", f"Term {n}", "term", *days, "", "2027"]
+        case "courses":
+            rest = f"Course {n}", "C", "07,08", f"org-{m}", f"term-{m}"
+            return [f"course-{own}", "active", *rest]
+        case "classes":
+            refs = f"course-{m}", f"org-{m}", f"term-{m},term-{following}"
+            return [f"class-{own}", "active", f"Class {n}", "scheduled", *refs]
+        case "users":
+            role = ("student", "student", "student", "teacher", "parent")[n % 5]
+            name = f"{MARK}{n}"
+            names = f"{name}.u", f"Zoë {name}", f"O'{name}", f"{name}@x.example"
+            rest = "2026-08-17T00:00:00Z", "true", f"org-{m}", role, *names, "07"
+            return [f"user-{own}", "active", *rest]
+        case _:
+            who = f"user-{n % SOUND - n % 5:05}"
+            rest = f"class-{m}", f"org-{m}", who, "student", "true", "2026-08-17"
+            return [f"enrollment-{own}", "active", *rest]
+
+
+@dataclass(slots=True)
+class Input:
+    """A file's lines; sound: the numbers of those that are sound, from 1."""
+
+    lines: list[bytes] = field(default_factory=list)
+    sound: set[int] = field(default_factory=set)
+
+
+def mutated(rng: random.Random, file: str, number: int) -> Input:
+    """A file: its header, sound rows, rubbish with a sound row now and then."""
+    found = Input([FILES[file][0].replace(" ", ",").encode()])
+    for n in range(SOUND + number):
+        if n < SOUND or n % 10 == 0:
+            found.lines.append(rubbish.line(cells(file, n)))
+            found.sound.add(len(found.lines))
+        else:
+            _, raw = rubbish.row(rng, cells(file, n))
+            # as the bus counts lines: by \n, \r and \r\n
+            found.lines += raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return found
+
+
+def write(folder: Path, rng: random.Random) -> dict[str, Input]:
+    """An extract of rubbish."""
+    inputs = {file: mutated(rng, file, number) for file, (_, number) in FILES.items()}
+    folder.mkdir()
+    for file, found in inputs.items():
+        (folder / f"{file}.csv").write_bytes(b"\n".join(found.lines) + b"\n")
+    return inputs
+
+
+@pytest.fixture
+def each_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults are told one by one, however many they are."""
+    for module in (rows, users, validate):
+        monkeypatch.setattr(module, "MOST", 999_999)
+
+
+def test_rows(
+    tmp_path: Path, each_told: None, rng: random.Random, turn: int, findings: Findings
+) -> None:
+    inputs = write(tmp_path / "extract", rng)
+    (tmp_path / "work").mkdir()
+    staging = Staging(duckdb.connect(), tmp_path / "work")
+    read(tmp_path / "extract", staging)
+    validate.validate(staging)
+    fates: Counter[str] = Counter()
+    for file, found in inputs.items():
+        fates += account(staging, tmp_path / "extract" / f"{file}.csv", found)
+    staging.con.close()
+    findings.add("rows of CSV as rubbish", f"{fates.total():,} lines", rubbish.told(fates))
+    assert fates.total() >= 100_000
+    assert MARK not in "".join(map(str, staging.faults))
+
+
+def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
+    """Each line that is not empty is read, in quarantine, or part of a row over several lines."""
+    file = path.stem
+    names = FILES[file][0].split()
+    faults: dict[int, list[Fault]] = {}
+    for fault in staging.faults:
+        if fault.file == path.name and fault.line > 1:
+            faults.setdefault(fault.line, []).append(fault)
+    raw, kept = (values(staging, table, file, names) for table in ("raw", "record"))
+    assert kept.keys() <= raw.keys()
+    text = as_utf8(path, staging.folder)
+    with text.path.open(encoding="utf-8-sig", newline="") as source:
+        over = {row.line: row.lines for row in rows.rows(source, ",", len(names))}
+    inside = {at for line, more in over.items() for at in range(line + 1, line + more)}
+    fates: Counter[str] = Counter()
+    for at, line in enumerate(found.lines[1:], start=2):
+        reasons = faults.get(at, [])
+        fatal = [fault for fault in reasons if fault.fatal]
+        assert all(fault.reason and fault.kind in ("", *KINDS_OF[file]) for fault in reasons)
+        if at in kept:
+            assert not fatal
+            fate = "read but for a value, which is told" if reasons else "read"
+            if over[at] == 1:
+                assert raw[at] == plain(line, raw[at]), (file, at)
+        elif fatal:
+            fate = "in quarantine"
+            # rubbish may have come by the id of a sound row, in front of it
+            assert at not in found.sound or fatal[0].reason.startswith("has the id of")
+        elif any("once is enough" in fault.reason for fault in reasons):
+            fate = "the same again"
+        elif at in inside:
+            assert at not in found.sound
+            fate = "within a row that began before"
+        else:
+            assert not line.strip(EMPTY), (file, at)
+            fate = "empty"
+        fates[fate] += 1
+    return fates
+
+
+EMPTY = b' \t,\0"' + bytes(range(0x0B, 0x20)) + "\xa0\x85\u2028\ufeff".encode()
+"""Of what a line is made that says nothing."""
+
+Values = dict[int, tuple[str | None, ...]]
+
+
+def values(staging: Staging, table: str, file: str, names: Sequence[str]) -> Values:
+    """The cells of each line, of a file's kinds together."""
+    found: Values = {}
+    for kind in KINDS_OF[file]:
+        name = quoted(f"{table}_{kind}")
+        there = {row[0] for row in staging.con.execute(f"DESCRIBE {name}").fetchall()}
+        cells = (f"CAST({quoted(n)} AS VARCHAR)" if n in there else "NULL" for n in names)
+        listed = staging.con.execute(f"SELECT _line, {', '.join(cells)} FROM {name}").fetchall()
+        found |= {line: tuple(row) for line, *row in listed}
+    return found
+
+
+def plain(line: bytes, like: Sequence[str | None]) -> tuple[str | None, ...]:
+    """A row as Python's own reader has it, as far as the kind has the column."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        text = line.decode("cp1252")
+    (row,) = csv.reader([text.replace("\0", "")], strict=True, skipinitialspace=True)
+    return tuple(None if one is None else row[at] for at, one in enumerate(like))
+
+
+ZIP = {
+    "manifest.csv": b"propertyName,value\noneroster.version,1.1\nfile.orgs,bulk\nfile.users,bulk\n",
+    "orgs.csv": b"sourcedId,name,type\n" + b"".join(b"o%d,School %d,school\n" % (n, n) for n in range(40)),
+    "users.csv": b"sourcedId,role,givenName,familyName\n"
+    + b"".join(b"u%d,student,zQ7x,Li %d\n" % (n, n) for n in range(40)),
+}  # fmt: skip
+
+
+def test_zips(tmp_path: Path, rng: random.Random, turn: int, findings: Findings) -> None:
+    path, folder = tmp_path / "extract.zip", tmp_path / "work"
+    fates: Counter[str] = Counter()
+    for number in range(ZIPS):
+        sort, data = rubbish.archive(rng, ZIP)
+        path.write_bytes(data)
+        folder.mkdir()
+        try:
+            found = {file.name: file.read_bytes() for file in archive.files(path, folder)}
+            fates["read"] += 1
+            if sort != "bombs":
+                assert all(content in (*ZIP.values(), b"") for content in found.values()), number
+            if number % 20 == 0:
+                staging = Staging(duckdb.connect(), folder)
+                read(path, staging)
+                assert MARK not in "".join(map(str, staging.faults))
+                staging.con.close()
+        except Stop as reason:
+            fates["refused"] += 1
+            assert "; " in str(reason) or "." in str(reason)
+            assert MARK not in str(reason)
+        assert all(tmp_path in one.resolve().parents for one in folder.rglob("*"))
+        assert set(tmp_path.iterdir()) == {path, folder}
+        shutil.rmtree(folder)
+    findings.add("zips as rubbish", f"{ZIPS:,} zips", rubbish.told(fates))

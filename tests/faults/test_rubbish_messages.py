@@ -1,0 +1,151 @@
+"""Rubbish in Kafka: Avro messages, mutated, through the decoder and through the real consumers.
+
+Each one is read, or is in the dead letters as it came and with a reason; none crashes or hangs
+anything, and no value of one is in a reason or in a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import secrets
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from bus import deadletters, registry, topics
+from bus.codec import Decoder, Encoder
+from bus.contract import a_record
+from bus.contract.messages import Sent
+from bus.event import headers_of
+from bus.failures import Never
+from bus.loop import Loop
+from bus.metrics import Metrics
+from bus.ordering import Lot
+from bus.scan import scan
+from bus.settings import kafka_client
+from bus.standard import KINDS
+from bus.translation import translate
+from consumers.canvas import PRODUCT as CANVAS
+from consumers.microsoft_sds import PRODUCT as SDS
+from consumers.webhook import PRODUCT as WEBHOOK
+from tests import canvas_model, sds_model
+from tests.faults import rubbish
+from tests.faults.conftest import Findings
+from tests.faults.rubbish import MARK
+from tests.integration.commands import Commands
+from tests.webhook_receiver import Receiver
+
+SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+PRODUCTS = (CANVAS, SDS, WEBHOOK)
+MESSAGES, MESSAGES_ON_THE_BUS, SOUND = 3_000, 150, 5
+"""Of each kind so many."""
+
+
+def sound_records(kind: str) -> list[dict[str, Any]]:
+    """Records of a kind as they should be, which refer to one another by number."""
+    names = {"givenName": MARK, "familyName": MARK, "name": MARK, "title": MARK}
+    found = []
+    for n in range(SOUND):
+        record = a_record(kind, sourcedId=f"{kind}-{n}")
+        for name, targets in KINDS[kind].references.items():
+            ids = [f"{targets[0]}-{n}"]
+            record[name] = ids if isinstance(record[name], list) else ids[0]
+        if kind == "org":
+            record["parentSourcedId"] = f"org-{n - 1}" if n else None
+        found.append(record | {name: names[name] for name in names if name in record})
+    return found
+
+
+def test_messages(rng: random.Random, turn: int, findings: Findings) -> None:
+    """The decoder and the products' translations alone."""
+    fates: Counter[str] = Counter()
+    for kind in KINDS:
+        encoder = Encoder(kind, 7)
+        sound = [encoder.encode(record) for record in sound_records(kind)]
+        decoder = Decoder(kind, partial(schema, kind))
+        values = [rubbish.message(rng, rng.choice(sound))[1] for _ in range(MESSAGES)]
+        decoded, failures = decoder.decode_all(values)
+        assert len(decoded) + len(failures) == len(values)
+        for record in decoded:  # what was read says something that can be said again
+            assert decoder.decode(encoder.encode(record)) == record
+        assert all(MARK not in str(reason) and str(reason) for _, reason in failures)
+        fates["read"] += len(decoded)
+        fates["a reason for the dead letters"] += len(failures)
+        translated(kind, decoded)
+    findings.add("Avro messages as rubbish", f"{fates.total():,} messages", rubbish.told(fates))
+
+
+def schema(kind: str, id_: int) -> dict[str, Any]:
+    """The schema with an id, in a registry that has one."""
+    if id_ != 7:
+        raise Never(f"the registry has no schema {id_}")
+    return KINDS[kind].schema
+
+
+def translated(kind: str, records: list[dict[str, Any]]) -> None:
+    """Each record is told to each product, or left out by it, or has a reason."""
+    lots = {kind: Lot(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
+    for product in PRODUCTS:
+        parts, _, letters = translate(product, lots, {})
+        assert all(len(part.rows) == len(part.messages) for part in parts)
+        assert all(reason and MARK not in reason for _, reason in letters)
+
+
+def test_messages_on_the_bus(
+    commands: Commands,
+    rng: random.Random,
+    turn: int,
+    findings: Findings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The consumers: what is no record is in the dead letters as it came, the rest is told."""
+    caplog.set_level("DEBUG")
+    how = commands.settings.consumer.model_copy(update={"hold_seconds": 1.0})
+    settings = commands.settings.model_copy(update={"consumer": how})
+    ids = registry.lookup(settings)
+    topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
+    producer = Producer(kafka_client(settings))
+    put: dict[str, set[bytes]] = {}
+    for kind in KINDS:
+        encoder = Encoder(kind, ids[kind])
+        sound = [encoder.encode(record) for record in sound_records(kind)]
+        broken = [rubbish.message(rng, rng.choice(sound))[1] for _ in range(MESSAGES_ON_THE_BUS)]
+        put[kind] = {*sound, *broken}
+        for n, value in enumerate([*sound, *broken]):
+            key = f"{kind}-{n}"
+            producer.produce(topics.topic(settings, kind), value, key, n % 3)
+    assert producer.flush(30) == 0
+    with Receiver(SECRET) as vendor:
+        for product, said in (
+            (CANVAS, {"out": commands.cwd / "canvas"}),
+            (SDS, {"out": commands.cwd / "sds"}),
+            (WEBHOOK, {"url": vendor.url, "secret": SECRET, "kinds": tuple(KINDS)}),
+        ):
+            delivery = product.open(product.settings(**said))
+            outcome = Loop(settings, product, delivery, Metrics()).run(until_caught_up=True)
+            delivery.close()
+            number = (MESSAGES_ON_THE_BUS + SOUND) * len(product.kinds)
+            letters = deadletters.read(settings, product.name)
+            assert len(letters) == outcome.dead_lettered
+            assert all(letter.reason and MARK not in letter.reason for letter in letters)
+            for letter in scan(settings, topics.deadletters(settings, product.name)):
+                place = (dict(headers_of(letter))["dl_place"] or b"").decode()
+                kind = topics.kind_of(settings, place.partition("/")[0])
+                assert kind and (letter.value() or b"") in put[kind]
+            fates = Counter(told=outcome.delivered.total())
+            fates["in the dead letters"] = len(letters)
+            fates["not for this product"] = number - fates.total()
+            if product is WEBHOOK:
+                assert fates["not for this product"] == 0
+            findings.add(
+                f"Avro messages as rubbish, to {product.name}",
+                f"{number:,} messages",
+                rubbish.told(fates),
+            )
+    canvas_model.apply(sorted((commands.cwd / "canvas").glob("*.zip")), refused=[])
+    sds_model.load(commands.cwd / "sds")
+    assert MARK not in caplog.text
