@@ -195,17 +195,18 @@ class _Run:
     def take(self, name: str, read: Read, share: float, allow: bool) -> Report:
         staging = Staging(self.con, self.folder)
         time = now()
-        self.progress("looking up what was last published")
-        baseline.attach(self.con, self.settings, self.source)
-        self.progress("reading")
-        read(staging)
-        for kind in staging.coverage:
-            raw = quoted(f"raw_{kind}")
-            self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
+        # Before the topics are read, as it puts an end to whatever an earlier process had begun.
         publisher = Publisher(
             self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
         )
         try:
+            self.progress("looking up what was last published")
+            baseline.attach(self.con, self.settings, self.source)
+            self.progress("reading")
+            read(staging)
+            for kind in staging.coverage:
+                raw = quoted(f"raw_{kind}")
+                self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
             self.progress("checking")
             familiar.set_apart(staging)
             self._view_known(staging)

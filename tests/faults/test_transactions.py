@@ -267,7 +267,7 @@ def group_commit(settings: Settings) -> GroupCommit:
         settings,
         f"{settings.topic_prefix}/http",
         queue_records=100,
-        linger=0.0,
+        interval=0.0,
         loop=asyncio.get_running_loop(),
         stopped=lambda stop: None,
     )
