@@ -63,9 +63,10 @@ def network(home: Path) -> Iterator[Network]:
     for _ in range(2 * len(WAYS)):
         ports.append(machine.free_port(ports))
     behind, before = ports[: len(WAYS)], ports[len(WAYS) :]
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kafka, "PROPERTIES", _with_listeners(behind, before))
-        bus = local.up(home)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kafka, "PROPERTIES", _with_listeners(behind, before))
+            bus = local.up(home)
         stack.callback(local.down, home)
         proxies = [
             stack.enter_context(Proxy(to, port, kafka=True))

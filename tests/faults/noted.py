@@ -65,12 +65,12 @@ def note_transactions(notes: Notes) -> None:
                 notes.note("commit", publisher._run, before + 1, last)
         notes.note("committed")
 
-    def counted(publisher: Publisher, kind: str, change: Any, records: list[Any]) -> int:
-        for start in range(0, len(records), PIECE):
-            number = publish(publisher, kind, change, records[start : start + PIECE])
-            published[publisher] = published.get(publisher, 0) + number
+    def counted(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+        for start in range(0, batch.num_rows, PIECE):
+            piece = batch.slice(start, PIECE)
+            publish(publisher, kind, change, piece)
+            published[publisher] = published.get(publisher, 0) + piece.num_rows
             notes.note("publish")
-        return len(records)
 
     published: dict[Publisher, int] = {}
     Publisher.transaction, Publisher.publish = noted, counted
@@ -80,7 +80,7 @@ def main() -> None:
     """Run it."""
     path, records, *arguments = sys.argv[1:]
     notes = Notes(path)
-    extract.TRANSACTION_RECORDS = int(records)
+    extract.TRANSACTION_RECORDS = extract.BATCH = int(records)
     note_transactions(notes)
     notes.around(baseline, "attach")
     notes.around(baseline, "remember")

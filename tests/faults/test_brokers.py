@@ -34,6 +34,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
         yield found
 
 
+@pytest.mark.long
 def test_one_of_three_brokers(
     bus: Bus,
     brokers: Brokers,

@@ -271,6 +271,7 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_whatever_the_days_bring_each_product_has_the_truth(
     worlds: Worlds, findings: Findings, request: pytest.FixtureRequest
 ) -> None:

@@ -85,6 +85,7 @@ def in_time(process: subprocess.Popen[str]) -> Iterator[None]:
         timer.cancel()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
 def test_of_a_product(commands: Commands, findings: Findings, product: str) -> None:
     commands.variables |= ready(commands.variables, SECRET)
@@ -112,6 +113,7 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
     findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
 
 
+@pytest.mark.long
 def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: Findings) -> None:
     there = local.endpoints(bus.home)
     home = commands.cwd / "home"
@@ -144,6 +146,7 @@ def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: 
     )
 
 
+@pytest.mark.long
 def test_of_kafkas_data(tmp_path_factory: pytest.TempPathFactory, findings: Findings) -> None:
     home = tmp_path_factory.mktemp("full") / "home"
     local.up(home)

@@ -95,6 +95,7 @@ def translated(kind: str, records: list[dict[str, Any]]) -> None:
         assert all(reason and MARK not in reason for _, reason in letters)
 
 
+@pytest.mark.long
 def test_messages_on_the_bus(
     commands: Commands,
     rng: random.Random,
