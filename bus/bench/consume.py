@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient
 from fastavro import parse_schema, schemaless_reader
 from platformdirs import user_cache_path
 
-from bus import local, plugins, topics
+from bus import local, plugins, telemetry, topics
 from bus.bench import quixstreams
 from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
@@ -41,6 +41,7 @@ def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
     from bus.loop import Loop
     from bus.metrics import Metrics
 
+    telemetry.configure(settings.telemetry)
     product = plugins.product("canvas")
     delivery = product.open(plugins.product_settings(product, settings, out=Path(out)))
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from bus import plugins
+from bus import plugins, telemetry
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
 from bus.failures import Stop
@@ -136,6 +136,7 @@ def _copy(
 
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
+    telemetry.configure(settings.telemetry)
     product = replace(plugins.product("canvas"), name=name)
     delivery = product.open(plugins.product_settings(product, settings, out=Path(out)))
     loop = Loop(settings, product, delivery, Metrics())
