@@ -21,6 +21,7 @@ import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
+import bus
 from bus import conversions, topics, validate
 from bus.codec import Decoder
 from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
@@ -129,7 +130,7 @@ def _mark(cluster: str) -> str:
     rules by which rows were valid."""
     schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
     rules = [Path(module.__file__ or "").read_text("utf-8") for module in (conversions, validate)]
-    parts = (cluster, duckdb.__version__, schemas, *rules)
+    parts = (cluster, bus.__version__, duckdb.__version__, schemas, *rules)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -78,16 +78,15 @@ class Conversion(NamedTuple):
     flaws: tuple[Flaw, ...]
 
 
-def reading(kind: str, raw: str, there: Collection[str], print: str) -> tuple[str, list[Sort]]:
+def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort]]:
     """A SELECT that makes records of a table of text, and the sorts of fault that it may find.
 
     It costs little to leave `_faults` out, and much to store it.
 
-    raw:   the table; `there`: its columns. A field that is not among them is empty.
+    raw:   the table; `there`: its columns. A field that is not among them is empty, and so is
+           `_raw` (see `bus.familiar`).
 
-    print: SQL that makes a hash of a row `r` of that table, as `_raw` (see `bus.familiar`).
-
-    Beside the fields, `_line` and `_file` it gives
+    Beside the fields, `_line`, `_file` and `_raw` it gives
 
     _faults: NULL, or a list with, for each field that has a fault, what is wrong: `code` (1: the
              first of the sorts) and `class` (see `value_class`);
@@ -112,6 +111,7 @@ def reading(kind: str, raw: str, there: Collection[str], print: str) -> tuple[st
         told = f"{{'code': abs({code}), 'class': {value_class(quoted(name))}}}"
         faults.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
+    print_ = "r._raw" if "_raw" in there else "NULL::UBIGINT"
     return (
         f"""
         SELECT {", ".join(values)}, _line, _file, _raw, _worst,
@@ -119,7 +119,7 @@ def reading(kind: str, raw: str, there: Collection[str], print: str) -> tuple[st
         FROM (SELECT *, least({worst}) AS _worst
         FROM (SELECT *, {", ".join(codes)}
         FROM (SELECT *, {", ".join(made)}
-        FROM (SELECT {", ".join(texts)}, r._line, r._file, {print} AS _raw FROM {raw} r))))
+        FROM (SELECT {", ".join(texts)}, r._line, r._file, {print_} AS _raw FROM {raw} r))))
         """,
         sorts,
     )

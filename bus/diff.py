@@ -88,9 +88,8 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
             f"""
             INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
             SELECT {withdrawal}, 0, 'withdrawn', true, false
-            FROM {before} b
-            WHERE b.status = 'active' AND NOT EXISTS
-                (FROM {familiar.present(kind)} x WHERE x.sourcedId = b.sourcedId)
+            FROM {before} b SEMI JOIN {quoted(f"gone_{kind}")} g ON b.sourcedId = g.sourcedId
+            WHERE b.status = 'active'
             """
         )
     counted = dict(
@@ -104,7 +103,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         created=counted.get("created", 0),
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
-        unchanged=total - touched + _number(con, f'SELECT count(*) FROM "familiar_{kind}"'),
+        unchanged=total - touched + familiar.unchanged(con, kind),
         stood=_number(con, f"SELECT count(*) FROM {before} WHERE status = 'active'"),
     )
 

@@ -207,6 +207,7 @@ class _Run:
             for kind in staging.coverage:
                 raw = quoted(f"raw_{kind}")
                 self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
+                self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS _raw UBIGINT")
             self.progress("checking")
             familiar.set_apart(staging)
             self._view_known(staging)
@@ -232,12 +233,12 @@ class _Run:
         """
         for kind in KINDS:
             here = (
-                f"WHERE EXISTS (FROM {familiar.present(kind)} r WHERE r.sourcedId = b.sourcedId)"
+                f"ANTI JOIN {quoted(f'gone_{kind}')} g ON b.sourcedId = g.sourcedId"
                 if staging.coverage.get(kind) == "bulk"
                 else ""
             )
             self.con.execute(
-                f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT sourcedId "
+                f"CREATE TEMP VIEW {quoted(f'known_{kind}')} AS SELECT b.sourcedId "
                 f"FROM {SCHEMA}.{quoted(kind)} b {here}"
             )
 

@@ -42,6 +42,17 @@ class Fault:
     kind: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """From where the rows of a table can be read once more; see `bus.familiar.load`."""
+
+    table: str
+    relation: str
+    fields: tuple[str, ...]
+    file: str
+    numbered: bool
+
+
 @dataclass(slots=True)
 class Staging:
     """Where a source puts an extract.
@@ -52,17 +63,21 @@ class Staging:
               kind's fields, by the standard's names, all VARCHAR holding the source's own text
               (trimmed or not; NULL or '' for nothing; several values separated by commas).
               Fields that the source does not have are left out. Columns that the standard does not
-              have must not be there.
+              have must not be there, but `_raw UBIGINT`, which `bus.familiar.load` makes: a source
+              that reads its tables by that does not read again what is as it was.
     folder:   a folder for temporary files of this run, removed when it ends.
     coverage: for each kind in the extract, bulk or delta.
     faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
               does not know.
+    origins:  the kinds of which rows were left out of `raw_<kind>` because they are as they were,
+              and from where they can be had; kept by `bus.familiar`.
     """
 
     con: duckdb.DuckDBPyConnection
     folder: Path
     coverage: dict[str, Coverage] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
 
     @property
     def kinds(self) -> Sequence[str]:

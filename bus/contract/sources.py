@@ -41,6 +41,7 @@ class SourceContract:
             described = staging.con.execute(f'DESCRIBE "raw_{kind}"').fetchall()
             found = {row[0]: row[1] for row in described}
             assert found.pop("_line") == "BIGINT"
+            assert found.pop("_raw", "UBIGINT") == "UBIGINT"
             assert set(found.values()) == {"VARCHAR"}
             assert found.keys() - {"_file"} <= set(KINDS[kind].fields)
 

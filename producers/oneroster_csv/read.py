@@ -96,9 +96,15 @@ def _take_users(staging: Staging, declared: Manifest, found: dict[str, Path]) ->
     roles, roles_path = FILES["roles"], found.get("roles")
     mode = _mode(staging, declared, file, path)
     roles_mode = _mode(staging, declared, roles, roles_path)
-    if path is None or mode is None or not load(staging, file, path, users.USERS):
+    if path is None or mode is None:
         return
-    with_roles = bool(roles_path and roles_mode and load(staging, roles, roles_path, users.ROLES))
+    # What a user is, roles.csv says too: then the text of users.csv alone does not tell it.
+    apart = not (roles_path and roles_mode)
+    if not load(staging, file, path, users.USERS, apart=apart):
+        return
+    with_roles = bool(
+        roles_path and roles_mode and load(staging, roles, roles_path, users.ROLES, apart=False)
+    )
     if with_roles and roles_mode == "delta":
         mode = "delta"
     if users.split(staging, with_roles=with_roles):

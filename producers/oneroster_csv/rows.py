@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import NamedTuple, TextIO
 
 import duckdb
 
+from bus import familiar
 from bus.columns import quoted
 from bus.staging import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
@@ -50,8 +51,10 @@ class Row(NamedTuple):
     fields: list[str] | None
 
 
-def load(staging: Staging, file: File, path: Path, table: str) -> bool:
-    """Make a table with `_file`, `_line` and the fields that the file has, all text.
+def load(staging: Staging, file: File, path: Path, table: str, *, apart: bool = True) -> bool:
+    """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
+
+    apart: whether rows that are as they were are left out (see `bus.familiar`).
 
     Faults of the file and of rows are added to `staging.faults`. Returns False, and makes no table,
     when the file could not be read at all.
@@ -72,8 +75,9 @@ def load(staging: Staging, file: File, path: Path, table: str) -> bool:
         staging.faults.append(
             Fault(name, 1, told.field, told.value_class, told.reason, fatal=False, kind=file.kind)
         )
-    if not _load_fast(staging, name, text, head, table):
-        _load_carefully(staging, file, text, head, table)
+    kinds = file.kinds if apart else ()
+    if not _load_fast(staging, file, kinds, text, head, table):
+        _load_carefully(staging, file, kinds, text, head, table)
     return True
 
 
@@ -103,31 +107,33 @@ def _head(file: File, text: Text) -> _Head | None:
     return best
 
 
-def _load_fast(staging: Staging, name: str, text: Text, head: _Head, table: str) -> bool:
+def _load_fast(
+    staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
+) -> bool:
     """Read a file in which every line is a row; False, with no table made, when it is no such."""
     plain = text.regular and not text.unreadable and head.row.line == head.row.lines == 1
     if not plain or head.width < 2 or text.lines < 2:
         return False
-    taken = ", ".join(
-        f"c{at} AS {quoted(field)}" for field, at in sorted(head.match.positions.items())
-    )
+    positions = sorted(head.match.positions.items())
+    taken = ", ".join(f"c{at} AS {quoted(field)}" for field, at in positions)
+    relation = f"SELECT {taken} FROM {_read_csv(text.path, head.width, head.delimiter)}"
+    fields = [field for field, _ in positions]
+    name = f"{file.name}.csv"
     try:
-        staging.con.execute(
-            f"CREATE TABLE {quoted(table)} AS SELECT {_literal(name)} AS _file, "
-            f"row_number() OVER () + 1 AS _line, {taken} "
-            f"FROM {_read_csv(text.path, head.width, head.delimiter)}"
-        )
+        number = familiar.load(staging, table, relation, fields, file=name, kinds=kinds)
     except duckdb.InvalidInputException:
         return False  # rows of the wrong length, stray quotes: for the careful reader to tell
-    if _count(staging, table) != text.lines - 1:
-        staging.con.execute(f"DROP TABLE {quoted(table)}")
+    if number != text.lines - 1:
+        familiar.forget(staging, table)
         return False
     empty = " AND ".join(f"trim(coalesce({quoted(f)}, '')) = ''" for f in head.match.positions)
     staging.con.execute(f"DELETE FROM {quoted(table)} WHERE {empty}")
     return True
 
 
-def _load_carefully(staging: Staging, file: File, text: Text, head: _Head, table: str) -> None:
+def _load_carefully(
+    staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
+) -> None:
     """Read a file row by row, telling of those that cannot be read."""
     positions = sorted(head.match.positions.items())
     faults = _Faults(staging, file)
@@ -147,13 +153,13 @@ def _load_carefully(staging: Staging, file: File, text: Text, head: _Head, table
                 target.write(dump({"_line": row.line, **values}) + "\n")
     faults.end()
     types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name, _ in positions)
-    staging.con.execute(
-        f"CREATE TABLE {quoted(table)} AS SELECT {_literal(f'{file.name}.csv')} AS _file, * "
+    relation = (
         f"FROM read_json({_literal(str(clean))}, format = 'newline_delimited', "
         f"compression = 'none', hive_partitioning = false, "
         f"columns = {{'_line': 'BIGINT', {types}}})"
     )
-    clean.unlink()
+    fields, name = [field for field, _ in positions], f"{file.name}.csv"
+    familiar.load(staging, table, relation, fields, file=name, kinds=kinds, numbered=True)
 
 
 def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
@@ -290,10 +296,6 @@ def _read_csv(path: Path, width: int, delimiter: str) -> str:
         f"header = false, skip = 1, strict_mode = true, "
         f"max_line_size = {8 * LONGEST_LINE}, compression = 'none', hive_partitioning = false)"
     )
-
-
-def _count(staging: Staging, table: str) -> int:
-    return int(staging.con.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall()[0][0])
 
 
 def _literal(text: str) -> str:

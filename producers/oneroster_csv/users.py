@@ -123,7 +123,7 @@ def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> Non
             f"CREATE TEMP VIEW attributed AS SELECT *, {_kind_of('role')} AS _kind FROM {USERS}"
         )
         return
-    others = ", ".join(f"u.{quoted(name)}" for name in columns if name not in own)
+    others = ", ".join(f"u.{quoted(name)}" for name in columns if name not in {*own, "_raw"})
     staging.con.execute(
         f"""
         CREATE TEMP VIEW attributed AS SELECT {others},
@@ -131,7 +131,8 @@ def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> Non
             coalesce(c.orgs, {own["orgSourcedIds"]}) AS orgSourcedIds,
             coalesce(nullif(trim({own["primaryOrgSourcedId"]}), ''), c.home)
                 AS primaryOrgSourcedId,
-            CASE WHEN c.id IS NULL THEN {_kind_of(own["role"])} ELSE c.kind END AS _kind
+            CASE WHEN c.id IS NULL THEN {_kind_of(own["role"])} ELSE c.kind END AS _kind,
+            NULL::UBIGINT AS _raw
         FROM {USERS} u LEFT JOIN chosen c ON trim(u.sourcedId) = c.id
         """
     )
@@ -139,7 +140,7 @@ def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> Non
 
 def _make(staging: Staging, kind: str) -> None:
     there = _columns(staging, "attributed")
-    taken = ["_file", "_line", *(name for name in KINDS[kind].fields if name in there)]
+    taken = ["_file", "_line", "_raw", *(name for name in KINDS[kind].fields if name in there)]
     staging.con.execute(
         f"CREATE TABLE {quoted(f'raw_{kind}')} AS SELECT {', '.join(map(quoted, taken))} "
         f"FROM attributed WHERE _kind = '{kind}'"

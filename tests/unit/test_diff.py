@@ -35,7 +35,6 @@ def diff(
     con.execute(f"CREATE TABLE before ({definition(kind)})")
     con.execute(f'CREATE TABLE "record_{kind}" ({definition(kind)}, _line BIGINT, _file VARCHAR)')
     con.execute(f'CREATE TABLE "raw_{kind}" (sourcedId VARCHAR)')
-    familiar.none(con, kind)
     marks = ", ".join("?" for _ in columns(kind))
     for record in before.values():
         con.execute(f"INSERT INTO before VALUES ({marks})", list(record.values()))
@@ -49,6 +48,8 @@ def diff(
         )
     for name in (*(record["sourcedId"] for record in now), *unreadable):
         con.execute(f'INSERT INTO "raw_{kind}" VALUES (?)', [name])
+    familiar.stale(con, kind)
+    familiar.gone(con, kind)
     counts = compare(con, kind, coverage)
     fields = ", ".join(f"c.{quoted(name)}" for name in columns(kind))
     rows = con.execute(
