@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +22,6 @@ import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-import bus
 from bus import conversions, topics, validate
 from bus.codec import Decoder
 from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
@@ -127,10 +127,10 @@ def _ends(settings: Settings) -> dict[tuple[str, int], int]:
 
 def _mark(cluster: str) -> str:
     """What the cache stands for beside the offsets: cluster, standard, how hashes are made, and the
-    rules by which rows were valid."""
+    rules by which rows were read and valid."""
     schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
     rules = [Path(module.__file__ or "").read_text("utf-8") for module in (conversions, validate)]
-    parts = (cluster, bus.__version__, duckdb.__version__, schemas, *rules)
+    parts = (cluster, version("schoolbus"), duckdb.__version__, schemas, *rules)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
