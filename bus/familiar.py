@@ -4,8 +4,8 @@ Most of an extract is what the last one said. A row that was published as it sto
 fault, leaves a hash of its text in the cache (`_raw`, see `bus.baseline`). The same text again says
 the same, unless something that it refers to is there no more, or its id is there twice. So such a
 row is known by its hash while the file is read, and nothing else of it is kept: `load`. Those for
-which it does matter are read once more: `set_apart`, `lose`. `dateLastModified` is no part of the
-hash, as some systems stamp all rows anew each night.
+which it does matter are read once more: `set_apart`. `dateLastModified` is no part of the hash, as
+some systems stamp all rows anew each night.
 
 A hash has 64 bits: that one of 100,000 changed rows has by chance the hash of one of 10 million
 published ones happens once in 18 million nights.
@@ -88,7 +88,8 @@ def set_apart(staging: Staging) -> None:
     stale_KIND(sourcedId): the active records whose row is not as it was;
     gone_KIND(sourcedId):  the records, active or withdrawn, that have no row.
 
-    Rows that are there twice, or whose id other rows have too, are read once more into `raw_KIND`.
+    Rows that are there twice, whose id other rows have too, or that name what is gone from the
+    extract, are read once more into `raw_KIND`.
     """
     con = staging.con
     for kind in staging.kinds:
@@ -104,38 +105,20 @@ def set_apart(staging: Staging) -> None:
             ids = f"SELECT trim(sourcedId) FROM {quoted(f'raw_{kind}')}"
             _read_again(staging, kind, f"sourcedId IN ({ids})")
     for kind in staging.kinds:
-        con.execute(f"DROP TABLE IF EXISTS {quoted(f'again_{kind}')}")  # not for `lose` to give
         gone(con, kind)
+    for other in staging.origins.keys() & staging.coverage.keys():
+        for name, targets in KINDS[other].references.items():
+            for kind in targets:
+                if staging.coverage.get(kind) == "bulk":
+                    _read_again(staging, other, _names(other, name, kind))
 
 
-def lose(staging: Staging, kind: str) -> list[str]:
-    """Read once more what refers to records of a kind that are not active any more.
-
-    Called when `record_KIND` is final. Returns the kinds of which rows are now in `again_KIND` too.
-    """
-    con, found = staging.con, []
-    referring = [
-        (other, name)
-        for other in staging.origins.keys() & staging.coverage.keys()
-        for name, targets in KINDS[other].references.items()
-        if kind in targets
-    ]
-    if not referring or not _there(con, f"stale_{kind}"):
-        return []
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE lost AS SELECT sourcedId FROM {quoted(f'stale_{kind}')} s "
-        f"ANTI JOIN (FROM {quoted(f'record_{kind}')} WHERE status = 'active') r "
-        "ON s.sourcedId = r.sourcedId"
-    )
-    if not _number(con, "SELECT count(*) FROM lost"):
-        return []
-    for other, name in referring:
-        several = columns(other)[name].endswith("[]")
-        named = f"list_has_any({quoted(name)}, (SELECT list(sourcedId) FROM lost))"
-        one = f"{quoted(name)} IN (FROM lost)"
-        if _read_again(staging, other, named if several else one) and other not in found:
-            found.append(other)
-    return found
+def _names(kind: str, name: str, target: str) -> str:
+    """SQL: whether a field names a record that is gone."""
+    ids = f"SELECT sourcedId FROM {quoted(f'gone_{target}')}"
+    if not columns(kind)[name].endswith("[]"):
+        return f"{quoted(name)} IN ({ids})"
+    return f"list_has_any({quoted(name)}, (SELECT coalesce(list(sourcedId), []) FROM ({ids})))"
 
 
 def stale(con: duckdb.DuckDBPyConnection, kind: str, origin: Origin | None = None) -> None:
@@ -198,9 +181,9 @@ def _familiar(origin: Origin) -> str:
     return quoted(f"familiar_{origin.table}")
 
 
-def _read_again(staging: Staging, kind: str, which: str) -> int:
+def _read_again(staging: Staging, kind: str, which: str) -> None:
     """Read once more the rows, as they were, of published records for which SQL says so, into
-    `again_KIND` and `raw_KIND`; how many."""
+    `raw_KIND`."""
     con, origin = staging.con, staging.origins[kind]
     stale = quoted(f"stale_{kind}")
     con.execute(
@@ -209,24 +192,17 @@ def _read_again(staging: Staging, kind: str, which: str) -> int:
         f"AND _raw IS NOT NULL AND NOT EXISTS (FROM {stale} s WHERE s.sourcedId = b.sourcedId)"
     )
     if not _number(con, "SELECT count(*) FROM recalled"):
-        return 0
-    raw, again = quoted(f"raw_{kind}"), quoted(f"again_{kind}")
+        return
+    raw = quoted(f"raw_{kind}")
     there = [column[0] for column in con.execute(f"FROM {raw} LIMIT 0").description or []]
     taken = ", ".join(quoted(name) for name in there if name in origin.fields)
-    into = f"_file, _line, _raw, {taken}"
-    if not _there(con, f"again_{kind}"):
-        con.execute(f"CREATE TEMP TABLE {again} AS FROM {raw} LIMIT 0")
     con.execute(
-        f"INSERT INTO {again} ({into}) SELECT {text_literal(origin.file)}, _line, _raw, {taken} "
+        f"INSERT INTO {raw} (_file, _line, _raw, {taken}) "
+        f"SELECT {text_literal(origin.file)}, _line, _raw, {taken} "
         f"FROM ({_numbered(origin)}) WHERE _raw IN (SELECT _raw FROM recalled)"
-    )
-    con.execute(
-        f"INSERT INTO {raw} ({into}) SELECT {into} FROM {again} "
-        "WHERE _raw IN (SELECT _raw FROM recalled)"
     )
     con.execute(f"DELETE FROM {_familiar(origin)} WHERE _raw IN (SELECT _raw FROM recalled)")
     con.execute(f"INSERT INTO {stale} SELECT sourcedId FROM recalled")
-    return _number(con, "SELECT count(*) FROM recalled")
 
 
 def _there(con: duckdb.DuckDBPyConnection, table: str, catalog: str = "temp") -> bool:

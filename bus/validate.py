@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 from bus.columns import columns, quoted
 from bus.conversions import LEFT_OUT, NO_ID, Sort, default, reading, value_class
-from bus.familiar import lose
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
 
@@ -42,8 +41,6 @@ def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
     left_out = {kind: run.convert(kind) for kind in kinds}
     for kind in kinds:
         left_out[kind] += run.settle(kind)
-        for other in lose(staging, kind):
-            left_out[other] += run.convert_again(other)
     for kind in kinds:
         run.doubt(kind)
     return left_out
@@ -84,18 +81,7 @@ class _Run:
 
     def convert(self, kind: str) -> int:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
-        return self._convert(kind, _record(kind), quoted(f"raw_{kind}")) + self._single(kind)
-
-    def convert_again(self, kind: str) -> int:
-        """Take what was read once more (`again_KIND`) into `record_KIND`, which is not settled."""
-        again = quoted(f"again_{kind}")
-        left_out = self._convert(kind, "more", again)
-        self.sql(f"INSERT INTO {_record(kind)} FROM more")
-        self.sql(f"DROP TABLE more; DROP TABLE {again}")
-        self.elsewhere.clear()  # it may name what nobody has asked about
-        return left_out
-
-    def _convert(self, kind: str, record: str, raw: str) -> int:
+        record, raw = _record(kind), quoted(f"raw_{kind}")
         there = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
         select, sorts = reading(kind, raw, [column[0] for column in there])
         self.sql(f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})")
@@ -109,7 +95,7 @@ class _Run:
             )
         left_out = self.number(f"DELETE FROM {record} WHERE _worst < 0")
         self.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
-        return left_out
+        return left_out + self._single(kind)
 
     def _single(self, kind: str) -> int:
         """Keep one row of each id, the latest modified or the first; how many were left out."""
