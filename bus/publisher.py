@@ -108,12 +108,15 @@ class Publisher:
         ids = batch.column("sourcedId").to_pylist()
         owners = batch.column(KINDS[kind].owner).to_pylist()
         places = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
-        send, run, numbers = self._send, self._run, self._number
+        produce, run, numbers = self._producer.produce, self._run, self._number
         for value, id_, owner in zip(
             self._encoders[kind].encode_all(batch), ids, owners, strict=True
         ):
-            event = f"{run}-{next(numbers)}".encode()
-            send(name, value, id_, places[owner], [*shared, ("ce_id", event)])
+            headers = [*shared, ("ce_id", f"{run}-{next(numbers)}".encode())]
+            try:
+                produce(name, value, id_, places[owner], headers=headers)
+            except (BufferError, KafkaException):
+                self._send(name, value, id_, places[owner], headers)
 
     def raw(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         """Publish bytes as they are within a transaction."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bus import local, registry
+from bus.sample import District
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.faults import checker
 from tests.faults.checker import Topics
@@ -159,9 +160,11 @@ def test_of_kafkas_data(tmp_path_factory: pytest.TempPathFactory, findings: Find
             settings = Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
             registry.apply(settings)
             commands = Commands(settings, home.parent)
-            first, second = days(commands, 2)
+            # More than fits into what is left of the last block of each file.
+            district = District(seed=5, students=1500, change=0.5)
+            first, second = (district.write(home.parent / f"{day}.zip", day) for day in (1, 2))
             commands.run(*producing(first))
-            small.fill(20_000)
+            small.fill()
             process = commands.start(*producing(second))
             printed, _ = process.communicate(timeout=180)
             assert process.returncode == 1, printed
