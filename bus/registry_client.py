@@ -38,9 +38,9 @@ def client(settings: Settings) -> SchemaRegistryClient:
         "ssl.key.location": registry.key_file,
     }
     if not registry.url:
-        from bus.local import endpoints
+        from bus.local import reach
 
-        config["url"] = endpoints(settings.home).registry
+        config["url"] = reach(settings.home).registry
     if registry.username:
         password = registry.password.get_secret_value()
         config["basic.auth.user.info"] = f"{registry.username}:{password}"

@@ -205,9 +205,9 @@ def kafka_client(settings: Settings) -> dict[str, Any]:
     """
     kafka = settings.kafka
     if settings.embedded:
-        from bus.local import endpoints
+        from bus.local import reach
 
-        return {"bootstrap.servers": endpoints(settings.home).bootstrap, **kafka.client}
+        return {"bootstrap.servers": reach(settings.home).bootstrap, **kafka.client}
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap,
         "security.protocol": kafka.security_protocol,

@@ -7,6 +7,6 @@ Both listen on 127.0.0.1 alone and live on when the command that started them ha
 from __future__ import annotations
 
 from bus.local.home import Endpoints
-from bus.local.lifecycle import Running, Status, down, endpoints, status, up
+from bus.local.lifecycle import Running, Status, down, endpoints, reach, status, up
 
-__all__ = ["Endpoints", "Running", "Status", "down", "endpoints", "status", "up"]
+__all__ = ["Endpoints", "Running", "Status", "down", "endpoints", "reach", "status", "up"]

@@ -140,7 +140,7 @@ def command(
     """How Kafka is started (in the home as its folder); writes its configuration."""
     config = home / "run" / "server.properties"
     config.write_text(PROPERTIES.format(data=DATA, **ports), "utf-8")
-    options = [*quicker, *_jvm(programs, "-Xms128m", "-Xmx512m")]
+    options = [*quicker, *_jvm(programs, "-Xms128m", "-Xmx256m")]
     return [java, *options, "kafka.Kafka", str(config.relative_to(home))]
 
 

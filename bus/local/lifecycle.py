@@ -93,6 +93,24 @@ def endpoints(home: Path) -> Endpoints:
     raise Stop(f"the bus in {home} is not up: run `bus up`")
 
 
+_reached: dict[Path, Endpoints] = {}
+
+
+def reach(home: Path) -> Endpoints:
+    """As `endpoints`, and once this process has found it up, also while a part of it is away.
+
+    Whoever is at work then finds that nobody answers there, and waits, as with a cluster elsewhere:
+    a part that was killed comes again at the same port.
+    """
+    home = home.absolute()
+    try:
+        _reached[home] = endpoints(home)
+    except Stop:
+        if home not in _reached:
+            raise
+    return _reached[home]
+
+
 def answers(name: str, port: int) -> bool:
     """Whether Kafka or the registry takes requests at this port of its."""
     ask: Callable[[int], bool] = kafka.answers if name == "kafka" else registry.answers

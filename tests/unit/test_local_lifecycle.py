@@ -98,6 +98,15 @@ def test_what_was_killed_is_known_and_started_again_alone(on: Machine) -> None:
     assert on.said == ["kafka was found dead (killed, or the machine restarted); starting it again"]
 
 
+def test_whoever_has_reached_a_bus_knows_where_it_will_be_again(on: Machine) -> None:
+    with pytest.raises(Stop, match="bus up"):
+        lifecycle.reach(on.home)
+    there = on.up()
+    assert lifecycle.reach(on.home) == there
+    lifecycle.down(on.home)
+    assert lifecycle.reach(on.home) == there
+
+
 def test_a_port_in_use_is_given_up_and_said(on: Machine) -> None:
     on.up()
     lifecycle.down(on.home)
