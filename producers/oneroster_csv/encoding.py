@@ -97,12 +97,14 @@ def _measured(path: Path) -> Text | None:
                 except UnicodeDecodeError:
                     return None
             feeds += chunk.count(b"\n")
-            returns += chunk.count(b"\r")
-            pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk.startswith(b"\n"))
-            text = chunk.rstrip(b"\r\n")
+            if b"\r" in chunk:  # else it need not be looked for in pairs, which takes longer
+                returns += chunk.count(b"\r")
+                pairs += chunk.count(b"\r\n")
+            pairs += last == b"\r" and chunk.startswith(b"\n")
+            last = chunk[-1:]
+            text = chunk.rstrip(b"\r\n") if last in (b"\r", b"\n") else chunk
             ends = chunk[len(text) :].count(b"\n")
             at_end = ends if text else at_end + ends
-            last = chunk[-1:]
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:

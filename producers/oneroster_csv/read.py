@@ -7,6 +7,8 @@ passed on as they stand; `bus.validate` converts them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bus.columns import quoted
@@ -15,6 +17,7 @@ from bus.staging import Coverage, Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv import archive, manifest, users
 from producers.oneroster_csv.columns import FILES, UNREAD, File, normal
+from producers.oneroster_csv.encoding import Text, as_utf8
 from producers.oneroster_csv.manifest import Manifest
 from producers.oneroster_csv.rows import load
 
@@ -27,10 +30,19 @@ def read(path: Path, staging: Staging) -> None:
     """
     found = _named(path, archive.files(path, staging.folder), staging)
     declared = manifest.read(found.pop("manifest", None), staging.faults)
-    for file in FILES.values():
-        if file.name not in ("users", "roles"):
-            _take(staging, declared, file, found.get(file.name.lower()))
-    _take_users(staging, declared, found)
+    # The largest file is looked through while the others are loaded, and is loaded last.
+    by_size = sorted(found, key=lambda name: found[name].stat().st_size, reverse=True)
+    largest, others = by_size[:1], by_size[1:]
+    with ThreadPoolExecutor(2) as beside:
+        texts = {
+            name: beside.submit(as_utf8, found[name], staging.folder)
+            for name in (*largest, *reversed(others))
+        }
+        for name in sorted(FILES, key=lambda name: name in largest):
+            if name == "users":
+                _take_users(staging, declared, texts)
+            elif name != "roles":
+                _take(staging, declared, FILES[name], texts.get(name))
 
 
 def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
@@ -56,7 +68,9 @@ def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
     return found
 
 
-def _mode(staging: Staging, declared: Manifest, file: File, path: Path | None) -> Coverage | None:
+def _mode(
+    staging: Staging, declared: Manifest, file: File, text: Future[Text] | None
+) -> Coverage | None:
     """How a file is to be read; None when it is not. What withdraws nothing is chosen in doubt."""
 
     def note(reason: str, *, fatal: bool = False) -> None:
@@ -64,7 +78,7 @@ def _mode(staging: Staging, declared: Manifest, file: File, path: Path | None) -
         staging.faults.append(Fault(name, 0, "", "", reason, fatal=fatal, kind=file.kind))
 
     mode = declared.mode(file.name)
-    if path is None:
+    if text is None:
         if mode in ("bulk", "delta"):
             note(f"the manifest declares it as {mode}, but it is not there; send it", fatal=True)
         return None
@@ -79,31 +93,33 @@ def _mode(staging: Staging, declared: Manifest, file: File, path: Path | None) -
     return mode or "bulk"
 
 
-def _take(staging: Staging, declared: Manifest, file: File, path: Path | None) -> None:
+def _take(staging: Staging, declared: Manifest, file: File, text: Future[Text] | None) -> None:
     """A file whose rows are all of one kind."""
-    mode = _mode(staging, declared, file, path)
-    if path is not None and mode and load(staging, file, path, f"raw_{file.kind}"):
+    mode = _mode(staging, declared, file, text)
+    if text is not None and mode and load(staging, file, text.result(), f"raw_{file.kind}"):
         staging.coverage[file.kind] = mode
 
 
-def _take_users(staging: Staging, declared: Manifest, found: dict[str, Path]) -> None:
+def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future[Text]]) -> None:
     """users.csv, with roles.csv where there is one, into students, staff and guardians.
 
     Guardians, whom many extracts do not have, are in the coverage of changes only when there are
     any.
     """
-    file, path = FILES["users"], found.get("users")
-    roles, roles_path = FILES["roles"], found.get("roles")
-    mode = _mode(staging, declared, file, path)
-    roles_mode = _mode(staging, declared, roles, roles_path)
-    if path is None or mode is None:
+    file, text = FILES["users"], found.get("users")
+    roles, roles_text = FILES["roles"], found.get("roles")
+    mode = _mode(staging, declared, file, text)
+    roles_mode = _mode(staging, declared, roles, roles_text)
+    if text is None or mode is None:
         return
     # What a user is, roles.csv says too: then the text of users.csv alone does not tell it.
-    apart = not (roles_path and roles_mode)
-    if not load(staging, file, path, users.USERS, apart=apart):
+    apart = not (roles_text and roles_mode)
+    if not load(staging, file, text.result(), users.USERS, apart=apart):
         return
     with_roles = bool(
-        roles_path and roles_mode and load(staging, roles, roles_path, users.ROLES, apart=False)
+        roles_text
+        and roles_mode
+        and load(staging, roles, roles_text.result(), users.ROLES, apart=False)
     )
     if with_roles and roles_mode == "delta":
         mode = "delta"

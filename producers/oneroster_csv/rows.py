@@ -24,7 +24,7 @@ from bus import familiar
 from bus.columns import quoted
 from bus.staging import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
-from producers.oneroster_csv.encoding import UNREADABLE, Text, as_utf8
+from producers.oneroster_csv.encoding import UNREADABLE, Text
 
 DELIMITERS = ",;\t|"
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     fields: list[str] | None
 
 
-def load(staging: Staging, file: File, path: Path, table: str, *, apart: bool = True) -> bool:
+def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = True) -> bool:
     """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
 
     apart: whether rows that are as they were are left out (see `bus.familiar`).
@@ -60,7 +60,6 @@ def load(staging: Staging, file: File, path: Path, table: str, *, apart: bool = 
     when the file could not be read at all.
     """
     name = f"{file.name}.csv"
-    text = as_utf8(path, staging.folder)
     for note in text.notes:
         staging.faults.append(Fault(name, 0, "", "", note, fatal=False, kind=file.kind))
     head = _head(file, text)

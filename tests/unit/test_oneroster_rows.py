@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bus.staging import Staging
 from producers.oneroster_csv import rows
 from producers.oneroster_csv.columns import FILES
+from producers.oneroster_csv.encoding import as_utf8
 from producers.oneroster_csv.rows import load
 from tests.oneroster_files import fatal
 
@@ -27,7 +28,7 @@ def orgs(folder: Path, text: str | bytes) -> tuple[Read, Staging]:
     path = folder / "orgs.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     staging = Staging(duckdb.connect(), work)
-    if not load(staging, FILES["orgs"], path, "raw_org"):
+    if not load(staging, FILES["orgs"], as_utf8(path, work), "raw_org"):
         return [], staging
     found = staging.con.execute(
         "SELECT _line, nullif(sourcedId, ''), nullif(name, ''), nullif(type, '') "
