@@ -14,6 +14,7 @@ as open, which readiness and metrics show.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -107,6 +108,9 @@ class Loop:
         self._behind: set[Position] = set()  # not yet at the end that they had when assigned
         self._paused: set[Position] = set()
         self._oldest = 0.0
+        self._goal: dict[Position, int] = {}  # where the topics ended at the moment `_goal_set`
+        self._goal_set = 0.0
+        self._delivered_up_to: dict[int, float] = {}  # see `_look_round`
         self._hold_all = False
         self._dirty = False
         self._hurry = False
@@ -374,6 +378,27 @@ class Loop:
             if offset > done.get(place, 0):
                 done[place] = offset
         self._delivered.refresh(done)
+        if len(self._ordering):
+            self._look_round(done)
+
+    def _look_round(self, done: Mapping[Position, int]) -> None:
+        """Learn up to when all copies have delivered what was in the topics, level by level: only
+        then has a record waited in vain for one of a lower level.
+
+        done: up to where other copies have committed; of our own partitions what was read counts.
+        """
+        if not self._goal:
+            self._goal_set, self._goal = time.monotonic(), self._ends()
+        short = [
+            KINDS[self._kinds[place.topic]].level
+            for place, end in self._goal.items()
+            if self._kinds[place.topic] in self._delivered.kinds
+            and self._next.get(place, done.get(place, 0)) < end
+        ]
+        lowest = min(short, default=max(kind.level for kind in KINDS.values()))
+        self._delivered_up_to |= dict.fromkeys(range(lowest + 1), self._goal_set)
+        if not short:
+            self._goal = {}
 
     # ---- delivering ----------------------------------------------------------------------------
 
@@ -392,7 +417,9 @@ class Loop:
             self._refresh()
         taken = self._intake.take()
         lots, undecodable = self._retries.persist(lambda: self._intake.decoded(taken))
-        ready, given_up = self._ordering.take(lots, time.monotonic())
+        ready, given_up = self._ordering.take(
+            lots, time.monotonic(), lambda level: self._delivered_up_to.get(level, -math.inf)
+        )
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
         outlived = self._retries.persist(lambda: self._outlived(ready))

@@ -3,13 +3,15 @@
 A record waits until what it refers to has been delivered. While a record of a student waits, the
 later records of that student wait behind it, but for those of a lower level: a student's own
 record does not wait behind an enrollment, which may be waiting for just that. What has waited too
-long goes on without an optional reference, and to the dead letters without a required one.
+long goes on without an optional reference, and to the dead letters without a required one; but not
+before all has been delivered that was in the topics when it came, however long that takes.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +60,17 @@ class Ordering:
         return sum(len(queue) for queue in self._queues.values())
 
     def take(
-        self, lots: Mapping[str, Lot], clock: float
+        self,
+        lots: Mapping[str, Lot],
+        clock: float,
+        delivered_up_to: Callable[[int], float] = lambda _: math.inf,
     ) -> tuple[dict[str, Lot], list[tuple[Message, str]]]:
         """What may be delivered of these and of what waited, and what has waited too long.
 
         lots:  by kind in dependency order.
         clock: a monotonic clock, in seconds.
+        delivered_up_to: for a level, the moment of that clock for which it is known that all of
+                         lower levels that was in the topics then has been delivered since.
         Returns the lots that may go, by kind in dependency order, each with its records in the
         topics' order for one owner; and (message, reason) for the dead letters.
         """
@@ -72,7 +79,7 @@ class Ordering:
             if kind in lots:
                 ready[kind] = self._sift(kind, lots[kind], clock)
         given_up: list[tuple[Message, str]] = []
-        while self._queues and self._release(ready, given_up, clock):
+        while self._queues and self._release(ready, given_up, clock, delivered_up_to):
             pass
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
@@ -97,7 +104,11 @@ class Ordering:
         return go
 
     def _release(
-        self, ready: dict[str, Lot], given_up: list[tuple[Message, str]], clock: float
+        self,
+        ready: dict[str, Lot],
+        given_up: list[tuple[Message, str]],
+        clock: float,
+        delivered_up_to: Callable[[int], float],
     ) -> bool:
         """Let go of what need not wait any more; whether anything went."""
         went = False
@@ -108,7 +119,8 @@ class Ordering:
                     kept.append(one)
                     continue
                 lacks = self._delivered.missing(one.kind, one.record)
-                if lacks and clock - one.since < self._hold_seconds:
+                early = clock - one.since < self._hold_seconds
+                if lacks and (early or one.since > delivered_up_to(one.level)):
                     kept.append(one)
                     continue
                 went = True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import random
 import secrets
+import signal
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
@@ -112,6 +114,31 @@ def test_copies_share_the_work_and_one_may_die(commands: Commands) -> None:
         if one.poll() is None:
             one.kill()
             one.communicate()
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_consumer_that_is_far_behind_gives_nothing_up(commands: Commands, copies: int) -> None:
+    """It joined when the topics were empty, and then all came at once, while it stood still."""
+    commands.variables |= {"BUS_CONSUMER__HOLD_SECONDS": "0", "BUS_CONSUMER__HOLD_RECORDS": "50"}
+    out = commands.cwd / "canvas"
+    with ExitStack() as ends:
+        arguments = ("consume", "canvas", "--out", str(out))
+        running = [ends.enter_context(commands.running(*arguments)) for _ in range(copies)]
+        commands.run("produce", "oneroster-csv", str(extract(commands, 1)))
+        until(lambda: list(out.glob("*.zip")), "the first zip")
+        for one in running:
+            one.send_signal(signal.SIGSTOP)
+        last = District(seed=8, students=600).write(commands.cwd / "more.zip", 1)
+        commands.run("produce", "oneroster-csv", str(last), "--allow-mass-withdrawal")
+        for one in running:
+            one.send_signal(signal.SIGCONT)
+
+        def all_there() -> bool:
+            state = canvas_model.apply(sorted(out.glob("*.zip")))
+            return canvas_model.rosters(state) == truth(last).rosters
+
+        until(all_there, "the second extract's truth in Canvas")
+    assert commands.run("deadletters", "list", "canvas")["deadLetters"] == []
 
 
 def test_a_product_that_is_down_loses_nothing_and_gets_each_event_once(commands: Commands) -> None:

@@ -54,6 +54,16 @@ def test_what_came_together_goes_in_dependency_order() -> None:
     assert not given_up
 
 
+def test_nothing_is_given_up_before_all_that_was_there_is_delivered() -> None:
+    waits, _ = ordering()
+    waits.take(lots(enrollment=[ENROLLMENT]), 100)
+    for up_to in (0, 99):
+        _, given_up = waits.take({}, 10_000, {3: up_to}.__getitem__)
+        assert not given_up
+    _, given_up = waits.take({}, 10_000, {3: 100}.__getitem__)
+    assert [reason for _, reason in given_up]
+
+
 def test_an_enrollment_waits_for_its_class() -> None:
     waits, _ = ordering()
     ready, _ = waits.take(lots(enrollment=[ENROLLMENT], student=[STUDENT]), 0)
