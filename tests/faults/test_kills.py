@@ -126,7 +126,6 @@ def test_a_consumer(
     findings.add(f"kill -9: consumer of {product}", mortal.told, "the SIS's; in order; none twice")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("part", ["kafka", "registry"])
 def test_a_part_of_the_bus(
     bus: Bus,
