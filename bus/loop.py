@@ -54,6 +54,8 @@ ASKED_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between questions to Kafka that must be answered before a partition can be read."""
 IDLE_SECONDS = 60.0
 """While nothing comes, what depends on the day alone is looked after so often."""
+BEHIND_SECONDS = 1.0
+"""A partition that is read for so long without coming to an end is behind: see `Loop._gate`."""
 QUIET_SECONDS = 0.5
 """A batch is not filled any longer when nothing has come for so long."""
 FRESH_SAMPLES = 500
@@ -105,7 +107,8 @@ class Loop:
         self._joined = False
         self._unanswered: KafkaException | None = None
         self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
-        self._behind: set[Position] = set()  # not yet at the end that they had when assigned
+        self._behind: set[Position] = set()  # not at their end, when assigned or for a while since
+        self._unended: dict[Position, float] = {}  # since when they have been read without an end
         self._paused: set[Position] = set()
         self._oldest = 0.0
         self._goal: dict[Position, int] = {}  # where the topics ended at the moment `_goal_set`
@@ -221,15 +224,20 @@ class Loop:
 
     def _take(self, messages: Iterable[Message]) -> None:
         """Keep what was read."""
-        records = []
+        records, events = [], []
         for message in messages:
-            if message.error() is None:
-                records.append(message)
-            else:
-                self._event(message)
+            (records if message.error() is None else events).append(message)
         if records and not len(self._intake):
             self._oldest = time.monotonic()
-        self._next |= self._intake.add(records)
+        ends = self._intake.add(records)
+        self._next |= ends
+        now = time.monotonic()
+        for place in ends:
+            since = self._unended.setdefault(place, now)
+            if now - since > BEHIND_SECONDS and place not in self._paused:
+                self._behind.add(place)
+        for event in events:  # after the records, as an end lies behind what was read
+            self._event(event)
 
     def _event(self, message: Message) -> None:
         error = message.error()
@@ -241,6 +249,7 @@ class Loop:
                 self._dirty |= place in self._behind or end > self._next[place]
                 self._next[place] = end
                 self._behind.discard(place)
+                self._unended.pop(place, None)
         elif error.fatal() or "AUTHORIZATION" in error.name():  # type: ignore[union-attr]
             raise KafkaException(error)
         else:
@@ -327,6 +336,7 @@ class Loop:
             log.info("partitions not released", why=str(error))
         for place in gone:
             self._next.pop(place, None)
+            self._unended.pop(place, None)
         self._behind -= gone
         self._paused -= gone
         self._ordering.drop(gone)
