@@ -224,7 +224,8 @@ class Loop:
 
     def _take(self, messages: Iterable[Message]) -> None:
         """Keep what was read."""
-        records, events = [], []
+        records: list[Message] = []
+        events: list[Message] = []
         for message in messages:
             (records if message.error() is None else events).append(message)
         if records and not len(self._intake):
