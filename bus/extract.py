@@ -142,6 +142,7 @@ def produce(
         _told_of_the_disk(folder),
         duckdb.connect() as con,
     ):
+        con.execute("SET enable_progress_bar = false")  # it would write to stdout
         con.execute(f"SET memory_limit = '{MEMORY}'")
         con.execute(f"SET temp_directory = {text_literal(str(folder))}")
         run = _Run(settings, f"/{source}", ids, con, folder, traceparent, progress)

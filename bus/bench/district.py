@@ -34,6 +34,7 @@ def join(before: str, after: str) -> Callable[[], int]:
 
     def run() -> int:
         con = duckdb.connect()
+        con.execute("SET enable_progress_bar = false")
         con.execute(f"SET memory_limit = '{MEMORY}'")
         rows = 0
         for file in sorted(Path(after).glob("*.csv")):
