@@ -58,8 +58,8 @@ def load(
     # Of a table into which rows go in their order the row's number need not be kept, nor reckoned.
     con.execute(
         f"CREATE TEMP TABLE seen AS SELECT {line}_raw, "
-        f"CASE WHEN _raw IN ({' UNION ALL '.join(known)}) THEN NULL ELSE _values END AS _values "
-        f"FROM (SELECT {line}{_print(fields)} AS _raw, [{named}] AS _values FROM ({relation}))"
+        f"CASE WHEN _raw IN ({' UNION ALL '.join(known)}) THEN NULL ELSE [{named}] END AS _values "
+        f"FROM (SELECT {line}{_print(fields)} AS _raw, {named} FROM ({relation}))"
     )
     taken = ", ".join(f"_values[{n}] AS {quoted(name)}" for n, name in enumerate(fields, 1))
     con.execute(
