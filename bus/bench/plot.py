@@ -55,7 +55,8 @@ def _bars(axes: Any, comparison: dict[str, Any]) -> None:
         beside = "" if figure is figures[0] else f"  (ratio {figure['ratio']:.2f})"
         middle = bar.get_y() + bar.get_height() / 2
         axes.text(bar.get_width(), middle, f" {figure['rate']:,}{beside}", va="center", fontsize=8)
-        axes.text(0, middle, f" {figure['peakMiB']:,} MiB", va="center", fontsize=7, color="white")
+        memory, ink = f" {figure['peakMiB']:,} MiB", "#333333" if beside else "white"
+        axes.text(0, middle, memory, va="center", fontsize=7, color=ink)
     target = f" — to reach: {comparison['target']}" if comparison["target"] else ""
     axes.set_title(f"{comparison['job']}{target}", loc="left", fontsize=9)
     axes.set_xlim(0, max(rates) * 1.3)
