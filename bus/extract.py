@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -336,11 +336,12 @@ class _Run:
         )
         ids: list[str] = []
         faults = iter([report.faults])
-        while batch := list(_upto(pending, TRANSACTION_RECORDS)):
-            with publisher.transaction():
-                for kind, change, records in batch:
-                    publisher.publish(kind, change, records)
-                ids += self._quarantine(publisher, next(faults, []), time)
+        with closing(pending):
+            while batch := list(_upto(pending, TRANSACTION_RECORDS)):
+                with publisher.transaction():
+                    for kind, change, records in batch:
+                        publisher.publish(kind, change, records)
+                    ids += self._quarantine(publisher, next(faults, []), time)
         if left := next(faults, []):
             with publisher.transaction():
                 ids += self._quarantine(publisher, left, time)
@@ -351,11 +352,13 @@ class _Run:
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""
-        yield from (
-            self.con.cursor()
-            .sql(f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}")
-            .to_arrow_reader(BATCH)
-        )
+        cursor = self.con.cursor()
+        try:
+            yield from cursor.sql(
+                f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}"
+            ).to_arrow_reader(BATCH)
+        finally:
+            cursor.close()  # else the cache stays open as long as somebody holds the failure
 
 
 def _upto(
