@@ -111,7 +111,7 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
         told = f"{{'code': abs({code}), 'class': {value_class(quoted(name))}}}"
         faults.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
-    print_ = "r._raw" if "_raw" in there else "NULL::UBIGINT"
+    hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
     return (
         f"""
         SELECT {", ".join(values)}, _line, _file, _raw, _worst,
@@ -119,7 +119,7 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
         FROM (SELECT *, least({worst}) AS _worst
         FROM (SELECT *, {", ".join(codes)}
         FROM (SELECT *, {", ".join(made)}
-        FROM (SELECT {", ".join(texts)}, r._line, r._file, {print_} AS _raw FROM {raw} r))))
+        FROM (SELECT {", ".join(texts)}, r._line, r._file, {hashed} AS _raw FROM {raw} r))))
         """,
         sorts,
     )

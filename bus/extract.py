@@ -208,7 +208,6 @@ class _Run:
             for kind in staging.coverage:
                 raw = quoted(f"raw_{kind}")
                 self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
-                self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS _raw UBIGINT")
             self.progress("checking")
             familiar.set_apart(staging)
             self._view_known(staging)

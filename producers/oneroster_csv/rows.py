@@ -22,6 +22,7 @@ import duckdb
 
 from bus import familiar
 from bus.columns import quoted
+from bus.conversions import text_literal
 from bus.staging import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
 from producers.oneroster_csv.encoding import UNREADABLE, Text
@@ -151,9 +152,9 @@ def _load_carefully(
                 values = {name: fields[at] for name, at in positions}
                 target.write(dump({"_line": row.line, **values}) + "\n")
     faults.end()
-    types = ", ".join(f"{_literal(name)}: 'VARCHAR'" for name, _ in positions)
+    types = ", ".join(f"{text_literal(name)}: 'VARCHAR'" for name, _ in positions)
     relation = (
-        f"FROM read_json({_literal(str(clean))}, format = 'newline_delimited', "
+        f"FROM read_json({text_literal(str(clean))}, format = 'newline_delimited', "
         f"compression = 'none', hive_partitioning = false, "
         f"columns = {{'_line': 'BIGINT', {types}}})"
     )
@@ -290,12 +291,8 @@ def _read_csv(path: Path, width: int, delimiter: str) -> str:
     """A table function of DuckDB: the columns below the header as text, c0 to the last."""
     columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
     return (
-        f"read_csv({_literal(str(path))}, auto_detect = false, columns = {{{columns}}}, "
-        f"delim = {_literal(delimiter)}, quote = '\"', escape = '\"', comment = '', "
+        f"read_csv({text_literal(str(path))}, auto_detect = false, columns = {{{columns}}}, "
+        f"delim = {text_literal(delimiter)}, quote = '\"', escape = '\"', comment = '', "
         f"header = false, skip = 1, strict_mode = true, "
         f"max_line_size = {8 * LONGEST_LINE}, compression = 'none', hive_partitioning = false)"
     )
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

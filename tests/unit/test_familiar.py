@@ -16,7 +16,7 @@ from bus.validate import validate
 Rows = dict[str, list[dict[str, str]]]
 
 SCHOOL = {"sourcedId": "s1", "status": "active", "name": "Oak", "type": "school"}
-KINDS = ("org", "guardian", "student", "demographics")
+KINDS = ("org", "student", "demographics")
 
 
 def org(id_: str) -> dict[str, str]:
@@ -33,7 +33,6 @@ class District:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(exist_ok=True)
         self.published = str(folder / "published.duckdb")
         con = duckdb.connect(self.published)
         for kind in KINDS:
