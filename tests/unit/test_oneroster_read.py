@@ -215,6 +215,16 @@ def test_the_columns_of_roles_are_known(tmp_path: Path) -> None:
     assert not [fault for fault in staging.faults if fault.file == "roles.csv"]
 
 
+def test_users_whose_roles_are_in_another_file_are_known_by_no_hash(tmp_path: Path) -> None:
+    """A change in roles.csv alone would not be seen in the text of users.csv."""
+    roles = "sourcedId,userSourcedId,roleType,role,orgSourcedId\nr1,u1,primary,student,s1\n"
+    files = {"users": USERS_1_2, "roles": roles, "orgs": ORGS}
+    staging = staged(extract(tmp_path / "in", **files), tmp_path / "work")
+    hashed = "SELECT count(*), count(_raw) FROM"
+    assert staging.con.execute(f"{hashed} raw_student").fetchall() == [(1, 0)]
+    assert staging.con.execute(f"{hashed} raw_org").fetchall() == [(2, 2)]
+
+
 def test_a_declared_file_that_is_missing_changes_nothing(tmp_path: Path) -> None:
     manifest = MANIFEST + "file.orgs,bulk\nfile.users,bulk\nfile.enrollments,delta\n"
     staging = staged(extract(tmp_path / "in", manifest=manifest, orgs=ORGS), tmp_path / "work")
