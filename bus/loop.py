@@ -14,48 +14,45 @@ as open, which readiness and metrics show.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import siblings, topics
+from bus.copies import Copies
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.event import attributes, header
 from bus.failures import BusError, Stop
+from bus.inquiry import Inquiry
 from bus.intake import Intake
 from bus.metrics import Metrics
 from bus.ordering import Lot, Ordering
+from bus.partitions import Partitions
 from bus.product import Product
 from bus.references import Delivered
 from bus.registry import schema_lookup
 from bus.retries import Retries
 from bus.scan import some
 from bus.settings import Settings, kafka_client
-from bus.standard import KINDS
 from bus.telemetry import span
 from bus.translation import translate
 
 log = structlog.get_logger(__name__)
 
-Answer = TypeVar("Answer")
-
 POLL_RECORDS = 10_000
-ASKED_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds between questions to Kafka that must be answered before a partition can be read."""
 IDLE_SECONDS = 60.0
 """While nothing comes, what depends on the day alone is looked after so often."""
-BEHIND_SECONDS = 1.0
-"""A partition that is read for so long without coming to an end is behind: see `Loop._gate`."""
+COPIES_SECONDS = 1.0
+"""While something waits, what all copies have delivered is asked for so often."""
 QUIET_SECONDS = 0.5
 """A batch is not filled any longer when nothing has come for so long."""
 FRESH_SAMPLES = 500
@@ -94,30 +91,18 @@ class Loop:
         self._ordering = Ordering(self._delivered, self._how.hold_seconds)
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._letters = DeadLetters(settings, product.name)
-        self._consumer = Consumer(group_settings(settings, product.name))
-        # While the consumer tells of a rebalance, another client answers what is asked meanwhile:
-        # a call to the consumer itself would, on a second rebalance in the same poll, end the
-        # program (confluent-kafka 2.16, CallState_get).
-        self._inquiry = Consumer(
-            group_settings(settings, product.name) | {"enable.partition.eof": False}
-        )
-        self._unannounced: dict[Position, int] = {}
+        group = group_settings(settings, product.name)
+        self._consumer = Consumer(group)
+        self._inquiry = Inquiry(group, self._stopping.wait)
+        self._partitions = Partitions(self._consumer, self._inquiry, self._kinds)
+        self._copies = Copies(self._inquiry, self._partitions, self._delivered, self._kinds)
         self._in_hand: set[Position] = set()  # the partitions of the batch that is being delivered
         self._stale = False
         self._joined = False
-        self._unanswered: KafkaException | None = None
-        self._next: dict[Position, int] = {}  # up to where each assigned partition was taken
-        self._behind: set[Position] = set()  # not at their end, when assigned or for a while since
-        self._unended: dict[Position, float] = {}  # since when they have been read without an end
-        self._paused: set[Position] = set()
         self._oldest = 0.0
-        self._goal: dict[Position, int] = {}  # where the topics ended at the moment `_goal_set`
-        self._goal_set = 0.0
-        self._delivered_up_to: dict[int, float] = {}  # see `_look_round`
         self._hold_all = False
         self._dirty = False
         self._hurry = False
-        self._last_refresh = 0.0
 
     # ---- from outside -------------------------------------------------------------------------
 
@@ -144,7 +129,7 @@ class Loop:
         """
         self._hurry = until_caught_up
         try:
-            goal = self._ends() if until_caught_up else {}
+            goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
             self._consumer.subscribe(
                 list(self._kinds),
                 on_assign=self._assigned,
@@ -153,9 +138,10 @@ class Loop:
             )
             while not self._stopping.is_set():
                 self._turn()
-                if until_caught_up and self._joined and not (self._behind or len(self._intake)):
-                    self._settle()
-                    if not len(self._ordering) and not len(self._intake) and self._reached(goal):
+                if until_caught_up and self._joined and self._all_taken():
+                    self._settle()  # which, if it has to wait, takes what comes meanwhile
+                    nothing_waits = not len(self._ordering) and self._all_taken()
+                    if nothing_waits and self._copies.reached(goal):
                         break
             self._deliver()
             self._settle()
@@ -168,27 +154,9 @@ class Loop:
             self._inquiry.close()
         return self.outcome
 
-    def _ends(self) -> dict[Position, int]:
-        """Where each partition of the product's topics ends now, if there is anything in it."""
-        there = self._inquiry.list_topics(timeout=30).topics
-        places = [Position(name, p) for name in self._kinds for p in there[name].partitions]
-        marks = {
-            place: self._inquiry.get_watermark_offsets(TopicPartition(*place), timeout=30)
-            for place in places
-        }
-        return {place: high for place, (low, high) in marks.items() if high > low}
-
-    def _reached(self, goal: Mapping[Position, int]) -> bool:
-        """Whether other copies, too, have delivered all that there was.
-
-        One that was killed has its partitions until its time in the group is over; then they come
-        to us.
-        """
-        others = [TopicPartition(*place) for place in goal if place not in self._next]
-        if not others:
-            return True
-        committed = self._inquiry.committed(others, timeout=30)
-        return all(p.offset >= goal[Position(p.topic, p.partition)] for p in committed)
+    def _all_taken(self) -> bool:
+        """Whether the topics have been read to their ends, and nothing of that is in the intake."""
+        return not (self._partitions.behind or len(self._intake))
 
     # ---- one turn -----------------------------------------------------------------------------
 
@@ -196,26 +164,26 @@ class Loop:
         self._turned = time.monotonic()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - len(self._intake)))
         read = some(self._consumer, room, self._patience())
-        self._answered()
-        if self._unannounced:
-            # So that the group's lag counts what it has not begun to read, from the first moment.
-            untouched = {p: o for p, o in self._unannounced.items() if self._next.get(p) == o}
-            self._unannounced = {} if self._commit(untouched) else untouched
+        self._inquiry.answered()
+        # So that the group's lag counts what it has not begun to read, from the first moment.
+        if (untouched := self._partitions.untouched()) and self._commit(untouched):
+            self._partitions.announced()
         self._take(read)
         self._gate()
         full = len(self._intake) >= self._product.batch_records
-        quiet = not self._behind and (not read or self._hurry)
+        quiet = not self._partitions.behind and (not read or self._hurry)
         due = len(self._intake) and (quiet or self._left() <= 0)
         if full or due or (len(self._ordering) and not read):
             self._deliver()
-        elif not read and not (self._behind or len(self._intake)):
+        elif not read and self._all_taken():
             self._dirty |= time.monotonic() - self._settled > IDLE_SECONDS
             self._settle()
 
     def _patience(self) -> float:
         """How long the next poll may wait for a message, in seconds."""
         if not len(self._intake):
-            return 0.2 if len(self._ordering) or self._dirty or self._behind else 1.0
+            busy = len(self._ordering) or self._dirty or self._partitions.behind
+            return 0.2 if busy else 1.0
         return max(0.0, min(QUIET_SECONDS, self._left()))
 
     def _left(self) -> float:
@@ -230,101 +198,48 @@ class Loop:
             (records if message.error() is None else events).append(message)
         if records and not len(self._intake):
             self._oldest = time.monotonic()
-        ends = self._intake.add(records)
-        self._next |= ends
-        now = time.monotonic()
-        for place in ends:
-            since = self._unended.setdefault(place, now)
-            if now - since > BEHIND_SECONDS and place not in self._paused:
-                self._behind.add(place)
+        self._partitions.took(self._intake.add(records))
         for event in events:  # after the records, as an end lies behind what was read
             self._event(event)
 
     def _event(self, message: Message) -> None:
         error = message.error()
         if error.code() == Error._PARTITION_EOF:  # type: ignore[union-attr]
-            place = Position(message.topic(), message.partition())  # type: ignore[arg-type]
-            if place in self._next:
-                # Beyond the last record lie only transaction markers: nothing to deliver.
-                end = max(self._next[place], message.offset() or 0)
-                self._dirty |= place in self._behind or end > self._next[place]
-                self._next[place] = end
-                self._behind.discard(place)
-                self._unended.pop(place, None)
+            place = Position(message.topic() or "", message.partition() or 0)
+            self._dirty |= self._partitions.ended(place, message.offset() or 0)
         elif error.fatal() or "AUTHORIZATION" in error.name():  # type: ignore[union-attr]
             raise KafkaException(error)
         else:
             log.debug("kafka", error=error.name())  # type: ignore[union-attr]
 
-    # ---- which partitions are read -------------------------------------------------------------
+    # ---- partitions come and go ----------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._joined = True
         asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._inquire(lambda: self._locate(asked))
+        own = self._inquiry.insist(lambda: self._locate(asked))
         if own is None:
             return
-        consumer.incremental_assign([TopicPartition(*place, self._next[place]) for place in asked])
-        self._unannounced |= {place: self._next[place] for place in asked}
+        self._partitions.assign(asked)
         self._dirty = True
-        self._inquire(lambda: self._refresh(own))
+        self._inquiry.insist(lambda: self._copies.ask(own, waiting=len(self._ordering) > 0))
         self._gate()
-        self._metrics.assigned.labels(self._product.name).set(len(self._next))
-
-    def _inquire(self, question: Callable[[], Answer]) -> Answer | None:
-        """What Kafka answers while it tells of a rebalance; None when it does not for long, and
-        then `_answered` raises.
-
-        Nothing of Kafka's may be raised here: out of the poll would come a bare `KafkaError`, which
-        is no exception, so nothing catches it (confluent-kafka 2.16).
-        """
-        for seconds in ASKED_AGAIN:
-            try:
-                answer = question()
-                self._unanswered = None
-                return answer
-            except KafkaException as error:
-                log.info("asked again in a rebalance", error=error.args[0].name())
-                self._unanswered = error
-            if "AUTHORIZATION" in self._unanswered.args[0].name():
-                return None
-            if self._stopping.wait(seconds):
-                self._unanswered = None
-                return None
-        return None
-
-    def _answered(self) -> None:
-        """Raises what `_inquire` could not."""
-        if self._unanswered is not None:
-            raise self._unanswered
+        self._count_assigned()
 
     def _locate(self, asked: list[Position]) -> dict[Position, int]:
         """Find where to go on in these partitions; what the delivery itself stands for of them."""
-        partitions = [TopicPartition(*place) for place in asked]
-        committed = {
-            Position(p.topic, p.partition): p.offset
-            for p in (self._inquiry.committed(partitions, timeout=30) if partitions else [])
-        }
-        own = self._delivery.resume(self._inquiry.list_topics(timeout=30).cluster_id or "", asked)
-        for place in asked:
-            low, high = self._inquiry.get_watermark_offsets(TopicPartition(*place), timeout=30)
-            offset = own.get(place, committed[place])
-            if offset < low or offset > high:  # nothing committed yet, or the topic was made anew
-                offset = low
-            self._next[place] = offset
-            if offset < high:
-                self._behind.add(place)
+        own = self._delivery.resume(self._inquiry.cluster(), asked)
+        self._partitions.locate(asked, own)
         return {place: own[place] for place in asked if place in own}
 
     def _rewind(self) -> None:
         """Go back to what is delivered, after a batch was given up that is partly another's now."""
         log.info("a batch is read again: some of its partitions are another copy's now")
-        ours = list(self._next)
+        ours = list(self._partitions.next)
         self._intake.take()
         self._ordering.drop(set(ours))
-        self._refresh(self._locate(ours))
-        for place in ours:
-            self._consumer.seek(TopicPartition(*place, self._next[place]))
+        self._copies.ask(self._locate(ours), waiting=False)
+        self._partitions.seek()
         self._gate()
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
@@ -335,87 +250,24 @@ class Loop:
             self._delivery.release(gone)
         except BusError as error:  # who has them now takes them anyway
             log.info("partitions not released", why=str(error))
-        for place in gone:
-            self._next.pop(place, None)
-            self._unended.pop(place, None)
-        self._behind -= gone
-        self._paused -= gone
+        self._partitions.revoke(gone)
         self._ordering.drop(gone)
         self._intake.drop(gone)
-        self._metrics.assigned.labels(self._product.name).set(len(self._next))
+        self._count_assigned()
+
+    def _count_assigned(self) -> None:
+        self._metrics.assigned.labels(self._product.name).set(len(self._partitions.next))
 
     def _gate(self) -> None:
-        """Read references before referrers, nothing while the product is down, no flood of holds.
-
-        While a topic is behind, those that refer to it wait: so a first day of eight million
-        enrollments does not have to be held in memory until the classes have been read.
-        """
-        level = {place: KINDS[self._kinds[place.topic]].level for place in self._next}
-        if self._hold_all:
-            pause = set(self._next)
-        elif self._behind:
-            lowest = min(level[place] for place in self._behind)
-            pause = {place for place in self._next if level[place] > lowest}
-        elif len(self._ordering) >= self._how.hold_records:
-            held = min(KINDS[kind].level for kind in self._ordering.kinds)
-            pause = {place for place in self._next if level[place] >= held}
-        else:
-            pause = set()
-        if more := pause - self._paused:
-            self._consumer.pause([TopicPartition(*place) for place in more])
-        if fewer := (self._paused - pause) & self._next.keys():
-            self._consumer.resume([TopicPartition(*place) for place in fewer])
-        self._paused = pause
-        self._metrics.behind.labels(self._product.name).set(len(self._behind))
-
-    def _refresh(self, own: Mapping[Position, int] | None = None) -> None:
-        """Learn what all copies of this consumer have delivered.
-
-        own: offsets that the delivery itself stands for; they may be ahead of the committed ones.
-        """
-        self._last_refresh = time.monotonic()
-        places = [
-            TopicPartition(topic, number)
-            for topic, meta in self._inquiry.list_topics(timeout=30).topics.items()
-            if self._kinds.get(topic) in self._delivered.kinds
-            for number in meta.partitions
-        ]
-        done = {
-            Position(p.topic, p.partition): p.offset
-            for p in (self._inquiry.committed(places, timeout=30) if places else [])
-            if p.offset > 0
-        }
-        for place, offset in (own or {}).items():
-            if offset > done.get(place, 0):
-                done[place] = offset
-        self._delivered.refresh(done)
-        if len(self._ordering):
-            self._look_round(done)
-
-    def _look_round(self, done: Mapping[Position, int]) -> None:
-        """Learn up to when all copies have delivered what was in the topics, level by level: only
-        then has a record waited in vain for one of a lower level.
-
-        done: up to where other copies have committed; of our own partitions what was read counts.
-        """
-        if not self._goal:
-            self._goal_set, self._goal = time.monotonic(), self._ends()
-        short = [
-            KINDS[self._kinds[place.topic]].level
-            for place, end in self._goal.items()
-            if self._kinds[place.topic] in self._delivered.kinds
-            and self._next.get(place, done.get(place, 0)) < end
-        ]
-        lowest = min(short, default=max(kind.level for kind in KINDS.values()))
-        self._delivered_up_to |= dict.fromkeys(range(lowest + 1), self._goal_set)
-        if not short:
-            self._goal = {}
+        full = len(self._ordering) >= self._how.hold_records
+        self._partitions.gate(shut=self._hold_all, waiting=self._ordering.kinds if full else ())
+        self._metrics.behind.labels(self._product.name).set(self._partitions.behind)
 
     # ---- delivering ----------------------------------------------------------------------------
 
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was taken."""
-        self._in_hand, self._stale = set(self._next), False
+        self._in_hand, self._stale = set(self._partitions.next), False
         try:
             self._deliver_batch()
         except _Stale:
@@ -424,13 +276,11 @@ class Loop:
             self._in_hand = set()
 
     def _deliver_batch(self) -> None:
-        if len(self._ordering) and time.monotonic() - self._last_refresh > 1.0:
-            self._refresh()
+        if len(self._ordering):
+            self._copies.ask_again(COPIES_SECONDS, waiting=True)
         taken = self._intake.take()
         lots, undecodable = self._retries.persist(lambda: self._intake.decoded(taken))
-        ready, given_up = self._ordering.take(
-            lots, time.monotonic(), lambda level: self._delivered_up_to.get(level, -math.inf)
-        )
+        ready, given_up = self._ordering.take(lots, time.monotonic(), self._copies.delivered_up_to)
         offsets = self._offsets()
         self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
         outlived = self._retries.persist(lambda: self._outlived(ready))
@@ -486,7 +336,9 @@ class Loop:
         for kind, fields in self._product.siblings.items():
             if kind in ready:
                 topic = topics.topic(self._settings, kind)
-                ends = {p.partition: o for p, o in self._next.items() if p.topic == topic}
+                ends = {
+                    p.partition: o for p, o in self._partitions.next.items() if p.topic == topic
+                }
                 found[kind] = siblings.outlived(
                     self._settings, kind, fields, ready[kind], self._writer_schema, ends
                 )
@@ -512,7 +364,7 @@ class Loop:
     def _offsets(self) -> dict[Position, int]:
         """For each partition the offset before which all that was taken is not waiting."""
         held = self._ordering.first_offsets()
-        return {place: held.get(place, offset) for place, offset in self._next.items()}
+        return {place: held.get(place, offset) for place, offset in self._partitions.next.items()}
 
     def _commit(self, offsets: Mapping[Position, int]) -> bool:
         """Commit these, but for partitions that another copy has been given meanwhile.
@@ -520,7 +372,11 @@ class Loop:
         Whether it went: not so while the group is being divided anew. What is not committed is
         delivered again, which the deliveries bear, so going on is safe.
         """
-        ours = [TopicPartition(*p, offset) for p, offset in offsets.items() if p in self._next]
+        ours = [
+            TopicPartition(*p, offset)
+            for p, offset in offsets.items()
+            if p in self._partitions.next
+        ]
         try:
             if ours:
                 self._consumer.commit(offsets=ours, asynchronous=False)
@@ -545,7 +401,7 @@ class Loop:
                 ):
                     raise _Drained
                 message = self._consumer.poll(min(left, 0.5))
-                self._answered()
+                self._inquiry.answered()
                 if self._stale:
                     self._stale = False
                     raise _Stale

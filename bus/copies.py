@@ -1,0 +1,94 @@
+"""What all copies of a consumer have delivered, this one included.
+
+A record that names one which has not been delivered waits; how long is for all copies to say, as
+what it names may lie in a partition of another.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from bus.delivery import Position
+from bus.inquiry import Inquiry
+from bus.partitions import Partitions
+from bus.references import Delivered
+from bus.standard import KINDS
+
+
+class Copies:
+    """See the module's docstring.
+
+    kinds: for each topic of the product the kind of its records.
+    """
+
+    def __init__(
+        self,
+        inquiry: Inquiry,
+        partitions: Partitions,
+        delivered: Delivered,
+        kinds: Mapping[str, str],
+    ) -> None:
+        self._inquiry = inquiry
+        self._partitions = partitions
+        self._delivered = delivered
+        self._kinds = kinds
+        self._asked = 0.0
+        self._goal: dict[Position, int] = {}  # where the topics ended at the moment `_goal_set`
+        self._goal_set = 0.0
+        self._up_to: dict[int, float] = {}
+
+    def reached(self, goal: Mapping[Position, int]) -> bool:
+        """Whether the others have committed these offsets, each for the partitions it has.
+
+        Those of a copy that was killed come to us when its time in the group is over.
+        """
+        others = [place for place in goal if place not in self._partitions.next]
+        return all(at >= goal[place] for place, at in self._inquiry.committed(others).items())
+
+    def ask_again(self, seconds: float, *, waiting: bool) -> None:
+        """Ask, unless that was done within so many seconds."""
+        if time.monotonic() - self._asked > seconds:
+            self.ask(waiting=waiting)
+
+    def ask(self, own: Mapping[Position, int] | None = None, *, waiting: bool) -> None:
+        """Learn what has been delivered.
+
+        own:     offsets that the delivery itself stands for; they may be ahead of the committed.
+        waiting: whether there are records that wait, so that `delivered_up_to` will be asked.
+        """
+        self._asked = time.monotonic()
+        referred = [topic for topic, kind in self._kinds.items() if kind in self._delivered.kinds]
+        committed = self._inquiry.committed(self._inquiry.partitions(referred))
+        done = {place: at for place, at in committed.items() if at > 0}
+        for place, offset in (own or {}).items():
+            done[place] = max(offset, done.get(place, 0))
+        self._delivered.refresh(done)
+        if waiting:
+            self._look_round(done)
+
+    def _look_round(self, done: Mapping[Position, int]) -> None:
+        """Learn up to when all that was in the topics has been delivered, level by level.
+
+        done: up to where other copies have committed; of our own partitions what was read counts.
+        """
+        if not self._goal:
+            self._goal_set, self._goal = time.monotonic(), self._inquiry.ends(self._kinds)
+        short = [
+            KINDS[self._kinds[place.topic]].level
+            for place, end in self._goal.items()
+            if self._kinds[place.topic] in self._delivered.kinds
+            and self._partitions.next.get(place, done.get(place, 0)) < end
+        ]
+        lowest = min(short, default=max(kind.level for kind in KINDS.values()))
+        self._up_to |= dict.fromkeys(range(lowest + 1), self._goal_set)
+        if not short:
+            self._goal = {}
+
+    def delivered_up_to(self, level: int) -> float:
+        """A moment of the monotonic clock: what of lower levels was in the topics then has been
+        delivered since. Only what a record of this level has outwaited so long does it wait for in
+        vain.
+        """
+        return self._up_to.get(level, -math.inf)
