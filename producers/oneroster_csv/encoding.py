@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy
+
 CHUNK = 1024**2
+RETURN, FEED = b"\r\n"
 
 UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
@@ -83,7 +86,11 @@ def utf_16(path: Path) -> str | None:
 
 
 def _measured(path: Path) -> Text | None:
-    """A file as it stands; None when it is not UTF-8 or holds NUL bytes."""
+    """A file as it stands; None when it is not UTF-8 or holds NUL bytes.
+
+    Counted by numpy: an extract of a million students is 1.5 GB, and `bytes.count` takes four times
+    as long for the ends of its lines.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     feeds = returns = pairs = at_end = 0
     last = b""
@@ -96,15 +103,17 @@ def _measured(path: Path) -> Text | None:
                     decoder.decode(chunk)
                 except UnicodeDecodeError:
                     return None
-            feeds += chunk.count(b"\n")
-            if b"\r" in chunk:  # else it need not be looked for in pairs, which takes longer
-                returns += chunk.count(b"\r")
-                pairs += chunk.count(b"\r\n")
+            octets = numpy.frombuffer(chunk, numpy.uint8)
+            ends = numpy.flatnonzero(octets == FEED)
+            feeds += len(ends)
+            if b"\r" in chunk:
+                returns += int(numpy.count_nonzero(octets == RETURN))
+                pairs += int(numpy.count_nonzero(octets[ends[ends > 0] - 1] == RETURN))
             pairs += last == b"\r" and chunk.startswith(b"\n")
             last = chunk[-1:]
             text = chunk.rstrip(b"\r\n") if last in (b"\r", b"\n") else chunk
-            ends = chunk[len(text) :].count(b"\n")
-            at_end = ends if text else at_end + ends
+            empty = chunk[len(text) :].count(b"\n")
+            at_end = empty if text else at_end + empty
     try:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
