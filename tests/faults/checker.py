@@ -25,6 +25,7 @@ from bus.registry import schema_lookup
 from bus.scan import scan
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
+from consumers.webhook import DEFAULT_KINDS
 from tests import canvas_model, sds_model
 from tests.oneroster_truth import truth
 from tests.webhook_receiver import Received
@@ -226,12 +227,12 @@ def webhook(events: Iterable[Received]) -> Has:
     """What a vendor has who takes each id once, and for each record the latest."""
     first = {event.id: event for event in reversed([*events])}
     told: dict[str, list[str]] = {}
-    ids: dict[str, set[str]] = {}
+    ids: dict[str, set[str]] = {kind: set() for kind in DEFAULT_KINDS}
     enrolled: dict[str, dict[str, str]] = {}
     for event in sorted(first.values(), key=lambda event: event.at):
         data, kind = event.data, event.event["type"].partition(".")[0]
         gone = data["status"] != "active"
-        ids.setdefault(kind, set()).add(event.id)
+        ids[kind].add(event.id)
         if kind in PEOPLE:
             names = f"{data['givenName']} {data['familyName']}"
             told.setdefault(data["sourcedId"], []).append(GONE if gone else names)

@@ -22,6 +22,7 @@ import consumers.webhook
 from bus import baseline, cli, extract
 from bus.loop import Loop
 from bus.publisher import Publisher
+from tests.faults import defects
 
 PIECE = 25
 """After how many events of a transaction there is a note."""
@@ -80,6 +81,7 @@ def main() -> None:
     """Run it."""
     path, records, *arguments = sys.argv[1:]
     notes = Notes(path)
+    defects.build_in()
     extract.TRANSACTION_RECORDS = extract.BATCH = int(records)
     note_transactions(notes)
     notes.around(baseline, "attach")

@@ -1,0 +1,103 @@
+"""Defects that `tests.faults.noted` builds into the bus when the variable `DEFECT` names one: what a
+check is worth that has never failed is not known."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bus.delivery import Batch, Part
+from bus.loop import Loop
+from bus.publisher import Publisher
+
+
+def halves() -> None:
+    """Each piece of a transaction is committed by itself, and the process dies after the second."""
+    publish = Publisher.publish
+    pieces = 0
+
+    def torn(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+        nonlocal pieces
+        publish(publisher, kind, change, batch)
+        publisher._producer.commit_transaction(30)
+        publisher._producer.begin_transaction()
+        pieces += 1
+        if pieces == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Publisher.publish = torn  # type: ignore[method-assign]
+
+
+def lost() -> None:
+    """The first record of each batch is not published."""
+    publish = Publisher.publish
+
+    def losing(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+        publish(publisher, kind, change, batch.slice(kind == "student"))
+
+    Publisher.publish = losing  # type: ignore[method-assign]
+
+
+def doubled() -> None:
+    """All is published twice."""
+    publish = Publisher.publish
+
+    def twice(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+        publish(publisher, kind, change, batch)
+        publish(publisher, kind, change, batch)
+
+    Publisher.publish = twice  # type: ignore[method-assign]
+
+
+def committed_first() -> None:
+    """Offsets are committed before the batch is delivered, and the process dies in between."""
+
+    def early(loop: Loop, batch: Batch) -> Any:
+        loop._commit(batch.offsets)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Loop._hand_over = early  # type: ignore[method-assign]
+
+
+def undelivered() -> None:
+    """The last row of each student part is not delivered."""
+    _change_parts(lambda part: _taken(part, slice(-1) if part.kind == "student" else slice(None)))
+
+
+def reversed_() -> None:
+    """Rows are delivered last first."""
+    _change_parts(lambda part: _taken(part, slice(None, None, -1)))
+
+
+def _taken(part: Part, rows: slice) -> Part:
+    return replace(
+        part, rows=part.rows[rows], records=part.records[rows], messages=part.messages[rows]
+    )
+
+
+def _change_parts(change: Callable[[Part], Part]) -> None:
+    hand_over = Loop._hand_over
+
+    def changed(loop: Loop, batch: Batch) -> Any:
+        return hand_over(loop, replace(batch, parts=[change(part) for part in batch.parts]))
+
+    Loop._hand_over = changed  # type: ignore[method-assign]
+
+
+DEFECTS: dict[str, Callable[[], None]] = {
+    "halves": halves,
+    "lost": lost,
+    "doubled": doubled,
+    "committed first": committed_first,
+    "undelivered": undelivered,
+    "reversed": reversed_,
+}
+
+
+def build_in() -> None:
+    """Build in what `DEFECT` names, if it names any."""
+    if name := os.environ.get("DEFECT"):
+        DEFECTS[name]()
