@@ -40,9 +40,16 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
     A record whose row is in the extract but in quarantine is neither changed nor gone.
     """
     fields = ", ".join(quoted(name) for name in columns(kind))
-    before = f"{SCHEMA}.{quoted(kind)}"
-    change = quoted(f"change_{kind}")
-    record = quoted(f"record_{kind}")
+    change, record = quoted(f"change_{kind}"), quoted(f"record_{kind}")
+    concerned = f"SELECT sourcedId FROM {record}"
+    if coverage == "bulk":
+        concerned += f" UNION ALL SELECT sourcedId FROM {quoted(f'gone_{kind}')}"
+    # Looked up once: most of what was published is not concerned, and is millions.
+    before = "concerned"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE {before} AS SELECT b.* FROM {SCHEMA}.{quoted(kind)} b "
+        f"SEMI JOIN ({concerned}) r ON b.sourcedId = r.sourcedId"
+    )
     con.execute(
         f"""
         CREATE OR REPLACE TABLE {change} AS
@@ -104,7 +111,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
         unchanged=total - touched + familiar.unchanged(con, kind),
-        stood=_number(con, f"SELECT count(*) FROM {before} WHERE status = 'active'"),
+        stood=_number(con, f"SELECT count(*) FROM {SCHEMA}.{quoted(kind)} WHERE status = 'active'"),
     )
 
 
