@@ -20,6 +20,12 @@ it from one thread, never two calls at once, in this order:
     `after` if the product said so) with its partitions paused and calls `deliver` again with the
     same batch. What had been taken already may be left out by the delivery itself, or sent again;
   - raises `Stop` when a person must act first (credentials refused, endpoint gone).
+* `redeliver` is for replays (`bus.replay`) into the place to which the live consumer delivers, at
+  the same time: `batch` holds records that have been delivered before, and no offset moves. Under
+  whatever keeps it and the live copies' `deliver` apart it first makes sure that what they have
+  delivered lies before `seen`, up to where the topics were looked through for newer states; else
+  it raises `Overtaken`, delivers nothing, and is called again. The same batch may come again after
+  a crash; what that then leaves is the same.
 * `settle` is called when the loop is caught up for the moment, about once a minute while nothing
   comes, and before close: write what has been put off, such as a whole set of files. It may raise
   `RetryLater` or `Stop` as well.
@@ -89,12 +95,20 @@ class Refusal:
     reason: str
 
 
+class Overtaken(Exception):  # noqa: N818
+    """The live consumer has delivered more than was looked through for newer states."""
+
+
 class Delivery(Protocol):
     """See the module's docstring for every duty."""
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]: ...
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]: ...
+
+    def redeliver(
+        self, batch: Batch, replay: str, seen: Mapping[Position, int]
+    ) -> Sequence[Refusal]: ...
 
     def settle(self) -> None: ...
 

@@ -66,6 +66,9 @@ class Product:
     batch_records: how many records at most are delivered at once.
     batch_seconds: how long the loop may wait to fill a batch, in seconds; it waits no longer when
                    nothing comes any more.
+    tells_time:    whether what is delivered says of itself which event it is and when that was, so
+                   that the product can tell an older state from a newer one. Else a replay never
+                   brings it an older state (`bus.replay.latest`).
     siblings:      kinds whose records can be the same thing to the product, with the record fields
                    that say so: {"enrollment": ("classSourcedId", "userSourcedId", "role")}. When
                    such a record is withdrawn while a sibling is still active, the product is not
@@ -78,6 +81,7 @@ class Product:
     open: Callable[[Any], Delivery]
     batch_records: int = 50_000
     batch_seconds: float = 1.0
+    tells_time: bool = False
     siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

@@ -61,6 +61,11 @@ def idempotency(settings: Settings) -> str:
     return f"{settings.topic_prefix}.http-idempotency"
 
 
+def replays(settings: Settings) -> str:
+    """The topic of the replays and how far they are."""
+    return f"{settings.topic_prefix}.replays"
+
+
 def partition_for(owner: str, partitions: int) -> int:
     """The partition of all that is placed by this id, the same in every topic.
 
@@ -170,7 +175,7 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
         config = RECORDS
     elif name.startswith(f"{settings.topic_prefix}.deadletters."):
         config = LETTERS
-    elif name == sources(settings):
+    elif name in (sources(settings), replays(settings)):
         config = NAMES
     else:
         config = LATEST

@@ -197,5 +197,6 @@ PRODUCT = Product(
     settings=WebhookSettings,
     open=delivery,
     batch_records=500,
+    tells_time=True,
     batch_seconds=0.0,
 )

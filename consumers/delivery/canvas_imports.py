@@ -96,6 +96,16 @@ class CanvasImports:
         self._begun = None
         return refusals
 
+    def redeliver(
+        self, batch: Batch, replay: str, seen: Mapping[Position, int]
+    ) -> Sequence[Refusal]:
+        """Not beside a live consumer: Canvas keeps no offsets, so nobody could say whether what the
+        live one has just sent is newer."""
+        raise Stop(
+            "history is not replayed through Canvas's API, where it could overwrite what the live "
+            "consumer sends at the same moment; replay it --into a folder and import its zips"
+        )
+
     def settle(self) -> None:
         """Nothing is ever put off."""
 

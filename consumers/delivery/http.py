@@ -54,6 +54,8 @@ TRY_SECONDS = 60.0
 IDLE_SECONDS = 4.0
 """After so long a connection is not used again: many servers close theirs after 5 s."""
 BROKE, THROTTLED = "status 500", "status 429"
+REPLAY = "schoolbus-replay"
+"""The header that names the replay by which a request comes."""
 FEW = 3
 """After so many failures in one try no further request is begun: the endpoint is down."""
 
@@ -132,6 +134,7 @@ class Http:
         self._settled: dict[Place, str] = {}  # of the batch in hand: "" taken, else why refused
         self._broke: dict[Place, float] = {}  # of the batch in hand: when first answered 500
         self._refused = 0
+        self._extra: dict[str, str] = {}
         self._loop = new_event_loop()
         self._client = self._loop.run_until_complete(self._open())
 
@@ -178,6 +181,13 @@ class Http:
         self._settled.clear()
         self._broke.clear()
         return list(refusals.values())
+
+    def redeliver(
+        self, batch: Batch, replay: str, seen: Mapping[Position, int]
+    ) -> Sequence[Refusal]:
+        """Send it as `deliver` does, each request with the header `schoolbus-replay`."""
+        self._extra = {REPLAY: replay}
+        return self.deliver(batch)
 
     def settle(self) -> None:
         """Nothing is ever put off."""
@@ -289,7 +299,10 @@ class Http:
             async with (
                 asyncio.timeout(self._settings.total_seconds),
                 self._client.post(
-                    self._target, data=post.body, headers=post.headers, allow_redirects=False
+                    self._target,
+                    data=post.body,
+                    headers={**post.headers, **self._extra},
+                    allow_redirects=False,
                 ) as answer,
             ):
                 outcome = endpoint.judge(answer.status, answer.headers.get("retry-after"))

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from bus.delivery import Batch, Part, Position, Refusal
+from bus.delivery import Batch, Overtaken, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from consumers.delivery.csv_zip import Layout, pack, sheets
 from consumers.delivery.disk import explained, private, sync
@@ -94,15 +94,8 @@ class ZipFolder:
             ours = {p: offset for p, offset in batch.offsets.items() if p not in lost}
             offsets = {_key(position): offset for position, offset in ours.items()}
             if found:
-                zip_name = self._next(journal)
-                part = self._own / f"{zip_name}.part"
-                self._write(part, pack(found, self._layout))
-                journal["pending"] = {"zip": zip_name, "offsets": offsets}
-                self._save(journal)
-                part.rename(self._out / zip_name)
+                self._give(journal, pack(found, self._layout), {"offsets": offsets})
                 self._given = parts
-                sync(self._out)
-                sync(self._own)
             journal["pending"] = None
             journal["offsets"] |= offsets
             journal["owners"] |= dict.fromkeys(offsets, self._owner)
@@ -110,6 +103,26 @@ class ZipFolder:
             self._claimed |= set(ours)
             self._written |= ours
             self._given = []
+        return ()
+
+    def redeliver(
+        self, batch: Batch, replay: str, seen: Mapping[Position, int]
+    ) -> Sequence[Refusal]:
+        """Write the batch as one zip after all others, unless the folder stands for what was not
+        `seen`; a replay's own offsets keep it from being written twice."""
+        with self._alone() as journal:
+            if any(journal["offsets"].get(_key(p), 0) > at for p, at in seen.items()):
+                raise Overtaken
+            offsets = {_key(position): offset for position, offset in batch.offsets.items()}
+            done = journal.setdefault("replays", {}).get(replay, {})
+            if any(offset > done.get(key, -1) for key, offset in offsets.items()):
+                found = sheets(batch.parts, self._layout)
+                given = {"offsets": {}, "replays": {replay: done | offsets}}
+                if found:
+                    self._give(journal, pack(found, self._layout), given)
+                journal["pending"] = None
+                journal["replays"] |= given["replays"]
+                self._save(journal)
         return ()
 
     def settle(self) -> None:
@@ -120,6 +133,17 @@ class ZipFolder:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+    def _give(self, journal: dict[str, Any], data: bytes, given: dict[str, Any]) -> None:
+        """Steps 1 to 3 of the module's docstring; `given` is what then counts in the journal."""
+        zip_name = self._next(journal)
+        part = self._own / f"{zip_name}.part"
+        self._write(part, data)
+        journal["pending"] = {"zip": zip_name, **given}
+        self._save(journal)
+        part.rename(self._out / zip_name)
+        sync(self._out)
+        sync(self._own)
 
     def _next(self, journal: dict[str, Any]) -> str:
         """The next zip's name: after every other, also when the clock went back."""
@@ -150,6 +174,7 @@ class ZipFolder:
         pending = journal["pending"]
         if pending is not None and not (self._own / f"{pending['zip']}.part").exists():
             journal["offsets"] |= pending["offsets"]
+            journal.setdefault("replays", {}).update(pending.get("replays", {}))
         if pending is not None:
             journal["pending"] = None
             self._save(journal)

@@ -1,0 +1,386 @@
+"""`bus replay PRODUCT`: sends history again; and what is told of it and done with it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from bus.cli.output import Json, emit, failures, stderr
+from bus.cli.products import ProductName
+
+if TYPE_CHECKING:
+    from bus.replay.ledger import About, Entry, State
+    from bus.replay.plan import Plan
+
+
+class ProductOrCommand(TyperGroup):
+    """`bus replay canvas` is `bus replay run canvas`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named, or `run` of a product."""
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=ProductOrCommand,
+    help="Send history again to a product, beside what is live: `bus replay PRODUCT …`.",
+    no_args_is_help=True,
+    subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
+)
+Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
+
+
+@app.callback()
+def _replay() -> None:
+    """Send history again to a product, beside what is live."""
+
+
+@app.command("run", hidden=True)
+def run(
+    product: ProductName,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--from", help="'beginning', a time, or offsets (student/0=120,student/1=98)."
+        ),
+    ] = "beginning",
+    until: Annotated[
+        str, typer.Option("--to", help="'now', a time, or offsets. What lies there is not in it.")
+    ] = "now",
+    entity: Annotated[
+        list[str] | None, typer.Option(help="Only this kind of record; repeatable.")
+    ] = None,
+    school: Annotated[
+        list[str] | None, typer.Option(help="Only what is of this school; repeatable.")
+    ] = None,
+    student: Annotated[
+        list[str] | None, typer.Option(help="Only what is about this student; repeatable.")
+    ] = None,
+    only_current: Annotated[
+        bool, typer.Option("--only-current", help="Only the latest state of each record.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0, help="Records a second at most; 0: no limit.")] = 0,
+    into: Annotated[
+        str | None, typer.Option(help="Another folder or address than the live consumer's.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would do; deliver nothing.")
+    ] = False,
+    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send history again to a product.
+
+    It ends at what was there when it began; the live consumer goes on meanwhile. Ctrl-C pauses it,
+    and `bus replay resume` goes on.
+    """
+    with failures(json):
+        from bus import plugins, registry, settings
+        from bus.event import now
+        from bus.failures import Stop
+        from bus.replay.ledger import About, keyed, new_id, whoever
+        from bus.replay.selection import select
+        from bus.replay.window import resolve
+
+        loaded = settings.load()
+        what = plugins.product(product)
+        registry.must_have_some(loaded)
+        chosen = select(
+            loaded,
+            what.kinds,
+            entities=entity or (),
+            schools=school or (),
+            students=student or (),
+        )
+        window = resolve(loaded, chosen.kinds, since, until, chosen.students)
+        if not len(window):
+            raise Stop("there is nothing in that window; widen --from and --to")
+        about = About(
+            new_id(product),
+            product,
+            since,
+            until,
+            tuple(entity or ()),
+            chosen.schools,
+            chosen.students,
+            only_current,
+            rate,
+            _absolute(into),
+            why,
+            whoever(),
+            now(),
+            keyed(window.start),
+            keyed(window.stop),
+        )
+        if dry_run:
+            _dry_run(json, loaded, what, about, chosen)
+            return
+        _run(json, loaded, about, None, out, url)
+
+
+def _absolute(into: str | None) -> str:
+    """So that a replay can be resumed from any folder."""
+    return "" if not into else into if "://" in into else str(Path(into).absolute())
+
+
+def _run(
+    json: bool, loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
+) -> None:
+    from bus import plugins, telemetry
+    from bus.replay.replay import Replay, check
+    from bus.replay.selection import select
+
+    telemetry.configure(loaded.telemetry)
+    what = plugins.product(about.product)
+    chosen = select(
+        loaded,
+        what.kinds,
+        entities=about.entities,
+        schools=about.schools,
+        students=about.students,
+    )
+    place: dict[str, Any] = {"out": out, "url": url}
+    if about.into:
+        place = {"url" if "://" in about.into else "out": about.into}
+    delivery = what.open(plugins.product_settings(what, loaded, **place))
+    try:
+        check(what, delivery, about)
+        with _bar(about) as told:
+            replay = Replay(loaded, what, delivery, about, chosen, state=state, progress=told)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: replay.stop())
+            ended = replay.run()
+    finally:
+        delivery.close()
+    from bus.replay.ledger import Entry
+
+    _emit(json, Entry(about, ended))
+
+
+class _bar:  # noqa: N801 - reads as a word
+    """A line on stderr that says how far a replay is, how fast and how long yet."""
+
+    def __init__(self, about: About) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[delivered]:,} delivered"),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self._task = self._progress.add_task(about.id, total=1.0, delivered=0, rate=0.0)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _tell(self, entry: Entry) -> None:
+        delivered = sum(entry.state.delivered.values())
+        rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
+        self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
+
+
+def _dry_run(json: bool, loaded: Any, what: Any, about: About, chosen: Any) -> None:
+    from bus.replay.plan import plan
+    from bus.replay.replay import needs_latest
+
+    with Progress(
+        TextColumn("reading {task.completed:,} of {task.total:,}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=len(about.window))
+        found = plan(loaded, what, about, chosen, lambda n: bar.update(task, completed=n))
+    result = {
+        "product": about.product,
+        "read": dict(found.read),
+        "delivered": dict(found.chosen),
+        "students": found.students,
+        "first": found.first and found.first.isoformat(),
+        "last": found.last and found.last.isoformat(),
+        "untold": found.untold,
+        "seconds": round(found.seconds, 1),
+        "complete": found.history.complete,
+        "compacted": found.history.compacted,
+        "deleted": found.history.deleted,
+        "sample": found.sample,
+    }
+    latest = needs_latest(what, about)
+    emit(json, result, lambda console: _show_plan(console, about, found, latest=latest))
+
+
+def _show_plan(console: Console, about: About, found: Plan, *, latest: bool) -> None:
+    what = "every change"
+    if about.only_current:
+        what = "the latest state of each record"
+    elif latest:
+        what = "the state of each record that last changed"
+    into = escape(about.into) or f"where the live consumer of {about.product} delivers"
+    console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, into {into}")
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("kind", "left"), ("in the window", "right"), ("delivered", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for kind, number in found.read.items():
+        table.add_row(kind, f"{number:,}", f"{found.chosen[kind]:,}")
+    console.print(table)
+    if found.first and found.last:
+        console.print(
+            f"{found.students:,} students; published from {found.first:%Y-%m-%d %H:%M} to "
+            f"{found.last:%Y-%m-%d %H:%M} UTC"
+        )
+    if found.untold:
+        console.print(f"{found.untold:,} records are not told to {about.product}")
+    console.print(f"at least {found.seconds:,.0f} s, and what {about.product} itself takes")
+    how = found.history
+    if how.complete:
+        console.print("every change of this window is still there")
+    if how.compacted and how.since:
+        console.print(
+            f"[yellow]before {how.since:%Y-%m-%d} only the latest state of each record is sure to "
+            f"be there[/] ({', '.join(how.compacted)})"
+        )
+    if how.deleted:
+        console.print(f"[yellow]older history was deleted by time[/] ({', '.join(how.deleted)})")
+    for name, row in found.sample.items():
+        console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
+
+
+@app.command("list")
+def list_replays(json: Json = False) -> None:
+    """List all replays, how far they are, and who wanted them."""
+    with failures(json):
+        from bus import settings
+        from bus.replay.ledger import entries
+
+        found = list(entries(settings.load()).values())
+
+        def show(console: Console) -> None:
+            table = Table(box=None, pad_edge=False)
+            for name in ("replay", "status", "done", "delivered", "by", "why"):
+                table.add_column(name)
+            for one in found:
+                table.add_row(
+                    one.about.id,
+                    one.state.status,
+                    f"{one.share:.0%}",
+                    f"{sum(one.state.delivered.values()):,}",
+                    escape(one.about.by),
+                    escape(one.about.why),
+                )
+            console.print(table if found else "no replays yet")
+
+        emit(json, {"replays": [_told(one) for one in found]}, show)
+
+
+@app.command()
+def show(replay: Id, json: Json = False) -> None:
+    """Show a replay."""
+    with failures(json):
+        from bus import settings
+        from bus.replay.ledger import entry
+
+        _emit(json, entry(settings.load(), replay))
+
+
+@app.command()
+def pause(replay: Id, json: Json = False) -> None:
+    """Let a replay end after the batch in hand; `resume` goes on from there."""
+    _wish(json, replay, "pause")
+
+
+@app.command()
+def cancel(replay: Id, json: Json = False) -> None:
+    """End a replay for good. What it has delivered stays delivered."""
+    _wish(json, replay, "cancel")
+
+
+def _wish(json: bool, replay: str, to: Any) -> None:
+    with failures(json):
+        from bus import settings
+        from bus.failures import Stop
+        from bus.replay.ledger import entry, wish
+
+        loaded = settings.load()
+        found = entry(loaded, replay)
+        if found.state.status in ("done", "cancelled"):
+            raise Stop(f"{replay} is {found.state.status} already")
+        wish(loaded, replay, to)
+        said = f"{replay} is asked to {to}; it does after the batch in hand"
+        emit(json, {"replay": replay, "wish": to}, lambda console: console.print(said))
+
+
+@app.command()
+def resume(
+    replay: Id,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Go on with a replay that was paused, killed, or failed."""
+    with failures(json):
+        from bus import settings
+        from bus.failures import Stop
+        from bus.replay.ledger import entry, wish
+
+        loaded = settings.load()
+        found = entry(loaded, replay)
+        if found.state.status in ("done", "cancelled"):
+            raise Stop(f"{replay} is {found.state.status}; start another")
+        wish(loaded, replay, "run")
+        _run(json, loaded, found.about, found.state, out, url)
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    about = asdict(entry.about)
+    del about["start"], about["stop"]
+    state = asdict(entry.state)
+    del state["done"]
+    return {**about, **state, "wish": entry.wish, "share": round(entry.share, 4)}
+
+
+def _emit(json: bool, entry: Entry) -> None:
+    emit(json, _told(entry), lambda console: _show(console, entry))
+
+
+def _show(console: Console, entry: Entry) -> None:
+    about, state = entry.about, entry.state
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in state.delivered.items())
+    console.print(f"[bold]{about.id}[/] is {state.status}: {entry.share:.0%} of its window")
+    console.print(f"  {about.product}, from {about.since} to {about.until}", end="")
+    console.print(f", into {escape(about.into)}" if about.into else "")
+    console.print(f"  delivered {listed or 'nothing'} in {state.seconds:,.1f} s", end="")
+    rate = sum(state.delivered.values()) / state.seconds if state.seconds else 0.0
+    console.print(f" ({rate:,.0f} a second)")
+    if state.left_out:
+        console.print(f"  {state.left_out:,} were left out: see bus deadletters list")
+    if state.error:
+        console.print(f"  {escape(state.error)}")
+    console.print(f"  by {escape(about.by)} at {about.at[:19]} UTC" + escape(f": {about.why}"))

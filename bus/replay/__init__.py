@@ -1,0 +1,12 @@
+"""Replay: history sent again to a product, beside its live consumer.
+
+    window     which part of the topics, from when to when
+    selection  which records of it
+    history    the messages of a window, in the order of time or of dependency
+    latest     which of them are a record's latest state, also while new ones come
+    ledger     who replays what, when and why, and how far it is: a topic
+    replay     the run
+    plan       what a run would do
+
+Never back in time: see `bus.replay.latest`.
+"""

@@ -1,0 +1,157 @@
+"""The messages of a window, in one of two orders, each partition's own kept.
+
+By time: as it happened. A student's story is in one partition number of each topic, and what a
+record refers to was published before it; so what came first is read first, over all topics. Kafka's
+own time of each message says so; where one is before that of the message ahead of it in its
+partition (clocks differ), it counts as the same.
+
+By level: what is referred to before what refers to it, for a product that gets the present alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError as Error
+
+from bus import topics
+from bus.delivery import Position
+from bus.failures import RetryLater
+from bus.replay.window import Window
+from bus.scan import reader, some
+from bus.settings import Settings
+from bus.standard import KINDS
+
+Order = Literal["time", "level"]
+
+AT_ONCE = 10_000
+AHEAD = 200_000
+"""Messages that are kept at most, over all partitions, until it is their turn."""
+
+
+def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Message]]:
+    """The messages of a window, some thousand at a time.
+
+    Raises `RetryLater` when Kafka does not answer.
+    """
+    steps = [window] if order == "time" else list(_levels(settings, window))
+    for step in steps:
+        consumer = reader(settings)
+        try:
+            yield from _Merge(settings, consumer, step).batches()
+        except KafkaException as error:
+            raise RetryLater(
+                f"could not read history: Kafka says {error.args[0].name()}; go on when it is up"
+            ) from None
+        finally:
+            consumer.close()
+
+
+def _levels(settings: Settings, window: Window) -> Iterator[Window]:
+    level = {p: KINDS[topics.kind_of(settings, p.topic) or ""].level for p in window.start}
+    for one in sorted(set(level.values())):
+        yield Window(
+            {p: at for p, at in window.start.items() if level[p] == one},
+            {p: at for p, at in window.stop.items() if level[p] == one},
+        )
+
+
+@dataclass(slots=True)
+class _Line:
+    """What is kept of one partition: (time, message), and the time of the last."""
+
+    level: int
+    kept: deque[tuple[int, Message]] = field(default_factory=deque)
+    last: int = 0
+    done: bool = False
+    paused: bool = False
+
+
+class _Merge:
+    def __init__(self, settings: Settings, consumer: Consumer, window: Window) -> None:
+        self._consumer = consumer
+        self._window = window
+        self._lines = {
+            p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level) for p in window.start
+        }
+        self._most = max(1_000, AHEAD // max(1, len(self._lines)))
+
+    def batches(self) -> Iterator[list[Message]]:
+        self._consumer.assign([TopicPartition(*p, at) for p, at in self._window.start.items()])
+        while not all(line.done for line in self._lines.values()):
+            for message in some(self._consumer, AT_ONCE):
+                self._take(message)
+            if ready := self._ready():
+                yield ready
+            self._gate()
+        if ready := self._ready():
+            yield ready
+
+    def _take(self, message: Message) -> None:
+        place = Position(message.topic() or "", message.partition() or 0)
+        line = self._lines[place]
+        if error := message.error():
+            if error.code() != Error._PARTITION_EOF:
+                raise KafkaException(error)
+            self._end(place, line)
+        elif not line.done:
+            if (message.offset() or 0) < self._window.stop[place]:
+                line.last = max(line.last, message.timestamp()[1])
+                line.kept.append((line.last, message))
+            if (message.offset() or 0) >= self._window.stop[place] - 1:
+                self._end(place, line)
+
+    def _end(self, place: Position, line: _Line) -> None:
+        """Read nothing more of a partition."""
+        line.done = True
+        if not line.paused:
+            line.paused = True
+            self._consumer.pause([TopicPartition(*place)])
+
+    def _ready(self) -> list[Message]:
+        """What nothing that is still to be read can come before."""
+        open_lines = [line for line in self._lines.values() if not line.done]
+        if any(not line.kept for line in open_lines):
+            return []
+        horizon = min((line.kept[-1][0] for line in open_lines), default=None)
+        found: list[Any] = []
+        several = 0
+        for line in self._lines.values():
+            begun = len(found)
+            kept, level = line.kept, line.level
+            if horizon is None or (kept and kept[-1][0] <= horizon):
+                found += [(time, level, message) for time, message in kept]
+                kept.clear()
+            else:
+                while kept and kept[0][0] <= horizon:
+                    time, message = kept.popleft()
+                    found.append((time, level, message))
+            several += len(found) > begun
+        if several > 1:
+            found.sort(key=_when)  # stable: a partition's own order stays
+        return [message for _, _, message in found]
+
+    def _gate(self) -> None:
+        """Let no partition run far ahead of the others."""
+        full, empty = [], []
+        for place, line in self._lines.items():
+            if line.done:
+                continue
+            if not line.paused and len(line.kept) >= self._most:
+                line.paused = True
+                full.append(TopicPartition(*place))
+            elif line.paused and len(line.kept) < self._most // 2:
+                line.paused = False
+                empty.append(TopicPartition(*place))
+        if full:
+            self._consumer.pause(full)
+        if empty:
+            self._consumer.resume(empty)
+
+
+def _when(found: tuple[int, int, Message]) -> tuple[int, int]:
+    return found[0], found[1]

@@ -1,0 +1,243 @@
+"""Who replays what, when and why, and how far it is: the topic `PREFIX.replays`.
+
+Compacted, with three keys for each replay, whose values are JSON: `ID/about`, written once when it
+begins; `ID/state`, by the process that runs it, after each batch; `ID/wish`, by whoever wants it to
+pause, to go on or to end. A replay's own progress is here and nowhere else: it is in no consumer
+group, so no group's offsets move.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from bus import topics
+from bus.delivery import Position
+from bus.event import now
+from bus.failures import RetryLater, Stop
+from bus.replay.window import Window
+from bus.scan import scan
+from bus.settings import Settings, kafka_client
+
+Status = Literal["running", "paused", "cancelled", "done", "failed"]
+Wish = Literal["run", "pause", "cancel"]
+SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a replay is.
+
+    since, until, entities, schools, students, only_current, rate, into: as the options say.
+    by, at, why: who started it (user@machine), when (UTC), and the reason that was given.
+    start, stop: the window, as `topic/partition` and offset.
+    """
+
+    id: str
+    product: str
+    since: str
+    until: str
+    entities: tuple[str, ...] = ()
+    schools: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    only_current: bool = False
+    rate: float = 0.0
+    into: str = ""
+    why: str = ""
+    by: str = ""
+    at: str = ""
+    start: Mapping[str, int] = field(default_factory=dict)
+    stop: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def window(self) -> Window:
+        """The window."""
+        return Window(_places(self.start), _places(self.stop))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a replay is.
+
+    done:      for each partition (`topic/partition`) up to where it was replayed.
+    delivered: records delivered, by kind. passed: those read and not delivered. left_out: those
+               that could not be decoded or translated, or that the product refused.
+    seconds:   for how long it has run, over all its processes.
+    """
+
+    status: Status = "running"
+    done: Mapping[str, int] = field(default_factory=dict)
+    delivered: Mapping[str, int] = field(default_factory=dict)
+    passed: int = 0
+    left_out: int = 0
+    seconds: float = 0.0
+    at: str = ""
+    error: str = ""
+
+    @property
+    def reached(self) -> dict[Position, int]:
+        """`done` by partition."""
+        return _places(self.done)
+
+    def plus(
+        self,
+        done: Mapping[Position, int],
+        delivered: Mapping[str, int],
+        passed: int,
+        left_out: int,
+        seconds: float,
+    ) -> State:
+        """This and one more batch."""
+        return replace(
+            self,
+            done={**self.done, **keyed(done)},
+            delivered=dict(Counter(self.delivered) + Counter(delivered)),
+            passed=self.passed + passed,
+            left_out=self.left_out + left_out,
+            seconds=round(self.seconds + seconds, 3),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A replay, as the topic has it."""
+
+    about: About
+    state: State
+    wish: Wish = "run"
+
+    @property
+    def share(self) -> float:
+        """How much of the window is done, 0 to 1."""
+        whole = self.about.window
+        return 1 - len(whole.after(self.state.reached)) / len(whole) if len(whole) else 1.0
+
+
+def new_id(product: str) -> str:
+    """A name for a replay: the product, the time in UTC, and four random digits."""
+    return f"{product}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def whoever() -> str:
+    """Who runs this process: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
+
+
+def entries(settings: Settings) -> dict[str, Entry]:
+    """All replays, oldest first. Raises `RetryLater` when Kafka does not answer."""
+    parts: dict[str, dict[str, Any]] = {}
+    for message in scan(settings, topics.replays(settings)):
+        id_, _, what = (message.key() or b"").decode().rpartition("/")
+        parts.setdefault(id_, {})[what] = json.loads(message.value() or b"{}")
+    found = {}
+    for id_, part in parts.items():
+        if "about" in part:
+            about = part["about"]
+            for name in ("entities", "schools", "students"):
+                about[name] = tuple(about[name])
+            found[id_] = Entry(
+                About(**about),
+                State(**part.get("state", {})),
+                part.get("wish", {}).get("to", "run"),
+            )
+    return dict(sorted(found.items(), key=lambda item: item[1].about.at))
+
+
+def entry(settings: Settings, id_: str) -> Entry:
+    """A replay; raises `Stop` when there is none of this name."""
+    found = entries(settings)
+    if id_ not in found:
+        raise Stop(f"there is no replay {id_}; `bus replay list` names them")
+    return found[id_]
+
+
+def wish(settings: Settings, id_: str, to: Wish) -> None:
+    """Ask whoever runs a replay to pause, go on or end; it does so after the batch in hand."""
+    producer = Producer(_client(settings) | {"enable.idempotence": True, "acks": "all"})
+    value = {"to": to, "by": whoever(), "at": now()}
+    failed: list[object] = []
+    producer.produce(
+        topics.replays(settings),
+        json.dumps(value).encode(),
+        f"{id_}/wish".encode(),
+        on_delivery=lambda error, _: failed.append(error) if error else None,
+    )
+    if producer.flush(SECONDS) or failed:
+        raise RetryLater("Kafka did not take it; try again when it is up")
+
+
+class Ledger:
+    """Writes of one replay. Only one process can: an earlier one's next write fails."""
+
+    def __init__(self, settings: Settings, id_: str) -> None:
+        topics.ensure(settings, [topics.replays(settings)])
+        self._settings = settings
+        self._id = id_
+        self._topic = topics.replays(settings)
+        self._producer = Producer(
+            _client(settings) | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
+        )
+        with _explained():
+            self._producer.init_transactions(SECONDS)
+
+    def begin(self, about: About) -> None:
+        """Note what it is."""
+        self._write("about", asdict(about))
+
+    def note(self, state: State) -> None:
+        """Note how far it is."""
+        self._write("state", asdict(replace(state, at=now())))
+
+    def _write(self, what: str, value: Any) -> None:
+        with _explained():
+            self._producer.begin_transaction()
+            self._producer.produce(
+                self._topic, json.dumps(value).encode(), f"{self._id}/{what}".encode()
+            )
+            self._producer.commit_transaction(SECONDS)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        kafka = error.args[0]
+        if kafka.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+            raise Stop("another process runs this replay now; this one has ended") from None
+        raise RetryLater(
+            f"Kafka says {kafka.name()} to the replay's progress; `bus replay resume` goes on when "
+            "it is up"
+        ) from None
+
+
+def _client(settings: Settings) -> dict[str, Any]:
+    return kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+
+
+def keyed(places: Mapping[Position, int]) -> dict[str, int]:
+    """Offsets by `topic/partition`, as JSON can have them."""
+    return {f"{place.topic}/{place.partition}": at for place, at in places.items()}
+
+
+def _places(keys: Mapping[str, int]) -> dict[Position, int]:
+    found = {}
+    for key, at in keys.items():
+        topic, _, number = key.rpartition("/")
+        found[Position(topic, int(number))] = at
+    return found

@@ -1,0 +1,116 @@
+"""What a replay would do: a dry run, which reads and translates all and delivers nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from bus.product import Product
+from bus.replay import history
+from bus.replay.latest import Latest
+from bus.replay.ledger import About
+from bus.replay.replay import needs_latest, order_of
+from bus.replay.selection import PERSONAL, Selection
+from bus.replay.sieve import Sieve, Taken
+from bus.replay.window import Completeness, completeness
+from bus.settings import Settings
+from bus.translation import translate
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a replay would do.
+
+    read:      messages of the window, by kind. chosen: those of them that would be delivered.
+    students:  how many students they are about.
+    first, last: when the first and the last of them was published (Kafka's time, UTC).
+    untold:    records that the product is not told of, or cannot be told.
+    seconds:   how long it takes at least: by --rate, or as reading and translating took now; what
+               the product itself takes comes on top.
+    sample:    of each table one row as it would be delivered, each value as its class.
+    history:   whether every change of the window is still there.
+    """
+
+    read: Counter[str] = field(default_factory=Counter)
+    chosen: Counter[str] = field(default_factory=Counter)
+    students: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    untold: int = 0
+    seconds: float = 0.0
+    sample: dict[str, dict[str, str]] = field(default_factory=dict)
+    history: Completeness = field(default_factory=Completeness)
+
+
+def plan(
+    settings: Settings,
+    product: Product,
+    about: About,
+    selection: Selection,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Plan:
+    """Do all but deliver. `progress` is told how many messages were read.
+
+    Raises `RetryLater` when Kafka or the registry does not answer.
+    """
+    found, students = Plan(history=completeness(settings, about.window, about.since)), set[int]()
+    began = time.monotonic()
+    latest = Latest(settings, about.window) if needs_latest(product, about) else None
+    try:
+        if latest and not about.into:
+            latest.follow()
+        sieve = Sieve(settings, about, selection, latest)
+        for messages in history.read(settings, about.window, order_of(about)):
+            found.read.update(sieve.kind(message) for message in messages)
+            taken = Taken()
+            sieve.take(messages, taken)
+            _count(product, taken, found, students)
+            progress(found.read.total())
+    finally:
+        if latest:
+            latest.close()
+    found.students = len(students)
+    spent = time.monotonic() - began
+    found.seconds = max(spent, found.chosen.total() / about.rate if about.rate else 0.0)
+    return found
+
+
+def _count(product: Product, taken: Taken, found: Plan, students: set[int]) -> None:
+    parts, told, _ = translate(product, taken.lots, {})
+    found.chosen += told
+    found.untold += len(taken) - told.total() + len(taken.undecodable)
+    for kind, lot in taken.lots.items():
+        if kind in PERSONAL:
+            students.update(
+                hash(record[PERSONAL[kind]])
+                for record in lot.records
+                if record.get("role", "student") == "student"  # enrollments are of staff, too
+            )
+        for message in (lot.messages[0], lot.messages[-1]) if lot.messages else ():
+            at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+            found.first = min(found.first or at, at)
+            found.last = max(found.last or at, at)
+    for part in parts:
+        if part.table.name not in found.sample:
+            rows = part.rows[0] if isinstance(part.rows[0], list) else [part.rows[0]]
+            if rows:
+                found.sample[part.table.name] = classes(rows[0])
+
+
+def classes(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row without its values: what sort of value each is."""
+    return {name: _class(value) for name, value in row.items()}
+
+
+def _class(value: Any) -> str:
+    if value is None or value == "":
+        return "empty"
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, list | tuple | dict):
+        return f"{len(value)} values"
+    return type(value).__name__

@@ -1,0 +1,91 @@
+"""From what was read to what is replayed of it, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bus import topics
+from bus.delivery import Position
+from bus.intake import Intake, position
+from bus.ordering import Lot
+from bus.registry import schema_lookup
+from bus.replay.latest import Latest
+from bus.replay.ledger import About
+from bus.replay.selection import Selection
+from bus.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+
+@dataclass(slots=True)
+class Taken:
+    """What is to be replayed next.
+
+    lots:        by kind. undecodable: (message, reason).
+    ends:        for each partition up to where it was read.
+    passed:      how many messages were read that are not replayed.
+    """
+
+    lots: dict[str, Lot] = field(default_factory=dict)
+    undecodable: list[tuple[Message, str]] = field(default_factory=list)
+    ends: dict[Position, int] = field(default_factory=dict)
+    passed: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(lot.messages) for lot in self.lots.values())
+
+
+class Sieve:
+    """Chooses by bytes first, so that most of what is not wanted need not be decoded."""
+
+    def __init__(
+        self, settings: Settings, about: About, selection: Selection, latest: Latest | None
+    ) -> None:
+        self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
+        self._intake = Intake(self._kinds, schema_lookup(settings))
+        self._selection = selection
+        self._latest = latest
+        # A place that begins empty is not told of those who are gone.
+        self._standing_only = about.only_current and bool(about.into)
+
+    def kind(self, message: Message) -> str:
+        """The kind of a message's record."""
+        return self._kinds[message.topic() or ""]
+
+    def take(self, messages: Sequence[Message], taken: Taken) -> None:
+        """Add what is to be replayed of these; raises `RetryLater`, with nothing added, when the
+        registry is asked and does not answer."""
+        selection, latest = self._selection, self._latest
+        wanted: list[Message] = []
+        ends: dict[Position, int] = {}
+        for message in messages:
+            place, offset = position(message), message.offset() or 0
+            ends[place] = offset + 1
+            if selection.narrow and not selection.may_have(
+                self._kinds[place.topic], message.value() or b""
+            ):
+                continue
+            if latest and not latest.is_latest(place, offset, message.key()):
+                continue
+            wanted.append(message)
+        self._intake.add(wanted)
+        lots, undecodable = self._intake.decoded(self._intake.take())
+        kept = 0
+        for kind, lot in lots.items():
+            into = taken.lots.setdefault(kind, Lot())
+            before = len(into.messages)
+            if not (selection.narrow or self._standing_only):
+                into.records += lot.records
+                into.messages += lot.messages
+            else:
+                for record, message in zip(lot.records, lot.messages, strict=True):
+                    gone = self._standing_only and record["status"] == "tobedeleted"
+                    if not gone and selection.has(kind, record):
+                        into.add(record, message)
+            kept += len(into.messages) - before
+        taken.undecodable += undecodable
+        taken.ends |= ends
+        taken.passed += len(messages) - kept - len(undecodable)

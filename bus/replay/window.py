@@ -1,0 +1,228 @@
+"""Which part of the topics is replayed: for each partition from which offset to which."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
+
+from bus import topics
+from bus.delivery import Position
+from bus.failures import RetryLater, Stop
+from bus.scan import reader, some
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+
+BEGINNING, NOW = "beginning", "now"
+OFFSETS = re.compile(r"([A-Za-z]+)/(\d+)=(\d+)")
+FORMS = "a time (2026-03-01, 2026-03-01T07:00:00-06:00), offsets (student/0=120,student/1=98)"
+SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """For each partition the first offset and the one before which to end; none that is empty."""
+
+    start: Mapping[Position, int]
+    stop: Mapping[Position, int]
+
+    def __len__(self) -> int:
+        return sum(self.stop[place] - self.start[place] for place in self.start)
+
+    def after(self, done: Mapping[Position, int]) -> Window:
+        """What is left of it when these offsets have been reached."""
+        start = {p: max(at, done.get(p, 0)) for p, at in self.start.items()}
+        return Window(
+            {p: at for p, at in start.items() if at < self.stop[p]},
+            {p: at for p, at in self.stop.items() if start[p] < at},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Whether every change of a window is still there.
+
+    compacted: kinds of which, before `since` (UTC), only the latest state of each record is sure to
+               be left.
+    deleted:   kinds whose history before what is left has been deleted by time.
+    """
+
+    compacted: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    since: datetime | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is."""
+        return not (self.compacted or self.deleted)
+
+
+def moment(text: str) -> datetime | None:
+    """A time as ISO 8601 has it; one without a zone is UTC; None when it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def resolve(
+    settings: Settings,
+    kinds: Collection[str],
+    since: str = BEGINNING,
+    until: str = NOW,
+    owners: Collection[str] = (),
+) -> Window:
+    """The window of these kinds.
+
+    since, until: "beginning" or "now", a time, or offsets of some partitions, of which alone it is
+                  then: `student/0=120,student/1=98`. A time means Kafka's own of each message.
+                  What lies at `until` is not in it.
+    owners:       only the partitions of these are meant, if any is named.
+
+    Raises `Stop` for a text that is none of these, `RetryLater` when Kafka does not answer.
+    """
+    consumer = reader(settings)
+    try:
+        there = consumer.list_topics(timeout=SECONDS).topics
+        places = [
+            Position(name, number)
+            for kind in KINDS
+            if kind in kinds and (name := topics.topic(settings, kind)) in there
+            for number in there[name].partitions
+            if not owners or number in _parts(owners, len(there[name].partitions))
+        ]
+        marks = {
+            p: consumer.get_watermark_offsets(TopicPartition(*p), timeout=SECONDS) for p in places
+        }
+
+        def edge(text: str, option: str, side: int) -> dict[Position, int]:
+            if text == (BEGINNING, NOW)[side]:
+                return {place: mark[side] for place, mark in marks.items()}
+            if named := _offsets(settings, text):
+                return {place: at for place, at in named.items() if place in marks}
+            if (at := moment(text)) is None:
+                raise Stop(
+                    f"{option} {text!r} is not {FORMS} or {(BEGINNING, NOW)[side]!r}; correct it"
+                )
+            asked = [TopicPartition(*place, int(at.timestamp() * 1000)) for place in places]
+            found = consumer.offsets_for_times(asked, timeout=SECONDS) if asked else []
+            return {
+                (place := Position(p.topic, p.partition)): marks[place][1]
+                if p.offset < 0
+                else p.offset
+                for p in found
+            }
+
+        first, last = edge(since, "--from", 0), edge(until, "--to", 1)
+    except KafkaException as error:
+        raise RetryLater(
+            f"Kafka says {error.args[0].name()} when asked for offsets; try again when it is up"
+        ) from None
+    finally:
+        consumer.close()
+    start, stop = {}, {}
+    for place in first.keys() & last.keys():
+        low, high = marks[place]
+        begin, end = max(first[place], low), min(last[place], high)
+        if begin < end:
+            start[place], stop[place] = begin, end
+    order = [place for place in places if place in start]
+    return Window({p: start[p] for p in order}, {p: stop[p] for p in order})
+
+
+def _parts(owners: Collection[str], number: int) -> set[int]:
+    return {topics.partition_for(owner, number) for owner in owners}
+
+
+def _offsets(settings: Settings, text: str) -> dict[Position, int]:
+    found = {}
+    for part in text.split(","):
+        if (match := OFFSETS.fullmatch(part.strip())) is None or match[1] not in KINDS:
+            return {}
+        found[Position(topics.topic(settings, match[1]), int(match[2]))] = int(match[3])
+    return found
+
+
+def completeness(settings: Settings, window: Window, since: str) -> Completeness:
+    """Whether all that ever was in a window is still there.
+
+    Kafka compacts what is older than `min.compaction.lag.ms` (Kafka, "Topic Configs"), and deletes
+    what is older than `retention.ms`; it does so in its own time, so what could be gone counts.
+    """
+    names = sorted({place.topic for place in window.start})
+    how = _configs(settings, names)
+    compacted, deleted = [], []
+    edge: datetime | None = None
+    for name in names:
+        kind = topics.kind_of(settings, name) or name
+        config = how[name]
+        begins = _first_time(settings, name, window)
+        if "compact" in config["cleanup.policy"]:
+            lag = int(config["min.compaction.lag.ms"])
+            limit = datetime.now(UTC).timestamp() - lag / 1000
+            if begins is not None and begins.timestamp() < limit:
+                compacted.append(kind)
+                edge = datetime.fromtimestamp(limit, UTC)
+        if "delete" in config["cleanup.policy"] and _cut(settings, name, since):
+            deleted.append(kind)
+    return Completeness(tuple(compacted), tuple(deleted), edge)
+
+
+def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, str]]:
+    admin = AdminClient(kafka_client(settings))
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    try:
+        found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}
+        return {
+            resource.name: {entry.name: entry.value for entry in future.result().values()}
+            for resource, future in found.items()
+        }
+    except KafkaException as error:
+        raise RetryLater(
+            f"Kafka says {error.args[0].name()} when asked how topics are kept; this user needs "
+            "DESCRIBE_CONFIGS on them"
+        ) from None
+
+
+def _first_time(settings: Settings, name: str, window: Window) -> datetime | None:
+    """Kafka's time of the oldest message of a window in a topic, by the first of each partition."""
+    consumer = reader(settings)
+    try:
+        asked = {p: o for p, o in window.start.items() if p.topic == name}
+        consumer.assign([TopicPartition(*place, offset) for place, offset in asked.items()])
+        left, times = set(asked), []
+        while left:
+            for message in some(consumer, 100):
+                place = Position(message.topic() or "", message.partition() or 0)
+                if message.error() is None and place in left:
+                    times.append(message.timestamp()[1])
+                left.discard(place)
+        return datetime.fromtimestamp(min(times) / 1000, UTC) if times else None
+    finally:
+        consumer.close()
+
+
+def _cut(settings: Settings, name: str, since: str) -> bool:
+    """Whether a topic that is kept by time has lost what came before what it still has."""
+    consumer = reader(settings)
+    try:
+        numbers = consumer.list_topics(name, timeout=SECONDS).topics[name].partitions
+        lows = [
+            consumer.get_watermark_offsets(TopicPartition(name, n), timeout=SECONDS)[0]
+            for n in numbers
+        ]
+    finally:
+        consumer.close()
+    if not any(lows):
+        return False
+    # What is left begins later than the window does, or nobody can say.
+    return since == BEGINNING or moment(since) is None
