@@ -12,7 +12,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bus.cli import bench, consume, demo, letters, local, produce, replay, sample, schemas
+from bus.cli import (
+    bench,
+    consume,
+    demo,
+    letters,
+    local,
+    produce,
+    reconcile,
+    replay,
+    sample,
+    schemas,
+)
 
 
 class Commands(TyperGroup):
@@ -47,6 +58,7 @@ app.add_typer(schemas.app, name="schemas")
 app.add_typer(produce.app, name="produce")
 app.command("consume")(consume.consume)
 app.add_typer(replay.app, name="replay")
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(letters.deadletters, name="deadletters")
 app.add_typer(letters.quarantine, name="quarantine")
 app.command("sample")(sample.sample)

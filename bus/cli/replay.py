@@ -20,6 +20,7 @@ from bus.cli.products import ProductName
 if TYPE_CHECKING:
     from bus.replay.ledger import About, Entry, State
     from bus.replay.plan import Plan
+    from bus.replay.rows import Differences
 
 
 class ProductOrCommand(TyperGroup):
@@ -38,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
+SHOWN = 20
 Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
 
 
@@ -113,26 +115,26 @@ def run(
         if not len(window):
             raise Stop("there is nothing in that window; widen --from and --to")
         about = About(
-            new_id(product),
-            product,
-            since,
-            until,
-            tuple(entity or ()),
-            chosen.schools,
-            chosen.students,
-            only_current,
-            rate,
-            _absolute(into),
-            why,
-            whoever(),
-            now(),
-            keyed(window.start),
-            keyed(window.stop),
+            id=new_id(product),
+            product=product,
+            since=since,
+            until=until,
+            entities=tuple(entity or ()),
+            schools=chosen.schools,
+            students=chosen.students,
+            only_current=only_current,
+            rate=rate,
+            into=_absolute(into),
+            why=why,
+            by=whoever(),
+            at=now(),
+            start=keyed(window.start),
+            stop=keyed(window.stop),
         )
         if dry_run:
             _dry_run(json, loaded, what, about, chosen)
             return
-        _run(json, loaded, about, None, out, url)
+        _emit(json, _run(loaded, about, None, out, url))
 
 
 def _absolute(into: str | None) -> str:
@@ -140,9 +142,41 @@ def _absolute(into: str | None) -> str:
     return "" if not into else into if "://" in into else str(Path(into).absolute())
 
 
+def replayed(
+    loaded: Any,
+    product: str,
+    records: dict[str, set[str]],
+    why: str,
+    out: Path | None,
+    url: str | None,
+) -> dict[str, Any]:
+    """Replay the latest state of these records, by kind; what is told of that."""
+    from bus import plugins
+    from bus.event import now
+    from bus.replay.ledger import About, keyed, new_id, whoever
+    from bus.replay.window import resolve
+
+    kinds = [kind for kind in plugins.product(product).kinds if kind in records]
+    window = resolve(loaded, kinds)
+    about = About(
+        id=new_id(product),
+        product=product,
+        since="beginning",
+        until="now",
+        records={kind: sorted(records[kind]) for kind in kinds},
+        only_current=True,
+        why=why,
+        by=whoever(),
+        at=now(),
+        start=keyed(window.start),
+        stop=keyed(window.stop),
+    )
+    return _told(_run(loaded, about, None, out, url))
+
+
 def _run(
-    json: bool, loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
-) -> None:
+    loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
+) -> Entry:
     from bus import plugins, telemetry
     from bus.replay.replay import Replay, check
     from bus.replay.selection import select
@@ -155,6 +189,7 @@ def _run(
         entities=about.entities,
         schools=about.schools,
         students=about.students,
+        records=about.records,
     )
     place: dict[str, Any] = {"out": out, "url": url}
     if about.into:
@@ -171,7 +206,7 @@ def _run(
         delivery.close()
     from bus.replay.ledger import Entry
 
-    _emit(json, Entry(about, ended))
+    return Entry(about, ended)
 
 
 class _bar:  # noqa: N801 - reads as a word
@@ -269,6 +304,50 @@ def _show_plan(console: Console, about: About, found: Plan, *, latest: bool) -> 
         console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
 
 
+@app.command()
+def compare(
+    product: ProductName,
+    old: Annotated[Path, typer.Argument(help="The folder that the old translation made.")],
+    new: Annotated[Path, typer.Argument(help="The folder that the new one made (--into).")],
+    json: Json = False,
+) -> None:
+    """Say row by row how a new translation's files differ from the old one's.
+
+    First replay the same history --into a folder each, with the old version and with the new one.
+    """
+    with failures(json):
+        from bus import plugins
+        from bus.replay.compare import folders
+
+        found = folders(plugins.product(product), old, new)
+        emit_differences(json, product, found, {"old": str(old), "new": str(new)})
+
+
+def emit_differences(json: bool, product: str, found: Differences, more: dict[str, Any]) -> None:
+    """Print how two states differ: ids, and names of columns, never what is in them."""
+    result = {
+        "product": product,
+        **more,
+        "tables": found.numbers(),
+        "differences": [one._asdict() for one in found.found],
+    }
+    emit(json, result, lambda console: _show_differences(console, found))
+
+
+def _show_differences(console: Console, found: Differences) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("table", "same", "missing", "extra", "different"):
+        table.add_column(name, justify="left" if name == "table" else "right")
+    for name, counts in found.numbers().items():
+        table.add_row(name, *(f"{number:,}" for number in counts.values()))
+    console.print(table)
+    for one in found.found[:SHOWN]:
+        columns = f": {', '.join(one.columns)}" if one.columns else ""
+        console.print(escape(f"{one.what} {one.table} {' '.join(one.key)}{columns}"))
+    if len(found.found) > SHOWN:
+        console.print(f"and {len(found.found) - SHOWN:,} more: --json has them all")
+
+
 @app.command("list")
 def list_replays(json: Json = False) -> None:
     """List all replays, how far they are, and who wanted them."""
@@ -285,7 +364,7 @@ def list_replays(json: Json = False) -> None:
             for one in found:
                 table.add_row(
                     one.about.id,
-                    one.state.status,
+                    one.status,
                     f"{one.share:.0%}",
                     f"{sum(one.state.delivered.values()):,}",
                     escape(one.about.by),
@@ -326,8 +405,8 @@ def _wish(json: bool, replay: str, to: Any) -> None:
 
         loaded = settings.load()
         found = entry(loaded, replay)
-        if found.state.status in ("done", "cancelled"):
-            raise Stop(f"{replay} is {found.state.status} already")
+        if found.status in ("done", "cancelled"):
+            raise Stop(f"{replay} is {found.status} already")
         wish(loaded, replay, to)
         said = f"{replay} is asked to {to}; it does after the batch in hand"
         emit(json, {"replay": replay, "wish": to}, lambda console: console.print(said))
@@ -352,18 +431,19 @@ def resume(
 
         loaded = settings.load()
         found = entry(loaded, replay)
-        if found.state.status in ("done", "cancelled"):
-            raise Stop(f"{replay} is {found.state.status}; start another")
+        if found.status in ("done", "cancelled"):
+            raise Stop(f"{replay} is {found.status}; start another")
         wish(loaded, replay, "run")
-        _run(json, loaded, found.about, found.state, out, url)
+        _emit(json, _run(loaded, found.about, found.state, out, url))
 
 
 def _told(entry: Entry) -> dict[str, Any]:
     about = asdict(entry.about)
-    del about["start"], about["stop"]
+    del about["start"], about["stop"], about["records"]
     state = asdict(entry.state)
     del state["done"]
-    return {**about, **state, "wish": entry.wish, "share": round(entry.share, 4)}
+    told = {"status": entry.status, "wish": entry.wish, "share": round(entry.share, 4)}
+    return {**about, **state, **told}
 
 
 def _emit(json: bool, entry: Entry) -> None:
@@ -373,7 +453,7 @@ def _emit(json: bool, entry: Entry) -> None:
 def _show(console: Console, entry: Entry) -> None:
     about, state = entry.about, entry.state
     listed = ", ".join(f"{number:,} {kind}" for kind, number in state.delivered.items())
-    console.print(f"[bold]{about.id}[/] is {state.status}: {entry.share:.0%} of its window")
+    console.print(f"[bold]{about.id}[/] is {entry.status}: {entry.share:.0%} of its window")
     console.print(f"  {about.product}, from {about.since} to {about.until}", end="")
     console.print(f", into {escape(about.into)}" if about.into else "")
     console.print(f"  delivered {listed or 'nothing'} in {state.seconds:,.1f} s", end="")

@@ -14,7 +14,7 @@ import logging
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ class About:
     """What a replay is.
 
     since, until, entities, schools, students, only_current, rate, into: as the options say.
+    records: single records by kind, of a repair.
     by, at, why: who started it (user@machine), when (UTC), and the reason that was given.
     start, stop: the window, as `topic/partition` and offset.
     """
@@ -51,6 +52,7 @@ class About:
     entities: tuple[str, ...] = ()
     schools: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
+    records: Mapping[str, Sequence[str]] = field(default_factory=dict)
     only_current: bool = False
     rate: float = 0.0
     into: str = ""
@@ -116,6 +118,12 @@ class Entry:
     about: About
     state: State
     wish: Wish = "run"
+
+    @property
+    def status(self) -> Status:
+        """What it is; one that is to end has ended, whoever was running it."""
+        over = self.state.status in ("done", "cancelled")
+        return self.state.status if over or self.wish != "cancel" else "cancelled"
 
     @property
     def share(self) -> float:

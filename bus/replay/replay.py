@@ -105,7 +105,8 @@ class Replay:
             self._note(replace(self._state, status="failed", error=str(error)))
             raise
         else:
-            self._note(replace(self._state, status="done"))
+            # To the end, beyond which lie only the marks of transactions.
+            self._note(replace(self._state, status="done", done=self._about.stop))
         finally:
             if self._latest:
                 self._latest.close()
@@ -124,11 +125,12 @@ class Replay:
         first = began
         already = sum(self._state.delivered.values())
         for messages in history.read(self._settings, window, order_of(self._about)):
-            self._retries.persist(partial(sieve.take, messages, batch))
-            if len(batch) >= most or time.monotonic() - began > NOTE_SECONDS:
-                batch, began = self._deliver(batch, began), time.monotonic()
-                self._keep_pace(first, already)
-            self._heed_wish()
+            for at in range(0, len(messages), most):
+                self._retries.persist(partial(sieve.take, messages[at : at + most], batch))
+                if len(batch) >= most or time.monotonic() - began > NOTE_SECONDS:
+                    batch, began = self._deliver(batch, began), time.monotonic()
+                    self._keep_pace(first, already)
+                self._heed_wish()
         self._deliver(batch, began)
         self._retries.persist(self._delivery.settle)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,20 +40,26 @@ PERSONAL = {
 
 @dataclass(slots=True)
 class Selection:
-    """What is chosen; nothing named means all. `kinds` is always named."""
+    """What is chosen; nothing named means all. `kinds` is always named.
+
+    records: single records, by kind and id; of the kinds that are in it only these.
+    """
 
     kinds: tuple[str, ...]
     schools: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
+    records: Mapping[str, Collection[str]] = field(default_factory=dict)
     _members: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def narrow(self) -> bool:
         """Whether single records are chosen, so that each must be looked at."""
-        return bool(self.schools or self.students)
+        return bool(self.schools or self.students or self.records)
 
-    def may_have(self, kind: str, value: bytes) -> bool:
+    def may_have(self, kind: str, key: bytes, value: bytes) -> bool:
         """Whether a message may be chosen, by its bytes: strings are plain UTF-8 in Avro."""
+        if self.records and key.decode("utf-8", "replace") not in self.records[kind]:
+            return False
         if self.students and not any(one.encode() in value for one in self.students):
             return False
         direct = self.schools and kind in SCHOOL
@@ -85,6 +91,7 @@ def select(
     entities: Collection[str] = (),
     schools: Collection[str] = (),
     students: Collection[str] = (),
+    records: Mapping[str, Collection[str]] | None = None,
 ) -> Selection:
     """What is chosen of the kinds that a product takes.
 
@@ -96,11 +103,18 @@ def select(
             "these"
         )
     kinds = tuple(kind for kind in taken if not entities or kind in entities)
+    if records:
+        kinds = tuple(kind for kind in kinds if kind in records)
     if students:
         kinds = tuple(kind for kind in kinds if kind in PERSONAL)
         if not kinds:
             raise Stop("nothing of the chosen kinds is about one student; leave --entity out")
-    found = Selection(kinds, tuple(schools), tuple(students))
+    found = Selection(
+        kinds,
+        tuple(schools),
+        tuple(students),
+        {kind: frozenset(ids) for kind, ids in (records or {}).items()},
+    )
     if schools:
         wanted = {BY_ANOTHER[kind][0] for kind in kinds if kind in BY_ANOTHER}
         wanted |= {"class"} & {"class" for kind in kinds if kind == "lineItem"}

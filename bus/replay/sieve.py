@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bus import topics
 from bus.delivery import Position
@@ -15,6 +15,7 @@ from bus.replay.latest import Latest
 from bus.replay.ledger import About
 from bus.replay.selection import Selection
 from bus.settings import Settings
+from bus.standard import KINDS
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -48,8 +49,9 @@ class Sieve:
         self._intake = Intake(self._kinds, schema_lookup(settings))
         self._selection = selection
         self._latest = latest
-        # A place that begins empty is not told of those who are gone.
+        # A place that begins empty is told neither of what is gone nor of what names that.
         self._standing_only = about.only_current and bool(about.into)
+        self._gone: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
 
     def kind(self, message: Message) -> str:
         """The kind of a message's record."""
@@ -64,9 +66,8 @@ class Sieve:
         for message in messages:
             place, offset = position(message), message.offset() or 0
             ends[place] = offset + 1
-            if selection.narrow and not selection.may_have(
-                self._kinds[place.topic], message.value() or b""
-            ):
+            key, value = message.key() or b"", message.value() or b""
+            if selection.narrow and not selection.may_have(self._kinds[place.topic], key, value):
                 continue
             if latest and not latest.is_latest(place, offset, message.key()):
                 continue
@@ -82,10 +83,23 @@ class Sieve:
                 into.messages += lot.messages
             else:
                 for record, message in zip(lot.records, lot.messages, strict=True):
-                    gone = self._standing_only and record["status"] == "tobedeleted"
-                    if not gone and selection.has(kind, record):
+                    if selection.has(kind, record) and self._stands(kind, record):
                         into.add(record, message)
             kept += len(into.messages) - before
         taken.undecodable += undecodable
         taken.ends |= ends
         taken.passed += len(messages) - kept - len(undecodable)
+
+    def _stands(self, kind: str, record: Any) -> bool:
+        """Whether a place that begins empty is told of a record; what it names came before it."""
+        if not self._standing_only:
+            return True
+        if record["status"] == "tobedeleted":
+            self._gone[kind].add(hash(record["sourcedId"]))
+            return False
+        return not any(
+            hash(record[name]) in self._gone.get(target, ())
+            for name in KINDS[kind].required
+            if isinstance(record[name], str)
+            for target in KINDS[kind].references[name]
+        )

@@ -1,0 +1,246 @@
+"""What a product has, as rows, and how two such states differ.
+
+A state is read from the files that were written for a product or that it exported: a folder of zips
+of CSV files, each batch one (sorted by name they are in the order of their imports, and of one
+thing the last row holds); a folder with one set of CSV files, the whole of it; or one zip. Or it is
+made of records, by the product's translation. Rows are told apart by `Table.key`; only columns that
+both sides have are compared, as exports have columns of their own.
+
+Rows lie in DuckDB, on the disk where they are many: a big district has eight million of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import duckdb
+import pyarrow
+
+from bus.columns import quoted
+from bus.failures import Stop
+from bus.product import Product, Table
+
+What = Literal["missing", "extra", "different"]
+GONE = ("deleted", "suspended", "inactive")
+"""What a row's `status` says of a thing that is no more; a product may have it or not."""
+AT_ONCE = 50_000
+FIRST = 1 << 40
+SCHEMA = pyarrow.schema(
+    [
+        ("seq", pyarrow.int64()),
+        ("key", pyarrow.string()),
+        ("cells", pyarrow.string()),
+        ("gone", pyarrow.bool_()),
+        ("kind", pyarrow.string()),
+        ("id", pyarrow.string()),
+    ]
+)
+
+
+class Source(NamedTuple):
+    """The record of which a row was made."""
+
+    kind: str
+    id: str
+
+
+NOBODY = Source("", "")
+
+
+class Difference(NamedTuple):
+    """One thing in which two states differ.
+
+    missing: the second has it not. extra: the first has it not. different: in these columns.
+    source:  the record of which the first's row was made, where that is known.
+    """
+
+    what: What
+    table: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    source: Source = NOBODY
+
+
+@dataclass(slots=True)
+class Differences:
+    """In what two states differ, and how many rows of each table are the same in both."""
+
+    found: list[Difference] = field(default_factory=list)
+    same: Counter[str] = field(default_factory=Counter)
+
+    def numbers(self) -> dict[str, dict[str, int]]:
+        """For each table how many are the same, missing, extra, different."""
+        counted = Counter((one.table, one.what) for one in self.found)
+        tables = dict.fromkeys([*self.same, *(one.table for one in self.found)])
+        whats: tuple[What, ...] = ("missing", "extra", "different")
+        return {
+            table: {"same": self.same[table]} | {what: counted[table, what] for what in whats}
+            for table in tables
+        }
+
+
+class States:
+    """States of one product side by side, in a database in `folder`."""
+
+    def __init__(self, product: Product, folder: Path) -> None:
+        self.tables = {table.name: table for table in product.tables if table.columns}
+        if not self.tables:
+            raise Stop(
+                f"{product.name} is told by requests and not by files; there is nothing to compare"
+            )
+        self._con = duckdb.connect(str(folder / "rows.duckdb"))
+        self._con.execute("SET enable_progress_bar = false")
+        self._con.execute("SET memory_limit = '1GB'")
+        self._seq = 0
+
+    def close(self) -> None:
+        """Close the database."""
+        self._con.close()
+
+    def read(self, state: str, path: Path) -> None:
+        """Take in what files say. Raises `Stop` when there are none of this product's."""
+        began = self._seq
+        try:
+            for name, text in _files(path, self.tables):
+                rows: Iterator[dict[str, Any]] = csv.DictReader(text)
+                for some in _batched(rows, AT_ONCE):
+                    self.add(state, self.tables[name], some, [NOBODY] * len(some))
+        except (OSError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
+            raise Stop(
+                f"{path} cannot be read ({type(error).__name__}); name a folder of CSV files"
+            ) from None
+        if self._seq == began:
+            raise Stop(f"{path} holds none of {', '.join(self.tables)}; name the folder with them")
+
+    def add(
+        self,
+        state: str,
+        table: Table,
+        rows: Iterable[Mapping[str, Any]],
+        sources: Iterable[Source],
+        *,
+        standing_first: bool = False,
+    ) -> None:
+        """Take in rows; of those of one key the last holds.
+
+        standing_first: one that says that the thing is gone holds only where no other says that it
+                        stands: two records may be the same thing to a product (`Product.siblings`).
+        """
+        keys, cells, kinds, ids, gone, seq = [], [], [], [], [], []
+        for row, source in zip(rows, sources, strict=True):
+            keys.append(json.dumps([row.get(name) or "" for name in table.key]))
+            cells.append(json.dumps({n: v or "" for n, v in row.items() if n}))
+            gone.append(str(row.get("status", "")).lower() in GONE)
+            seq.append(self._seq + (FIRST if standing_first and not gone[-1] else 0))
+            self._seq += 1
+            kinds.append(source.kind)
+            ids.append(source.id)
+        added = pyarrow.table([seq, keys, cells, gone, kinds, ids], schema=SCHEMA)
+        self._con.register("added", added)
+        name = quoted(f"{state} {table.name}")
+        self._con.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM added LIMIT 0")
+        self._con.execute(f"INSERT INTO {name} FROM added")
+        self._con.unregister("added")
+
+    def differences(self, first: str, second: str) -> Differences:
+        """How the second differs from the first; what is gone is as what is not there."""
+        found = Differences()
+        there = {row[0] for row in self._con.execute("SHOW TABLES").fetchall()}
+        for table in self.tables:
+            sides = [
+                self._last(f"{state} {table}" if f"{state} {table}" in there else "")
+                for state in (first, second)
+            ]
+            (number,) = self._con.execute(
+                f"SELECT count(*) FROM {sides[0]} a JOIN {sides[1]} b USING (key) "
+                "WHERE a.cells = b.cells"
+            ).fetchall()[0]
+            if number:
+                found.same[table] += number
+            cursor = self._con.execute(
+                f"SELECT key, a.cells, b.cells, a.kind, a.id FROM {sides[0]} a "
+                f"FULL JOIN {sides[1]} b USING (key) WHERE a.cells IS DISTINCT FROM b.cells "
+                "ORDER BY key"
+            )
+            while lines := cursor.fetchmany(AT_ONCE):
+                for key, before, after, kind, id_ in lines:
+                    self._tell(found, table, key, before, after, Source(kind or "", id_ or ""))
+        return found
+
+    def source_of(self, state: str, table: str, key: tuple[str, ...]) -> Source:
+        """The record of which a state's row was last made, be it gone; `NOBODY` without one."""
+        rows = self._con.execute(
+            f"SELECT kind, id FROM {quoted(f'{state} {table}')} WHERE key = ? ORDER BY seq DESC "
+            "LIMIT 1",
+            [json.dumps(list(key))],
+        ).fetchall()
+        return Source(*rows[0]) if rows else NOBODY
+
+    def _last(self, table: str) -> str:
+        if not table:
+            return "(SELECT '' AS key, '' AS cells, '' AS kind, '' AS id WHERE false)"
+        last = ", ".join(f"arg_max({name}, seq) AS {name}" for name in ("cells", "kind", "id"))
+        return (
+            f"(SELECT key, {last} FROM {quoted(table)} GROUP BY key HAVING NOT arg_max(gone, seq))"
+        )
+
+    def _tell(
+        self,
+        found: Differences,
+        table: str,
+        key: str,
+        before: str | None,
+        after: str | None,
+        source: Source,
+    ) -> None:
+        ids = tuple(json.loads(key))
+        if before is None or after is None:
+            what: What = "missing" if after is None else "extra"
+            found.found.append(Difference(what, table, ids, (), source))
+            return
+        one, other = json.loads(before), json.loads(after)
+        columns = tuple(name for name in one if name in other and one[name] != other[name])
+        if columns:
+            found.found.append(Difference("different", table, ids, columns, source))
+        else:
+            found.same[table] += 1
+
+
+def _batched(rows: Iterator[dict[str, Any]], number: int) -> Iterator[list[dict[str, Any]]]:
+    some: list[dict[str, Any]] = []
+    for row in rows:
+        some.append(row)
+        if len(some) == number:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _files(path: Path, wanted: Mapping[str, Table]) -> Iterator[tuple[str, Iterable[str]]]:
+    """(file, its text) for each file of these names, in the order of their imports."""
+    if path.is_file():
+        yield from _zipped(path, wanted)
+        return
+    for name in wanted:
+        if (path / name).is_file():
+            with (path / name).open(encoding="utf-8-sig", newline="") as text:
+                yield name, text
+    for archive in sorted(path.glob("*.zip")):
+        yield from _zipped(archive, wanted)
+
+
+def _zipped(path: Path, wanted: Mapping[str, Table]) -> Iterator[tuple[str, Iterable[str]]]:
+    with zipfile.ZipFile(path) as archive:
+        for name in wanted:
+            if name in archive.namelist():
+                with archive.open(name) as file:
+                    yield name, io.TextIOWrapper(file, "utf-8-sig", newline="")

@@ -1,0 +1,224 @@
+"""History sent again beside what is live: exactly, never back in time, wherever it is stopped."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import secrets
+import signal
+import time
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bus.event import header
+from bus.sample import FAMILY, District
+from bus.topics import topic
+from tests import canvas_model, sds_model
+from tests.faults import checker
+from tests.integration.commands import Commands, until
+from tests.integration.test_faults import published
+from tests.oneroster_truth import truth
+from tests.webhook_receiver import Receiver
+
+SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+DISTRICT = District(seed=9, students=200, change=0.3)
+
+
+def day(commands: Commands, number: int) -> Path:
+    """Publish a day's extract."""
+    path = DISTRICT.write(commands.cwd / f"day-{number}.zip", number)
+    commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
+    return path
+
+
+def canvas_is(folder: Path, path: Path) -> bool:
+    """Whether Canvas, with all zips of a folder, has what an extract says."""
+    try:
+        checker.canvas(folder).is_the_sis(path)
+    except AssertionError:
+        return False
+    return True
+
+
+def rows(folder: Path, name: str) -> list[dict[str, str]]:
+    """What the zips of a folder hold of a file."""
+    found = []
+    for path in sorted(folder.glob("*.zip")):
+        with zipfile.ZipFile(path) as archive:
+            if name in archive.namelist():
+                text = io.StringIO(archive.read(name).decode(), newline="")
+                found += list(csv.DictReader(text))
+    return found
+
+
+def test_beside_a_live_consumer_no_state_goes_back_in_time(commands: Commands) -> None:
+    """What a day changes while history is replayed is not undone by it."""
+    canvas, sds = str(commands.cwd / "canvas"), str(commands.cwd / "sds")
+    day(commands, 1)
+    last = day(commands, 2)
+    with (
+        commands.running("consume", "canvas", "--out", canvas),
+        commands.running("consume", "microsoft-sds", "--out", sds),
+    ):
+        until(lambda: canvas_is(Path(canvas), last), "the second day in Canvas")
+        replays = [
+            commands.start("replay", "canvas", "--out", canvas, "--rate", "400"),
+            commands.start("replay", "microsoft-sds", "--out", sds, "--rate", "400"),
+        ]
+        for number in (3, 4):
+            time.sleep(1.0)
+            last = day(commands, number)
+        for process in replays:
+            said, log = process.communicate(timeout=120)
+            assert process.returncode == 0, said + log
+        until(lambda: canvas_is(Path(canvas), last), "the last day in Canvas")
+
+        def set_is_right() -> bool:
+            return sds_model.rosters(sds_model.load(Path(sds))) == truth(last).rosters
+
+        until(set_is_right, "the last day in the set", 90.0)
+    (one, other) = commands.run("replay", "list")["replays"]
+    assert {one["status"], other["status"]} == {"done"}
+    assert one["delivered"]["student"] > 0
+
+
+def test_the_live_groups_offsets_do_not_move(commands: Commands) -> None:
+    canvas = str(commands.cwd / "canvas")
+    day(commands, 1)
+    commands.run("consume", "canvas", "--out", canvas, "--until-caught-up")
+    before = checker.committed(commands.settings, "canvas")
+    last = day(commands, 2)
+    commands.run("replay", "canvas", "--out", canvas)
+    assert checker.committed(commands.settings, "canvas") == before
+    commands.run("consume", "canvas", "--out", canvas, "--until-caught-up")
+    assert canvas_is(Path(canvas), last)
+
+
+def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Commands) -> None:
+    day(commands, 1)
+    since = datetime.now(UTC).isoformat()
+    day(commands, 2)
+    told = published(commands, "student")
+    wanted = [header(m, "ce_id") for m in told if header(m, "ce_time") > since]  # type: ignore[operator]
+    with Receiver(SECRET) as vendor:
+        commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
+        arguments = ("replay", "webhook", "--url", vendor.url, "--entity", "student")
+        ended = commands.run(*arguments, "--from", since)
+        assert sorted(event.id for event in vendor.accepted) == sorted(filter(None, wanted))
+        assert {event.headers["schoolbus-replay"] for event in vendor.accepted} == {ended["id"]}
+        everything = len(vendor.accepted)
+        commands.run(*arguments)
+        place = {event.id: at for at, event in enumerate(vendor.accepted[everything:])}
+        stories: dict[bytes, list[int]] = {}
+        for message in told:
+            id_ = header(message, "ce_id") or ""
+            stories.setdefault(bytes(message.key() or b""), []).append(place[id_])
+        assert all(story == sorted(story) for story in stories.values())
+
+
+def test_killed_and_started_again_it_goes_on(commands: Commands) -> None:
+    """Into a folder of its own: in the end it holds what an undisturbed replay makes, once."""
+    for number in (1, 2):
+        day(commands, number)
+    one, other = commands.cwd / "one", commands.cwd / "other"
+    commands.run("replay", "canvas", "--into", str(one))
+    process = commands.start("replay", "canvas", "--into", str(other), "--rate", "500")
+    until(lambda: len(list(other.glob("*.zip"))) >= 2, "two zips")
+    process.kill()
+    process.communicate()
+    (_, entry) = commands.run("replay", "list")["replays"]
+    assert entry["status"] == "running"  # as far as anybody knows
+    ended = commands.run("replay", "resume", entry["id"])
+    assert ended["status"] == "done"
+    assert ended["share"] == 1.0
+    states = [canvas_model.apply(sorted(folder.glob("*.zip"))) for folder in (one, other)]
+    assert states[0] == states[1]
+
+
+def test_it_is_paused_resumed_and_cancelled(commands: Commands) -> None:
+    day(commands, 1)
+    into = str(commands.cwd / "shadow")
+    with_rate = ("replay", "canvas", "--into", into, "--rate", "200", "--why", "a new account")
+    process = commands.start(*with_rate)
+    (entry,) = until(lambda: commands.run("replay", "list")["replays"], "the replay")
+    commands.run("replay", "pause", entry["id"])
+    assert process.wait(60) == 0
+    process.communicate()
+    shown = commands.run("replay", "show", entry["id"])
+    assert (shown["status"], shown["why"]) == ("paused", "a new account")
+    assert shown["by"].count("@") == 1
+    process = commands.start("replay", "resume", entry["id"])
+    until(lambda: commands.run("replay", "show", entry["id"])["status"] == "running", "it goes on")
+    process.send_signal(signal.SIGTERM)  # as an orchestrator does; it can be resumed
+    assert process.wait(60) == 0
+    process.communicate()
+    assert commands.run("replay", "show", entry["id"])["status"] == "paused"
+    commands.run("replay", "cancel", entry["id"])
+    refused = commands.run("replay", "resume", entry["id"], status=1)
+    assert "cancelled" in refused["error"]
+
+
+@pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
+def test_a_new_product_gets_what_stands_and_nobody_who_is_gone(
+    commands: Commands, product: str
+) -> None:
+    day(commands, 1)
+    last = day(commands, 2)
+    into = commands.cwd / "new"
+    ended = commands.run("replay", product, "--only-current", "--into", str(into))
+    assert ended["delivered"]["enrollment"] >= len(truth(last).rosters)
+    if product == "canvas":
+        (only,) = into.glob("*.zip")
+        state = canvas_model.apply([only])
+        assert {row["status"] for row in state["users.csv"].values()} == {"active"}
+        assert canvas_is(into, last)
+    else:
+        assert sds_model.rosters(sds_model.load(into)) == truth(last).rosters
+
+
+def test_of_one_school_or_student_only_what_is_theirs(commands: Commands) -> None:
+    last = day(commands, 1)
+    somebody = sorted(id_ for id_ in truth(last).people if id_.startswith("student-"))[7]
+    school = "school-0000"
+    of_one = commands.cwd / "of-one"
+    commands.run("replay", "canvas", "--student", somebody, "--into", str(of_one))
+    assert {row["user_id"] for row in rows(of_one, "users.csv")} == {somebody}
+    assert {row["user_id"] for row in rows(of_one, "enrollments.csv")} == {somebody}
+    of_school = commands.cwd / "of-school"
+    done = commands.run("replay", "canvas", "--school", school, "--into", str(of_school))
+    assert {row["account_id"] for row in rows(of_school, "courses.csv")} == {school}
+    assert 0 < done["delivered"]["student"] <= 200
+
+
+def test_a_dry_run_says_what_it_would_do_and_no_name(commands: Commands) -> None:
+    last = day(commands, 1)
+    told = commands.run("replay", "canvas", "--dry-run", "--into", str(commands.cwd / "x"))
+    people = truth(last).people
+    assert told["students"] == sum(1 for id_ in people if id_.startswith("student-"))
+    assert told["delivered"]["enrollment"] == told["read"]["enrollment"]
+    assert told["complete"] is True
+    assert not (commands.cwd / "x").exists()
+    assert not any(family in str(told["sample"]) for family in FAMILY)
+    assert commands.run("replay", "list")["replays"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from", "last week"), "is not a time"),
+        (("--entity", "result"), "takes only"),
+        (("--from", "2001-01-01", "--to", "2001-01-02"), "nothing in that window"),
+    ],
+)
+def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
+    day(commands, 1)
+    refused = commands.run("replay", "canvas", "--into", "x", *arguments, status=1)
+    assert said in refused["error"]
+
+
+def test_its_progress_is_in_a_topic_of_its_own(commands: Commands) -> None:
+    assert topic(commands.settings, "replays").endswith(".replays")

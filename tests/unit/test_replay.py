@@ -1,0 +1,218 @@
+"""What of history is replayed, in which order, and how two states of a product differ."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bus.delivery import Position
+from bus.failures import Stop
+from bus.replay.history import _Merge
+from bus.replay.latest import _Columns
+from bus.replay.ledger import About, Entry, State
+from bus.replay.rows import NOBODY, States
+from bus.replay.selection import Selection, select
+from bus.replay.window import Window, moment
+from bus.settings import Settings
+from consumers.canvas import PRODUCT as CANVAS
+from consumers.webhook import PRODUCT as WEBHOOK
+
+SETTINGS = Settings(home=Path("nowhere"))
+STUDENT, ENROLLMENT = Position("schoolbus.student", 0), Position("schoolbus.enrollment", 0)
+
+
+# ---- the window -------------------------------------------------------------------------------
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    assert moment("2026-03-01") == datetime(2026, 3, 1, tzinfo=UTC)
+    assert moment("2026-03-01T07:00:00-06:00") == datetime(2026, 3, 1, 13, tzinfo=UTC)
+    assert moment("last week") is None
+
+
+def test_what_is_left_of_a_window() -> None:
+    window = Window({STUDENT: 0, ENROLLMENT: 10}, {STUDENT: 5, ENROLLMENT: 20})
+    assert len(window) == 15
+    left = window.after({STUDENT: 5, ENROLLMENT: 12})
+    assert (left.start, left.stop) == ({ENROLLMENT: 12}, {ENROLLMENT: 20})
+
+
+# ---- the selection ----------------------------------------------------------------------------
+
+
+def test_of_one_school() -> None:
+    chosen = Selection(("student", "enrollment", "academicSession"), schools=("north",))
+    assert chosen.has("student", {"orgSourcedIds": ["south", "north"]})
+    assert not chosen.has("student", {"orgSourcedIds": ["south"]})
+    assert chosen.has("enrollment", {"schoolSourcedId": "north"})
+    assert chosen.has("academicSession", {})  # terms are everybody's
+    assert not chosen.may_have("enrollment", b"e1", b"\x00 south")
+    assert chosen.may_have("enrollment", b"e1", b"\x00 north")
+
+
+def test_of_one_student() -> None:
+    chosen = select(SETTINGS, WEBHOOK.kinds, students=["s1"])
+    assert "class" not in chosen.kinds
+    assert chosen.has("enrollment", {"userSourcedId": "s1"})
+    assert not chosen.has("attendance", {"studentSourcedId": "s2"})
+
+
+def test_of_single_records() -> None:
+    chosen = select(SETTINGS, CANVAS.kinds, records={"student": ["s1"]})
+    assert chosen.kinds == ("student",)
+    assert chosen.may_have("student", b"s1", b"")
+    assert not chosen.may_have("student", b"s2", b"")
+
+
+def test_a_kind_that_the_product_does_not_take_is_a_mistake() -> None:
+    with pytest.raises(Stop, match="the product takes only"):
+        select(SETTINGS, CANVAS.kinds, entities=["result"])
+
+
+# ---- the order --------------------------------------------------------------------------------
+
+
+class Said(Message):
+    """A message of some time."""
+
+    def __init__(self, place: Position, offset: int, time: int) -> None:
+        super().__init__(place.topic, place.partition, offset, b"k", b"v")
+        self.time = time
+
+    def timestamp(self) -> Any:
+        return 1, self.time
+
+
+class Reads:
+    """As much of a consumer as the merge asks for; gives what it has in lots of any size."""
+
+    def __init__(self, messages: list[Message], sizes: Iterator[int]) -> None:
+        self._messages, self._sizes = messages, sizes
+
+    def assign(self, _: object) -> None: ...
+    def pause(self, _: object) -> None: ...
+    def resume(self, _: object) -> None: ...
+
+    def poll(self, _: float) -> Message | None:
+        return self._messages.pop(0) if self._messages else None
+
+    def consume(self, number: int, timeout: float) -> list[Message]:
+        number = min(number, next(self._sizes, 3))
+        found, self._messages[:] = self._messages[:number], self._messages[number:]
+        return found
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=30),
+    st.lists(st.integers(0, 30), min_size=1, max_size=30),
+    st.randoms(use_true_random=False),
+)
+def test_what_came_first_is_read_first_and_a_partition_keeps_its_order(
+    students: list[int], enrollments: list[int], random: Any
+) -> None:
+    lines = {STUDENT: sorted(students), ENROLLMENT: sorted(enrollments)}
+    queues = {p: [Said(p, n, time) for n, time in enumerate(line)] for p, line in lines.items()}
+    mixed: list[Message] = []
+    while any(queues.values()):
+        place = random.choice([p for p, queue in queues.items() if queue])
+        mixed.append(queues[place].pop(0))
+    window = Window(dict.fromkeys(lines, 0), {p: len(line) for p, line in lines.items()})
+    reads: Any = Reads(mixed, iter([1, 5, 2, 9]))
+    found: list[Any] = [m for some in _Merge(SETTINGS, reads, window).batches() for m in some]
+    assert len(found) == len(students) + len(enrollments)
+    assert [m.time for m in found] == sorted(m.time for m in found)
+    for place in lines:
+        offsets = [m.offset() for m in found if m.topic() == place.topic]
+        assert offsets == sorted(offsets)
+
+
+# ---- the latest -------------------------------------------------------------------------------
+
+
+def test_columns_are_as_they_were_added() -> None:
+    columns = _Columns()
+    for at in range(250_000):
+        columns.add(at % 7, at)
+    keys, offsets = columns.arrays()
+    assert len(keys) == len(offsets) == 250_000
+    assert (keys[-1], offsets[-1]) == (249_999 % 7, 249_999)
+
+
+# ---- how far it is ----------------------------------------------------------------------------
+
+
+def test_how_far_a_replay_is() -> None:
+    about = About("canvas-1", "canvas", "beginning", "now", start={"t/0": 0}, stop={"t/0": 100})
+    state = State().plus({Position("t", 0): 25}, {"student": 20}, 5, 0, 1.5)
+    state = state.plus({Position("t", 0): 50}, {"student": 25}, 0, 0, 1.5)
+    entry = Entry(about, state)
+    assert (entry.share, state.delivered, state.seconds) == (0.5, {"student": 45}, 3.0)
+    assert Entry(about, state, "cancel").status == "cancelled"
+
+
+# ---- two states -------------------------------------------------------------------------------
+
+
+def zipped(folder: Path, name: str, **files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(f"{file}.csv", text.replace(" ", ""))
+
+
+HEAD = "user_id,login_id,status\r\n"
+
+
+def test_how_two_folders_differ(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    zipped(old, "1.zip", users=HEAD + "a,ann,active\r\nb,bob,active\r\nc,cy,active\r\n")
+    zipped(old, "2.zip", users=HEAD + "c,cy,suspended\r\n")
+    zipped(new, "1.zip", users=HEAD + "a,ANN,active\r\nd,dan,active\r\nc,cy,suspended\r\n")
+    states = States(CANVAS, tmp_path)
+    try:
+        states.read("old", old)
+        states.read("new", new)
+        found = states.differences("old", "new")
+    finally:
+        states.close()
+    assert [(one.what, one.key, one.columns) for one in found.found] == [
+        ("different", ("a",), ("login_id",)),
+        ("missing", ("b",), ()),
+        ("extra", ("d",), ()),
+    ]
+    assert found.numbers()["users.csv"] == {"same": 0, "missing": 1, "extra": 1, "different": 1}
+
+
+def test_of_two_records_that_are_one_thing_the_one_that_stands_counts(tmp_path: Path) -> None:
+    (users,) = [table for table in CANVAS.tables if table.name == "users.csv"]
+    states = States(CANVAS, tmp_path)
+    try:
+        for status in ("active", "deleted"):
+            row = {"user_id": "a", "status": status}
+            states.add("should", users, [row], [NOBODY], standing_first=True)
+        states.add("has", users, [{"user_id": "a", "status": "active"}], [NOBODY])
+        assert states.differences("should", "has").found == []
+    finally:
+        states.close()
+
+
+def test_a_folder_without_files_of_the_product_is_a_mistake(tmp_path: Path) -> None:
+    states = States(CANVAS, tmp_path)
+    try:
+        with pytest.raises(Stop, match="holds none of accounts"):
+            states.read("old", tmp_path)
+    finally:
+        states.close()
+
+
+def test_a_product_of_requests_has_no_files_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(Stop, match="told by requests"):
+        States(WEBHOOK, tmp_path)
