@@ -66,6 +66,11 @@ def replays(settings: Settings) -> str:
     return f"{settings.topic_prefix}.replays"
 
 
+def audit(settings: Settings) -> str:
+    """The topic of who has looked at what personal data, and why."""
+    return f"{settings.topic_prefix}.audit"
+
+
 def partition_for(owner: str, partitions: int) -> int:
     """The partition of all that is placed by this id, the same in every topic.
 
@@ -173,7 +178,7 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
         config = HISTORY
     elif kind:
         config = RECORDS
-    elif name.startswith(f"{settings.topic_prefix}.deadletters."):
+    elif name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
         config = LETTERS
     elif name in (sources(settings), replays(settings)):
         config = NAMES

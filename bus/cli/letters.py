@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +15,9 @@ from rich.markup import escape
 
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
+
+if TYPE_CHECKING:
+    from bus.deadletters import DeadLetter
 
 deadletters = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
 quarantine = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
@@ -26,27 +33,215 @@ def _quarantine() -> None:
     """What was wrong with the input, and where."""
 
 
+Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
+Since = Annotated[str, typer.Option(help="Only those from this time on (ISO 8601).")]
+Until = Annotated[str, typer.Option(help="Only those before this time (ISO 8601).")]
+Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only of this kind; repeatable.")]
+Places = Annotated[
+    list[str] | None, typer.Argument(help="Which ones, as `bus deadletters list` has them.")
+]
+All = Annotated[bool, typer.Option("--all", help="All that are still open.")]
+Why = Annotated[str, typer.Option(help="The reason, which is kept.")]
+SHOWN = 200
+
+
 @deadletters.command("list")
 def list_deadletters(
     product: ProductName,
+    reason: Reason = "",
+    since: Since = "",
+    until: Until = "",
+    kind: Kinds = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Those as well that were retried or discarded.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="How many there are, by reason.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List a product's dead letters with their reasons; records by id, without their content."""
     with failures(json):
         from bus import settings
-        from bus.deadletters import read
+        from bus.deadletters import choose, read
 
-        letters = read(settings.load(), product)
+        found = choose(
+            read(settings.load(), product),
+            kinds=kind or (),
+            reason=reason,
+            since=_moment(since, "--since"),
+            until=_moment(until, "--until"),
+        )
+        letters = [letter for letter in found if everything or not letter.state]
+        counted = Counter(_without_ids(letter) for letter in letters)
 
         def show(console: Console) -> None:
-            for letter in letters:
+            for letter in [] if summary else letters[:SHOWN]:
                 tries = "1 try" if letter.attempts == 1 else f"{letter.attempts:,} tries"
                 name = escape(f"{letter.kind} {letter.id}")
-                console.print(f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}")
+                state = f", {letter.state}" if letter.state else ""
+                console.print(
+                    f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}{state}"
+                )
                 console.print(f"    {escape(letter.reason)}")
+            if not summary and len(letters) > SHOWN:
+                console.print(f"and {len(letters) - SHOWN:,} more: --summary, or --json for all")
+            for why, number in counted.most_common() if summary else ():
+                console.print(f"{number:>7,}  {escape(why)}")
             console.print(f"{len(letters):,} dead letters of {product}")
 
-        emit(json, {"product": product, "deadLetters": [asdict(d) for d in letters]}, show)
+        result = {
+            "product": product,
+            "deadLetters": [asdict(letter) for letter in letters],
+            "reasons": dict(counted.most_common()),
+        }
+        emit(json, result, show)
+
+
+def _without_ids(letter: DeadLetter) -> str:
+    """The reason without what is particular to one letter, so that equal ones are counted."""
+    return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", letter.reason)
+
+
+def _moment(text: str, option: str) -> datetime | None:
+    from bus.failures import Stop
+    from bus.replay.window import moment
+
+    if text and moment(text) is None:
+        raise Stop(f"{option} {text!r} is not a time such as 2026-03-01 or 2026-03-01T07:00:00Z")
+    return moment(text) if text else None
+
+
+@deadletters.command("show")
+def show_deadletter(
+    product: ProductName,
+    place: Annotated[str, typer.Argument(help="Which one, as `bus deadletters list` has it.")],
+    unmasked: Annotated[
+        bool, typer.Option("--unmasked", help="With personal data; that you asked is recorded.")
+    ] = False,
+    why: Why = "",
+    json: Json = False,
+) -> None:
+    """Show a dead letter with its record; personal values are told by their class alone."""
+    with failures(json):
+        from bus import settings
+        from bus.deadletters import choose, content, masked, read, record_look
+        from bus.failures import Never
+        from bus.replay.ledger import whoever
+
+        loaded = settings.load()
+        (letter,) = choose(read(loaded, product), places=[place])
+        record: dict[str, Any] | None = None
+        note = ""
+        try:
+            found: Any = content(loaded, product, place)
+            if unmasked:
+                record_look(loaded, product, place, why, whoever())
+            record = found if unmasked else masked(letter.kind, found)
+        except Never as reason:
+            note = str(reason)
+
+        def show(console: Console) -> None:
+            console.print(f"[bold]{escape(f'{letter.kind} {letter.id}')}[/]  {letter.place}")
+            console.print(f"    {escape(letter.reason)}")
+            for name, value in (record or {}).items():
+                console.print(f"  {name}: {escape(str(value))}")
+            if note:
+                console.print(f"  its bytes: {escape(note)}")
+
+        emit(json, {**asdict(letter), "record": record, "note": note}, show)
+
+
+@deadletters.command()
+def retry(
+    product: ProductName,
+    places: Places = None,
+    reason: Reason = "",
+    everything: All = False,
+    why: Why = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send dead letters again, after what they failed by was mended.
+
+    Each record goes as it now stands, so nothing that came after a letter is undone.
+    """
+    with failures(json):
+        from bus import settings
+        from bus.cli.replay import replayed
+        from bus.deadletters import mark, read
+        from bus.event import now
+        from bus.replay.ledger import whoever
+
+        loaded = settings.load()
+        letters = _chosen(read(loaded, product), places, reason, everything)
+        records: dict[str, set[str]] = {}
+        for letter in letters:
+            records.setdefault(letter.kind, set()).add(letter.id)
+        began = now()
+        if letters:
+            replayed(loaded, product, records, why or "retry of dead letters", out, url)
+        again = {
+            (letter.kind, letter.id) for letter in read(loaded, product) if letter.time >= began
+        }
+        done = [letter for letter in letters if (letter.kind, letter.id) not in again]
+        mark(loaded, product, done, "retried", why, whoever())
+        result = {"product": product, "retried": len(done), "failed": len(letters) - len(done)}
+
+        def show(console: Console) -> None:
+            console.print(f"{len(done):,} dead letters of {product} were delivered")
+            if len(letters) > len(done):
+                console.print(
+                    f"{len(letters) - len(done):,} failed again: see bus deadletters list {product}"
+                )
+
+        emit(json, result, show)
+
+
+@deadletters.command()
+def discard(
+    product: ProductName,
+    places: Places = None,
+    reason: Reason = "",
+    everything: All = False,
+    why: Why = "",
+    json: Json = False,
+) -> None:
+    """Put dead letters aside for good, with the reason why (--why)."""
+    with failures(json):
+        from bus import settings
+        from bus.deadletters import mark, read
+        from bus.failures import Stop
+        from bus.replay.ledger import whoever
+
+        if not why.strip():
+            raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
+        loaded = settings.load()
+        letters = _chosen(read(loaded, product), places, reason, everything)
+        mark(loaded, product, letters, "discarded", why, whoever())
+        emit(
+            json,
+            {"product": product, "discarded": len(letters)},
+            lambda console: console.print(f"{len(letters):,} dead letters of {product} put aside"),
+        )
+
+
+def _chosen(
+    letters: list[DeadLetter], places: list[str] | None, reason: str, everything: bool
+) -> list[DeadLetter]:
+    """The open letters that are meant; raises `Stop` when nobody said which."""
+    from bus.deadletters import choose
+    from bus.failures import Stop
+
+    if not (places or reason or everything):
+        raise Stop("say which: their places, --reason TEXT, or --all")
+    found = choose(letters, places=places or (), reason=reason)
+    return [letter for letter in found if not letter.state]
 
 
 @quarantine.command("list")

@@ -43,7 +43,6 @@ def reconcile(
         from bus import plugins, registry, settings
         from bus.failures import Stop
         from bus.replay.compare import reconcile as compare
-        from bus.replay.selection import select
 
         loaded = settings.load()
         what = plugins.product(product)
@@ -53,7 +52,7 @@ def reconcile(
                 loaded,
                 what,
                 export,
-                select(loaded, what.kinds),
+                lambda folder: what.open(plugins.settings_into(what, loaded, str(folder))),
                 lambda number: status.update(f"read {number:,} events"),
             )
         more: dict[str, Any] = {"export": str(export), "repaired": None}

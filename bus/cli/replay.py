@@ -191,10 +191,11 @@ def _run(
         students=about.students,
         records=about.records,
     )
-    place: dict[str, Any] = {"out": out, "url": url}
     if about.into:
-        place = {"url" if "://" in about.into else "out": about.into}
-    delivery = what.open(plugins.product_settings(what, loaded, **place))
+        how = plugins.settings_into(what, loaded, about.into)
+    else:
+        how = plugins.product_settings(what, loaded, out=out, url=url)
+    delivery = what.open(how)
     try:
         check(what, delivery, about)
         with _bar(about) as told:

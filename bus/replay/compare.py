@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bus.delivery import Batch, Delivery
 from bus.ordering import Lot
 from bus.product import Product
 from bus.replay import history
 from bus.replay.latest import Latest
 from bus.replay.ledger import About
-from bus.replay.rows import NOBODY, Difference, Differences, Source, States
-from bus.replay.selection import Selection
+from bus.replay.rows import Differences, Source, States
+from bus.replay.selection import select
 from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import resolve
 from bus.settings import Settings
 from bus.translation import translate
 
-SHOULD, HAS = "should", "has"
+SHOULD, HAS, MADE = "should", "has", "made"
 Progress = Callable[[int], None]
 
 
@@ -44,66 +45,81 @@ def reconcile(
     settings: Settings,
     product: Product,
     export: Path,
-    selection: Selection,
+    open_into: Callable[[Path], Delivery],
     progress: Progress = lambda _: None,
 ) -> tuple[Differences, dict[str, set[str]]]:
     """What the product has, against what the topics say; and of which records that comes, by kind.
+
+    open_into: the product's delivery into a folder: what should be there is written as it would be
+               for the product, with the district's settings.
 
     An extra thing comes of the record that the topics say is gone, if they know of it at all.
 
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
-    with _states(product) as states:
+    with _states(product) as states, tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
         states.read(HAS, export)
-        _should(settings, product, selection, states, progress)
+        delivery = open_into(Path(folder))
+        try:
+            _should(settings, product, states, delivery, progress)
+        finally:
+            delivery.close()
+        states.read(SHOULD, Path(folder))
         found = states.differences(SHOULD, HAS)
         concerned: dict[str, set[str]] = {}
         for one in found.found:
-            source = one.source if one.source != NOBODY else _of(states, one)
-            if source != NOBODY:
+            for source in states.sources_of(MADE, one.table, one.key):
                 concerned.setdefault(source.kind, set()).add(source.id)
         return found, concerned
-
-
-def _of(states: States, one: Difference) -> Source:
-    return states.source_of(SHOULD, one.table, one.key)
 
 
 def _should(
     settings: Settings,
     product: Product,
-    selection: Selection,
     states: States,
+    delivery: Delivery,
     progress: Progress,
 ) -> None:
-    """Make the state of the latest of each record, those that are gone included."""
-    window = resolve(settings, selection.kinds, owners=selection.students)
+    """Deliver what stands, and note of which record each row is made, be it gone."""
+    selection = select(settings, product.kinds)
+    window = resolve(settings, selection.kinds)
     about = About("", product.name, "beginning", "now", only_current=True)
     latest = Latest(settings, window)
     try:
+        delivery.resume("", list(window.start))
         sieve = Sieve(settings, about, selection, latest)
         number = 0
         for messages in history.read(settings, window, "level"):
             taken = Taken()
             sieve.take(messages, taken)
-            _add(product, states, taken.lots)
+            _made(product, states, taken.lots)
+            standing = {kind: _standing(lot) for kind, lot in taken.lots.items()}
+            parts, _, _ = translate(product, standing, {})
+            delivery.deliver(Batch(parts, taken.ends))
             number += len(messages)
             progress(number)
+        delivery.settle()
     finally:
         latest.close()
-    for table in states.tables.values():  # also where nothing is to be in it
-        states.add(SHOULD, table, [], [])
 
 
-def _add(product: Product, states: States, lots: dict[str, Lot]) -> None:
+def _standing(lot: Lot) -> Lot:
+    found = Lot()
+    for record, message in zip(lot.records, lot.messages, strict=True):
+        if record["status"] != "tobedeleted":
+            found.add(record, message)
+    return found
+
+
+def _made(product: Product, states: States, lots: dict[str, Lot]) -> None:
     parts, _, _ = translate(product, lots, {})
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):
             for one in row if isinstance(row, list) else [row]:
-                rows.append(one)
+                rows.append({name: one[name] for name in part.table.key})
                 sources.append(Source(part.kind, record["sourcedId"]))
-        states.add(SHOULD, part.table, rows, sources, standing_first=True)
+        states.add(MADE, part.table, rows, sources)
 
 
 @contextmanager

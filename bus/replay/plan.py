@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from bus.deadletters import value_class
 from bus.product import Product
 from bus.replay import history
 from bus.replay.latest import Latest
@@ -103,14 +104,4 @@ def _count(product: Product, taken: Taken, found: Plan, students: set[int]) -> N
 
 def classes(row: Mapping[str, Any]) -> dict[str, str]:
     """A row without its values: what sort of value each is."""
-    return {name: _class(value) for name, value in row.items()}
-
-
-def _class(value: Any) -> str:
-    if value is None or value == "":
-        return "empty"
-    if isinstance(value, str):
-        return f"text of {len(value)} characters"
-    if isinstance(value, list | tuple | dict):
-        return f"{len(value)} values"
-    return type(value).__name__
+    return {name: value_class(value) for name, value in row.items()}

@@ -32,7 +32,6 @@ What = Literal["missing", "extra", "different"]
 GONE = ("deleted", "suspended", "inactive")
 """What a row's `status` says of a thing that is no more; a product may have it or not."""
 AT_ONCE = 50_000
-FIRST = 1 << 40
 SCHEMA = pyarrow.schema(
     [
         ("seq", pyarrow.int64()),
@@ -59,14 +58,12 @@ class Difference(NamedTuple):
     """One thing in which two states differ.
 
     missing: the second has it not. extra: the first has it not. different: in these columns.
-    source:  the record of which the first's row was made, where that is known.
     """
 
     what: What
     table: str
     key: tuple[str, ...]
     columns: tuple[str, ...] = ()
-    source: Source = NOBODY
 
 
 @dataclass(slots=True)
@@ -126,20 +123,14 @@ class States:
         table: Table,
         rows: Iterable[Mapping[str, Any]],
         sources: Iterable[Source],
-        *,
-        standing_first: bool = False,
     ) -> None:
-        """Take in rows; of those of one key the last holds.
-
-        standing_first: one that says that the thing is gone holds only where no other says that it
-                        stands: two records may be the same thing to a product (`Product.siblings`).
-        """
+        """Take in rows; of those of one key the last holds."""
         keys, cells, kinds, ids, gone, seq = [], [], [], [], [], []
         for row, source in zip(rows, sources, strict=True):
             keys.append(json.dumps([row.get(name) or "" for name in table.key]))
             cells.append(json.dumps({n: v or "" for n, v in row.items() if n}))
             gone.append(str(row.get("status", "")).lower() in GONE)
-            seq.append(self._seq + (FIRST if standing_first and not gone[-1] else 0))
+            seq.append(self._seq)
             self._seq += 1
             kinds.append(source.kind)
             ids.append(source.id)
@@ -166,23 +157,24 @@ class States:
             if number:
                 found.same[table] += number
             cursor = self._con.execute(
-                f"SELECT key, a.cells, b.cells, a.kind, a.id FROM {sides[0]} a "
+                f"SELECT key, a.cells, b.cells FROM {sides[0]} a "
                 f"FULL JOIN {sides[1]} b USING (key) WHERE a.cells IS DISTINCT FROM b.cells "
                 "ORDER BY key"
             )
             while lines := cursor.fetchmany(AT_ONCE):
-                for key, before, after, kind, id_ in lines:
-                    self._tell(found, table, key, before, after, Source(kind or "", id_ or ""))
+                for key, before, after in lines:
+                    self._tell(found, table, key, before, after)
         return found
 
-    def source_of(self, state: str, table: str, key: tuple[str, ...]) -> Source:
-        """The record of which a state's row was last made, be it gone; `NOBODY` without one."""
+    def sources_of(self, state: str, table: str, key: tuple[str, ...]) -> set[Source]:
+        """The records of which a state's rows of a key were made, be they gone."""
+        name = f"{state} {table}"
+        if (name,) not in self._con.execute("SHOW TABLES").fetchall():
+            return set()
         rows = self._con.execute(
-            f"SELECT kind, id FROM {quoted(f'{state} {table}')} WHERE key = ? ORDER BY seq DESC "
-            "LIMIT 1",
-            [json.dumps(list(key))],
+            f"SELECT DISTINCT kind, id FROM {quoted(name)} WHERE key = ?", [json.dumps(list(key))]
         ).fetchall()
-        return Source(*rows[0]) if rows else NOBODY
+        return {Source(*row) for row in rows}
 
     def _last(self, table: str) -> str:
         if not table:
@@ -199,17 +191,16 @@ class States:
         key: str,
         before: str | None,
         after: str | None,
-        source: Source,
     ) -> None:
         ids = tuple(json.loads(key))
         if before is None or after is None:
             what: What = "missing" if after is None else "extra"
-            found.found.append(Difference(what, table, ids, (), source))
+            found.found.append(Difference(what, table, ids))
             return
         one, other = json.loads(before), json.loads(after)
         columns = tuple(name for name in one if name in other and one[name] != other[name])
         if columns:
-            found.found.append(Difference("different", table, ids, columns, source))
+            found.found.append(Difference("different", table, ids, columns))
         else:
             found.same[table] += 1
 

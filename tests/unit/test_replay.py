@@ -13,12 +13,13 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus import plugins
 from bus.delivery import Position
 from bus.failures import Stop
 from bus.replay.history import _Merge
 from bus.replay.latest import _Columns
 from bus.replay.ledger import About, Entry, State
-from bus.replay.rows import NOBODY, States
+from bus.replay.rows import Source, States
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
 from bus.settings import Settings
@@ -191,15 +192,17 @@ def test_how_two_folders_differ(tmp_path: Path) -> None:
     assert found.numbers()["users.csv"] == {"same": 0, "missing": 1, "extra": 1, "different": 1}
 
 
-def test_of_two_records_that_are_one_thing_the_one_that_stands_counts(tmp_path: Path) -> None:
+def test_of_which_records_a_row_was_made(tmp_path: Path) -> None:
     (users,) = [table for table in CANVAS.tables if table.name == "users.csv"]
     states = States(CANVAS, tmp_path)
     try:
-        for status in ("active", "deleted"):
-            row = {"user_id": "a", "status": status}
-            states.add("should", users, [row], [NOBODY], standing_first=True)
-        states.add("has", users, [{"user_id": "a", "status": "active"}], [NOBODY])
-        assert states.differences("should", "has").found == []
+        for kind in ("student", "staff"):
+            states.add("made", users, [{"user_id": "a"}], [Source(kind, "a")])
+        assert states.sources_of("made", "users.csv", ("a",)) == {
+            Source("student", "a"),
+            Source("staff", "a"),
+        }
+        assert states.sources_of("made", "users.csv", ("b",)) == set()
     finally:
         states.close()
 
@@ -216,3 +219,11 @@ def test_a_folder_without_files_of_the_product_is_a_mistake(tmp_path: Path) -> N
 def test_a_product_of_requests_has_no_files_to_compare(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="told by requests"):
         States(WEBHOOK, tmp_path)
+
+
+def test_a_replay_into_another_place_forgets_the_live_one() -> None:
+    """Else what is only to be tried would go to the product itself."""
+    live = {"url": "https://canvas.example", "time_zone": "America/Chicago"}
+    settings = Settings(home=Path("nowhere"), products={"canvas": live})
+    into = plugins.settings_into(CANVAS, settings, "/somewhere")
+    assert (into.url, str(into.out)) == (None, "/somewhere")

@@ -1,0 +1,153 @@
+"""What a product could not be told: looked at, sent again after a fix, or put aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bus import topics
+from bus.sample import FAMILY, District
+from bus.scan import scan
+from tests import canvas_model
+from tests.integration.commands import Commands
+from tests.integration.test_replay import SECRET
+from tests.webhook_receiver import Received, Receiver, Reply
+
+DISTRICT = District(seed=4, students=20)
+
+
+@pytest.fixture
+def vendor(commands: Commands) -> Receiver:
+    """A vendor whose program refuses the first three students."""
+    receiver = Receiver(SECRET)
+    commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
+
+    def answer(event: Received) -> Reply:
+        refused = ("student-0000000", "student-0000001", "student-0000002")
+        return (
+            422
+            if event.event["type"].startswith("student.") and event.data["sourcedId"] in refused
+            else 204
+        )
+
+    receiver.answer = answer
+    return receiver
+
+
+def letters(commands: Commands, *options: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = commands.run("deadletters", "list", "webhook", *options)[
+        "deadLetters"
+    ]
+    return found
+
+
+def test_they_are_listed_shown_retried_and_put_aside(commands: Commands, vendor: Receiver) -> None:
+    with vendor:
+        extract = DISTRICT.write(commands.cwd / "1.zip", 1)
+        commands.run("produce", "oneroster-csv", str(extract))
+        commands.run("consume", "webhook", "--url", vendor.url, "--until-caught-up")
+        found = letters(commands)
+        assert len(found) == 3
+        assert letters(commands, "--kind", "enrollment") == []
+        assert len(letters(commands, "--reason", "status 422")) == 3
+        assert letters(commands, "--until", "2001-01-01") == []
+        summary = commands.run("deadletters", "list", "webhook")["reasons"]
+        assert list(summary.values()) == [3]
+
+        place = found[0]["place"]
+        shown = commands.run("deadletters", "show", "webhook", place)
+        assert shown["record"]["sourcedId"] == found[0]["id"]
+        assert shown["record"]["familyName"].startswith("text of ")
+        refused = commands.run("deadletters", "show", "webhook", place, "--unmasked", status=1)
+        assert "--why" in refused["error"]
+        shown = commands.run(
+            "deadletters", "show", "webhook", place, "--unmasked", "--why", "ticket 12"
+        )
+        assert shown["record"]["familyName"] in FAMILY
+        (look,) = scan(commands.settings, topics.audit(commands.settings))
+        assert json.loads(look.value() or b"")["why"] == "ticket 12"
+
+        commands.run("deadletters", "discard", "webhook", place, "--why", "left in June")
+        assert len(letters(commands)) == 2
+        assert letters(commands, "--all")[-1]["state"] == "discarded"
+
+        still = commands.run("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
+        assert (still["retried"], still["failed"]) == (0, 2)
+        assert len(letters(commands)) == 2
+        vendor.answer = lambda _: 204
+        mended = commands.run("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
+        assert (mended["retried"], mended["failed"]) == (2, 0)
+        assert letters(commands) == []
+
+
+def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Receiver) -> None:
+    """The second day's state is told, not that which failed."""
+    with vendor:
+        for day in (1, 2):
+            path = District(seed=4, students=20, change=1.0).write(commands.cwd / f"{day}.zip", day)
+            commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
+            commands.run("consume", "webhook", "--url", vendor.url, "--until-caught-up")
+        vendor.answer = lambda _: 204
+        told = len(vendor.accepted)
+        commands.run("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
+        again = {event.data["sourcedId"]: event for event in vendor.accepted[told:]}
+        last = {}
+        for message in scan(commands.settings, topics.topic(commands.settings, "student")):
+            last[(message.key() or b"").decode()] = dict(message.headers() or ())["ce_id"]  # type: ignore[arg-type]
+        assert again
+        for id_, event in again.items():
+            assert event.id == last[id_].decode()
+    assert letters(commands) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("retry", "canvas"), "say which"),
+        (("discard", "canvas", "--all"), "--why"),
+        (("show", "canvas", "schoolbus.student/0/7"), "no dead letter"),
+        (("list", "canvas", "--since", "then"), "not a time"),
+    ],
+)
+def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
+    refused = commands.run("deadletters", *arguments, status=1)
+    assert said in refused["error"]
+
+
+def test_a_product_is_reconciled_and_repaired(commands: Commands) -> None:
+    """A zip was lost on the way to Canvas: what Canvas exports shows what it lacks."""
+    canvas = commands.cwd / "canvas"
+    arguments = ("consume", "canvas", "--out", str(canvas), "--until-caught-up")
+    for day in (1, 2):
+        path = District(seed=6, students=60, change=0.3).write(commands.cwd / f"{day}.zip", day)
+        commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
+        commands.run(*arguments)
+    same = commands.run("reconcile", "canvas", "--export", str(canvas))
+    assert same["differences"] == []
+    first, second = sorted(canvas.glob("*.zip"))
+    lost = second.rename(commands.cwd / "lost.zip")
+    found = commands.run(
+        "reconcile", "canvas", "--export", str(canvas), "--repair", "--out", str(canvas)
+    )
+    assert {one["what"] for one in found["differences"]} == {"missing", "extra", "different"}
+    assert found["repaired"]["status"] == "done"
+    again = commands.run("reconcile", "canvas", "--export", str(canvas))
+    assert again["differences"] == []
+    right = canvas_model.apply([first, lost])
+    mended = canvas_model.apply(sorted(canvas.glob("*.zip")))
+    assert canvas_model.rosters(mended) == canvas_model.rosters(right)
+
+
+def test_a_shadow_is_compared_with_what_went_out(commands: Commands) -> None:
+    path = DISTRICT.write(commands.cwd / "1.zip", 1)
+    commands.run("produce", "oneroster-csv", str(path))
+    old, new = commands.cwd / "old", commands.cwd / "new"
+    for folder in (old, new):
+        commands.run("replay", "canvas", "--into", str(folder))
+    found = commands.run("replay", "compare", "canvas", str(old), str(new))
+    assert found["differences"] == []
+    assert found["tables"]["users.csv"]["same"] > 20
+    refused = commands.run("replay", "compare", "canvas", str(old), str(Path.cwd()), status=1)
+    assert "holds none of" in refused["error"]
