@@ -137,7 +137,7 @@ def traffic(folder: Path) -> Iterator[Traffic]:
             }
         )
         received = stage.folder / "received.csv"
-        vendor, address = ends.enter_context(_vendor(stage.webhook_secret, received))
+        receiver, address = ends.enter_context(vendor(stage.webhook_secret, received))
         service = stage.start("http", "produce", "http", "--port", "0")
         url = first_line(service)["url"]
         consumer = stage.start("webhook", "consume", "webhook", "--url", address)
@@ -148,7 +148,7 @@ def traffic(folder: Path) -> Iterator[Traffic]:
                 "Kafka": running["kafka"].pid,
                 "registry": running["registry"].pid,
                 "consumer": consumer.pid,
-                "vendor": vendor,
+                "vendor": receiver,
             }
         )
         _enroll(url, made["key"])
@@ -159,7 +159,7 @@ def traffic(folder: Path) -> Iterator[Traffic]:
 
 
 @contextmanager
-def _vendor(secret: str, log: Path) -> Iterator[tuple[int, str]]:
+def vendor(secret: str, log: Path) -> Iterator[tuple[int, str]]:
     """The vendor's process: its id and its URL."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()

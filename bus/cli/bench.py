@@ -102,6 +102,33 @@ def district(
 
 
 @app.command()
+def replay(
+    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
+    attendance: Annotated[
+        int, typer.Option(min=0, help="Attendance events of which a window is replayed.")
+    ] = 10_000_000,
+    rounds: Rounds = 3,
+    json: Json = False,
+) -> None:
+    """All of history beside a bare loop; a new product; one school's share of a window.
+
+    On a bus of its own in the folder `bench` of BUS_HOME.
+    """
+    with failures(json):
+        from bus.bench.replay import measure
+        from bus.settings import load
+
+        found = measure(
+            load().home / "bench",
+            students=students,
+            attendance=attendance,
+            rounds=rounds,
+            progress=_progress,
+        )
+        _emit(json, found)
+
+
+@app.command()
 def freshness(
     rate: Annotated[
         list[int] | None, typer.Option(min=1, help="Changes a second; repeatable.")
