@@ -109,6 +109,23 @@ class ConsumerSettings(Model):
     http_port: int = Field(default=0, ge=0, le=65535)
 
 
+class RetentionSettings(Model):
+    """How long history is kept, in days; see `bus topics plan`.
+
+    history_days:    every change of a record; after that its latest state stays, for ever.
+    attendance_days: attendance.
+    deadletter_days: dead letters, and notes of who looked at one.
+    tiered:          whether attendance and dead letters lie in the cluster's tiered storage.
+    local_days:      how many days of those are on the brokers' disks as well.
+    """
+
+    history_days: int = Field(default=365, ge=1)
+    attendance_days: int = Field(default=730, ge=1)
+    deadletter_days: int = Field(default=365, ge=1)
+    tiered: bool = False
+    local_days: int = Field(default=7, ge=1)
+
+
 class TelemetrySettings(Model):
     """Logs, traces. `otlp_endpoint` empty: traces are carried on, not exported."""
 
@@ -129,6 +146,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     registry: RegistrySettings = RegistrySettings()
     consumer: ConsumerSettings = ConsumerSettings()
+    retention: RetentionSettings = RetentionSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     products: dict[str, dict[str, Any]] = Field(default_factory=dict)
     producers: dict[str, dict[str, Any]] = Field(default_factory=dict)

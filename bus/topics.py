@@ -24,14 +24,7 @@ from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
-SCHOOL_YEAR = 365 * DAY
 
-RECORDS = {
-    "cleanup.policy": "compact",
-    "min.compaction.lag.ms": str(SCHOOL_YEAR),
-}
-HISTORY = {"cleanup.policy": "delete", "retention.ms": str(2 * SCHOOL_YEAR)}
-LETTERS = {"cleanup.policy": "delete", "retention.ms": str(SCHOOL_YEAR)}
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
 NAMES = {"cleanup.policy": "compact"}
 
@@ -172,23 +165,25 @@ def count(settings: Settings, there: dict[str, int]) -> int:
     return next(iter(ours.values()), settings.kafka.partitions)
 
 
+def config(settings: Settings, name: str) -> dict[str, str]:
+    """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.retention`."""
+    kind, how = kind_of(settings, name), settings.retention
+    if kind == "attendance":
+        return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}
+    if kind:
+        return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(how.history_days * DAY)}
+    if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
+        return {"cleanup.policy": "delete", "retention.ms": str(how.deadletter_days * DAY)}
+    return NAMES if name in (sources(settings), replays(settings)) else LATEST
+
+
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
     kind = kind_of(settings, name)
-    if kind == "attendance":
-        config = HISTORY
-    elif kind:
-        config = RECORDS
-    elif name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
-        config = LETTERS
-    elif name in (sources(settings), replays(settings)):
-        config = NAMES
-    else:
-        config = LATEST
     return NewTopic(
         name,
         num_partitions=partitions if kind else 1,
         replication_factor=settings.kafka.replication or -1,
-        config=config,
+        config=config(settings, name),
     )
 
 

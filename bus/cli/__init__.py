@@ -23,6 +23,7 @@ from bus.cli import (
     replay,
     sample,
     schemas,
+    topics,
 )
 
 
@@ -59,6 +60,7 @@ app.add_typer(produce.app, name="produce")
 app.command("consume")(consume.consume)
 app.add_typer(replay.app, name="replay")
 app.command("reconcile")(reconcile.reconcile)
+app.add_typer(topics.app, name="topics")
 app.add_typer(letters.deadletters, name="deadletters")
 app.add_typer(letters.quarantine, name="quarantine")
 app.command("sample")(sample.sample)

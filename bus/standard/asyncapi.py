@@ -15,6 +15,7 @@ from typing import Any, get_args
 import yaml
 
 from bus import event, topics
+from bus.settings import RetentionSettings, Settings
 from bus.standard.kinds import KINDS, Kind
 
 VERSION = "1.0.0"
@@ -110,9 +111,13 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
     }
 
 
+STANDARD = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
+"""As a district has them that has set nothing."""
+
+
 def _configuration(kind: str) -> dict[str, Any]:
     """How long a topic keeps what, in the binding's own types."""
-    config = topics.HISTORY if kind == "attendance" else topics.RECORDS
+    config = topics.config(STANDARD, topics.topic(STANDARD, kind))
     return {
         name: value.split(",") if name == "cleanup.policy" else int(value)
         for name, value in config.items()

@@ -1,0 +1,95 @@
+"""`bus topics`: how long history is kept, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bus.cli.output import Json, emit, failures
+
+app = typer.Typer(help="How long history is kept, and what that costs.", no_args_is_help=True)
+
+
+@app.callback()
+def _topics() -> None:
+    """How long history is kept, and what that costs."""
+
+
+@app.command()
+def plan(
+    students: Annotated[int, typer.Option(min=1, help="How many there are.")] = 10_000,
+    staff: Annotated[int, typer.Option(min=0, help="0: one for 20 students.")] = 0,
+    enrollments: Annotated[int, typer.Option(min=0, help="0: eight for each student.")] = 0,
+    attendance: Annotated[
+        int, typer.Option("--attendance-per-day", min=0, help="Attendance events a day.")
+    ] = 0,
+    changes: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of records that change on a school day.")
+    ] = 0.01,
+    replication: Annotated[int, typer.Option(min=1, help="Copies of each record.")] = 3,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Bring the topics in line with [retention].")
+    ] = False,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="Also where that takes history away.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say how long each topic keeps history, and what that costs in disk.
+
+    How long is set in `[retention]`; see docs/retention.md.
+    """
+    with failures(json):
+        from bus import retention, settings
+
+        loaded = settings.load()
+        district = retention.District(students, staff, enrollments, attendance, changes)
+        found = retention.plan(loaded, district, replication)
+        changed = retention.apply(loaded, allow_loss=allow_loss) if apply else {}
+        first, later = sum(t.first for t in found), sum(t.later for t in found)
+        result = {
+            "topics": [asdict(topic) for topic in found],
+            "firstDay": first,
+            "later": later,
+            "changed": changed,
+        }
+
+        def show(console: Console) -> None:
+            table = Table(box=None, pad_edge=False)
+            for name in ("topic", "records", "a year", "first day", "later", "kept"):
+                left = name in ("topic", "kept")
+                table.add_column(name, justify="left" if left else "right", no_wrap=True)
+            for topic in found:
+                table.add_row(
+                    topic.name.rpartition(".")[2],
+                    f"{topic.records:,}",
+                    f"{topic.a_year:,}",
+                    _size(topic.first),
+                    _size(topic.later),
+                    topic.kept,
+                )
+            console.print(table)
+            console.print("* every change so long, the latest state of each record for ever")
+            console.print(
+                f"all together {_size(first)} after the first day and {_size(later)} later, on all "
+                f"brokers ({replication} copies of each record)"
+            )
+            for name, what in changed.items():
+                for key, (before, after) in what.items():
+                    console.print(f"{name}: {key} was {before or 'not set'}, is now {after}")
+            if apply and not changed:
+                console.print("all topics are as [retention] has them")
+
+        emit(json, result, show)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:,.0f} {unit}"
+        number /= 1000
+    return f"{number:,.1f} GB"

@@ -1,0 +1,225 @@
+"""How long each topic keeps history, and what that costs in disk for a district of a given size.
+
+`[retention]` says how long; a topic is made so, and `bus topics plan --apply` brings those that are
+there in line. Record topics are compacted (Kafka, "Log Compaction"): every change is kept for
+`history_days`, and the latest state of each record for ever. What is kept by time alone may lie in
+tiered storage (KIP-405), where the district's cluster has that; a compacted topic cannot (Kafka,
+"Tiered Storage", Limitations; KIP-1272 proposes it).
+
+Bytes a record, on the disk with key, headers and indexes left out, were measured on the embedded
+bus (`bus bench district`, a million made-up students; `bus bench soak` for attendance one by one):
+extracts come in large batches that lz4 makes small, what is sent one by one does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from bus import topics
+from bus.failures import RetryLater, Stop
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+
+DAY = 24 * 60 * 60 * 1000
+SECONDS = 30.0
+MEASURED = {
+    "student": 65,
+    "staff": 64,
+    "guardian": 47,
+    "class": 50,
+    "demographics": 33,
+    "enrollment": 30,
+    "attendance": 211,
+}
+"""Bytes a record on the disk; see the module's docstring."""
+OTHERS = 64
+"""Bytes a record of other kinds, of which there are few."""
+SCHOOL_DAYS = 180
+KEPT = ("cleanup.policy", "min.compaction.lag.ms", "retention.ms")
+TIERED = ("remote.storage.enable", "local.retention.ms")
+
+
+@dataclass(frozen=True, slots=True)
+class District:
+    """How large a district is. changes: the share of records, 0 to 1, that change on a day."""
+
+    students: int
+    staff: int = 0
+    enrollments: int = 0
+    attendance_a_day: int = 0
+    changes: float = 0.01
+
+    def records(self) -> dict[str, int]:
+        """How many records of each kind stand."""
+        enrollments = self.enrollments or 8 * self.students
+        return {
+            "student": self.students,
+            "demographics": self.students,
+            "guardian": self.students // 2,
+            "staff": self.staff or self.students // 20,
+            "class": enrollments // 26,
+            "enrollment": enrollments,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic costs, with all its replicas. Disk in bytes.
+
+    kept:   in words. first: after the first day. later: when as much goes as comes.
+    """
+
+    name: str
+    kept: str
+    records: int
+    a_year: int
+    bytes_each: int
+    first: int
+    later: int
+    tiered: bool
+
+
+def wanted(settings: Settings, name: str) -> dict[str, str]:
+    """Kafka's settings of a topic, as `[retention]` has them."""
+    config = topics.config(settings, name)
+    tiered = settings.retention.tiered and config["cleanup.policy"] == "delete"
+    if tiered:
+        config |= {
+            "remote.storage.enable": "true",
+            "local.retention.ms": str(settings.retention.local_days * DAY),
+        }
+    return config
+
+
+def plan(settings: Settings, district: District, replication: int) -> list[Topic]:
+    """What each topic of records costs for such a district."""
+    how, found = settings.retention, []
+    for kind, number in district.records().items():
+        each = MEASURED.get(kind, OTHERS)
+        a_year = int(number * district.changes * SCHOOL_DAYS)
+        kept = int(a_year * how.history_days / 365)
+        first = number * each * replication
+        found.append(
+            Topic(
+                topics.topic(settings, kind),
+                f"{how.history_days} days *",
+                number,
+                a_year,
+                each,
+                first,
+                first + kept * each * replication,
+                False,
+            )
+        )
+    a_year = district.attendance_a_day * SCHOOL_DAYS
+    if a_year:
+        each = MEASURED["attendance"]
+        days = how.local_days if how.tiered else how.attendance_days
+        later = int(a_year * min(how.attendance_days, days) / 365) * each * replication
+        found.append(
+            Topic(
+                topics.topic(settings, "attendance"),
+                f"{how.attendance_days} days"
+                + (f", {how.local_days} on the brokers" if how.tiered else ""),
+                0,
+                a_year,
+                each,
+                0,
+                later,
+                how.tiered,
+            )
+        )
+    return found
+
+
+def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[str, str]]]:
+    """Bring the topics that are there in line; for each what changed, from what to what.
+
+    Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
+    refuses; `RetryLater` when it does not answer.
+    """
+    admin = AdminClient(kafka_client(settings))
+    try:
+        there = admin.list_topics(timeout=SECONDS).topics
+        ours = [
+            n for n in there if n.startswith(f"{settings.topic_prefix}.") and _known(settings, n)
+        ]
+        now = _configs(admin, ours)
+        changes = {name: _changes(now[name], wanted(settings, name)) for name in ours}
+        losing = sorted(name for name, what in changes.items() if _loses(what))
+        if losing and not allow_loss:
+            raise Stop(
+                f"{', '.join(losing)} would keep less than now, and Kafka deletes the rest; if "
+                "that is meant, add --allow-loss"
+            )
+        asked = [
+            ConfigResource(
+                ResourceType.TOPIC,
+                name,
+                incremental_configs=[
+                    ConfigEntry(key, new, incremental_operation=AlterConfigOpType.SET)
+                    for key, (_, new) in what.items()
+                ],
+            )
+            for name, what in changes.items()
+            if what
+        ]
+        for future in admin.incremental_alter_configs(asked).values() if asked else ():
+            future.result(SECONDS)
+    except KafkaException as error:
+        name = error.args[0].name()
+        if "AUTHORIZATION" in name or "INVALID" in name or "POLICY" in name:
+            raise Stop(
+                f"the cluster does not take these settings ({name}); this user needs ALTER_CONFIGS "
+                "on the topics, and tiered storage must be enabled on the brokers"
+            ) from None
+        raise RetryLater(f"Kafka says {name}; try again when it is up") from None
+    return {name: what for name, what in changes.items() if what}
+
+
+def _known(settings: Settings, name: str) -> bool:
+    return topics.kind_of(settings, name) in KINDS or name.startswith(
+        f"{settings.topic_prefix}.deadletters."
+    )
+
+
+def _configs(admin: Any, names: list[str]) -> dict[str, dict[str, str]]:
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}
+    return {
+        resource.name: {entry.name: entry.value for entry in future.result().values()}
+        for resource, future in found.items()
+    }
+
+
+def _changes(now: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {
+        key: (now.get(key, ""), value)
+        for key, value in new.items()
+        if key in (*KEPT, *TIERED) and now.get(key, "") != value
+    }
+
+
+def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether Kafka would take something away that it keeps now."""
+    for key in ("min.compaction.lag.ms", "retention.ms"):
+        before, after = changes.get(key, ("0", "0"))
+        if _long(after) < _long(before):
+            return True
+    return False
+
+
+def _long(milliseconds: str) -> float:
+    number = int(milliseconds or 0)
+    return float("inf") if number < 0 else number

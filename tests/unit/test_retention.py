@@ -1,0 +1,58 @@
+"""How long history is kept, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bus.retention import District, _changes, _loses, plan, wanted
+from bus.settings import RetentionSettings, Settings
+
+DAY = 24 * 60 * 60 * 1000
+
+
+def settings(**how: int | bool) -> Settings:
+    return Settings(home=Path("nowhere"), retention=RetentionSettings(**how))  # type: ignore[arg-type]
+
+
+def test_a_topic_is_kept_as_the_settings_say() -> None:
+    found = wanted(settings(history_days=30), "schoolbus.student")
+    assert found == {"cleanup.policy": "compact", "min.compaction.lag.ms": str(30 * DAY)}
+    found = wanted(settings(attendance_days=90), "schoolbus.attendance")
+    assert found == {"cleanup.policy": "delete", "retention.ms": str(90 * DAY)}
+
+
+def test_only_what_is_kept_by_time_can_be_tiered() -> None:
+    """Kafka refuses remote storage for compacted topics."""
+    tiered = settings(tiered=True, local_days=3)
+    assert "remote.storage.enable" not in wanted(tiered, "schoolbus.student")
+    found = wanted(tiered, "schoolbus.attendance")
+    assert (found["remote.storage.enable"], found["local.retention.ms"]) == ("true", str(3 * DAY))
+
+
+def test_what_a_district_costs() -> None:
+    found = {
+        topic.name.rpartition(".")[2]: topic
+        for topic in plan(settings(), District(1_000, attendance_a_day=1_000), 3)
+    }
+    assert found["student"].first == 1_000 * 65 * 3
+    assert found["student"].later > found["student"].first
+    assert found["enrollment"].records == 8_000
+    assert found["attendance"].later == 1_000 * 180 * 2 * 211 * 3
+
+
+def test_tiered_attendance_costs_the_brokers_little() -> None:
+    district = District(1_000, attendance_a_day=1_000)
+    whole = plan(settings(), district, 3)[-1]
+    tiered = plan(settings(tiered=True, local_days=7), district, 3)[-1]
+    assert tiered.later == pytest.approx(whole.later * 7 / 730, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "loses"),
+    [("1000", "2000", False), ("2000", "1000", True), ("-1", "1000", True), ("1000", "-1", False)],
+)
+def test_what_would_take_history_away(before: str, after: str, loses: bool) -> None:
+    changes = _changes({"retention.ms": before}, {"retention.ms": after})
+    assert _loses(changes) is loses
