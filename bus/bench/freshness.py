@@ -7,8 +7,11 @@ is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ class Freshness:
     asked:   changes a second that the SIS had.
     through: changes a second that reached the product, until the last one did.
     at_once: changes in one POST.
+    beside:  what else went on.
     used:    by process, from the first change to the last, warming up included.
     """
 
@@ -40,6 +44,7 @@ class Freshness:
     accepted: dict[str, float]
     delivered: dict[str, float]
     used: dict[str, Used]
+    beside: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """As `bus bench freshness --json` prints it."""
@@ -53,6 +58,7 @@ class Freshness:
     def show(self, console: Console) -> None:
         """Two tables: the times, and what each process used."""
         posts = "each a POST" if self.at_once == 1 else f"{self.at_once} in each POST"
+        posts += f", beside {self.beside}" if self.beside else ""
         times = Table(f"{self.asked:,}/s, {posts}: ms", "p50", "p99", "worst", box=None)
         for name, figures in (
             ("change to 202", self.accepted),
@@ -72,14 +78,46 @@ def measure(
     rates: Sequence[int],
     seconds: float,
     progress: Callable[[str], None] = lambda _: None,
+    *,
+    history: int = 0,
 ) -> list[Freshness]:
-    """Measure at each rate in turn on one bus, in a folder of its own, made anew."""
-    with traffic(folder) as there:
+    """Measure at each rate in turn on one bus, in a folder of its own, made anew.
+
+    history: of a district of so many students; at each rate it is then measured once more, while
+             all of that is replayed for Canvas, again and again.
+    """
+    with traffic(folder, history) as there:
         found = []
         for rate in rates:
             progress(f"{rate:,} changes a second for {seconds:.0f} s")
             found.append(_measure(there, rate, seconds))
+            if history:
+                progress("the same beside full replays")
+                with _replaying(there) as number:
+                    beside = _measure(there, rate, seconds)
+                found.append(replace(beside, beside=f"{len(number)} full replays"))
         return found
+
+
+@contextmanager
+def _replaying(there: Traffic) -> Iterator[list[int]]:
+    """Replay all, and again, while the block runs; one entry for each that was begun."""
+    begun: list[int] = []
+    over = threading.Event()
+
+    def again() -> None:
+        while not over.is_set():
+            begun.append(len(begun))
+            into = there.folder / "replayed" / str(time.time_ns())
+            there.stage.run("replay", "canvas", "--into", str(into), patience=600)
+
+    thread = threading.Thread(target=again, name="replays")
+    thread.start()
+    try:
+        yield begun
+    finally:
+        over.set()
+        thread.join()
 
 
 def _measure(there: Traffic, rate: int, seconds: float) -> Freshness:

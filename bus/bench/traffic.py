@@ -49,6 +49,7 @@ class Sent:
 class Traffic:
     """A bus in use. `usage` looks at its processes, known by their names."""
 
+    stage: Stage
     folder: Path
     url: str
     key: str
@@ -118,8 +119,11 @@ def _hear(pipe: Any) -> None:
 
 
 @contextmanager
-def traffic(folder: Path) -> Iterator[Traffic]:
-    """A bus in a folder of its own, made anew, with a school on it; stopped at the end."""
+def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
+    """A bus in a folder of its own, made anew, with a school on it; stopped at the end.
+
+    history: a district of so many students is in the topics before; the vendor is not told of them.
+    """
     stage = Stage(folder)
     with stage, ExitStack() as ends:
         stage.bus_down_at_the_end()
@@ -134,6 +138,7 @@ def traffic(folder: Path) -> Iterator[Traffic]:
                 f"{client}SCOPES": "org,student,attendance",
                 # What one client may send is not what is measured here.
                 "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),
+                **({"BUS_PRODUCTS__WEBHOOK__KINDS": "org,attendance"} if history else {}),
             }
         )
         received = stage.folder / "received.csv"
@@ -152,10 +157,16 @@ def traffic(folder: Path) -> Iterator[Traffic]:
             }
         )
         _enroll(url, made["key"])
-        wait_for(lambda: _lines(received) > STUDENTS, "the students' way to the product")
+        told = 0 if history else STUDENTS
+        wait_for(lambda: _lines(received) > told, "the students' way to the product")
+        if history:
+            extract = str(stage.folder / "extracts" / "history")
+            stage.run("sample", extract, "--students", str(history), patience=3600)
+            stage.run("produce", "oneroster-csv", extract, patience=3600)
+            wait_for(lambda: _caught_up(stage), "the history's way to the product", 1.0)
         received.write_text("")  # from here on it is of attendance; the vendor appends
         (stage.folder / "sent.csv").touch()
-        yield Traffic(stage.folder, url, made["key"], usage)
+        yield Traffic(stage, stage.folder, url, made["key"], usage)
 
 
 @contextmanager
@@ -260,6 +271,10 @@ def _note(number: int) -> dict[str, Any]:
         "classPeriod": str(number // STUDENTS),
         "attendanceEventCategory": "inAttendance",
     }
+
+
+def _caught_up(stage: Stage) -> bool:
+    return all(group["lag"] == 0 for group in stage.run("status")["groups"].values())
 
 
 def _lines(path: Path) -> int:

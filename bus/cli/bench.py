@@ -134,6 +134,9 @@ def freshness(
         list[int] | None, typer.Option(min=1, help="Changes a second; repeatable.")
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure each.")] = 30.0,
+    beside_replays: Annotated[
+        int, typer.Option(min=0, help="Also beside full replays of so many students' history.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """From a change in the SIS to the webhook product's own log, at steady rates.
@@ -145,7 +148,13 @@ def freshness(
         from bus.bench.machine import machine
         from bus.settings import load
 
-        found = measure(load().home / "bench", rate or [500, 2000], seconds, _progress)
+        found = measure(
+            load().home / "bench",
+            rate or [500, 2000],
+            seconds,
+            _progress,
+            history=beside_replays,
+        )
         named = machine()
 
         def show(console: Console) -> None:
