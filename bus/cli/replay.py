@@ -276,7 +276,7 @@ def _show_plan(console: Console, about: About, found: Plan, *, latest: bool) -> 
     elif latest:
         what = "the state of each record that last changed"
     into = escape(about.into) or f"where the live consumer of {about.product} delivers"
-    console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, into {into}")
+    console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, to {into}")
     table = Table(box=None, pad_edge=False)
     for name, justify in (("kind", "left"), ("in the window", "right"), ("delivered", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -361,7 +361,7 @@ def list_replays(json: Json = False) -> None:
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
             for name in ("replay", "status", "done", "delivered", "by", "why"):
-                table.add_column(name)
+                table.add_column(name, no_wrap=name != "why", overflow="fold")
             for one in found:
                 table.add_row(
                     one.about.id,
@@ -464,4 +464,5 @@ def _show(console: Console, entry: Entry) -> None:
         console.print(f"  {state.left_out:,} were left out: see bus deadletters list")
     if state.error:
         console.print(f"  {escape(state.error)}")
-    console.print(f"  by {escape(about.by)} at {about.at[:19]} UTC" + escape(f": {about.why}"))
+    why = f": {about.why}" if about.why else ""
+    console.print(f"  by {escape(about.by)} at {about.at[:19]} UTC" + escape(why))

@@ -154,8 +154,7 @@ class States:
                 f"SELECT count(*) FROM {sides[0]} a JOIN {sides[1]} b USING (key) "
                 "WHERE a.cells = b.cells"
             ).fetchall()[0]
-            if number:
-                found.same[table] += number
+            found.same[table] += number  # also where there is none, for the order of the tables
             cursor = self._con.execute(
                 f"SELECT key, a.cells, b.cells FROM {sides[0]} a "
                 f"FULL JOIN {sides[1]} b USING (key) WHERE a.cells IS DISTINCT FROM b.cells "
