@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,8 @@ app = typer.Typer(
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
 SHOWN = 20
+POLITE = 10
+"""By so much a replay stands back for what is live on the same machine (`nice`)."""
 Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
 
 
@@ -182,6 +185,8 @@ def _run(
     from bus.replay.selection import select
 
     telemetry.configure(loaded.telemetry)
+    if hasattr(os, "nice"):
+        os.nice(POLITE)
     what = plugins.product(about.product)
     chosen = select(
         loaded,

@@ -78,7 +78,6 @@ class _Merge:
         self._lines = {
             p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level) for p in window.start
         }
-        self._most = max(1_000, AHEAD // max(1, len(self._lines)))
 
     def batches(self) -> Iterator[list[Message]]:
         self._consumer.assign([TopicPartition(*p, at) for p, at in self._window.start.items()])
@@ -136,15 +135,20 @@ class _Merge:
         return [message for _, _, message in found]
 
     def _gate(self) -> None:
-        """Let no partition run far ahead of the others."""
+        """Let no partition run far ahead of the others.
+
+        How far depends on how many are left: what librdkafka has fetched of one that is paused is
+        fetched once more when it is resumed.
+        """
+        most = AHEAD // max(1, sum(not line.done for line in self._lines.values()))
         full, empty = [], []
         for place, line in self._lines.items():
             if line.done:
                 continue
-            if not line.paused and len(line.kept) >= self._most:
+            if not line.paused and len(line.kept) >= most:
                 line.paused = True
                 full.append(TopicPartition(*place))
-            elif line.paused and len(line.kept) < self._most // 2:
+            elif line.paused and len(line.kept) < most // 2:
                 line.paused = False
                 empty.append(TopicPartition(*place))
         if full:
