@@ -11,15 +11,15 @@ By level: what is referred to before what refers to it, for a product that gets 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import topics
-from bus.delivery import Position
 from bus.failures import RetryLater
 from bus.replay.window import Window
 from bus.scan import reader, some
@@ -62,10 +62,10 @@ def _levels(settings: Settings, window: Window) -> Iterator[Window]:
 
 @dataclass(slots=True)
 class _Line:
-    """What is kept of one partition: (time, message), and the time of the last."""
+    """What is kept of one partition: (time, level, message), and the time of the last."""
 
     level: int
-    kept: deque[tuple[int, Message]] = field(default_factory=deque)
+    kept: deque[tuple[int, int, Message]] = field(default_factory=deque)
     last: int = 0
     done: bool = False
     paused: bool = False
@@ -82,29 +82,32 @@ class _Merge:
     def batches(self) -> Iterator[list[Message]]:
         self._consumer.assign([TopicPartition(*p, at) for p, at in self._window.start.items()])
         while not all(line.done for line in self._lines.values()):
-            for message in some(self._consumer, AT_ONCE):
-                self._take(message)
+            self._take(some(self._consumer, AT_ONCE))
             if ready := self._ready():
                 yield ready
             self._gate()
         if ready := self._ready():
             yield ready
 
-    def _take(self, message: Message) -> None:
-        place = Position(message.topic() or "", message.partition() or 0)
-        line = self._lines[place]
-        if error := message.error():
-            if error.code() != Error._PARTITION_EOF:
-                raise KafkaException(error)
-            self._end(place, line)
-        elif not line.done:
-            if (message.offset() or 0) < self._window.stop[place]:
-                line.last = max(line.last, message.timestamp()[1])
-                line.kept.append((line.last, message))
-            if (message.offset() or 0) >= self._window.stop[place] - 1:
+    def _take(self, messages: Iterable[Message]) -> None:
+        lines, stops = self._lines, self._window.stop
+        for message in messages:
+            place: Any = (message.topic(), message.partition())  # as good a key as a Position
+            line = lines[place]
+            if error := message.error():
+                if error.code() != Error._PARTITION_EOF:
+                    raise KafkaException(error)
                 self._end(place, line)
+            elif not line.done:
+                offset, (_, time) = message.offset() or 0, message.timestamp()
+                stop = stops[place]
+                if offset < stop:
+                    line.last = max(line.last, time)
+                    line.kept.append((line.last, line.level, message))
+                if offset >= stop - 1:
+                    self._end(place, line)
 
-    def _end(self, place: Position, line: _Line) -> None:
+    def _end(self, place: Any, line: _Line) -> None:
         """Read nothing more of a partition."""
         line.done = True
         if not line.paused:
@@ -120,15 +123,13 @@ class _Merge:
         found: list[Any] = []
         several = 0
         for line in self._lines.values():
-            begun = len(found)
-            kept, level = line.kept, line.level
+            begun, kept = len(found), line.kept
             if horizon is None or (kept and kept[-1][0] <= horizon):
-                found += [(time, level, message) for time, message in kept]
+                found += kept
                 kept.clear()
             else:
                 while kept and kept[0][0] <= horizon:
-                    time, message = kept.popleft()
-                    found.append((time, level, message))
+                    found.append(kept.popleft())
             several += len(found) > begun
         if several > 1:
             found.sort(key=_when)  # stable: a partition's own order stays
@@ -157,5 +158,4 @@ class _Merge:
             self._consumer.resume(empty)
 
 
-def _when(found: tuple[int, int, Message]) -> tuple[int, int]:
-    return found[0], found[1]
+_when = itemgetter(0, 1)

@@ -61,18 +61,10 @@ class Sieve:
         """Add what is to be replayed of these; raises `RetryLater`, with nothing added, when the
         registry is asked and does not answer."""
         selection, latest = self._selection, self._latest
-        wanted: list[Message] = []
-        ends: dict[Position, int] = {}
-        for message in messages:
-            place, offset = position(message), message.offset() or 0
-            ends[place] = offset + 1
-            key, value = message.key() or b"", message.value() or b""
-            if selection.narrow and not selection.may_have(self._kinds[place.topic], key, value):
-                continue
-            if latest and not latest.is_latest(place, offset, message.key()):
-                continue
-            wanted.append(message)
-        self._intake.add(wanted)
+        wanted, ends = messages, None
+        if selection.narrow or latest:
+            wanted, ends = self._chosen(messages)
+        read = self._intake.add(wanted)
         lots, undecodable = self._intake.decoded(self._intake.take())
         kept = 0
         for kind, lot in lots.items():
@@ -87,8 +79,27 @@ class Sieve:
                         into.add(record, message)
             kept += len(into.messages) - before
         taken.undecodable += undecodable
-        taken.ends |= ends
+        taken.ends |= read if ends is None else ends
         taken.passed += len(messages) - kept - len(undecodable)
+
+    def _chosen(self, messages: Sequence[Message]) -> tuple[list[Message], dict[Position, int]]:
+        """Those of these that may be replayed, before they are decoded; and up to where each
+        partition was looked through."""
+        selection, latest = self._selection, self._latest
+        wanted: list[Message] = []
+        ends: dict[Position, int] = {}
+        for message in messages:
+            place, offset = position(message), message.offset() or 0
+            ends[place] = offset + 1
+            key: Any = message.key()
+            if selection.narrow and not selection.may_have(
+                self._kinds[place.topic], key or b"", message.value() or b""
+            ):
+                continue
+            if latest and not latest.is_latest(place, offset, key):
+                continue
+            wanted.append(message)
+        return wanted, ends
 
     def _stands(self, kind: str, record: Any) -> bool:
         """Whether a place that begins empty is told of a record; what it names came before it."""
