@@ -248,7 +248,10 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
         raise Stop("who looks at personal data says why, which is kept: add --why")
     topics.ensure(settings, [topics.audit(settings)])
     failed: list[object] = []
-    producer = Producer(kafka_client(settings) | {"enable.idempotence": True, "acks": "all"})
+    producer = Producer(
+        kafka_client(settings)
+        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.kafka")}
+    )
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
     producer.produce(
         topics.audit(settings),

@@ -13,6 +13,7 @@ extracts come in large batches that lz4 makes small, what is sent one by one doe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +150,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
     Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
     refuses; `RetryLater` when it does not answer.
     """
-    admin = AdminClient(kafka_client(settings))
+    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
     try:
         there = admin.list_topics(timeout=SECONDS).topics
         ours = [

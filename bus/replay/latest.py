@@ -17,6 +17,7 @@ read; no keys.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 import numpy
@@ -48,7 +49,9 @@ class Latest:
         self._changed: dict[Position, set[int]] = {place: set() for place in window.start}
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
-        self._admin = AdminClient(kafka_client(settings))
+        self._admin = AdminClient(
+            kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+        )
         self._tail = reader(settings)
         self._tail.assign([TopicPartition(*place, at) for place, at in self.seen.items()])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def completeness(settings: Settings, window: Window, since: str) -> Completeness
 
 
 def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, str]]:
-    admin = AdminClient(kafka_client(settings))
+    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     try:
         found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}

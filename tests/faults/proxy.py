@@ -132,10 +132,11 @@ class Proxy:
                 one.close()
 
     async def _end(self) -> None:
-        await self._be("cut", 0, 0)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)  # their connections are closed
-        await asyncio.sleep(0.01)  # and now their sockets
+        for _ in range(3):  # one may have been taken in just when the door was closed
+            await self._be("cut", 0, 0)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.gather(*others, return_exceptions=True)  # their connections are closed
+            await asyncio.sleep(0.02)  # and now their sockets
 
     async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:

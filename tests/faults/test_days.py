@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import engine
 
 from bus import baseline, registry
 from bus.extract import Report, produce
@@ -41,6 +42,8 @@ from tests.faults.mortal import Killed, Life, MortalDelivery, MortalLoop, mortal
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
+engine.MAX_SHRINKING_SECONDS = 1_800
+"""Hypothesis's own five minutes are some sixty tries here, as each is days of a whole bus."""
 HOST = "host-"
 """The mark of a district in which nothing happens: no product is ever without people."""
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
@@ -271,14 +274,13 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.long
 def test_whatever_the_days_bring_each_product_has_the_truth(
     worlds: Worlds, findings: Findings, request: pytest.FixtureRequest
 ) -> None:
     tally: Counter[str] = Counter()
 
     @settings(
-        max_examples=200 if request.config.getoption("--long") else 6,
+        max_examples=200 if request.config.getoption("--long") else 5,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
