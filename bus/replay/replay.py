@@ -24,7 +24,9 @@ from bus import siblings, topics
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.failures import BusError, Stop
+from bus.inquiry import Inquiry
 from bus.intake import position
+from bus.loop import group_settings
 from bus.metrics import Metrics
 from bus.ordering import Lot
 from bus.product import Product
@@ -135,9 +137,6 @@ class Replay:
         self._retries.persist(self._delivery.settle)
 
     def _resume(self, window: Window) -> Mapping[Position, int]:
-        from bus.inquiry import Inquiry
-        from bus.loop import group_settings
-
         inquiry = Inquiry(group_settings(self._settings, "reader"), self._stopping.wait)
         try:
             return self._delivery.resume(inquiry.cluster(), list(window.start))

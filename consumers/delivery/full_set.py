@@ -124,9 +124,9 @@ class FullSet:
         self._ends = ends
         self._today = today
         self._required = required
-        self._revision = revision
         self._own = out / ".schoolbus"
         self._owner = uuid.uuid4().hex
+        self._layout = json.dumps([FORMAT, revision, *((t.name, t.columns) for t in tables)])
         self._empty: list[str] = []
         with self._faults():
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -142,11 +142,10 @@ class FullSet:
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Where the state ends, 0 where it has nothing; the partitions are now this copy's."""
         asked = list(partitions)
-        layout = json.dumps([FORMAT, self._revision, *((t.name, t.columns) for t in self._tables)])
         with self._change() as sql:
-            if (self._fact("cluster"), self._fact("layout")) != (cluster, layout):
+            if (self._fact("cluster"), self._fact("layout")) != (cluster, self._layout):
                 self._clear()
-                self._learn(cluster=cluster, layout=layout, changes="1", written="0")
+                self._learn(cluster=cluster, layout=self._layout, changes="1", written="0")
             sql.executemany(
                 "INSERT INTO place VALUES (?, ?, 0, ?, 0)"
                 " ON CONFLICT DO UPDATE SET owner = excluded.owner",
@@ -184,6 +183,12 @@ class FullSet:
         """Keep the batch's rows in the place of those that their records had, unless the state
         stands for what was not `seen`. Doing it twice is as doing it once."""
         with self._change() as sql:
+            if self._fact("layout") != self._layout:
+                raise Stop(
+                    f"what {self._out} holds is of another version of the translation, or of none; "
+                    "start its consumer with this one, which reads all anew, or replay --into "
+                    "another folder"
+                )
             for topic, number, offset in sql.execute("SELECT topic, number, next FROM place"):
                 if offset > seen.get(Position(topic, number), offset):
                     raise Overtaken

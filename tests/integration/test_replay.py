@@ -222,3 +222,37 @@ def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said:
 
 def test_its_progress_is_in_a_topic_of_its_own(commands: Commands) -> None:
     assert topic(commands.settings, "replays").endswith(".replays")
+
+
+def test_a_vendor_that_goes_by_id_and_time_is_never_taken_back(commands: Commands) -> None:
+    """As it happened, to a vendor who is told of a new day at the same time."""
+    commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
+    for number in (1, 2):
+        day(commands, number)
+    with Receiver(SECRET) as vendor:
+        consume = ("consume", "webhook", "--url", vendor.url)
+        commands.run(*consume, "--until-caught-up")
+        before = len(vendor.accepted)
+        with commands.running(*consume):
+            replay = commands.start("replay", "webhook", "--url", vendor.url, "--rate", "1500")
+            until(lambda: len(vendor.accepted) > before + 200, "the replay has begun")
+            last = day(commands, 3)
+            said, log = replay.communicate(timeout=120)
+            assert replay.returncode == 0, said + log
+
+            def told() -> bool:
+                latest = {}
+                for event in vendor.accepted:
+                    kind, change = event.event["type"].split(".")
+                    key = (kind, event.data["sourcedId"])
+                    if event.event["timestamp"] >= latest.get(key, ("", ""))[0]:
+                        latest[key] = (event.event["timestamp"], change)
+                standing = {
+                    id_
+                    for (kind, id_), (_, change) in latest.items()
+                    if kind in ("student", "staff") and change != "withdrawn"
+                }
+                people = {id_ for id_ in truth(last).people if not id_.startswith("guardian-")}
+                return standing == people
+
+            until(told, "the third day's people")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bus.contract.messages import Sent
-from bus.delivery import Batch, Part, Position
+from bus.delivery import Batch, Overtaken, Part, Position
 from bus.failures import RetryLater, Stop
 from bus.product import Table
 from consumers.delivery import full_set
@@ -535,3 +535,28 @@ def test_the_account_and_the_log_hold_no_personal_data(
 def _all(capsys: pytest.CaptureFixture[str]) -> Iterable[str]:
     told = capsys.readouterr()
     return told.out, told.err
+
+
+# Replays beside the live consumer
+
+
+def test_a_replay_waits_until_it_has_seen_what_the_live_consumer_delivered(tmp_path: Path) -> None:
+    live = started(tmp_path)
+    live.deliver(people("Ann", "Bob", offset=2))
+    replay = open_set(tmp_path)
+    with pytest.raises(Overtaken):
+        replay.redeliver(people("Abe"), "r1", {P0: 1})
+    replay.redeliver(people("Abe"), "r1", {P0: 2})
+    live.settle()
+    assert lines(tmp_path, PEOPLE) == [["a", "Abe"], ["b", "Bob"]]
+    assert started(tmp_path).resume("cluster", [P0]) == {P0: 2}
+    for one in (live, replay):
+        one.close()
+
+
+def test_a_replay_does_not_mix_translations(tmp_path: Path) -> None:
+    started(tmp_path, revision="1").close()
+    newer = open_set(tmp_path, revision="2")
+    with pytest.raises(Stop, match="another version of the translation"):
+        newer.redeliver(people("Abe"), "r1", {})
+    newer.close()

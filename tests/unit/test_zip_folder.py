@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bus.delivery import Batch, Part, Position
+from bus.delivery import Batch, Overtaken, Part, Position
 from bus.failures import RetryLater, Stop
 from bus.product import Table
 from consumers.delivery import zip_folder
@@ -381,3 +381,38 @@ def test_without_its_journal_a_copy_goes_on_with_what_is_its_own(tmp_path: Path)
     (tmp_path / ".schoolbus" / "people.json").unlink()
     folder.deliver(batch("Ann"))
     assert len(zips(tmp_path)) == 1
+
+
+# Replays beside the live consumer
+
+
+def test_a_replay_waits_until_it_has_seen_what_the_live_consumer_delivered(tmp_path: Path) -> None:
+    ZipFolder(tmp_path, "canvas").deliver(batch("Ann", "Bob"))
+    replay = ZipFolder(tmp_path, "canvas")
+    with pytest.raises(Overtaken):
+        replay.redeliver(batch("Ann"), "r1", {P0: 1})
+    assert contents(tmp_path) == ["Ann", "Bob"]
+    replay.redeliver(batch("Ann"), "r1", {P0: 2})
+    assert contents(tmp_path) == ["Ann", "Bob", "Ann"]
+
+
+def test_a_replay_moves_no_offset_and_writes_a_batch_once(tmp_path: Path) -> None:
+    ZipFolder(tmp_path, "canvas").deliver(batch("Ann", "Bob"))
+    for _ in range(2):
+        ZipFolder(tmp_path, "canvas").redeliver(batch("Ann"), "r1", {P0: 2})
+    assert contents(tmp_path) == ["Ann", "Bob", "Ann"]
+    ZipFolder(tmp_path, "canvas").redeliver(batch("Ann"), "r2", {P0: 2})
+    assert len(contents(tmp_path)) == 4
+    assert ZipFolder(tmp_path, "canvas").resume("cluster", [P0]) == {P0: 2}
+
+
+@pytest.mark.parametrize("point", range(STEPS + 1))
+def test_a_replay_killed_at_any_step_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: int
+) -> None:
+    ZipFolder(tmp_path, "canvas").deliver(batch("Ann", "Bob"))
+    with monkeypatch.context() as patch, suppress(Killed):
+        dying(patch, point)
+        ZipFolder(tmp_path, "canvas").redeliver(batch("Ann"), "r1", {P0: 2})
+    ZipFolder(tmp_path, "canvas").redeliver(batch("Ann"), "r1", {P0: 2})
+    assert contents(tmp_path) == ["Ann", "Bob", "Ann"]
