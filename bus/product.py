@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -69,6 +70,9 @@ class Product:
     tells_time:    whether what is delivered says of itself which event it is and when that was, so
                    that the product can tell an older state from a newer one. Else a replay never
                    brings it an older state (`bus.replay.latest`).
+    export:        for a product with an API: fetches what the product has, by its settings, as
+                   files in a folder, for `bus reconcile`; the path of the folder or zip. It may
+                   raise `Stop` and `RetryLater`.
     siblings:      kinds whose records can be the same thing to the product, with the record fields
                    that say so: {"enrollment": ("classSourcedId", "userSourcedId", "role")}. When
                    such a record is withdrawn while a sibling is still active, the product is not
@@ -82,6 +86,7 @@ class Product:
     batch_records: int = 50_000
     batch_seconds: float = 1.0
     tells_time: bool = False
+    export: Callable[[Any, Path], Path] | None = None
     siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

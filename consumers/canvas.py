@@ -55,6 +55,7 @@ from bus.failures import Never, Stop
 from bus.product import Product, Row, Table
 from bus.settings import TimeZone
 from bus.standard.records import AcademicSession, Class, Enrollment, Org, Staff, Student
+from consumers.delivery.canvas_api import export
 from consumers.delivery.canvas_imports import CanvasImports
 from consumers.delivery.csv_zip import Cell, Layout
 from consumers.delivery.zip_folder import ZipFolder
@@ -243,6 +244,16 @@ def open_delivery(settings: Settings) -> Delivery:
     )
 
 
+def export_from_canvas(settings: Settings, folder: Path) -> Path:
+    """What Canvas itself says it has; `Stop` when the settings do not lead to it."""
+    if settings.url is None or settings.token is None:
+        raise Stop(
+            "what Canvas has is not known here: name an export, or the folder of its zips "
+            "(--export PATH), or Canvas itself in [products.canvas] (url and token)"
+        )
+    return export(settings.url, settings.token, settings.account, folder)
+
+
 ACCOUNTS = Table(
     "accounts.csv",
     ("account_id", "parent_account_id", "name", "status"),
@@ -287,5 +298,6 @@ PRODUCT = Product(
     open=open_delivery,
     batch_records=100_000,
     batch_seconds=5.0,
+    export=export_from_canvas,
     siblings={"enrollment": ("classSourcedId", "userSourcedId", "role")},
 )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bus.cli.output import Json, failures, stderr
 from bus.cli.products import ProductName
 from bus.cli.replay import emit_differences, replayed
+
+if TYPE_CHECKING:
+    from bus.product import Product
 
 MOST = 10_000
 """So many records are mended one by one; more of them are a case for a replay."""
@@ -18,11 +22,12 @@ MOST = 10_000
 def reconcile(
     product: ProductName,
     export: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="What the product has: its export, or the folder to which its consumer delivers.",
+            help="What the product has: its export, or the folder to which its consumer delivers. "
+            "Without it the product itself is asked, where it has an API for that.",
         ),
-    ],
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Send the records again that it lacks or has wrong.")
     ] = False,
@@ -47,15 +52,20 @@ def reconcile(
         loaded = settings.load()
         what = plugins.product(product)
         registry.must_have_some(loaded)
-        with stderr.status("reading the topics") as status:
+        with (
+            TemporaryDirectory(prefix="schoolbus-") as folder,
+            stderr.status("asking the product") as status,
+        ):
+            has = export or _asked(what, loaded, Path(folder))
+            status.update("reading the topics")
             found, concerned = compare(
                 loaded,
                 what,
-                export,
+                has,
                 lambda folder: what.open(plugins.settings_into(what, loaded, str(folder))),
                 lambda number: status.update(f"read {number:,} events"),
             )
-        more: dict[str, Any] = {"export": str(export), "repaired": None}
+        more: dict[str, Any] = {"export": export and str(export), "repaired": None}
         number = sum(map(len, concerned.values()))
         if repair and number > MOST:
             raise Stop(
@@ -65,3 +75,13 @@ def reconcile(
             ended = replayed(loaded, product, concerned, why or "repair", out, url)
             more["repaired"] = ended
         emit_differences(json, product, found, more)
+
+
+def _asked(product: Product, loaded: Any, folder: Path) -> Path:
+    """What the product itself says it has; raises `Stop` when it cannot be asked."""
+    from bus import plugins
+    from bus.failures import Stop
+
+    if product.export is None:
+        raise Stop(f"{product.name} cannot be asked what it has: name an export (--export PATH)")
+    return product.export(plugins.product_settings(product, loaded), folder)

@@ -18,6 +18,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -197,11 +198,23 @@ class States:
             found.found.append(Difference(what, table, ids))
             return
         one, other = json.loads(before), json.loads(after)
-        columns = tuple(name for name in one if name in other and one[name] != other[name])
+        columns = tuple(name for name in one if name in other and not _same(one[name], other[name]))
         if columns:
             found.found.append(Difference("different", table, ids, columns))
         else:
             found.same[table] += 1
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two cells say the same: the same text, or one moment in two zones."""
+    if one == other:
+        return True
+    try:
+        moments = datetime.fromisoformat(one), datetime.fromisoformat(other)
+    except ValueError:
+        return False
+    aware = all(moment.tzinfo is not None for moment in moments)
+    return aware and moments[0] == moments[1]
 
 
 def _batched(rows: Iterator[dict[str, Any]], number: int) -> Iterator[list[dict[str, Any]]]:

@@ -28,13 +28,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import httpx2
 import structlog
 from pydantic import SecretStr
 
 from bus.delivery import Batch, Position, Refusal
 from bus.failures import RetryLater, Stop
 from bus.product import Row
+from consumers.delivery.canvas_api import CanvasApi
 from consumers.delivery.csv_zip import Layout, Sheet, pack, sheets
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,6 @@ FAILED = ("failed", "failed_with_messages")
 UNDONE = ("aborted", "restored", "partially_restored", "restoring")
 MOST_FAILURES = 3
 FIRST_POLL, LONGEST_POLL = 0.5, 10.0
-TIMEOUT = httpx2.Timeout(60.0, connect=10.0, write=300.0)
 WORD = re.compile(r"[^\s\"'(),:;\[\]{}]+")
 
 
@@ -70,12 +69,7 @@ class CanvasImports:
         self._sleep = sleep
         self._begun: tuple[bytes, int] | None = None  # digest of the zip, id of its import
         self._failures = 0
-        self._client = httpx2.Client(
-            base_url=url.rstrip("/"),
-            headers={"Authorization": f"Bearer {token.get_secret_value()}"},
-            timeout=TIMEOUT,
-        )
-        self._reports = httpx2.Client(timeout=TIMEOUT)  # without the token
+        self._canvas = CanvasApi(url, token)
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Canvas keeps no offsets: the group's own are used."""
@@ -113,24 +107,23 @@ class CanvasImports:
         """Nothing is kept between batches."""
 
     def close(self) -> None:
-        self._client.close()
-        self._reports.close()
+        self._canvas.close()
 
     def _send(self, packed: bytes) -> int:
-        answer = self._ask(
+        answer = self._canvas.ask(
             "POST",
             self._path,
             params=self._query,
             content=packed,
             headers={"Content-Type": "application/zip"},
         )
-        return int(_json(answer)["id"])
+        return int(answer["id"])
 
     def _watch(self, number: int) -> dict[str, Any]:
         """The import when it has ended; `RetryLater` when it takes too long."""
         waited, pause = 0.0, FIRST_POLL
         while True:
-            state = _json(self._ask("GET", f"{self._path}/{number}"))
+            state = self._canvas.ask("GET", f"{self._path}/{number}")
             if state.get("workflow_state") in (*ENDED_WELL, *FAILED, *UNDONE):
                 return state
             if waited >= self._poll_seconds:
@@ -191,12 +184,9 @@ class CanvasImports:
         """All (file, message, row) of an import; row None where Canvas does not say."""
         attached = (state.get("errors_attachment") or {}).get("url")
         if attached:
-            # The token goes to Canvas alone: the report may lie on a host with keys of its own.
-            there, here = httpx2.URL(attached), self._client.base_url
-            same = (there.scheme, there.host, there.port) == (here.scheme, here.host, here.port)
-            client = self._client if same else self._reports
-            answer = self._ask("GET", attached, client=client, follow_redirects=True)
-            for line in csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))):
+            for line in csv.DictReader(
+                io.StringIO(self._canvas.file(attached).decode("utf-8-sig"))
+            ):
                 row = line.get("row") or ""
                 yield line.get("file") or "", line.get("message") or "", int(row) if row else None
             return
@@ -204,31 +194,6 @@ class CanvasImports:
         for kind in ("processing_errors", "processing_warnings"):
             for file, message in state.get(kind) or ():
                 yield file, message, None
-
-    def _ask(
-        self, method: str, url: str, *, client: httpx2.Client | None = None, **options: Any
-    ) -> httpx2.Response:
-        """An answer of 2xx; anything else in the bus's terms."""
-        try:
-            answer = (client or self._client).request(method, url, **options)
-        except httpx2.RequestError as error:
-            raise RetryLater(
-                f"Canvas cannot be reached ({type(error).__name__}); trying again"
-            ) from None
-        code = answer.status_code
-        if answer.is_success:
-            return answer
-        throttled = code == 403 and "rate limit exceeded" in answer.text.lower()
-        if throttled or code in (408, 425, 429) or code >= 500:
-            raise RetryLater(f"Canvas answered {code}; trying again", after=_after(answer))
-        advice = {
-            401: "the token is not valid any more, or its user may not import SIS data",
-            403: "the token's user needs the permissions to import and manage SIS data, and the "
-            "account must be a root account with SIS imports enabled",
-            404: "there is no such account: correct url and account in [products.canvas]",
-            413: "the zip is too large for this Canvas",
-        }.get(code, "correct url and account in [products.canvas]")
-        raise Stop(f"Canvas answered {code} to {method} of {self._path}: {advice}")
 
 
 class _Sent:
@@ -271,19 +236,3 @@ class _Sent:
             word = rf"(?<!\w){re.escape(value)}(?!\w)"
             message = re.sub(word, f"<{column}>", message, flags=re.IGNORECASE)
         return message
-
-
-def _after(answer: httpx2.Response) -> float | None:
-    """Retry-After in seconds (RFC 9110, section 10.2.3), or None."""
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
-
-
-def _json(answer: httpx2.Response) -> dict[str, Any]:
-    try:
-        value = answer.json()
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise Stop("what answers at the url of canvas is not Canvas: correct it")
-    return value

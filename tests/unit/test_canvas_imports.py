@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +19,7 @@ from structlog.testing import capture_logs
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.failures import RetryLater, Stop
 from consumers import canvas
+from consumers.delivery.canvas_api import export
 from consumers.delivery.canvas_imports import MOST_FAILURES, CanvasImports
 from consumers.delivery.csv_zip import Layout
 from tests import canvas_model
@@ -45,6 +47,7 @@ class FakeCanvas:
         self.state: canvas_model.State = {}
         self.imports: dict[int, dict[str, Any]] = {}
         self.reports: dict[int, bytes] = {}
+        self.export: list[dict[str, Any]] = []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -95,6 +98,8 @@ class FakeCanvas:
             return 200, {"Content-Type": "text/csv"}, self.reports[int(where.split("/")[2])]
         if token != f"Bearer {TOKEN}":
             return 401, {}, b'{"errors":[{"message":"Invalid access token."}]}'
+        if where.startswith("/api/v1/accounts/self/reports/sis_export_csv"):
+            return self._json(self.export.pop(0) if len(self.export) > 1 else self.export[0])
         if method == "POST" and where == "/api/v1/accounts/self/sis_imports":
             self.queries.append(parse_qs(urlsplit(path).query))
             return self._json(self._create(body))
@@ -334,3 +339,28 @@ def test_an_import_that_a_person_aborted_stops(fake: FakeCanvas, imports: Canvas
     fake.ends = "aborted"
     with pytest.raises(Stop, match="aborted"):
         imports.deliver(users(("u1", "ann")))
+
+
+# What Canvas has
+
+
+def test_its_own_report_says_what_canvas_has(fake: FakeCanvas, tmp_path: Path) -> None:
+    fake.reports[7] = b"a zip"
+    done = {"id": 3, "status": "complete", "attachment": {"url": f"{fake.url}/files/7"}}
+    fake.export = [{"id": 3, "status": "created"}, {"id": 3, "status": "running"}, done]
+    waited: list[float] = []
+    path = export(fake.url, SecretStr(TOKEN), "self", tmp_path, sleep=waited.append)
+    assert path.read_bytes() == b"a zip"
+    assert len(waited) == 2
+    assert [method for method, *_ in fake.requests] == ["POST", "GET", "GET", "GET"]
+
+
+def test_a_report_that_canvas_cannot_make_stops(fake: FakeCanvas, tmp_path: Path) -> None:
+    fake.export = [{"id": 3, "status": "error"}]
+    with pytest.raises(Stop, match="--export PATH"):
+        export(fake.url, SecretStr(TOKEN), "self", tmp_path)
+
+
+def test_without_an_address_canvas_cannot_be_asked(tmp_path: Path) -> None:
+    with pytest.raises(Stop, match="name an export"):
+        canvas.export_from_canvas(canvas.Settings(out=tmp_path), tmp_path)

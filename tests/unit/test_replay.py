@@ -19,7 +19,7 @@ from bus.failures import Stop
 from bus.replay.history import _Merge
 from bus.replay.latest import _Columns
 from bus.replay.ledger import About, Entry, State
-from bus.replay.rows import Source, States
+from bus.replay.rows import Source, States, _same
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
 from bus.settings import Settings
@@ -227,3 +227,16 @@ def test_a_replay_into_another_place_forgets_the_live_one() -> None:
     settings = Settings(home=Path("nowhere"), products={"canvas": live})
     into = plugins.settings_into(CANVAS, settings, "/somewhere")
     assert (into.url, str(into.out)) == (None, "/somewhere")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2026-08-15T05:00:00Z", "2026-08-15T00:00:00-05:00", True),
+        ("2026-08-15T05:00:00Z", "2026-08-15T05:00:00-05:00", False),
+        ("2026-08-15T05:00:00", "2026-08-15T05:00:00Z", False),
+        ("Ann", "ann", False),
+    ],
+)
+def test_one_moment_in_two_zones_is_no_difference(one: str, other: str, same: bool) -> None:
+    assert _same(one, other) is same
