@@ -19,6 +19,7 @@ from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
 
 if TYPE_CHECKING:
+    from bus.delivery import Delivery
     from bus.replay.ledger import About, Entry, State
     from bus.replay.plan import Plan
     from bus.replay.rows import Differences
@@ -181,6 +182,7 @@ def _run(
     loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
 ) -> Entry:
     from bus import plugins, telemetry
+    from bus.replay import shadow
     from bus.replay.replay import Replay, check
     from bus.replay.selection import select
 
@@ -196,11 +198,13 @@ def _run(
         students=about.students,
         records=about.records,
     )
-    if about.into:
-        how = plugins.settings_into(what, loaded, about.into)
+    delivery: Delivery
+    if about.into and shadow.wanted(what, about.into):
+        delivery = shadow.Shadow(Path(about.into))
+    elif about.into:
+        delivery = what.open(plugins.settings_into(what, loaded, about.into))
     else:
-        how = plugins.product_settings(what, loaded, out=out, url=url)
-    delivery = what.open(how)
+        delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
     try:
         check(what, delivery, about)
         with _bar(about) as told:

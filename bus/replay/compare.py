@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bus.delivery import Batch, Delivery
+from bus.failures import Stop
 from bus.ordering import Lot
 from bus.product import Product
 from bus.replay import history
@@ -57,6 +58,8 @@ def reconcile(
 
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
+    if not any(table.columns for table in product.tables):
+        raise Stop(f"{product.name} is told by requests: it has no files to be reconciled")
     with _states(product) as states, tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
         states.read(HAS, export)
         delivery = open_into(Path(folder))

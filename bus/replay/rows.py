@@ -3,7 +3,8 @@
 A state is read from the files that were written for a product or that it exported: a folder of zips
 of CSV files, each batch one (sorted by name they are in the order of their imports, and of one
 thing the last row holds); a folder with one set of CSV files, the whole of it; or one zip. Or it is
-made of records, by the product's translation. Rows are told apart by `Table.key`; only columns that
+made of records, by the product's translation. Of a product that is told by requests it is read from
+the shadow of a replay (`bus.replay.shadow`). Rows are told apart by `Table.key`; only columns that
 both sides have are compared, as exports have columns of their own.
 
 Rows lie in DuckDB, on the disk where they are many: a big district has eight million of them.
@@ -16,7 +17,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -89,11 +90,7 @@ class States:
     """States of one product side by side, in a database in `folder`."""
 
     def __init__(self, product: Product, folder: Path) -> None:
-        self.tables = {table.name: table for table in product.tables if table.columns}
-        if not self.tables:
-            raise Stop(
-                f"{product.name} is told by requests and not by files; there is nothing to compare"
-            )
+        self.tables = {table.name: table for table in product.tables}
         self._con = duckdb.connect(str(folder / "rows.duckdb"))
         self._con.execute("SET enable_progress_bar = false")
         self._con.execute("SET memory_limit = '1GB'")
@@ -106,8 +103,11 @@ class States:
     def read(self, state: str, path: Path) -> None:
         """Take in what files say. Raises `Stop` when there are none of this product's."""
         began = self._seq
+        files = {name: table for name, table in self.tables.items() if table.columns}
         try:
-            for name, text in _files(path, self.tables):
+            for name in self.tables.keys() - files.keys():
+                self._read_lines(state, name, path / f"{name}.ndjson")
+            for name, text in _files(path, files):
                 rows: Iterator[dict[str, Any]] = csv.DictReader(text)
                 for some in _batched(rows, AT_ONCE):
                     self.add(state, self.tables[name], some, [NOBODY] * len(some))
@@ -126,20 +126,38 @@ class States:
         sources: Iterable[Source],
     ) -> None:
         """Take in rows; of those of one key the last holds."""
-        keys, cells, kinds, ids, gone, seq = [], [], [], [], [], []
+        keys, cells, kinds, ids, gone = [], [], [], [], []
         for row, source in zip(rows, sources, strict=True):
             keys.append(json.dumps([row.get(name) or "" for name in table.key]))
             cells.append(json.dumps({n: v or "" for n, v in row.items() if n}))
             gone.append(str(row.get("status", "")).lower() in GONE)
-            seq.append(self._seq)
-            self._seq += 1
             kinds.append(source.kind)
             ids.append(source.id)
-        added = pyarrow.table([seq, keys, cells, gone, kinds, ids], schema=SCHEMA)
+        self._insert(f"{state} {table.name}", keys, cells, gone, kinds, ids)
+
+    def _read_lines(self, state: str, table: str, path: Path) -> None:
+        """A shadow of a product that is told by requests (`bus.replay.shadow`): a thing is a record
+        by its kind and id."""
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8") as lines:
+            for some in _batched(map(json.loads, lines), AT_ONCE):
+                self._insert(
+                    f"{state} {table}",
+                    [json.dumps([line["kind"], line["id"]]) for line in some],
+                    [json.dumps({n: _text(v) for n, v in line["row"].items()}) for line in some],
+                    [line["row"].get("status") == "tobedeleted" for line in some],
+                    [line["kind"] for line in some],
+                    [line["id"] for line in some],
+                )
+
+    def _insert(self, name: str, *columns: Sequence[Any]) -> None:
+        seq = range(self._seq, self._seq + len(columns[0]))
+        self._seq += len(columns[0])
+        added = pyarrow.table([pyarrow.array(seq), *columns], schema=SCHEMA)
         self._con.register("added", added)
-        name = quoted(f"{state} {table.name}")
-        self._con.execute(f"CREATE TABLE IF NOT EXISTS {name} AS FROM added LIMIT 0")
-        self._con.execute(f"INSERT INTO {name} FROM added")
+        self._con.execute(f"CREATE TABLE IF NOT EXISTS {quoted(name)} AS FROM added LIMIT 0")
+        self._con.execute(f"INSERT INTO {quoted(name)} FROM added")
         self._con.unregister("added")
 
     def differences(self, first: str, second: str) -> Differences:
@@ -203,6 +221,10 @@ class States:
             found.found.append(Difference("different", table, ids, columns))
         else:
             found.same[table] += 1
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _same(one: str, other: str) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from bus import topics
 from bus.sample import FAMILY, District
 from bus.scan import scan
-from tests import canvas_model
 from tests.integration.commands import Commands
 from tests.integration.test_replay import SECRET
 from tests.webhook_receiver import Received, Receiver, Reply
@@ -114,40 +112,3 @@ def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Rece
 def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
     refused = commands.run("deadletters", *arguments, status=1)
     assert said in refused["error"]
-
-
-def test_a_product_is_reconciled_and_repaired(commands: Commands) -> None:
-    """A zip was lost on the way to Canvas: what Canvas exports shows what it lacks."""
-    canvas = commands.cwd / "canvas"
-    arguments = ("consume", "canvas", "--out", str(canvas), "--until-caught-up")
-    for day in (1, 2):
-        path = District(seed=6, students=60, change=0.3).write(commands.cwd / f"{day}.zip", day)
-        commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
-        commands.run(*arguments)
-    same = commands.run("reconcile", "canvas", "--export", str(canvas))
-    assert same["differences"] == []
-    first, second = sorted(canvas.glob("*.zip"))
-    lost = second.rename(commands.cwd / "lost.zip")
-    found = commands.run(
-        "reconcile", "canvas", "--export", str(canvas), "--repair", "--out", str(canvas)
-    )
-    assert {one["what"] for one in found["differences"]} == {"missing", "extra", "different"}
-    assert found["repaired"]["status"] == "done"
-    again = commands.run("reconcile", "canvas", "--export", str(canvas))
-    assert again["differences"] == []
-    right = canvas_model.apply([first, lost])
-    mended = canvas_model.apply(sorted(canvas.glob("*.zip")))
-    assert canvas_model.rosters(mended) == canvas_model.rosters(right)
-
-
-def test_a_shadow_is_compared_with_what_went_out(commands: Commands) -> None:
-    path = DISTRICT.write(commands.cwd / "1.zip", 1)
-    commands.run("produce", "oneroster-csv", str(path))
-    old, new = commands.cwd / "old", commands.cwd / "new"
-    for folder in (old, new):
-        commands.run("replay", "canvas", "--into", str(folder))
-    found = commands.run("replay", "compare", "canvas", str(old), str(new))
-    assert found["differences"] == []
-    assert found["tables"]["users.csv"]["same"] > 20
-    refused = commands.run("replay", "compare", "canvas", str(old), str(Path.cwd()), status=1)
-    assert "holds none of" in refused["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus import plugins
-from bus.delivery import Position
+from bus.delivery import Batch, Part, Position
 from bus.failures import Stop
 from bus.replay.history import _Merge
 from bus.replay.latest import _Columns
 from bus.replay.ledger import About, Entry, State
 from bus.replay.rows import Source, States, _same
 from bus.replay.selection import Selection, select
+from bus.replay.shadow import Shadow
 from bus.replay.window import Window, moment
 from bus.settings import Settings
 from consumers.canvas import PRODUCT as CANVAS
@@ -216,9 +218,40 @@ def test_a_folder_without_files_of_the_product_is_a_mistake(tmp_path: Path) -> N
         states.close()
 
 
-def test_a_product_of_requests_has_no_files_to_compare(tmp_path: Path) -> None:
-    with pytest.raises(Stop, match="told by requests"):
-        States(WEBHOOK, tmp_path)
+def shadow_batch(*names: str, offset: int) -> Batch:
+    table = WEBHOOK.tables[0]
+    rows: list[dict[str, object]] = [
+        {"sourcedId": n[0], "givenName": n, "grades": [n]} for n in names
+    ]
+    messages: Any = [None] * len(names)
+    part = Part(table, "student", rows, [{"sourcedId": n[0]} for n in names], messages)
+    return Batch([part], {STUDENT: offset})
+
+
+def test_a_shadow_of_requests_is_compared_record_by_record(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    Shadow(old).deliver(shadow_batch("Ann", "Bob", offset=2))
+    Shadow(new).deliver(shadow_batch("Abe", "Bob", offset=2))
+    states = States(WEBHOOK, tmp_path)
+    try:
+        states.read("old", old)
+        states.read("new", new)
+        (found,) = states.differences("old", "new").found
+    finally:
+        states.close()
+    assert (found.what, found.key) == ("different", ("student", "A"))
+    assert found.columns == ("givenName", "grades")
+
+
+def test_a_shadow_that_was_killed_goes_on_after_what_it_has_noted(tmp_path: Path) -> None:
+    Shadow(tmp_path).deliver(shadow_batch("Ann", offset=1))
+    with (tmp_path / "events.ndjson").open("a") as file:
+        file.write('{"half a li')
+    again = Shadow(tmp_path)
+    assert again.resume("cluster", [STUDENT, ENROLLMENT]) == {STUDENT: 1}
+    again.deliver(shadow_batch("Bob", offset=2))
+    lines = (tmp_path / "events.ndjson").read_text().splitlines()
+    assert [json.loads(line)["row"]["givenName"] for line in lines] == ["Ann", "Bob"]
 
 
 def test_a_replay_into_another_place_forgets_the_live_one() -> None:
