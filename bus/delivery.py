@@ -24,8 +24,9 @@ it from one thread, never two calls at once, in this order:
   the same time: `batch` holds records that have been delivered before, and no offset moves. Under
   whatever keeps it and the live copies' `deliver` apart it first makes sure that what they have
   delivered lies before `seen`, up to where the topics were looked through for newer states; else
-  it raises `Overtaken`, delivers nothing, and is called again. The same batch may come again after
-  a crash; what that then leaves is the same.
+  it raises `Overtaken`, delivers nothing, and is called again. One that cannot know what live
+  copies have delivered says `unlocked = True`, and is told of what has changed meanwhile. The same
+  batch may come again after a crash; what that then leaves is the same.
 * `settle` is called when the loop is caught up for the moment, about once a minute while nothing
   comes, and before close: write what has been put off, such as a whole set of files. It may raise
   `RetryLater` or `Stop` as well.

@@ -8,20 +8,22 @@ nothing beyond what was looked at (`bus.delivery.Delivery.redeliver`); else it i
 A product that takes events (a webhook) gets each with its own id and time, by which the receiver
 knows what it has and which of two states is the older (`bus.product.Product.tells_time`).
 
+Where a delivery has no such lock (Canvas's API), it is looked up after each batch as well, and a
+record that has changed meanwhile is told once more as it now stands: the last word is the latest.
+
 A record's latest is looked for within its partition: an enrollment that goes to another student
 ends in the one's and begins in the other's.
 
 Memory: one byte for each message of the window, and 16 more for those of one topic while it is
-read; no keys.
+read; and what has come since the window's end.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
 
 import numpy
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
@@ -46,7 +48,7 @@ class Latest:
         self.seen: dict[Position, int] = dict(window.stop)
         self._start = window.start
         self._masks: dict[Position, numpy.ndarray[tuple[int], numpy.dtype[numpy.bool_]]] = {}
-        self._changed: dict[Position, set[int]] = {place: set() for place in window.start}
+        self._changed: dict[Position, dict[int, Message]] = {place: {} for place in window.start}
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
         self._admin = AdminClient(
@@ -93,7 +95,7 @@ class Latest:
                     self.seen[place] = max(self.seen[place], message.offset() or 0)
                     left.discard(place)
                 else:
-                    self._changed[place].add(hash(message.key()))
+                    self._changed[place][hash(message.key())] = message
                     self.seen[place] = (message.offset() or 0) + 1
 
     def is_latest(self, place: Position, offset: int, key: bytes | None) -> bool:
@@ -101,13 +103,10 @@ class Latest:
         at = offset - self._start[place]
         return bool(self._masks[place][at]) and hash(key) not in self._changed[place]
 
-    def numbers(self) -> Mapping[Position, int]:
-        """How many messages of each partition hold a latest state."""
-        return {place: int(numpy.count_nonzero(mask)) for place, mask in self._masks.items()}
-
-    def behind(self, delivered: Mapping[Position, int], places: Iterable[Position]) -> bool:
-        """Whether the live consumer has delivered what has not been looked at."""
-        return any(delivered.get(place, 0) > self.seen[place] for place in places)
+    def newest(self, message: Message) -> Message:
+        """What holds the latest state of a message's record, be it this message."""
+        place = Position(message.topic() or "", message.partition() or 0)
+        return self._changed[place].get(hash(message.key()), message)
 
     def close(self) -> None:
         """Let go of the client."""

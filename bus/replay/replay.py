@@ -25,7 +25,7 @@ from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.failures import BusError, Stop
 from bus.inquiry import Inquiry
-from bus.intake import position
+from bus.intake import Intake, position
 from bus.loop import group_settings
 from bus.metrics import Metrics
 from bus.ordering import Lot
@@ -169,6 +169,7 @@ class Replay:
                 lambda: self._delivery.redeliver(Batch(parts, ends), self._about.id, {})
             )
         latest = self._latest
+        last: list[Part] = []
 
         def still_latest() -> Sequence[Refusal]:
             while True:
@@ -182,9 +183,35 @@ class Replay:
                 told.clear()
                 for part in batch.parts:
                     told[part.kind] = max(told[part.kind], len(part.rows))
+                last[:] = batch.parts
                 return refusals
 
-        return self._retries.persist(still_latest)
+        refusals = self._retries.persist(still_latest)
+        if getattr(self._delivery, "unlocked", False):
+            self._have_the_last_word(last, ends, latest)
+        return refusals
+
+    def _have_the_last_word(
+        self, parts: list[Part], ends: Mapping[Position, int], latest: Latest
+    ) -> None:
+        """Tell what has changed since it was looked up, until nothing has: the live consumer may
+        have told it before the older state was delivered."""
+        while True:
+            self._retries.persist(latest.follow)
+            told = {id(m): m for part in parts for m in part.messages}.values()
+            newer = {id(one): one for m in told if (one := latest.newest(m)) is not m}
+            if not newer:
+                return
+            intake = Intake(self._kinds, self._writer_schema)
+            intake.add(list(newer.values()))
+            taken = intake.take()
+            lots, _ = self._retries.persist(partial(intake.decoded, taken))
+            ordered = {kind: lots[kind] for kind in self._kinds.values() if kind in lots}
+            parts, _, _ = translate(self._product, ordered, self._outlived(ordered, ends))
+            batch = Batch(parts, ends)
+            self._retries.persist(
+                partial(self._delivery.redeliver, batch, self._about.id, latest.seen)
+            )
 
     def _outlived(
         self, lots: Mapping[str, Lot], ends: Mapping[Position, int]
