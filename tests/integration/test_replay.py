@@ -13,9 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from bus.event import header
 from bus.sample import FAMILY, District
+from bus.settings import kafka_client
 from bus.topics import topic
 from tests import canvas_model, sds_model
 from tests.faults import checker
@@ -220,8 +228,16 @@ def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said:
     assert said in refused["error"]
 
 
-def test_its_progress_is_in_a_topic_of_its_own(commands: Commands) -> None:
-    assert topic(commands.settings, "replays").endswith(".replays")
+def test_a_dry_run_says_what_may_be_compacted_already(commands: Commands) -> None:
+    day(commands, 1)
+    lag = ConfigEntry("min.compaction.lag.ms", "1", incremental_operation=AlterConfigOpType.SET)
+    name = topic(commands.settings, "student")
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[lag])
+    admin = AdminClient(kafka_client(commands.settings))
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+    told = commands.run("replay", "canvas", "--dry-run", "--into", "x")
+    assert (told["complete"], told["compacted"]) == (False, ["student"])
 
 
 def test_a_vendor_that_goes_by_id_and_time_is_never_taken_back(commands: Commands) -> None:
