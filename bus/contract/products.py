@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.contract.messages import Sent
 from bus.contract.records import a_record, records
-from bus.delivery import Batch, Delivery, Position
+from bus.delivery import Batch, Delivery, Overtaken, Position
 from bus.failures import Never
 from bus.ordering import Lot
 from bus.product import Product
@@ -115,6 +117,42 @@ class ProductContract:
         assert _latest(self.state(tmp_path)) == _latest(first)
         self._deliver(tmp_path, _lots({"student": [renamed]}, start=200))
         assert _latest(self.state(tmp_path)) != _latest(first)
+
+    def test_a_replay_of_what_is_there_changes_nothing(self, tmp_path: Path) -> None:
+        """Beside the live consumer, whose offsets do not move; once or, after a crash, twice."""
+        offsets = self._deliver(tmp_path, _lots())
+        before = _latest(self.state(tmp_path))
+        for _ in range(2):
+            self._redeliver(tmp_path, _lots(), seen=offsets)
+        assert _latest(self.state(tmp_path)) == before
+
+    def test_a_replay_does_not_go_back_behind_what_is_live(self, tmp_path: Path) -> None:
+        """A delivery that knows what live copies have delivered refuses what was looked up before
+        that; the others are told of changes otherwise (`bus.delivery`)."""
+        offsets = self._deliver(tmp_path, _lots())
+        delivery = self.open(tmp_path)
+        try:
+            knows = bool(delivery.resume("cluster", list(offsets)))
+        finally:
+            delivery.close()
+        if knows:
+            before = self.state(tmp_path)
+            with pytest.raises(Overtaken):
+                self._redeliver(tmp_path, _lots(), seen=dict.fromkeys(offsets, 0))
+            assert self.state(tmp_path) == before
+
+    def _redeliver(self, folder: Path, lots: dict[str, Lot], seen: Mapping[Position, int]) -> None:
+        """Hand lots over as a replay does, in a delivery of its own."""
+        delivery = self.open(folder)
+        try:
+            if not hasattr(delivery, "redeliver"):
+                pytest.skip("cannot tell a replay from what is live")
+            wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+            parts, _, _ = translate(self.product, wanted, {})
+            assert not list(delivery.redeliver(Batch(parts, seen), "replay-1", seen))
+            delivery.settle()
+        finally:
+            delivery.close()
 
     def _deliver(
         self, folder: Path, lots: dict[str, Lot], honour_resume: bool = False
