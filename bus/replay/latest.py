@@ -15,7 +15,7 @@ A record's latest is looked for within its partition: an enrollment that goes to
 ends in the one's and begins in the other's.
 
 Memory: one byte for each message of the window, and 16 more for those of one topic while it is
-read; and what has come since the window's end.
+read; of what has come since the window's end the keys' hashes (and with `keep` the messages).
 """
 
 from __future__ import annotations
@@ -41,14 +41,18 @@ class Latest:
     """See the module's docstring. Reads the keys of `window` when it is made, and what comes after
     it when it is asked to `follow`.
 
+    keep: whether `newest` will be asked, for which what has come meanwhile is kept.
     seen: for each partition up to where has been looked.
     """
 
-    def __init__(self, settings: Settings, window: Window) -> None:
+    def __init__(self, settings: Settings, window: Window, *, keep: bool = False) -> None:
         self.seen: dict[Position, int] = dict(window.stop)
         self._start = window.start
         self._masks: dict[Position, numpy.ndarray[tuple[int], numpy.dtype[numpy.bool_]]] = {}
-        self._changed: dict[Position, dict[int, Message]] = {place: {} for place in window.start}
+        self._keep = keep
+        self._changed: dict[Position, dict[int, Message | None]] = {
+            place: {} for place in window.start
+        }
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
         self._admin = AdminClient(
@@ -95,7 +99,7 @@ class Latest:
                     self.seen[place] = max(self.seen[place], message.offset() or 0)
                     left.discard(place)
                 else:
-                    self._changed[place][hash(message.key())] = message
+                    self._changed[place][hash(message.key())] = message if self._keep else None
                     self.seen[place] = (message.offset() or 0) + 1
 
     def is_latest(self, place: Position, offset: int, key: bytes | None) -> bool:
@@ -106,7 +110,7 @@ class Latest:
     def newest(self, message: Message) -> Message:
         """What holds the latest state of a message's record, be it this message."""
         place = Position(message.topic() or "", message.partition() or 0)
-        return self._changed[place].get(hash(message.key()), message)
+        return self._changed[place].get(hash(message.key())) or message
 
     def close(self) -> None:
         """Let go of the client."""

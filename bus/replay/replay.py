@@ -116,7 +116,8 @@ class Replay:
 
     def _replay(self, window: Window) -> None:
         if needs_latest(self._product, self._about):
-            self._latest = Latest(self._settings, self._about.window)
+            unlocked = getattr(self._delivery, "unlocked", False)
+            self._latest = Latest(self._settings, self._about.window, keep=unlocked)
         if self._about.into:  # a place of the replay's own, which keeps its own account
             window = window.after(self._resume(window))
         sieve = Sieve(self._settings, self._about, self._selection, self._latest)
