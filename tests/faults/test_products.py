@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from bus.settings import Settings
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.canvas import Settings as CanvasSettings
-from consumers.delivery import canvas_imports
+from consumers.delivery import canvas_api, canvas_imports
 from consumers.webhook import PRODUCT as WEBHOOK
 from tests import canvas_model
 from tests.faults.published import SECRET, Published, consume, named, vendor_settings
@@ -110,7 +110,7 @@ def test_a_canvas_that_breaks_in_every_way(
     findings: Any,
     turn: int,
 ) -> None:
-    monkeypatch.setattr(canvas_imports, "TIMEOUT", canvas_imports.httpx2.Timeout(0.5))
+    monkeypatch.setattr(canvas_api, "TIMEOUT", canvas_api.httpx2.Timeout(0.5))
     monkeypatch.setattr(canvas_imports, "FIRST_POLL", 0.02)
     monkeypatch.setattr(canvas_imports, "LONGEST_POLL", 0.1)
     moods = Moods(rng)
