@@ -64,18 +64,22 @@ class Publisher:
         self._run = uuid.uuid4().hex
         self._number = count(1)
         self.replaced = False
-        self._start()
-        with explained("start publishing"):
-            there = self._producer.list_topics(timeout=SECONDS).topics
-        self._partitions = topics.count(settings, {t: len(m.partitions) for t, m in there.items()})
+        self._partitions = topics.count(settings, self._start())
 
-    def _start(self) -> None:
-        """A new producer; all that an earlier one of this source still has on its way is void."""
+    def _start(self) -> dict[str, int]:
+        """A new producer; all that an earlier one of this source still has on its way is void.
+
+        Gives the topics that are there, with the number of their partitions.
+        """
         self._doubt = Doubt()
         name = f"{self._settings.topic_prefix}{self._source}"
         self._producer = Producer(producer_settings(self._settings, name, self._doubt))
         with explained("start publishing"):
+            # First, as a producer that has no connection yet looks for its coordinator only every
+            # half a second (librdkafka, rdkafka_txnmgr.c).
+            there = self._producer.list_topics(timeout=SECONDS).topics
             self._producer.init_transactions(SECONDS)
+        return {name: len(topic.partitions) for name, topic in there.items()}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

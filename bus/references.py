@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bus import topics
 from bus.delivery import Position
 from bus.event import header
-from bus.scan import scan
+from bus.scan import passages, scan
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 
@@ -111,25 +111,19 @@ class Delivered:
 
     def refresh(self, committed: Mapping[Position, int]) -> int:
         """Take in what lies before the group's committed offsets; how many ids were new."""
-        new = 0
-        for kind in self.kinds:
-            name = topics.topic(self._settings, kind)
-            start = {p.partition: o for p, o in self._read.items() if p.topic == name}
-            stop = {
-                p.partition: offset
-                for p, offset in committed.items()
-                if p.topic == name and offset > self._read.get(p, 0)
-            }
-            if not stop:
-                continue
-            ids = self._ids[kind]
-            before = len(ids)
-            for message in scan(self._settings, name, start=start, stop=stop):
-                ids.add(hash((message.key() or b"").decode("utf-8", "replace")))
-            new += len(ids) - before
-            for partition, offset in stop.items():
-                self._read[Position(name, partition)] = offset
-        return new
+        kinds = {topics.topic(self._settings, kind): kind for kind in self.kinds}
+        stop = {
+            place: offset
+            for place, offset in committed.items()
+            if place.topic in kinds and offset > self._read.get(place, 0)
+        }
+        before = sum(map(len, self._ids.values()))
+        if stop:
+            for message in passages(self._settings, self._read, stop):
+                id_ = (message.key() or b"").decode("utf-8", "replace")
+                self._ids[kinds[message.topic() or ""]].add(hash(id_))
+            self._read |= stop
+        return sum(map(len, self._ids.values())) - before
 
 
 def known_ids(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:

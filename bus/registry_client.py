@@ -37,10 +37,6 @@ def client(settings: Settings) -> SchemaRegistryClient:
         "ssl.certificate.location": registry.certificate_file,
         "ssl.key.location": registry.key_file,
     }
-    if not registry.url:
-        from bus.local import reach
-
-        config["url"] = reach(settings.home).registry
     if registry.username:
         password = registry.password.get_secret_value()
         config["basic.auth.user.info"] = f"{registry.username}:{password}"
@@ -51,8 +47,14 @@ def client(settings: Settings) -> SchemaRegistryClient:
             "bearer.auth.token": token,
             "bearer.auth.logical.cluster": "_",
         }
+    config = {name: value for name, value in config.items() if value}
+    if not registry.url:
+        from bus.local import reach
+
+        # It speaks no TLS: to read all the world's certificates would take longer than to ask it.
+        config |= {"url": reach(settings.home).registry, "ssl.ca.location": False}
     try:
-        found = SchemaRegistryClient({name: value for name, value in config.items() if value})
+        found = SchemaRegistryClient(config)
     except (OSError, ValueError) as error:
         raise Stop(
             f"the registry's client cannot be made ({type(error).__name__}): look at url, ca_file, "
@@ -61,7 +63,9 @@ def client(settings: Settings) -> SchemaRegistryClient:
     if not registry.url:
         # A proxy of the user's must not be asked for loopback, and the client has no setting.
         found._rest_client.session.close()
-        found._rest_client.session = httpx2.Client(trust_env=False, timeout=TIMEOUT)
+        found._rest_client.session = httpx2.Client(
+            verify=found._rest_client.verify, trust_env=False, timeout=TIMEOUT
+        )
     return found
 
 

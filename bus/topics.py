@@ -109,14 +109,17 @@ def ensure(settings: Settings, names: list[str]) -> None:
     made = {topic.topic: topic.num_partitions for topic in new}
     _await_leaders(settings, made, 30.0)
     with suppress(RetryLater):  # a partition that is down for long must not stop what needs others
-        _await_leaders(settings, parts, 5.0)
+        _await_leaders(settings, parts, 5.0, first=admin)
 
 
-def _await_leaders(settings: Settings, parts: dict[str, int], seconds: float) -> None:
+def _await_leaders(
+    settings: Settings, parts: dict[str, int], seconds: float, first: AdminClient | None = None
+) -> None:
     """Come back when every partition of these topics can be read and written.
 
     parts: the number of partitions of each; to be asked also of those that were there, as another
            command may have made them just now. Raises `RetryLater` after `seconds`.
+    first: a client that has seen these topics, which answers sooner than a new one.
 
     A KRaft controller answers when it has written down that a topic shall be; the brokers make its
     partitions a moment later (KIP-500, "Broker Metadata Management").
@@ -125,9 +128,12 @@ def _await_leaders(settings: Settings, parts: dict[str, int], seconds: float) ->
     if not parts:
         return
 
+    client = kafka_client(settings) | {"logger": _quiet()}
+    clients = [first] if first else []
+
     def ask() -> None:
         # A client of its own each time: one that has seen a topic missing may go on saying so.
-        admin = AdminClient(kafka_client(settings) | {"logger": _quiet()})
+        admin = clients.pop() if clients else AdminClient(client)
         for future in admin.list_offsets(asked).values():
             future.result()
 
