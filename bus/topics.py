@@ -134,6 +134,13 @@ def _await_leaders(
     def ask() -> None:
         # A client of its own each time: one that has seen a topic missing may go on saying so.
         admin = clients.pop() if clients else AdminClient(client)
+        # Asked for the offsets of one without a leader, librdkafka looks again only 3 s later.
+        there = admin.list_topics(timeout=10).topics
+        for name, number in parts.items():
+            if name not in there or len(there[name].partitions) < number:
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            if any(partition.leader < 0 for partition in there[name].partitions.values()):
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
         for future in admin.list_offsets(asked).values():
             future.result()
 
