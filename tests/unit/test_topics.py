@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,18 +42,25 @@ def test_topics_of_different_width_stop_the_program() -> None:
 
 
 class Cluster:
-    """A cluster without topics, and a client that has once seen a topic missing and says so on."""
+    """A cluster without topics, and a client that has once seen a topic missing and says so on.
+
+    Its second client sees no topic, its third one without a leader, which it asks for no offsets.
+    """
 
     def __init__(self) -> None:
         self.clients = 0
+        self.asked: list[int] = []
 
     def client(self, _: object) -> Any:
         self.clients += 1
         number = self.clients
+        cluster = self
 
         class Client:
             def __init__(self) -> None:
-                self.topics: dict[str, object] = {}
+                partition = SimpleNamespace(leader=-1 if number == 3 else 1)
+                topic = SimpleNamespace(partitions=dict.fromkeys(range(6), partition))
+                self.topics = {"schoolbus.student": topic} if number > 2 else {}
 
             def list_topics(self, timeout: float) -> Any:
                 return self
@@ -61,8 +69,9 @@ class Cluster:
                 return {topic.topic: _answer(None) for topic in new}
 
             def list_offsets(self, asked: Iterable[TopicPartition]) -> dict[Any, Future[None]]:
+                cluster.asked.append(number)
                 missing = KafkaException(KafkaError(KafkaError._NOENT))
-                return {part: _answer(missing if number < 4 else None) for part in asked}
+                return {part: _answer(missing if number < 5 else None) for part in asked}
 
         return Client()
 
@@ -83,4 +92,5 @@ def test_a_client_that_saw_a_topic_missing_is_not_asked_again(
     monkeypatch.setattr(topics, "AdminClient", cluster.client)
     settings = Settings.model_validate({"kafka": {"bootstrap": "kafka:9092"}})
     topics.ensure(settings, ["schoolbus.student"])
-    assert cluster.clients == 4  # one that made the topic, two that saw it missing, one more
+    assert cluster.clients == 5  # one that made the topic, three that saw it missing, one more
+    assert cluster.asked == [4, 5]
