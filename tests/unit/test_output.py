@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,8 @@ def test_a_sources_help_is_about_the_source() -> None:
     said = CliRunner().invoke(app, ["produce", "oneroster-csv", "--help"]).stdout
     assert "--watch" in said
     assert "completion" not in said
+
+
+def test_the_version_is_told() -> None:
+    answer = CliRunner().invoke(app, ["--version"])
+    assert (answer.exit_code, answer.output) == (0, f"schoolbus {version('schoolbus')}\n")
