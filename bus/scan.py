@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 
-def reader(settings: Settings) -> Consumer:
-    """A consumer of committed data that is in no group and commits nothing."""
+def reader(settings: Settings, more: Mapping[str, Any] = MappingProxyType({})) -> Consumer:
+    """A consumer of committed data that is in no group and commits nothing.
+
+    more: settings of librdkafka's besides.
+    """
     return Consumer(
         kafka_client(settings)
         | {
@@ -31,6 +35,7 @@ def reader(settings: Settings) -> Consumer:
             # The end of a partition is told with an answer; an empty one is held back so long.
             "fetch.wait.max.ms": 20,
             "logger": logging.getLogger("bus.kafka"),
+            **more,
         }
     )
 

@@ -29,8 +29,11 @@ from bus.standard import KINDS
 Order = Literal["time", "level"]
 
 AT_ONCE = 10_000
-AHEAD = 200_000
+AHEAD = 60_000
 """Messages that are kept at most, over all partitions, until it is their turn."""
+FETCHED = {"fetch.message.max.bytes": 262_144}
+"""What comes of one partition at once is kept until the others have come as far, so it is not much:
+some 6,000 messages."""
 
 
 def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Message]]:
@@ -40,7 +43,7 @@ def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Mess
     """
     steps = [window] if order == "time" else list(_levels(settings, window))
     for step in steps:
-        consumer = reader(settings)
+        consumer = reader(settings, FETCHED)
         try:
             yield from _Merge(settings, consumer, step).batches()
         except KafkaException as error:
