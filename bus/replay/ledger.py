@@ -201,6 +201,7 @@ class Ledger:
             _client(settings) | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
         )
         with _explained():
+            self._producer.list_topics(timeout=SECONDS)  # as `bus.publisher` does, for its reason
             self._producer.init_transactions(SECONDS)
 
     def begin(self, about: About) -> None:

@@ -1,29 +1,18 @@
 """History that was written with older versions of the standard, read by a translation that knows
-the latest: three versions of every entity, as entities really change.
-
-    1   without one of today's optional fields
-    2   with that field, and with one more of its own name
-    3   that one renamed (an alias), another deprecated, and a status more
+the latest: three versions of every entity (`tests.three_versions`).
 
 What each message says stays what it said; what its version did not know has the field's default.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 import pytest
-from fastavro import parse_schema, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import blocks, codec
-from bus.codec import FRAME, MAGIC, Decoder
+from bus.codec import Decoder
 from bus.contract.records import records
 from bus.failures import Never
 from bus.product import Product
@@ -32,51 +21,7 @@ from bus.standard.evolution import breaks
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.microsoft_sds import PRODUCT as SDS
 from consumers.webhook import PRODUCT as WEBHOOK
-
-Schema = dict[str, Any]
-TEXT_OR_NOTHING = ["null", "string"]
-
-
-def optional(kind: str) -> str:
-    """One of today's fields that has a default and is nobody's reference."""
-    names = [f["name"] for f in KINDS[kind].schema["fields"] if f.get("default", "") is None]
-    return next(name for name in names if name not in KINDS[kind].references)
-
-
-def versions(kind: str) -> tuple[Schema, Schema, Schema]:
-    """The three versions of an entity."""
-    today = KINDS[kind].schema
-    first, second, third = (copy.deepcopy(today) for _ in range(3))
-    first["fields"] = [f for f in first["fields"] if f["name"] != optional(kind)]
-    second["fields"].append({"name": "note", "type": TEXT_OR_NOTHING, "default": None})
-    renamed = {"name": "districtNote", "aliases": ["note"], "default": None}
-    third["fields"].append({**renamed, "type": TEXT_OR_NOTHING})
-    for field in third["fields"]:
-        if field["name"] == "dateLastModified":
-            field["doc"] = "Deprecated: products go by the event's own time."
-        if field["name"] == "status":
-            field["type"]["symbols"].append("archived")
-    return first, second, third
-
-
-def written(schema: Schema, record: dict[str, Any], version: int) -> bytes:
-    """A message as a producer of that version wrote it."""
-    names = {field["name"] for field in schema["fields"]}
-    out = BytesIO()
-    out.write(FRAME.pack(MAGIC, version))
-    schemaless_writer(out, parse_schema(schema), {n: v for n, v in record.items() if n in names})
-    return out.getvalue()
-
-
-@contextmanager
-def knowing(kind: str, schema: Schema) -> Iterator[None]:
-    """A bus whose standard has this version of an entity."""
-    fields = tuple(field["name"] for field in schema["fields"])
-    known = {**KINDS, kind: replace(KINDS[kind], schema=schema, fields=fields)}
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (codec, blocks):
-            patch.setattr(module, "KINDS", known)
-        yield
+from tests.three_versions import knowing, optional, versions, written
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +40,7 @@ def test_history_of_three_versions_reads_as_the_last(kind: str, data: st.DataObj
     first = written(said[0], record, 1)
     second = written(said[1], record | {"note": note}, 2)
     third = written(said[2], record | {"districtNote": note}, 3)
-    with knowing(kind, said[2]):
+    with knowing({kind: said[2]}):
         decoder = Decoder(kind, lambda version: said[version - 1])
         read: list[Any] = [decoder.decode(value) for value in (first, second, third)]
         whole, failures = decoder.decode_all([first, second, third] * 20)
@@ -114,7 +59,7 @@ def test_a_translation_tells_old_history_as_it_tells_new(
     kind = data.draw(st.sampled_from(product.kinds))
     record = data.draw(records(kind)) | {optional(kind): None}
     said = versions(kind)
-    with knowing(kind, said[2]):
+    with knowing({kind: said[2]}):
         decoder = Decoder(kind, lambda version: said[version - 1])
         old: Any = decoder.decode(written(said[0], record, 1))
         new: Any = decoder.decode(written(said[2], record | {"districtNote": None}, 3))

@@ -1,0 +1,105 @@
+"""History that was written with three versions of the standard, registered one after the other, is
+replayed through translations that know the last one."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from bus import plugins, registry, topics
+from bus.contract.records import a_record
+from bus.delivery import Delivery
+from bus.event import envelope, now
+from bus.replay import shadow
+from bus.replay.ledger import About, State, keyed, new_id
+from bus.replay.replay import Replay
+from bus.replay.selection import select
+from bus.replay.shadow import Shadow
+from bus.replay.window import resolve
+from bus.settings import Settings, kafka_client
+from bus.standard import KINDS
+from tests.integration.conftest import Bus
+from tests.three_versions import knowing, versions, written
+
+VERSIONS = {kind: versions(kind) for kind in KINDS}
+LATEST = {kind: said[2] for kind, said in VERSIONS.items()}
+
+
+def registered(settings: Settings, folder: Path, version: int) -> dict[str, int]:
+    """Register a version of all entities; the registry's ids."""
+    folder.mkdir()
+    for kind, said in VERSIONS.items():
+        (folder / f"{kind}.avsc").write_text(json.dumps(said[version]), "utf-8")
+    return {one.kind: one.id for one in registry.apply(settings, folder)}
+
+
+@pytest.fixture(scope="module")
+def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A bus with three versions of each record's kind in its topics."""
+    folder = tmp_path_factory.mktemp("versions")
+    settings = bus.settings.model_copy(update={"topic_prefix": "versions"})
+    topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
+    producer = Producer(kafka_client(settings))
+    for version in range(3):
+        ids = registered(settings, folder / f"v{version}", version)
+        for kind, said in VERSIONS.items():
+            note = {"note": "by the door"} if version == 1 else {"districtNote": "by the door"}
+            one = a_record(kind, sourcedId=f"{kind}-{version}") | (note if version else {})
+            headers = envelope(kind, "created", source="/versions", time=now(), traceparent=None)
+            producer.produce(
+                topics.topic(settings, kind),
+                written(said[version], one, ids[kind]),
+                one["sourcedId"].encode(),
+                headers=[*headers, ("ce_id", f"{kind}-{version}".encode())],
+            )
+    assert producer.flush(30) == 0
+    return settings
+
+
+def replayed(settings: Settings, name: str, into: Path) -> State:
+    """`bus replay NAME --into INTO`, in this process, whose standard is the last version."""
+    product = plugins.product(name)
+    chosen = select(settings, product.kinds)
+    window = resolve(settings, chosen.kinds, "beginning", "now")
+    about = About(
+        id=new_id(name),
+        product=name,
+        since="beginning",
+        until="now",
+        into=str(into),
+        at=now(),
+        start=keyed(window.start),
+        stop=keyed(window.stop),
+    )
+    delivery: Delivery = Shadow(into)
+    if not shadow.wanted(product, str(into)):
+        delivery = product.open(plugins.settings_into(product, settings, str(into)))
+    try:
+        with knowing(LATEST):
+            return Replay(settings, product, delivery, about, chosen).run()
+    finally:
+        delivery.close()
+
+
+@pytest.mark.parametrize("name", ["canvas", "microsoft-sds", "webhook"])
+def test_history_of_three_versions_is_replayed(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
+    state = replayed(settings, name, tmp_path / "out")
+    assert state.left_out == 0
+    assert state.delivered == dict.fromkeys(plugins.product(name).kinds, 3)
+
+
+def test_a_vendor_is_told_the_same_of_each_version(settings: Settings, tmp_path: Path) -> None:
+    replayed(settings, "webhook", tmp_path / "out")
+    told = defaultdict(list)
+    for line in (tmp_path / "out" / "events.ndjson").read_text("utf-8").splitlines():
+        said = json.loads(line)
+        told[said["kind"]].append({**said["row"], "sourcedId": ""})
+    assert set(told) == set(plugins.product("webhook").kinds)
+    for first, second, third in told.values():
+        assert first == second == third

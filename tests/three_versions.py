@@ -1,0 +1,69 @@
+"""Three versions of every entity, as entities really change.
+
+1   without one of today's optional fields
+2   with that field, and with one more of its own name
+3   that one renamed (an alias), another deprecated, and a status more
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import pytest
+from fastavro import parse_schema, schemaless_writer
+
+from bus import blocks, codec
+from bus.codec import FRAME, MAGIC
+from bus.standard import KINDS
+
+Schema = dict[str, Any]
+TEXT_OR_NOTHING = ["null", "string"]
+
+
+def optional(kind: str) -> str:
+    """One of today's fields that has a default and is nobody's reference."""
+    names = [f["name"] for f in KINDS[kind].schema["fields"] if f.get("default", "") is None]
+    return next(name for name in names if name not in KINDS[kind].references)
+
+
+def versions(kind: str) -> tuple[Schema, Schema, Schema]:
+    """The three versions of an entity."""
+    today = KINDS[kind].schema
+    first, second, third = (copy.deepcopy(today) for _ in range(3))
+    first["fields"] = [f for f in first["fields"] if f["name"] != optional(kind)]
+    second["fields"].append({"name": "note", "type": TEXT_OR_NOTHING, "default": None})
+    renamed = {"name": "districtNote", "aliases": ["note"], "default": None}
+    third["fields"].append({**renamed, "type": TEXT_OR_NOTHING})
+    for field in third["fields"]:
+        if field["name"] == "dateLastModified":
+            field["doc"] = "Deprecated: products go by the event's own time."
+        if field["name"] == "status":
+            field["type"]["symbols"].append("archived")
+    return first, second, third
+
+
+def written(schema: Schema, record: dict[str, Any], version: int) -> bytes:
+    """A message as a producer of that version wrote it."""
+    names = {field["name"] for field in schema["fields"]}
+    out = BytesIO()
+    out.write(FRAME.pack(MAGIC, version))
+    schemaless_writer(out, parse_schema(schema), {n: v for n, v in record.items() if n in names})
+    return out.getvalue()
+
+
+@contextmanager
+def knowing(schemas: Mapping[str, Schema]) -> Iterator[None]:
+    """A bus whose standard has these versions of these entities."""
+    known = dict(KINDS)
+    for kind, schema in schemas.items():
+        fields = tuple(field["name"] for field in schema["fields"])
+        known[kind] = replace(KINDS[kind], schema=schema, fields=fields)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (codec, blocks):
+            patch.setattr(module, "KINDS", known)
+        yield
