@@ -30,7 +30,9 @@ def plan(
     changes: Annotated[
         float, typer.Option(min=0, max=1, help="The share of records that change on a school day.")
     ] = 0.01,
-    replication: Annotated[int, typer.Option(min=1, help="Copies of each record.")] = 3,
+    replication: Annotated[
+        int, typer.Option(min=0, help="Copies of each record; 0: what [kafka] says, else 3.")
+    ] = 0,
     apply: Annotated[
         bool, typer.Option("--apply", help="Bring the topics in line with [retention].")
     ] = False,
@@ -48,6 +50,7 @@ def plan(
 
         loaded = settings.load()
         district = retention.District(students, staff, enrollments, attendance, changes)
+        replication = replication or loaded.kafka.replication or 3
         found = retention.plan(loaded, district, replication)
         changed = retention.apply(loaded, allow_loss=allow_loss) if apply else {}
         first, later = sum(t.first for t in found), sum(t.later for t in found)

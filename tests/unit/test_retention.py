@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bus.cli import app
 from bus.retention import District, _changes, _loses, plan, wanted
 from bus.settings import RetentionSettings, Settings
 
@@ -56,3 +59,13 @@ def test_tiered_attendance_costs_the_brokers_little() -> None:
 def test_what_would_take_history_away(before: str, after: str, loses: bool) -> None:
     changes = _changes({"retention.ms": before}, {"retention.ms": after})
     assert _loses(changes) is loses
+
+
+def test_copies_are_as_many_as_the_cluster_is_told_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_day(*arguments: str) -> int:
+        answer = CliRunner().invoke(app, ["topics", "plan", "--json", *arguments])
+        return int(json.loads(answer.output)["firstDay"])
+
+    assert first_day() == 3 * first_day("--replication", "1")
+    monkeypatch.setenv("BUS_KAFKA__REPLICATION", "1")
+    assert first_day() == first_day("--replication", "1")
