@@ -12,7 +12,9 @@ import hashlib
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ from bus.scan import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 
-READ = 20_000
+READ = 10_000
 """How many messages are read at once when the cache is brought up to date."""
+TAKEN = 50_000
+"""So many records are decoded at once."""
 
 
 def cache_file(settings: Settings, source: str) -> Path:
@@ -194,6 +198,16 @@ def _fits(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], int]) -> b
     return all(offset <= ends.get(part, -1) for part, offset in _positions(con).items())
 
 
+@dataclass(slots=True)
+class _Lot:
+    """Messages of one kind, side by side: keys, Kafka's times (ms), offsets, values."""
+
+    ids: list[str] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+
+
 def _catch_up(
     con: duckdb.DuckDBPyConnection,
     settings: Settings,
@@ -202,10 +216,18 @@ def _catch_up(
     ends: dict[tuple[str, int], int],
 ) -> None:
     positions = _positions(con)
+    lookup = schema_lookup(settings)
+    decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
+    read: set[str] = set()
+    for lots in _published(settings, source, consumer, ends, positions):
+        for kind, lot in lots.items():
+            if kind not in read:
+                read.add(kind)
+                con.execute(f"CREATE OR REPLACE TEMP TABLE {_table(kind)} ({_columns(kind)})")
+            _read(con, cache_file(settings, source), decoders[kind], kind, lot)
     con.execute("BEGIN")
-    for rows in _published(settings, source, consumer, ends, positions):
-        for kind, records in rows.items():
-            _upsert(con, cache_file(settings, source), kind, records)
+    for kind in read:
+        _upsert(con, kind)
     _set_positions(con, positions)
     con.execute("COMMIT")
 
@@ -216,14 +238,13 @@ def _published(
     consumer: Consumer,
     ends: dict[tuple[str, int], int],
     positions: dict[tuple[str, int], int],
-) -> Iterator[dict[str, list[dict[str, Any]]]]:
+) -> Iterator[dict[str, _Lot]]:
     """What the source has published since `positions` (moved on to the end), some at a time."""
-    lookup = schema_lookup(settings)
-    decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in KINDS}
+    kinds = {topics.topic(settings, kind): kind for kind in KINDS}
     left = {part for part, end in ends.items() if positions.get(part, 0) < end}
     consumer.assign([TopicPartition(*part, positions.get(part, 0)) for part in left])
+    lots: defaultdict[str, _Lot] = defaultdict(_Lot)
     while left:
-        rows: dict[str, list[dict[str, Any]]] = {}
         for message in some(consumer, READ):
             place = (message.topic() or "", message.partition() or 0)
             if error := message.error():
@@ -234,48 +255,91 @@ def _published(
                 continue
             if header(message, "ce_source") != source:
                 continue
-            kind, decoder = decoders[place[0]]
-            key = (message.key() or b"").decode("utf-8", "replace")
-            try:
-                record: Record | None = decoder.decode(message.value())
-            except Never:
-                record = None  # an erasure, or not ours to mend here: nothing to compare with
-            at = message.timestamp()[1]
-            rows.setdefault(kind, []).append(
-                {"_id": key, "_at": at, "_offset": message.offset(), **(record or {})}
-            )
-        yield rows
+            lot = lots[kinds[place[0]]]
+            lot.ids.append((message.key() or b"").decode("utf-8", "replace"))
+            lot.times.append(message.timestamp()[1])
+            lot.offsets.append(message.offset() or 0)
+            lot.values.append(message.value())
+        if not left or sum(len(lot.ids) for lot in lots.values()) >= TAKEN:
+            yield lots
+            lots.clear()
 
 
-def _upsert(
-    con: duckdb.DuckDBPyConnection, cache: Path, kind: str, rows: list[dict[str, Any]]
+def _table(kind: str) -> str:
+    return quoted(f"read_{kind}")
+
+
+def _columns(kind: str) -> str:
+    return f"{definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT"
+
+
+def _upsert(con: duckdb.DuckDBPyConnection, kind: str) -> None:
+    """Let the latest of each record that was read stand in the cache."""
+    fields = ", ".join(f"r.{quoted(name)}" for name in columns(kind))
+    table = f"{SCHEMA}.{quoted(kind)}"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE latest AS SELECT rowid AS at, _id FROM {_table(kind)} "
+        # A record that moved to another owner is withdrawn in one partition and stands in
+        # another, both in one millisecond: what stands is the later.
+        "QUALIFY row_number() OVER (PARTITION BY _id "
+        "ORDER BY _at DESC, status = 'active' DESC, _offset DESC) = 1"
+    )
+    con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM latest)")
+    con.execute(
+        f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'r')}, NULL "
+        f"FROM {_table(kind)} r JOIN latest ON r.rowid = latest.at WHERE r.sourcedId IS NOT NULL"
+    )
+    con.execute(f"DROP TABLE latest; DROP TABLE {_table(kind)}")
+
+
+def _read(
+    con: duckdb.DuckDBPyConnection, cache: Path, decoder: Decoder, kind: str, lot: _Lot
 ) -> None:
-    """Let the latest of each record stand in the cache."""
+    """Add the records of a lot to what was read, with the key of each, its time and its offset; a
+    row of nothing else for what cannot be decoded."""
+    found = decoder.columns(lot.values)
+    if found is None:
+        _read_one_by_one(con, cache, decoder, kind, lot)
+        return
+    import pyarrow
+
+    # Moments are UTC in the cache, without a zone.
+    plain = [
+        column.cast(pyarrow.timestamp("us")) if pyarrow.types.is_timestamp(column.type) else column
+        for column in found.columns
+    ]
+    arrow = pyarrow.table(
+        [*plain, pyarrow.array(lot.ids), pyarrow.array(lot.times), pyarrow.array(lot.offsets)],
+        [*found.schema.names, "_id", "_at", "_offset"],
+    )
+    con.register("arrow", arrow)
+    con.execute(f"INSERT INTO {_table(kind)} BY NAME SELECT * FROM arrow")
+    con.unregister("arrow")
+
+
+def _read_one_by_one(
+    con: duckdb.DuckDBPyConnection, cache: Path, decoder: Decoder, kind: str, lot: _Lot
+) -> None:
     # Beside the cache and named like it: another source may be catching up at the same time.
     path = cache.with_suffix(".ndjson")
     types = columns(kind) | {"_id": "VARCHAR", "_at": "BIGINT", "_offset": "BIGINT"}
     spec = ", ".join(f"'{name}': '{type_}'" for name, type_ in types.items())
-    fields = ", ".join(quoted(name) for name in columns(kind))
-    table = f"{SCHEMA}.{quoted(kind)}"
     try:
         with open(path, "w", encoding="utf-8", opener=_private) as out:
-            for row in rows:
+            for key, at, offset, value in zip(
+                lot.ids, lot.times, lot.offsets, lot.values, strict=True
+            ):
+                try:
+                    record: Record | None = decoder.decode(value)
+                except Never:
+                    record = None  # an erasure, or not ours to mend here: nothing to compare with
+                row = {"_id": key, "_at": at, "_offset": offset, **(record or {})}
                 out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         con.execute(
-            f"CREATE OR REPLACE TEMP TABLE news AS SELECT * FROM "
+            f"INSERT INTO {_table(kind)} BY NAME SELECT * FROM "
             f"read_json({text_literal(str(path))}, format = 'newline_delimited', "
-            f"columns = {{{spec}}}) "
-            # A record that moved to another owner is withdrawn in one partition and stands in
-            # another, both in one millisecond: what stands is the later.
-            "QUALIFY row_number() OVER (PARTITION BY _id "
-            "ORDER BY _at DESC, status = 'active' DESC, _offset DESC) = 1"
+            f"columns = {{{spec}}})"
         )
-        con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM news)")
-        con.execute(
-            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'news')}, NULL FROM news "
-            "WHERE sourcedId IS NOT NULL"
-        )
-        con.execute("DROP TABLE news")
     finally:
         path.unlink(missing_ok=True)
 

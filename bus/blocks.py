@@ -37,15 +37,23 @@ class Blocks:
 
         None: at least one of them is not as it should be; nothing is said of which.
         """
+        if (found := self.columns(values)) is None:
+            return None
+        try:
+            return self._records([_values(column) for column in found])
+        except (OverflowError, ValueError):  # a day or a moment that Python does not have
+            return None
+
+    def columns(self, values: Sequence[bytes]) -> pyarrow.RecordBatch | None:
+        """The same as columns: days are `date32`, moments `timestamp[ms]` in UTC."""
         import pyarrow
         from pyruhvro import deserialize_array, serialize_record_batch
 
         try:
             found = deserialize_array(values, self._schema)
             (again,) = serialize_record_batch(found, self._schema, 1)
-            if not again.equals(pyarrow.array(values, again.type)):
-                return None
-            return self._records([_values(column) for column in found])
+            same: bool = again.equals(pyarrow.array(values, again.type))
+            return found if same else None
         except Exception:  # of many types; what is wrong is told by whoever reads one by one
             return None
 

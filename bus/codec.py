@@ -100,7 +100,8 @@ class Decoder:
         self, values: Sequence[bytes | None]
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         """The records of all values that decode, in order, and (index, reason) of the others."""
-        if (block := self._block(values)) is not None:
+        bare = self._bare(values)
+        if bare is not None and (block := self._blocks.read(bare)) is not None:
             return block, []
         decode = self.decode
         self._refused = {}  # a schema may be registered by the next time
@@ -114,8 +115,15 @@ class Decoder:
         self._refused = None
         return records, failures
 
-    def _block(self, values: Sequence[bytes | None]) -> list[Record] | None:
-        """The records of values that are all written with our schema; None: one by one."""
+    def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
+        """The records of all values as columns (see `bus.blocks`); None: they are to be decoded one
+        by one, as they are few, or not all written with our schema, or one is not as it should be.
+        """
+        bare = self._bare(values)
+        return None if bare is None else self._blocks.columns(bare)
+
+    def _bare(self, values: Sequence[bytes | None]) -> list[bytes] | None:
+        """Values without their frames; None: they are not all written with our schema."""
         if len(values) < FEWEST or values[0] is None:
             return None
         frame = values[0][:5]
@@ -126,7 +134,7 @@ class Decoder:
             _, reader = self._known.get(frame) or self._resolve(frame)
         except Never:
             return None
-        return self._blocks.read(bare) if reader is None else None
+        return bare if reader is None else None
 
     def _resolve(self, frame: bytes) -> tuple[Any, Any]:
         """Writer and reader schema for a frame; no reader where the two are the same (faster)."""

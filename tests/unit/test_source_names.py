@@ -8,9 +8,12 @@ import duckdb
 import pytest
 
 from bus import baseline
+from bus.codec import Decoder, Encoder
+from bus.contract.records import a_record
 from bus.extract import _fresh, produce
 from bus.failures import Stop
 from bus.settings import Settings
+from bus.standard import KINDS
 
 
 @pytest.mark.parametrize(
@@ -34,9 +37,12 @@ def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     cache.parent.mkdir(parents=True)
     con = duckdb.connect()
     baseline._open(con, cache, "mark")
-    record = {"sourcedId": "s1", "status": "active"}
-    row = {**record, "_id": "s1", "_at": 0, "_offset": 0}
-    baseline._upsert(con, cache, "student", [row])
+    value = Encoder("student", 1).encode(a_record("student", sourcedId="s1"))
+    lot = baseline._Lot(["s1"], [0], [0], [value])
+    decoder = Decoder("student", lambda _: KINDS["student"].schema)
+    con.execute(f"CREATE TEMP TABLE read_student ({baseline._columns('student')})")
+    baseline._read(con, cache, decoder, "student", lot)
+    baseline._upsert(con, "student")
     found = con.execute('SELECT sourcedId FROM published."student"').fetchall()
     assert found == [("s1",)]
     assert [path.name for path in cache.parent.glob("*.ndjson")] == []

@@ -1,0 +1,72 @@
+"""The cache of what was published, brought up to date from the topics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bus import baseline
+from bus.codec import Decoder, Encoder
+from bus.contract.records import a_record, records
+from bus.standard import KINDS
+
+Cached = Callable[..., list[Any]]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
+    """Gives what is in an empty cache after some lots of a kind."""
+    path = tmp_path_factory.mktemp("cache") / "west.duckdb"
+    with duckdb.connect() as con:
+        baseline._open(con, path, "mark")
+
+        def cached(kind: str, *lots: baseline._Lot) -> list[Any]:
+            con.execute(f'DELETE FROM published."{kind}"')
+            decoder = Decoder(kind, lambda _: KINDS[kind].schema)
+            con.execute(f'CREATE TEMP TABLE "read_{kind}" ({baseline._columns(kind)})')
+            for lot in lots:
+                baseline._read(con, path, decoder, kind, lot)
+            baseline._upsert(con, kind)
+            return con.execute(f'SELECT * FROM published."{kind}" ORDER BY sourcedId').fetchall()
+
+        yield cached
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_a_lot_as_columns_is_what_it_is_record_by_record(
+    cache: Cached, kind: str, data: st.DataObject
+) -> None:
+    said = [data.draw(records(kind)) | {"sourcedId": f"r{at}"} for at in range(3)] * 20
+    values = [Encoder(kind, 1).encode(record) for record in said]
+    ids = [record["sourcedId"] for record in said]
+    lot = baseline._Lot(ids, [0] * 60, list(range(60)), values)
+    one_by_one = [baseline._Lot([ids[at]], [0], [at], [values[at]]) for at in range(3)]
+    assert cache(kind, lot) == cache(kind, *one_by_one)
+
+
+def test_the_latest_stands_and_an_erasure_takes_away(cache: Cached) -> None:
+    encode = Encoder("student", 1).encode
+    values = [encode(a_record("student", sourcedId="s1", givenName=str(at))) for at in range(60)]
+    lot = baseline._Lot(["s1"] * 60, list(range(60)), list(range(60)), [*values])
+    (row,) = cache("student", lot)
+    assert "59" in row
+    erased = baseline._Lot(["s1"], [99], [99], [None])
+    assert cache("student", lot, erased) == []
+
+
+def test_of_two_in_a_millisecond_what_is_active_stands(cache: Cached) -> None:
+    encode = Encoder("student", 1).encode
+    moved = [
+        encode(a_record("student", sourcedId="s1", status=status))
+        for status in ("active", "tobedeleted")
+    ]
+    lot = baseline._Lot(["s1"] * 60, [0] * 60, list(range(60)), moved * 30)
+    (row,) = cache("student", lot)
+    assert "active" in row
