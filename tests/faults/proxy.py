@@ -123,6 +123,11 @@ class Proxy:
     async def _be(self, way: Way, latency: float, rate: float) -> None:
         self._way, self._latency, self._rate = way, latency, rate
         if way == "cut" and self._server is not None:
+            # What has been taken in and is not a transport yet would be dropped by a server that is
+            # closed, with its socket open (asyncio of Python 3.11, `Server._attach`).
+            for listening in self._server.sockets:
+                self._loop.remove_reader(listening)
+            await asyncio.sleep(0)
             self._server.close()
             self._server = None
         elif way != "cut" and self._server is None:
@@ -132,7 +137,7 @@ class Proxy:
                 one.close()
 
     async def _end(self) -> None:
-        for _ in range(3):  # one may have been taken in just when the door was closed
+        for _ in range(3):  # one may only now have reached the server
             await self._be("cut", 0, 0)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             await asyncio.gather(*others, return_exceptions=True)  # their connections are closed

@@ -43,9 +43,12 @@ class Disk:
     def fill(self, left: int = 0) -> None:
         """Leave only so many bytes."""
         with self._ballast.open("ab") as file:
-            size = shutil.disk_usage(self.folder).free - left
-            if size > 0:
-                os.posix_fallocate(file.fileno(), file.tell(), size)
+            while (size := shutil.disk_usage(self.folder).free - left) > 0:
+                try:
+                    os.posix_fallocate(file.fileno(), self._ballast.stat().st_size, size)
+                except OSError as error:  # somebody else was quicker with some of it
+                    if error.errno != errno.ENOSPC:
+                        raise
 
     def free(self) -> None:
         """Make room."""
