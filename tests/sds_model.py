@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import shutil
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 Row = dict[str, str]
@@ -104,6 +107,21 @@ EMAIL = re.compile(r"[\w!#$%&'*+/=?^`{|}~.-]+@[\w-]+(\.[\w-]+)+", re.ASCII)
 
 class Refused(AssertionError):  # noqa: N818 - as SDS says it
     """What SDS would stop at, leave out, or warn of."""
+
+
+def taken(folder: Path, to: Path) -> bool:
+    """Take the files of a set away to another folder, as a script does that may come while they are
+    being renamed: whether they are those that the set's own account names."""
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir()
+    try:
+        for path in folder.glob("*.csv"):
+            shutil.copyfile(path, to / path.name)
+        account = json.loads((folder / ".schoolbus" / "set.json").read_bytes())["files"]
+    except FileNotFoundError:
+        return False
+    sums = {path.name: sha256(path.read_bytes()).hexdigest() for path in to.iterdir()}
+    return sums == {name: file["sha256"] for name, file in account.items()}
 
 
 def load(folder: Path) -> State:

@@ -86,7 +86,8 @@ def test_beside_a_live_consumer_no_state_goes_back_in_time(commands: Commands) -
         until(lambda: canvas_is(Path(canvas), last), "the last day in Canvas")
 
         def set_is_right() -> bool:
-            return sds_model.rosters(sds_model.load(Path(sds))) == truth(last).rosters
+            whole = sds_model.taken(Path(sds), to := commands.cwd / "taken")
+            return whole and sds_model.rosters(sds_model.load(to)) == truth(last).rosters
 
         until(set_is_right, "the last day in the set", 90.0)
     (one, other) = commands.run("replay", "list")["replays"]
