@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -214,6 +214,9 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
     width: how many values a row should have; 0: not known.
     """
     lines = _Lines(source)
+    before: deque[str] = deque(
+        maxlen=5
+    )  # ids of the rows before, as that of the row may be damaged
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         lines.taken.clear()
@@ -227,26 +230,32 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
             lines.back()
             continue
         taken = len(lines.taken)
-        if taken > 1 and width and _run_together(lines.taken, fields, delimiter, width):
+        if taken > 1 and width and _run_together(lines.taken, fields, delimiter, width, before):
             yield Row(first, 1, None)
             lines.back()
         elif fields:
+            if taken == 1 and len(fields) == width:
+                before.append(fields[0])
             yield Row(first, taken, fields)
 
 
-def _run_together(taken: deque[str], fields: list[str], delimiter: str, width: int) -> bool:
+def _run_together(
+    taken: deque[str], fields: list[str], delimiter: str, width: int, before: Iterable[str]
+) -> bool:
     """Whether a row over several lines looks like several rows that stray quotes run together.
 
-    Then a further line would be a row by itself, beginning with an id like that of the first.
+    Then a further line would be a row by itself, beginning with an id like that of the first, or
+    like one of those `before`.
     """
     if len(fields) != width:
         return True
+    ids = [fields[0], *before]
     for line in islice(taken, 1, None):
         try:
             alone = next(csv.reader([line], delimiter=delimiter, strict=True), [])
         except csv.Error:
             continue
-        if len(alone) == width and _alike(alone[0], fields[0]):
+        if len(alone) == width and any(_alike(alone[0], id_) for id_ in ids):
             return True
     return False
 

@@ -123,6 +123,14 @@ def test_a_row_between_two_broken_ones_is_not_taken_for_a_part_of_a_value(tmp_pa
     assert [line for line, _ in told(staging)] == [2, 4]
 
 
+def test_nor_where_the_id_itself_is_damaged(tmp_path: Path) -> None:
+    """The first row's id says nothing; those of the rows before it do."""
+    damaged = 'org-0003 and more,"C,school\norg-0004,D,school\norg-0005",school\n'
+    before = "org-0001,A,school\norg-0002,B,school\n"
+    found, _ = orgs(tmp_path, HEADER + before + damaged + "org-0006,F,school\n")
+    assert [row[1] for row in found] == ["org-0001", "org-0002", "org-0004", "org-0006"]
+
+
 def test_a_quote_that_closes_too_late_costs_no_row_of_the_right_length(tmp_path: Path) -> None:
     found, staging = orgs(
         tmp_path, HEADER + '1,"open,school\n2,B,school\n3",x,y,school\n4,D,school\n'
