@@ -221,9 +221,7 @@ def _catch_up(
     read: set[str] = set()
     for lots in _published(settings, source, consumer, ends, positions):
         for kind, lot in lots.items():
-            if kind not in read:
-                read.add(kind)
-                con.execute(f"CREATE OR REPLACE TEMP TABLE {_table(kind)} ({_columns(kind)})")
+            read.add(kind)
             _read(con, cache_file(settings, source), decoders[kind], kind, lot)
     con.execute("BEGIN")
     for kind in read:
@@ -269,10 +267,6 @@ def _table(kind: str) -> str:
     return quoted(f"read_{kind}")
 
 
-def _columns(kind: str) -> str:
-    return f"{definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT"
-
-
 def _upsert(con: duckdb.DuckDBPyConnection, kind: str) -> None:
     """Let the latest of each record that was read stand in the cache."""
     fields = ", ".join(f"r.{quoted(name)}" for name in columns(kind))
@@ -297,6 +291,10 @@ def _read(
 ) -> None:
     """Add the records of a lot to what was read, with the key of each, its time and its offset; a
     row of nothing else for what cannot be decoded."""
+    con.execute(
+        f"CREATE TEMP TABLE IF NOT EXISTS {_table(kind)} "
+        f"({definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT)"
+    )
     found = decoder.columns(lot.values)
     if found is None:
         _read_one_by_one(con, cache, decoder, kind, lot)

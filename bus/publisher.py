@@ -75,11 +75,7 @@ class Publisher:
         name = f"{self._settings.topic_prefix}{self._source}"
         self._producer = Producer(producer_settings(self._settings, name, self._doubt))
         with explained("start publishing"):
-            # First, as a producer that has no connection yet looks for its coordinator only every
-            # half a second (librdkafka, rdkafka_txnmgr.c).
-            there = self._producer.list_topics(timeout=SECONDS).topics
-            self._producer.init_transactions(SECONDS)
-        return {name: len(topic.partitions) for name, topic in there.items()}
+            return fence(self._producer)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -143,6 +139,18 @@ class Publisher:
         """Wait for nothing: what is not committed by now is not meant to be."""
         self._producer.purge()
         self._producer.flush(5)
+
+
+def fence(producer: Producer) -> dict[str, int]:
+    """Make ready for transactions; whoever had the transactional id before can write no more.
+
+    Gives the topics that are there, with the number of their partitions. They are asked for first,
+    as a producer that has no connection yet looks for its coordinator only every half a second
+    (librdkafka, rdkafka_txnmgr.c).
+    """
+    there = producer.list_topics(timeout=SECONDS).topics
+    producer.init_transactions(SECONDS)
+    return {name: len(topic.partitions) for name, topic in there.items()}
 
 
 def producer_settings(settings: Settings, transactional_id: str, doubt: Doubt) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 
-def reader(settings: Settings, more: Mapping[str, Any] = MappingProxyType({})) -> Consumer:
+def reader(settings: Settings, more: Mapping[str, Any] | None = None) -> Consumer:
     """A consumer of committed data that is in no group and commits nothing.
 
     more: settings of librdkafka's besides.
@@ -35,7 +34,7 @@ def reader(settings: Settings, more: Mapping[str, Any] = MappingProxyType({})) -
             # The end of a partition is told with an answer; an empty one is held back so long.
             "fetch.wait.max.ms": 20,
             "logger": logging.getLogger("bus.kafka"),
-            **more,
+            **(more or {}),
         }
     )
 

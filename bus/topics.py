@@ -128,12 +128,12 @@ def _await_leaders(
     if not parts:
         return
 
-    client = kafka_client(settings) | {"logger": _quiet()}
+    config = kafka_client(settings) | {"logger": _quiet()}
     clients = [first] if first else []
 
     def ask() -> None:
         # A client of its own each time: one that has seen a topic missing may go on saying so.
-        admin = clients.pop() if clients else AdminClient(client)
+        admin = clients.pop() if clients else AdminClient(config)
         # Asked for the offsets of one without a leader, librdkafka looks again only 3 s later.
         there = admin.list_topics(timeout=10).topics
         for name, number in parts.items():

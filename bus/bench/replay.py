@@ -30,6 +30,7 @@ from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.replay.ledger import About, State, keyed, new_id
 from bus.replay.replay import Replay
 from bus.replay.selection import select
+from bus.replay.shadow import delivery_into
 from bus.replay.window import resolve
 from bus.settings import Settings
 
@@ -62,7 +63,7 @@ def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[],
             start=keyed(window.start),
             stop=keyed(window.stop),
         )
-        delivery = product.open(plugins.settings_into(product, settings, into))
+        delivery = delivery_into(product, settings, into)
         try:
             return Replay(settings, product, delivery, about, chosen).run()
         finally:

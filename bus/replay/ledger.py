@@ -26,6 +26,7 @@ from bus import topics
 from bus.delivery import Position
 from bus.event import now
 from bus.failures import RetryLater, Stop
+from bus.publisher import fence
 from bus.replay.window import Window
 from bus.scan import scan
 from bus.settings import Settings, kafka_client
@@ -201,8 +202,7 @@ class Ledger:
             _client(settings) | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
         )
         with _explained():
-            self._producer.list_topics(timeout=SECONDS)  # as `bus.publisher` does, for its reason
-            self._producer.init_transactions(SECONDS)
+            fence(self._producer)
 
     def begin(self, about: About) -> None:
         """Note what it is."""

@@ -13,10 +13,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bus.delivery import Batch, Position, Refusal
+from bus import plugins
+from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.failures import Stop
 from bus.product import Product
 from bus.replay.ledger import keyed
+from bus.settings import Settings
 
 JOURNAL = ".schoolbus.json"
 
@@ -24,6 +26,14 @@ JOURNAL = ".schoolbus.json"
 def wanted(product: Product, into: str) -> bool:
     """Whether a replay into this place is a shadow: a folder, for a product that takes requests."""
     return "://" not in into and not any(table.columns for table in product.tables)
+
+
+def delivery_into(product: Product, settings: Settings, into: str) -> Delivery:
+    """A product's delivery to another place than its own: a folder, or an address."""
+    if wanted(product, into):
+        return Shadow(Path(into))
+    delivery: Delivery = product.open(plugins.settings_into(product, settings, into))
+    return delivery
 
 
 class Shadow:

@@ -214,9 +214,7 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
     width: how many values a row should have; 0: not known.
     """
     lines = _Lines(source)
-    before: deque[str] = deque(
-        maxlen=5
-    )  # ids of the rows before, as that of the row may be damaged
+    before: deque[str] = deque(maxlen=5)  # ids, as that of a row itself may be damaged
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         lines.taken.clear()

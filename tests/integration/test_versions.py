@@ -11,15 +11,10 @@ import pytest
 from confluent_kafka import Producer
 
 from bus import plugins, registry, topics
+from bus.bench.replay import replay
 from bus.contract.records import a_record
-from bus.delivery import Delivery
 from bus.event import envelope, now
-from bus.replay import shadow
-from bus.replay.ledger import About, State, keyed, new_id
-from bus.replay.replay import Replay
-from bus.replay.selection import select
-from bus.replay.shadow import Shadow
-from bus.replay.window import resolve
+from bus.replay.ledger import State
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 from tests.integration.conftest import Bus
@@ -62,27 +57,8 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 def replayed(settings: Settings, name: str, into: Path) -> State:
     """`bus replay NAME --into INTO`, in this process, whose standard is the last version."""
-    product = plugins.product(name)
-    chosen = select(settings, product.kinds)
-    window = resolve(settings, chosen.kinds, "beginning", "now")
-    about = About(
-        id=new_id(name),
-        product=name,
-        since="beginning",
-        until="now",
-        into=str(into),
-        at=now(),
-        start=keyed(window.start),
-        stop=keyed(window.stop),
-    )
-    delivery: Delivery = Shadow(into)
-    if not shadow.wanted(product, str(into)):
-        delivery = product.open(plugins.settings_into(product, settings, str(into)))
-    try:
-        with knowing(LATEST):
-            return Replay(settings, product, delivery, about, chosen).run()
-    finally:
-        delivery.close()
+    with knowing(LATEST):
+        return replay(settings, name, str(into))()
 
 
 @pytest.mark.parametrize("name", ["canvas", "microsoft-sds", "webhook"])

@@ -28,7 +28,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
         def cached(kind: str, *lots: baseline._Lot) -> list[Any]:
             con.execute(f'DELETE FROM published."{kind}"')
             decoder = Decoder(kind, lambda _: KINDS[kind].schema)
-            con.execute(f'CREATE TEMP TABLE "read_{kind}" ({baseline._columns(kind)})')
             for lot in lots:
                 baseline._read(con, path, decoder, kind, lot)
             baseline._upsert(con, kind)

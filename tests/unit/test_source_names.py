@@ -40,7 +40,6 @@ def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     value = Encoder("student", 1).encode(a_record("student", sourcedId="s1"))
     lot = baseline._Lot(["s1"], [0], [0], [value])
     decoder = Decoder("student", lambda _: KINDS["student"].schema)
-    con.execute(f"CREATE TEMP TABLE read_student ({baseline._columns('student')})")
     baseline._read(con, cache, decoder, "student", lot)
     baseline._upsert(con, "student")
     found = con.execute('SELECT sourcedId FROM published."student"').fetchall()
