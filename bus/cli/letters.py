@@ -173,7 +173,7 @@ def retry(
     """
     with failures(json):
         from bus import settings
-        from bus.cli.replay import replayed
+        from bus.cli.replaying import replayed
         from bus.deadletters import mark, read
         from bus.event import now
         from bus.replay.ledger import whoever

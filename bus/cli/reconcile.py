@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bus.cli.differences import emit_differences
 from bus.cli.output import Json, failures, stderr
 from bus.cli.products import ProductName
-from bus.cli.replay import emit_differences, replayed
+from bus.cli.replaying import replayed
 
 if TYPE_CHECKING:
     from bus.product import Product

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +12,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from bus.cli.differences import emit_differences
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
+from bus.cli.replaying import as_told, run_replay
 
 if TYPE_CHECKING:
-    from bus.delivery import Delivery
-    from bus.replay.ledger import About, Entry, State
+    from bus.replay.ledger import About, Entry
     from bus.replay.plan import Plan
-    from bus.replay.rows import Differences
 
 
 class ProductOrCommand(TyperGroup):
@@ -41,9 +38,6 @@ app = typer.Typer(
     no_args_is_help=True,
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
-SHOWN = 20
-POLITE = 10
-"""By so much a replay stands back for what is live on the same machine (`nice`)."""
 Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
 
 
@@ -138,113 +132,12 @@ def run(
         if dry_run:
             _dry_run(json, loaded, what, about, chosen)
             return
-        _emit(json, _run(loaded, about, None, out, url))
+        _emit(json, run_replay(loaded, about, None, out, url))
 
 
 def _absolute(into: str | None) -> str:
     """So that a replay can be resumed from any folder."""
     return "" if not into else into if "://" in into else str(Path(into).absolute())
-
-
-def replayed(
-    loaded: Any,
-    product: str,
-    records: dict[str, set[str]],
-    why: str,
-    out: Path | None,
-    url: str | None,
-) -> dict[str, Any]:
-    """Replay the latest state of these records, by kind; what is told of that."""
-    from bus import plugins
-    from bus.event import now
-    from bus.replay.ledger import About, keyed, new_id, whoever
-    from bus.replay.window import resolve
-
-    kinds = [kind for kind in plugins.product(product).kinds if kind in records]
-    window = resolve(loaded, kinds)
-    about = About(
-        id=new_id(product),
-        product=product,
-        since="beginning",
-        until="now",
-        records={kind: sorted(records[kind]) for kind in kinds},
-        only_current=True,
-        why=why,
-        by=whoever(),
-        at=now(),
-        start=keyed(window.start),
-        stop=keyed(window.stop),
-    )
-    return _told(_run(loaded, about, None, out, url))
-
-
-def _run(
-    loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
-) -> Entry:
-    from bus import plugins, telemetry
-    from bus.replay import shadow
-    from bus.replay.replay import Replay, check
-    from bus.replay.selection import select
-
-    telemetry.configure(loaded.telemetry)
-    if hasattr(os, "nice"):
-        os.nice(POLITE)
-    what = plugins.product(about.product)
-    chosen = select(
-        loaded,
-        what.kinds,
-        entities=about.entities,
-        schools=about.schools,
-        students=about.students,
-        records=about.records,
-    )
-    delivery: Delivery
-    if about.into and shadow.wanted(what, about.into):
-        delivery = shadow.Shadow(Path(about.into))
-    elif about.into:
-        delivery = what.open(plugins.settings_into(what, loaded, about.into))
-    else:
-        delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
-    try:
-        check(what, delivery, about)
-        with _bar(about) as told:
-            replay = Replay(loaded, what, delivery, about, chosen, state=state, progress=told)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: replay.stop())
-            ended = replay.run()
-    finally:
-        delivery.close()
-    from bus.replay.ledger import Entry
-
-    return Entry(about, ended)
-
-
-class _bar:  # noqa: N801 - reads as a word
-    """A line on stderr that says how far a replay is, how fast and how long yet."""
-
-    def __init__(self, about: About) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[delivered]:,} delivered"),
-            TextColumn("{task.fields[rate]:,.0f}/s"),
-            TimeRemainingColumn(),
-            console=stderr,
-            transient=True,
-        )
-        self._task = self._progress.add_task(about.id, total=1.0, delivered=0, rate=0.0)
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return self._tell
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _tell(self, entry: Entry) -> None:
-        delivered = sum(entry.state.delivered.values())
-        rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
-        self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
 
 
 def _dry_run(json: bool, loaded: Any, what: Any, about: About, chosen: Any) -> None:
@@ -333,31 +226,6 @@ def compare(
         emit_differences(json, product, found, {"old": str(old), "new": str(new)})
 
 
-def emit_differences(json: bool, product: str, found: Differences, more: dict[str, Any]) -> None:
-    """Print how two states differ: ids, and names of columns, never what is in them."""
-    result = {
-        "product": product,
-        **more,
-        "tables": found.numbers(),
-        "differences": [one._asdict() for one in found.found],
-    }
-    emit(json, result, lambda console: _show_differences(console, found))
-
-
-def _show_differences(console: Console, found: Differences) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("table", "same", "missing", "extra", "different"):
-        table.add_column(name, justify="left" if name == "table" else "right")
-    for name, counts in found.numbers().items():
-        table.add_row(name, *(f"{number:,}" for number in counts.values()))
-    console.print(table)
-    for one in found.found[:SHOWN]:
-        columns = f": {', '.join(one.columns)}" if one.columns else ""
-        console.print(escape(f"{one.what} {one.table} {' '.join(one.key)}{columns}"))
-    if len(found.found) > SHOWN:
-        console.print(f"and {len(found.found) - SHOWN:,} more: --json has them all")
-
-
 @app.command("list")
 def list_replays(json: Json = False) -> None:
     """List all replays, how far they are, and who wanted them."""
@@ -382,7 +250,7 @@ def list_replays(json: Json = False) -> None:
                 )
             console.print(table if found else "no replays yet")
 
-        emit(json, {"replays": [_told(one) for one in found]}, show)
+        emit(json, {"replays": [as_told(one) for one in found]}, show)
 
 
 @app.command()
@@ -444,20 +312,11 @@ def resume(
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status}; start another")
         wish(loaded, replay, "run")
-        _emit(json, _run(loaded, found.about, found.state, out, url))
-
-
-def _told(entry: Entry) -> dict[str, Any]:
-    about = asdict(entry.about)
-    del about["start"], about["stop"], about["records"]
-    state = asdict(entry.state)
-    del state["done"]
-    told = {"status": entry.status, "wish": entry.wish, "share": round(entry.share, 4)}
-    return {**about, **state, **told}
+        _emit(json, run_replay(loaded, found.about, found.state, out, url))
 
 
 def _emit(json: bool, entry: Entry) -> None:
-    emit(json, _told(entry), lambda console: _show(console, entry))
+    emit(json, as_told(entry), lambda console: _show(console, entry))
 
 
 def _show(console: Console, entry: Entry) -> None:

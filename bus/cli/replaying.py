@@ -1,0 +1,133 @@
+"""A run of a replay in this process, with a bar on stderr; what is told of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bus.cli.output import stderr
+
+if TYPE_CHECKING:
+    from bus.delivery import Delivery
+    from bus.replay.ledger import About, Entry, State
+
+POLITE = 10
+"""By so much a replay stands back for what is live on the same machine (`nice`)."""
+
+
+def replayed(
+    loaded: Any,
+    product: str,
+    records: dict[str, set[str]],
+    why: str,
+    out: Path | None,
+    url: str | None,
+) -> dict[str, Any]:
+    """Replay the latest state of these records, by kind; what is told of that."""
+    from bus import plugins
+    from bus.event import now
+    from bus.replay.ledger import About, keyed, new_id, whoever
+    from bus.replay.window import resolve
+
+    kinds = [kind for kind in plugins.product(product).kinds if kind in records]
+    window = resolve(loaded, kinds)
+    about = About(
+        id=new_id(product),
+        product=product,
+        since="beginning",
+        until="now",
+        records={kind: sorted(records[kind]) for kind in kinds},
+        only_current=True,
+        why=why,
+        by=whoever(),
+        at=now(),
+        start=keyed(window.start),
+        stop=keyed(window.stop),
+    )
+    return as_told(run_replay(loaded, about, None, out, url))
+
+
+def run_replay(
+    loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
+) -> Entry:
+    """Run it to its end, or until SIGTERM or Ctrl-C pauses it; how it ended.
+
+    state: how far an earlier process came, or None. out, url: in the place of the settings' own.
+    """
+    from bus import plugins, telemetry
+    from bus.replay.replay import Replay, check
+    from bus.replay.selection import select
+    from bus.replay.shadow import delivery_into
+
+    telemetry.configure(loaded.telemetry)
+    if hasattr(os, "nice"):
+        os.nice(POLITE)
+    what = plugins.product(about.product)
+    chosen = select(
+        loaded,
+        what.kinds,
+        entities=about.entities,
+        schools=about.schools,
+        students=about.students,
+        records=about.records,
+    )
+    delivery: Delivery
+    if about.into:
+        delivery = delivery_into(what, loaded, about.into)
+    else:
+        delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
+    try:
+        check(what, delivery, about)
+        with _bar(about) as told:
+            replay = Replay(loaded, what, delivery, about, chosen, state=state, progress=told)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: replay.stop())
+            ended = replay.run()
+    finally:
+        delivery.close()
+    from bus.replay.ledger import Entry
+
+    return Entry(about, ended)
+
+
+class _bar:  # noqa: N801 - reads as a word
+    """A line on stderr that says how far a replay is, how fast and how long yet."""
+
+    def __init__(self, about: About) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[delivered]:,} delivered"),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self._task = self._progress.add_task(about.id, total=1.0, delivered=0, rate=0.0)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _tell(self, entry: Entry) -> None:
+        delivered = sum(entry.state.delivered.values())
+        rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
+        self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
+
+
+def as_told(entry: Entry) -> dict[str, Any]:
+    """What `--json` says of a replay: all but its offsets and its list of records."""
+    about = asdict(entry.about)
+    del about["start"], about["stop"], about["records"]
+    state = asdict(entry.state)
+    del state["done"]
+    told = {"status": entry.status, "wish": entry.wish, "share": round(entry.share, 4)}
+    return {**about, **state, **told}
