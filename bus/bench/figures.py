@@ -25,6 +25,11 @@ class Figure:
         """Records a second, by the clock on the wall."""
         return self.records / self.cost.seconds
 
+    def memory(self) -> str:
+        """Its course, in words: memory that grows shows from quarter to quarter."""
+        seen = ", ".join(f"{most:,.0f}" for most in self.cost.quarters)
+        return f"{self.subject}: at most {seen} MiB in each quarter of its time"
+
 
 def middle(figures: Sequence[Figure]) -> Figure:
     """Of several rounds the one with the middle rate: machines are busy now and then."""
@@ -64,6 +69,7 @@ class Comparison:
                     "rate": round(figure.rate),
                     "ratio": round(self.ratio(figure), 3),
                     "peakMiB": round(figure.cost.peak_mib),
+                    "quartersMiB": [round(most) for most in figure.cost.quarters],
                 }
                 for figure in self.figures
             ],

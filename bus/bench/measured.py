@@ -6,13 +6,20 @@ import multiprocessing
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bus.failures import Stop
+
+LOOK_SECONDS = 0.1
+"""So often a process's memory is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +29,14 @@ class Cost:
     seconds:     by the clock on the wall.
     cpu_seconds: of all threads of the process, and of the processes that it waited for.
     peak_mib:    the most memory that was resident at once, in MiB, the interpreter included.
+    quarters:    the most that was seen resident in each quarter of the time, in MiB; empty where
+                 nobody looked or it was too short.
     """
 
     seconds: float
     cpu_seconds: float
     peak_mib: float
+    quarters: tuple[float, ...] = ()
 
 
 Work = Callable[..., Any]
@@ -74,8 +84,9 @@ def together(
             pipe.close()
         for process in processes:
             process.join(60)
-    cost = Cost(seconds, sum(cpu for _, cpu, _ in found), sum(peak for _, _, peak in found))
-    return [answer for answer, _, _ in found], cost
+    answers, cpu, peaks, quarters = zip(*found, strict=True)
+    resident = tuple(sum(each) for each in zip(*quarters, strict=False))
+    return list(answers), Cost(seconds, sum(cpu), sum(peaks), resident)
 
 
 def _answer(pipe: Any) -> Any:
@@ -97,11 +108,41 @@ def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, 
         pipe.send("ready")
         pipe.recv()
         before = _cpu()
-        answer = measured()
-        pipe.send((answer, _cpu() - before, _peak()))
+        with _Resident() as resident:
+            answer = measured()
+        pipe.send((answer, _cpu() - before, _peak(), resident.quarters()))
     except Exception as error:
         pipe.send(Stop(f"{type(error).__name__}: {error}"))
         raise
+
+
+class _Resident:
+    """Looks at this process's memory while it works."""
+
+    def __init__(self) -> None:
+        self._seen: list[float] = []
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Resident:
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while not self._done.wait(LOOK_SECONDS):
+            self._seen.append(process.memory_info().rss / 2**20)
+
+    def quarters(self) -> tuple[float, ...]:
+        seen = self._seen
+        if len(seen) < 4:
+            return ()
+        edges = [len(seen) * part // 4 for part in range(5)]
+        return tuple(max(seen[a:b]) for a, b in pairwise(edges))
 
 
 def _cpu() -> float:

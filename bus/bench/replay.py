@@ -135,10 +135,12 @@ def measure(
             for subject, work in (("schoolbus", full), ("bare loop", bare_loop)):
                 turns.setdefault(subject, []).append(_run(settings, subject, work))
         whole.figures = [middle(each) for each in turns.values()]
+        whole.notes = [figure.memory() for figure in whole.figures]
         found.append(whole)
         progress("a new product")
         new = Comparison(f"Canvas brought to the present of {students:,} students")
         new.figures = [_run(settings, "schoolbus", current)]
+        new.notes = [figure.memory() for figure in new.figures]
         found.append(new)
         if attendance:
             progress(f"publishing {attendance:,} attendance events")
@@ -161,7 +163,10 @@ def _window(
         "no more is read than the window; memory flat",
         [Figure("schoolbus", read, cost)],
     )
-    found.notes.append(f"{read:,} events read, {delivered:,} delivered")
+    found.notes = [
+        f"{read:,} events read, {delivered:,} delivered",
+        *(figure.memory() for figure in found.figures),
+    ]
     return found
 
 

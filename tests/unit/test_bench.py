@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
 from bus.bench.freshness import _figures
+from bus.bench.measured import alone
 from bus.bench.soak import _course
 from bus.bench.traffic import CLASS, SINGLY, at_once
 from bus.bench.usage import Look, Usage
@@ -59,3 +61,22 @@ def test_what_a_process_uses_is_counted_from_the_first_look() -> None:
     assert used.peak_mib > 5
     usage.forget()
     assert usage.used()["me"].cpu_seconds == 0
+
+
+def _growing() -> Callable[[], int]:
+    def grow() -> int:
+        kept = []
+        for _ in range(16):
+            kept.append(b"x" * 4 * 2**20)
+            time.sleep(0.05)
+        return len(kept)
+
+    return grow
+
+
+def test_memory_that_grows_is_seen_from_quarter_to_quarter() -> None:
+    _, cost = alone(_growing)
+    first, *_, last = cost.quarters
+    assert len(cost.quarters) == 4
+    assert last > first + 16
+    assert last <= cost.peak_mib + 1
