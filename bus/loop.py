@@ -437,6 +437,7 @@ def group_settings(settings: Settings, product: str) -> dict[str, Any]:
     return {
         "session.timeout.ms": 10_000,
         "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 20,
         "queued.max.messages.kbytes": 65_536,
         **kafka_client(settings),
         "group.id": f"{settings.topic_prefix}.{product}",

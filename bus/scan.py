@@ -33,6 +33,9 @@ def reader(settings: Settings, more: Mapping[str, Any] | None = None) -> Consume
             "auto.offset.reset": "earliest",
             # The end of a partition is told with an answer; an empty one is held back so long.
             "fetch.wait.max.ms": 20,
+            # A full queue is looked at again so soon; with librdkafka's own, a second, it is empty
+            # long before.
+            "fetch.queue.backoff.ms": 20,
             "logger": logging.getLogger("bus.kafka"),
             **(more or {}),
         }

@@ -29,11 +29,11 @@ from bus.standard import KINDS
 Order = Literal["time", "level"]
 
 AT_ONCE = 10_000
-AHEAD = 120_000
+AHEAD = 60_000
 """Messages that are kept at most, over all partitions, until it is their turn."""
-FETCHED = {"fetch.message.max.bytes": 524_288}
+FETCHED = {"fetch.message.max.bytes": 262_144}
 """What comes of one partition at once is kept until the others have come as far, so it is not much:
-some 12,000 messages. Still less of both, and most of the time would go into fetching again."""
+some 6,000 messages."""
 
 
 def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Message]]:
@@ -65,13 +65,15 @@ def _levels(settings: Settings, window: Window) -> Iterator[Window]:
 
 @dataclass(slots=True)
 class _Line:
-    """What is kept of one partition: (time, level, message), and the time of the last."""
+    """What is kept of one partition: (time, level, message); the time of the last, and the offset
+    after it."""
 
     level: int
+    next: int
     kept: deque[tuple[int, int, Message]] = field(default_factory=deque)
     last: int = 0
     done: bool = False
-    paused: bool = False
+    read: bool = True
 
 
 class _Merge:
@@ -79,7 +81,8 @@ class _Merge:
         self._consumer = consumer
         self._window = window
         self._lines = {
-            p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level) for p in window.start
+            p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level, at)
+            for p, at in window.start.items()
         }
 
     def batches(self) -> Iterator[list[Message]]:
@@ -104,18 +107,19 @@ class _Merge:
             elif not line.done:
                 offset, (_, time) = message.offset() or 0, message.timestamp()
                 stop = stops[place]
-                if offset < stop:
+                if line.next <= offset < stop:
                     line.last = max(line.last, time)
                     line.kept.append((line.last, line.level, message))
+                    line.next = offset + 1
                 if offset >= stop - 1:
                     self._end(place, line)
 
     def _end(self, place: Any, line: _Line) -> None:
         """Read nothing more of a partition."""
         line.done = True
-        if not line.paused:
-            line.paused = True
-            self._consumer.pause([TopicPartition(*place)])
+        if line.read:
+            line.read = False
+            self._consumer.incremental_unassign([TopicPartition(*place)])
 
     def _ready(self) -> list[Message]:
         """What nothing that is still to be read can come before."""
@@ -139,26 +143,27 @@ class _Merge:
         return [message for _, _, message in found]
 
     def _gate(self) -> None:
-        """Let no partition run far ahead of the others.
+        """Let no partition run far ahead of the others; how far depends on how many are left.
 
-        How far depends on how many are left: what librdkafka has fetched of one that is paused is
-        fetched once more when it is resumed.
+        One that is ahead is given back, not paused: librdkafka begins to read an assigned one at
+        once, and a resumed one when the broker's thread next wakes, up to a second later
+        (`rd_kafka_toppar_set_fetch_state` of rdkafka_partition.c wakes it).
         """
         most = AHEAD // max(1, sum(not line.done for line in self._lines.values()))
         full, empty = [], []
         for place, line in self._lines.items():
             if line.done:
                 continue
-            if not line.paused and len(line.kept) >= most:
-                line.paused = True
+            if line.read and len(line.kept) >= most:
+                line.read = False
                 full.append(TopicPartition(*place))
-            elif line.paused and len(line.kept) < most // 2:
-                line.paused = False
-                empty.append(TopicPartition(*place))
+            elif not line.read and len(line.kept) < most // 2:
+                line.read = True
+                empty.append(TopicPartition(*place, line.next))
         if full:
-            self._consumer.pause(full)
+            self._consumer.incremental_unassign(full)
         if empty:
-            self._consumer.resume(empty)
+            self._consumer.incremental_assign(empty)
 
 
 _when = itemgetter(0, 1)
