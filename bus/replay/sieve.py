@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from bus import topics
@@ -68,16 +69,14 @@ class Sieve:
         lots, undecodable = self._intake.decoded(self._intake.take())
         kept = 0
         for kind, lot in lots.items():
+            if selection.narrow:
+                lot = _only(lot, [selection.has(kind, record) for record in lot.records])
+            if self._standing_only:
+                lot = _only(lot, self._stand(kind, lot.records))
             into = taken.lots.setdefault(kind, Lot())
-            before = len(into.messages)
-            if not (selection.narrow or self._standing_only):
-                into.records += lot.records
-                into.messages += lot.messages
-            else:
-                for record, message in zip(lot.records, lot.messages, strict=True):
-                    if selection.has(kind, record) and self._stands(kind, record):
-                        into.add(record, message)
-            kept += len(into.messages) - before
+            into.records += lot.records
+            into.messages += lot.messages
+            kept += len(lot.messages)
         taken.undecodable += undecodable
         taken.ends |= read if ends is None else ends
         taken.passed += len(messages) - kept - len(undecodable)
@@ -101,16 +100,24 @@ class Sieve:
             wanted.append(message)
         return wanted, ends
 
-    def _stands(self, kind: str, record: Any) -> bool:
-        """Whether a place that begins empty is told of a record; what it names came before it."""
-        if not self._standing_only:
-            return True
-        if record["status"] == "tobedeleted":
-            self._gone[kind].add(hash(record["sourcedId"]))
-            return False
-        return not any(
-            hash(record[name]) in self._gone.get(target, ())
+    def _stand(self, kind: str, records: Sequence[Any]) -> list[bool]:
+        """Of each, whether a place that begins empty is told of it; what it names came before."""
+        gone = [record["status"] == "tobedeleted" for record in records]
+        self._gone[kind].update(hash(record["sourcedId"]) for record in compress(records, gone))
+        links = [
+            (name, lost)
             for name in KINDS[kind].required
-            if isinstance(record[name], str)
             for target in KINDS[kind].references[name]
-        )
+            if (lost := self._gone.get(target))
+        ]
+        return [
+            not ended
+            and not any(
+                isinstance(id_ := record[name], str) and hash(id_) in lost for name, lost in links
+            )
+            for record, ended in zip(records, gone, strict=True)
+        ]
+
+
+def _only(lot: Lot, chosen: Sequence[bool]) -> Lot:
+    return Lot(list(compress(lot.records, chosen)), list(compress(lot.messages, chosen)))

@@ -22,7 +22,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from bus.event import header
+from bus.replay import history
+from bus.replay.window import resolve
 from bus.sample import FAMILY, District
+from bus.scan import scan
 from bus.settings import kafka_client
 from bus.topics import topic
 from tests import canvas_model, sds_model
@@ -146,6 +149,25 @@ def test_killed_and_started_again_it_goes_on(commands: Commands) -> None:
     assert ended["share"] == 1.0
     states = [canvas_model.apply(sorted(folder.glob("*.zip"))) for folder in (one, other)]
     assert states[0] == states[1]
+
+
+def test_partitions_that_run_ahead_are_given_back_and_every_message_comes_once(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a large district, where one topic holds more than is kept: 200 messages in all."""
+    monkeypatch.setattr(history, "AHEAD", 200)
+    monkeypatch.setattr(history, "AT_ONCE", 50)
+    for number in (1, 2):
+        day(commands, number)
+    window = resolve(commands.settings, ["org", "student", "enrollment"], "beginning", "now")
+    read = [m for some in history.read(commands.settings, window, "time") for m in some]
+    assert len(read) > 2_000
+    for place, stop in window.stop.items():
+        there = scan(commands.settings, place.topic, stop={place.partition: stop})
+        of_it = [m for m in read if (m.topic(), m.partition()) == place]
+        assert [m.offset() for m in of_it] == [m.offset() for m in there]
+    times = [m.timestamp()[1] for m in read]
+    assert times == sorted(times)
 
 
 def test_it_is_paused_resumed_and_cancelled(commands: Commands) -> None:
