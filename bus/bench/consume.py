@@ -28,6 +28,7 @@ from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
+from bus.failures import Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -144,6 +145,11 @@ def _peers(settings: Settings, registry: str, rounds: int, peer: bool) -> Compar
                 program = quixstreams.python(user_cache_path("schoolbus") / "peers")
                 figures.append(quixstreams.run(settings, program, registry, Path(out)))
         for figure in figures:
+            if figure.records != figures[0].records:
+                raise Stop(
+                    f"{figure.subject} worked on {figure.records:,} records, the bus on "
+                    f"{figures[0].records:,}; run it again"
+                )
             turns.setdefault(figure.subject, []).append(figure)
     found.figures = [middle(each) for each in turns.values()]
     return found
