@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from uuid import uuid4
 
 import bus
 from bus import plugins, topics
@@ -43,11 +44,12 @@ def python(folder: Path) -> Path:
 
 
 def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figure:
-    """The peer's work on what the topics hold, on plain text connections."""
+    """The peer's work on what the topics hold, on plain text connections; a group of its own each
+    time, which has read nothing."""
     about = {
         "bootstrap": kafka_client(settings)["bootstrap.servers"],
         "registry": registry_url,
-        "group": f"{settings.topic_prefix}.quixstreams-{os.getpid()}",
+        "group": f"{settings.topic_prefix}.quixstreams-{uuid4().hex}",
         "product": plugins.entry("canvas").value,
         "topics": {k: topics.topic(settings, k) for k in plugins.product("canvas").kinds},
         "out": str(out),

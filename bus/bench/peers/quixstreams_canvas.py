@@ -49,7 +49,7 @@ class Rows(BatchingSink):  # type: ignore[misc]
 
 
 def main(about: dict[str, Any]) -> dict[str, Any]:
-    """Do the job until nothing has come for ten seconds; those are not counted."""
+    """Do the job until nothing has come for five seconds; those are not counted."""
     product = EntryPoint("canvas", about["product"], "schoolbus.products").load()
     app = Application(
         broker_address=about["bootstrap"],
@@ -67,7 +67,7 @@ def main(about: dict[str, Any]) -> dict[str, Any]:
             rows = frame.apply(translate).filter(lambda row: row is not None)
             rows.sink(Rows(Path(about["out"]) / f"{kind}-{table.name}", counts=at == 0))
     began = time.perf_counter()
-    app.run(timeout=10.0, collect=False)
+    app.run(timeout=5.0, collect=False)
     used = resource.getrusage(resource.RUSAGE_SELF)
     status = Path("/proc/self/status")
     peak = (
