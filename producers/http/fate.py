@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from bus import topics
 from bus.failures import RetryLater
-from bus.scan import some
-from bus.settings import Settings, kafka_client
+from bus.scan import reader, some
+from bus.settings import Settings
 from producers.http.work import Event
 
 MARK = b"transaction of "
@@ -33,16 +33,7 @@ def committed(settings: Settings, service: str, transaction: bytes, begun: float
     Only to be asked when it can no longer change: after the producer's successor has started.
     Raises `RetryLater` when Kafka does not answer.
     """
-    consumer = Consumer(
-        kafka_client(settings)
-        | {
-            "group.id": topics.idempotency(settings),
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "latest",
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = reader(settings, {"auto.offset.reset": "latest"})
     since = TopicPartition(topics.idempotency(settings), 0, int((begun - CLOCKS) * 1000))
     deadline = time.monotonic() + SECONDS
     try:

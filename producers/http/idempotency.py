@@ -21,12 +21,12 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from bus import topics
 from bus.failures import RetryLater
-from bus.scan import some
-from bus.settings import Settings, kafka_client
+from bus.scan import reader, some
+from bus.settings import Settings
 from producers.http.problems import Problem, in_progress
 
 QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -145,16 +145,7 @@ def load(settings: Settings, keys: Keys, seconds: float = 60.0) -> None:
     Raises `RetryLater` when Kafka does not answer within `seconds`.
     """
     topic = topics.idempotency(settings)
-    consumer = Consumer(
-        kafka_client(settings)
-        | {
-            "group.id": f"{settings.topic_prefix}.http-idempotency",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": True,
-        }
-    )
+    consumer = reader(settings)
     try:
         partitions = consumer.list_topics(topic, timeout=seconds).topics[topic].partitions
         waiting = set(partitions)
