@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,17 @@ app = typer.Typer(
 Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
 
 
+def per_second(text: str) -> float:
+    """A rate as it is said: 100 or 100/s; raises `typer.BadParameter` for what is none."""
+    try:
+        rate = float(str(text).strip().removesuffix("/s"))
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < inf:
+        raise typer.BadParameter("say how many records a second, as 100 or 100/s")
+    return rate
+
+
 @app.callback()
 def _replay() -> None:
     """Send history again to a product, beside what is live."""
@@ -70,7 +82,15 @@ def run(
     only_current: Annotated[
         bool, typer.Option("--only-current", help="Only the latest state of each record.")
     ] = False,
-    rate: Annotated[float, typer.Option(min=0, help="Records a second at most; 0: no limit.")] = 0,
+    rate: Annotated[
+        float,
+        typer.Option(
+            parser=per_second,
+            metavar="N[/s]",
+            show_default=False,
+            help="Records a second at most; without it, as fast as the product takes them.",
+        ),
+    ] = 0.0,
     into: Annotated[
         str | None, typer.Option(help="Another folder or address than the live consumer's.")
     ] = None,

@@ -70,6 +70,8 @@ def test_what_the_machine_refuses_is_a_message(tmp_path: Path) -> None:
         (["consume", "nope"], "there is no product nope; installed are: canvas"),
         (["deadletters", "list", "nope"], "there is no product nope; installed are: canvas"),
         (["consume"], "Missing argument"),
+        (["replay", "canvas", "--rate", "5/m"], "100 or 100/s"),
+        (["replay", "canvas", "--rate", "-1"], "100 or 100/s"),
         (["consume", "canvas", "--http-port", "99999"], "65535"),
         (["produce", "nope"], "No such command"),
         (["produce", "oneroster-csv"], "Missing argument"),

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus import plugins
+from bus.cli.replay import per_second
 from bus.delivery import Batch, Part, Position
 from bus.failures import Stop
 from bus.replay.history import _Merge
@@ -273,3 +274,11 @@ def test_a_replay_into_another_place_forgets_the_live_one() -> None:
 )
 def test_one_moment_in_two_zones_is_no_difference(one: str, other: str, same: bool) -> None:
     assert _same(one, other) is same
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "meant"), [("100", 100), ("100/s", 100), ("0.5 /s", 0.5)])
+def test_a_rate_is_records_a_second(said: str, meant: float) -> None:
+    assert per_second(said) == meant
