@@ -8,14 +8,13 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from bus.bench.usage import Usage, quarters
 from bus.failures import Stop
 
 LOOK_SECONDS = 0.1
@@ -84,9 +83,9 @@ def together(
             pipe.close()
         for process in processes:
             process.join(60)
-    answers, cpu, peaks, quarters = zip(*found, strict=True)
-    resident = tuple(sum(each) for each in zip(*quarters, strict=False))
-    return list(answers), Cost(seconds, sum(cpu), sum(peaks), resident)
+    answers, cpu, peaks, resident = zip(*found, strict=True)
+    by_quarter = tuple(sum(each) for each in zip(*resident, strict=False))
+    return list(answers), Cost(seconds, sum(cpu), sum(peaks), by_quarter)
 
 
 def _answer(pipe: Any) -> Any:
@@ -108,41 +107,31 @@ def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, 
         pipe.send("ready")
         pipe.recv()
         before = _cpu()
-        with _Resident() as resident:
+        usage = Usage({"me": os.getpid()})
+        with _watched(usage):
             answer = measured()
-        pipe.send((answer, _cpu() - before, _peak(), resident.quarters()))
+        pipe.send((answer, _cpu() - before, _peak(), quarters(usage.looks["me"])))
     except Exception as error:
         pipe.send(Stop(f"{type(error).__name__}: {error}"))
         raise
 
 
-class _Resident:
-    """Looks at this process's memory while it works."""
+@contextmanager
+def _watched(usage: Usage) -> Iterator[None]:
+    """Look now and then, until the work is done."""
+    done = threading.Event()
 
-    def __init__(self) -> None:
-        self._seen: list[float] = []
-        self._done = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        while not done.wait(LOOK_SECONDS):
+            usage.look()
 
-    def __enter__(self) -> _Resident:
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._done.wait(LOOK_SECONDS):
-            self._seen.append(process.memory_info().rss / 2**20)
-
-    def quarters(self) -> tuple[float, ...]:
-        seen = self._seen
-        if len(seen) < 4:
-            return ()
-        edges = [len(seen) * part // 4 for part in range(5)]
-        return tuple(max(seen[a:b]) for a, b in pairwise(edges))
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _cpu() -> float:

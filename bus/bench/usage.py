@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import psutil
 
@@ -66,6 +67,14 @@ class Usage:
             )
             for name, looks in self.looks.items()
         }
+
+
+def quarters(looks: Sequence[Look]) -> tuple[float, ...]:
+    """The most memory seen in each quarter of the looks, in MiB; () for fewer looks than four."""
+    if len(looks) < 4:
+        return ()
+    edges = [len(looks) * part // 4 for part in range(5)]
+    return tuple(max(look.memory for look in looks[a:b]) for a, b in pairwise(edges))
 
 
 def _handles(process: psutil.Process) -> int:

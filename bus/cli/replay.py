@@ -42,10 +42,11 @@ app = typer.Typer(
 Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
 
 
-def per_second(text: str) -> float:
-    """A rate as it is said: 100 or 100/s; raises `typer.BadParameter` for what is none."""
+def per_second(said: str | float) -> float:
+    """A rate as it is said, 100 or 100/s, or the default, a number; raises `typer.BadParameter` for
+    what is none."""
     try:
-        rate = float(str(text).strip().removesuffix("/s"))
+        rate = float(str(said).strip().removesuffix("/s"))
     except ValueError:
         rate = -1.0
     if not 0 <= rate < inf:
@@ -88,7 +89,7 @@ def run(
             parser=per_second,
             metavar="N[/s]",
             show_default=False,
-            help="Records a second at most; without it, as fast as the product takes them.",
+            help="Records a second at most; 0: no limit.",
         ),
     ] = 0.0,
     into: Annotated[
