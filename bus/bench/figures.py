@@ -78,13 +78,13 @@ class Comparison:
     def show(self, console: Console) -> None:
         """A table: a line for each subject; `ratio` is the bus's rate over the subject's."""
         table = Table(
-            Column(self.job, no_wrap=True),
+            Column(self.job),  # wraps, so that no figure is cut short
             title=self.target and f"to reach: {self.target}",
             box=None,
         )
         table.title_justify = "left"
         for name in ("records", "s", "records/s", "ratio", "CPU s", "peak MiB"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for figure in self.figures:
             table.add_row(
                 figure.subject,
