@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bus.delivery import Batch, Delivery, Part, Refusal
+    from bus.errors import Never, RetryLater, Stop
     from bus.extract import produce
-    from bus.failures import Never, RetryLater, Stop
     from bus.product import Product, Table
     from bus.settings import Settings
     from bus.staging import Fault, Staging
@@ -41,14 +41,14 @@ _HOME = {
     "Delivery": "bus.delivery",
     "Event": "bus.subscription",
     "Fault": "bus.staging",
-    "Never": "bus.failures",
+    "Never": "bus.errors",
     "Part": "bus.delivery",
     "Product": "bus.product",
     "Refusal": "bus.delivery",
-    "RetryLater": "bus.failures",
+    "RetryLater": "bus.errors",
     "Settings": "bus.settings",
     "Staging": "bus.staging",
-    "Stop": "bus.failures",
+    "Stop": "bus.errors",
     "Table": "bus.product",
     "produce": "bus.extract",
     "subscribe": "bus.subscription",

@@ -28,8 +28,8 @@ from bus import conversions, topics, validate
 from bus.codec import Decoder
 from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.conversions import text_literal
+from bus.errors import Never, RetryLater
 from bus.event import header
-from bus.failures import Never, RetryLater
 from bus.registry import schema_lookup
 from bus.scan import reader, some
 from bus.settings import Settings

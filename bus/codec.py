@@ -18,7 +18,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
 from bus.blocks import FEWEST, Blocks, rows
-from bus.failures import Never
+from bus.errors import Never
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:

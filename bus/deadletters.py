@@ -21,8 +21,8 @@ from confluent_kafka import KafkaException, Producer
 
 from bus import topics
 from bus.codec import Decoder
+from bus.errors import RetryLater, Stop
 from bus.event import Headers, headers_of, now
-from bus.failures import RetryLater, Stop
 from bus.registry import schema_lookup
 from bus.scan import scan
 from bus.settings import Settings, kafka_client

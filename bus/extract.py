@@ -24,8 +24,8 @@ from filelock import FileLock, Timeout
 from bus import baseline, diff, familiar, quarantine, registry, sources, topics
 from bus.columns import SCHEMA, encodable, quoted
 from bus.conversions import text_literal
+from bus.errors import RetryLater, Stop
 from bus.event import Change, now
-from bus.failures import RetryLater, Stop
 from bus.local.machine import disk_left_mb
 from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.references import known_ids

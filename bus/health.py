@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 Check = Callable[[], str]
 """Says what is wrong, or "" when all is well."""

@@ -30,8 +30,8 @@ from bus import siblings, topics
 from bus.copies import Copies
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
+from bus.errors import BusError, Stop
 from bus.event import attributes, header
-from bus.failures import BusError, Stop
 from bus.inquiry import Inquiry
 from bus.intake import Intake
 from bus.metrics import Metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.product import Product
 from bus.settings import Settings, explain
 

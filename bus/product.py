@@ -14,7 +14,7 @@ makes a row of it. Such a function
   `row.values()` as they come), or None when the product is not told about this record; for a
   delivery of whole sets a list of such dicts, all that the record has in the set: [] takes back
   what it had;
-* raises `bus.failures.Never` when the record cannot be told to this product; the message is the
+* raises `bus.errors.Never` when the record cannot be told to this product; the message is the
   reason in the dead letters. Any other exception counts as Never too, with its type as the reason.
 
 The loop (`bus.loop`) does everything else.

@@ -21,8 +21,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bus import topics
 from bus.codec import Encoder
 from bus.doubt import HEARD, Doubt
+from bus.errors import BusError, RetryLater, Stop
 from bus.event import Change, Headers, envelope
-from bus.failures import BusError, RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

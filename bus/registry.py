@@ -30,7 +30,7 @@ from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
 from bus import topics
-from bus.failures import Never, Stop
+from bus.errors import Never, Stop
 from bus.registry_client import NOT_THERE, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks

@@ -14,7 +14,7 @@ import httpx2
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.settings import Settings
 
 TIMEOUT = httpx2.Timeout(10.0, connect=4.0)

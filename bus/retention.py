@@ -28,7 +28,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from bus import topics
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

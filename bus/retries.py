@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.metrics import Metrics
 from bus.settings import ConsumerSettings
 

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus.delivery import Position
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.settings import Settings, kafka_client
 
 if TYPE_CHECKING:

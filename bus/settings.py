@@ -27,7 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 
 class Model(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any
 
 from bus import topics
 from bus.codec import Decoder
-from bus.failures import Never
+from bus.errors import Never
 from bus.ordering import Lot
 from bus.scan import scan
 from bus.settings import Settings

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from confluent_kafka import KafkaException, Producer
 
 from bus import topics
+from bus.errors import RetryLater
 from bus.event import header
-from bus.failures import RetryLater
 from bus.scan import scan
 from bus.settings import Settings, kafka_client
 

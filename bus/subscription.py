@@ -21,8 +21,8 @@ from confluent_kafka import KafkaError as Error
 
 from bus import topics
 from bus.codec import Decoder
+from bus.errors import Never, RetryLater
 from bus.event import attributes
-from bus.failures import Never, RetryLater
 from bus.loop import group_settings
 from bus.registry import schema_lookup
 from bus.settings import Settings, load

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from bus.delivery import Part
-from bus.failures import Never
+from bus.errors import Never
 from bus.ordering import Lot
 from bus.product import Product, Row, Translate
 

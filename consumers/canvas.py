@@ -51,7 +51,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bus.delivery import Delivery
-from bus.failures import Never, Stop
+from bus.errors import Never, Stop
 from bus.product import Product, Row, Table
 from bus.settings import TimeZone
 from bus.standard.records import AcademicSession, Class, Enrollment, Org, Staff, Student

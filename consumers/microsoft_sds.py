@@ -46,7 +46,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict
 
 from bus.delivery import Delivery
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.product import Product, Row, Table
 from bus.settings import TimeZone
 from bus.standard.records import (

@@ -41,8 +41,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook
 
+from bus.errors import Stop
 from bus.event import TYPE_PREFIX, Attributes, Change, attributes
-from bus.failures import Stop
 from bus.product import Product, Row, Table
 from bus.standard import KINDS
 from bus.standard.json import to_json

@@ -28,7 +28,7 @@ from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

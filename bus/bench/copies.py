@@ -24,7 +24,7 @@ import psutil
 from bus import plugins, telemetry
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Settings
 
 PATIENCE = 300.0

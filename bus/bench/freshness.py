@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bus.bench.traffic import Traffic, at_once, traffic
 from bus.bench.usage import Used
-from bus.failures import Stop
+from bus.errors import Stop
 
 WARM_UP = 3.0
 """Seconds of sending before measuring: the first connections, the first transactions."""

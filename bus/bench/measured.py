@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bus.bench.usage import Usage, quarters
-from bus.failures import Stop
+from bus.errors import Stop
 
 LOOK_SECONDS = 0.1
 """So often a process's memory is looked at."""

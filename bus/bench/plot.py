@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 OURS, THEIRS = "#1b6ca8", "#b8c4cc"
 

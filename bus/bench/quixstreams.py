@@ -14,7 +14,7 @@ import bus
 from bus import plugins, topics
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Settings, kafka_client
 
 VERSION = "3.28.1"

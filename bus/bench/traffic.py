@@ -21,8 +21,8 @@ from typing import IO, Any
 from bus import local
 from bus.bench.usage import Usage
 from bus.demo.stage import Stage, first_line, wait_for
+from bus.errors import Stop
 from bus.eventloop import new_event_loop
-from bus.failures import Stop
 
 STUDENTS = 1_000
 SINGLY = 500

@@ -104,7 +104,7 @@ def _without_ids(letter: DeadLetter) -> str:
 
 
 def _moment(text: str, option: str) -> datetime | None:
-    from bus.failures import Stop
+    from bus.errors import Stop
     from bus.replay.window import moment
 
     if text and moment(text) is None:
@@ -126,7 +126,7 @@ def show_deadletter(
     with failures(json):
         from bus import settings
         from bus.deadletters import choose, content, masked, read, record_look
-        from bus.failures import Never
+        from bus.errors import Never
         from bus.replay.ledger import whoever
 
         loaded = settings.load()
@@ -216,7 +216,7 @@ def discard(
     with failures(json):
         from bus import settings
         from bus.deadletters import mark, read
-        from bus.failures import Stop
+        from bus.errors import Stop
         from bus.replay.ledger import whoever
 
         if not why.strip():
@@ -236,7 +236,7 @@ def _chosen(
 ) -> list[DeadLetter]:
     """The open letters that are meant; raises `Stop` when nobody said which."""
     from bus.deadletters import choose
-    from bus.failures import Stop
+    from bus.errors import Stop
 
     if not (places or reason or everything):
         raise Stop("say which: their places, --reason TEXT, or --all")

@@ -17,7 +17,7 @@ def up(json: Json = False) -> None:
     """Start Kafka and the schema registry of BUS_HOME, on this machine alone."""
     with failures(json):
         from bus import local, settings
-        from bus.failures import Stop
+        from bus.errors import Stop
 
         named = settings.load()
         if not named.embedded:

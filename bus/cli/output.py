@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bus.failures import BusError
+from bus.errors import BusError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 """The option that every command has: `json: Json = False`."""

@@ -47,7 +47,7 @@ def reconcile(
     """
     with failures(json):
         from bus import plugins, registry, settings
-        from bus.failures import Stop
+        from bus.errors import Stop
         from bus.replay.compare import reconcile as compare
 
         loaded = settings.load()
@@ -81,7 +81,7 @@ def reconcile(
 def _asked(product: Product, loaded: Any, folder: Path) -> Path:
     """What the product itself says it has; raises `Stop` when it cannot be asked."""
     from bus import plugins
-    from bus.failures import Stop
+    from bus.errors import Stop
 
     if product.export is None:
         raise Stop(f"{product.name} cannot be asked what it has: name an export (--export PATH)")

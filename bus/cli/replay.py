@@ -114,8 +114,8 @@ def run(
     """
     with failures(json):
         from bus import plugins, registry, settings
+        from bus.errors import Stop
         from bus.event import now
-        from bus.failures import Stop
         from bus.replay.ledger import About, keyed, new_id, whoever
         from bus.replay.selection import select
         from bus.replay.window import resolve
@@ -299,7 +299,7 @@ def cancel(replay: Id, json: Json = False) -> None:
 def _wish(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus import settings
-        from bus.failures import Stop
+        from bus.errors import Stop
         from bus.replay.ledger import entry, wish
 
         loaded = settings.load()
@@ -325,7 +325,7 @@ def resume(
     """Go on with a replay that was paused, killed, or failed."""
     with failures(json):
         from bus import settings
-        from bus.failures import Stop
+        from bus.errors import Stop
         from bus.replay.ledger import entry, wish
 
         loaded = settings.load()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bus.contract.messages import Sent
 from bus.contract.records import a_record, records
 from bus.delivery import Batch, Delivery, Overtaken, Position
-from bus.failures import Never
+from bus.errors import Never
 from bus.ordering import Lot
 from bus.product import Product
 from bus.standard import KINDS

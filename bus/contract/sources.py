@@ -10,7 +10,7 @@ import duckdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.failures import BusError
+from bus.errors import BusError
 from bus.staging import Staging
 from bus.standard import KINDS
 from bus.validate import validate

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bus.demo.stage import PATIENCE
 from bus.demo.vendor import Vendor
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local.cluster import overview
 from bus.settings import Settings
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from bus import local
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 
 PATIENCE = 120.0

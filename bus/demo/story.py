@@ -28,7 +28,7 @@ from bus import local, registry, topics
 from bus.demo import products
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local.machine import free_port
 from bus.sample import District
 from bus.settings import kafka_client

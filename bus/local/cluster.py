@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 
 Place = tuple[str, int]

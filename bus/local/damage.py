@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import kafka
 from bus.local.home import read_text
 from bus.local.kafka import DATA, ID, META

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaError
 
-from bus.failures import BusError, Stop
+from bus.errors import BusError, Stop
 from bus.local import damage, kafka, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local.home import read_json, write_json
 from bus.local.progress import Bar, progress
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 LOCK_SECONDS = 900.0
 """How long one command waits for another that is changing the same home."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import machine, process
 from bus.local.download import Programs
 from bus.local.home import read_text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import damage, kafka, machine, process, registry, sharing
 from bus.local.download import Programs, Say, programs
 from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 MEMORY_MB = 900
 DISK_MB = 1000

@@ -17,7 +17,7 @@ from secrets import token_hex
 
 import psutil
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local.home import read_json, read_text, write_json
 
 TERM_SECONDS = 30.0

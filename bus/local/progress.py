@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 EVERY = 5.0
 """Seconds between two lines where there is no terminal."""

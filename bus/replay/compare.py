@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bus.delivery import Batch, Delivery
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.ordering import Lot
 from bus.product import Product
 from bus.replay import history

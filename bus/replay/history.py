@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import topics
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.replay.window import Window
 from bus.scan import reader, some
 from bus.settings import Settings

@@ -28,7 +28,7 @@ from confluent_kafka import KafkaError as Error
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from bus.delivery import Position
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.replay.window import Window
 from bus.scan import reader, scan, some
 from bus.settings import Settings, kafka_client

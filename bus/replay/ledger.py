@@ -24,8 +24,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus import topics
 from bus.delivery import Position
+from bus.errors import RetryLater, Stop
 from bus.event import now
-from bus.failures import RetryLater, Stop
 from bus.publisher import fence
 from bus.replay.window import Window
 from bus.scan import scan

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bus import siblings, topics
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
-from bus.failures import BusError, Stop
+from bus.errors import BusError, Stop
 from bus.inquiry import Inquiry
 from bus.intake import Intake, position
 from bus.loop import group_settings

@@ -27,7 +27,7 @@ import duckdb
 import pyarrow
 
 from bus.columns import quoted
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.product import Product, Table
 
 What = Literal["missing", "extra", "different"]

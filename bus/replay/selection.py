@@ -8,7 +8,7 @@ from typing import Any
 
 from bus import topics
 from bus.codec import Decoder
-from bus.failures import Never, Stop
+from bus.errors import Never, Stop
 from bus.registry import schema_lookup
 from bus.scan import scan
 from bus.settings import Settings

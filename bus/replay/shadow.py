@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bus import plugins
 from bus.delivery import Batch, Delivery, Position, Refusal
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.product import Product
 from bus.replay.ledger import keyed
 from bus.settings import Settings

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from bus import topics
 from bus.delivery import Position
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.scan import reader, some
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS

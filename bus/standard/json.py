@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic import ValidationError as NotValid
 from typing_extensions import TypedDict
 
-from bus.failures import Never
+from bus.errors import Never
 from bus.standard.kinds import KINDS, Record
 
 ID_LENGTH = 255

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 from pydantic import SecretStr
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from consumers.delivery.disk import private
 
 TIMEOUT = httpx2.Timeout(60.0, connect=10.0, write=300.0)

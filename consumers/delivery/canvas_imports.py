@@ -32,7 +32,7 @@ import structlog
 from pydantic import SecretStr
 
 from bus.delivery import Batch, Position, Refusal
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.product import Row
 from consumers.delivery.canvas_api import CanvasApi
 from consumers.delivery.csv_zip import Layout, Sheet, pack, sheets

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from filelock import Timeout
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 
 WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 

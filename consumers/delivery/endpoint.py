@@ -32,7 +32,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 LATER = {408, 409, 425, 429}
 ENDPOINT = {401, 402, 403, 404, 405, 407}

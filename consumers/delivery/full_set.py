@@ -55,7 +55,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from bus.delivery import Batch, Overtaken, Part, Position, Refusal
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.product import Row, Table
 from bus.standard import KINDS
 from consumers.delivery.disk import explained, private, sync

@@ -37,8 +37,8 @@ from pydantic import Field
 from yarl import URL
 
 from bus.delivery import Batch, Part, Position, Refusal
+from bus.errors import Never, RetryLater, Stop
 from bus.eventloop import new_event_loop
-from bus.failures import Never, RetryLater, Stop
 from bus.settings import Model
 from bus.standard import KINDS
 from consumers.delivery import endpoint

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from bus.delivery import Batch, Overtaken, Part, Position, Refusal
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from consumers.delivery.csv_zip import Layout, pack, sheets
 from consumers.delivery.disk import explained, private, sync
 

@@ -54,7 +54,7 @@ def _serve(host: str | None, port: int | None, json: bool) -> None:
 def _new_key(name: str, json: bool) -> None:
     import re
 
-    from bus.failures import Stop
+    from bus.errors import Stop
     from producers.http.clients import new_key
     from producers.http.settings import CLIENT_NAME
 

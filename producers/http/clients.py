@@ -27,7 +27,7 @@ from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
-from bus.failures import BusError, RetryLater, Stop
+from bus.errors import BusError, RetryLater, Stop
 from bus.standard import KINDS
 from producers.http.problems import Problem, unavailable
 from producers.http.settings import HttpSettings, OAuthSettings

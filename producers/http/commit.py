@@ -30,7 +30,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus.doubt import Doubt
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.publisher import explained, producer_settings
 from bus.settings import Settings
 from producers.http.fate import committed, mark

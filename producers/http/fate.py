@@ -11,7 +11,7 @@ import time
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from bus import topics
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.scan import reader, some
 from bus.settings import Settings
 from producers.http.work import Event

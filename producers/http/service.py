@@ -20,8 +20,8 @@ from confluent_kafka.admin import AdminClient
 
 from bus import registry, sources, topics
 from bus.codec import Encoder
+from bus.errors import RetryLater, Stop
 from bus.eventloop import new_event_loop
-from bus.failures import RetryLater, Stop
 from bus.settings import Settings, kafka_client
 from producers.http import idempotency
 from producers.http.app import Service, create

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic import model_validator as check
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Model, Settings, explain
 from bus.standard import KINDS
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bus.errors import RetryLater, Stop
 from bus.event import Headers
-from bus.failures import RetryLater, Stop
 
 
 class Event(NamedTuple):

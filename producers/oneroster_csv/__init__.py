@@ -80,7 +80,7 @@ def _watch(
 ) -> dict[str, Any]:
     """Take extracts as they arrive until SIGTERM or SIGINT; what came of each."""
     from bus import registry
-    from bus.failures import BusError, RetryLater, Stop
+    from bus.errors import BusError, RetryLater, Stop
     from producers.oneroster_csv.watch import watch
 
     extracts: list[dict[str, Any]] = []

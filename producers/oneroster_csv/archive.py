@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from bus.failures import Stop
+from bus.errors import Stop
 
 MOST_BYTES = 20 * 1024**3
 MOST_FILES = 1_000

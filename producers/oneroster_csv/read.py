@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bus.columns import quoted
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.staging import Coverage, Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv import archive, manifest, users

@@ -16,7 +16,7 @@ import structlog
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from watchfiles import watch as changes
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 
 log = structlog.get_logger(__name__)
 

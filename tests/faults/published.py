@@ -20,8 +20,8 @@ import pytest
 
 from bus import extract, registry, topics
 from bus.delivery import Delivery
+from bus.errors import Stop
 from bus.event import headers_of
-from bus.failures import Stop
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.product import Product

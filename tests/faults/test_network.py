@@ -24,7 +24,7 @@ import pytest
 
 from bus import extract, topics
 from bus.codec import Decoder
-from bus.failures import BusError
+from bus.errors import BusError
 from bus.registry import schema_lookup
 from bus.scan import scan
 from bus.settings import Settings

@@ -19,7 +19,7 @@ import pytest
 
 from bus import validate
 from bus.columns import quoted
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.staging import Fault, Staging
 from producers.oneroster_csv import archive, rows, users
 from producers.oneroster_csv.encoding import as_utf8

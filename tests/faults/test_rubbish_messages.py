@@ -20,8 +20,8 @@ from bus import deadletters, registry, topics
 from bus.codec import Decoder, Encoder
 from bus.contract import a_record
 from bus.contract.messages import Sent
+from bus.errors import Never
 from bus.event import headers_of
-from bus.failures import Never
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.ordering import Lot

@@ -23,8 +23,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus import extract, registry, topics
+from bus.errors import RetryLater, Stop
 from bus.event import now
-from bus.failures import RetryLater, Stop
 from bus.publisher import Publisher
 from bus.scan import scan
 from bus.settings import Settings, kafka_client

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bus.failures import Never, Stop
+from bus.errors import Never, Stop
 from bus.standard import KINDS
 from consumers import canvas
 from consumers.delivery.canvas_imports import CanvasImports

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from bus.delivery import Batch, Part, Position, Refusal
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from consumers import canvas
 from consumers.delivery.canvas_api import export
 from consumers.delivery.canvas_imports import MOST_FAILURES, CanvasImports

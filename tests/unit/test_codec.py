@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bus.codec import Decoder, Encoder
 from bus.contract import a_record
-from bus.failures import Never
+from bus.errors import Never
 from bus.standard import KINDS
 
 ENROLLMENT = KINDS["enrollment"].schema

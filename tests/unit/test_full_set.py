@@ -16,7 +16,7 @@ import pytest
 
 from bus.contract.messages import Sent
 from bus.delivery import Batch, Overtaken, Part, Position
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.product import Table
 from consumers.delivery import full_set
 from consumers.delivery.full_set import FullSet, Reference

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from bus.codec import Encoder
-from bus.failures import RetryLater
+from bus.errors import RetryLater
 from bus.settings import Settings
 from bus.standard import KINDS
 from bus.topics import partition_for

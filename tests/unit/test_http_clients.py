@@ -15,7 +15,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from producers.http.clients import Client, Clients, Issuer, key_set, new_key
 from producers.http.problems import Problem
 from producers.http.settings import HttpSettings, OAuthSettings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from bus.failures import RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.settings import KafkaSettings, Settings
 from producers.http import commit as module
 from producers.http.commit import GroupCommit

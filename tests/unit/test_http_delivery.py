@@ -16,7 +16,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from bus.delivery import Batch, Part, Position
-from bus.failures import Never, RetryLater, Stop
+from bus.errors import Never, RetryLater, Stop
 from bus.product import Row, Table
 from consumers.delivery import endpoint, http
 from consumers.delivery.http import Http, HttpSettings, Post

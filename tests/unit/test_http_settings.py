@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Settings, load
 from producers.http.settings import http_settings
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local.damage import H2, KEPT, check, damage, keep, mend
 
 META = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import download
 from bus.local.download import Artifact, artifacts, programs
 

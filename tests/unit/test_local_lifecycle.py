@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import damage, kafka, lifecycle, machine, process, registry, sharing
 from bus.local.download import Programs
 from bus.local.home import Memory, prepare, recall, remember

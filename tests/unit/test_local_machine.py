@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import home as homes
 from bus.local import machine
 from bus.local.home import Memory, alone, prepare, recall, remember

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.local import process
 from bus.local.home import prepare, read_json, write_json
 

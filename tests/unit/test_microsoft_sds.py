@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from bus.contract.messages import Sent
 from bus.contract.records import a_record, records
 from bus.delivery import Batch, Position
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.ordering import Lot
 from bus.standard import KINDS
 from bus.translation import translate

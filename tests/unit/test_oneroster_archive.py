@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from producers.oneroster_csv import archive
 from producers.oneroster_csv.archive import files
 

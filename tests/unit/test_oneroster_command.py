@@ -18,8 +18,8 @@ import bus.extract
 import bus.registry
 import bus.settings
 import bus.telemetry
+from bus.errors import Stop
 from bus.extract import Report
-from bus.failures import Stop
 from bus.staging import Fault
 from producers.oneroster_csv import command, watch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.failures import Stop
+from bus.errors import Stop
 from producers.oneroster_csv import users
 from tests.oneroster_files import ORGS, SESSIONS, USERS, extract, fatal, rows, staged
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bus.cli import app
 from bus.cli.output import failures
-from bus.failures import Stop
+from bus.errors import Stop
 
 
 def told(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str]) -> str:

@@ -26,7 +26,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from pydantic import SecretStr
 
 from bus import plugins, registry
-from bus.failures import Never, RetryLater, Stop
+from bus.errors import Never, RetryLater, Stop
 from bus.registry_client import answered, client
 from bus.settings import RegistrySettings, Settings
 from bus.standard import KINDS

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bus import plugins
 from bus.cli.replay import per_second
 from bus.delivery import Batch, Part, Position
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.replay.history import _Merge
 from bus.replay.latest import _Columns
 from bus.replay.ledger import About, Entry, State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bus.failures import Never, RetryLater, Stop
+from bus.errors import Never, RetryLater, Stop
 from bus.metrics import Metrics
 from bus.retries import Retries
 from bus.settings import ConsumerSettings

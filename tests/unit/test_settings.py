@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bus import settings
-from bus.failures import Stop
+from bus.errors import Stop
 
 HASH = "ab" * 32
 

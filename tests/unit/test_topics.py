@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from bus import topics
-from bus.failures import Stop
+from bus.errors import Stop
 from bus.settings import Settings
 
 

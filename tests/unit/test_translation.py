@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bus.contract import Sent, a_record
-from bus.failures import Never
+from bus.errors import Never
 from bus.ordering import Lot
 from bus.product import Product, Table
 from bus.translation import translate

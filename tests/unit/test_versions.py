@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bus.codec import Decoder
 from bus.contract.records import records
-from bus.failures import Never
+from bus.errors import Never
 from bus.product import Product
 from bus.standard import KINDS
 from bus.standard.evolution import breaks
