@@ -24,14 +24,15 @@ import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import conversions, topics, validate
+from bus import conversions, validate
 from bus.codec import Decoder
 from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.conversions import text_literal
 from bus.errors import Never, RetryLater
-from bus.event import header
+from bus.kafka import topics
+from bus.kafka.cloudevents import header
+from bus.kafka.reader import reader, some
 from bus.registry import schema_lookup
-from bus.scan import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 
 from bus.delivery import Position
-from bus.inquiry import Inquiry
+from bus.kafka.offsets import Inquiry
 from bus.partitions import Partitions
 from bus.references import Delivered
 from bus.standard import KINDS

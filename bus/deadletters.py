@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException, Producer
 
-from bus import topics
 from bus.codec import Decoder
 from bus.errors import RetryLater, Stop
-from bus.event import Headers, headers_of, now
+from bus.kafka import topics
+from bus.kafka.cloudevents import Headers, headers_of, now
+from bus.kafka.reader import scan
 from bus.registry import schema_lookup
-from bus.scan import scan
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS, Record
 
@@ -62,7 +62,7 @@ class DeadLetters:
                 "enable.idempotence": True,
                 "acks": "all",
                 "compression.type": "lz4",
-                "logger": logging.getLogger("bus.kafka"),
+                "logger": logging.getLogger("bus.librdkafka"),
             }
         )
 
@@ -176,7 +176,7 @@ def mark(
     failed: list[object] = []
     producer = Producer(
         kafka_client(settings)
-        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.kafka")}
+        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.librdkafka")}
     )
     for letter in letters:
         headers: Headers = [
@@ -250,7 +250,7 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     failed: list[object] = []
     producer = Producer(
         kafka_client(settings)
-        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.kafka")}
+        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.librdkafka")}
     )
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
     producer.produce(

@@ -21,13 +21,14 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus import baseline, diff, familiar, quarantine, registry, sources, topics
+from bus import baseline, diff, familiar, quarantine, registry, sources
 from bus.columns import SCHEMA, encodable, quoted
 from bus.conversions import text_literal
 from bus.errors import RetryLater, Stop
-from bus.event import Change, now
+from bus.kafka import topics
+from bus.kafka.cloudevents import Change, now
+from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.local.machine import disk_left_mb
-from bus.publisher import TRANSACTION_RECORDS, Publisher
 from bus.references import known_ids
 from bus.settings import Settings
 from bus.staging import Fault, Staging

@@ -26,14 +26,16 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import siblings, topics
+from bus import siblings
 from bus.copies import Copies
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import BusError, Stop
-from bus.event import attributes, header
-from bus.inquiry import Inquiry
 from bus.intake import Intake
+from bus.kafka import topics
+from bus.kafka.cloudevents import attributes, header
+from bus.kafka.offsets import Inquiry
+from bus.kafka.reader import some
 from bus.metrics import Metrics
 from bus.ordering import Lot, Ordering
 from bus.partitions import Partitions
@@ -41,7 +43,6 @@ from bus.product import Product
 from bus.references import Delivered
 from bus.registry import schema_lookup
 from bus.retries import Retries
-from bus.scan import some
 from bus.settings import Settings, kafka_client
 from bus.telemetry import span
 from bus.translation import translate
@@ -447,5 +448,5 @@ def group_settings(settings: Settings, product: str) -> dict[str, Any]:
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
         "max.poll.interval.ms": 900_000,
-        "logger": logging.getLogger("bus.kafka"),
+        "logger": logging.getLogger("bus.librdkafka"),
     }

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import Consumer, TopicPartition
 
 from bus.delivery import Position
-from bus.inquiry import Inquiry
+from bus.kafka.offsets import Inquiry
 from bus.standard import KINDS
 
 BEHIND_SECONDS = 1.0

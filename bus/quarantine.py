@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bus import topics
-from bus.event import Headers
-from bus.scan import scan
+from bus.kafka import topics
+from bus.kafka.cloudevents import Headers
+from bus.kafka.reader import scan
 from bus.staging import Fault
 
 if TYPE_CHECKING:
     import duckdb
 
-    from bus.publisher import Publisher
+    from bus.kafka.transactions import Publisher
     from bus.settings import Settings
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bus import topics
 from bus.delivery import Position
-from bus.event import header
-from bus.scan import passages, scan
+from bus.kafka import topics
+from bus.kafka.cloudevents import header
+from bus.kafka.reader import passages, scan
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 

@@ -29,8 +29,8 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
-from bus import topics
 from bus.errors import Never, Stop
+from bus.kafka import topics
 from bus.registry_client import NOT_THERE, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 
 from confluent_kafka import KafkaException, Producer
 
-from bus import topics
 from bus.errors import RetryLater
-from bus.event import header
-from bus.scan import scan
+from bus.kafka import topics
+from bus.kafka.cloudevents import header
+from bus.kafka.reader import scan
 from bus.settings import Settings, kafka_client
 
 

@@ -3,7 +3,7 @@
 A source reads an extract (a folder of CSV, a database) into tables of a DuckDB database, one table
 for each kind of record, as text; the bus does the rest: it checks and converts the text by the
 standard (`bus.validate`), finds what is new, changed or gone (`bus.diff`) and publishes that
-(`bus.publisher`). DuckDB, because this is set work on columns, not a loop over rows.
+(`bus.kafka.transactions`). DuckDB, because this is set work on columns, not a loop over rows.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def configure(settings: TelemetrySettings) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("bus").setLevel(level)
     # librdkafka says much that it mends itself; what it cannot mend comes as an error.
-    logging.getLogger("bus.kafka").setLevel(logging.CRITICAL if level > 10 else level)
+    logging.getLogger("bus.librdkafka").setLevel(logging.CRITICAL if level > 10 else level)
     provider = TracerProvider(resource=Resource.create({"service.name": "schoolbus"}))
     if settings.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -42,7 +42,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook
 
 from bus.errors import Stop
-from bus.event import TYPE_PREFIX, Attributes, Change, attributes
+from bus.kafka.cloudevents import TYPE_PREFIX, Attributes, Change, attributes
 from bus.product import Product, Row, Table
 from bus.standard import KINDS
 from bus.standard.json import to_json

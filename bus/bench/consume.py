@@ -22,13 +22,14 @@ from confluent_kafka.admin import AdminClient
 from fastavro import parse_schema, schemaless_reader
 from platformdirs import user_cache_path
 
-from bus import local, plugins, telemetry, topics
+from bus import local, plugins, telemetry
 from bus.bench import quixstreams
 from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
 from bus.errors import Stop
+from bus.kafka import topics
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

@@ -24,8 +24,8 @@ from bus import local, plugins, registry
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone, together
 from bus.demo.stage import Stage
-from bus.event import headers_of
-from bus.scan import scan
+from bus.kafka.cloudevents import headers_of
+from bus.kafka.reader import scan
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import bus
-from bus import plugins, topics
+from bus import plugins
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
 from bus.errors import Stop
+from bus.kafka import topics
 from bus.settings import Settings, kafka_client
 
 VERSION = "3.28.1"

@@ -25,8 +25,8 @@ from bus.bench.measured import Work, alone
 from bus.bench.traffic import vendor
 from bus.columns import columns, encodable, quoted
 from bus.demo.stage import Stage
-from bus.event import now
-from bus.publisher import TRANSACTION_RECORDS, Publisher
+from bus.kafka.cloudevents import now
+from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.replay.ledger import About, State, keyed, new_id
 from bus.replay.replay import Replay
 from bus.replay.selection import select

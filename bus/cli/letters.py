@@ -175,7 +175,7 @@ def retry(
         from bus import settings
         from bus.cli.replaying import replayed
         from bus.deadletters import mark, read
-        from bus.event import now
+        from bus.kafka.cloudevents import now
         from bus.replay.ledger import whoever
 
         loaded = settings.load()

@@ -57,7 +57,7 @@ def status(json: Json = False) -> None:
     """Show endpoints, topics, and how far each consumer is behind."""
     with failures(json):
         from bus import local, settings
-        from bus.local.cluster import Overview, overview
+        from bus.kafka.overview import Overview, overview
 
         named = settings.load()
         state = local.status(named.home) if named.embedded else None

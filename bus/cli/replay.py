@@ -115,7 +115,7 @@ def run(
     with failures(json):
         from bus import plugins, registry, settings
         from bus.errors import Stop
-        from bus.event import now
+        from bus.kafka.cloudevents import now
         from bus.replay.ledger import About, keyed, new_id, whoever
         from bus.replay.selection import select
         from bus.replay.window import resolve

@@ -30,7 +30,7 @@ def replayed(
 ) -> dict[str, Any]:
     """Replay the latest state of these records, by kind; what is told of that."""
     from bus import plugins
-    from bus.event import now
+    from bus.kafka.cloudevents import now
     from bus.replay.ledger import About, keyed, new_id, whoever
     from bus.replay.window import resolve
 

@@ -44,7 +44,8 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 def apply(schemas: Directory = None, json: Json = False) -> None:
     """Register the schemas with FULL_TRANSITIVE compatibility, all of them or none."""
     with failures(json):
-        from bus import registry, settings, topics
+        from bus import registry, settings
+        from bus.kafka import topics
         from bus.standard import KINDS
 
         loaded = settings.load()
@@ -85,7 +86,8 @@ def docs(
     """Write the data dictionary (Markdown) and the AsyncAPI 3 document."""
     with failures(json):
         from bus import settings
-        from bus.standard import asyncapi, dictionary
+        from bus.kafka import asyncapi
+        from bus.standard import dictionary
 
         out.mkdir(parents=True, exist_ok=True)
         loaded = settings.load()

@@ -46,7 +46,8 @@ def plan(
     How long is set in `[retention]`; see docs/retention.md.
     """
     with failures(json):
-        from bus import retention, settings
+        from bus import settings
+        from bus.kafka import retention
 
         loaded = settings.load()
         district = retention.District(students, staff, enrollments, attendance, changes)

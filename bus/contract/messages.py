@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bus.event import Change, Headers, envelope
+from bus.kafka.cloudevents import Change, Headers, envelope
 
 
 @dataclass(frozen=True)

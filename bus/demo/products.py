@@ -14,7 +14,7 @@ from pathlib import Path
 from bus.demo.stage import PATIENCE
 from bus.demo.vendor import Vendor
 from bus.errors import Stop
-from bus.local.cluster import overview
+from bus.kafka.overview import overview
 from bus.settings import Settings
 
 PRODUCTS = ("canvas", "microsoft-sds", "webhook")

@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus import local, registry, topics
+from bus import local, registry
 from bus.demo import products
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
 from bus.errors import Stop
+from bus.kafka import topics
 from bus.local.machine import free_port
 from bus.sample import District
 from bus.settings import kafka_client

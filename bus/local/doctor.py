@@ -117,7 +117,7 @@ def _cluster(settings: Settings) -> str:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    from bus.local.cluster import refused_setting
+    from bus.kafka.overview import refused_setting
 
     where = settings.kafka.bootstrap
     told: list[KafkaError] = []  # a request that fails says only that it did; here comes the cause

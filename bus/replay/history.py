@@ -19,10 +19,10 @@ from typing import Any, Literal
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import topics
 from bus.errors import RetryLater
+from bus.kafka import topics
+from bus.kafka.reader import reader, some
 from bus.replay.window import Window
-from bus.scan import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS
 

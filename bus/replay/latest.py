@@ -29,8 +29,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from bus.delivery import Position
 from bus.errors import RetryLater
+from bus.kafka.reader import reader, scan, some
 from bus.replay.window import Window
-from bus.scan import reader, scan, some
 from bus.settings import Settings, kafka_client
 
 COMMITTED = IsolationLevel.READ_COMMITTED
@@ -56,7 +56,7 @@ class Latest:
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
         self._admin = AdminClient(
-            kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+            kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
         )
         self._tail = reader(settings)
         self._tail.assign([TopicPartition(*place, at) for place, at in self.seen.items()])

@@ -22,13 +22,13 @@ from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import topics
 from bus.delivery import Position
 from bus.errors import RetryLater, Stop
-from bus.event import now
-from bus.publisher import fence
+from bus.kafka import topics
+from bus.kafka.cloudevents import now
+from bus.kafka.reader import scan
+from bus.kafka.transactions import fence
 from bus.replay.window import Window
-from bus.scan import scan
 from bus.settings import Settings, kafka_client
 
 Status = Literal["running", "paused", "cancelled", "done", "failed"]
@@ -236,7 +236,7 @@ def _explained() -> Iterator[None]:
 
 
 def _client(settings: Settings) -> dict[str, Any]:
-    return kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+    return kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
 
 
 def keyed(places: Mapping[Position, int]) -> dict[str, int]:

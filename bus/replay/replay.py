@@ -20,12 +20,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bus import siblings, topics
+from bus import siblings
 from bus.deadletters import DeadLetters
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.errors import BusError, Stop
-from bus.inquiry import Inquiry
 from bus.intake import Intake, position
+from bus.kafka import topics
+from bus.kafka.offsets import Inquiry
 from bus.loop import group_settings
 from bus.metrics import Metrics
 from bus.ordering import Lot

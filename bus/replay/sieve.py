@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from bus import topics
 from bus.delivery import Position
 from bus.intake import Intake, position
+from bus.kafka import topics
 from bus.ordering import Lot
 from bus.registry import schema_lookup
 from bus.replay.latest import Latest

@@ -15,10 +15,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from bus import topics
 from bus.delivery import Position
 from bus.errors import RetryLater, Stop
-from bus.scan import reader, some
+from bus.kafka import topics
+from bus.kafka.reader import reader, some
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -179,7 +179,7 @@ def completeness(settings: Settings, window: Window, since: str) -> Completeness
 
 
 def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, str]]:
-    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
+    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")})
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     try:
         found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}

@@ -27,9 +27,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bus import topics
 from bus.codec import Encoder
-from bus.event import envelope, now
+from bus.kafka import topics
+from bus.kafka.cloudevents import envelope, now
 from bus.settings import Settings
 from producers.http import idempotency
 from producers.http.admission import is_json, may_write, read

@@ -11,8 +11,8 @@ those who waited too long are told so and leave. A commit that was not confirmed
 again until it is known (librdkafka, "Transactional producer API": retriable, abortable and fatal
 errors). When the producer itself is lost, as when the broker died in the middle of a commit, its
 successor first asks Kafka what became of the transaction (`producers.http.fate`). A producer whose
-connection broke is replaced before the next transaction (`bus.doubt`). So nothing is lost or
-published twice, and nobody needs to start the service again after an outage.
+connection broke is replaced before the next transaction (`bus.kafka.connection_watch`). So nothing
+is lost or published twice, and nobody needs to start the service again after an outage.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from uuid import uuid4
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus.doubt import Doubt
 from bus.errors import RetryLater, Stop
-from bus.publisher import explained, producer_settings
+from bus.kafka.connection_watch import Doubt
+from bus.kafka.transactions import explained, producer_settings
 from bus.settings import Settings
 from producers.http.fate import committed, mark
 from producers.http.work import Event, Full, Work

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from bus import topics
 from bus.errors import RetryLater
-from bus.scan import reader, some
+from bus.kafka import topics
+from bus.kafka.reader import reader, some
 from bus.settings import Settings
 from producers.http.problems import Problem, in_progress
 

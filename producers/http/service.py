@@ -18,10 +18,11 @@ import uvicorn
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus import registry, sources, topics
+from bus import registry, sources
 from bus.codec import Encoder
 from bus.errors import RetryLater, Stop
 from bus.eventloop import new_event_loop
+from bus.kafka import topics
 from bus.settings import Settings, kafka_client
 from producers.http import idempotency
 from producers.http.app import Service, create
@@ -175,7 +176,7 @@ def _topics(settings: Settings, kinds: list[str]) -> int:
     """See that the topics are there; how many partitions those of the standard have."""
     names = [topics.topic(settings, kind) for kind in kinds]
     topics.ensure(settings, [*names, topics.idempotency(settings)])
-    quiet = {"logger": logging.getLogger("bus.kafka")}
+    quiet = {"logger": logging.getLogger("bus.librdkafka")}
     try:
         there = AdminClient(kafka_client(settings) | quiet).list_topics(timeout=10).topics
     except KafkaException as error:

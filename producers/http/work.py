@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bus.errors import RetryLater, Stop
-from bus.event import Headers
+from bus.kafka.cloudevents import Headers
 
 
 class Event(NamedTuple):

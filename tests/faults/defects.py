@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from bus.delivery import Batch, Part
+from bus.kafka.transactions import Publisher
 from bus.loop import Loop
-from bus.publisher import Publisher
 
 
 def halves() -> None:

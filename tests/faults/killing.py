@@ -16,9 +16,9 @@ from pathlib import Path
 
 from confluent_kafka import TopicPartition
 
-from bus import topics
-from bus.event import headers_of
-from bus.scan import reader, some
+from bus.kafka import topics
+from bus.kafka.cloudevents import headers_of
+from bus.kafka.reader import reader, some
 from bus.settings import Settings
 from bus.standard import KINDS
 from tests.faults import checker

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import baseline, extract, publisher
+from bus import baseline, extract
 from bus.delivery import Batch, Delivery, Position, Refusal
+from bus.kafka import transactions
 from bus.loop import Loop
 
 
@@ -89,7 +90,7 @@ def mortal_producer(life: Life, transaction_records: int) -> Iterator[Callable[[
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publisher, "Producer", lambda how: MortalProducer(Producer(how), life))
+        patch.setattr(transactions, "Producer", lambda how: MortalProducer(Producer(how), life))
         patch.setattr(extract, "TRANSACTION_RECORDS", transaction_records)
         patch.setattr(baseline, "remember", dying(baseline.remember))
         yield lambda _: life.step()

@@ -20,8 +20,8 @@ import consumers.canvas
 import consumers.microsoft_sds
 import consumers.webhook
 from bus import baseline, cli, extract
+from bus.kafka.transactions import Publisher
 from bus.loop import Loop
-from bus.publisher import Publisher
 from tests.faults import defects
 
 PIECE = 25

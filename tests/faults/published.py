@@ -18,15 +18,16 @@ from typing import Any
 
 import pytest
 
-from bus import extract, registry, topics
+from bus import extract, registry
 from bus.delivery import Delivery
 from bus.errors import Stop
-from bus.event import headers_of
+from bus.kafka import topics
+from bus.kafka.cloudevents import headers_of
+from bus.kafka.reader import scan
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.product import Product
 from bus.sample import District
-from bus.scan import scan
 from bus.settings import Settings
 from bus.standard import KINDS
 from consumers.webhook import DEFAULT_KINDS, WebhookSettings

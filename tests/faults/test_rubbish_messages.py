@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from bus import deadletters, registry, topics
+from bus import deadletters, registry
 from bus.codec import Decoder, Encoder
 from bus.contract import a_record
 from bus.contract.messages import Sent
 from bus.errors import Never
-from bus.event import headers_of
+from bus.kafka import topics
+from bus.kafka.cloudevents import headers_of
+from bus.kafka.reader import scan
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.ordering import Lot
-from bus.scan import scan
 from bus.settings import kafka_client
 from bus.standard import KINDS
 from bus.translation import translate

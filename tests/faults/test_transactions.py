@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import extract, registry, topics
+from bus import extract, registry
 from bus.errors import RetryLater, Stop
-from bus.event import now
-from bus.publisher import Publisher
-from bus.scan import scan
+from bus.kafka import topics
+from bus.kafka.cloudevents import now
+from bus.kafka.reader import scan
+from bus.kafka.transactions import Publisher
 from bus.settings import Settings, kafka_client
 from producers.http import commit as commit_module
 from producers.http.commit import GroupCommit

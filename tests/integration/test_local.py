@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from bus import local
-from bus.local.cluster import TopicState, overview
+from bus.kafka.overview import TopicState, overview
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 from tests.integration.commands import Commands, until

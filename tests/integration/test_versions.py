@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from bus import plugins, registry, topics
+from bus import plugins, registry
 from bus.bench.replay import replay
 from bus.contract.records import a_record
-from bus.event import envelope, now
+from bus.kafka import topics
+from bus.kafka.cloudevents import envelope, now
 from bus.replay.ledger import State
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bus.doubt import Doubt
+from bus.kafka.connection_watch import Doubt
 
 TEXT = "%s [%s] %s"
 """As confluent-kafka gives it to a logger, with librdkafka's facility, the client and a message."""
@@ -27,7 +27,7 @@ def test_what_leaves_a_doubt(
     doubt = Doubt()
     doubt.log(logging.INFO, "one line")
     assert not doubt
-    with caplog.at_level(logging.INFO, "bus.kafka"):
+    with caplog.at_level(logging.INFO, "bus.librdkafka"):
         doubt.log(logging.INFO, TEXT, facility, "producer-1", message)
     assert bool(doubt) is doubtful
     assert message in caplog.text

@@ -16,9 +16,9 @@ import pytest
 
 from bus.codec import Encoder
 from bus.errors import RetryLater
+from bus.kafka.topics import partition_for
 from bus.settings import Settings
 from bus.standard import KINDS
-from bus.topics import partition_for
 from producers.http.app import Service, create
 from producers.http.clients import Clients
 from producers.http.idempotency import Keys

@@ -100,9 +100,9 @@ def test_up_does_not_start_a_cluster_that_is_named(
 def test_a_named_cluster_that_is_not_there_is_said_by_status_and_doctor(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bus.local import cluster
+    from bus.kafka import overview
 
-    monkeypatch.setattr(cluster, "SECONDS", 0.3)
+    monkeypatch.setattr(overview, "SECONDS", 0.3)
     monkeypatch.setattr(doctor, "SECONDS", 0.3)
     monkeypatch.setenv("BUS_KAFKA__BOOTSTRAP", "127.0.0.1:1")
     monkeypatch.setenv("BUS_REGISTRY__URL", "http://127.0.0.1:1")

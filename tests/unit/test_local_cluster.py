@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bus.local.cluster import _spans
+from bus.kafka.overview import _spans
 
 FIRST = {("t", 0): 10, ("t", 1): 0, ("u", 0): 0}
 END = {("t", 0): 30, ("t", 1): 5, ("u", 0): 7}

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bus.cli import app
-from bus.retention import District, _changes, _loses, plan, wanted
+from bus.kafka.retention import District, _changes, _loses, plan, wanted
 from bus.settings import RetentionSettings, Settings
 
 DAY = 24 * 60 * 60 * 1000

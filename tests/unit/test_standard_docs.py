@@ -13,10 +13,10 @@ import yaml
 from fastavro import parse_schema
 from typer.testing import CliRunner
 
-from bus import event, topics
 from bus.cli import schemas
+from bus.kafka import asyncapi, cloudevents, topics
 from bus.settings import Settings
-from bus.standard import KINDS, asyncapi, dictionary
+from bus.standard import KINDS, dictionary
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "standard"
@@ -198,8 +198,8 @@ def headers_schema(document: dict[str, Any], kind: str) -> dict[str, Any]:
 def test_the_headers_that_the_bus_writes_are_as_described(
     document: dict[str, Any], traceparent: str | None
 ) -> None:
-    written = event.envelope(
-        "student", "updated", source="/http/pacs", time=event.now(), traceparent=traceparent
+    written = cloudevents.envelope(
+        "student", "updated", source="/http/pacs", time=cloudevents.now(), traceparent=traceparent
     )
     headers = {
         name: value.decode() if isinstance(value, bytes) else value

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from bus import topics
 from bus.errors import Stop
+from bus.kafka import topics
 from bus.settings import Settings
 
 

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from bus.delivery import Batch, Part, Position
 from bus.errors import Never, RetryLater, Stop
-from bus.event import envelope
+from bus.kafka.cloudevents import envelope
 from bus.standard import KINDS
 from consumers.delivery.http import Http
 from consumers.webhook import DEFAULT_KINDS, NEW_SECRET, PRODUCT, WebhookSettings

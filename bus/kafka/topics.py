@@ -179,7 +179,7 @@ def count(settings: Settings, there: dict[str, int]) -> int:
 
 
 def config(settings: Settings, name: str) -> dict[str, str]:
-    """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.retention`."""
+    """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.kafka.retention`."""
     kind, how = kind_of(settings, name), settings.retention
     if kind == "attendance":
         return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}
@@ -203,4 +203,4 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
 def _quiet() -> object:
     import logging
 
-    return logging.getLogger("bus.kafka")
+    return logging.getLogger("bus.librdkafka")

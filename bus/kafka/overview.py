@@ -55,7 +55,7 @@ class Overview:
 
 def overview(settings: Settings) -> Overview:
     """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up."""
-    config = kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")}
+    config = kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
     # A group is asked for by librdkafka; nothing is joined or committed.
     reading = config | {"group.id": f"{settings.topic_prefix}.reader"}
     try:

@@ -36,7 +36,7 @@ def reader(settings: Settings, more: Mapping[str, Any] | None = None) -> Consume
             # A full queue is looked at again so soon; with librdkafka's own, a second, it is empty
             # long before.
             "fetch.queue.backoff.ms": 20,
-            "logger": logging.getLogger("bus.kafka"),
+            "logger": logging.getLogger("bus.librdkafka"),
             **(more or {}),
         }
     )

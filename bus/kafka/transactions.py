@@ -4,7 +4,7 @@ A publisher has a transactional id of its source's own. Starting one fences off 
 an earlier process of the same source: its open transaction is aborted, and it can publish no more
 (Kafka, KIP-98 and KIP-890). So after a kill at any moment the topics hold whole transactions only,
 and what they hold is all that has been published. In the same way a producer whose connection broke
-is replaced before the next transaction: see `bus.doubt`.
+is replaced before the next transaction: see `bus.kafka.connection_watch`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import topics
 from bus.codec import Encoder
-from bus.doubt import HEARD, Doubt
 from bus.errors import BusError, RetryLater, Stop
-from bus.event import Change, Headers, envelope
+from bus.kafka import topics
+from bus.kafka.cloudevents import Change, Headers, envelope
+from bus.kafka.connection_watch import HEARD, Doubt
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 

@@ -31,7 +31,7 @@ class Doubt:
 
     def __init__(self) -> None:
         self._broken = False
-        self._log = logging.getLogger("bus.kafka")
+        self._log = logging.getLogger("bus.librdkafka")
 
     def __bool__(self) -> bool:
         return self._broken

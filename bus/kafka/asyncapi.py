@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import yaml
 
-from bus import event, topics
+from bus.kafka import cloudevents, topics
 from bus.settings import RetentionSettings, Settings
 from bus.standard.kinds import KINDS, Kind
 
@@ -62,7 +62,7 @@ def document(topic_prefix: str) -> dict[str, Any]:
                 "url": "https://www.apache.org/licenses/LICENSE-2.0",
             },
         },
-        "defaultContentType": event.CONTENT_TYPE,
+        "defaultContentType": cloudevents.CONTENT_TYPE,
         "servers": {"district": _server()},
         "channels": {kind.name: _channel(kind, topic_prefix) for kind in KINDS.values()},
         "operations": {f"receive{_capital(name)}": _operation(name) for name in KINDS},
@@ -137,12 +137,14 @@ def _operation(kind: str) -> dict[str, Any]:
 
 
 def _message(kind: Kind) -> dict[str, Any]:
-    types = [f"{event.TYPE_PREFIX}{kind.name}.{change}" for change in get_args(event.Change)]
+    types = [
+        f"{cloudevents.TYPE_PREFIX}{kind.name}.{change}" for change in get_args(cloudevents.Change)
+    ]
     return {
         "name": kind.name,
         "title": kind.schema["name"],
         "summary": kind.schema["doc"],
-        "contentType": event.CONTENT_TYPE,
+        "contentType": cloudevents.CONTENT_TYPE,
         "headers": {
             "type": "object",
             "allOf": [{"$ref": "#/components/schemas/cloudEvent"}],
@@ -178,7 +180,7 @@ def _key() -> dict[str, Any]:
 
 
 def _attributes() -> dict[str, Any]:
-    """The headers of every record; see `bus.event`. All are UTF-8 text on the wire."""
+    """The headers of every record; see `bus.kafka.cloudevents`. All are UTF-8 text on the wire."""
     properties: dict[str, dict[str, Any]] = {
         "ce_specversion": {"const": "1.0", "description": "The version of CloudEvents."},
         "ce_id": {
@@ -194,7 +196,10 @@ def _attributes() -> dict[str, Any]:
             "format": "date-time",
             "description": "When the change was learnt from the source system; UTC.",
         },
-        "content-type": {"const": event.CONTENT_TYPE, "description": "How the value is encoded."},
+        "content-type": {
+            "const": cloudevents.CONTENT_TYPE,
+            "description": "How the value is encoded.",
+        },
         "traceparent": {
             "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
             "description": "W3C trace context, where the publisher has one.",

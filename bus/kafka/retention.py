@@ -27,8 +27,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from bus import topics
 from bus.errors import RetryLater, Stop
+from bus.kafka import topics
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -150,7 +150,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
     Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
     refuses; `RetryLater` when it does not answer.
     """
-    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.kafka")})
+    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")})
     try:
         there = admin.list_topics(timeout=SECONDS).topics
         ours = [
