@@ -25,14 +25,14 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus import conversions, validate
-from bus.codec import Decoder
 from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.conversions import text_literal
 from bus.errors import Never, RetryLater
 from bus.kafka import topics
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import reader, some
-from bus.registry import schema_lookup
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 

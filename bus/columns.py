@@ -52,7 +52,9 @@ def definition(kind: str) -> str:
 
 
 def encodable(kind: str, table: str) -> str:
-    """A select list of the kind's fields as `bus.blocks` takes them: moments in milliseconds."""
+    """A select list of the kind's fields as `bus.registry.batch_codec` takes them: moments in
+    milliseconds.
+    """
     return ", ".join(
         f"{table}.{quoted(name)}::{type_}_MS AS {quoted(name)}"
         if type_ == "TIMESTAMP"

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException, Producer
 
-from bus.codec import Decoder
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.cloudevents import Headers, headers_of, now
 from bus.kafka.reader import scan
-from bus.registry import schema_lookup
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS, Record
 

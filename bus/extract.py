@@ -21,7 +21,7 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus import baseline, diff, familiar, quarantine, registry, sources
+from bus import baseline, diff, familiar, quarantine, sources
 from bus.columns import SCHEMA, encodable, quoted
 from bus.conversions import text_literal
 from bus.errors import RetryLater, Stop
@@ -30,6 +30,7 @@ from bus.kafka.cloudevents import Change, now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.local.machine import disk_left_mb
 from bus.references import known_ids
+from bus.registry import subjects
 from bus.settings import Settings
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
@@ -123,7 +124,7 @@ def produce(
             "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
             f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
         )
-    ids = registry.lookup(settings)
+    ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
     topics.ensure(settings, [topics.quarantine(settings)])
     work = settings.home / "work" / settings.topic_prefix

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from bus.codec import Decoder
 from bus.delivery import Position
 from bus.ordering import Lot
+from bus.registry.codec import Decoder
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -20,7 +20,7 @@ class Intake:
     """See the module's docstring. Not for several threads.
 
     kinds:         for each topic the kind of its records.
-    writer_schema: see `bus.codec.Decoder`.
+    writer_schema: see `bus.registry.codec.Decoder`.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ from bus.ordering import Lot, Ordering
 from bus.partitions import Partitions
 from bus.product import Product
 from bus.references import Delivered
-from bus.registry import schema_lookup
+from bus.registry.subjects import schema_lookup
 from bus.retries import Retries
 from bus.settings import Settings, kafka_client
 from bus.telemetry import span

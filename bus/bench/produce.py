@@ -20,12 +20,13 @@ from typing import Any
 from confluent_kafka import Message, Producer
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from bus import local, plugins, registry
+from bus import local, plugins
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone, together
 from bus.demo.stage import Stage
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
+from bus.registry import subjects
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -37,7 +38,7 @@ def bus_run(settings: Settings, extract: str) -> Callable[[], int]:
         "BUS_TOPIC_PREFIX": settings.topic_prefix,
         "BUS_KAFKA__PARTITIONS": str(settings.kafka.partitions),
     }
-    registry.apply(settings)
+    subjects.apply(settings)
     command = plugins.producer("oneroster-csv")
 
     def run() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from bus import local, plugins, registry
+from bus import local, plugins
 from bus.bench.consume import bare_loop, forget
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
@@ -27,6 +27,7 @@ from bus.columns import columns, encodable, quoted
 from bus.demo.stage import Stage
 from bus.kafka.cloudevents import now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
+from bus.registry import subjects
 from bus.replay.ledger import About, State, keyed, new_id
 from bus.replay.replay import Replay
 from bus.replay.selection import select
@@ -179,7 +180,7 @@ def _run(settings: Settings, subject: str, work: Work) -> Figure:
 
 def _publish(settings: Settings, number: int) -> tuple[str, str]:
     """Publish so many attendance events; from when to when a tenth of them was published."""
-    publisher = Publisher(settings, "/bench", registry.lookup(settings), time=now())
+    publisher = Publisher(settings, "/bench", subjects.lookup(settings), time=now())
     edges = []
     share = (1 - WINDOW) / 2
     try:
@@ -203,7 +204,7 @@ def _moment() -> str:
 
 
 def _attendance(start: int, stop: int) -> Any:
-    """Attendance records start to stop, as `bus.blocks` takes them."""
+    """Attendance records start to stop, as `bus.registry.batch_codec` takes them."""
     said = {
         "sourcedId": "'attendance-' || i",
         "status": "'active'",

@@ -38,14 +38,15 @@ def consume(
     one product share the work.
     """
     with failures(json):
-        from bus import health, plugins, registry, settings, telemetry
+        from bus import health, plugins, settings, telemetry
         from bus.loop import Loop
         from bus.metrics import Metrics
+        from bus.registry import subjects
 
         loaded = settings.load()
         telemetry.configure(loaded.telemetry)
         what = plugins.product(product)
-        registry.must_have_some(loaded)
+        subjects.must_have_some(loaded)
         delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
         try:
             metrics = Metrics()

@@ -46,13 +46,14 @@ def reconcile(
     `--repair` replays the latest state of just those records.
     """
     with failures(json):
-        from bus import plugins, registry, settings
+        from bus import plugins, settings
         from bus.errors import Stop
+        from bus.registry import subjects
         from bus.replay.compare import reconcile as compare
 
         loaded = settings.load()
         what = plugins.product(product)
-        registry.must_have_some(loaded)
+        subjects.must_have_some(loaded)
         with (
             TemporaryDirectory(prefix="schoolbus-") as folder,
             stderr.status("asking the product") as status,

@@ -113,16 +113,17 @@ def run(
     and `bus replay resume` goes on.
     """
     with failures(json):
-        from bus import plugins, registry, settings
+        from bus import plugins, settings
         from bus.errors import Stop
         from bus.kafka.cloudevents import now
+        from bus.registry import subjects
         from bus.replay.ledger import About, keyed, new_id, whoever
         from bus.replay.selection import select
         from bus.replay.window import resolve
 
         loaded = settings.load()
         what = plugins.product(product)
-        registry.must_have_some(loaded)
+        subjects.must_have_some(loaded)
         chosen = select(
             loaded,
             what.kinds,

@@ -24,9 +24,10 @@ Directory = Annotated[
 def check(schemas: Directory = None, json: Json = False) -> None:
     """Say what changed schemas would break, and for whom; nothing is registered."""
     with failures(json):
-        from bus import registry, settings
+        from bus import settings
+        from bus.registry import subjects
 
-        findings = registry.check(settings.load(), schemas)
+        findings = subjects.check(settings.load(), schemas)
         broken = [finding for finding in findings if finding.state == "incompatible"]
 
         def show(console: Console) -> None:
@@ -44,12 +45,13 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 def apply(schemas: Directory = None, json: Json = False) -> None:
     """Register the schemas with FULL_TRANSITIVE compatibility, all of them or none."""
     with failures(json):
-        from bus import registry, settings
+        from bus import settings
         from bus.kafka import topics
+        from bus.registry import subjects
         from bus.standard import KINDS
 
         loaded = settings.load()
-        applied = registry.apply(loaded, schemas)
+        applied = subjects.apply(loaded, schemas)
         topics.ensure(loaded, [topics.topic(loaded, kind) for kind in KINDS])
         new = [a for a in applied if a.registered]
 
@@ -65,9 +67,10 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
 def list_(json: Json = False) -> None:
     """List the schemas that are registered."""
     with failures(json):
-        from bus import registry, settings
+        from bus import settings
+        from bus.registry import subjects
 
-        found = registry.registered(settings.load())
+        found = subjects.registered(settings.load())
 
         def show(console: Console) -> None:
             table = Table("subject", "versions", "latest id")

@@ -24,13 +24,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus import local, registry
+from bus import local
 from bus.demo import products
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.local.machine import free_port
+from bus.registry import subjects
 from bus.sample import District
 from bus.settings import kafka_client
 from bus.standard.kinds import schema_directory
@@ -232,7 +233,7 @@ class _Story:
     def _registered(self, schema: Mapping[str, Any]) -> str:
         """What the registry answers to one who asks it past the command line."""
         url = local.endpoints(self._stage.folder).registry
-        subject = registry.subject(self._stage.settings, "student")
+        subject = subjects.subject(self._stage.settings, "student")
         answer = httpx2.post(
             f"{url}/subjects/{subject}/versions",
             json={"schema": json.dumps(schema), "schemaType": "AVRO"},

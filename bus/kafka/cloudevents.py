@@ -4,8 +4,8 @@ Source: CloudEvents 1.0.2, "Kafka Protocol Binding", section 3.2 (binary content
 are headers `ce_<name>`, the datacontenttype is the header `content-type`. The W3C trace context
 goes along as `traceparent`, as OpenTelemetry's messaging conventions have it.
 
-The value is the record itself (see `bus.codec`); nothing of the envelope is in it, so that any
-Kafka tool can use a topic as it is.
+The value is the record itself (see `bus.registry.codec`); nothing of the envelope is in it, so that
+any Kafka tool can use a topic as it is.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus.codec import Encoder
 from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, Headers, envelope
 from bus.kafka.connection_watch import HEARD, Doubt
+from bus.registry.codec import Encoder
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -100,7 +100,9 @@ class Publisher:
             raise
 
     def publish(self, kind: str, change: Change, batch: pyarrow.RecordBatch) -> None:
-        """Publish records of one kind within a transaction; `batch` as `bus.blocks` has it."""
+        """Publish records of one kind within a transaction; `batch` as `bus.registry.batch_codec`
+        has it.
+        """
         shared = envelope(
             kind, change, source=self._source, time=self._time, traceparent=self._traceparent
         )

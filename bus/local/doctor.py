@@ -13,7 +13,7 @@ from bus.errors import BusError, Stop
 from bus.local import damage, kafka, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
-from bus.registry_client import answered, client
+from bus.registry.registry_client import answered, client
 from bus.settings import Settings, kafka_client
 
 SECONDS = 10.0

@@ -31,7 +31,7 @@ from bus.loop import group_settings
 from bus.metrics import Metrics
 from bus.ordering import Lot
 from bus.product import Product
-from bus.registry import schema_lookup
+from bus.registry.subjects import schema_lookup
 from bus.replay import history
 from bus.replay.latest import Latest
 from bus.replay.ledger import About, Entry, Ledger, State, entry

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bus.codec import Decoder
 from bus.errors import Never, Stop
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.registry import schema_lookup
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS
 

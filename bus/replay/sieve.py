@@ -11,7 +11,7 @@ from bus.delivery import Position
 from bus.intake import Intake, position
 from bus.kafka import topics
 from bus.ordering import Lot
-from bus.registry import schema_lookup
+from bus.registry.subjects import schema_lookup
 from bus.replay.latest import Latest
 from bus.replay.ledger import About
 from bus.replay.selection import Selection

@@ -27,9 +27,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from bus.codec import Encoder
 from bus.kafka import topics
 from bus.kafka.cloudevents import envelope, now
+from bus.registry.codec import Encoder
 from bus.settings import Settings
 from producers.http import idempotency
 from producers.http.admission import is_json, may_write, read

@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic_core
 
-from bus.codec import Encoder
+from bus.registry.codec import Encoder
 from bus.standard import KINDS, Record
 from bus.standard.json import Invalid, from_json
 from producers.http.problems import Problem, pointer

@@ -18,11 +18,12 @@ import uvicorn
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus import registry, sources
-from bus.codec import Encoder
+from bus import sources
 from bus.errors import RetryLater, Stop
 from bus.eventloop import new_event_loop
 from bus.kafka import topics
+from bus.registry import subjects
+from bus.registry.codec import Encoder
 from bus.settings import Settings, kafka_client
 from producers.http import idempotency
 from producers.http.app import Service, create
@@ -70,7 +71,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
     where = _socket(http)
     stops: list[Stop] = []
     try:
-        schema_ids = registry.lookup(settings)
+        schema_ids = subjects.lookup(settings)
         partitions = _topics(settings, list(schema_ids))
         oauth = http.oauth
         issuer = None if oauth is None else Issuer(oauth, lambda: key_set(oauth.jwks))

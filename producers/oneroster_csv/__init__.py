@@ -79,8 +79,8 @@ def _watch(
     settings: Settings, folder: Path, take: Callable[[Path], Report], *, quiet: bool
 ) -> dict[str, Any]:
     """Take extracts as they arrive until SIGTERM or SIGINT; what came of each."""
-    from bus import registry
     from bus.errors import BusError, RetryLater, Stop
+    from bus.registry import subjects
     from producers.oneroster_csv.watch import watch
 
     extracts: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def _watch(
             report = take(extract)
         except Stop as reason:
             try:
-                registry.lookup(settings)
+                subjects.lookup(settings)
             except BusError as fault:
                 # It is the bus that is not well: the extract stays, and is taken when it is.
                 raise RetryLater(str(fault)) from None
@@ -104,7 +104,7 @@ def _watch(
             )
 
     # What is wrong with the bus itself must not refuse the extracts that arrive.
-    registry.lookup(settings)
+    subjects.lookup(settings)
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 from confluent_kafka import Consumer, TopicPartition
 
-from bus.codec import Decoder
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
-from bus.registry import schema_lookup
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 from consumers.webhook import DEFAULT_KINDS

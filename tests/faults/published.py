@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bus import extract, registry
+from bus import extract
 from bus.delivery import Delivery
 from bus.errors import Stop
 from bus.kafka import topics
@@ -27,6 +27,7 @@ from bus.kafka.reader import scan
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.product import Product
+from bus.registry import subjects
 from bus.sample import District
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -48,7 +49,7 @@ def own(net: Network) -> Settings:
     consumer = net.settings.consumer.model_copy(update={"retry_first": 0.05, "retry_most": 0.5})
     how = {"topic_prefix": f"faults{next(NUMBERS)}", "kafka": kafka, "consumer": consumer}
     settings = net.settings.model_copy(update=how)
-    registry.apply(settings)
+    subjects.apply(settings)
     return settings
 
 

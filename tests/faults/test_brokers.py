@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from bus import registry
 from bus.local import endpoints
+from bus.registry import subjects
 from bus.settings import KafkaSettings, RegistrySettings
 from tests.faults import checker
 from tests.faults.checker import Topics
@@ -53,7 +53,7 @@ def test_one_of_three_brokers(
             "registry": RegistrySettings(url=url),
         }
     )
-    registry.apply(settings)
+    subjects.apply(settings)
     commands = Commands(settings, folder)
     commands.variables |= {
         **ready({}, SECRET),

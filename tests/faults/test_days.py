@@ -25,10 +25,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import engine
 
-from bus import baseline, diff, registry
+from bus import baseline, diff
 from bus.extract import Report, produce
 from bus.metrics import Metrics
 from bus.product import Product
+from bus.registry import subjects
 from bus.settings import KafkaSettings, Settings
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.microsoft_sds import PRODUCT as SDS
@@ -273,7 +274,7 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
                     "kafka": KafkaSettings(partitions=3),
                 }
                 settings = bus.settings.model_copy(update=how)
-                registry.apply(settings)
+                subjects.apply(settings)
                 now[:] = [World(settings, folder, vendor)]
                 live(now[0], HOST, [Day(FIRST[-1])])
             now[0].lives += 1

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bus import local, registry
+from bus import local
+from bus.registry import subjects
 from bus.sample import District
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.faults import checker
@@ -161,7 +162,7 @@ def test_of_kafkas_data(tmp_path_factory: pytest.TempPathFactory, findings: Find
             shutil.copytree(home / "kept", home / "kafka", dirs_exist_ok=True)
             local.up(home)
             settings = Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
-            registry.apply(settings)
+            subjects.apply(settings)
             commands = Commands(settings, home.parent)
             # More than fits into what is left of the last block of each file.
             district = District(seed=5, students=1500, change=0.5)

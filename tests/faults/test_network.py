@@ -23,11 +23,11 @@ import httpx2
 import pytest
 
 from bus import extract
-from bus.codec import Decoder
 from bus.errors import BusError
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.registry import schema_lookup
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from consumers.webhook import PRODUCT as WEBHOOK
 from tests.faults.network import Network, weather

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from bus import deadletters, registry
-from bus.codec import Decoder, Encoder
+from bus import deadletters
 from bus.contract import a_record
 from bus.contract.messages import Sent
 from bus.errors import Never
@@ -27,6 +26,8 @@ from bus.kafka.reader import scan
 from bus.loop import Loop
 from bus.metrics import Metrics
 from bus.ordering import Lot
+from bus.registry import subjects
+from bus.registry.codec import Decoder, Encoder
 from bus.settings import kafka_client
 from bus.standard import KINDS
 from bus.translation import translate
@@ -108,7 +109,7 @@ def test_messages_on_the_bus(
     caplog.set_level("DEBUG")
     how = commands.settings.consumer.model_copy(update={"hold_seconds": 1.0})
     settings = commands.settings.model_copy(update={"consumer": how})
-    ids = registry.lookup(settings)
+    ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
     producer = Producer(kafka_client(settings))
     put: dict[str, set[bytes]] = {}

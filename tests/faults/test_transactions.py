@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import extract, registry
+from bus import extract
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.cloudevents import now
 from bus.kafka.reader import scan
 from bus.kafka.transactions import Publisher
+from bus.registry import subjects
 from bus.settings import Settings, kafka_client
 from producers.http import commit as commit_module
 from producers.http.commit import GroupCommit
@@ -46,7 +47,7 @@ NUMBERS = count(1)
 def settings(net: Network) -> Iterator[Settings]:
     """A bus of the test's own whose producers go through the proxy, with schemas and topics."""
     own = net.settings.model_copy(update={"topic_prefix": f"transactions{next(NUMBERS)}"})
-    registry.apply(own)
+    subjects.apply(own)
     kinds = ("org", "student")
     topics.ensure(own, [topics.topic(own, kind) for kind in kinds] + [topics.idempotency(own)])
     yield net.through(net.produce, own)
@@ -133,7 +134,7 @@ def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, fir
 def test_a_late_end_does_not_touch_the_next_transaction(
     net: Network, settings: Settings, first: str
 ) -> None:
-    ids = registry.lookup(settings)
+    ids = subjects.lookup(settings)
     publisher = Publisher(settings, "/late", ids, time=now())
     late = net.produce.late(END)
     before = ["first"] if first == "commit" else []

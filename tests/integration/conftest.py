@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bus import local, registry
+from bus import local
+from bus.registry import subjects
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.integration import containers
 from tests.integration.commands import Commands
@@ -90,5 +91,5 @@ def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Comma
 
 def _commands(bus: Bus, folder: Path) -> Commands:
     settings = bus.settings.model_copy(update={"topic_prefix": f"test{next(NUMBERS)}"})
-    registry.apply(settings)
+    subjects.apply(settings)
     return Commands(settings, folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bus import registry
+from bus.registry import subjects
 from bus.sample import District as Sample
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.integration.commands import Commands
@@ -61,7 +61,7 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def there(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[District]:
-    with district(tmp_path_factory.mktemp("district"), bus.registry) as found:
+    with district(tmp_path_factory.mktemp("district"), bus.registry.subjects) as found:
         yield found
 
 
@@ -305,7 +305,7 @@ SHUT_OUT = {
 
 def register(bus: Bus) -> None:
     """What `bus schemas apply` does, by the registry's own door."""
-    registry.apply(bus.settings.model_copy(update={"topic_prefix": PREFIX}))
+    subjects.apply(bus.settings.model_copy(update={"topic_prefix": PREFIX}))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from bus import plugins, registry
+from bus import plugins
 from bus.bench.replay import replay
 from bus.contract.records import a_record
 from bus.kafka import topics
 from bus.kafka.cloudevents import envelope, now
+from bus.registry import subjects
 from bus.replay.ledger import State
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
@@ -30,7 +31,7 @@ def registered(settings: Settings, folder: Path, version: int) -> dict[str, int]
     folder.mkdir()
     for kind, said in VERSIONS.items():
         (folder / f"{kind}.avsc").write_text(json.dumps(said[version]), "utf-8")
-    return {one.kind: one.id for one in registry.apply(settings, folder)}
+    return {one.kind: one.id for one in subjects.apply(settings, folder)}
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_only_schemas_apply_registers() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if ".register_schema" in path.read_text("utf-8")
     ]
-    assert registering == ["bus/registry.py"]
+    assert registering == ["bus/registry/subjects.py"]
 
 
 def test_a_translation_does_no_io() -> None:

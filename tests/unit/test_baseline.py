@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus import baseline
-from bus.codec import Decoder, Encoder
 from bus.contract.records import a_record, records
+from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
 Cached = Callable[..., list[Any]]

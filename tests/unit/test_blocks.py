@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.blocks import FEWEST, Blocks, rows
-from bus.codec import Decoder, Encoder
 from bus.columns import columns, definition, encodable
 from bus.contract import a_record
 from bus.contract.records import records
+from bus.registry.batch_codec import FEWEST, Blocks, rows
+from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
 FRAME = 5

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.codec import Decoder, Encoder
 from bus.contract import a_record
 from bus.errors import Never
+from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
 ENROLLMENT = KINDS["enrollment"].schema

@@ -14,9 +14,9 @@ import httpx2
 import jsonschema
 import pytest
 
-from bus.codec import Encoder
 from bus.errors import RetryLater
 from bus.kafka.topics import partition_for
+from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.standard import KINDS
 from producers.http.app import Service, create

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import bus.extract
-import bus.registry
+import bus.registry.subjects
 import bus.settings
 import bus.telemetry
 from bus.errors import Stop
@@ -48,7 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         return report()
 
     monkeypatch.setattr(bus.extract, "produce", produce)
-    monkeypatch.setattr(bus.registry, "lookup", lambda _: {})
+    monkeypatch.setattr(bus.registry.subjects, "lookup", lambda _: {})
     monkeypatch.setattr(bus.telemetry, "configure", lambda _: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with capture_logs():  # else to stdout, as `configure` is a stand-in too
@@ -153,7 +153,7 @@ def test_a_bus_that_is_not_ready_refuses_no_extract(
     def refuse(_: object) -> dict[str, int]:
         raise Stop("schemas are not registered: run bus schemas apply")
 
-    monkeypatch.setattr(bus.registry, "lookup", refuse)
+    monkeypatch.setattr(bus.registry.subjects, "lookup", refuse)
     drop(tmp_path, "a.zip")
     assert run(str(tmp_path), "--watch").exit_code == 1
     assert (tmp_path / "a.zip").exists()

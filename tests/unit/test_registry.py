@@ -25,9 +25,10 @@ from confluent_kafka.schema_registry import (
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from pydantic import SecretStr
 
-from bus import plugins, registry
+from bus import plugins
 from bus.errors import Never, RetryLater, Stop
-from bus.registry_client import answered, client
+from bus.registry import subjects
+from bus.registry.registry_client import answered, client
 from bus.settings import RegistrySettings, Settings
 from bus.standard import KINDS
 
@@ -112,9 +113,9 @@ class Registry:
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """An empty registry that all of `bus.registry` talks to; `canvas` takes students and classes."""
+    """An empty registry that all of `bus.registry.subjects` talks to; `canvas` takes students and classes."""
     found = Registry()
-    monkeypatch.setattr(registry, "client", lambda settings: found)
+    monkeypatch.setattr(subjects, "client", lambda settings: found)
     monkeypatch.setattr(plugins, "products", lambda: ["canvas"])
     monkeypatch.setattr(
         plugins, "product", lambda name: SimpleNamespace(kinds=("student", "class"))
@@ -159,15 +160,15 @@ def test_the_stand_in_has_no_method_that_the_client_has_not() -> None:
 
 
 def test_a_producer_gets_the_id_of_every_schema(there: Registry) -> None:
-    registry.apply(SETTINGS)
-    ids = registry.lookup(SETTINGS)
+    subjects.apply(SETTINGS)
+    ids = subjects.lookup(SETTINGS)
     assert ids.keys() == KINDS.keys()
     assert all(json.loads(there.ids[ids[kind] - 1]) == KINDS[kind].schema for kind in KINDS)
 
 
 def test_a_producer_does_not_start_on_an_empty_registry(there: Registry) -> None:
     with pytest.raises(Stop, match="bus schemas apply") as caught:
-        registry.lookup(SETTINGS)
+        subjects.lookup(SETTINGS)
     assert all(f"schoolbus.{kind}-value" in str(caught.value) for kind in KINDS)
     assert there.versions == {}, "and registers nothing"
 
@@ -177,34 +178,34 @@ def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
         there.has(kind, KINDS[kind].schema)
     there.has("student", without("student", "pronouns"))
     with pytest.raises(Stop, match=r"schema schoolbus\.student-value is not registered"):
-        registry.lookup(SETTINGS)
+        subjects.lookup(SETTINGS)
 
 
 # Check says what would break.
 
 
 def test_on_an_empty_registry_all_is_new(there: Registry) -> None:
-    assert {finding.state for finding in registry.check(SETTINGS)} == {"new"}
+    assert {finding.state for finding in subjects.check(SETTINGS)} == {"new"}
 
 
 def test_after_apply_nothing_is_changed(there: Registry) -> None:
-    registry.apply(SETTINGS)
-    assert {finding.state for finding in registry.check(SETTINGS)} == {"unchanged"}
+    subjects.apply(SETTINGS)
+    assert {finding.state for finding in subjects.check(SETTINGS)} == {"unchanged"}
 
 
 def test_a_field_with_a_default_is_compatible(there: Registry, folder: Path) -> None:
-    registry.apply(SETTINGS)
+    subjects.apply(SETTINGS)
     write(folder, "student", with_field("student", name="house", type="string", default=""))
-    found = {finding.kind: finding.state for finding in registry.check(SETTINGS, folder)}
+    found = {finding.kind: finding.state for finding in subjects.check(SETTINGS, folder)}
     assert found.pop("student") == "compatible"
     assert set(found.values()) == {"unchanged"}
 
 
 def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: Path) -> None:
-    registry.apply(SETTINGS)
+    subjects.apply(SETTINGS)
     write(folder, "student", without("student", "givenName"))
     write(folder, "result", with_field("result", name="weight", type="double"))
-    broken = {f.kind: f for f in registry.check(SETTINGS, folder) if f.state == "incompatible"}
+    broken = {f.kind: f for f in subjects.check(SETTINGS, folder) if f.state == "incompatible"}
     assert broken.keys() == {"student", "result"}
     assert broken["student"].subject == "schoolbus.student-value"
     assert broken["student"].products == ("canvas",)
@@ -223,7 +224,7 @@ def test_every_earlier_version_counts(there: Registry, folder: Path) -> None:
     there.has("student", with_field("student", name="house", type="string", default=""))
     there.has("student", KINDS["student"].schema)
     write(folder, "student", with_field("student", name="house", type="int", default=0))
-    (student,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "student")
+    (student,) = (f for f in subjects.check(SETTINGS, folder) if f.kind == "student")
     assert student.state == "incompatible"
     assert len(student.reasons) == 2
     assert all("field house" in why and "version 1" in why for why in student.reasons)
@@ -233,7 +234,7 @@ def test_the_same_break_in_two_versions_is_told_once(there: Registry, folder: Pa
     there.has("student", without("student", "pronouns"))
     there.has("student", KINDS["student"].schema)
     write(folder, "student", without("student", "familyName"))
-    (student,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "student")
+    (student,) = (f for f in subjects.check(SETTINGS, folder) if f.kind == "student")
     (reason,) = student.reasons
     assert "version 1, 2" in reason
 
@@ -242,7 +243,7 @@ def test_what_we_find_broken_is_broken_though_the_registry_has_it(there: Registr
     """It was registered when the registry was not yet told to be strict."""
     there.has("org", without("org", "name"))
     there.has("org", KINDS["org"].schema)
-    (org,) = (f for f in registry.check(SETTINGS) if f.kind == "org")
+    (org,) = (f for f in subjects.check(SETTINGS) if f.kind == "org")
     assert org.state == "incompatible"
     assert "field name" in org.reasons[0]
 
@@ -250,10 +251,10 @@ def test_what_we_find_broken_is_broken_though_the_registry_has_it(there: Registr
 def test_what_the_registry_calls_broken_is_broken_though_we_do_not_see_where(
     there: Registry, folder: Path
 ) -> None:
-    registry.apply(SETTINGS)
+    subjects.apply(SETTINGS)
     there.refuses = lambda subject, level: True
     write(folder, "org", with_field("org", name="motto", type="string", default=""))
-    (org,) = (f for f in registry.check(SETTINGS, folder) if f.kind == "org")
+    (org,) = (f for f in subjects.check(SETTINGS, folder) if f.kind == "org")
     assert org.state == "incompatible"
     assert "does not say where" in org.reasons[0]
 
@@ -266,7 +267,7 @@ def test_a_product_that_does_not_load_does_not_stop_a_check(
 
     monkeypatch.setattr(plugins, "product", broken)
     with caplog.at_level(logging.WARNING):
-        assert {finding.products for finding in registry.check(SETTINGS)} == {()}
+        assert {finding.products for finding in subjects.check(SETTINGS)} == {()}
     assert "product canvas does not load" in caplog.text
 
 
@@ -274,20 +275,20 @@ def test_a_product_that_does_not_load_does_not_stop_a_check(
 
 
 def test_apply_registers_every_schema_strictly_and_once(there: Registry) -> None:
-    first = registry.apply(SETTINGS)
+    first = subjects.apply(SETTINGS)
     assert {one.kind for one in first} == KINDS.keys()
     assert all(one.registered and one.version == 1 and one.id > 0 for one in first)
     assert there.levels == {f"schoolbus.{kind}-value": STRICT for kind in KINDS}
-    again = registry.apply(SETTINGS)
+    again = subjects.apply(SETTINGS)
     assert not any(one.registered for one in again)
     assert [one.id for one in again] == [one.id for one in first]
     assert all(len(versions) == 1 for versions in there.versions.values())
 
 
 def test_apply_registers_only_what_is_new(there: Registry, folder: Path) -> None:
-    registry.apply(SETTINGS)
+    subjects.apply(SETTINGS)
     write(folder, "student", with_field("student", name="house", type="string", default=""))
-    new = [one for one in registry.apply(SETTINGS, folder) if one.registered]
+    new = [one for one in subjects.apply(SETTINGS, folder) if one.registered]
     assert [(one.kind, one.version) for one in new] == [("student", 2)]
 
 
@@ -296,7 +297,7 @@ def test_one_incompatible_schema_keeps_all_out(there: Registry, folder: Path) ->
     before = copy.deepcopy(there.versions)
     write(folder, "student", without("student", "givenName"))
     with pytest.raises(Stop, match="nothing was registered") as caught:
-        registry.apply(SETTINGS, folder)
+        subjects.apply(SETTINGS, folder)
     assert "schoolbus.student-value: field givenName: it is removed" in str(caught.value)
     assert there.versions == before
     assert there.levels == {}, "nor is anything set"
@@ -310,16 +311,16 @@ def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
     there.refuses = lambda subject, level: "org" in subject and level == STRICT
     write(folder, "org", with_field("org", name="motto", type="string", default=""))
     with pytest.raises(Stop, match="the registry calls it incompatible"):
-        registry.apply(SETTINGS, folder)
+        subjects.apply(SETTINGS, folder)
     assert there.versions == before
 
 
 def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
     there.fails_on = "schoolbus.result-value"
     with pytest.raises(RetryLater, match="HTTP 503"):
-        registry.apply(SETTINGS)
+        subjects.apply(SETTINGS)
     there.fails_on = ""
-    registered = [one.kind for one in registry.apply(SETTINGS) if one.registered]
+    registered = [one.kind for one in subjects.apply(SETTINGS) if one.registered]
     assert registered == ["result"]
 
 
@@ -338,7 +339,7 @@ def test_a_folder_that_holds_no_schemas_is_refused_by_file(
     path = folder / "org.avsc"
     path.unlink() if text is None else path.write_text(text, "utf-8")
     with pytest.raises(Stop, match=reason) as caught:
-        registry.apply(SETTINGS, folder)
+        subjects.apply(SETTINGS, folder)
     assert "org.avsc" in str(caught.value)
     assert there.versions == {}
 
@@ -350,26 +351,26 @@ def test_what_is_registered_is_listed(there: Registry) -> None:
     there.has("org", without("org", "identifier"))
     there.has("org", KINDS["org"].schema)
     there.versions["somebody.elses-value"] = there.ids[:1]
-    assert registry.registered(SETTINGS) == [
+    assert subjects.registered(SETTINGS) == [
         {"subject": "schoolbus.org-value", "versions": [1, 2], "id": 2}
     ]
 
 
 def test_a_schema_is_found_by_its_id(there: Registry) -> None:
     there.has("org", KINDS["org"].schema)
-    assert registry.schema_lookup(SETTINGS)(1) == KINDS["org"].schema
+    assert subjects.schema_lookup(SETTINGS)(1) == KINDS["org"].schema
 
 
 @pytest.mark.parametrize("text", ['"string"', "[]", "no json", ""])
 def test_an_id_that_is_no_avro_record_is_never_read(there: Registry, text: str) -> None:
     there.ids.append(text)
     with pytest.raises(Never, match="schema 1 in the registry is not an Avro record"):
-        registry.schema_lookup(SETTINGS)(1)
+        subjects.schema_lookup(SETTINGS)(1)
 
 
 def test_an_id_that_the_registry_does_not_know_is_never_read(there: Registry) -> None:
     with pytest.raises(Never, match="the registry has no schema 7"):
-        registry.schema_lookup(SETTINGS)(7)
+        subjects.schema_lookup(SETTINGS)(7)
 
 
 # What goes wrong on the way, and what is never told of it.
@@ -438,5 +439,5 @@ def test_a_registry_that_is_not_there_is_tried_later(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     silent = Settings(registry=RegistrySettings(url=f"http://bus:{SECRET}@127.0.0.1:1"))
     with pytest.raises(RetryLater, match="does not answer") as caught:
-        registry.registered(silent)
+        subjects.registered(silent)
     assert SECRET not in str(caught.value)

@@ -8,10 +8,10 @@ import duckdb
 import pytest
 
 from bus import baseline
-from bus.codec import Decoder, Encoder
 from bus.contract.records import a_record
 from bus.errors import Stop
 from bus.extract import _fresh, produce
+from bus.registry.codec import Decoder, Encoder
 from bus.settings import Settings
 from bus.standard import KINDS
 

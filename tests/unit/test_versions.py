@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.codec import Decoder
 from bus.contract.records import records
 from bus.errors import Never
 from bus.product import Product
+from bus.registry.codec import Decoder
 from bus.standard import KINDS
 from bus.standard.evolution import breaks
 from consumers.canvas import PRODUCT as CANVAS

@@ -3,8 +3,9 @@
 What fastavro does record by record, pyruhvro does for a whole batch, some ten times as fast, with
 Arrow's columns on the other side. It is a young library, so it is trusted with nothing: what it has
 read is written again and must give the same bytes. Whatever is not so, or makes it fail, is left to
-`bus.codec`, which goes record by record with fastavro and says what is wrong with which. That both
-give the same is held by tests over every schema of the standard (tests/unit/test_blocks.py).
+`bus.registry.codec`, which goes record by record with fastavro and says what is wrong with which.
+That both give the same is held by tests over every schema of the standard
+(tests/unit/test_blocks.py).
 """
 
 from __future__ import annotations

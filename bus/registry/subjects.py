@@ -4,8 +4,8 @@ Subjects are named by topic (TopicNameStrategy: `schoolbus.student-value`), comp
 FULL_TRANSITIVE: every version can be read with every other. Schemas get in by `apply` alone, which
 only `bus schemas apply` calls; a producer looks up and never registers.
 
-All here raise what `bus.registry_client.answered` does: `RetryLater` when the registry does not
-answer, `Stop` when it refuses.
+All here raise what `bus.registry.registry_client.answered` does: `RetryLater` when the registry
+does not answer, `Stop` when it refuses.
 
 Source: Confluent, "Schema Registry API Reference" (subjects, compatibility, config, error codes).
 """
@@ -31,7 +31,7 @@ from fastavro.schema import SchemaParseException
 
 from bus.errors import Never, Stop
 from bus.kafka import topics
-from bus.registry_client import NOT_THERE, answered, client
+from bus.registry.registry_client import NOT_THERE, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
 from bus.standard.kinds import KINDS, schema_directory
@@ -123,7 +123,7 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
 
 
 def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
-    """A function from a schema's id to the schema, as `bus.codec.Decoder` takes it.
+    """A function from a schema's id to the schema, as `bus.registry.codec.Decoder` takes it.
 
     It is asked once for each id, so it keeps no connection.
     """

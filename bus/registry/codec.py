@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
-from bus.blocks import FEWEST, Blocks, rows
 from bus.errors import Never
+from bus.registry.batch_codec import FEWEST, Blocks, rows
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Encoder:
         return out.getvalue()
 
     def encode_all(self, batch: pyarrow.RecordBatch) -> list[bytes]:
-        """The bytes of each row of a batch, in order; its columns as `bus.blocks` has them.
+        """The bytes of each row of a batch, in order; its columns as `bus.registry.batch_codec` has
+        them.
 
         Raises what fastavro raises when a row is not of the schema.
         """
@@ -116,8 +117,9 @@ class Decoder:
         return records, failures
 
     def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
-        """The records of all values as columns (see `bus.blocks`); None: they are to be decoded one
-        by one, as they are few, or not all written with our schema, or one is not as it should be.
+        """The records of all values as columns (see `bus.registry.batch_codec`); None: they are to
+        be decoded one by one, as they are few, or not all written with our schema, or one is not as
+        it should be.
         """
         bare = self._bare(values)
         return None if bare is None else self._blocks.columns(bare)
