@@ -29,12 +29,12 @@ from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.local.machine import disk_left_mb
+from bus.observe.telemetry import span
 from bus.references import known_ids
 from bus.registry import subjects
 from bus.settings import Settings
 from bus.staging import Fault, Staging
 from bus.standard import KINDS
-from bus.telemetry import span
 from bus.validate import validate, without_id
 
 if TYPE_CHECKING:

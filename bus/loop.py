@@ -36,7 +36,8 @@ from bus.kafka import topics
 from bus.kafka.cloudevents import attributes, header
 from bus.kafka.offsets import Inquiry
 from bus.kafka.reader import some
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
+from bus.observe.telemetry import span
 from bus.ordering import Lot, Ordering
 from bus.partitions import Partitions
 from bus.product import Product
@@ -44,7 +45,6 @@ from bus.references import Delivered
 from bus.registry.subjects import schema_lookup
 from bus.retries import Retries
 from bus.settings import Settings, kafka_client
-from bus.telemetry import span
 from bus.translation import translate
 
 log = structlog.get_logger(__name__)

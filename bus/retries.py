@@ -13,7 +13,7 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bus.errors import RetryLater
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.settings import ConsumerSettings
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient
 from fastavro import parse_schema, schemaless_reader
 from platformdirs import user_cache_path
 
-from bus import local, plugins, telemetry
+from bus import local, plugins
 from bus.bench import quixstreams
 from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
@@ -30,6 +30,7 @@ from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
 from bus.errors import Stop
 from bus.kafka import topics
+from bus.observe import telemetry
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 
@@ -41,7 +42,7 @@ SHARED_OUT = 5.0
 def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
     """`bus consume canvas --out OUT --until-caught-up`, in this process; how many were told."""
     from bus.loop import Loop
-    from bus.metrics import Metrics
+    from bus.observe.metrics import Metrics
 
     telemetry.configure(settings.telemetry)
     product = plugins.product("canvas")

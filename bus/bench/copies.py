@@ -21,10 +21,11 @@ from typing import Any
 
 import psutil
 
-from bus import plugins, telemetry
+from bus import plugins
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
 from bus.errors import Stop
+from bus.observe import telemetry
 from bus.settings import Settings
 
 PATIENCE = 300.0
@@ -132,7 +133,7 @@ def _copy(
 ) -> None:
     """`bus consume canvas --out OUT`, as a product of this name, in this process."""
     from bus.loop import Loop
-    from bus.metrics import Metrics
+    from bus.observe.metrics import Metrics
 
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)

@@ -38,9 +38,10 @@ def consume(
     one product share the work.
     """
     with failures(json):
-        from bus import health, plugins, settings, telemetry
+        from bus import plugins, settings
         from bus.loop import Loop
-        from bus.metrics import Metrics
+        from bus.observe import health, telemetry
+        from bus.observe.metrics import Metrics
         from bus.registry import subjects
 
         loaded = settings.load()

@@ -99,7 +99,7 @@ def doctor(json: Json = False) -> None:
     """Look at everything that the bus stands on, and say how to mend what is wrong."""
     with failures(json):
         from bus import settings
-        from bus.local.doctor import examine
+        from bus.observe.doctor import examine
 
         named = settings.load()
         findings = list(examine(named))

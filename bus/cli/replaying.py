@@ -59,7 +59,8 @@ def run_replay(
 
     state: how far an earlier process came, or None. out, url: in the place of the settings' own.
     """
-    from bus import plugins, telemetry
+    from bus import plugins
+    from bus.observe import telemetry
     from bus.replay.replay import Replay, check
     from bus.replay.selection import select
     from bus.replay.shadow import delivery_into

@@ -28,7 +28,7 @@ from bus.intake import Intake, position
 from bus.kafka import topics
 from bus.kafka.offsets import Inquiry
 from bus.loop import group_settings
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.ordering import Lot
 from bus.product import Product
 from bus.registry.subjects import schema_lookup

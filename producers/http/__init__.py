@@ -32,7 +32,7 @@ def command(
 
 
 def _serve(host: str | None, port: int | None, json: bool) -> None:
-    from bus.telemetry import configure
+    from bus.observe.telemetry import configure
     from producers.http.service import serve
     from producers.http.settings import http_settings
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
-from bus.telemetry import W3C
+from bus.observe.telemetry import W3C
 
 TRACER = trace.get_tracer("schoolbus")
 

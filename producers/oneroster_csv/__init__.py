@@ -50,8 +50,9 @@ def command(
     extract again publishes nothing.
     """
     with failures(json):
-        from bus import settings, telemetry
+        from bus import settings
         from bus.extract import produce
+        from bus.observe import telemetry
         from producers.oneroster_csv.read import read
 
         loaded = settings.load()

@@ -25,7 +25,7 @@ from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.loop import Loop
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.product import Product
 from bus.registry import subjects
 from bus.sample import District

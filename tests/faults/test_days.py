@@ -27,7 +27,7 @@ from hypothesis.internal.conjecture import engine
 
 from bus import baseline, diff
 from bus.extract import Report, produce
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.product import Product
 from bus.registry import subjects
 from bus.settings import KafkaSettings, Settings

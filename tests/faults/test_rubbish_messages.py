@@ -24,7 +24,7 @@ from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.loop import Loop
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.ordering import Lot
 from bus.registry import subjects
 from bus.registry.codec import Decoder, Encoder

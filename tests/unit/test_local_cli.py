@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bus.cli import app
-from bus.local import doctor, machine
+from bus.local import machine
 from bus.local.download import Programs
+from bus.observe import doctor
 
 
 @pytest.fixture

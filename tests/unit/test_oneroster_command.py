@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import bus.extract
+import bus.observe.telemetry
 import bus.registry.subjects
 import bus.settings
-import bus.telemetry
 from bus.errors import Stop
 from bus.extract import Report
 from bus.staging import Fault
@@ -49,7 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
     monkeypatch.setattr(bus.extract, "produce", produce)
     monkeypatch.setattr(bus.registry.subjects, "lookup", lambda _: {})
-    monkeypatch.setattr(bus.telemetry, "configure", lambda _: None)
+    monkeypatch.setattr(bus.observe.telemetry, "configure", lambda _: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with capture_logs():  # else to stdout, as `configure` is a stand-in too
         yield made

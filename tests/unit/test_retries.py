@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bus.errors import Never, RetryLater, Stop
-from bus.metrics import Metrics
+from bus.observe.metrics import Metrics
 from bus.retries import Retries
 from bus.settings import ConsumerSettings
 
