@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bus.delivery import Batch, Delivery, Part, Refusal
     from bus.errors import Never, RetryLater, Stop
-    from bus.extract import produce
+    from bus.ingest.pipeline import produce
+    from bus.ingest.staging import Fault, Staging
     from bus.product import Product, Table
     from bus.settings import Settings
-    from bus.staging import Fault, Staging
     from bus.subscription import Event, subscribe
 
 __all__ = [
@@ -40,17 +40,17 @@ _HOME = {
     "Batch": "bus.delivery",
     "Delivery": "bus.delivery",
     "Event": "bus.subscription",
-    "Fault": "bus.staging",
+    "Fault": "bus.ingest.staging",
     "Never": "bus.errors",
     "Part": "bus.delivery",
     "Product": "bus.product",
     "Refusal": "bus.delivery",
     "RetryLater": "bus.errors",
     "Settings": "bus.settings",
-    "Staging": "bus.staging",
+    "Staging": "bus.ingest.staging",
     "Stop": "bus.errors",
     "Table": "bus.product",
-    "produce": "bus.extract",
+    "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",
 }
 

@@ -18,7 +18,7 @@ import pytest
 from fastavro import parse_schema, schemaless_writer
 
 from bus.registry.codec import FRAME, MAGIC
-from bus.registry.subjects import batch_codec, codec
+from bus.registry import batch_codec, codec
 from bus.standard import KINDS
 
 Schema = dict[str, Any]
@@ -64,6 +64,6 @@ def knowing(schemas: Mapping[str, Schema]) -> Iterator[None]:
         fields = tuple(field["name"] for field in schema["fields"])
         known[kind] = replace(KINDS[kind], schema=schema, fields=fields)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (codec, blocks):
+        for module in (codec, batch_codec):
             patch.setattr(module, "KINDS", known)
         yield

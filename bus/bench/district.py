@@ -15,8 +15,8 @@ from bus import local
 from bus.bench.figures import Comparison, Figure
 from bus.bench.measured import alone
 from bus.bench.produce import bus_run
-from bus.conversions import text_literal
 from bus.demo.stage import Stage
+from bus.ingest.coercion import text_literal
 
 MEMORY = "1GB"
 """As the bus has it."""

@@ -23,8 +23,8 @@ from bus.bench.consume import bare_loop, forget
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
 from bus.bench.traffic import vendor
-from bus.columns import columns, encodable, quoted
 from bus.demo.stage import Stage
+from bus.ingest.columns import columns, encodable, quoted
 from bus.kafka.cloudevents import now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.registry import subjects

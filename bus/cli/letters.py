@@ -249,7 +249,7 @@ def list_quarantine(json: Json = False) -> None:
     """List the faults of all extracts: file, line, column, class of value, reason."""
     with failures(json):
         from bus import settings
-        from bus.quarantine import read
+        from bus.ingest.quarantine import read
 
         faults = read(settings.load())
 

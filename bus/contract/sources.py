@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.errors import BusError
-from bus.staging import Staging
+from bus.ingest.integrity import validate
+from bus.ingest.staging import Staging
 from bus.standard import KINDS
-from bus.validate import validate
 
 
 class SourceContract:

@@ -26,8 +26,8 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 import pyarrow
 
-from bus.columns import quoted
 from bus.errors import Stop
+from bus.ingest.columns import quoted
 from bus.product import Product, Table
 
 What = Literal["missing", "extra", "different"]

@@ -18,9 +18,9 @@ import uvicorn
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus import sources
 from bus.errors import RetryLater, Stop
 from bus.eventloop import new_event_loop
+from bus.ingest import ownership
 from bus.kafka import topics
 from bus.registry import subjects
 from bus.registry.codec import Encoder
@@ -91,7 +91,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
             committed=metrics.committed,
         )
         commit.open()
-        sources.announce(settings, "/http", _writable(http, schema_ids))
+        ownership.announce(settings, "/http", _writable(http, schema_ids))
         keys = Keys(http.idempotency_hours * 3600, http.idempotency_keys)
         idempotency.load(settings, keys)
         service = Service(

@@ -17,7 +17,7 @@ from bus.cli.output import Json, emit, failures, stderr, stdout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bus.extract import Report
+    from bus.ingest.pipeline import Report
     from bus.settings import Settings
 
 SHOWN = 10
@@ -51,7 +51,7 @@ def command(
     """
     with failures(json):
         from bus import settings
-        from bus.extract import produce
+        from bus.ingest.pipeline import produce
         from bus.observe import telemetry
         from producers.oneroster_csv.read import read
 

@@ -1,8 +1,8 @@
-"""A OneRoster CSV extract into the tables of `bus.staging`.
+"""A OneRoster CSV extract into the tables of `bus.ingest.staging`.
 
 OneRoster 1.1 CSV (IMS Final Release 2017) and OneRoster 1.2 CSV Binding (IMS Final Release 2022);
 beside them attendance.csv, with the columns of this standard's own attendance record. Values are
-passed on as they stand; `bus.validate` converts them.
+passed on as they stand; `bus.ingest.integrity` converts them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from bus.columns import quoted
 from bus.errors import Stop
-from bus.staging import Coverage, Fault, Staging
+from bus.ingest.columns import quoted
+from bus.ingest.staging import Coverage, Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv import archive, manifest, users
 from producers.oneroster_csv.columns import FILES, UNREAD, File, normal

@@ -20,10 +20,10 @@ from typing import NamedTuple, TextIO
 
 import duckdb
 
-from bus import familiar
-from bus.columns import quoted
-from bus.conversions import text_literal
-from bus.staging import Fault, Staging
+from bus.ingest import row_hashes
+from bus.ingest.coercion import text_literal
+from bus.ingest.columns import quoted
+from bus.ingest.staging import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
 from producers.oneroster_csv.encoding import UNREADABLE, Text
 
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = True) -> bool:
     """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
 
-    apart: whether rows that are as they were are left out (see `bus.familiar`).
+    apart: whether rows that are as they were are left out (see `bus.ingest.row_hashes`).
 
     Faults of the file and of rows are added to `staging.faults`. Returns False, and makes no table,
     when the file could not be read at all.
@@ -120,11 +120,11 @@ def _load_fast(
     fields = [field for field, _ in positions]
     name = f"{file.name}.csv"
     try:
-        number = familiar.load(staging, table, relation, fields, file=name, kinds=kinds)
+        number = row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds)
     except duckdb.InvalidInputException:
         return False  # rows of the wrong length, stray quotes: for the careful reader to tell
     if number != text.lines - 1:
-        familiar.forget(staging, table)
+        row_hashes.forget(staging, table)
         return False
     empty = " AND ".join(f"trim(coalesce({quoted(f)}, '')) = ''" for f in head.match.positions)
     staging.con.execute(f"DELETE FROM {quoted(table)} WHERE {empty}")
@@ -159,7 +159,7 @@ def _load_carefully(
         f"columns = {{'_line': 'BIGINT', {types}}})"
     )
     fields, name = [field for field, _ in positions], f"{file.name}.csv"
-    familiar.load(staging, table, relation, fields, file=name, kinds=kinds, numbered=True)
+    row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds, numbered=True)
 
 
 def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:

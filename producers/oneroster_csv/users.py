@@ -10,9 +10,9 @@ of what kind the user is. Its kind's other roles say to which organisations the 
 
 from __future__ import annotations
 
-from bus.columns import quoted
-from bus.conversions import value_class
-from bus.staging import Fault, Staging
+from bus.ingest.coercion import value_class
+from bus.ingest.columns import quoted
+from bus.ingest.staging import Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv.rows import MOST
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import baseline, extract
 from bus.delivery import Batch, Delivery, Position, Refusal
+from bus.ingest import pipeline, snapshot
 from bus.kafka import transactions
 from bus.loop import Loop
 
@@ -76,7 +76,7 @@ class MortalProducer:
 
 @contextmanager
 def mortal_producer(life: Life, transaction_records: int) -> Iterator[Callable[[str], None]]:
-    """While it lasts, `bus.extract.produce` may die; gives its `progress`.
+    """While it lasts, `bus.ingest.pipeline.produce` may die; gives its `progress`.
 
     transaction_records: of how many records a transaction is at most, or of one change of a kind.
     """
@@ -91,8 +91,8 @@ def mortal_producer(life: Life, transaction_records: int) -> Iterator[Callable[[
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transactions, "Producer", lambda how: MortalProducer(Producer(how), life))
-        patch.setattr(extract, "TRANSACTION_RECORDS", transaction_records)
-        patch.setattr(baseline, "remember", dying(baseline.remember))
+        patch.setattr(pipeline, "TRANSACTION_RECORDS", transaction_records)
+        patch.setattr(snapshot, "remember", dying(snapshot.remember))
         yield lambda _: life.step()
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import consumers.canvas
 import consumers.microsoft_sds
 import consumers.webhook
-from bus import baseline, cli, extract
+from bus import cli
+from bus.ingest import pipeline, snapshot
 from bus.kafka.transactions import Publisher
 from bus.loop import Loop
 from tests.faults import defects
@@ -82,10 +83,10 @@ def main() -> None:
     path, records, *arguments = sys.argv[1:]
     notes = Notes(path)
     defects.build_in()
-    extract.TRANSACTION_RECORDS = extract.BATCH = int(records)
+    pipeline.TRANSACTION_RECORDS = pipeline.BATCH = int(records)
     note_transactions(notes)
-    notes.around(baseline, "attach")
-    notes.around(baseline, "remember")
+    notes.around(snapshot, "attach")
+    notes.around(snapshot, "remember")
     for module in PRODUCTS:
         module.PRODUCT = replace(module.PRODUCT, batch_records=int(records))
     for name in ("_hand_over", "_settle", "_commit"):

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from bus import extract
 from bus.delivery import Delivery
 from bus.errors import Stop
+from bus.ingest import pipeline
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
@@ -69,9 +69,9 @@ def published(net: Network, extracts: list[Path]) -> Settings:
     return settings
 
 
-def publish(settings: Settings, path: Path) -> extract.Report:
+def publish(settings: Settings, path: Path) -> pipeline.Report:
     """Publish an extract, once."""
-    return extract.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
+    return pipeline.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
 
 
 def same_as(settings: Settings, path: Path, folder: Path) -> None:

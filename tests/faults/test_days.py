@@ -25,8 +25,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import engine
 
-from bus import baseline, diff
-from bus.extract import Report, produce
+from bus.ingest import diff, snapshot
+from bus.ingest.pipeline import Report, produce
 from bus.observe.metrics import Metrics
 from bus.product import Product
 from bus.registry import subjects
@@ -187,7 +187,7 @@ class World:
             produce, self.settings, source, partial(read, path), allow_mass_withdrawal=True
         )
         if day.forgotten:
-            baseline.cache_file(self.settings, source).unlink(missing_ok=True)
+            snapshot.cache_file(self.settings, source).unlink(missing_ok=True)
         life = Life(day.dies)
         try:
             with mortal_producer(life, 1 if day.small else 50_000) as progress:

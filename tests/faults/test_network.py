@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from bus import extract
 from bus.errors import BusError
+from bus.ingest import pipeline
 from bus.kafka import topics
 from bus.kafka.reader import scan
 from bus.registry.codec import Decoder
@@ -57,7 +57,7 @@ def test_between_producer_and_kafka(
     findings: Any,
     turn: int,
 ) -> None:
-    monkeypatch.setattr(extract, "TRANSACTION_RECORDS", 50)
+    monkeypatch.setattr(pipeline, "TRANSACTION_RECORDS", 50)
     here = own(net)
     for path in extracts:
         with weather(net.produce, rng, bad=(0.1, 0.6)) as had:

@@ -17,10 +17,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from bus import validate
-from bus.columns import quoted
 from bus.errors import Stop
-from bus.staging import Fault, Staging
+from bus.ingest import integrity
+from bus.ingest.columns import quoted
+from bus.ingest.staging import Fault, Staging
 from producers.oneroster_csv import archive, rows, users
 from producers.oneroster_csv.encoding import as_utf8
 from producers.oneroster_csv.read import read
@@ -125,7 +125,7 @@ def test_rows(
     (tmp_path / "work").mkdir()
     staging = Staging(duckdb.connect(), tmp_path / "work")
     read(tmp_path / "extract", staging)
-    validate.validate(staging)
+    integrity.validate(staging)
     fates: Counter[str] = Counter()
     for file, found in inputs.items():
         fates += account(staging, tmp_path / "extract" / f"{file}.csv", found)

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus import extract
 from bus.errors import RetryLater, Stop
+from bus.ingest import pipeline
 from bus.kafka import topics
 from bus.kafka.cloudevents import now
 from bus.kafka.reader import scan
@@ -291,7 +291,7 @@ def test_days_are_published_though_requests_come_late_or_are_not_answered(
 ) -> None:
     for path in extracts:
         with pytest.MonkeyPatch.context() as patch, trouble(net, rng) as done:
-            patch.setattr(extract, "TRANSACTION_RECORDS", 30)
+            patch.setattr(pipeline, "TRANSACTION_RECORDS", 30)
             for tries in range(1, 21):  # noqa: B007
                 with suppress(RetryLater, Stop):
                     publish(settings, path)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import baseline
 from bus.contract.records import a_record, records
+from bus.ingest import snapshot
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
@@ -23,14 +23,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
     """Gives what is in an empty cache after some lots of a kind."""
     path = tmp_path_factory.mktemp("cache") / "west.duckdb"
     with duckdb.connect() as con:
-        baseline._open(con, path, "mark")
+        snapshot._open(con, path, "mark")
 
-        def cached(kind: str, *lots: baseline._Lot) -> list[Any]:
+        def cached(kind: str, *lots: snapshot._Lot) -> list[Any]:
             con.execute(f'DELETE FROM published."{kind}"')
             decoder = Decoder(kind, lambda _: KINDS[kind].schema)
             for lot in lots:
-                baseline._read(con, path, decoder, kind, lot)
-            baseline._upsert(con, kind)
+                snapshot._read(con, path, decoder, kind, lot)
+            snapshot._upsert(con, kind)
             return con.execute(f'SELECT * FROM published."{kind}" ORDER BY sourcedId').fetchall()
 
         yield cached
@@ -45,18 +45,18 @@ def test_a_lot_as_columns_is_what_it_is_record_by_record(
     said = [data.draw(records(kind)) | {"sourcedId": f"r{at}"} for at in range(3)] * 20
     values = [Encoder(kind, 1).encode(record) for record in said]
     ids = [record["sourcedId"] for record in said]
-    lot = baseline._Lot(ids, [0] * 60, list(range(60)), values)
-    one_by_one = [baseline._Lot([ids[at]], [0], [at], [values[at]]) for at in range(3)]
+    lot = snapshot._Lot(ids, [0] * 60, list(range(60)), values)
+    one_by_one = [snapshot._Lot([ids[at]], [0], [at], [values[at]]) for at in range(3)]
     assert cache(kind, lot) == cache(kind, *one_by_one)
 
 
 def test_the_latest_stands_and_an_erasure_takes_away(cache: Cached) -> None:
     encode = Encoder("student", 1).encode
     values = [encode(a_record("student", sourcedId="s1", givenName=str(at))) for at in range(60)]
-    lot = baseline._Lot(["s1"] * 60, list(range(60)), list(range(60)), [*values])
+    lot = snapshot._Lot(["s1"] * 60, list(range(60)), list(range(60)), [*values])
     (row,) = cache("student", lot)
     assert "59" in row
-    erased = baseline._Lot(["s1"], [99], [99], [None])
+    erased = snapshot._Lot(["s1"], [99], [99], [None])
     assert cache("student", lot, erased) == []
 
 
@@ -66,6 +66,6 @@ def test_of_two_in_a_millisecond_what_is_active_stands(cache: Cached) -> None:
         encode(a_record("student", sourcedId="s1", status=status))
         for status in ("active", "tobedeleted")
     ]
-    lot = baseline._Lot(["s1"] * 60, [0] * 60, list(range(60)), moved * 30)
+    lot = snapshot._Lot(["s1"] * 60, [0] * 60, list(range(60)), moved * 30)
     (row,) = cache("student", lot)
     assert "active" in row

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.columns import columns, definition, encodable
 from bus.contract import a_record
 from bus.contract.records import records
+from bus.ingest.columns import columns, definition, encodable
 from bus.registry.batch_codec import FEWEST, Blocks, rows
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import familiar
-from bus.columns import columns, definition, fingerprint, quoted
 from bus.contract import a_record
-from bus.diff import Changes, compare
-from bus.staging import Coverage
+from bus.ingest import row_hashes
+from bus.ingest.columns import columns, definition, fingerprint, quoted
+from bus.ingest.diff import Changes, compare
+from bus.ingest.staging import Coverage
 
 Published = dict[str, dict[str, Any]]
 
@@ -48,8 +48,8 @@ def diff(
         )
     for name in (*(record["sourcedId"] for record in now), *unreadable):
         con.execute(f'INSERT INTO "raw_{kind}" VALUES (?)', [name])
-    familiar.stale(con, kind)
-    familiar.gone(con, kind)
+    row_hashes.stale(con, kind)
+    row_hashes.gone(con, kind)
     counts = compare(con, kind, coverage)
     fields = ", ".join(f"c.{quoted(name)}" for name in columns(kind))
     rows = con.execute(

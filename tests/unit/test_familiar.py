@@ -8,10 +8,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from bus import diff, familiar
-from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
-from bus.staging import Staging
-from bus.validate import validate
+from bus.ingest import diff, row_hashes
+from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
+from bus.ingest.integrity import validate
+from bus.ingest.staging import Staging
 
 Rows = dict[str, list[dict[str, str]]]
 
@@ -57,10 +57,10 @@ class District:
                 con.execute(f"INSERT INTO {quoted(f'file_{kind}')} VALUES ({marks})", values)
             read = f"FROM {quoted(f'file_{kind}')}"
             table, file = f"raw_{kind}", f"{kind}.csv"
-            rows_ = familiar.load(staging, table, read, names, file=file, kinds=[kind])
+            rows_ = row_hashes.load(staging, table, read, names, file=file, kinds=[kind])
             assert rows_ == len(found)
             staging.coverage[kind] = "bulk"
-        familiar.set_apart(staging)
+        row_hashes.set_apart(staging)
         for kind in rows:
             con.execute(
                 f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT b.sourcedId "
@@ -85,7 +85,7 @@ class District:
 
     @staticmethod
     def _remember(con: duckdb.DuckDBPyConnection, kind: str) -> None:
-        """As `bus.baseline.remember` does."""
+        """As `bus.ingest.snapshot.remember` does."""
         fields = ", ".join(quoted(name) for name in columns(kind))
         table, change = f"{SCHEMA}.{quoted(kind)}", quoted(f"change_{kind}")
         con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT sourcedId FROM {change})")

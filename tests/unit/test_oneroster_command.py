@@ -14,13 +14,13 @@ import typer
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-import bus.extract
+import bus.ingest.pipeline
 import bus.observe.telemetry
 import bus.registry.subjects
 import bus.settings
 from bus.errors import Stop
-from bus.extract import Report
-from bus.staging import Fault
+from bus.ingest.pipeline import Report
+from bus.ingest.staging import Fault
 from producers.oneroster_csv import command, watch
 
 COUNTS = {"created": 1200, "updated": 0, "withdrawn": 2, "unchanged": 0, "quarantined": 1}
@@ -47,7 +47,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         made.append({"source": source, **options})
         return report()
 
-    monkeypatch.setattr(bus.extract, "produce", produce)
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", produce)
     monkeypatch.setattr(bus.registry.subjects, "lookup", lambda _: {})
     monkeypatch.setattr(bus.observe.telemetry, "configure", lambda _: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -92,7 +92,7 @@ def test_what_stops_it_is_said_and_the_status_is_1(
     def refuse(*_: object, **__: object) -> Report:
         raise Stop("x.zip is cut short")
 
-    monkeypatch.setattr(bus.extract, "produce", refuse)
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", refuse)
     result = run("x.zip", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {"error": "x.zip is cut short"}
@@ -108,7 +108,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
 ) -> None:
     """A refused extract is told of and the next is taken; SIGTERM ends it with status 0."""
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
-    taken = bus.extract.produce
+    taken = bus.ingest.pipeline.produce
 
     def produce(*arguments: Any, **options: Any) -> Report:
         if not calls:
@@ -117,7 +117,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
         os.kill(os.getpid(), signal.SIGTERM)
         return taken(*arguments, **options)
 
-    monkeypatch.setattr(bus.extract, "produce", produce)
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", produce)
     drop(tmp_path, "1.zip", "2.zip")
     result = run(str(tmp_path), "--watch", "--json")
     assert result.exit_code == 0, result.output
@@ -135,13 +135,13 @@ def test_watch_prints_a_line_for_each(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
-    taken = bus.extract.produce
+    taken = bus.ingest.pipeline.produce
 
     def produce(*arguments: Any, **options: Any) -> Report:
         os.kill(os.getpid(), signal.SIGINT)
         return taken(*arguments, **options)
 
-    monkeypatch.setattr(bus.extract, "produce", produce)
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", produce)
     drop(tmp_path, "a.zip")
     result = run(str(tmp_path), "--watch")
     assert result.stdout == "a.zip: 1,202 events, 13 faults\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from bus import baseline
 from bus.contract.records import a_record
 from bus.errors import Stop
-from bus.extract import _fresh, produce
+from bus.ingest import snapshot
+from bus.ingest.pipeline import _fresh, produce
 from bus.registry.codec import Decoder, Encoder
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -27,21 +27,21 @@ def test_an_odd_name_stops_before_anything_is_done(name: str) -> None:
 def test_no_two_sources_share_a_cache(tmp_path: Path) -> None:
     names = ["oneroster-csv/west", "oneroster-csv-west", "oneroster-csv.west", "oneroster-csv_west"]
     settings = [Settings(home=tmp_path, topic_prefix=prefix) for prefix in ("bus", "bus.west")]
-    files = {baseline.cache_file(one, f"/{name}") for one in settings for name in names}
+    files = {snapshot.cache_file(one, f"/{name}") for one in settings for name in names}
     assert len(files) == len(settings) * len(names)
-    assert baseline.cache_file(settings[0], "/west.a") != baseline.cache_file(settings[1], "/a")
+    assert snapshot.cache_file(settings[0], "/west.a") != snapshot.cache_file(settings[1], "/a")
 
 
 def test_a_home_may_have_any_name(tmp_path: Path) -> None:
-    cache = baseline.cache_file(Settings(home=tmp_path / "it's [here]"), "/west")
+    cache = snapshot.cache_file(Settings(home=tmp_path / "it's [here]"), "/west")
     cache.parent.mkdir(parents=True)
     con = duckdb.connect()
-    baseline._open(con, cache, "mark")
+    snapshot._open(con, cache, "mark")
     value = Encoder("student", 1).encode(a_record("student", sourcedId="s1"))
-    lot = baseline._Lot(["s1"], [0], [0], [value])
+    lot = snapshot._Lot(["s1"], [0], [0], [value])
     decoder = Decoder("student", lambda _: KINDS["student"].schema)
-    baseline._read(con, cache, decoder, "student", lot)
-    baseline._upsert(con, "student")
+    snapshot._read(con, cache, decoder, "student", lot)
+    snapshot._upsert(con, "student")
     found = con.execute('SELECT sourcedId FROM published."student"').fetchall()
     assert found == [("s1",)]
     assert [path.name for path in cache.parent.glob("*.ndjson")] == []

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus import validate as module
-from bus.columns import columns, quoted
-from bus.staging import Staging
+from bus.ingest import integrity as module
+from bus.ingest.columns import columns, quoted
+from bus.ingest.integrity import validate
+from bus.ingest.staging import Staging
 from bus.standard import KINDS
-from bus.validate import validate
 
 Row = dict[str, str | None]
 

@@ -24,10 +24,10 @@ import duckdb
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import conversions, validate
-from bus.columns import SCHEMA, columns, definition, fingerprint, quoted
-from bus.conversions import text_literal
 from bus.errors import Never, RetryLater
+from bus.ingest import coercion, integrity
+from bus.ingest.coercion import text_literal
+from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.kafka import topics
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import reader, some
@@ -82,7 +82,7 @@ def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> N
 
 
 def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str]) -> None:
-    """Take what has just been published (`change_KIND`, see `bus.diff`) into the cache.
+    """Take what has just been published (`change_KIND`, see `bus.ingest.diff`) into the cache.
 
     Called after the commit. The offsets are those of the topics' ends now: only this process
     publishes as this source, so all of it that lies before is in the cache.
@@ -134,7 +134,7 @@ def _mark(cluster: str) -> str:
     """What the cache stands for beside the offsets: cluster, standard, how hashes are made, and the
     rules by which rows were read and valid."""
     schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
-    rules = [Path(module.__file__ or "").read_text("utf-8") for module in (conversions, validate)]
+    rules = [Path(module.__file__ or "").read_text("utf-8") for module in (coercion, integrity)]
     parts = (cluster, version("schoolbus"), duckdb.__version__, schemas, *rules)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

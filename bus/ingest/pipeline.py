@@ -1,7 +1,7 @@
 """From an extract to events: read, validate, compare, guard, publish, remember.
 
 This is the one way in which a source that brings whole extracts publishes; a source gives only
-`read`, which fills a `bus.staging.Staging`.
+`read`, which fills a `bus.ingest.staging.Staging`.
 
 Killed at any moment, nothing is lost and nothing doubled: what was committed is in the topics, what
 was not is aborted when the source starts again, and the comparison then finds just what is missing.
@@ -21,10 +21,12 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus import baseline, diff, familiar, quarantine, sources
-from bus.columns import SCHEMA, encodable, quoted
-from bus.conversions import text_literal
 from bus.errors import RetryLater, Stop
+from bus.ingest import diff, ownership, quarantine, row_hashes, snapshot
+from bus.ingest.coercion import text_literal
+from bus.ingest.columns import SCHEMA, encodable, quoted
+from bus.ingest.integrity import validate, without_id
+from bus.ingest.staging import Fault, Staging
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
@@ -33,9 +35,7 @@ from bus.observe.telemetry import span
 from bus.references import known_ids
 from bus.registry import subjects
 from bus.settings import Settings
-from bus.staging import Fault, Staging
 from bus.standard import KINDS
-from bus.validate import validate, without_id
 
 if TYPE_CHECKING:
     import pyarrow
@@ -204,14 +204,14 @@ class _Run:
         )
         try:
             self.progress("looking up what was last published")
-            baseline.attach(self.con, self.settings, self.source)
+            snapshot.attach(self.con, self.settings, self.source)
             self.progress("reading")
             read(staging)
             for kind in staging.coverage:
                 raw = quoted(f"raw_{kind}")
                 self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
             self.progress("checking")
-            familiar.set_apart(staging)
+            row_hashes.set_apart(staging)
             self._view_known(staging)
             quarantined = validate(staging, self._known_elsewhere)
             unread = {kind: _unread(staging, kind) for kind in staging.coverage}
@@ -224,7 +224,7 @@ class _Run:
         finally:
             publisher.close()
         if not publisher.replaced:  # else the next run learns from the topics what they hold
-            baseline.remember(self.con, self.settings, list(report.records))
+            snapshot.remember(self.con, self.settings, list(report.records))
             quarantine.remember(self.con, faults)
         return report
 
@@ -248,15 +248,15 @@ class _Run:
         return known_ids(self.settings, kind, ids, other_than=self.source)
 
     def _leave_others_alone(self, staging: Staging, quarantined: dict[str, int]) -> None:
-        """Put the records that are another source's into quarantine; see `bus.sources`."""
-        others = sources.announce(self.settings, self.source, staging.coverage)
+        """Put the records that are another source's into quarantine; see `bus.ingest.ownership`."""
+        others = ownership.announce(self.settings, self.source, staging.coverage)
         for kind in others.intersection(staging.coverage):
             record, before = quoted(f"record_{kind}"), f"{SCHEMA}.{quoted(kind)}"
             rows = self.con.execute(
                 f"SELECT sourcedId, _file, _line FROM {record} r WHERE NOT EXISTS "
                 f"(FROM {before} b WHERE b.sourcedId = r.sourcedId) ORDER BY _line"
             ).fetchall()
-            ids = sources.taken(
+            ids = ownership.taken(
                 self.settings, kind, (row[0] for row in rows), other_than=self.source
             )
             staging.faults += [

@@ -1,9 +1,9 @@
 """From what a source read to records: checked and converted by the standard, or left out.
 
-For each kind in the extract, `raw_KIND` (text, see `bus.staging`) becomes `record_KIND`: every
-field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
-`bus.familiar`), and only the rows that are valid. What is wrong becomes a `Fault`. All is SQL
-generated from the schemas, so that millions of rows take seconds; no row passes through Python.
+For each kind in the extract, `raw_KIND` (text, see `bus.ingest.staging`) becomes `record_KIND`:
+every field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
+`bus.ingest.row_hashes`), and only the rows that are valid. What is wrong becomes a `Fault`. All is
+SQL generated from the schemas, so that millions of rows take seconds; no row passes through Python.
 
 First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
 (`settle`), so that what refers to a row that was left out is left out too.
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bus.columns import columns, quoted
-from bus.conversions import LEFT_OUT, NO_ID, Sort, default, reading, value_class
-from bus.staging import Fault, Staging
+from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
+from bus.ingest.columns import columns, quoted
+from bus.ingest.staging import Fault, Staging
 from bus.standard import KINDS
 
 Known = Callable[[str, list[str]], set[str]]

@@ -1,7 +1,8 @@
 """What is new, changed or gone: an extract against what its source last published.
 
-Set work on columns, by DuckDB: a join of the extract (`record_KIND`, see `bus.validate`) with the
-cache of what was published (`published.KIND`, see `bus.baseline`) by id and fingerprint.
+Set work on columns, by DuckDB: a join of the extract (`record_KIND`, see `bus.ingest.integrity`)
+with the cache of what was published (`published.KIND`, see `bus.ingest.snapshot`) by id and
+fingerprint.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from bus import familiar
-from bus.columns import SCHEMA, columns, fingerprint, quoted
-from bus.staging import Coverage
+from bus.ingest import row_hashes
+from bus.ingest.columns import SCHEMA, columns, fingerprint, quoted
+from bus.ingest.staging import Coverage
 from bus.standard import KINDS
 
 
@@ -110,7 +111,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         created=counted.get("created", 0),
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
-        unchanged=total - touched + familiar.unchanged(con, kind),
+        unchanged=total - touched + row_hashes.unchanged(con, kind),
         stood=_number(con, f"SELECT count(*) FROM {SCHEMA}.{quoted(kind)} WHERE status = 'active'"),
     )
 

@@ -2,8 +2,9 @@
 
 A source reads an extract (a folder of CSV, a database) into tables of a DuckDB database, one table
 for each kind of record, as text; the bus does the rest: it checks and converts the text by the
-standard (`bus.validate`), finds what is new, changed or gone (`bus.diff`) and publishes that
-(`bus.kafka.transactions`). DuckDB, because this is set work on columns, not a loop over rows.
+standard (`bus.ingest.integrity`), finds what is new, changed or gone (`bus.ingest.diff`) and
+publishes that (`bus.kafka.transactions`). DuckDB, because this is set work on columns, not a loop
+over rows.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """From where the rows of a table can be read once more; see `bus.familiar.load`."""
+    """From where the rows of a table can be read once more; see `bus.ingest.row_hashes.load`."""
 
     table: str
     relation: str
@@ -63,14 +64,14 @@ class Staging:
               kind's fields, by the standard's names, all VARCHAR holding the source's own text
               (trimmed or not; NULL or '' for nothing; several values separated by commas).
               Fields that the source does not have are left out. Columns that the standard does not
-              have must not be there, but `_raw UBIGINT`, which `bus.familiar.load` makes: a source
-              that reads its tables by that does not read again what is as it was.
+              have must not be there, but `_raw UBIGINT`, which `bus.ingest.row_hashes.load` makes:
+              a source that reads its tables by that does not read again what is as it was.
     folder:   a folder for temporary files of this run, removed when it ends.
     coverage: for each kind in the extract, bulk or delta.
     faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
               does not know.
     origins:  the kinds of which rows were left out of `raw_<kind>` because they are as they were,
-              and from where they can be had; kept by `bus.familiar`.
+              and from where they can be had; kept by `bus.ingest.row_hashes`.
     """
 
     con: duckdb.DuckDBPyConnection

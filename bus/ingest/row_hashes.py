@@ -1,11 +1,11 @@
 """Rows that are as they were: what an extract says again, word for word, is not checked again.
 
 Most of an extract is what the last one said. A row that was published as it stood, without any
-fault, leaves a hash of its text in the cache (`_raw`, see `bus.baseline`). The same text again says
-the same, unless something that it refers to is there no more, or its id is there twice. So such a
-row is known by its hash while the file is read, and nothing else of it is kept: `load`. Those for
-which it does matter are read once more: `set_apart`. `dateLastModified` is no part of the hash, as
-some systems stamp all rows anew each night.
+fault, leaves a hash of its text in the cache (`_raw`, see `bus.ingest.snapshot`). The same text
+again says the same, unless something that it refers to is there no more, or its id is there twice.
+So such a row is known by its hash while the file is read, and nothing else of it is kept: `load`.
+Those for which it does matter are read once more: `set_apart`. `dateLastModified` is no part of the
+hash, as some systems stamp all rows anew each night.
 
 A hash has 64 bits: that one of 100,000 changed rows has by chance the hash of one of 10 million
 published ones happens once in 18 million nights.
@@ -17,9 +17,9 @@ from collections.abc import Collection, Sequence
 
 import duckdb
 
-from bus.columns import NOT_COMPARED, SCHEMA, columns, quoted
-from bus.conversions import text_literal
-from bus.staging import Origin, Staging
+from bus.ingest.coercion import text_literal
+from bus.ingest.columns import NOT_COMPARED, SCHEMA, columns, quoted
+from bus.ingest.staging import Origin, Staging
 from bus.standard import KINDS
 
 FIRST = 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from bus.columns import column_type, quoted
+from bus.ingest.columns import column_type, quoted
 from bus.standard import KINDS
 from bus.standard.json import ID_LENGTH
 
@@ -84,7 +84,7 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
     It costs little to leave `_faults` out, and much to store it.
 
     raw:   the table; `there`: its columns. A field that is not among them is empty, and so is
-           `_raw` (see `bus.familiar`).
+           `_raw` (see `bus.ingest.row_hashes`).
 
     Beside the fields, `_line`, `_file` and `_raw` it gives
 
@@ -185,7 +185,7 @@ def _branch(avro: Any) -> Any:
 
 
 def _trimmed(field: Mapping[str, Any], text: str) -> str:
-    """Ids lose only what `bus.diff` takes off them too, so that both mean the same id."""
+    """Ids lose only what `bus.ingest.diff` takes off them too, so that both mean the same id."""
     return f"trim({text})" if is_id(field) else f"trim({text}, {text_literal(BLANK)})"
 
 
