@@ -17,7 +17,7 @@ makes a row of it. Such a function
 * raises `bus.errors.Never` when the record cannot be told to this product; the message is the
   reason in the dead letters. Any other exception counts as Never too, with its type as the reason.
 
-The loop (`bus.loop`) does everything else.
+The loop (`bus.consume.worker`) does everything else.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
+from bus.consume.worker import group_settings
 from bus.errors import Never, RetryLater
 from bus.kafka import topics
 from bus.kafka.cloudevents import attributes
-from bus.loop import group_settings
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, load

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from fastavro import parse_schema, schemaless_writer
 
-from bus.registry.codec import FRAME, MAGIC
 from bus.registry import batch_codec, codec
+from bus.registry.codec import FRAME, MAGIC
 from bus.standard import KINDS
 
 Schema = dict[str, Any]

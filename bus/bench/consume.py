@@ -41,7 +41,7 @@ SHARED_OUT = 5.0
 
 def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
     """`bus consume canvas --out OUT --until-caught-up`, in this process; how many were told."""
-    from bus.loop import Loop
+    from bus.consume.worker import Loop
     from bus.observe.metrics import Metrics
 
     telemetry.configure(settings.telemetry)

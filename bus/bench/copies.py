@@ -132,7 +132,7 @@ def _copy(
     settings: Settings, name: str, out: str, cores: tuple[int, ...], number: Any, member: Any
 ) -> None:
     """`bus consume canvas --out OUT`, as a product of this name, in this process."""
-    from bus.loop import Loop
+    from bus.consume.worker import Loop
     from bus.observe.metrics import Metrics
 
     if cores and sys.platform == "linux":

@@ -39,7 +39,7 @@ def consume(
     """
     with failures(json):
         from bus import plugins, settings
-        from bus.loop import Loop
+        from bus.consume.worker import Loop
         from bus.observe import health, telemetry
         from bus.observe.metrics import Metrics
         from bus.registry import subjects

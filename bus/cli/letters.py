@@ -17,7 +17,7 @@ from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
 
 if TYPE_CHECKING:
-    from bus.deadletters import DeadLetter
+    from bus.consume.deadletters import DeadLetter
 
 deadletters = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
 quarantine = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
@@ -63,7 +63,7 @@ def list_deadletters(
     """List a product's dead letters with their reasons; records by id, without their content."""
     with failures(json):
         from bus import settings
-        from bus.deadletters import choose, read
+        from bus.consume.deadletters import choose, read
 
         found = choose(
             read(settings.load(), product),
@@ -125,7 +125,7 @@ def show_deadletter(
     """Show a dead letter with its record; personal values are told by their class alone."""
     with failures(json):
         from bus import settings
-        from bus.deadletters import choose, content, masked, read, record_look
+        from bus.consume.deadletters import choose, content, masked, read, record_look
         from bus.errors import Never
         from bus.replay.ledger import whoever
 
@@ -174,7 +174,7 @@ def retry(
     with failures(json):
         from bus import settings
         from bus.cli.replaying import replayed
-        from bus.deadletters import mark, read
+        from bus.consume.deadletters import mark, read
         from bus.kafka.cloudevents import now
         from bus.replay.ledger import whoever
 
@@ -215,7 +215,7 @@ def discard(
     """Put dead letters aside for good, with the reason why (--why)."""
     with failures(json):
         from bus import settings
-        from bus.deadletters import mark, read
+        from bus.consume.deadletters import mark, read
         from bus.errors import Stop
         from bus.replay.ledger import whoever
 
@@ -235,7 +235,7 @@ def _chosen(
     letters: list[DeadLetter], places: list[str] | None, reason: str, everything: bool
 ) -> list[DeadLetter]:
     """The open letters that are meant; raises `Stop` when nobody said which."""
-    from bus.deadletters import choose
+    from bus.consume.deadletters import choose
     from bus.errors import Stop
 
     if not (places or reason or everything):

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bus.consume.dependency_order import Lot
+from bus.consume.translation import translate
 from bus.contract.messages import Sent
 from bus.contract.records import a_record, records
 from bus.delivery import Batch, Delivery, Overtaken, Position
 from bus.errors import Never
-from bus.ordering import Lot
 from bus.product import Product
 from bus.standard import KINDS
-from bus.translation import translate
 
 
 class ProductContract:

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
+from bus.consume.delivered_index import known_ids
 from bus.errors import RetryLater, Stop
 from bus.ingest import diff, ownership, quarantine, row_hashes, snapshot
 from bus.ingest.coercion import text_literal
@@ -32,7 +33,6 @@ from bus.kafka.cloudevents import Change, now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.local.machine import disk_left_mb
 from bus.observe.telemetry import span
-from bus.references import known_ids
 from bus.registry import subjects
 from bus.settings import Settings
 from bus.standard import KINDS

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bus.consume.dependency_order import Lot
+from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery
 from bus.errors import Stop
-from bus.ordering import Lot
 from bus.product import Product
 from bus.replay import history
 from bus.replay.latest import Latest
@@ -25,7 +26,6 @@ from bus.replay.selection import select
 from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import resolve
 from bus.settings import Settings
-from bus.translation import translate
 
 SHOULD, HAS, MADE = "should", "has", "made"
 Progress = Callable[[int], None]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bus.deadletters import value_class
+from bus.consume.deadletters import value_class
+from bus.consume.translation import translate
 from bus.product import Product
 from bus.replay import history
 from bus.replay.latest import Latest
@@ -19,7 +20,6 @@ from bus.replay.selection import PERSONAL, Selection
 from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import Completeness, completeness
 from bus.settings import Settings
-from bus.translation import translate
 
 
 @dataclass(slots=True)

@@ -20,16 +20,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bus import siblings
-from bus.deadletters import DeadLetters
+from bus.consume import equivalents
+from bus.consume.buffer import Intake, position
+from bus.consume.deadletters import DeadLetters
+from bus.consume.dependency_order import Lot
+from bus.consume.retries import Retries
+from bus.consume.translation import translate
+from bus.consume.worker import group_settings
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.errors import BusError, Stop
-from bus.intake import Intake, position
 from bus.kafka import topics
 from bus.kafka.offsets import Inquiry
-from bus.loop import group_settings
 from bus.observe.metrics import Metrics
-from bus.ordering import Lot
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
 from bus.replay import history
@@ -38,9 +40,7 @@ from bus.replay.ledger import About, Entry, Ledger, State, entry
 from bus.replay.selection import Selection
 from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import Window
-from bus.retries import Retries
 from bus.settings import Settings
-from bus.translation import translate
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -225,7 +225,7 @@ class Replay:
                 topic = topics.topic(self._settings, kind)
                 known = {**ends, **(self._latest.seen if self._latest else {})}
                 stop = {p.partition: at for p, at in known.items() if p.topic == topic}
-                found[kind] = siblings.outlived(
+                found[kind] = equivalents.outlived(
                     self._settings, kind, fields, lots[kind], self._writer_schema, stop
                 )
         return found

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
+from bus.consume.buffer import Intake, position
+from bus.consume.dependency_order import Lot
 from bus.delivery import Position
-from bus.intake import Intake, position
 from bus.kafka import topics
-from bus.ordering import Lot
 from bus.registry.subjects import schema_lookup
 from bus.replay.latest import Latest
 from bus.replay.ledger import About

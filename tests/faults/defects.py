@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bus.consume.worker import Loop
 from bus.delivery import Batch, Part
 from bus.kafka.transactions import Publisher
-from bus.loop import Loop
 
 
 def halves() -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from bus.consume.worker import Loop
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.ingest import pipeline, snapshot
 from bus.kafka import transactions
-from bus.loop import Loop
 
 
 class Killed(BaseException):

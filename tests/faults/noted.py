@@ -20,9 +20,9 @@ import consumers.canvas
 import consumers.microsoft_sds
 import consumers.webhook
 from bus import cli
+from bus.consume.worker import Loop
 from bus.ingest import pipeline, snapshot
 from bus.kafka.transactions import Publisher
-from bus.loop import Loop
 from tests.faults import defects
 
 PIECE = 25

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
+from bus.consume.worker import Loop
 from bus.delivery import Delivery
 from bus.errors import Stop
 from bus.ingest import pipeline
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
-from bus.loop import Loop
 from bus.observe.metrics import Metrics
 from bus.product import Product
 from bus.registry import subjects

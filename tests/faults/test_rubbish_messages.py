@@ -16,21 +16,21 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from bus import deadletters
+from bus.consume import deadletters
+from bus.consume.dependency_order import Lot
+from bus.consume.translation import translate
+from bus.consume.worker import Loop
 from bus.contract import a_record
 from bus.contract.messages import Sent
 from bus.errors import Never
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
-from bus.loop import Loop
 from bus.observe.metrics import Metrics
-from bus.ordering import Lot
 from bus.registry import subjects
 from bus.registry.codec import Decoder, Encoder
 from bus.settings import kafka_client
 from bus.standard import KINDS
-from bus.translation import translate
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.microsoft_sds import PRODUCT as SDS
 from consumers.webhook import PRODUCT as WEBHOOK

@@ -62,7 +62,7 @@ def test_only_the_loop_commits_offsets() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if "consumer.commit(" in path.read_text("utf-8")
     ]
-    assert committing == ["bus/loop.py"]
+    assert committing == ["bus/consume/worker.py"]
 
 
 def test_only_schemas_apply_registers() -> None:

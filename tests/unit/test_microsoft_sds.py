@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bus.consume.dependency_order import Lot
+from bus.consume.translation import translate
 from bus.contract.messages import Sent
 from bus.contract.records import a_record, records
 from bus.delivery import Batch, Position
 from bus.errors import Stop
-from bus.ordering import Lot
 from bus.standard import KINDS
-from bus.translation import translate
 from consumers import microsoft_sds
 from consumers.microsoft_sds import PRODUCT
 from tests import sds_model

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bus.consume.delivered_index import Delivered
+from bus.consume.dependency_order import Lot, Ordering
 from bus.contract import Sent, a_record
 from bus.delivery import Position
-from bus.ordering import Lot, Ordering
-from bus.references import Delivered
 from bus.settings import Settings
 
 KINDS = ["org", "class", "student", "staff", "enrollment"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bus.consume.retries import Retries
 from bus.errors import Never, RetryLater, Stop
 from bus.observe.metrics import Metrics
-from bus.retries import Retries
 from bus.settings import ConsumerSettings
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from bus.consume.dependency_order import Lot
+from bus.consume.translation import translate
 from bus.contract import Sent, a_record
 from bus.errors import Never
-from bus.ordering import Lot
 from bus.product import Product, Table
-from bus.translation import translate
 
 
 def user(student: dict[str, Any]) -> dict[str, str] | None:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from bus.consume.dependency_order import Lot
 from bus.delivery import Part
 from bus.errors import Never
-from bus.ordering import Lot
 from bus.product import Product, Row, Translate
 
 if TYPE_CHECKING:

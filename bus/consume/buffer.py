@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from bus.consume.dependency_order import Lot
 from bus.delivery import Position
-from bus.ordering import Lot
 from bus.registry.codec import Decoder
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bus.consume.delivered_index import Delivered
 from bus.delivery import Position
-from bus.references import Delivered
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:

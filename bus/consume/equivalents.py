@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bus.consume.dependency_order import Lot
 from bus.errors import Never
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.ordering import Lot
 from bus.registry.codec import Decoder
 from bus.settings import Settings
 from bus.standard import KINDS, Record

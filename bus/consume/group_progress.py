@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Mapping
 
+from bus.consume.assignment import Partitions
+from bus.consume.delivered_index import Delivered
 from bus.delivery import Position
 from bus.kafka.offsets import Inquiry
-from bus.partitions import Partitions
-from bus.references import Delivered
 from bus.standard import KINDS
 
 

@@ -26,26 +26,26 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus import siblings
-from bus.copies import Copies
-from bus.deadletters import DeadLetters
+from bus.consume import equivalents
+from bus.consume.assignment import Partitions
+from bus.consume.buffer import Intake
+from bus.consume.deadletters import DeadLetters
+from bus.consume.delivered_index import Delivered
+from bus.consume.dependency_order import Lot, Ordering
+from bus.consume.group_progress import Copies
+from bus.consume.retries import Retries
+from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import BusError, Stop
-from bus.intake import Intake
 from bus.kafka import topics
 from bus.kafka.cloudevents import attributes, header
 from bus.kafka.offsets import Inquiry
 from bus.kafka.reader import some
 from bus.observe.metrics import Metrics
 from bus.observe.telemetry import span
-from bus.ordering import Lot, Ordering
-from bus.partitions import Partitions
 from bus.product import Product
-from bus.references import Delivered
 from bus.registry.subjects import schema_lookup
-from bus.retries import Retries
 from bus.settings import Settings, kafka_client
-from bus.translation import translate
 
 log = structlog.get_logger(__name__)
 
@@ -340,7 +340,7 @@ class Loop:
                 ends = {
                     p.partition: o for p, o in self._partitions.next.items() if p.topic == topic
                 }
-                found[kind] = siblings.outlived(
+                found[kind] = equivalents.outlived(
                     self._settings, kind, fields, ready[kind], self._writer_schema, ends
                 )
         return found
