@@ -28,10 +28,10 @@ from bus.ingest.columns import columns, encodable, quoted
 from bus.kafka.cloudevents import now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.registry import subjects
-from bus.replay.ledger import About, State, keyed, new_id
-from bus.replay.replay import Replay
+from bus.replay.engine import Replay
+from bus.replay.json_lines_folder import delivery_into
+from bus.replay.replay_log import About, State, keyed, new_id
 from bus.replay.selection import select
-from bus.replay.shadow import delivery_into
 from bus.replay.window import resolve
 from bus.settings import Settings
 

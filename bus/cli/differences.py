@@ -11,7 +11,7 @@ from rich.table import Table
 from bus.cli.output import emit
 
 if TYPE_CHECKING:
-    from bus.replay.rows import Differences
+    from bus.replay.product_rows import Differences
 
 SHOWN = 20
 

@@ -127,7 +127,7 @@ def show_deadletter(
         from bus import settings
         from bus.consume.deadletters import choose, content, masked, read, record_look
         from bus.errors import Never
-        from bus.replay.ledger import whoever
+        from bus.replay.replay_log import whoever
 
         loaded = settings.load()
         (letter,) = choose(read(loaded, product), places=[place])
@@ -176,7 +176,7 @@ def retry(
         from bus.cli.replaying import replayed
         from bus.consume.deadletters import mark, read
         from bus.kafka.cloudevents import now
-        from bus.replay.ledger import whoever
+        from bus.replay.replay_log import whoever
 
         loaded = settings.load()
         letters = _chosen(read(loaded, product), places, reason, everything)
@@ -217,7 +217,7 @@ def discard(
         from bus import settings
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop
-        from bus.replay.ledger import whoever
+        from bus.replay.replay_log import whoever
 
         if not why.strip():
             raise Stop("what is put aside is put aside for a reason, which is kept: add --why")

@@ -19,8 +19,8 @@ from bus.cli.products import ProductName
 from bus.cli.replaying import as_told, run_replay
 
 if TYPE_CHECKING:
-    from bus.replay.ledger import About, Entry
-    from bus.replay.plan import Plan
+    from bus.replay.dry_run import Plan
+    from bus.replay.replay_log import About, Entry
 
 
 class ProductOrCommand(TyperGroup):
@@ -117,7 +117,7 @@ def run(
         from bus.errors import Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
-        from bus.replay.ledger import About, keyed, new_id, whoever
+        from bus.replay.replay_log import About, keyed, new_id, whoever
         from bus.replay.selection import select
         from bus.replay.window import resolve
 
@@ -163,8 +163,8 @@ def _absolute(into: str | None) -> str:
 
 
 def _dry_run(json: bool, loaded: Any, what: Any, about: About, chosen: Any) -> None:
-    from bus.replay.plan import plan
-    from bus.replay.replay import needs_latest
+    from bus.replay.dry_run import plan
+    from bus.replay.engine import needs_latest
 
     with Progress(
         TextColumn("reading {task.completed:,} of {task.total:,}"),
@@ -253,7 +253,7 @@ def list_replays(json: Json = False) -> None:
     """List all replays, how far they are, and who wanted them."""
     with failures(json):
         from bus import settings
-        from bus.replay.ledger import entries
+        from bus.replay.replay_log import entries
 
         found = list(entries(settings.load()).values())
 
@@ -280,7 +280,7 @@ def show(replay: Id, json: Json = False) -> None:
     """Show a replay."""
     with failures(json):
         from bus import settings
-        from bus.replay.ledger import entry
+        from bus.replay.replay_log import entry
 
         _emit(json, entry(settings.load(), replay))
 
@@ -301,7 +301,7 @@ def _wish(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus import settings
         from bus.errors import Stop
-        from bus.replay.ledger import entry, wish
+        from bus.replay.replay_log import entry, wish
 
         loaded = settings.load()
         found = entry(loaded, replay)
@@ -327,7 +327,7 @@ def resume(
     with failures(json):
         from bus import settings
         from bus.errors import Stop
-        from bus.replay.ledger import entry, wish
+        from bus.replay.replay_log import entry, wish
 
         loaded = settings.load()
         found = entry(loaded, replay)

@@ -14,7 +14,7 @@ from bus.cli.output import stderr
 
 if TYPE_CHECKING:
     from bus.delivery import Delivery
-    from bus.replay.ledger import About, Entry, State
+    from bus.replay.replay_log import About, Entry, State
 
 POLITE = 10
 """By so much a replay stands back for what is live on the same machine (`nice`)."""
@@ -31,7 +31,7 @@ def replayed(
     """Replay the latest state of these records, by kind; what is told of that."""
     from bus import plugins
     from bus.kafka.cloudevents import now
-    from bus.replay.ledger import About, keyed, new_id, whoever
+    from bus.replay.replay_log import About, keyed, new_id, whoever
     from bus.replay.window import resolve
 
     kinds = [kind for kind in plugins.product(product).kinds if kind in records]
@@ -61,9 +61,9 @@ def run_replay(
     """
     from bus import plugins
     from bus.observe import telemetry
-    from bus.replay.replay import Replay, check
+    from bus.replay.engine import Replay, check
+    from bus.replay.json_lines_folder import delivery_into
     from bus.replay.selection import select
-    from bus.replay.shadow import delivery_into
 
     telemetry.configure(loaded.telemetry)
     if hasattr(os, "nice"):
@@ -91,7 +91,7 @@ def run_replay(
             ended = replay.run()
     finally:
         delivery.close()
-    from bus.replay.ledger import Entry
+    from bus.replay.replay_log import Entry
 
     return Entry(about, ended)
 

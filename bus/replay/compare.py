@@ -20,10 +20,10 @@ from bus.errors import Stop
 from bus.product import Product
 from bus.replay import history
 from bus.replay.latest import Latest
-from bus.replay.ledger import About
-from bus.replay.rows import Differences, Source, States
+from bus.replay.product_rows import Differences, Source, States
+from bus.replay.record_filter import Sieve, Taken
+from bus.replay.replay_log import About
 from bus.replay.selection import select
-from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import resolve
 from bus.settings import Settings
 

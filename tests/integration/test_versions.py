@@ -16,7 +16,7 @@ from bus.contract.records import a_record
 from bus.kafka import topics
 from bus.kafka.cloudevents import envelope, now
 from bus.registry import subjects
-from bus.replay.ledger import State
+from bus.replay.replay_log import State
 from bus.settings import Settings, kafka_client
 from bus.standard import KINDS
 from tests.integration.conftest import Bus

@@ -19,11 +19,11 @@ from bus.cli.replay import per_second
 from bus.delivery import Batch, Part, Position
 from bus.errors import Stop
 from bus.replay.history import _Merge
+from bus.replay.json_lines_folder import Shadow
 from bus.replay.latest import _Columns
-from bus.replay.ledger import About, Entry, State
-from bus.replay.rows import Source, States, _same
+from bus.replay.product_rows import Source, States, _same
+from bus.replay.replay_log import About, Entry, State
 from bus.replay.selection import Selection, select
-from bus.replay.shadow import Shadow
 from bus.replay.window import Window, moment
 from bus.settings import Settings
 from consumers.canvas import PRODUCT as CANVAS

@@ -36,9 +36,9 @@ from bus.product import Product
 from bus.registry.subjects import schema_lookup
 from bus.replay import history
 from bus.replay.latest import Latest
-from bus.replay.ledger import About, Entry, Ledger, State, entry
+from bus.replay.record_filter import Sieve, Taken
+from bus.replay.replay_log import About, Entry, Ledger, State, entry
 from bus.replay.selection import Selection
-from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import Window
 from bus.settings import Settings
 

@@ -13,7 +13,7 @@ from bus.delivery import Position
 from bus.kafka import topics
 from bus.registry.subjects import schema_lookup
 from bus.replay.latest import Latest
-from bus.replay.ledger import About
+from bus.replay.replay_log import About
 from bus.replay.selection import Selection
 from bus.settings import Settings
 from bus.standard import KINDS

@@ -4,8 +4,8 @@ A state is read from the files that were written for a product or that it export
 of CSV files, each batch one (sorted by name they are in the order of their imports, and of one
 thing the last row holds); a folder with one set of CSV files, the whole of it; or one zip. Or it is
 made of records, by the product's translation. Of a product that is told by requests it is read from
-the shadow of a replay (`bus.replay.shadow`). Rows are told apart by `Table.key`; only columns that
-both sides have are compared, as exports have columns of their own.
+the shadow of a replay (`bus.replay.json_lines_folder`). Rows are told apart by `Table.key`; only
+columns that both sides have are compared, as exports have columns of their own.
 
 Rows lie in DuckDB, on the disk where they are many: a big district has eight million of them.
 """
@@ -136,8 +136,8 @@ class States:
         self._insert(f"{state} {table.name}", keys, cells, gone, kinds, ids)
 
     def _read_lines(self, state: str, table: str, path: Path) -> None:
-        """A shadow of a product that is told by requests (`bus.replay.shadow`): a thing is a record
-        by its kind and id."""
+        """A shadow of a product that is told by requests (`bus.replay.json_lines_folder`): a thing
+        is a record by its kind and id."""
         if not path.is_file():
             return
         with path.open(encoding="utf-8") as lines:

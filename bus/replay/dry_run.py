@@ -13,11 +13,11 @@ from bus.consume.deadletters import value_class
 from bus.consume.translation import translate
 from bus.product import Product
 from bus.replay import history
+from bus.replay.engine import needs_latest, order_of
 from bus.replay.latest import Latest
-from bus.replay.ledger import About
-from bus.replay.replay import needs_latest, order_of
+from bus.replay.record_filter import Sieve, Taken
+from bus.replay.replay_log import About
 from bus.replay.selection import PERSONAL, Selection
-from bus.replay.sieve import Sieve, Taken
 from bus.replay.window import Completeness, completeness
 from bus.settings import Settings
 

@@ -17,7 +17,7 @@ from bus import plugins
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import Stop
 from bus.product import Product
-from bus.replay.ledger import keyed
+from bus.replay.replay_log import keyed
 from bus.settings import Settings
 
 JOURNAL = ".schoolbus.json"
