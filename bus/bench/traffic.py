@@ -22,7 +22,7 @@ from bus import local
 from bus.bench.usage import Usage
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.errors import Stop
-from bus.eventloop import new_event_loop
+from bus.local.event_loop import new_event_loop
 
 STUDENTS = 1_000
 SINGLY = 500

@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 from bus.cli import (
     bench,
     consume,
+    deadletters,
     demo,
-    letters,
     local,
     produce,
     reconcile,
@@ -82,8 +82,8 @@ app.command("consume")(consume.consume)
 app.add_typer(replay.app, name="replay")
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(topics.app, name="topics")
-app.add_typer(letters.deadletters, name="deadletters")
-app.add_typer(letters.quarantine, name="quarantine")
+app.add_typer(deadletters.deadletters, name="deadletters")
+app.add_typer(deadletters.quarantine, name="quarantine")
 app.command("sample")(sample.sample)
 app.add_typer(bench.app, name="bench")
 

@@ -38,7 +38,7 @@ def consume(
     On a bus of its own in the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.consume import measure
+        from bus.bench.consume_benchmark import measure
         from bus.settings import load
 
         found = measure(
@@ -65,7 +65,7 @@ def produce(
     On a bus of its own in the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.produce import measure
+        from bus.bench.produce_benchmark import measure
         from bus.settings import load
 
         found = measure(
@@ -89,7 +89,7 @@ def district(
     On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
     """
     with failures(json):
-        from bus.bench.district import measure
+        from bus.bench.district_benchmark import measure
         from bus.settings import load
 
         found = measure(
@@ -115,7 +115,7 @@ def replay(
     On a bus of its own in the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.replay import measure
+        from bus.bench.replay_benchmark import measure
         from bus.settings import load
 
         found = measure(
@@ -144,7 +144,7 @@ def freshness(
     On a bus of its own in the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.freshness import measure
+        from bus.bench.freshness_benchmark import measure
         from bus.bench.machine import machine
         from bus.settings import load
 
@@ -179,7 +179,7 @@ def soak(
     """
     with failures(json):
         from bus.bench.machine import machine
-        from bus.bench.soak import measure
+        from bus.bench.soak_benchmark import measure
         from bus.settings import load
 
         found = measure(load().home / "bench", minutes, rate)
@@ -206,7 +206,7 @@ def start(
     """
     with failures(json):
         from bus.bench.machine import machine
-        from bus.bench.start import measure
+        from bus.bench.start_benchmark import measure
         from bus.settings import load
 
         found = measure(load().home / "bench", rounds, seconds, _progress)

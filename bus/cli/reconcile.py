@@ -11,7 +11,7 @@ import typer
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, failures, stderr
 from bus.cli.products import ProductName
-from bus.cli.replaying import replayed
+from bus.cli.replay_run import replayed
 
 if TYPE_CHECKING:
     from bus.product import Product

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
-from bus.cli.replaying import as_told, run_replay
+from bus.cli.replay_run import as_told, run_replay
 
 if TYPE_CHECKING:
     from bus.replay.dry_run import Plan

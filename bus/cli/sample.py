@@ -22,7 +22,7 @@ def sample(
 ) -> None:
     """Make the OneRoster extract of a made-up district; the same seed gives the same one."""
     with failures(json):
-        from bus.sample import District
+        from bus.demo.sample import District
 
         District(seed, students, change).write(path, day)
         result = {"path": str(path), "students": students, "day": day, "seed": seed}

@@ -17,9 +17,9 @@ Needs `pytest` and `hypothesis` (the extra `schoolbus[dev]`). A product's test i
 and a source's is a subclass of `SourceContract` with `extract` and `read`.
 """
 
-from bus.contract.messages import Sent
-from bus.contract.products import ProductContract
-from bus.contract.records import a_record, records
-from bus.contract.sources import SourceContract
+from bus.contract.example_records import a_record, records
+from bus.contract.fake_messages import Sent
+from bus.contract.product_contract import ProductContract
+from bus.contract.source_contract import SourceContract
 
 __all__ = ["ProductContract", "Sent", "SourceContract", "a_record", "records"]

@@ -25,14 +25,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bus import local
-from bus.demo import products
+from bus.demo import product_processes
+from bus.demo.sample import District
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.local.machine import free_port
 from bus.registry import subjects
-from bus.sample import District
 from bus.settings import kafka_client
 from bus.standard.kinds import schema_directory
 
@@ -105,7 +105,7 @@ class _Story:
             )
             ready: dict[str, subprocess.Popen[str]] = {}
             taken: list[int] = []
-            for name in products.PRODUCTS:
+            for name in product_processes.PRODUCTS:
                 port = free_port(taken)
                 taken.append(port)
                 where = ["--url", there.url] if name == "webhook" else ["--out", f"out/{name}"]
@@ -134,11 +134,11 @@ class _Story:
             self._console.print(_changes(came["records"]))
             if day > 1:
                 self._quarantined()
-            took = products.caught_up(stage.settings, self._out, began)
+            took = product_processes.caught_up(stage.settings, self._out, began)
             got = {
-                "canvas": products.canvas(self._out / "canvas", self._zips),
-                "microsoft-sds": products.sds(self._out / "microsoft-sds"),
-                "webhook": products.webhook(there, before),
+                "canvas": product_processes.canvas(self._out / "canvas", self._zips),
+                "microsoft-sds": product_processes.sds(self._out / "microsoft-sds"),
+                "webhook": product_processes.webhook(there, before),
             }
             self._say("what each product has, and how long after the extract arrived:")
             for name, what in got.items():
@@ -218,7 +218,9 @@ class _Story:
             status = self._registered(schema)
             self._say(f"registered past the command line: the registry refuses it ({status})")
             self._send_rubbish()
-            wait_for(lambda: all(map(self._letters, products.PRODUCTS)), "the dead letters", 0.5)
+            wait_for(
+                lambda: all(map(self._letters, product_processes.PRODUCTS)), "the dead letters", 0.5
+            )
             letter = self._letters("canvas")[0]
             self._say(
                 f"a message of rubbish in {letter['place']}: each product put it into its dead "
@@ -227,7 +229,9 @@ class _Story:
             self._say(f"  canvas: {escape(letter['reason'])}")
             self._told["rogue"] = {
                 "schema": status,
-                "deadLetters": {name: len(self._letters(name)) for name in products.PRODUCTS},
+                "deadLetters": {
+                    name: len(self._letters(name)) for name in product_processes.PRODUCTS
+                },
             }
 
     def _registered(self, schema: Mapping[str, Any]) -> str:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bus.errors import Stop
-from bus.local import kafka
+from bus.local import kafka_process
 from bus.local.home import read_text
-from bus.local.kafka import DATA, ID, META
+from bus.local.kafka_process import DATA, ID, META
 
 KEPT = "kafka.properties"
 """A copy of `meta.properties`, beside Kafka's folder: without it all of Kafka's data is lost."""
@@ -75,7 +75,7 @@ def mend(home: Path, say: Callable[[str], None]) -> None:
 def keep(home: Path) -> None:
     """Keep a copy of what says whose data Kafka's is; called when Kafka has taken it."""
     source, copy = home / DATA / META, home / KEPT
-    if kafka.says_whose(source) and read_text(copy) != read_text(source):
+    if kafka_process.says_whose(source) and read_text(copy) != read_text(source):
         part = copy.with_name(copy.name + ".part")
         shutil.copyfile(source, part)
         part.replace(copy)
@@ -83,9 +83,9 @@ def keep(home: Path) -> None:
 
 def _damaged(home: Path) -> Iterator[Path]:
     folder = home / DATA
-    if not kafka.holds_data(home):
+    if not kafka_process.holds_data(home):
         return
-    if not kafka.says_whose(folder / META):
+    if not kafka_process.says_whose(folder / META):
         yield folder / META
     for path in (*folder.glob("*-checkpoint"), *folder.glob("*/*-checkpoint")):
         if not _checkpoint(path):
@@ -106,7 +106,7 @@ def _damaged(home: Path) -> Iterator[Path]:
 
 def _is_spare(home: Path, path: Path) -> bool:
     if path.name == META:
-        return kafka.says_whose(home / KEPT)
+        return kafka_process.says_whose(home / KEPT)
     if path.name == "bootstrap.checkpoint":  # read once, into the log that is there by now
         return any(log.stat().st_size for log in (home / DATA / QUORUM).glob("*.log"))
     if (

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from bus.errors import Stop
-from bus.local import damage, kafka, machine, process, registry, sharing
+from bus.local import damage, kafka_process, machine, process, registry_process, sharing
 from bus.local.download import Programs, Say, programs
 from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
 
@@ -113,7 +113,9 @@ def reach(home: Path) -> Endpoints:
 
 def answers(name: str, port: int) -> bool:
     """Whether Kafka or the registry takes requests at this port of its."""
-    ask: Callable[[int], bool] = kafka.answers if name == "kafka" else registry.answers
+    ask: Callable[[int], bool] = (
+        kafka_process.answers if name == "kafka" else registry_process.answers
+    )
     return machine.port_open(port) and ask(port)
 
 
@@ -132,7 +134,7 @@ def check_versions(home: Path, found: Programs) -> None:
 
 
 def _endpoints(ports: dict[str, int]) -> Endpoints:
-    return Endpoints(f"127.0.0.1:{ports['kafka']}", registry.url(ports["registry"]))
+    return Endpoints(f"127.0.0.1:{ports['kafka']}", registry_process.url(ports["registry"]))
 
 
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
@@ -190,15 +192,15 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     )
     started = {}
     if "registry" in missing:
-        command = registry.command(java, found, quicker)
-        env = registry.environment(ports)
+        command = registry_process.command(java, found, quicker)
+        env = registry_process.environment(ports)
         started["registry"] = process.start(
             home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
-        if not kafka.formatted(home):
-            kafka.format_data(java, found, home, ports, quicker)
-        command = kafka.command(java, found, home, ports, quicker)
+        if not kafka_process.formatted(home):
+            kafka_process.format_data(java, found, home, ports, quicker)
+        command = kafka_process.command(java, found, home, ports, quicker)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka import KafkaError
 
 from bus.errors import BusError, Stop
-from bus.local import damage, kafka, lifecycle, machine
+from bus.local import damage, kafka_process, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
 from bus.registry.registry_client import answered, client
@@ -95,7 +95,7 @@ def _data(home: Path) -> str:
     damage.check(home)
     if spare := damage.damage(home).spare:
         raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which mends it")
-    return f"{home} is whole" if kafka.holds_data(home) else "none yet"
+    return f"{home} is whole" if kafka_process.holds_data(home) else "none yet"
 
 
 def _part(home: Path, name: str) -> str:

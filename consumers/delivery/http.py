@@ -38,7 +38,7 @@ from yarl import URL
 
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.errors import Never, RetryLater, Stop
-from bus.eventloop import new_event_loop
+from bus.local.event_loop import new_event_loop
 from bus.settings import Model
 from bus.standard import KINDS
 from consumers.delivery import endpoint

@@ -19,9 +19,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from bus.errors import RetryLater, Stop
-from bus.eventloop import new_event_loop
 from bus.ingest import ownership
 from bus.kafka import topics
+from bus.local.event_loop import new_event_loop
 from bus.registry import subjects
 from bus.registry.codec import Encoder
 from bus.settings import Settings, kafka_client

@@ -36,7 +36,7 @@ PEOPLE = ("student", "staff", "guardian")
 TOLD = dict.fromkeys(PEOPLE, ("givenName", "familyName"))
 TOLD |= {"enrollment": ("classSourcedId", "userSourcedId", "role")}
 GUARDIAN = "guardian-"
-"""So their ids begin in the made-up district (`bus.sample`)."""
+"""So their ids begin in the made-up district (`bus.demo.sample`)."""
 GONE = "gone"
 CANVAS_ROLES = {"student": "student", "teacher": "teacher", "ta": "aide"}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bus import local
-from bus.local import kafka, machine
+from bus.local import kafka_process, machine
 from bus.local.home import recall
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.faults.proxy import Proxy, Way
@@ -65,7 +65,7 @@ def network(home: Path) -> Iterator[Network]:
     behind, before = ports[: len(WAYS)], ports[len(WAYS) :]
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kafka, "PROPERTIES", _with_listeners(behind, before))
+            patch.setattr(kafka_process, "PROPERTIES", _with_listeners(behind, before))
             bus = local.up(home)
         stack.callback(local.down, home)
         proxies = [
@@ -83,7 +83,7 @@ def network(home: Path) -> Iterator[Network]:
 
 def _with_listeners(behind: list[int], before: list[int]) -> str:
     """The embedded Kafka's configuration with these listeners more."""
-    lines = kafka.PROPERTIES.splitlines()
+    lines = kafka_process.PROPERTIES.splitlines()
     more = {
         "listeners=": [f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, behind, strict=True)],
         "advertised.listeners=": [

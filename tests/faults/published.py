@@ -20,6 +20,7 @@ import pytest
 
 from bus.consume.worker import Loop
 from bus.delivery import Delivery
+from bus.demo.sample import District
 from bus.errors import Stop
 from bus.ingest import pipeline
 from bus.kafka import topics
@@ -28,7 +29,6 @@ from bus.kafka.reader import scan
 from bus.observe.metrics import Metrics
 from bus.product import Product
 from bus.registry import subjects
-from bus.sample import District
 from bus.settings import Settings
 from bus.standard import KINDS
 from consumers.webhook import DEFAULT_KINDS, WebhookSettings

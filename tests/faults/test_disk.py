@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from bus import local
+from bus.demo.sample import District
 from bus.registry import subjects
-from bus.sample import District
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.faults import checker
 from tests.faults.checker import Topics

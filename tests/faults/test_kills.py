@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from bus import local
+from bus.demo.sample import District
 from bus.local import process
-from bus.sample import District
 from tests.faults import checker
 from tests.faults.checker import Has, Topics
 from tests.faults.conftest import Findings

@@ -114,7 +114,7 @@ def write(folder: Path, rng: random.Random) -> dict[str, Input]:
 @pytest.fixture
 def each_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are told one by one, however many they are."""
-    for module in (rows, users, validate):
+    for module in (rows, users, integrity):
         monkeypatch.setattr(module, "MOST", 999_999)
 
 

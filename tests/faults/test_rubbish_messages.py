@@ -21,7 +21,7 @@ from bus.consume.dependency_order import Lot
 from bus.consume.translation import translate
 from bus.consume.worker import Loop
 from bus.contract import a_record
-from bus.contract.messages import Sent
+from bus.contract.fake_messages import Sent
 from bus.errors import Never
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of

@@ -19,7 +19,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus.local import kafka, machine, process
+from bus.local import kafka_process, machine, process
 from bus.local.download import Programs, programs
 
 IDS = (1, 2, 3)
@@ -46,7 +46,7 @@ class Brokers:
     def start(self, number: int) -> None:
         """Start one; it has taken its place when `settled` says so."""
         home = self.folder / str(number)
-        command = [machine.java(), *kafka._jvm(_programs(), "-Xms96m", "-Xmx320m")]
+        command = [machine.java(), *kafka_process._jvm(_programs(), "-Xms96m", "-Xmx320m")]
         with (home / "logs" / "kafka.out").open("ab") as out:
             self.running[number] = subprocess.Popen(
                 [*command, "kafka.Kafka", "server.properties"],
@@ -113,7 +113,11 @@ def three_brokers(folder: Path) -> Iterator[Brokers]:
         (home / "logs").mkdir(parents=True)
         (home / "run" / "tmp").mkdir(parents=True)
         (home / "server.properties").write_text(_properties(number, ports))
-        tool = [machine.java(), *kafka._jvm(_programs(), "-Xmx128m"), "kafka.tools.StorageTool"]
+        tool = [
+            machine.java(),
+            *kafka_process._jvm(_programs(), "-Xmx128m"),
+            "kafka.tools.StorageTool",
+        ]
         subprocess.run(
             [*tool, "format", "-t", cluster, "-c", "server.properties"],
             cwd=home,
@@ -140,7 +144,9 @@ def _programs() -> Programs:
 
 def _properties(number: int, ports: dict[int, tuple[int, int]]) -> str:
     own, controller = ports[number]
-    text = kafka.PROPERTIES.format(kafka=own, controller=controller, data=kafka.DATA)
+    text = kafka_process.PROPERTIES.format(
+        kafka=own, controller=controller, data=kafka_process.DATA
+    )
     lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     voters = ",".join(f"{one}@127.0.0.1:{port}" for one, (_, port) in ports.items())
     three = {name: "3" for name in lines if name.endswith("replication.factor")}

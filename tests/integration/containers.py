@@ -23,7 +23,7 @@ import docker
 import pytest
 import yaml
 
-from bus.local import kafka, registry
+from bus.local import kafka_process, registry_process
 from bus.local.machine import free_port
 from tests.integration.commands import until
 
@@ -104,9 +104,9 @@ def cluster() -> Iterator[Addresses]:
         ports.append(free_port(ports))
         broker = stack.enter_context(_kafka(ports[0]))
         schemas = stack.enter_context(_registry(ports[1]))
-        _wait(broker, lambda: kafka.answers(ports[0]))
-        _wait(schemas, lambda: registry.answers(ports[1]))
-        yield f"127.0.0.1:{ports[0]}", registry.url(ports[1])
+        _wait(broker, lambda: kafka_process.answers(ports[0]))
+        _wait(schemas, lambda: registry_process.answers(ports[1]))
+        yield f"127.0.0.1:{ports[0]}", registry_process.url(ports[1])
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from bus.demo.sample import FAMILY, District
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.sample import FAMILY, District
 from tests.integration.commands import Commands
 from tests.integration.test_replay import SECRET
 from tests.webhook_receiver import Received, Receiver, Reply

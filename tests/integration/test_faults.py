@@ -15,11 +15,11 @@ import pytest
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient
 
+from bus.demo.sample import FAMILY, GIVEN, District
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.local.machine import free_port
-from bus.sample import FAMILY, GIVEN, District
 from bus.settings import kafka_client
 from bus.standard import KINDS
 from tests import canvas_model, sds_model

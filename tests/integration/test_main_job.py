@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from bus.sample import District
+from bus.demo.sample import District
 from tests import canvas_model, sds_model
 from tests.integration.commands import Commands, until
 from tests.oneroster_truth import truth

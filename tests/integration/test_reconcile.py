@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bus.sample import District
+from bus.demo.sample import District
 from tests import canvas_model
 from tests.integration.commands import Commands
 

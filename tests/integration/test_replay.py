@@ -21,12 +21,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from bus.demo.sample import FAMILY, District
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
 from bus.kafka.topics import topic
 from bus.replay import history
 from bus.replay.window import resolve
-from bus.sample import FAMILY, District
 from bus.settings import kafka_client
 from tests import canvas_model, sds_model
 from tests.faults import checker

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from bus import subscribe
-from bus.sample import District
+from bus.demo.sample import District
 from tests.integration.commands import Commands
 
 DISTRICT = District(students=100)

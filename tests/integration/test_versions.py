@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import Producer
 
 from bus import plugins
-from bus.bench.replay import replay
-from bus.contract.records import a_record
+from bus.bench.replay_benchmark import replay
+from bus.contract.example_records import a_record
 from bus.kafka import topics
 from bus.kafka.cloudevents import envelope, now
 from bus.registry import subjects

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.contract.records import a_record, records
+from bus.contract.example_records import a_record, records
 from bus.ingest import snapshot
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bus.bench.freshness import _figures
+from bus.bench.freshness_benchmark import _figures
 from bus.bench.measured import alone
-from bus.bench.soak import _course
+from bus.bench.soak_benchmark import _course
 from bus.bench.traffic import CLASS, SINGLY, at_once
 from bus.bench.usage import Look, Usage
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.contract import a_record
-from bus.contract.records import records
+from bus.contract.example_records import records
 from bus.ingest.columns import columns, definition, encodable
 from bus.registry.batch_codec import FEWEST, Blocks, rows
 from bus.registry.codec import Decoder, Encoder

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bus.contract.messages import Sent
+from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Overtaken, Part, Position
 from bus.errors import RetryLater, Stop
 from bus.product import Table

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bus.errors import Stop
-from bus.local import damage, kafka, lifecycle, machine, process, registry, sharing
+from bus.local import damage, kafka_process, lifecycle, machine, process, registry_process, sharing
 from bus.local.download import Programs
 from bus.local.home import Memory, prepare, recall, remember
 
@@ -47,15 +47,15 @@ class Machine:
 def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine(tmp_path)
     monkeypatch.setattr(lifecycle, "programs", lambda _: made.programs)
-    monkeypatch.setattr(kafka, "formatted", lambda _: True)
+    monkeypatch.setattr(kafka_process, "formatted", lambda _: True)
     monkeypatch.setattr(sharing, "options", lambda _: [])
     monkeypatch.setattr(
-        kafka, "command", lambda _, __, ___, ports, ____: made.command("kafka", ports)
+        kafka_process, "command", lambda _, __, ___, ports, ____: made.command("kafka", ports)
     )
-    monkeypatch.setattr(kafka, "answers", lambda _: True)
-    monkeypatch.setattr(registry, "answers", lambda _: True)
+    monkeypatch.setattr(kafka_process, "answers", lambda _: True)
+    monkeypatch.setattr(registry_process, "answers", lambda _: True)
     monkeypatch.setattr(
-        registry, "command", lambda *_: made.command("registry", recall(made.home).ports)
+        registry_process, "command", lambda *_: made.command("registry", recall(made.home).ports)
     )
     yield made
     lifecycle.down(made.home)
@@ -127,7 +127,7 @@ def test_when_one_does_not_start_none_stays(on: Machine) -> None:
 
 
 def test_when_one_never_answers_none_stays(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "answers", lambda _: False)
+    monkeypatch.setattr(registry_process, "answers", lambda _: False)
     with pytest.raises(Stop, match="registry did not answer within 0 s"):
         lifecycle.up(on.home, ready_seconds=0.3)
     assert lifecycle.status(on.home) == lifecycle.Status(None, {}, ())
@@ -137,7 +137,7 @@ def test_one_that_hangs_is_named_and_left_to_its_owner(
     on: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on.up()
-    monkeypatch.setattr(kafka, "answers", lambda _: False)
+    monkeypatch.setattr(kafka_process, "answers", lambda _: False)
     with pytest.raises(Stop, match="does not answer: run `bus down`, then `bus up`"):
         lifecycle.up(on.home, ready_seconds=0.2)
     assert len(lifecycle.status(on.home).running) == 2

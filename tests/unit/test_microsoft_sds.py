@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from bus.consume.dependency_order import Lot
 from bus.consume.translation import translate
-from bus.contract.messages import Sent
-from bus.contract.records import a_record, records
+from bus.contract.example_records import a_record, records
+from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Position
 from bus.errors import Stop
 from bus.standard import KINDS

@@ -8,7 +8,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from bus.sample import District
+from bus.demo.sample import District
 
 DISTRICT = District(seed=3, students=300, change=0.2)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from bus.contract.records import a_record
+from bus.contract.example_records import a_record
 from bus.errors import Stop
 from bus.ingest import snapshot
 from bus.ingest.pipeline import _fresh, produce

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.contract import a_record
-from bus.contract.records import records
+from bus.contract.example_records import records
 from bus.errors import Never
 from bus.standard import KINDS
 from bus.standard.json import FieldProblem, Invalid, from_json, to_json

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus.contract.records import records
+from bus.contract.example_records import records
 from bus.errors import Never
 from bus.product import Product
 from bus.registry.codec import Decoder

@@ -173,7 +173,7 @@ def retry(
     """
     with failures(json):
         from bus import settings
-        from bus.cli.replaying import replayed
+        from bus.cli.replay_run import replayed
         from bus.consume.deadletters import mark, read
         from bus.kafka.cloudevents import now
         from bus.replay.replay_log import whoever

@@ -1,7 +1,7 @@
 """Replays: all of history beside a bare loop, one school's share of a window, a new product.
 
 * A full replay of a district's first day for Canvas, into a folder, beside the bare loop of
-  `bus.bench.consume` on the same topics.
+  `bus.bench.consume_benchmark` on the same topics.
 * The same with `--only-current`: a new product is brought to the present.
 * Of many attendance events those of one school in a window of time, told to a vendor: beside what
   was delivered stands how much of the topic was read.
@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from bus import local, plugins
-from bus.bench.consume import bare_loop, forget
+from bus.bench.consume_benchmark import bare_loop, forget
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone
 from bus.bench.traffic import vendor

@@ -118,7 +118,7 @@ def measure(
 ) -> list[Comparison]:
     """Beside encoding and sending alone, then on both cores and by partitions.
 
-    On a bus of its own in `folder`, made anew. rounds: see `bus.bench.consume.measure`.
+    On a bus of its own in `folder`, made anew. rounds: see `bus.bench.consume_benchmark.measure`.
     """
     with Stage(folder) as stage:
         stage.bus_down_at_the_end()

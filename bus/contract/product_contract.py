@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bus.consume.dependency_order import Lot
 from bus.consume.translation import translate
-from bus.contract.messages import Sent
-from bus.contract.records import a_record, records
+from bus.contract.example_records import a_record, records
+from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Delivery, Overtaken, Position
 from bus.errors import Never
 from bus.product import Product

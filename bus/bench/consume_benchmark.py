@@ -24,8 +24,8 @@ from platformdirs import user_cache_path
 
 from bus import local, plugins
 from bus.bench import quixstreams
-from bus.bench.copies import Copies
 from bus.bench.figures import Comparison, Figure, middle
+from bus.bench.instances_benchmark import Copies
 from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
 from bus.errors import Stop

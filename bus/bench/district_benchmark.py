@@ -14,7 +14,7 @@ import duckdb
 from bus import local
 from bus.bench.figures import Comparison, Figure
 from bus.bench.measured import alone
-from bus.bench.produce import bus_run
+from bus.bench.produce_benchmark import bus_run
 from bus.demo.stage import Stage
 from bus.ingest.coercion import text_literal
 
