@@ -11,7 +11,6 @@ shows as stars wherever it is printed.
 from __future__ import annotations
 
 import os
-import ssl
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
@@ -213,51 +212,3 @@ def explain(error: ValidationError) -> str:
         for problem in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     return "these settings are wrong (bus.toml or BUS_… in the environment):\n" + "\n".join(lines)
-
-
-def kafka_client(settings: Settings) -> dict[str, Any]:
-    """The librdkafka settings with which every client of the cluster starts.
-
-    For the embedded bus the bootstrap address is the one that it wrote to its home when it came
-    up; raises `Stop` when it is not up.
-    """
-    kafka = settings.kafka
-    if settings.embedded:
-        from bus.local import reach
-
-        return {"bootstrap.servers": reach(settings.home).bootstrap, **kafka.client}
-    config: dict[str, Any] = {
-        "bootstrap.servers": kafka.bootstrap,
-        "security.protocol": kafka.security_protocol,
-        **kafka.client,
-    }
-    optional = {
-        "sasl.mechanism": kafka.sasl_mechanism,
-        "sasl.username": kafka.sasl_username,
-        "sasl.password": kafka.sasl_password.get_secret_value(),
-        "ssl.ca.location": kafka.ca_file,
-        "ssl.certificate.location": kafka.certificate_file,
-        "ssl.key.location": kafka.key_file,
-        "ssl.key.password": kafka.key_password.get_secret_value(),
-    }
-    if kafka.sasl_mechanism == "OAUTHBEARER":
-        optional |= {
-            "sasl.oauthbearer.method": "oidc",
-            "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
-            "sasl.oauthbearer.client.id": kafka.oauth_client_id,
-            "sasl.oauthbearer.client.secret": kafka.oauth_client_secret.get_secret_value(),
-            "sasl.oauthbearer.scope": kafka.oauth_scope,
-            "https.ca.location": kafka.oauth_ca_file or _authorities(kafka),
-        }
-    return config | {name: value for name, value in optional.items() if value}
-
-
-def _authorities(kafka: KafkaSettings) -> str:
-    """Where this system keeps the authorities that it trusts, for the token endpoint.
-
-    librdkafka as it comes with pip looks for them where only some systems have them.
-    """
-    if {"https.ca.location", "https.ca.pem"} & kafka.client.keys():
-        return ""
-    paths = ssl.get_default_verify_paths()
-    return paths.cafile or paths.capath or ""

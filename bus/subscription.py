@@ -19,9 +19,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus.consume.worker import group_settings
 from bus.errors import Never, RetryLater
 from bus.kafka import topics
+from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import attributes
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup

@@ -30,8 +30,9 @@ from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
 from bus.errors import Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.observe import telemetry
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 
 POLL = 10_000
@@ -67,7 +68,7 @@ def bare_loop(settings: Settings, out: str) -> Callable[[], int]:
 
     def run() -> int:
         consumer = Consumer(
-            kafka_client(settings)
+            client_settings(settings)
             | {
                 "group.id": f"{settings.topic_prefix}.bare",
                 "enable.auto.commit": False,
@@ -198,7 +199,7 @@ def _run(settings: Settings, subject: str, work: Work) -> Figure:
 
 def forget(settings: Settings, *groups: str) -> None:
     """Take away the offsets of these groups, so that all is read again."""
-    admin = AdminClient(kafka_client(settings))
+    admin = AdminClient(client_settings(settings))
     for future in admin.delete_consumer_groups(list(groups)).values():
         try:
             future.result()

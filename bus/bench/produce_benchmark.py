@@ -24,10 +24,11 @@ from bus import local, plugins
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone, together
 from bus.demo.stage import Stage
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.registry import subjects
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 
 
@@ -70,7 +71,7 @@ def bare_run(settings: Settings, published: str) -> Callable[[], int]:
             key, partition = message.key() or b"", message.partition() or 0
             work.append((kind, name, record, key, partition, headers_of(message)))
     producer = Producer(
-        kafka_client(settings)
+        client_settings(settings)
         | {
             "enable.idempotence": True,
             "compression.type": "lz4",

@@ -16,7 +16,8 @@ from bus.bench.figures import Figure
 from bus.bench.measured import Cost
 from bus.errors import Stop
 from bus.kafka import topics
-from bus.settings import Settings, kafka_client
+from bus.kafka.client import client_settings
+from bus.settings import Settings
 
 VERSION = "3.28.1"
 PACKAGES = (
@@ -48,7 +49,7 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
     """The peer's work on what the topics hold, on plain text connections; a group of its own each
     time, which has read nothing."""
     about = {
-        "bootstrap": kafka_client(settings)["bootstrap.servers"],
+        "bootstrap": client_settings(settings)["bootstrap.servers"],
         "registry": registry_url,
         "group": f"{settings.topic_prefix}.quixstreams-{uuid4().hex}",
         "product": plugins.entry("canvas").value,

@@ -11,7 +11,6 @@ and in `dl_state` what became of it (retried, discarded), by whom, when and why.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,11 +20,12 @@ from confluent_kafka import KafkaException, Producer
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Headers, headers_of, now
 from bus.kafka.reader import scan
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
@@ -57,12 +57,11 @@ class DeadLetters:
         self._product = product
         self._failed = 0
         self._producer = Producer(
-            kafka_client(settings)
+            client_settings(settings)
             | {
                 "enable.idempotence": True,
                 "acks": "all",
                 "compression.type": "lz4",
-                "logger": logging.getLogger("bus.librdkafka"),
             }
         )
 
@@ -174,10 +173,7 @@ def mark(
 ) -> None:
     """Note what became of these. Raises `RetryLater` when Kafka does not take it."""
     failed: list[object] = []
-    producer = Producer(
-        kafka_client(settings)
-        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.librdkafka")}
-    )
+    producer = Producer(client_settings(settings) | {"enable.idempotence": True, "acks": "all"})
     for letter in letters:
         headers: Headers = [
             ("dl_place", letter.place.encode()),
@@ -248,10 +244,7 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
         raise Stop("who looks at personal data says why, which is kept: add --why")
     topics.ensure(settings, [topics.audit(settings)])
     failed: list[object] = []
-    producer = Producer(
-        kafka_client(settings)
-        | {"enable.idempotence": True, "acks": "all", "logger": logging.getLogger("bus.librdkafka")}
-    )
+    producer = Producer(client_settings(settings) | {"enable.idempotence": True, "acks": "all"})
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
     producer.produce(
         topics.audit(settings),

@@ -13,14 +13,12 @@ as open, which readiness and metrics show.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -38,6 +36,7 @@ from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import BusError, Stop
 from bus.kafka import topics
+from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import attributes, header
 from bus.kafka.offsets import Inquiry
 from bus.kafka.reader import some
@@ -45,7 +44,7 @@ from bus.observe.metrics import Metrics
 from bus.observe.telemetry import span
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -431,22 +430,3 @@ def _told(product: str, error: KafkaException) -> str:
             "on the topics and on the group under topic_prefix. Nothing is lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"
-
-
-def group_settings(settings: Settings, product: str) -> dict[str, Any]:
-    """librdkafka's settings for a copy of a product's consumer."""
-    return {
-        "session.timeout.ms": 10_000,
-        "fetch.wait.max.ms": 100,
-        "fetch.queue.backoff.ms": 20,
-        "queued.max.messages.kbytes": 65_536,
-        **kafka_client(settings),
-        "group.id": f"{settings.topic_prefix}.{product}",
-        "partition.assignment.strategy": "cooperative-sticky",
-        "isolation.level": "read_committed",
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "auto.offset.reset": "earliest",
-        "max.poll.interval.ms": 900_000,
-        "logger": logging.getLogger("bus.librdkafka"),
-    }

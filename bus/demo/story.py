@@ -31,9 +31,9 @@ from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
 from bus.errors import Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.local.machine import free_port
 from bus.registry import subjects
-from bus.settings import kafka_client
 from bus.standard.kinds import schema_directory
 
 NOTES = 40
@@ -246,7 +246,7 @@ class _Story:
         return f"HTTP {answer.status_code}"
 
     def _send_rubbish(self) -> None:
-        producer = Producer(kafka_client(self._stage.settings))
+        producer = Producer(client_settings(self._stage.settings))
         topic = topics.topic(self._stage.settings, "student")
         producer.produce(topic, b"<student><name>not Avro</name></student>", b"rogue")
         producer.flush(10)

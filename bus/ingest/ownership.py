@@ -15,9 +15,10 @@ from confluent_kafka import KafkaException, Producer
 
 from bus.errors import RetryLater
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 
 
 def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
@@ -57,7 +58,7 @@ def _announced(settings: Settings) -> dict[str, set[str]]:
 
 
 def _tell(settings: Settings, source: str, kinds: set[str]) -> None:
-    producer = Producer(kafka_client(settings) | {"enable.idempotence": True})
+    producer = Producer(client_settings(settings) | {"enable.idempotence": True})
     try:
         producer.produce(
             topics.sources(settings), json.dumps(sorted(kinds)).encode(), source.encode()

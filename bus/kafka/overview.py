@@ -5,7 +5,6 @@ Both are asked of Kafka itself, so every consumer is seen, also one that this pr
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +24,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from bus.errors import RetryLater, Stop
-from bus.settings import Settings, kafka_client
+from bus.kafka.client import client_settings
+from bus.settings import Settings
 
 Place = tuple[str, int]
 """A topic's partition."""
@@ -55,7 +55,7 @@ class Overview:
 
 def overview(settings: Settings) -> Overview:
     """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up."""
-    config = kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
+    config = client_settings(settings)
     # A group is asked for by librdkafka; nothing is joined or committed.
     reading = config | {"group.id": f"{settings.topic_prefix}.reader"}
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from confluent_kafka import KafkaError as Error
 
 from bus.delivery import Position
 from bus.errors import RetryLater
-from bus.settings import Settings, kafka_client
+from bus.kafka.client import client_settings
+from bus.settings import Settings
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -24,7 +24,7 @@ def reader(settings: Settings, more: Mapping[str, Any] | None = None) -> Consume
     more: settings of librdkafka's besides.
     """
     return Consumer(
-        kafka_client(settings)
+        client_settings(settings)
         | {
             "group.id": f"{settings.topic_prefix}.reader",  # asked for by librdkafka, never used
             "isolation.level": "read_committed",
@@ -36,7 +36,6 @@ def reader(settings: Settings, more: Mapping[str, Any] | None = None) -> Consume
             # A full queue is looked at again so soon; with librdkafka's own, a second, it is empty
             # long before.
             "fetch.queue.backoff.ms": 20,
-            "logger": logging.getLogger("bus.librdkafka"),
             **(more or {}),
         }
     )

@@ -13,7 +13,6 @@ extracts come in large batches that lz4 makes small, what is sent one by one doe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
-from bus.settings import Settings, kafka_client
+from bus.kafka.client import client_settings
+from bus.settings import Settings
 from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
@@ -150,7 +150,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
     Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
     refuses; `RetryLater` when it does not answer.
     """
-    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")})
+    admin = AdminClient(client_settings(settings))
     try:
         there = admin.list_topics(timeout=SECONDS).topics
         ours = [

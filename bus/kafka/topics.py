@@ -20,7 +20,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from bus.errors import RetryLater, Stop
-from bus.settings import Settings, kafka_client
+from bus.kafka.client import client_settings
+from bus.settings import Settings
 from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
@@ -85,7 +86,7 @@ def ensure(settings: Settings, names: list[str]) -> None:
     Raises `Stop` when the cluster forbids it or has a standard topic with another number of
     partitions, `RetryLater` when it does not answer.
     """
-    admin = AdminClient(kafka_client(settings) | {"logger": _quiet()})
+    admin = AdminClient(client_settings(settings))
     try:
         there = admin.list_topics(timeout=10).topics
     except KafkaException as error:
@@ -128,7 +129,7 @@ def _await_leaders(
     if not parts:
         return
 
-    config = kafka_client(settings) | {"logger": _quiet()}
+    config = client_settings(settings)
     clients = [first] if first else []
 
     def ask() -> None:

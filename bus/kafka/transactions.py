@@ -20,10 +20,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Change, Headers, envelope
 from bus.kafka.connection_watch import HEARD, Doubt
 from bus.registry.codec import Encoder
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def producer_settings(settings: Settings, transactional_id: str, doubt: Doubt) -
         "linger.ms": 20,
         "compression.type": "lz4",
         "queue.buffering.max.messages": 200_000,
-        **kafka_client(settings),
+        **client_settings(settings),
         "transactional.id": transactional_id,
         "enable.idempotence": True,
         "acks": "all",

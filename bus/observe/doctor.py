@@ -10,11 +10,12 @@ from pathlib import Path
 from confluent_kafka import KafkaError
 
 from bus.errors import BusError, Stop
+from bus.kafka.client import client_settings
 from bus.local import damage, kafka_process, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
 from bus.registry.registry_client import answered, client
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 
 SECONDS = 10.0
 """How long a district's cluster may take to answer."""
@@ -122,7 +123,7 @@ def _cluster(settings: Settings) -> str:
     where = settings.kafka.bootstrap
     told: list[KafkaError] = []  # a request that fails says only that it did; here comes the cause
     try:
-        admin = AdminClient(kafka_client(settings) | {"log_level": 0, "error_cb": told.append})
+        admin = AdminClient(client_settings(settings) | {"log_level": 0, "error_cb": told.append})
     except KafkaException as error:
         refused_setting(error)
         raise Stop(f"there is no Kafka client ({error.args[0].name()}): check [kafka]") from None

@@ -26,10 +26,10 @@ from bus.consume.deadletters import DeadLetters
 from bus.consume.dependency_order import Lot
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
-from bus.consume.worker import group_settings
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.errors import BusError, Stop
 from bus.kafka import topics
+from bus.kafka.client import group_settings
 from bus.kafka.offsets import Inquiry
 from bus.observe.metrics import Metrics
 from bus.product import Product

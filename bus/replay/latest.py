@@ -20,8 +20,6 @@ read; of what has come since the window's end the keys' hashes (and with `keep` 
 
 from __future__ import annotations
 
-import logging
-
 import numpy
 from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
@@ -29,9 +27,10 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from bus.delivery import Position
 from bus.errors import RetryLater
+from bus.kafka.client import client_settings
 from bus.kafka.reader import reader, scan, some
 from bus.replay.window import Window
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 
 COMMITTED = IsolationLevel.READ_COMMITTED
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
@@ -55,9 +54,7 @@ class Latest:
         }
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
-        self._admin = AdminClient(
-            kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
-        )
+        self._admin = AdminClient(client_settings(settings))
         self._tail = reader(settings)
         self._tail.assign([TopicPartition(*place, at) for place, at in self.seen.items()])
 

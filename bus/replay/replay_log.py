@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
 import secrets
 import socket
 from collections import Counter
@@ -25,11 +24,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bus.delivery import Position
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import now
 from bus.kafka.reader import scan
 from bus.kafka.transactions import fence
 from bus.replay.window import Window
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 
 Status = Literal["running", "paused", "cancelled", "done", "failed"]
 Wish = Literal["run", "pause", "cancel"]
@@ -236,7 +236,7 @@ def _explained() -> Iterator[None]:
 
 
 def _client(settings: Settings) -> dict[str, Any]:
-    return kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")}
+    return client_settings(settings)
 
 
 def keyed(places: Mapping[Position, int]) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from bus.delivery import Position
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.reader import reader, some
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 
 BEGINNING, NOW = "beginning", "now"
@@ -179,7 +179,7 @@ def completeness(settings: Settings, window: Window, since: str) -> Completeness
 
 
 def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, str]]:
-    admin = AdminClient(kafka_client(settings) | {"logger": logging.getLogger("bus.librdkafka")})
+    admin = AdminClient(client_settings(settings))
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     try:
         found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}

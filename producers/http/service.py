@@ -21,10 +21,11 @@ from confluent_kafka.admin import AdminClient
 from bus.errors import RetryLater, Stop
 from bus.ingest import ownership
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.local.event_loop import new_event_loop
 from bus.registry import subjects
 from bus.registry.codec import Encoder
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from producers.http import idempotency
 from producers.http.app import Service, create
 from producers.http.clients import Clients, Issuer, key_set
@@ -179,7 +180,7 @@ def _topics(settings: Settings, kinds: list[str]) -> int:
     topics.ensure(settings, [*names, topics.idempotency(settings)])
     quiet = {"logger": logging.getLogger("bus.librdkafka")}
     try:
-        there = AdminClient(kafka_client(settings) | quiet).list_topics(timeout=10).topics
+        there = AdminClient(client_settings(settings) | quiet).list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
             f"Kafka does not answer ({error.args[0].name()}); start again when it is up"

@@ -19,11 +19,12 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, TopicPartition
 
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 from consumers.webhook import DEFAULT_KINDS
 from tests import canvas_model, sds_model
@@ -251,7 +252,7 @@ def webhook(events: Iterable[Received]) -> Has:
 
 def committed(settings: Settings, product: str) -> dict[Place, int]:
     """The offsets that a product's group has committed."""
-    config = kafka_client(settings) | {"group.id": f"{settings.topic_prefix}.{product}"}
+    config = client_settings(settings) | {"group.id": f"{settings.topic_prefix}.{product}"}
     consumer = Consumer(config)
     try:
         there = consumer.list_topics(timeout=30).topics

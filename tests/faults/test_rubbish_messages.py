@@ -24,12 +24,12 @@ from bus.contract import a_record
 from bus.contract.fake_messages import Sent
 from bus.errors import Never
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.observe.metrics import Metrics
 from bus.registry import subjects
 from bus.registry.codec import Decoder, Encoder
-from bus.settings import kafka_client
 from bus.standard import KINDS
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.microsoft_sds import PRODUCT as SDS
@@ -111,7 +111,7 @@ def test_messages_on_the_bus(
     settings = commands.settings.model_copy(update={"consumer": how})
     ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
-    producer = Producer(kafka_client(settings))
+    producer = Producer(client_settings(settings))
     put: dict[str, set[bytes]] = {}
     for kind in KINDS:
         encoder = Encoder(kind, ids[kind])

@@ -25,11 +25,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from bus.errors import RetryLater, Stop
 from bus.ingest import pipeline
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import now
 from bus.kafka.reader import scan
 from bus.kafka.transactions import Publisher
 from bus.registry import subjects
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from producers.http import commit as commit_module
 from producers.http.commit import GroupCommit
 from producers.http.work import Event
@@ -101,7 +102,7 @@ def with_transaction(settings: Settings, name: str) -> None:
 def bare(settings: Settings) -> Producer:
     """A transactional producer as the client's documentation has it."""
     producer = Producer(
-        kafka_client(settings) | {"transactional.id": settings.topic_prefix, "log_level": 0}
+        client_settings(settings) | {"transactional.id": settings.topic_prefix, "log_level": 0}
     )
     producer.init_transactions(30)
     return producer

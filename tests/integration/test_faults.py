@@ -17,10 +17,10 @@ from confluent_kafka.admin import AdminClient
 
 from bus.demo.sample import FAMILY, GIVEN, District
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
 from bus.local.machine import free_port
-from bus.settings import kafka_client
 from bus.standard import KINDS
 from tests import canvas_model, sds_model
 from tests.integration.commands import Commands, until
@@ -215,7 +215,7 @@ def test_a_copy_that_joins_while_the_product_is_down_does_not_turn_time_back(
 
 def members(commands: Commands, group: str) -> int:
     """How many members of a group have partitions."""
-    admin = AdminClient(kafka_client(commands.settings))
+    admin = AdminClient(client_settings(commands.settings))
     (described,) = admin.describe_consumer_groups([group]).values()
     return sum(1 for m in described.result().members if m.assignment.topic_partitions)
 
@@ -224,7 +224,7 @@ def test_rubbish_goes_to_the_dead_letters_as_it_came_and_the_rest_flows_on(
     commands: Commands,
 ) -> None:
     commands.run("produce", "oneroster-csv", str(extract(commands, 1)))
-    producer = Producer(kafka_client(commands.settings))
+    producer = Producer(client_settings(commands.settings))
     topic = topics.topic(commands.settings, "student")
     rubbish = [b"<xml/>", b"", b"\x00\x00\x00\x00\x63too new", b"\x00\x7f\xff\xff\xff?"]
     for number, value in enumerate(rubbish):

@@ -15,8 +15,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from bus import local
+from bus.kafka.client import client_settings
 from bus.kafka.overview import TopicState, overview
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
@@ -119,9 +120,9 @@ def java_in(home: Path) -> list[int]:
 def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
     settings = bus.settings.model_copy(update={"topic_prefix": "lag"})
     name = "lag.student"
-    admin = AdminClient(kafka_client(settings))
+    admin = AdminClient(client_settings(settings))
     admin.create_topics([NewTopic(name, num_partitions=2)])[name].result(10)
-    producer = Producer({**kafka_client(settings), "transactional.id": "lag"})
+    producer = Producer({**client_settings(settings), "transactional.id": "lag"})
     producer.init_transactions(10)
     for number, end in ((300, True), (7, False), (5, True)):
         producer.begin_transaction()
@@ -130,7 +131,7 @@ def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
         producer.flush()  # also what is then aborted has its offsets
         producer.commit_transaction() if end else producer.abort_transaction()
 
-    group = {**kafka_client(settings), "group.id": "lag-lunch", "enable.auto.commit": False}
+    group = {**client_settings(settings), "group.id": "lag-lunch", "enable.auto.commit": False}
     consumer = Consumer(group)
     counted = []
     for offsets in ((0, 0), (100, 148), (150, 150), (152, 150)):

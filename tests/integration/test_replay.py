@@ -22,12 +22,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from bus.demo.sample import FAMILY, District
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
 from bus.kafka.topics import topic
 from bus.replay import history
 from bus.replay.window import resolve
-from bus.settings import kafka_client
 from tests import canvas_model, sds_model
 from tests.faults import checker
 from tests.integration.commands import Commands, until
@@ -256,7 +256,7 @@ def test_a_dry_run_says_what_may_be_compacted_already(commands: Commands) -> Non
     lag = ConfigEntry("min.compaction.lag.ms", "1", incremental_operation=AlterConfigOpType.SET)
     name = topic(commands.settings, "student")
     resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[lag])
-    admin = AdminClient(kafka_client(commands.settings))
+    admin = AdminClient(client_settings(commands.settings))
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
     told = commands.run("replay", "canvas", "--dry-run", "--into", "x")

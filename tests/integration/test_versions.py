@@ -14,10 +14,11 @@ from bus import plugins
 from bus.bench.replay_benchmark import replay
 from bus.contract.example_records import a_record
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import envelope, now
 from bus.registry import subjects
 from bus.replay.replay_log import State
-from bus.settings import Settings, kafka_client
+from bus.settings import Settings
 from bus.standard import KINDS
 from tests.integration.conftest import Bus
 from tests.three_versions import knowing, versions, written
@@ -40,7 +41,7 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("versions")
     settings = bus.settings.model_copy(update={"topic_prefix": "versions"})
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
-    producer = Producer(kafka_client(settings))
+    producer = Producer(client_settings(settings))
     for version in range(3):
         ids = registered(settings, folder / f"v{version}", version)
         for kind, said in VERSIONS.items():

@@ -1,0 +1,82 @@
+"""The settings with which every Kafka client of the bus starts."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Any
+
+from bus.local import reach
+from bus.settings import KafkaSettings, Settings
+
+LOGGER = logging.getLogger("bus.librdkafka")
+"""Where librdkafka's own log lines go; `bus.observe.telemetry` sets its level."""
+
+
+def group_settings(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka's settings for one instance of a consumer in the group `PREFIX.GROUP`."""
+    return {
+        "session.timeout.ms": 10_000,
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 20,
+        "queued.max.messages.kbytes": 65_536,
+        **client_settings(settings),
+        "group.id": f"{settings.topic_prefix}.{group}",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "max.poll.interval.ms": 900_000,
+    }
+
+
+def client_settings(settings: Settings) -> dict[str, Any]:
+    """The librdkafka settings with which every client of the cluster starts.
+
+    For the embedded bus the bootstrap address is the one that it wrote to its home when it came
+    up; raises `Stop` when it is not up.
+    """
+    kafka = settings.kafka
+    if settings.embedded:
+        return {
+            "logger": LOGGER,
+            "bootstrap.servers": reach(settings.home).bootstrap,
+            **kafka.client,
+        }
+    config: dict[str, Any] = {
+        "logger": LOGGER,
+        "bootstrap.servers": kafka.bootstrap,
+        "security.protocol": kafka.security_protocol,
+        **kafka.client,
+    }
+    optional = {
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": kafka.sasl_password.get_secret_value(),
+        "ssl.ca.location": kafka.ca_file,
+        "ssl.certificate.location": kafka.certificate_file,
+        "ssl.key.location": kafka.key_file,
+        "ssl.key.password": kafka.key_password.get_secret_value(),
+    }
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        optional |= {
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
+            "sasl.oauthbearer.client.id": kafka.oauth_client_id,
+            "sasl.oauthbearer.client.secret": kafka.oauth_client_secret.get_secret_value(),
+            "sasl.oauthbearer.scope": kafka.oauth_scope,
+            "https.ca.location": kafka.oauth_ca_file or _authorities(kafka),
+        }
+    return config | {name: value for name, value in optional.items() if value}
+
+
+def _authorities(kafka: KafkaSettings) -> str:
+    """Where this system keeps the authorities that it trusts, for the token endpoint.
+
+    librdkafka as it comes with pip looks for them where only some systems have them.
+    """
+    if {"https.ca.location", "https.ca.pem"} & kafka.client.keys():
+        return ""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or ""
