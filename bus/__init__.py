@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bus.delivery import Batch, Delivery, Part, Refusal
+    from bus.delivery import Batch, Delivery, Part, Refusal, Table
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.ingest.staging import Fault, Staging
-    from bus.product import Product, Table
+    from bus.product import Product
     from bus.settings import Settings
     from bus.subscription import Event, subscribe
 
@@ -49,7 +49,7 @@ _HOME = {
     "Settings": "bus.settings",
     "Staging": "bus.ingest.staging",
     "Stop": "bus.errors",
-    "Table": "bus.product",
+    "Table": "bus.delivery",
     "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",
 }

@@ -40,14 +40,35 @@ order in which the topics have them; rows of one student must not overtake each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from bus.product import Row, Table
+
+Row = dict[str, Any]
+Translate = Callable[[Any], Any]
+"""From one record (a TypedDict of `bus.standard.records`) to one row or None; to a list of rows
+where the delivery takes whole sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file, or one kind of request, of a product.
+
+    name:    the product's own name for it ("users.csv").
+    columns: its columns in their order; empty where the rows are JSON documents.
+    rows:    for each kind of record that it takes, the function from a record to a row.
+    key:     the columns that make a row one thing to the product. Two records whose rows agree in
+             them are the same thing to it.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Translate]
+    key: tuple[str, ...] = ()
 
 
 class Position(NamedTuple):

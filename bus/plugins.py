@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from bus.delivery import Delivery
 from bus.errors import Stop
 from bus.product import Product
+from bus.replay import json_lines_folder
 from bus.settings import Settings, explain
+
+log = logging.getLogger(__name__)
 
 PRODUCERS = "schoolbus.producers"
 PRODUCTS = "schoolbus.products"
@@ -63,3 +69,25 @@ def _checked(product: Product, values: dict[str, Any]) -> Any:
         return product.settings(**values)
     except ValidationError as error:
         raise Stop(f"[products.{product.name}]: {explain(error)}") from None
+
+
+def takers() -> dict[str, tuple[str, ...]]:
+    """For each kind the installed products that take it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in products():
+        try:
+            kinds = product(name).kinds
+        except Exception:  # another package's product that does not load must not stop a check
+            log.warning("product %s does not load: what breaks for it is not told", name)
+            continue
+        for kind in kinds:
+            found[kind] = (*found.get(kind, ()), name)
+    return found
+
+
+def delivery_into(product: Product, settings: Settings, into: str) -> Delivery:
+    """A product's delivery to another place than its own: a folder, or an address."""
+    if json_lines_folder.wanted(product, into):
+        return json_lines_folder.JsonLinesFolder(Path(into))
+    delivery: Delivery = product.open(settings_into(product, settings, into))
+    return delivery

@@ -29,29 +29,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bus.delivery import Delivery
-
-Row = dict[str, Any]
-Translate = Callable[[Any], Any]
-"""From one record (a TypedDict of `bus.standard.records`) to one row or None; to a list of rows
-where the delivery takes whole sets."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One file, or one kind of request, of a product.
-
-    name:    the product's own name for it ("users.csv").
-    columns: its columns in their order; empty where the rows are JSON documents.
-    rows:    for each kind of record that it takes, the function from a record to a row.
-    key:     the columns that make a row one thing to the product. Two records whose rows agree in
-             them are the same thing to it.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    rows: Mapping[str, Translate]
-    key: tuple[str, ...] = ()
+from bus.delivery import Delivery, Table, Translate
+from bus.standard import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +71,6 @@ class Product:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of record that this product takes, in dependency order."""
-        from bus.standard import KINDS
-
         wanted = {kind for table in self.tables for kind in table.rows}
         return tuple(kind for kind in KINDS if kind in wanted)
 

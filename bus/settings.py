@@ -155,6 +155,10 @@ class Settings(BaseSettings):
         """Whether the embedded bus is meant."""
         return not self.kafka.bootstrap
 
+    def topic(self, name: str) -> str:
+        """The full name of a topic: `schoolbus.student` for "student"."""
+        return f"{self.topic_prefix}.{name}"
+
     @classmethod
     def settings_customise_sources(
         cls,

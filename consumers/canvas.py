@@ -50,9 +50,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bus.delivery import Delivery
+from bus.delivery import Delivery, Row, Table
 from bus.errors import Never, Stop
-from bus.product import Product, Row, Table
+from bus.product import Product
 from bus.settings import TimeZone
 from bus.standard.records import AcademicSession, Class, Enrollment, Org, Staff, Student
 from consumers.delivery.canvas_api import export

@@ -45,9 +45,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from bus.delivery import Delivery
+from bus.delivery import Delivery, Row, Table
 from bus.errors import Stop
-from bus.product import Product, Row, Table
+from bus.product import Product
 from bus.settings import TimeZone
 from bus.standard.records import (
     AcademicSession,

@@ -41,9 +41,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from standardwebhooks import Webhook
 
+from bus.delivery import Row, Table
 from bus.errors import Stop
 from bus.kafka.cloudevents import TYPE_PREFIX, Attributes, Change, attributes
-from bus.product import Product, Row, Table
+from bus.product import Product
 from bus.standard import KINDS
 from bus.standard.json import to_json
 from consumers.delivery.http import Compose, Http, HttpSettings, Post

@@ -25,7 +25,7 @@ from platformdirs import user_cache_path
 from bus import local, plugins
 from bus.bench import quixstreams
 from bus.bench.figures import Comparison, Figure, middle
-from bus.bench.instances_benchmark import Copies
+from bus.bench.instances_benchmark import Instances
 from bus.bench.measured import Work, alone
 from bus.demo.stage import Stage
 from bus.errors import Stop
@@ -42,8 +42,8 @@ SHARED_OUT = 5.0
 
 def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
     """`bus consume canvas --out OUT --until-caught-up`, in this process; how many were told."""
-    from bus.consume.worker import Loop
-    from bus.observe.metrics import Metrics
+    from bus.consume.worker import Worker
+    from bus.observe.metrics import ConsumerMetrics
 
     telemetry.configure(settings.telemetry)
     product = plugins.product("canvas")
@@ -51,7 +51,9 @@ def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
 
     def run() -> int:
         try:
-            outcome = Loop(settings, product, delivery, Metrics()).run(until_caught_up=True)
+            outcome = Worker(settings, product, delivery, ConsumerMetrics()).run(
+                until_caught_up=True
+            )
         finally:
             delivery.close()
         return sum(outcome.delivered.values()) + outcome.dead_lettered
@@ -176,7 +178,7 @@ def _scaling(
         by_cores.notes.append("Kafka runs on the same cores, and takes its share of both")
     with ExitStack() as ends:
         groups = [
-            (found, ends.enter_context(Copies(settings, name, each)))
+            (found, ends.enter_context(Instances(settings, name, each)))
             for found, name, each in wanted
         ]
         time.sleep(SHARED_OUT)

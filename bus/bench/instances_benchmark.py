@@ -37,7 +37,7 @@ PATIENT = {
 """A copy that is stopped stays a member of its group for so long."""
 
 
-class Copies:
+class Instances:
     """One copy of Canvas's consumer for each entry of `cores`, in a group of their own, stopped.
 
     name:  of the group, and of the figure.
@@ -60,7 +60,7 @@ class Copies:
             for each, number, member in zip(cores, self._numbers, self._members, strict=True)
         ]
 
-    def __enter__(self) -> Copies:
+    def __enter__(self) -> Instances:
         for process in self._processes:
             process.start()
         for process, member in zip(self._processes, self._members, strict=True):
@@ -132,15 +132,15 @@ def _copy(
     settings: Settings, name: str, out: str, cores: tuple[int, ...], number: Any, member: Any
 ) -> None:
     """`bus consume canvas --out OUT`, as a product of this name, in this process."""
-    from bus.consume.worker import Loop
-    from bus.observe.metrics import Metrics
+    from bus.consume.worker import Worker
+    from bus.observe.metrics import ConsumerMetrics
 
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     telemetry.configure(settings.telemetry)
     product = replace(plugins.product("canvas"), name=name)
     delivery = product.open(plugins.product_settings(product, settings, out=Path(out)))
-    loop = Loop(settings, product, delivery, Metrics())
+    loop = Worker(settings, product, delivery, ConsumerMetrics())
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
 
     def watch() -> None:

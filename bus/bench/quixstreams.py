@@ -10,7 +10,6 @@ import venv
 from pathlib import Path
 from uuid import uuid4
 
-import bus
 from bus import plugins
 from bus.bench.figures import Figure
 from bus.bench.measured import Cost
@@ -57,7 +56,7 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
         "out": str(out),
     }
     # "" would be the current folder, in which anything may lie
-    env = os.environ | {"PYTHONPATH": str(Path(bus.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [program, Path(__file__).parent / "peers" / "quixstreams_canvas.py", json.dumps(about)],
         cwd=out,

@@ -27,10 +27,10 @@ from bus.demo.stage import Stage
 from bus.ingest.columns import columns, encodable, quoted
 from bus.kafka.cloudevents import now
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
+from bus.plugins import delivery_into
 from bus.registry import subjects
-from bus.replay.engine import Replay
-from bus.replay.json_lines_folder import delivery_into
-from bus.replay.replay_log import About, State, keyed, new_id
+from bus.replay.engine import ReplayEngine
+from bus.replay.replay_log import ReplayRequest, ReplayState, keyed, new_id
 from bus.replay.selection import select
 from bus.replay.window import resolve
 from bus.settings import Settings
@@ -40,7 +40,7 @@ WINDOW = 0.1
 """The share of the attendance events that lies in the window."""
 
 
-def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[], State]:
+def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[], ReplayState]:
     """`bus replay NAME --into INTO …`, in this process; how it ended."""
     product = plugins.product(name)
     chosen = select(
@@ -50,10 +50,10 @@ def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[],
         schools=how.get("schools", ()),
     )
 
-    def run() -> State:
+    def run() -> ReplayState:
         since, until = how.get("since", "beginning"), how.get("until", "now")
         window = resolve(settings, chosen.kinds, since, until)
-        about = About(
+        about = ReplayRequest(
             id=new_id(name),
             product=name,
             since=since,
@@ -66,7 +66,7 @@ def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[],
         )
         delivery = delivery_into(product, settings, into)
         try:
-            return Replay(settings, product, delivery, about, chosen).run()
+            return ReplayEngine(settings, product, delivery, about, chosen).run()
         finally:
             delivery.close()
 

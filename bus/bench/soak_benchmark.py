@@ -27,7 +27,7 @@ LOOK_EVERY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trend:
     """How one figure of a process went: MiB of memory, or file handles.
 
     rise: what the line of least squares rises by, after warming up, as a share of the middle.
@@ -57,8 +57,8 @@ class Soak:
     lost: int
     doubled: int
     unknown: int
-    memory: dict[str, Course]
-    handles: dict[str, Course]
+    memory: dict[str, Trend]
+    handles: dict[str, Trend]
 
     @property
     def sound(self) -> bool:
@@ -122,12 +122,12 @@ def measure(folder: Path, minutes: float, rate: int) -> Soak:
     )
 
 
-def _course(looks: Sequence[Look], values: Sequence[float]) -> Course:
+def _course(looks: Sequence[Look], values: Sequence[float]) -> Trend:
     warm = looks[0].at + (looks[-1].at - looks[0].at) * WARMING
     since = next(i for i, look in enumerate(looks) if look.at >= warm)
     times = [look.at for look in looks[since:]]
     slope = linear_regression(times, values[since:]).slope
-    return Course(
+    return Trend(
         first=round(values[0], 1),
         last=round(values[-1], 1),
         highest=round(max(values), 1),

@@ -38,7 +38,7 @@ def at_once(rate: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentChange:
     """A change that was sent: when it was due, when 202 came (`time.time`)."""
 
     due: float
@@ -82,9 +82,9 @@ class Traffic:
             here.close()
             sender.join(20)
 
-    def sent(self) -> dict[str, Sent]:
+    def sent(self) -> dict[str, SentChange]:
         """All that was sent by now, by event id."""
-        return {name: Sent(float(due), float(at)) for name, due, at in self._rows("sent")}
+        return {name: SentChange(float(due), float(at)) for name, due, at in self._rows("sent")}
 
     def received(self) -> dict[str, list[float]]:
         """When each event came to the vendor, by its id: once, if all is well."""

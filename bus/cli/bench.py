@@ -145,7 +145,7 @@ def freshness(
     """
     with failures(json):
         from bus.bench.freshness_benchmark import measure
-        from bus.bench.machine import machine
+        from bus.bench.machine_name import machine
         from bus.settings import load
 
         found = measure(
@@ -178,7 +178,7 @@ def soak(
     BUS_HOME. Ends with 1 when it is not so.
     """
     with failures(json):
-        from bus.bench.machine import machine
+        from bus.bench.machine_name import machine
         from bus.bench.soak_benchmark import measure
         from bus.settings import load
 
@@ -205,7 +205,7 @@ def start(
     In the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.machine import machine
+        from bus.bench.machine_name import machine
         from bus.bench.start_benchmark import measure
         from bus.settings import load
 
@@ -239,7 +239,7 @@ def plot(
 
 def _emit(json: bool, found: list[Comparison]) -> None:
     """Comparisons with the machine named."""
-    from bus.bench.machine import machine
+    from bus.bench.machine_name import machine
 
     named = machine()
 

@@ -39,9 +39,9 @@ def consume(
     """
     with failures(json):
         from bus import plugins, settings
-        from bus.consume.worker import Loop
+        from bus.consume.worker import Worker
         from bus.observe import health, telemetry
-        from bus.observe.metrics import Metrics
+        from bus.observe.metrics import ConsumerMetrics
         from bus.registry import subjects
 
         loaded = settings.load()
@@ -50,8 +50,8 @@ def consume(
         subjects.must_have_some(loaded)
         delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
         try:
-            metrics = Metrics()
-            loop = Loop(loaded, what, delivery, metrics)
+            metrics = ConsumerMetrics()
+            loop = Worker(loaded, what, delivery, metrics)
             _stop_on_signals(loop.stop)
             how = loaded.consumer
             port = how.http_port if http_port is None else http_port

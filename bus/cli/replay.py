@@ -19,8 +19,8 @@ from bus.cli.products import ProductName
 from bus.cli.replay_run import as_told, run_replay
 
 if TYPE_CHECKING:
-    from bus.replay.dry_run import Plan
-    from bus.replay.replay_log import About, Entry
+    from bus.replay.dry_run import DryRun
+    from bus.replay.replay_log import ReplayEntry, ReplayRequest
 
 
 class ProductOrCommand(TyperGroup):
@@ -117,7 +117,7 @@ def run(
         from bus.errors import Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
-        from bus.replay.replay_log import About, keyed, new_id, whoever
+        from bus.replay.replay_log import ReplayRequest, keyed, new_id, whoever
         from bus.replay.selection import select
         from bus.replay.window import resolve
 
@@ -134,7 +134,7 @@ def run(
         window = resolve(loaded, chosen.kinds, since, until, chosen.students)
         if not len(window):
             raise Stop("there is nothing in that window; widen --from and --to")
-        about = About(
+        about = ReplayRequest(
             id=new_id(product),
             product=product,
             since=since,
@@ -162,7 +162,7 @@ def _absolute(into: str | None) -> str:
     return "" if not into else into if "://" in into else str(Path(into).absolute())
 
 
-def _dry_run(json: bool, loaded: Any, what: Any, about: About, chosen: Any) -> None:
+def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: Any) -> None:
     from bus.replay.dry_run import plan
     from bus.replay.engine import needs_latest
 
@@ -193,7 +193,7 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: About, chosen: Any) -> N
     emit(json, result, lambda console: _show_plan(console, about, found, latest=latest))
 
 
-def _show_plan(console: Console, about: About, found: Plan, *, latest: bool) -> None:
+def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest: bool) -> None:
     what = "every change"
     if about.only_current:
         what = "the latest state of each record"
@@ -337,11 +337,11 @@ def resume(
         _emit(json, run_replay(loaded, found.about, found.state, out, url))
 
 
-def _emit(json: bool, entry: Entry) -> None:
+def _emit(json: bool, entry: ReplayEntry) -> None:
     emit(json, as_told(entry), lambda console: _show(console, entry))
 
 
-def _show(console: Console, entry: Entry) -> None:
+def _show(console: Console, entry: ReplayEntry) -> None:
     about, state = entry.about, entry.state
     listed = ", ".join(f"{number:,} {kind}" for kind, number in state.delivered.items())
     console.print(f"[bold]{about.id}[/] is {entry.status}: {entry.share:.0%} of its window")

@@ -14,7 +14,7 @@ from bus.cli.output import stderr
 
 if TYPE_CHECKING:
     from bus.delivery import Delivery
-    from bus.replay.replay_log import About, Entry, State
+    from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 
 POLITE = 10
 """By so much a replay stands back for what is live on the same machine (`nice`)."""
@@ -31,12 +31,12 @@ def replayed(
     """Replay the latest state of these records, by kind; what is told of that."""
     from bus import plugins
     from bus.kafka.cloudevents import now
-    from bus.replay.replay_log import About, keyed, new_id, whoever
+    from bus.replay.replay_log import ReplayRequest, keyed, new_id, whoever
     from bus.replay.window import resolve
 
     kinds = [kind for kind in plugins.product(product).kinds if kind in records]
     window = resolve(loaded, kinds)
-    about = About(
+    about = ReplayRequest(
         id=new_id(product),
         product=product,
         since="beginning",
@@ -53,16 +53,16 @@ def replayed(
 
 
 def run_replay(
-    loaded: Any, about: About, state: State | None, out: Path | None, url: str | None
-) -> Entry:
+    loaded: Any, about: ReplayRequest, state: ReplayState | None, out: Path | None, url: str | None
+) -> ReplayEntry:
     """Run it to its end, or until SIGTERM or Ctrl-C pauses it; how it ended.
 
     state: how far an earlier process came, or None. out, url: in the place of the settings' own.
     """
     from bus import plugins
     from bus.observe import telemetry
-    from bus.replay.engine import Replay, check
-    from bus.replay.json_lines_folder import delivery_into
+    from bus.plugins import delivery_into
+    from bus.replay.engine import ReplayEngine, check
     from bus.replay.selection import select
 
     telemetry.configure(loaded.telemetry)
@@ -85,21 +85,21 @@ def run_replay(
     try:
         check(what, delivery, about)
         with _bar(about) as told:
-            replay = Replay(loaded, what, delivery, about, chosen, state=state, progress=told)
+            replay = ReplayEngine(loaded, what, delivery, about, chosen, state=state, progress=told)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: replay.stop())
             ended = replay.run()
     finally:
         delivery.close()
-    from bus.replay.replay_log import Entry
+    from bus.replay.replay_log import ReplayEntry
 
-    return Entry(about, ended)
+    return ReplayEntry(about, ended)
 
 
 class _bar:  # noqa: N801 - reads as a word
     """A line on stderr that says how far a replay is, how fast and how long yet."""
 
-    def __init__(self, about: About) -> None:
+    def __init__(self, about: ReplayRequest) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -118,13 +118,13 @@ class _bar:  # noqa: N801 - reads as a word
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _tell(self, entry: Entry) -> None:
+    def _tell(self, entry: ReplayEntry) -> None:
         delivered = sum(entry.state.delivered.values())
         rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
         self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
 
 
-def as_told(entry: Entry) -> dict[str, Any]:
+def as_told(entry: ReplayEntry) -> dict[str, Any]:
     """What `--json` says of a replay: all but its offsets and its list of records."""
     about = asdict(entry.about)
     del about["start"], about["stop"], about["records"]

@@ -24,10 +24,10 @@ Directory = Annotated[
 def check(schemas: Directory = None, json: Json = False) -> None:
     """Say what changed schemas would break, and for whom; nothing is registered."""
     with failures(json):
-        from bus import settings
+        from bus import plugins, settings
         from bus.registry import subjects
 
-        findings = subjects.check(settings.load(), schemas)
+        findings = subjects.check(settings.load(), schemas, plugins.takers())
         broken = [finding for finding in findings if finding.state == "incompatible"]
 
         def show(console: Console) -> None:
@@ -45,13 +45,13 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 def apply(schemas: Directory = None, json: Json = False) -> None:
     """Register the schemas with FULL_TRANSITIVE compatibility, all of them or none."""
     with failures(json):
-        from bus import settings
+        from bus import plugins, settings
         from bus.kafka import topics
         from bus.registry import subjects
         from bus.standard import KINDS
 
         loaded = settings.load()
-        applied = subjects.apply(loaded, schemas)
+        applied = subjects.apply(loaded, schemas, plugins.takers())
         topics.ensure(loaded, [topics.topic(loaded, kind) for kind in KINDS])
         new = [a for a in applied if a.registered]
 

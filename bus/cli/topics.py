@@ -50,7 +50,7 @@ def plan(
         from bus.kafka import retention
 
         loaded = settings.load()
-        district = retention.District(students, staff, enrollments, attendance, changes)
+        district = retention.DistrictSize(students, staff, enrollments, attendance, changes)
         replication = replication or loaded.kafka.replication or 3
         found = retention.plan(loaded, district, replication)
         changed = retention.apply(loaded, allow_loss=allow_loss) if apply else {}

@@ -13,20 +13,20 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import Consumer, TopicPartition
 
 from bus.delivery import Position
-from bus.kafka.offsets import Inquiry
+from bus.kafka.offsets import Offsets
 from bus.standard import KINDS
 
 BEHIND_SECONDS = 1.0
 """A partition that is read for so long without coming to an end is behind."""
 
 
-class Partitions:
+class Assignment:
     """See the module's docstring.
 
     next: for each partition of this copy the offset after the last record taken.
     """
 
-    def __init__(self, consumer: Consumer, inquiry: Inquiry, kinds: Mapping[str, str]) -> None:
+    def __init__(self, consumer: Consumer, inquiry: Offsets, kinds: Mapping[str, str]) -> None:
         self.next: dict[Position, int] = {}
         self._consumer = consumer
         self._inquiry = inquiry

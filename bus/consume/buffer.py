@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.registry.codec import Decoder
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-Taken = dict[str, list["Message"]]
+Buffered = dict[str, list["Message"]]
 """Messages by kind, each kind's in the order in which they were read."""
 
 
-class Intake:
+class Buffer:
     """See the module's docstring. Not for several threads.
 
     kinds:         for each topic the kind of its records.
@@ -28,7 +28,7 @@ class Intake:
     ) -> None:
         self._kinds = kinds
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in kinds.values()}
-        self._taken: Taken = {}
+        self._taken: Buffered = {}
         self._number = 0
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Intake:
         self._number += len(messages)
         return ends
 
-    def take(self) -> Taken:
+    def take(self) -> Buffered:
         """All that is kept, which is kept no longer."""
         taken, self._taken, self._number = self._taken, {}, 0
         return taken
@@ -58,12 +58,12 @@ class Intake:
             self._taken[kind] = [m for m in messages if position(m) not in partitions]
         self._number = sum(map(len, self._taken.values()))
 
-    def decoded(self, taken: Taken) -> tuple[dict[str, Lot], list[tuple[Message, str]]]:
+    def decoded(self, taken: Buffered) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
         """The records of what was taken, by kind, and (message, reason) for what does not decode.
 
         Raises `RetryLater` when the registry is asked and does not answer.
         """
-        lots: dict[str, Lot] = {}
+        lots: dict[str, KindRecords] = {}
         undecodable: list[tuple[Message, str]] = []
         for kind, messages in taken.items():
             values = [message.value() for message in messages]
@@ -72,7 +72,7 @@ class Intake:
                 bad = {index for index, _ in failures}
                 undecodable += [(messages[index], str(reason)) for index, reason in failures]
                 messages = [m for index, m in enumerate(messages) if index not in bad]
-            lots[kind] = Lot(records, messages)
+            lots[kind] = KindRecords(records, messages)
         return lots, undecodable
 
 

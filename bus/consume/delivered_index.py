@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from bus.delivery import Position
 from bus.kafka import topics
-from bus.kafka.cloudevents import header
-from bus.kafka.reader import passages, scan
+from bus.kafka.reader import passages
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 
@@ -31,7 +30,7 @@ class Missing:
         return f"{' or '.join(self.kinds)} {self.id}"
 
 
-class Delivered:
+class DeliveredIndex:
     """The ids of the delivered records of the kinds that a product's records refer to.
 
     Ids are kept as their 64-bit hashes, some 60 bytes each: a million students take 60 MB.
@@ -124,15 +123,3 @@ class Delivered:
                 self._ids[kinds[message.topic() or ""]].add(hash(id_))
             self._read |= stop
         return sum(map(len, self._ids.values())) - before
-
-
-def known_ids(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
-    """Which of these ids a source other than this one has published as this kind."""
-    wanted = {id_.encode(): id_ for id_ in ids}
-    found = set()
-    if wanted:
-        for message in scan(settings, topics.topic(settings, kind)):
-            key = message.key() or b""
-            if key in wanted and header(message, "ce_source") != other_than:
-                found.add(wanted[key])
-    return found

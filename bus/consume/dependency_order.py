@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bus.consume.delivered_index import Delivered
+from bus.consume.delivered_index import DeliveredIndex
 from bus.delivery import Position
 from bus.standard import KINDS, Record
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Lot:
+class KindRecords:
     """Records of one kind with their messages, side by side."""
 
     records: list[Any] = field(default_factory=list)
@@ -48,10 +48,10 @@ class _Waiting:
         return KINDS[self.kind].level
 
 
-class Ordering:
+class DependencyOrder:
     """What waits, and what may go. Not for several threads."""
 
-    def __init__(self, delivered: Delivered, hold_seconds: float) -> None:
+    def __init__(self, delivered: DeliveredIndex, hold_seconds: float) -> None:
         self._delivered = delivered
         self._hold_seconds = hold_seconds
         self._queues: dict[str, deque[_Waiting]] = {}
@@ -61,10 +61,10 @@ class Ordering:
 
     def take(
         self,
-        lots: Mapping[str, Lot],
+        lots: Mapping[str, KindRecords],
         clock: float,
         delivered_up_to: Callable[[int], float] = lambda _: math.inf,
-    ) -> tuple[dict[str, Lot], list[tuple[Message, str]]]:
+    ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
         """What may be delivered of these and of what waited, and what has waited too long.
 
         lots:  by kind in dependency order.
@@ -74,7 +74,7 @@ class Ordering:
         Returns the lots that may go, by kind in dependency order, each with its records in the
         topics' order for one owner; and (message, reason) for the dead letters.
         """
-        ready: dict[str, Lot] = {}
+        ready: dict[str, KindRecords] = {}
         for kind in KINDS:
             if kind in lots:
                 ready[kind] = self._sift(kind, lots[kind], clock)
@@ -83,14 +83,14 @@ class Ordering:
             pass
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
-    def _sift(self, kind: str, lot: Lot, clock: float) -> Lot:
+    def _sift(self, kind: str, lot: KindRecords, clock: float) -> KindRecords:
         if not self._queues and self._delivered.complete(kind, lot.records):
             self._delivered.add_all(kind, lot.records)
             return lot
         owner, level = KINDS[kind].owner, KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds
-        go = Lot()
+        go = KindRecords()
         for record, message in zip(lot.records, lot.messages, strict=True):
             ahead = queues.get(record[owner], ()) if queues else ()
             if any(one.level <= level for one in ahead) or missing(kind, record):
@@ -105,7 +105,7 @@ class Ordering:
 
     def _release(
         self,
-        ready: dict[str, Lot],
+        ready: dict[str, KindRecords],
         given_up: list[tuple[Message, str]],
         clock: float,
         delivered_up_to: Callable[[int], float],
@@ -127,7 +127,7 @@ class Ordering:
                 if lacks and lacks.required:
                     given_up.append((one.message, self._reason(one, str(lacks))))
                     continue
-                ready.setdefault(one.kind, Lot()).add(one.record, one.message)
+                ready.setdefault(one.kind, KindRecords()).add(one.record, one.message)
                 self._delivered.add(one.kind, one.record["sourcedId"])
             if kept:
                 self._queues[owner] = kept

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.errors import Never
 from bus.kafka import topics
 from bus.kafka.reader import scan
@@ -23,7 +23,7 @@ def outlived(
     settings: Settings,
     kind: str,
     fields: Sequence[str],
-    lot: Lot,
+    lot: KindRecords,
     writer_schema: Callable[[int], dict[str, Any]],
     ends: Mapping[int, int],
 ) -> set[int]:

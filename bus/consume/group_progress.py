@@ -10,14 +10,14 @@ import math
 import time
 from collections.abc import Mapping
 
-from bus.consume.assignment import Partitions
-from bus.consume.delivered_index import Delivered
+from bus.consume.assignment import Assignment
+from bus.consume.delivered_index import DeliveredIndex
 from bus.delivery import Position
-from bus.kafka.offsets import Inquiry
+from bus.kafka.offsets import Offsets
 from bus.standard import KINDS
 
 
-class Copies:
+class GroupProgress:
     """See the module's docstring.
 
     kinds: for each topic of the product the kind of its records.
@@ -25,9 +25,9 @@ class Copies:
 
     def __init__(
         self,
-        inquiry: Inquiry,
-        partitions: Partitions,
-        delivered: Delivered,
+        inquiry: Offsets,
+        partitions: Assignment,
+        delivered: DeliveredIndex,
         kinds: Mapping[str, str],
     ) -> None:
         self._inquiry = inquiry

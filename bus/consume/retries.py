@@ -13,7 +13,7 @@ import structlog
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from bus.errors import RetryLater
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.settings import ConsumerSettings
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ class Retries:
         self,
         how: ConsumerSettings,
         product: str,
-        metrics: Metrics,
+        metrics: ConsumerMetrics,
         stay: Callable[[float], None],
     ) -> None:
         self.attempts = 1

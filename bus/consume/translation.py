@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from bus.consume.dependency_order import Lot
-from bus.delivery import Part
+from bus.consume.dependency_order import KindRecords
+from bus.delivery import Part, Row, Translate
 from bus.errors import Never
-from bus.product import Product, Row, Translate
+from bus.product import Product
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
 
 def translate(
-    product: Product, lots: Mapping[str, Lot], passed_over: Mapping[str, Collection[int]]
+    product: Product, lots: Mapping[str, KindRecords], passed_over: Mapping[str, Collection[int]]
 ) -> tuple[list[Part], Counter[str], list[tuple[Message, str]]]:
     """From lots of records to parts of rows, in the product's own order.
 
@@ -57,7 +57,7 @@ def translate(
     return parts, numbers, letters
 
 
-def _rows(function: Translate, lot: Lot, failed: dict[int, str]) -> list[Row | None]:
+def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list[Row | None]:
     """The rows of a lot at one go; only when one fails, one by one to find it."""
     try:
         return [function(record) for record in lot.records]

@@ -25,12 +25,12 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus.consume import equivalents
-from bus.consume.assignment import Partitions
-from bus.consume.buffer import Intake
+from bus.consume.assignment import Assignment
+from bus.consume.buffer import Buffer
 from bus.consume.deadletters import DeadLetters
-from bus.consume.delivered_index import Delivered
-from bus.consume.dependency_order import Lot, Ordering
-from bus.consume.group_progress import Copies
+from bus.consume.delivered_index import DeliveredIndex
+from bus.consume.dependency_order import DependencyOrder, KindRecords
+from bus.consume.group_progress import GroupProgress
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery, Position, Refusal
@@ -38,9 +38,9 @@ from bus.errors import BusError, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import attributes, header
-from bus.kafka.offsets import Inquiry
+from bus.kafka.offsets import Offsets
 from bus.kafka.reader import some
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.observe.telemetry import span
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
@@ -60,20 +60,20 @@ FRESH_SAMPLES = 500
 
 
 @dataclass(slots=True)
-class Outcome:
+class WorkerOutcome:
     """What a run of the loop did: records delivered by kind, and dead letters."""
 
     delivered: Counter[str] = field(default_factory=Counter)
     dead_lettered: int = 0
 
 
-class Loop:
+class Worker:
     """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any."""
 
     def __init__(
-        self, settings: Settings, product: Product, delivery: Delivery, metrics: Metrics
+        self, settings: Settings, product: Product, delivery: Delivery, metrics: ConsumerMetrics
     ) -> None:
-        self.outcome = Outcome()
+        self.outcome = WorkerOutcome()
         self._settings = settings
         self._how = settings.consumer
         self._product = product
@@ -86,16 +86,16 @@ class Loop:
         self._retries = Retries(self._how, product.name, metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         self._writer_schema = schema_lookup(settings)
-        self._intake = Intake(self._kinds, self._writer_schema)
-        self._delivered = Delivered(settings, product.kinds)
-        self._ordering = Ordering(self._delivered, self._how.hold_seconds)
+        self._intake = Buffer(self._kinds, self._writer_schema)
+        self._delivered = DeliveredIndex(settings, product.kinds)
+        self._ordering = DependencyOrder(self._delivered, self._how.hold_seconds)
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._letters = DeadLetters(settings, product.name)
         group = group_settings(settings, product.name)
         self._consumer = Consumer(group)
-        self._inquiry = Inquiry(group, self._stopping.wait)
-        self._partitions = Partitions(self._consumer, self._inquiry, self._kinds)
-        self._copies = Copies(self._inquiry, self._partitions, self._delivered, self._kinds)
+        self._inquiry = Offsets(group, self._stopping.wait)
+        self._partitions = Assignment(self._consumer, self._inquiry, self._kinds)
+        self._copies = GroupProgress(self._inquiry, self._partitions, self._delivered, self._kinds)
         self._in_hand: set[Position] = set()  # the partitions of the batch that is being delivered
         self._stale = False
         self._joined = False
@@ -122,7 +122,7 @@ class Loop:
             return "not in its group yet"
         return self._retries.open
 
-    def run(self, *, until_caught_up: bool = False) -> Outcome:
+    def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
         """Deliver until `stop`, or until all is delivered that was there when it began.
 
         Raises `Stop` when a person must act, also when Kafka's own errors are fatal.
@@ -330,7 +330,7 @@ class Loop:
             self._dirty = not self._commit(offsets)
             self._settled = time.monotonic()
 
-    def _outlived(self, ready: dict[str, Lot]) -> dict[str, set[int]]:
+    def _outlived(self, ready: dict[str, KindRecords]) -> dict[str, set[int]]:
         """For each kind the records whose withdrawal the product must not hear of."""
         found = {}
         for kind, fields in self._product.siblings.items():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract.example_records import a_record, records
 from bus.contract.fake_messages import Sent
@@ -141,7 +141,9 @@ class ProductContract:
                 self._redeliver(tmp_path, _lots(), seen=dict.fromkeys(offsets, 0))
             assert self.state(tmp_path) == before
 
-    def _redeliver(self, folder: Path, lots: dict[str, Lot], seen: Mapping[Position, int]) -> None:
+    def _redeliver(
+        self, folder: Path, lots: dict[str, KindRecords], seen: Mapping[Position, int]
+    ) -> None:
         """Hand lots over as a replay does, in a delivery of its own."""
         delivery = self.open(folder)
         try:
@@ -155,7 +157,7 @@ class ProductContract:
             delivery.close()
 
     def _deliver(
-        self, folder: Path, lots: dict[str, Lot], honour_resume: bool = False
+        self, folder: Path, lots: dict[str, KindRecords], honour_resume: bool = False
     ) -> dict[Position, int]:
         """Hand lots over as the loop does, in a delivery of their own."""
         lots = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
@@ -184,9 +186,9 @@ def _latest(state: Any) -> Any:
     return dict(state) if isinstance(state, list) else state
 
 
-def _after(lot: Lot, resumed: Any) -> Lot:
+def _after(lot: KindRecords, resumed: Any) -> KindRecords:
     """What the loop would still read of a lot when it goes on at these offsets."""
-    kept = Lot()
+    kept = KindRecords()
     for record, message in zip(lot.records, lot.messages, strict=True):
         place = Position(message.topic() or "", message.partition() or 0)
         if (message.offset() or 0) >= resumed.get(place, 0):
@@ -196,13 +198,13 @@ def _after(lot: Lot, resumed: Any) -> Lot:
 
 def _lots(
     district: dict[str, list[dict[str, Any]]] | None = None, start: int = 0
-) -> dict[str, Lot]:
+) -> dict[str, KindRecords]:
     made = {}
     for kind in KINDS:
         found = (district or _district()).get(kind, [])
         if found:
             messages = [Sent(kind, r["sourcedId"], start + i) for i, r in enumerate(found)]
-            made[kind] = Lot(list(found), messages)  # type: ignore[arg-type]
+            made[kind] = KindRecords(list(found), messages)  # type: ignore[arg-type]
     return made
 
 

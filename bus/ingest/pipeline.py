@@ -21,7 +21,6 @@ from urllib.parse import quote
 import duckdb
 from filelock import FileLock, Timeout
 
-from bus.consume.delivered_index import known_ids
 from bus.errors import RetryLater, Stop
 from bus.ingest import diff, ownership, quarantine, row_hashes, snapshot
 from bus.ingest.coercion import text_literal
@@ -30,6 +29,7 @@ from bus.ingest.integrity import validate, without_id
 from bus.ingest.staging import Fault, Staging
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
+from bus.kafka.known_ids import known_ids
 from bus.kafka.transactions import TRANSACTION_RECORDS, Publisher
 from bus.local.machine import disk_left_mb
 from bus.observe.telemetry import span

@@ -22,7 +22,7 @@ HEARD = {"log_level": 6, "log.connection.close": True}
 """librdkafka's settings without which it would not say so."""
 
 
-class Doubt:
+class ConnectionWatch:
     """librdkafka's logger for one producer: hands on what it hears to the log, and remembers.
 
     What was logged is handed over in `Producer.poll`: poll, then ask. Once there is doubt it stays,

@@ -25,7 +25,7 @@ PATIENCE = 30.0
 """Seconds after which a question counts as unanswered."""
 
 
-class Inquiry:
+class Offsets:
     """See the module's docstring. All but `insist` raise `KafkaException` where Kafka is silent.
 
     settings: librdkafka's, with the `group.id` whose offsets are meant.

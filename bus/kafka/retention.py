@@ -52,7 +52,7 @@ TIERED = ("remote.storage.enable", "local.retention.ms")
 
 
 @dataclass(frozen=True, slots=True)
-class District:
+class DistrictSize:
     """How large a district is. changes: the share of records, 0 to 1, that change on a day."""
 
     students: int
@@ -103,7 +103,7 @@ def wanted(settings: Settings, name: str) -> dict[str, str]:
     return config
 
 
-def plan(settings: Settings, district: District, replication: int) -> list[Topic]:
+def plan(settings: Settings, district: DistrictSize, replication: int) -> list[Topic]:
     """What each topic of records costs for such a district."""
     how, found = settings.retention, []
     for kind, number in district.records().items():

@@ -32,37 +32,37 @@ NAMES = {"cleanup.policy": "compact"}
 
 def topic(settings: Settings, kind: str) -> str:
     """The topic of a kind of record: `schoolbus.student`."""
-    return f"{settings.topic_prefix}.{kind}"
+    return settings.topic(kind)
 
 
 def deadletters(settings: Settings, product: str) -> str:
     """The topic of what a product could not be told."""
-    return f"{settings.topic_prefix}.deadletters.{product}"
+    return settings.topic(f"deadletters.{product}")
 
 
 def quarantine(settings: Settings) -> str:
     """The topic of rows that could not be published."""
-    return f"{settings.topic_prefix}.quarantine"
+    return settings.topic("quarantine")
 
 
 def sources(settings: Settings) -> str:
     """The topic of the sources and their kinds."""
-    return f"{settings.topic_prefix}.sources"
+    return settings.topic("sources")
 
 
 def idempotency(settings: Settings) -> str:
     """The topic of the HTTP source's idempotency keys."""
-    return f"{settings.topic_prefix}.http-idempotency"
+    return settings.topic("http-idempotency")
 
 
 def replays(settings: Settings) -> str:
     """The topic of the replays and how far they are."""
-    return f"{settings.topic_prefix}.replays"
+    return settings.topic("replays")
 
 
 def audit(settings: Settings) -> str:
     """The topic of who has looked at what personal data, and why."""
-    return f"{settings.topic_prefix}.audit"
+    return settings.topic("audit")
 
 
 def partition_for(owner: str, partitions: int) -> int:
@@ -199,9 +199,3 @@ def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
         replication_factor=settings.kafka.replication or -1,
         config=config(settings, name),
     )
-
-
-def _quiet() -> object:
-    import logging
-
-    return logging.getLogger("bus.librdkafka")

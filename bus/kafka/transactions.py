@@ -22,7 +22,7 @@ from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Change, Headers, envelope
-from bus.kafka.connection_watch import HEARD, Doubt
+from bus.kafka.connection_watch import HEARD, ConnectionWatch
 from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -72,7 +72,7 @@ class Publisher:
 
         Gives the topics that are there, with the number of their partitions.
         """
-        self._doubt = Doubt()
+        self._doubt = ConnectionWatch()
         name = f"{self._settings.topic_prefix}{self._source}"
         self._producer = Producer(producer_settings(self._settings, name, self._doubt))
         with explained("start publishing"):
@@ -156,7 +156,9 @@ def fence(producer: Producer) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in there.items()}
 
 
-def producer_settings(settings: Settings, transactional_id: str, doubt: Doubt) -> dict[str, Any]:
+def producer_settings(
+    settings: Settings, transactional_id: str, doubt: ConnectionWatch
+) -> dict[str, Any]:
     """librdkafka's settings for a producer whose transactions lose and double nothing, as long as
     none is begun when there is doubt."""
     return {

@@ -25,7 +25,7 @@ DECIDED = {KafkaError._AUTHENTICATION, KafkaError._SSL}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at; `says` tells how it is, or what is wrong and how to mend it."""
 
     name: str
@@ -33,7 +33,7 @@ class Finding:
     says: str
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(settings: Settings) -> Iterator[Diagnosis]:
     """Look at everything, one after the other; nothing is raised."""
     looks: list[tuple[str, Callable[[], str]]]
     if settings.embedded:
@@ -55,9 +55,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         looks.append(("registry", partial(_registry, settings)))
     for name, look in looks:
         try:
-            yield Finding(name, True, look())
+            yield Diagnosis(name, True, look())
         except BusError as error:
-            yield Finding(name, False, str(error))
+            yield Diagnosis(name, False, str(error))
 
 
 def _memory(home: Path) -> str:

@@ -10,7 +10,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class ConsumerMetrics:
     """The metrics of one process."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)

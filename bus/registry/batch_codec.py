@@ -26,7 +26,7 @@ FEWEST = 50
 """Fewer values are read sooner one by one."""
 
 
-class Blocks:
+class BatchCodec:
     """Reads and writes values of one kind with our schema of it. Not for several threads."""
 
     def __init__(self, kind: str) -> None:

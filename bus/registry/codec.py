@@ -18,7 +18,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
 from bus.errors import Never
-from bus.registry.batch_codec import FEWEST, Blocks, rows
+from bus.registry.batch_codec import FEWEST, BatchCodec, rows
 from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Encoder:
     def __init__(self, kind: str, schema_id: int) -> None:
         self._schema = parse_schema(KINDS[kind].schema)
         self._frame = FRAME.pack(MAGIC, schema_id)
-        self._blocks = Blocks(kind)
+        self._blocks = BatchCodec(kind)
 
     def encode(self, record: Any) -> bytes:
         """The bytes of one record. Raises what fastavro raises when it is not of the schema."""
@@ -70,7 +70,7 @@ class Decoder:
         self._writer_schema = writer_schema
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
-        self._blocks = Blocks(kind)
+        self._blocks = BatchCodec(kind)
         self._refused: dict[bytes, Never] | None = None  # of the values that `decode_all` has
 
     def decode(self, value: bytes | None) -> Record:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,6 @@ from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
 from bus.errors import Never, Stop
-from bus.kafka import topics
 from bus.registry.registry_client import NOT_THERE, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
@@ -39,6 +38,7 @@ from bus.standard.kinds import KINDS, schema_directory
 log = logging.getLogger(__name__)
 
 State = Literal["new", "unchanged", "compatible", "incompatible"]
+Takers = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Applied:
 
 def subject(settings: Settings, kind: str) -> str:
     """The subject of a kind's schema."""
-    return f"{topics.topic(settings, kind)}-value"
+    return f"{settings.topic(kind)}-value"
 
 
 def lookup(settings: Settings) -> dict[str, int]:
@@ -135,18 +135,24 @@ def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
     return look_up
 
 
-def check(settings: Settings, schemas_dir: Path | None = None) -> list[Finding]:
-    """What the schemas in a directory (default: ours) would change; nothing is registered."""
+def check(
+    settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
+) -> list[Finding]:
+    """Say what the schemas in a directory (default: ours) would change; nothing is registered.
+
+    takers: for each kind the products that take it (`bus.plugins.takers`), named in the reasons.
+    """
     local = _local(schemas_dir)
-    takers = _takers()
     with client(settings) as registry:
         return [
-            _check(registry, kind, subject(settings, kind), schema, takers.get(kind, ()))
+            _check(registry, kind, subject(settings, kind), schema, (takers or {}).get(kind, ()))
             for kind, schema in local.items()
         ]
 
 
-def apply(settings: Settings, schemas_dir: Path | None = None) -> list[Applied]:
+def apply(
+    settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
+) -> list[Applied]:
     """Register the schemas in a directory (default: ours), all of them or none.
 
     Every subject is set to FULL_TRANSITIVE first and the registry asked once more, so that its
@@ -154,14 +160,14 @@ def apply(settings: Settings, schemas_dir: Path | None = None) -> list[Applied]:
     one is incompatible with any earlier version.
     """
     local = _local(schemas_dir)
-    _refused(check(settings, schemas_dir))
+    _refused(check(settings, schemas_dir, takers))
     level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
     applied = []
     with client(settings) as registry:
         for kind in local:
             with answered():
                 registry.set_config(subject(settings, kind), level)
-        for finding in _refused(check(settings, schemas_dir)):
+        for finding in _refused(check(settings, schemas_dir, takers)):
             new = finding.state != "unchanged"
             schema = local[finding.kind]
             if new:
@@ -276,22 +282,6 @@ def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, dict[str, 
         return {
             n: json.loads(registry.get_version(name, n).schema.schema_str or "") for n in numbers
         }
-
-
-def _takers() -> dict[str, tuple[str, ...]]:
-    """For each kind the installed products that take it."""
-    from bus import plugins
-
-    takers: dict[str, tuple[str, ...]] = {}
-    for name in plugins.products():
-        try:
-            kinds = plugins.product(name).kinds
-        except Exception:  # another package's product that does not load must not stop a check
-            log.warning("product %s does not load: what breaks for it is not told", name)
-            continue
-        for kind in kinds:
-            takers[kind] = (*takers.get(kind, ()), name)
-    return takers
 
 
 def _schema(schema: dict[str, Any]) -> Schema:

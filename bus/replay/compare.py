@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay import history
-from bus.replay.latest import Latest
-from bus.replay.product_rows import Differences, Source, States
-from bus.replay.record_filter import Sieve, Taken
-from bus.replay.replay_log import About
+from bus.replay.latest import LatestStates
+from bus.replay.product_rows import Differences, ProductStates, RowOrigin
+from bus.replay.record_filter import FilteredRecords, RecordFilter
+from bus.replay.replay_log import ReplayRequest
 from bus.replay.selection import select
 from bus.replay.window import resolve
 from bus.settings import Settings
@@ -79,21 +79,21 @@ def reconcile(
 def _should(
     settings: Settings,
     product: Product,
-    states: States,
+    states: ProductStates,
     delivery: Delivery,
     progress: Progress,
 ) -> None:
     """Deliver what stands, and note of which record each row is made, be it gone."""
     selection = select(settings, product.kinds)
     window = resolve(settings, selection.kinds)
-    about = About("", product.name, "beginning", "now", only_current=True)
-    latest = Latest(settings, window)
+    about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
+    latest = LatestStates(settings, window)
     try:
         delivery.resume("", list(window.start))
-        sieve = Sieve(settings, about, selection, latest)
+        sieve = RecordFilter(settings, about, selection, latest)
         number = 0
         for messages in history.read(settings, window, "level"):
-            taken = Taken()
+            taken = FilteredRecords()
             sieve.take(messages, taken)
             _made(product, states, taken.lots)
             standing = {kind: _standing(lot) for kind, lot in taken.lots.items()}
@@ -106,29 +106,29 @@ def _should(
         latest.close()
 
 
-def _standing(lot: Lot) -> Lot:
-    found = Lot()
+def _standing(lot: KindRecords) -> KindRecords:
+    found = KindRecords()
     for record, message in zip(lot.records, lot.messages, strict=True):
         if record["status"] != "tobedeleted":
             found.add(record, message)
     return found
 
 
-def _made(product: Product, states: States, lots: dict[str, Lot]) -> None:
+def _made(product: Product, states: ProductStates, lots: dict[str, KindRecords]) -> None:
     parts, _, _ = translate(product, lots, {})
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):
             for one in row if isinstance(row, list) else [row]:
                 rows.append({name: one[name] for name in part.table.key})
-                sources.append(Source(part.kind, record["sourcedId"]))
+                sources.append(RowOrigin(part.kind, record["sourcedId"]))
         states.add(MADE, part.table, rows, sources)
 
 
 @contextmanager
-def _states(product: Product) -> Iterator[States]:
+def _states(product: Product) -> Iterator[ProductStates]:
     with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
-        states = States(product, Path(folder))
+        states = ProductStates(product, Path(folder))
         try:
             yield states
         finally:

@@ -14,16 +14,16 @@ from bus.consume.translation import translate
 from bus.product import Product
 from bus.replay import history
 from bus.replay.engine import needs_latest, order_of
-from bus.replay.latest import Latest
-from bus.replay.record_filter import Sieve, Taken
-from bus.replay.replay_log import About
+from bus.replay.latest import LatestStates
+from bus.replay.record_filter import FilteredRecords, RecordFilter
+from bus.replay.replay_log import ReplayRequest
 from bus.replay.selection import PERSONAL, Selection
 from bus.replay.window import Completeness, completeness
 from bus.settings import Settings
 
 
 @dataclass(slots=True)
-class Plan:
+class DryRun:
     """What a replay would do.
 
     read:      messages of the window, by kind. chosen: those of them that would be delivered.
@@ -50,24 +50,24 @@ class Plan:
 def plan(
     settings: Settings,
     product: Product,
-    about: About,
+    about: ReplayRequest,
     selection: Selection,
     progress: Callable[[int], None] = lambda _: None,
-) -> Plan:
+) -> DryRun:
     """Do all but deliver. `progress` is told how many messages were read.
 
     Raises `RetryLater` when Kafka or the registry does not answer.
     """
-    found, students = Plan(history=completeness(settings, about.window, about.since)), set[int]()
+    found, students = DryRun(history=completeness(settings, about.window, about.since)), set[int]()
     began = time.monotonic()
-    latest = Latest(settings, about.window) if needs_latest(product, about) else None
+    latest = LatestStates(settings, about.window) if needs_latest(product, about) else None
     try:
         if latest and not about.into:
             latest.follow()
-        sieve = Sieve(settings, about, selection, latest)
+        sieve = RecordFilter(settings, about, selection, latest)
         for messages in history.read(settings, about.window, order_of(about)):
             found.read.update(sieve.kind(message) for message in messages)
-            taken = Taken()
+            taken = FilteredRecords()
             sieve.take(messages, taken)
             _count(product, taken, found, students)
             progress(found.read.total())
@@ -80,7 +80,7 @@ def plan(
     return found
 
 
-def _count(product: Product, taken: Taken, found: Plan, students: set[int]) -> None:
+def _count(product: Product, taken: FilteredRecords, found: DryRun, students: set[int]) -> None:
     parts, told, _ = translate(product, taken.lots, {})
     found.chosen += told
     found.untold += len(taken) - told.total() + len(taken.undecodable)

@@ -21,23 +21,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bus.consume import equivalents
-from bus.consume.buffer import Intake, position
+from bus.consume.buffer import Buffer, position
 from bus.consume.deadletters import DeadLetters
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
 from bus.errors import BusError, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.offsets import Inquiry
-from bus.observe.metrics import Metrics
+from bus.kafka.offsets import Offsets
+from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
 from bus.replay import history
-from bus.replay.latest import Latest
-from bus.replay.record_filter import Sieve, Taken
-from bus.replay.replay_log import About, Entry, Ledger, State, entry
+from bus.replay.latest import LatestStates
+from bus.replay.record_filter import FilteredRecords, RecordFilter
+from bus.replay.replay_log import ReplayEntry, ReplayLog, ReplayRequest, ReplayState, entry
 from bus.replay.selection import Selection
 from bus.replay.window import Window
 from bus.settings import Settings
@@ -49,10 +49,10 @@ NOTE_SECONDS = 5.0
 """At least so often how far it is is noted, also where little is chosen."""
 WISH_SECONDS = 1.0
 """So often whether it is to pause or to end is looked up."""
-Progress = Callable[[Entry], None]
+Progress = Callable[[ReplayEntry], None]
 
 
-class Replay:
+class ReplayEngine:
     """One process's part of a replay. `run` on one thread, `stop` from any.
 
     delivery: open; of the place to which the live consumer delivers, or of another (`about.into`).
@@ -64,10 +64,10 @@ class Replay:
         settings: Settings,
         product: Product,
         delivery: Delivery,
-        about: About,
+        about: ReplayRequest,
         selection: Selection,
         *,
-        state: State | None = None,
+        state: ReplayState | None = None,
         progress: Progress = lambda _: None,
     ) -> None:
         self._settings = settings
@@ -75,28 +75,28 @@ class Replay:
         self._delivery = delivery
         self._about = about
         self._selection = selection
-        self._state = state or State()
+        self._state = state or ReplayState()
         self._progress = progress
         self._stopping = threading.Event()
-        self._metrics = Metrics()
+        self._metrics = ConsumerMetrics()
         self._retries = Retries(settings.consumer, product.name, self._metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
         self._writer_schema = schema_lookup(settings)
         self._letters = None if about.into else DeadLetters(settings, product.name)
         self._wish_read = time.monotonic()
-        self._latest: Latest | None = None
+        self._latest: LatestStates | None = None
 
     def stop(self) -> None:
         """Ask it to pause after the batch in hand."""
         self._stopping.set()
 
-    def run(self) -> State:
+    def run(self) -> ReplayState:
         """Replay what is left of the window; how it ended: done, paused, cancelled.
 
         Raises `Stop` and `RetryLater` as deliveries and Kafka do; the ledger then says "failed",
         and `resume` goes on.
         """
-        self._ledger = Ledger(self._settings, self._about.id)
+        self._ledger = ReplayLog(self._settings, self._about.id)
         if not self._state.at:
             self._ledger.begin(self._about)
         self._note(replace(self._state, status="running", error=""))
@@ -118,14 +118,14 @@ class Replay:
     def _replay(self, window: Window) -> None:
         if needs_latest(self._product, self._about):
             unlocked = getattr(self._delivery, "unlocked", False)
-            self._latest = Latest(self._settings, self._about.window, keep=unlocked)
+            self._latest = LatestStates(self._settings, self._about.window, keep=unlocked)
         if self._about.into:  # a place of the replay's own, which keeps its own account
             window = window.after(self._resume(window))
-        sieve = Sieve(self._settings, self._about, self._selection, self._latest)
+        sieve = RecordFilter(self._settings, self._about, self._selection, self._latest)
         most = self._product.batch_records
         if self._about.rate:
             most = max(1, min(most, int(self._about.rate)))
-        began, batch = time.monotonic(), Taken()
+        began, batch = time.monotonic(), FilteredRecords()
         first = began
         already = sum(self._state.delivered.values())
         for messages in history.read(self._settings, window, order_of(self._about)):
@@ -139,7 +139,7 @@ class Replay:
         self._retries.persist(self._delivery.settle)
 
     def _resume(self, window: Window) -> Mapping[Position, int]:
-        inquiry = Inquiry(group_settings(self._settings, "reader"), self._stopping.wait)
+        inquiry = Offsets(group_settings(self._settings, "reader"), self._stopping.wait)
         try:
             return self._delivery.resume(inquiry.cluster(), list(window.start))
         finally:
@@ -147,7 +147,7 @@ class Replay:
 
     # ---- delivering ----------------------------------------------------------------------------
 
-    def _deliver(self, batch: Taken, began: float) -> Taken:
+    def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
         """Deliver and note it; an empty batch for what comes next."""
         lots = {kind: batch.lots[kind] for kind in self._kinds.values() if kind in batch.lots}
         outlived = self._retries.persist(lambda: self._outlived(lots, batch.ends))
@@ -159,7 +159,7 @@ class Replay:
         self._bury(letters)
         seconds = time.monotonic() - began
         self._note(self._state.plus(batch.ends, +told, batch.passed, len(letters), seconds))
-        return Taken()
+        return FilteredRecords()
 
     def _hand_over(
         self, parts: list[Part], ends: Mapping[Position, int], told: Counter[str]
@@ -194,7 +194,7 @@ class Replay:
         return refusals
 
     def _have_the_last_word(
-        self, parts: list[Part], ends: Mapping[Position, int], latest: Latest
+        self, parts: list[Part], ends: Mapping[Position, int], latest: LatestStates
     ) -> None:
         """Tell what has changed since it was looked up, until nothing has: the live consumer may
         have told it before the older state was delivered."""
@@ -204,7 +204,7 @@ class Replay:
             newer = {id(one): one for m in told if (one := latest.newest(m)) is not m}
             if not newer:
                 return
-            intake = Intake(self._kinds, self._writer_schema)
+            intake = Buffer(self._kinds, self._writer_schema)
             intake.add(list(newer.values()))
             taken = intake.take()
             lots, _ = self._retries.persist(partial(intake.decoded, taken))
@@ -216,7 +216,7 @@ class Replay:
             )
 
     def _outlived(
-        self, lots: Mapping[str, Lot], ends: Mapping[Position, int]
+        self, lots: Mapping[str, KindRecords], ends: Mapping[Position, int]
     ) -> dict[str, set[int]]:
         """For each kind the records whose withdrawal the product must not hear of."""
         found = {}
@@ -240,10 +240,10 @@ class Replay:
 
     # ---- heeding -------------------------------------------------------------------------------
 
-    def _note(self, state: State) -> None:
+    def _note(self, state: ReplayState) -> None:
         self._state = state
         self._retries.persist(lambda: self._ledger.note(state))
-        self._progress(Entry(self._about, state))
+        self._progress(ReplayEntry(self._about, state))
 
     def _heed_wish(self) -> None:
         """Raises `_Wished` when it is to pause or to end."""
@@ -279,17 +279,17 @@ class _Wished(Exception):  # noqa: N818
         self.status = status
 
 
-def needs_latest(product: Product, about: About) -> bool:
+def needs_latest(product: Product, about: ReplayRequest) -> bool:
     """Whether what is delivered must be a record's latest state."""
     return about.only_current or not (about.into or product.tells_time)
 
 
-def order_of(about: About) -> history.Order:
+def order_of(about: ReplayRequest) -> history.Order:
     """The present comes by what refers to what, the past as it was."""
     return "level" if about.only_current else "time"
 
 
-def _sifted(part: Part, latest: Latest) -> Part:
+def _sifted(part: Part, latest: LatestStates) -> Part:
     """A part without what is no longer a record's latest state."""
     keep = [
         at
@@ -307,7 +307,7 @@ def _sifted(part: Part, latest: Latest) -> Part:
     )
 
 
-def check(product: Product, delivery: Delivery, about: About) -> None:
+def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:
     """Raises `Stop` when this product's delivery cannot bear a replay beside the live consumer."""
     if not about.into and not hasattr(delivery, "redeliver"):
         raise Stop(

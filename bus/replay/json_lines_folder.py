@@ -13,12 +13,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from bus import plugins
-from bus.delivery import Batch, Delivery, Position, Refusal
+from bus.delivery import Batch, Position, Refusal
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay.replay_log import keyed
-from bus.settings import Settings
 
 JOURNAL = ".schoolbus.json"
 
@@ -28,15 +26,7 @@ def wanted(product: Product, into: str) -> bool:
     return "://" not in into and not any(table.columns for table in product.tables)
 
 
-def delivery_into(product: Product, settings: Settings, into: str) -> Delivery:
-    """A product's delivery to another place than its own: a folder, or an address."""
-    if wanted(product, into):
-        return Shadow(Path(into))
-    delivery: Delivery = product.open(plugins.settings_into(product, settings, into))
-    return delivery
-
-
-class Shadow:
+class JsonLinesFolder:
     """A `bus.delivery.Delivery`; see the module's docstring."""
 
     def __init__(self, out: Path) -> None:

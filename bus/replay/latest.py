@@ -36,7 +36,7 @@ COMMITTED = IsolationLevel.READ_COMMITTED
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
 
 
-class Latest:
+class LatestStates:
     """See the module's docstring. Reads the keys of `window` when it is made, and what comes after
     it when it is asked to `follow`.
 

@@ -26,9 +26,10 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 import pyarrow
 
+from bus.delivery import Table
 from bus.errors import Stop
 from bus.ingest.columns import quoted
-from bus.product import Product, Table
+from bus.product import Product
 
 What = Literal["missing", "extra", "different"]
 GONE = ("deleted", "suspended", "inactive")
@@ -46,14 +47,14 @@ SCHEMA = pyarrow.schema(
 )
 
 
-class Source(NamedTuple):
+class RowOrigin(NamedTuple):
     """The record of which a row was made."""
 
     kind: str
     id: str
 
 
-NOBODY = Source("", "")
+NOBODY = RowOrigin("", "")
 
 
 class Difference(NamedTuple):
@@ -86,7 +87,7 @@ class Differences:
         }
 
 
-class States:
+class ProductStates:
     """States of one product side by side, in a database in `folder`."""
 
     def __init__(self, product: Product, folder: Path) -> None:
@@ -123,7 +124,7 @@ class States:
         state: str,
         table: Table,
         rows: Iterable[Mapping[str, Any]],
-        sources: Iterable[Source],
+        sources: Iterable[RowOrigin],
     ) -> None:
         """Take in rows; of those of one key the last holds."""
         keys, cells, kinds, ids, gone = [], [], [], [], []
@@ -184,7 +185,7 @@ class States:
                     self._tell(found, table, key, before, after)
         return found
 
-    def sources_of(self, state: str, table: str, key: tuple[str, ...]) -> set[Source]:
+    def sources_of(self, state: str, table: str, key: tuple[str, ...]) -> set[RowOrigin]:
         """The records of which a state's rows of a key were made, be they gone."""
         name = f"{state} {table}"
         if (name,) not in self._con.execute("SHOW TABLES").fetchall():
@@ -192,7 +193,7 @@ class States:
         rows = self._con.execute(
             f"SELECT DISTINCT kind, id FROM {quoted(name)} WHERE key = ?", [json.dumps(list(key))]
         ).fetchall()
-        return {Source(*row) for row in rows}
+        return {RowOrigin(*row) for row in rows}
 
     def _last(self, table: str) -> str:
         if not table:

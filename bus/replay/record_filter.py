@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from bus.consume.buffer import Intake, position
-from bus.consume.dependency_order import Lot
+from bus.consume.buffer import Buffer, position
+from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.kafka import topics
 from bus.registry.subjects import schema_lookup
-from bus.replay.latest import Latest
-from bus.replay.replay_log import About
+from bus.replay.latest import LatestStates
+from bus.replay.replay_log import ReplayRequest
 from bus.replay.selection import Selection
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Taken:
+class FilteredRecords:
     """What is to be replayed next.
 
     lots:        by kind. undecodable: (message, reason).
@@ -31,7 +31,7 @@ class Taken:
     passed:      how many messages were read that are not replayed.
     """
 
-    lots: dict[str, Lot] = field(default_factory=dict)
+    lots: dict[str, KindRecords] = field(default_factory=dict)
     undecodable: list[tuple[Message, str]] = field(default_factory=list)
     ends: dict[Position, int] = field(default_factory=dict)
     passed: int = 0
@@ -40,14 +40,18 @@ class Taken:
         return sum(len(lot.messages) for lot in self.lots.values())
 
 
-class Sieve:
+class RecordFilter:
     """Chooses by bytes first, so that most of what is not wanted need not be decoded."""
 
     def __init__(
-        self, settings: Settings, about: About, selection: Selection, latest: Latest | None
+        self,
+        settings: Settings,
+        about: ReplayRequest,
+        selection: Selection,
+        latest: LatestStates | None,
     ) -> None:
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
-        self._intake = Intake(self._kinds, schema_lookup(settings))
+        self._intake = Buffer(self._kinds, schema_lookup(settings))
         self._selection = selection
         self._latest = latest
         # A place that begins empty is told neither of what is gone nor of what names that.
@@ -58,7 +62,7 @@ class Sieve:
         """The kind of a message's record."""
         return self._kinds[message.topic() or ""]
 
-    def take(self, messages: Sequence[Message], taken: Taken) -> None:
+    def take(self, messages: Sequence[Message], taken: FilteredRecords) -> None:
         """Add what is to be replayed of these; raises `RetryLater`, with nothing added, when the
         registry is asked and does not answer."""
         selection, latest = self._selection, self._latest
@@ -73,7 +77,7 @@ class Sieve:
                 lot = _only(lot, [selection.has(kind, record) for record in lot.records])
             if self._standing_only:
                 lot = _only(lot, self._stand(kind, lot.records))
-            into = taken.lots.setdefault(kind, Lot())
+            into = taken.lots.setdefault(kind, KindRecords())
             into.records += lot.records
             into.messages += lot.messages
             kept += len(lot.messages)
@@ -119,5 +123,5 @@ class Sieve:
         ]
 
 
-def _only(lot: Lot, chosen: Sequence[bool]) -> Lot:
-    return Lot(list(compress(lot.records, chosen)), list(compress(lot.messages, chosen)))
+def _only(lot: KindRecords, chosen: Sequence[bool]) -> KindRecords:
+    return KindRecords(list(compress(lot.records, chosen)), list(compress(lot.messages, chosen)))

@@ -37,7 +37,7 @@ SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ReplayRequest:
     """What a replay is.
 
     since, until, entities, schools, students, only_current, rate, into: as the options say.
@@ -70,7 +70,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ReplayState:
     """How far a replay is.
 
     done:      for each partition (`topic/partition`) up to where it was replayed.
@@ -100,7 +100,7 @@ class State:
         passed: int,
         left_out: int,
         seconds: float,
-    ) -> State:
+    ) -> ReplayState:
         """This and one more batch."""
         return replace(
             self,
@@ -113,11 +113,11 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReplayEntry:
     """A replay, as the topic has it."""
 
-    about: About
-    state: State
+    about: ReplayRequest
+    state: ReplayState
     wish: Wish = "run"
 
     @property
@@ -147,7 +147,7 @@ def whoever() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def entries(settings: Settings) -> dict[str, Entry]:
+def entries(settings: Settings) -> dict[str, ReplayEntry]:
     """All replays, oldest first. Raises `RetryLater` when Kafka does not answer."""
     parts: dict[str, dict[str, Any]] = {}
     for message in scan(settings, topics.replays(settings)):
@@ -159,15 +159,15 @@ def entries(settings: Settings) -> dict[str, Entry]:
             about = part["about"]
             for name in ("entities", "schools", "students"):
                 about[name] = tuple(about[name])
-            found[id_] = Entry(
-                About(**about),
-                State(**part.get("state", {})),
+            found[id_] = ReplayEntry(
+                ReplayRequest(**about),
+                ReplayState(**part.get("state", {})),
                 part.get("wish", {}).get("to", "run"),
             )
     return dict(sorted(found.items(), key=lambda item: item[1].about.at))
 
 
-def entry(settings: Settings, id_: str) -> Entry:
+def entry(settings: Settings, id_: str) -> ReplayEntry:
     """A replay; raises `Stop` when there is none of this name."""
     found = entries(settings)
     if id_ not in found:
@@ -190,7 +190,7 @@ def wish(settings: Settings, id_: str, to: Wish) -> None:
         raise RetryLater("Kafka did not take it; try again when it is up")
 
 
-class Ledger:
+class ReplayLog:
     """Writes of one replay. Only one process can: an earlier one's next write fails."""
 
     def __init__(self, settings: Settings, id_: str) -> None:
@@ -204,11 +204,11 @@ class Ledger:
         with _explained():
             fence(self._producer)
 
-    def begin(self, about: About) -> None:
+    def begin(self, about: ReplayRequest) -> None:
         """Note what it is."""
         self._write("about", asdict(about))
 
-    def note(self, state: State) -> None:
+    def note(self, state: ReplayState) -> None:
         """Note how far it is."""
         self._write("state", asdict(replace(state, at=now())))
 

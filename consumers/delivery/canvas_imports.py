@@ -31,9 +31,8 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
-from bus.delivery import Batch, Position, Refusal
+from bus.delivery import Batch, Position, Refusal, Row
 from bus.errors import RetryLater, Stop
-from bus.product import Row
 from consumers.delivery.canvas_api import CanvasApi
 from consumers.delivery.csv_zip import Layout, Sheet, pack, sheets
 

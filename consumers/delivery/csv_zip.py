@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from bus.delivery import Part
-from bus.product import Row, Table
+from bus.delivery import Part, Row, Table
 
 if TYPE_CHECKING:
     from confluent_kafka import Message

@@ -54,9 +54,8 @@ from typing import Any, cast
 import structlog
 from filelock import FileLock, Timeout
 
-from bus.delivery import Batch, Overtaken, Part, Position, Refusal
+from bus.delivery import Batch, Overtaken, Part, Position, Refusal, Row, Table
 from bus.errors import RetryLater, Stop
-from bus.product import Row, Table
 from bus.standard import KINDS
 from consumers.delivery.disk import explained, private, sync
 

@@ -47,7 +47,7 @@ from consumers.delivery.endpoint import Outcome, Standing
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from bus.product import Row
+    from bus.delivery import Row
 
 ANSWER_BYTES = 65_536
 TRY_SECONDS = 60.0

@@ -30,7 +30,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus.errors import RetryLater, Stop
-from bus.kafka.connection_watch import Doubt
+from bus.kafka.connection_watch import ConnectionWatch
 from bus.kafka.transactions import explained, producer_settings
 from bus.settings import Settings
 from producers.http.fate import committed, mark
@@ -95,7 +95,7 @@ class GroupCommit:
         self._thread.start()
 
     def _new_producer(self) -> Producer:
-        self._doubt = Doubt()
+        self._doubt = ConnectionWatch()
         return Producer(
             producer_settings(self._settings, self._name, self._doubt)
             | {

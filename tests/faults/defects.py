@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bus.consume.worker import Loop
+from bus.consume.worker import Worker
 from bus.delivery import Batch, Part
 from bus.kafka.transactions import Publisher
 
@@ -55,11 +55,11 @@ def doubled() -> None:
 def committed_first() -> None:
     """Offsets are committed before the batch is delivered, and the process dies in between."""
 
-    def early(loop: Loop, batch: Batch) -> Any:
+    def early(loop: Worker, batch: Batch) -> Any:
         loop._commit(batch.offsets)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Loop._hand_over = early  # type: ignore[method-assign]
+    Worker._hand_over = early  # type: ignore[method-assign]
 
 
 def undelivered() -> None:
@@ -79,12 +79,12 @@ def _taken(part: Part, rows: slice) -> Part:
 
 
 def _change_parts(change: Callable[[Part], Part]) -> None:
-    hand_over = Loop._hand_over
+    hand_over = Worker._hand_over
 
-    def changed(loop: Loop, batch: Batch) -> Any:
+    def changed(loop: Worker, batch: Batch) -> Any:
         return hand_over(loop, replace(batch, parts=[change(part) for part in batch.parts]))
 
-    Loop._hand_over = changed  # type: ignore[method-assign]
+    Worker._hand_over = changed  # type: ignore[method-assign]
 
 
 DEFECTS: dict[str, Callable[[], None]] = {

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from bus.consume.worker import Loop
+from bus.consume.worker import Worker
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.ingest import pipeline, snapshot
 from bus.kafka import transactions
@@ -130,7 +130,7 @@ class MortalDelivery:
         self._real.close()
 
 
-class MortalLoop(Loop):
+class MortalLoop(Worker):
     """A consumer's loop whose process may die before and after each commit."""
 
     life = Life()

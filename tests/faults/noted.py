@@ -20,7 +20,7 @@ import consumers.canvas
 import consumers.microsoft_sds
 import consumers.webhook
 from bus import cli
-from bus.consume.worker import Loop
+from bus.consume.worker import Worker
 from bus.ingest import pipeline, snapshot
 from bus.kafka.transactions import Publisher
 from tests.faults import defects
@@ -90,7 +90,7 @@ def main() -> None:
     for module in PRODUCTS:
         module.PRODUCT = replace(module.PRODUCT, batch_records=int(records))
     for name in ("_hand_over", "_settle", "_commit"):
-        notes.around(Loop, name)
+        notes.around(Worker, name)
     sys.argv = ["bus", *arguments]
     notes.note("start")
     cli.main()

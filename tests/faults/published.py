@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bus.consume.worker import Loop
+from bus.consume.worker import Worker
 from bus.delivery import Delivery
 from bus.demo.sample import District
 from bus.errors import Stop
@@ -26,7 +26,7 @@ from bus.ingest import pipeline
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry import subjects
 from bus.settings import Settings
@@ -138,7 +138,9 @@ def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 
         starts += 1
         delivery: Delivery = product.open(how)
         try:
-            outcome = Loop(settings, product, delivery, Metrics()).run(until_caught_up=True)
+            outcome = Worker(settings, product, delivery, ConsumerMetrics()).run(
+                until_caught_up=True
+            )
             assert outcome.dead_lettered == 0
             return starts
         except Stop as stop:

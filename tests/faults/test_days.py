@@ -27,7 +27,7 @@ from hypothesis.internal.conjecture import engine
 
 from bus.ingest import diff, snapshot
 from bus.ingest.pipeline import Report, produce
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry import subjects
 from bus.settings import KafkaSettings, Settings
@@ -208,7 +208,7 @@ class World:
     def _consume(self, product: Product, steps: int | None) -> None:
         for life in (Life(steps), Life()):
             delivery = MortalDelivery(product.open(self._settings_of(product)), life)
-            loop = MortalLoop(self.settings, product, delivery, Metrics())
+            loop = MortalLoop(self.settings, product, delivery, ConsumerMetrics())
             loop.life = life
             try:
                 outcome = loop.run(until_caught_up=True)

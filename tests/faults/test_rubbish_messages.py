@@ -17,9 +17,9 @@ import pytest
 from confluent_kafka import Producer
 
 from bus.consume import deadletters
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
-from bus.consume.worker import Loop
+from bus.consume.worker import Worker
 from bus.contract import a_record
 from bus.contract.fake_messages import Sent
 from bus.errors import Never
@@ -27,7 +27,7 @@ from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.registry import subjects
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
@@ -90,7 +90,7 @@ def schema(kind: str, id_: int) -> dict[str, Any]:
 
 def translated(kind: str, records: list[dict[str, Any]]) -> None:
     """Each record is told to each product, or left out by it, or has a reason."""
-    lots = {kind: Lot(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
+    lots = {kind: KindRecords(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
     for product in PRODUCTS:
         parts, _, letters = translate(product, lots, {})
         assert all(len(part.rows) == len(part.messages) for part in parts)
@@ -129,7 +129,9 @@ def test_messages_on_the_bus(
             (WEBHOOK, {"url": vendor.url, "secret": SECRET, "kinds": tuple(KINDS)}),
         ):
             delivery = product.open(product.settings(**said))
-            outcome = Loop(settings, product, delivery, Metrics()).run(until_caught_up=True)
+            outcome = Worker(settings, product, delivery, ConsumerMetrics()).run(
+                until_caught_up=True
+            )
             delivery.close()
             number = (MESSAGES_ON_THE_BUS + SOUND) * len(product.kinds)
             letters = deadletters.read(settings, product.name)

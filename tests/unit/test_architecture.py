@@ -1,20 +1,52 @@
-"""Who may import whom."""
+"""Who may import whom: `docs/architecture.md` has the table, and this holds the code to it."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "architecture.md"
+MOST_AT_THE_TOP = 10
 
 
-def imports(folder: str) -> list[tuple[str, str]]:
-    """(file, imported module) of all imports below a folder, also those inside functions, but for
-    what is imported for its type alone."""
-    found = []
+class Import(NamedTuple):
+    """One import: the file that has it, the module that it names, and whether it is for types."""
+
+    file: str
+    module: str
+    typing: bool = False
+
+
+@cache
+def modules(folder: str) -> dict[str, Path]:
+    """The modules below a folder, by their dotted names."""
+    found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(folder: str) -> list[Import]:
+    """All imports below a folder, those inside functions and those for types alone included.
+
+    `from bus.kafka import topics` names `bus.kafka.topics`, `from bus.errors import Stop` names
+    `bus.errors`.
+    """
+    known = modules(folder)
+    found = []
+    for path in known.values():
+        file = str(path.relative_to(ROOT))
         tree = ast.parse(path.read_text("utf-8"))
         typing = {
             inner
@@ -23,13 +55,34 @@ def imports(folder: str) -> list[tuple[str, str]]:
             for inner in ast.walk(node)
         }
         for node in ast.walk(tree):
-            if node in typing:
-                continue
             if isinstance(node, ast.Import):
-                found += [(str(path.relative_to(ROOT)), alias.name) for alias in node.names]
+                found += [Import(file, alias.name, node in typing) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.append((str(path.relative_to(ROOT)), node.module))
+                for alias in node.names:
+                    submodule = f"{node.module}.{alias.name}"
+                    module = submodule if submodule in known else node.module
+                    found.append(Import(file, module, node in typing))
     return found
+
+
+def layers() -> dict[str, int]:
+    """Each room of `bus` with its layer, 1 for the lowest, as the document's table has them."""
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
+    return {room.strip("`/ "): int(number) for number, rooms in rows for room in rooms.split(",")}
+
+
+def room(module: str) -> str:
+    """The room of a module: `kafka` for `bus.kafka.topics`, `settings` for `bus.settings`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def of_the_bus() -> Iterator[tuple[Import, str, str]]:
+    """The imports of `bus` by `bus`, each with the room that has it and the room that it names."""
+    names = {str(path.relative_to(ROOT)): name for name, path in modules("bus").items()}
+    for one in imports("bus"):
+        if one.module.split(".")[0] == "bus":
+            yield one, room(names[one.file]), room(one.module)
 
 
 @pytest.mark.parametrize(
@@ -42,20 +95,75 @@ def imports(folder: str) -> list[tuple[str, str]]:
     ],
 )
 def test_the_direction_of_imports(folder: str, may_not: tuple[str, ...]) -> None:
-    wrong = [(file, name) for file, name in imports(folder) if name.split(".")[0] in may_not]
+    wrong = [one for one in imports(folder) if one.module.split(".")[0] in may_not]
     assert wrong == []
 
 
-def test_nothing_of_the_bus_imports_the_command_line() -> None:
+def test_the_table_names_every_room() -> None:
+    assert layers().keys() == {room(module) for module in modules("bus")}
+
+
+def test_no_room_imports_one_of_its_own_layer_or_above() -> None:
+    layer = layers()
     wrong = [
-        (file, name)
-        for file, name in imports("bus")
-        if name.startswith("bus.cli") and not file.startswith(("bus/cli/", "bus/__main__.py"))
+        f"{one.file} imports {one.module}"
+        for one, having, named in of_the_bus()
+        if having != named and layer[named] >= layer[having]
     ]
     assert wrong == []
 
 
-def test_only_the_loop_commits_offsets() -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {str(path.relative_to(ROOT)): name for name, path in modules("bus").items()}
+    graph: dict[str, set[str]] = defaultdict(set)
+    for one, _, _ in of_the_bus():
+        if one.module in modules("bus") and names[one.file] != one.module:
+            graph[names[one.file]].add(one.module)
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_few_files_lie_at_the_top() -> None:
+    assert len(list((ROOT / "bus").glob("*.py"))) <= MOST_AT_THE_TOP
+
+
+def test_every_room_says_its_purpose() -> None:
+    for path in (ROOT / "bus").glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """But for a file of the command line and what it commands."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for name, path in modules("bus").items():
+        if path.stem not in ("__init__", "__main__") and not name.startswith("bus.cli."):
+            named[path.stem].append(name)
+    for name, path in modules("bus").items():
+        if path.stem == "__init__":
+            named[name.split(".")[-1]].append(name)
+    assert {name: where for name, where in named.items() if len(where) > 1} == {}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    named: dict[str, list[str]] = defaultdict(list)
+    for path in modules("bus").values():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                named[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: where for name, where in named.items() if len(where) > 1} == {}
+
+
+def test_only_the_cli_and_what_has_commands_imports_the_command_line() -> None:
+    wrong = [
+        one
+        for folder in ("bus", "consumers")
+        for one in imports(folder)
+        if one.module.startswith("bus.cli")
+        and not one.file.startswith(("bus/cli/", "bus/__main__.py"))
+    ]
+    assert wrong == []
+
+
+def test_only_the_worker_commits_offsets() -> None:
     committing = [
         str(path.relative_to(ROOT))
         for folder in ("bus", "producers", "consumers")
@@ -87,8 +195,8 @@ def test_a_translation_does_no_io() -> None:
         "subprocess",
     }
     wrong = [
-        (file, name)
-        for file, name in imports("consumers")
-        if "/delivery/" not in file and name.split(".")[0] in forbidden
+        one
+        for one in imports("consumers")
+        if "/delivery/" not in one.file and not one.typing and one.module.split(".")[0] in forbidden
     ]
     assert wrong == []

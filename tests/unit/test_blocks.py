@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bus.contract import a_record
 from bus.contract.example_records import records
 from bus.ingest.columns import columns, definition, encodable
-from bus.registry.batch_codec import FEWEST, Blocks, rows
+from bus.registry.batch_codec import FEWEST, BatchCodec, rows
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
@@ -28,7 +28,7 @@ def test_a_batch_reads_as_its_records_do_one_by_one(kind: str, data: st.DataObje
     written = data.draw(st.lists(records(kind), min_size=1, max_size=5))
     values = [Encoder(kind, 7).encode(record) for record in written]
     one_by_one = [Decoder(kind, lambda _: KINDS[kind].schema).decode(value) for value in values]
-    assert Blocks(kind).read([value[FRAME:] for value in values]) == one_by_one
+    assert BatchCodec(kind).read([value[FRAME:] for value in values]) == one_by_one
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +44,7 @@ def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.
         values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in stands]
         con.execute(f"INSERT INTO t VALUES ({marks})", values)
     (batch,) = con.sql(f"SELECT {encodable(kind, 't')} FROM t").to_arrow_table().to_batches()
-    written = Blocks(kind).write(batch)
+    written = BatchCodec(kind).write(batch)
     assert written == [Encoder(kind, 7).encode(record)[FRAME:] for record in records_]
     assert [Encoder(kind, 7).encode(row)[FRAME:] for row in rows(batch)] == written
     con.close()
@@ -52,7 +52,7 @@ def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.
 
 def test_a_row_that_is_not_of_the_schema_is_not_written() -> None:
     batch = pyarrow.RecordBatch.from_pylist([a_record("enrollment", role="wizard")])
-    assert Blocks("enrollment").write(batch) is None
+    assert BatchCodec("enrollment").write(batch) is None
     with pytest.raises(ValueError, match="wizard"):
         Encoder("enrollment", 7).encode_all(batch)
 
@@ -65,7 +65,7 @@ def test_a_batch_with_one_wrong_value_is_read_rightly_or_not_at_all(kind: str) -
     for _ in range(300):
         wrong = mutated(rng, good)
         _, failures = decoder.decode_all([good, wrong])
-        block = Blocks(kind).read([good[FRAME:], wrong[FRAME:]])
+        block = BatchCodec(kind).read([good[FRAME:], wrong[FRAME:]])
         if failures:
             assert block is None
         elif block is not None:
@@ -82,7 +82,7 @@ def mutated(rng: random.Random, value: bytes) -> bytes:
 @pytest.mark.parametrize("rest", [b"x", b"\0" * 9])
 def test_bytes_left_over_are_seen(rest: bytes) -> None:
     value = Encoder("enrollment", 7).encode(a_record("enrollment"))[FRAME:]
-    assert Blocks("enrollment").read([value, value + rest, value]) is None
+    assert BatchCodec("enrollment").read([value, value + rest, value]) is None
 
 
 def test_one_wrong_value_in_a_large_batch_is_named_and_the_others_are_read() -> None:

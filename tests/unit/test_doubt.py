@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bus.kafka.connection_watch import Doubt
+from bus.kafka.connection_watch import ConnectionWatch
 
 TEXT = "%s [%s] %s"
 """As confluent-kafka gives it to a logger, with librdkafka's facility, the client and a message."""
@@ -24,7 +24,7 @@ TEXT = "%s [%s] %s"
 def test_what_leaves_a_doubt(
     facility: str, message: str, doubtful: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    doubt = Doubt()
+    doubt = ConnectionWatch()
     doubt.log(logging.INFO, "one line")
     assert not doubt
     with caplog.at_level(logging.INFO, "bus.librdkafka"):
@@ -34,7 +34,7 @@ def test_what_leaves_a_doubt(
 
 
 def test_a_doubt_stays() -> None:
-    doubt = Doubt()
+    doubt = ConnectionWatch()
     doubt.log(logging.INFO, TEXT, "FAIL", "producer-1", "Disconnected (after 1ms in state UP)")
     doubt.log(logging.INFO, TEXT, "GETPID", "producer-1", "there it is")
     assert doubt

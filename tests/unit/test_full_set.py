@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from bus.contract.fake_messages import Sent
-from bus.delivery import Batch, Overtaken, Part, Position
+from bus.delivery import Batch, Overtaken, Part, Position, Table
 from bus.errors import RetryLater, Stop
-from bus.product import Table
 from consumers.delivery import full_set
 from consumers.delivery.full_set import FullSet, Reference
 

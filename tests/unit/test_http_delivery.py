@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from bus.delivery import Batch, Part, Position
+from bus.delivery import Batch, Part, Position, Row, Table
 from bus.errors import Never, RetryLater, Stop
-from bus.product import Row, Table
 from consumers.delivery import endpoint, http
 from consumers.delivery.http import Http, HttpSettings, Post
 from tests.webhook_receiver import Received, Receiver

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract.example_records import a_record, records
 from bus.contract.fake_messages import Sent
@@ -332,7 +332,7 @@ def test_sds_is_told_no_more_than_it_needs() -> None:
 
 def deliver(delivery: Any, changes: list[tuple[str, dict[str, Any]]], start: int = 0) -> None:
     """Hand records over as the loop does."""
-    lots: dict[str, Lot] = defaultdict(Lot)
+    lots: dict[str, KindRecords] = defaultdict(KindRecords)
     for at, (kind, record) in enumerate(changes, start=start):
         lots[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
     parts, _, letters = translate(PRODUCT, lots, {})

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.consume.delivered_index import Delivered
-from bus.consume.dependency_order import Lot, Ordering
+from bus.consume.delivered_index import DeliveredIndex
+from bus.consume.dependency_order import DependencyOrder, KindRecords
 from bus.contract import Sent, a_record
 from bus.delivery import Position
 from bus.settings import Settings
@@ -16,15 +16,15 @@ from bus.settings import Settings
 KINDS = ["org", "class", "student", "staff", "enrollment"]
 
 
-def ordering() -> tuple[Ordering, Delivered]:
-    delivered = Delivered(Settings(), KINDS)
+def ordering() -> tuple[DependencyOrder, DeliveredIndex]:
+    delivered = DeliveredIndex(Settings(), KINDS)
     delivered.add("org", "schoolSourcedId-1")
-    return Ordering(delivered, hold_seconds=30), delivered
+    return DependencyOrder(delivered, hold_seconds=30), delivered
 
 
-def lots(**kinds: list[dict[str, Any]]) -> dict[str, Lot]:
+def lots(**kinds: list[dict[str, Any]]) -> dict[str, KindRecords]:
     return {
-        kind.rstrip("_"): Lot(
+        kind.rstrip("_"): KindRecords(
             records,
             [Sent(kind.rstrip("_"), "", i) for i in range(len(records))],  # type: ignore[misc]
         )
@@ -32,7 +32,7 @@ def lots(**kinds: list[dict[str, Any]]) -> dict[str, Lot]:
     }
 
 
-def ids(ready: dict[str, Lot]) -> dict[str, list[str]]:
+def ids(ready: dict[str, KindRecords]) -> dict[str, list[str]]:
     return {
         kind: [record["sourcedId"] for record in lot.records]
         for kind, lot in ready.items()
@@ -132,7 +132,7 @@ def test_what_waits_of_a_partition_that_another_copy_has_now_is_forgotten() -> N
 
 
 def test_a_reference_to_a_kind_that_the_product_does_not_take_is_not_waited_for() -> None:
-    delivered = Delivered(Settings(), ["student", "staff", "enrollment"])
+    delivered = DeliveredIndex(Settings(), ["student", "staff", "enrollment"])
     delivered.add("student", "s1")
     assert delivered.missing("enrollment", ENROLLMENT) is None
 

@@ -19,10 +19,10 @@ from bus.cli.replay import per_second
 from bus.delivery import Batch, Part, Position
 from bus.errors import Stop
 from bus.replay.history import _Merge
-from bus.replay.json_lines_folder import Shadow
+from bus.replay.json_lines_folder import JsonLinesFolder
 from bus.replay.latest import _Columns
-from bus.replay.product_rows import Source, States, _same
-from bus.replay.replay_log import About, Entry, State
+from bus.replay.product_rows import ProductStates, Source, _same
+from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
 from bus.settings import Settings
@@ -154,12 +154,14 @@ def test_columns_are_as_they_were_added() -> None:
 
 
 def test_how_far_a_replay_is() -> None:
-    about = About("canvas-1", "canvas", "beginning", "now", start={"t/0": 0}, stop={"t/0": 100})
-    state = State().plus({Position("t", 0): 25}, {"student": 20}, 5, 0, 1.5)
+    about = ReplayRequest(
+        "canvas-1", "canvas", "beginning", "now", start={"t/0": 0}, stop={"t/0": 100}
+    )
+    state = ReplayState().plus({Position("t", 0): 25}, {"student": 20}, 5, 0, 1.5)
     state = state.plus({Position("t", 0): 50}, {"student": 25}, 0, 0, 1.5)
-    entry = Entry(about, state)
+    entry = ReplayEntry(about, state)
     assert (entry.share, state.delivered, state.seconds) == (0.5, {"student": 45}, 3.0)
-    assert Entry(about, state, "cancel").status == "cancelled"
+    assert ReplayEntry(about, state, "cancel").status == "cancelled"
 
 
 # ---- two states -------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_how_two_folders_differ(tmp_path: Path) -> None:
     zipped(old, "1.zip", users=HEAD + "a,ann,active\r\nb,bob,active\r\nc,cy,active\r\n")
     zipped(old, "2.zip", users=HEAD + "c,cy,suspended\r\n")
     zipped(new, "1.zip", users=HEAD + "a,ANN,active\r\nd,dan,active\r\nc,cy,suspended\r\n")
-    states = States(CANVAS, tmp_path)
+    states = ProductStates(CANVAS, tmp_path)
     try:
         states.read("old", old)
         states.read("new", new)
@@ -197,7 +199,7 @@ def test_how_two_folders_differ(tmp_path: Path) -> None:
 
 def test_of_which_records_a_row_was_made(tmp_path: Path) -> None:
     (users,) = [table for table in CANVAS.tables if table.name == "users.csv"]
-    states = States(CANVAS, tmp_path)
+    states = ProductStates(CANVAS, tmp_path)
     try:
         for kind in ("student", "staff"):
             states.add("made", users, [{"user_id": "a"}], [Source(kind, "a")])
@@ -211,7 +213,7 @@ def test_of_which_records_a_row_was_made(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_files_of_the_product_is_a_mistake(tmp_path: Path) -> None:
-    states = States(CANVAS, tmp_path)
+    states = ProductStates(CANVAS, tmp_path)
     try:
         with pytest.raises(Stop, match="holds none of accounts"):
             states.read("old", tmp_path)
@@ -231,9 +233,9 @@ def shadow_batch(*names: str, offset: int) -> Batch:
 
 def test_a_shadow_of_requests_is_compared_record_by_record(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    Shadow(old).deliver(shadow_batch("Ann", "Bob", offset=2))
-    Shadow(new).deliver(shadow_batch("Abe", "Bob", offset=2))
-    states = States(WEBHOOK, tmp_path)
+    JsonLinesFolder(old).deliver(shadow_batch("Ann", "Bob", offset=2))
+    JsonLinesFolder(new).deliver(shadow_batch("Abe", "Bob", offset=2))
+    states = ProductStates(WEBHOOK, tmp_path)
     try:
         states.read("old", old)
         states.read("new", new)
@@ -245,10 +247,10 @@ def test_a_shadow_of_requests_is_compared_record_by_record(tmp_path: Path) -> No
 
 
 def test_a_shadow_that_was_killed_goes_on_after_what_it_has_noted(tmp_path: Path) -> None:
-    Shadow(tmp_path).deliver(shadow_batch("Ann", offset=1))
+    JsonLinesFolder(tmp_path).deliver(shadow_batch("Ann", offset=1))
     with (tmp_path / "events.ndjson").open("a") as file:
         file.write('{"half a li')
-    again = Shadow(tmp_path)
+    again = JsonLinesFolder(tmp_path)
     assert again.resume("cluster", [STUDENT, ENROLLMENT]) == {STUDENT: 1}
     again.deliver(shadow_batch("Bob", offset=2))
     lines = (tmp_path / "events.ndjson").read_text().splitlines()

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bus.cli import app
-from bus.kafka.retention import District, _changes, _loses, plan, wanted
+from bus.kafka.retention import DistrictSize, _changes, _loses, plan, wanted
 from bus.settings import RetentionSettings, Settings
 
 DAY = 24 * 60 * 60 * 1000
@@ -37,7 +37,7 @@ def test_only_what_is_kept_by_time_can_be_tiered() -> None:
 def test_what_a_district_costs() -> None:
     found = {
         topic.name.rpartition(".")[2]: topic
-        for topic in plan(settings(), District(1_000, attendance_a_day=1_000), 3)
+        for topic in plan(settings(), DistrictSize(1_000, attendance_a_day=1_000), 3)
     }
     assert found["student"].first == 1_000 * 65 * 3
     assert found["student"].later > found["student"].first
@@ -46,7 +46,7 @@ def test_what_a_district_costs() -> None:
 
 
 def test_tiered_attendance_costs_the_brokers_little() -> None:
-    district = District(1_000, attendance_a_day=1_000)
+    district = DistrictSize(1_000, attendance_a_day=1_000)
     whole = plan(settings(), district, 3)[-1]
     tiered = plan(settings(tiered=True, local_days=7), district, 3)[-1]
     assert tiered.later == pytest.approx(whole.later * 7 / 730, rel=0.01)

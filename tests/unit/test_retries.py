@@ -6,7 +6,7 @@ import pytest
 
 from bus.consume.retries import Retries
 from bus.errors import Never, RetryLater, Stop
-from bus.observe.metrics import Metrics
+from bus.observe.metrics import ConsumerMetrics
 from bus.settings import ConsumerSettings
 
 
@@ -17,7 +17,7 @@ class Product:
         self.answers = list(answers)
         self.open_at: list[str] = []
         self.waits: list[float] = []
-        self.metrics = Metrics()
+        self.metrics = ConsumerMetrics()
         how = ConsumerSettings(retry_first=0.5, retry_most=8, circuit_failures=3)
         self.retries = Retries(how, "lunch", self.metrics, self.waits.append)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bus.consume.dependency_order import Lot
+from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract import Sent, a_record
+from bus.delivery import Table
 from bus.errors import Never
-from bus.product import Product, Table
+from bus.product import Product
 
 
 def user(student: dict[str, Any]) -> dict[str, str] | None:
@@ -32,9 +33,9 @@ PRODUCT = Product(
 )
 
 
-def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, Lot]:
+def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, KindRecords]:
     records = [a_record("student", sourcedId=id_, grades=list(grades)) for id_ in ids]
-    return {"student": Lot(records, [Sent("student", "", i) for i in range(len(ids))])}  # type: ignore[misc]
+    return {"student": KindRecords(records, [Sent("student", "", i) for i in range(len(ids))])}  # type: ignore[misc]
 
 
 def test_rows_in_the_products_order_beside_their_messages() -> None:

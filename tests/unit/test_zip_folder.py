@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from bus.delivery import Batch, Overtaken, Part, Position
+from bus.delivery import Batch, Overtaken, Part, Position, Table
 from bus.errors import RetryLater, Stop
-from bus.product import Table
 from consumers.delivery import zip_folder
 from consumers.delivery.csv_zip import Layout, pack, sheets, text
 from consumers.delivery.zip_folder import ZipFolder
