@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 TYPES = {
@@ -56,3 +57,18 @@ def shape(value: Any, data: Collection[str] = ()) -> list[str]:
     found = Shape(data)
     found.add(value)
     return found.lines()
+
+
+def with_what_was_empty(held: Iterable[str], found: Iterable[str]) -> list[str]:
+    """What was found, and of what is held the lines below an array or a mapping that happened to
+    be empty this time: they say nothing against it."""
+    lines = list(found)
+    paths = {line.rpartition(": ")[0] for line in lines}
+    for line in held:
+        path = line.rpartition(": ")[0]
+        above = [path[: match.start()] for match in re.finditer(r"\[\]|\.\*", path)]
+        for container in above:
+            inner = (f"{container}[]", f"{container}.*")
+            if container in paths and not any(one.startswith(inner) for one in paths):
+                lines.append(line)
+    return lines
