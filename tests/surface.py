@@ -82,6 +82,8 @@ HTTP = HttpSettings.model_validate(
         "oauth": {"issuer": "https://i.example", "audience": "bus", "jwks": "keys.json"},
     }
 )
+DESCRIBED = ("bus.delivery", "bus.event")
+"""Modules of which more than the names is public."""
 ASKING = ("os.environ.get", "os.getenv")
 
 Lines = Iterator[str]
@@ -529,11 +531,11 @@ def python() -> Lines:
     """Signatures and fields of what Python programs import."""
     for name in bus.__all__:
         yield from _python(f"bus.{name}", getattr(bus, name))
-    for module in (bus.contract, bus.standard):
-        for name in module.__all__:
-            yield f"python {module.__name__}.{name}"
-    yield from _python("bus.event.Attributes", event.Attributes)
-    yield from _python("bus.event.attributes", event.attributes)
+    for path in documented():
+        if path.rpartition(".")[0] in DESCRIBED:
+            yield from _python(path, importable(path))
+        elif path.rpartition(".")[0] != "bus":
+            yield f"python {path}"
 
 
 def _python(name: str, found: Any) -> Lines:
@@ -541,6 +543,7 @@ def _python(name: str, found: Any) -> Lines:
         yield f"python {name}{_signature(found)}"
         return
     yield f"python {name}({', '.join(b.__name__ for b in found.__bases__ if b is not object)})"
+    yield from (f"python {name}.{field}" for field in getattr(found, "_fields", ()))
     if dataclasses.is_dataclass(found):
         for field in dataclasses.fields(found):
             given = field.default is not dataclasses.MISSING
