@@ -39,8 +39,6 @@ DATA = {
         ".day2.records",
         ".day1.products",
         ".day2.products",
-        ".day1.products.*.got",
-        ".day2.products.*.got",
         ".rogue.deadLetters",
     ),
     "bus produce oneroster-csv": (

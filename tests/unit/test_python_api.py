@@ -25,3 +25,8 @@ def test_nothing_is_listed_twice() -> None:
 @pytest.mark.parametrize("path", surface.documented())
 def test_each_can_be_imported(path: str) -> None:
     assert surface.importable(path) is not None
+
+
+@pytest.mark.parametrize("package", ["bus", "producers", "consumers"])
+def test_each_package_says_that_it_is_typed(package: str) -> None:
+    assert (surface.ROOT / package / "py.typed").is_file()
