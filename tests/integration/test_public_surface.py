@@ -1,0 +1,242 @@
+"""The keys of what `--json` prints do not change unnoticed: `tests/golden/public-surface.txt` holds
+them, and this holds them against real output. After a change that is meant: UPDATE_GOLDEN=1, see
+`tests/golden_file.py`.
+
+Where keys are data (names of kinds, topics, tables), the file has a `*`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.standard.kinds import schema_directory
+from tests import golden_file, surface
+from tests.integration.commands import Commands, until
+from tests.shapes import Shape, with_what_was_empty
+from tests.webhook_receiver import Receiver
+
+FILE = "public-surface.txt"
+SECRET = "whsec_" + base64.b64encode(b"a secret of 32 bytes for a test.").decode()
+REFUSED = ("student-0000000", "student-0000001", "student-0000002")
+DATA = {
+    "bus consume": (".delivered",),
+    "bus deadletters list": (".reasons",),
+    "bus deadletters show": (".record",),
+    "bus demo": (
+        ".day1.records",
+        ".day2.records",
+        ".day1.products",
+        ".day2.products",
+        ".rogue.deadLetters",
+    ),
+    "bus produce oneroster-csv": (
+        ".records",
+        ".putOff",
+        ".extracts[].records",
+        ".extracts[].putOff",
+    ),
+    "bus reconcile": (".tables", ".repaired.delivered"),
+    "bus replay compare": (".tables",),
+    "bus replay list": (".replays[].delivered",),
+    "bus replay run": (".delivered", ".read", ".sample", ".sample.*"),
+    "bus replay resume": (".delivered",),
+    "bus replay show": (".delivered",),
+    "bus status": (".groups", ".topics", ".running"),
+    "bus topics plan": (".changed", ".changed.*"),
+}
+"""Paths of objects whose keys are data."""
+PLAYED = ("bus demo",)
+"""What another test looks at, as it takes long."""
+
+
+class Seen:
+    """Runs commands and remembers the shape of what they print."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+        self._shapes: defaultdict[str, Shape] = defaultdict(Shape)
+
+    def run(self, command: str, *arguments: str, status: int = 0, shown: str = "") -> Any:
+        """Run `bus COMMAND ARGUMENTS --json`; what it printed."""
+        found = self._commands.run(*command.split(), *arguments, status=status)
+        self.add(f"bus {shown or command}", found)
+        return found
+
+    def add(self, command: str, found: Any) -> None:
+        """Remember what a command has printed."""
+        if command not in self._shapes:
+            self._shapes[command] = Shape(DATA.get(command, ()))
+        self._shapes[command].add(found)
+
+    def lines(self) -> list[str]:
+        """`json bus consume .product: string`."""
+        return [
+            f"json {command} {line}"
+            for command, shape in self._shapes.items()
+            for line in shape.lines()
+        ]
+
+    @property
+    def commands(self) -> set[str]:
+        """The commands that were run."""
+        return set(self._shapes)
+
+
+@pytest.mark.embedded
+def test_the_keys_of_json(commands: Commands) -> None:
+    seen = Seen(commands)
+    _standard(seen, commands)
+    _extracts(seen, commands)
+    out = str(commands.cwd / "canvas")
+    seen.run("consume", "canvas", "--out", out, "--until-caught-up")
+    seen.run("status")
+    seen.run("doctor")
+    _dead_letters(seen, commands)
+    _replays(seen, commands, out)
+    _without_a_bus(seen, commands)
+    asked = {name for name in surface.command_paths() if not name.startswith("bus bench")}
+    assert seen.commands | set(PLAYED) == asked, "each command with --json must be looked at"
+    _check("json", seen.lines())
+
+
+@pytest.mark.embedded
+@pytest.mark.slow
+def test_the_keys_of_the_demos_json(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+    env["BUS_HOME"] = str(tmp_path / "home")
+    line = [sys.executable, "-m", "bus", "demo", "--students", "60", "--json"]
+    done = subprocess.run(
+        line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shape = Shape(DATA["bus demo"])
+    shape.add(json.loads(done.stdout))
+    _check("json-demo", [f"json-demo bus demo {line}" for line in shape.lines()])
+
+
+def _check(section: str, lines: list[str]) -> None:
+    held = golden_file.held(FILE, section)
+    golden_file.check(FILE, section, with_what_was_empty(held, lines))
+
+
+def _standard(seen: Seen, commands: Commands) -> None:
+    seen.run("up")
+    seen.run("schemas check")
+    seen.run("schemas apply")
+    seen.run("schemas list")
+    seen.run("schemas docs", "--out", str(commands.cwd / "standard"))
+    altered = commands.cwd / "altered"
+    shutil.copytree(schema_directory(), altered)
+    student = altered / "student.avsc"
+    schema = json.loads(student.read_text("utf-8"))
+    schema["fields"] = [field for field in schema["fields"] if field["name"] != "familyName"]
+    student.write_text(json.dumps(schema), "utf-8")
+    seen.run("schemas check", "--schemas", str(altered), status=1)
+    seen.run("topics plan", "--attendance-per-day", "100")
+    commands.variables["BUS_RETENTION__HISTORY_DAYS"] = "400"
+    seen.run("topics plan", "--apply")
+    del commands.variables["BUS_RETENTION__HISTORY_DAYS"]
+
+
+def _extracts(seen: Seen, commands: Commands) -> None:
+    """Two days; in the second are rows of rubbish, and a row too short to have an id."""
+    days = [commands.cwd / f"day{number}" for number in (1, 2)]
+    for number, folder in enumerate(days, 1):
+        more = ("--students", "60", "--day", str(number))
+        seen.run("sample", str(folder), *more)
+    seen.run("produce oneroster-csv", str(days[0]))
+    with (days[1] / "users.csv").open("a", encoding="utf-8") as users:
+        users.write("rubbish\n")
+    seen.run("produce oneroster-csv", str(days[1]), "--allow-mass-withdrawal")
+    faults = seen.run("quarantine list")["faults"]
+    assert faults
+
+    drop = commands.cwd / "drop"
+    drop.mkdir()
+    watching = commands.start("produce", "oneroster-csv", str(drop), "--watch")
+    try:
+        shutil.make_archive(str(commands.cwd / "day1"), "zip", days[0])
+        shutil.move(commands.cwd / "day1.zip", drop / "day1.zip")
+        until(lambda: (drop / "taken" / "day1.zip").exists(), "the extract taken")
+        (drop / "broken.zip").write_bytes(b"not a zip")
+        until(lambda: (drop / "refused" / "broken.zip").exists(), "the broken one refused")
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        printed, log = watching.communicate(timeout=60)
+    assert watching.returncode == 0, log
+    seen.add("bus produce oneroster-csv", json.loads(printed))
+
+    made = seen.run("produce http", "--new-key", "app")
+    digest = re.search(r'key_sha256 = "(\w+)"', made["toml"])
+    assert digest
+    commands.variables["BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256"] = digest[1]
+    with commands.running("produce", "http", "--port", "0") as service:
+        assert service.stdout is not None
+        seen.add("bus produce http", json.loads(service.stdout.readline()))
+
+
+def _dead_letters(seen: Seen, commands: Commands) -> None:
+    """A vendor refuses three students."""
+    commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
+    with Receiver(SECRET) as vendor:
+        vendor.answer = lambda event: 422 if event.data["sourcedId"] in REFUSED else 204
+        seen.run("consume", "webhook", "--url", vendor.url, "--until-caught-up")
+        found = seen.run("deadletters list", "webhook")["deadLetters"]
+        place = found[0]["place"]
+        seen.run("deadletters show", "webhook", place)
+        seen.run("deadletters retry", "webhook", place, "--url", vendor.url)
+        seen.run("deadletters discard", "webhook", "--all", "--why", "a test")
+        seen.run("deadletters list", "webhook", "--all")
+
+
+def _replays(seen: Seen, commands: Commands, out: str) -> None:
+    """One to its end, one that is paused, resumed and cancelled; what differs, and its repair."""
+    seen.run("replay", "canvas", "--dry-run", "--into", "other", shown="replay run")
+    one, other = (str(commands.cwd / name) for name in ("one", "other"))
+    seen.run("replay", "canvas", "--into", one, shown="replay run")
+    seen.run("replay", "canvas", "--into", other, "--entity", "org", shown="replay run")
+    seen.run("replay compare", "canvas", one, other)
+
+    slow = commands.start("replay", "canvas", "--into", f"{one}-slow", "--rate", "20")
+
+    def begun() -> Any:
+        all_ = seen.run("replay list")["replays"]
+        return [replay for replay in all_ if replay["rate"] == 20]
+
+    (replay,) = until(begun, "the slow replay")
+    seen.run("replay pause", replay["id"])
+    printed, log = slow.communicate(timeout=60)
+    assert slow.returncode == 0, log
+    seen.add("bus replay run", json.loads(printed))
+    going = commands.start("replay", "resume", replay["id"])
+    until(lambda: commands.run("replay", "show", replay["id"])["status"] == "running", "it goes on")
+    going.send_signal(signal.SIGTERM)
+    printed, log = going.communicate(timeout=60)
+    assert going.returncode == 0, log
+    seen.add("bus replay resume", json.loads(printed))
+    seen.run("replay show", replay["id"])
+    seen.run("replay cancel", replay["id"])
+
+    seen.run("reconcile", "canvas", "--export", out)
+    lacks = commands.cwd / "lacks"
+    shutil.copytree(other, lacks)
+    seen.run("reconcile", "canvas", "--export", str(lacks), "--repair", "--out", out)
+
+
+def _without_a_bus(seen: Seen, commands: Commands) -> None:
+    """In a home of its own, in which nothing was ever started."""
+    commands.variables["BUS_HOME"] = str(commands.cwd / "empty")
+    seen.run("status")
+    seen.run("down")

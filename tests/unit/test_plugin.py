@@ -1,0 +1,111 @@
+"""A third party's product in a package of its own (`tests/plugin`): built as a wheel, installed
+beside Schoolbus, found, accepted by the contract, and typed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import surface
+
+PLUGIN = Path(__file__).parents[1] / "plugin"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Where the plugin's wheel is installed, and where its checkout lies."""
+
+    target: Path
+    source: Path
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """`python ARGUMENTS` in the checkout, with the wheel on the path; what it printed."""
+        clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+        return _run([sys.executable, *arguments], self.source, clean | self.env, status)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Where Python looks."""
+        return {"PYTHONPATH": str(self.target), "BUS_HOME": str(self.source / "home")}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("plugin")
+    source = folder / "source"
+    shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    quiet = ["--no-deps", "--no-index"]
+    wheels, target = folder / "wheels", folder / "target"
+    build = [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+    _run(build, folder, dict(os.environ))
+    (wheel,) = wheels.glob("*.whl")
+    _run([*pip, "install", *quiet, "--target", str(target), str(wheel)], folder, dict(os.environ))
+    shutil.rmtree(source / "lunch")  # what is tested is what the wheel has
+    return Installed(target, source)
+
+
+def test_it_imports_only_what_is_public() -> None:
+    listed = set(surface.documented())
+    for path in sorted(PLUGIN.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                named = {alias.name for alias in node.names}
+                assert not any(name.split(".")[0] == "bus" for name in named), path.name
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bus":
+                named = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert named <= listed, path.name
+
+
+@pytest.mark.slow
+def test_the_command_line_finds_it(installed: Installed) -> None:
+    other = json.loads(installed.run("-m", "bus", "consume", "no-such", "--json", status=2))
+    assert "canvas, lunch, microsoft-sds" in other["error"]
+    found = json.loads(installed.run("-m", "bus", "consume", "lunch", "--json", status=1))
+    assert "bus up" in found["error"], "it is found, and only the bus is not there"
+    assert "--until-caught-up" in installed.run("-m", "bus", "consume", "--help")
+
+
+@pytest.mark.slow
+def test_a_vendor_reads_events(installed: Installed) -> None:
+    program = (
+        "from datetime import datetime\n"
+        "from bus import Event\n"
+        "from bus.contract import a_record\n"
+        "from lunch.counter import said\n"
+        "record = a_record('student', sourcedId='s1')\n"
+        "print(said(Event('student', record, 'i', 't', 's', datetime(2026, 8, 17), None, 'p')))\n"
+    )
+    assert installed.run("-c", program) == "s1 eats (t at 00:00)\n"
+
+
+@pytest.mark.slow
+def test_it_passes_the_contract(installed: Installed) -> None:
+    told = installed.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "contract_lunch.py")
+    assert " passed" in told
+    assert "skipped" not in told
+
+
+@pytest.mark.slow
+def test_its_types_fit(installed: Installed) -> None:
+    """That Schoolbus is typed for others (`py.typed`) is part of it."""
+    checked = [str(installed.target / "lunch"), "contract_lunch.py"]
+    installed.run(
+        "-m", "mypy", "--strict", "--cache-dir", str(installed.source / "cache"), *checked
+    )
+
+
+def _run(line: list[str], cwd: Path, env: dict[str, str], status: int = 0) -> str:
+    done = subprocess.run(
+        line, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == status, f"{line}: {done.stdout}\n{done.stderr}"
+    return done.stdout
