@@ -10,46 +10,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bus.delivery import Batch, Delivery, Part, Refusal, Table
+    from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal, Row, Table
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.ingest.staging import Fault, Staging
+    from bus.kafka.cloudevents import Attributes, attributes
     from bus.product import Product
     from bus.settings import Settings
     from bus.subscription import Event, subscribe
 
 __all__ = [
+    "Attributes",
     "Batch",
     "Delivery",
     "Event",
     "Fault",
     "Never",
+    "Overtaken",
     "Part",
+    "Position",
     "Product",
     "Refusal",
     "RetryLater",
+    "Row",
     "Settings",
     "Staging",
     "Stop",
     "Table",
+    "attributes",
     "produce",
     "subscribe",
 ]
 
 _HOME = {
+    "Attributes": "bus.kafka.cloudevents",
     "Batch": "bus.delivery",
     "Delivery": "bus.delivery",
     "Event": "bus.subscription",
     "Fault": "bus.ingest.staging",
     "Never": "bus.errors",
+    "Overtaken": "bus.delivery",
     "Part": "bus.delivery",
+    "Position": "bus.delivery",
     "Product": "bus.product",
     "Refusal": "bus.delivery",
     "RetryLater": "bus.errors",
+    "Row": "bus.delivery",
     "Settings": "bus.settings",
     "Staging": "bus.ingest.staging",
     "Stop": "bus.errors",
     "Table": "bus.delivery",
+    "attributes": "bus.kafka.cloudevents",
     "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",
 }

@@ -29,36 +29,28 @@ from typer.testing import CliRunner
 import bus
 import bus.contract
 import bus.standard
-from bus import (
-    baseline,
-    deadletters,
-    event,
-    extract,
-    health,
-    loop,
-    plugins,
-    publisher,
-    quarantine,
-    registry,
-    retention,
-    sources,
-    topics,
-)
+from bus import plugins
 from bus.bench.figures import Comparison, Figure
-from bus.bench.freshness import Freshness
+from bus.bench.freshness_benchmark import Freshness
 from bus.bench.measured import Cost
-from bus.bench.soak import Course, Soak
-from bus.bench.start import Start
+from bus.bench.soak_benchmark import Soak, Trend
+from bus.bench.start_benchmark import Start
 from bus.bench.usage import Used
 from bus.cli import app
-from bus.codec import Encoder
+from bus.consume import deadletters
 from bus.contract import Sent, a_record
-from bus.failures import Stop
-from bus.local import damage, home, kafka
-from bus.metrics import Metrics
-from bus.replay import ledger
+from bus.errors import Stop
+from bus.ingest import ownership, pipeline, quarantine, snapshot
+from bus.ingest.staging import Fault
+from bus.kafka import cloudevents, retention, topics, transactions
+from bus.kafka.client import group_settings
+from bus.local import damage, home, kafka_process
+from bus.observe import health
+from bus.observe.metrics import ConsumerMetrics
+from bus.registry import subjects
+from bus.registry.codec import Encoder
+from bus.replay import replay_log
 from bus.settings import KafkaSettings, RegistrySettings, RetentionSettings, Settings
-from bus.staging import Fault
 from bus.standard import KINDS
 from consumers.delivery import endpoint
 from producers.http import idempotency, service
@@ -82,8 +74,6 @@ HTTP = HttpSettings.model_validate(
         "oauth": {"issuer": "https://i.example", "audience": "bus", "jwks": "keys.json"},
     }
 )
-DESCRIBED = ("bus.delivery", "bus.event")
-"""Modules of which more than the names is public."""
 ASKING = ("os.environ.get", "os.getenv")
 
 Lines = Iterator[str]
@@ -220,16 +210,16 @@ def topic_facts() -> Lines:
 def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     """The keys, values and headers of messages, as what writes them hands them to Kafka."""
     _Kafka.made.clear()
-    for module in (deadletters, ledger, publisher, sources):
+    for module in (deadletters, replay_log, transactions, ownership):
         monkeypatch.setattr(module, "Producer", _Kafka)
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
 
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    monkeypatch.setattr(publisher, "Encoder", lambda *_: _Encoder())
-    published = publisher.Publisher(
+    monkeypatch.setattr(transactions, "Encoder", lambda *_: _Encoder())
+    published = transactions.Publisher(
         SETTINGS, "/SOURCE", {"student": 1}, time="T", traceparent=trace
     )
-    for change in get_args(event.Change):
+    for change in get_args(cloudevents.Change):
         published.publish("student", change, _Batch())
     sent = _Kafka.made[-1].sent
     yield from _headers("record", [one["headers"] for one in sent])
@@ -261,31 +251,31 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     deadletters.record_look(SETTINGS, "PRODUCT", letter.place, "why", "who")
     yield from _value("audit", _Kafka.made[-1].sent[-1]["value"])
 
-    about = ledger.About("ID", "PRODUCT", "beginning", "now")
-    kept = ledger.Ledger(SETTINGS, "ID")
+    about = replay_log.ReplayRequest("ID", "PRODUCT", "beginning", "now")
+    kept = replay_log.ReplayLog(SETTINGS, "ID")
     kept.begin(about)
-    kept.note(ledger.State())
-    ledger.wish(SETTINGS, "ID", "pause")
+    kept.note(replay_log.ReplayState())
+    replay_log.wish(SETTINGS, "ID", "pause")
     for made in _Kafka.made[-2:]:
         for one in made.sent:
             name = one["key"].decode()
             yield from _value(f"replays with the key {name}", one["value"])
 
-    sources._tell(SETTINGS, "/SOURCE", {"student"})
+    ownership._tell(SETTINGS, "/SOURCE", {"student"})
     one = _Kafka.made[-1].sent[-1]
     yield f"message sources has the key {one['key'].decode()} and a value such as {one['value']!r}"
     yield from _value("idempotency key", idempotency.value(b"", 1, 1.5))
 
 
-def transactions(monkeypatch: pytest.MonkeyPatch) -> Lines:
+def clients(monkeypatch: pytest.MonkeyPatch) -> Lines:
     """Transactional ids, consumer groups and how they read."""
     _Kafka.made.clear()
-    for module in (ledger, publisher):
+    for module in (replay_log, transactions):
         monkeypatch.setattr(module, "Producer", _Kafka)
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
-    publisher.Publisher(SETTINGS, "/SOURCE", {}, time="T")
+    transactions.Publisher(SETTINGS, "/SOURCE", {}, time="T")
     yield f"client transactional.id of an extract: {_Kafka.made[-1].config['transactional.id']}"
-    ledger.Ledger(SETTINGS, "ID")
+    replay_log.ReplayLog(SETTINGS, "ID")
     yield f"client transactional.id of a replay: {_Kafka.made[-1].config['transactional.id']}"
 
     def named(_: Settings, name: str, **__: object) -> None:
@@ -293,13 +283,13 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> Lines:
 
     monkeypatch.setattr(service, "GroupCommit", named)
     monkeypatch.setattr(service, "_topics", lambda *_: 4)
-    monkeypatch.setattr(registry, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: {})
     http = HTTP.model_copy(update={"port": 0, "instance": "INSTANCE", "oauth": None})
     with pytest.raises(Stop) as stop:
         service.serve(SETTINGS, http, lambda _: None)
     yield f"client transactional.id of the HTTP source: {stop.value}"
 
-    group = loop.group_settings(SETTINGS, "PRODUCT")
+    group = group_settings(SETTINGS, "PRODUCT")
     for key in (
         "group.id",
         "isolation.level",
@@ -313,7 +303,7 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> Lines:
 def schemas() -> Lines:
     """Subjects of the registry, and the fields of the schemas."""
     for kind, about in KINDS.items():
-        yield f"schema {kind}: subject {registry.subject(SETTINGS, kind)}"
+        yield f"schema {kind}: subject {subjects.subject(SETTINGS, kind)}"
         yield f"schema {kind}: {about.schema['namespace']}.{about.schema['name']}"
         yield f"schema {kind}: placed by {about.owner}"
         for field in about.schema["fields"]:
@@ -362,7 +352,7 @@ def _value(what: str, value: bytes) -> Lines:
 
 def metrics() -> Lines:
     """Names of metrics as they are exposed, with type and labels."""
-    for found in (Metrics(), HttpMetrics()):
+    for found in (ConsumerMetrics(), HttpMetrics()):
         for collector, names in found.registry._collector_to_names.items():
             made: Any = collector
             labels = ", ".join(made._labelnames) or "no label"
@@ -403,7 +393,7 @@ def http_paths(monkeypatch: pytest.MonkeyPatch) -> Lines:
     monkeypatch.setattr(uvicorn, "Config", served)
     with (
         pytest.raises(Stop) as stop,
-        health.served("127.0.0.1", 1, Metrics().registry, live=str, ready=str),
+        health.served("127.0.0.1", 1, ConsumerMetrics().registry, live=str, ready=str),
     ):
         pass
     yield f"http consumer paths {stop.value}"
@@ -532,13 +522,14 @@ def python() -> Lines:
     for name in bus.__all__:
         yield from _python(f"bus.{name}", getattr(bus, name))
     for path in documented():
-        if path.rpartition(".")[0] in DESCRIBED:
-            yield from _python(path, importable(path))
-        elif path.rpartition(".")[0] != "bus":
+        if path.rpartition(".")[0] != "bus":
             yield f"python {path}"
 
 
 def _python(name: str, found: Any) -> Lines:
+    if isinstance(found, types.GenericAlias):
+        yield f"python {name} = {found}"
+        return
     if not inspect.isclass(found):
         yield f"python {name}{_signature(found)}"
         return
@@ -585,9 +576,9 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     """Files that outlive a command, in BUS_HOME and in the folder of a product."""
     at = folder / "home"
     named = SETTINGS.model_copy(update={"home": at})
-    yield f"file HOME/{baseline.cache_file(named, '/oneroster-csv/west').relative_to(at)}"
+    yield f"file HOME/{snapshot.cache_file(named, '/oneroster-csv/west').relative_to(at)}"
 
-    monkeypatch.setattr(registry, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: {})
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
     seen: list[str] = []
 
@@ -595,9 +586,9 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
         seen.extend(_from(at, one) for one in sorted(at.rglob("*")))
         raise Stop("seen")
 
-    monkeypatch.setattr(extract, "_Run", take)
+    monkeypatch.setattr(pipeline, "_Run", take)
     with pytest.raises(Stop):
-        extract.produce(named, "oneroster-csv/west", lambda _: None)
+        pipeline.produce(named, "oneroster-csv/west", lambda _: None)
     yield from (f"file HOME/{name}" for name in seen)
 
     home.prepare(at)
@@ -606,7 +597,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
         yield f"file HOME/bus.json has {key}"
     for path in sorted(at.iterdir()):
         yield f"file HOME/{_from(at, path)}"
-    yield f"file HOME/{kafka.DATA}/{kafka.META}"
+    yield f"file HOME/{kafka_process.DATA}/{kafka_process.META}"
     yield f"file HOME/{damage.KEPT}"
     yield f"file HOME/{damage.H2}"
     yield f"file HOME/{_webhook_state(at).relative_to(at)}"
@@ -644,7 +635,7 @@ def _webhook_state(at: Path) -> Path:
 
 def bench_json() -> Lines:
     """What `bus bench … --json` prints; it is made of these, as no test runs a benchmark."""
-    used, course = Used(1.5, 1.5), Course(1.5, 1.5, 1.5, 1.5, 0.1)
+    used, course = Used(1.5, 1.5), Trend(1.5, 1.5, 1.5, 1.5, 0.1)
     figure = Figure("bus", 1, Cost(1.5, 1.5, 1.5, (1.5,)))
     numbers = {"p50": 1.5}
     many = {"machine": "", "comparisons": [Comparison("", "", [figure], [""]).as_json()]}

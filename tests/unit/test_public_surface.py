@@ -41,7 +41,7 @@ def test_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_transactions_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    golden_file.check(FILE, "client", surface.transactions(monkeypatch))
+    golden_file.check(FILE, "client", surface.clients(monkeypatch))
 
 
 def test_schemas() -> None:

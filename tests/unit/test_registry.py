@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import logging
 import ssl
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -25,7 +23,6 @@ from confluent_kafka.schema_registry import (
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 from pydantic import SecretStr
 
-from bus import plugins
 from bus.errors import Never, RetryLater, Stop
 from bus.registry import subjects
 from bus.registry.registry_client import answered, client
@@ -113,13 +110,9 @@ class Registry:
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """An empty registry that all of `bus.registry.subjects` talks to; `canvas` takes students and classes."""
+    """An empty registry that all of `bus.registry.subjects` talks to."""
     found = Registry()
     monkeypatch.setattr(subjects, "client", lambda settings: found)
-    monkeypatch.setattr(plugins, "products", lambda: ["canvas"])
-    monkeypatch.setattr(
-        plugins, "product", lambda name: SimpleNamespace(kinds=("student", "class"))
-    )
     return found
 
 
@@ -205,7 +198,9 @@ def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: P
     subjects.apply(SETTINGS)
     write(folder, "student", without("student", "givenName"))
     write(folder, "result", with_field("result", name="weight", type="double"))
-    broken = {f.kind: f for f in subjects.check(SETTINGS, folder) if f.state == "incompatible"}
+    takers = {"student": ("canvas",)}
+    findings = subjects.check(SETTINGS, folder, takers)
+    broken = {f.kind: f for f in findings if f.state == "incompatible"}
     assert broken.keys() == {"student", "result"}
     assert broken["student"].subject == "schoolbus.student-value"
     assert broken["student"].products == ("canvas",)
@@ -257,18 +252,6 @@ def test_what_the_registry_calls_broken_is_broken_though_we_do_not_see_where(
     (org,) = (f for f in subjects.check(SETTINGS, folder) if f.kind == "org")
     assert org.state == "incompatible"
     assert "does not say where" in org.reasons[0]
-
-
-def test_a_product_that_does_not_load_does_not_stop_a_check(
-    there: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(name: str) -> Any:
-        raise ImportError("no module named theirs")
-
-    monkeypatch.setattr(plugins, "product", broken)
-    with caplog.at_level(logging.WARNING):
-        assert {finding.products for finding in subjects.check(SETTINGS)} == {()}
-    assert "product canvas does not load" in caplog.text
 
 
 # Apply registers all or none.

@@ -21,7 +21,7 @@ from bus.errors import Stop
 from bus.replay.history import _Merge
 from bus.replay.json_lines_folder import JsonLinesFolder
 from bus.replay.latest import _Columns
-from bus.replay.product_rows import ProductStates, Source, _same
+from bus.replay.product_rows import ProductStates, RowOrigin, _same
 from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
@@ -202,10 +202,10 @@ def test_of_which_records_a_row_was_made(tmp_path: Path) -> None:
     states = ProductStates(CANVAS, tmp_path)
     try:
         for kind in ("student", "staff"):
-            states.add("made", users, [{"user_id": "a"}], [Source(kind, "a")])
+            states.add("made", users, [{"user_id": "a"}], [RowOrigin(kind, "a")])
         assert states.sources_of("made", "users.csv", ("a",)) == {
-            Source("student", "a"),
-            Source("staff", "a"),
+            RowOrigin("student", "a"),
+            RowOrigin("staff", "a"),
         }
         assert states.sources_of("made", "users.csv", ("b",)) == set()
     finally:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from bus import Delivery, Never, Product, Stop, Table
-from bus.product import Row
+from bus import Delivery, Never, Product, Row, Stop, Table
 from bus.standard import Enrollment, Student
 from lunch.folder import Folder
 

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bus import Batch, Part, Refusal, RetryLater
-from bus.delivery import Overtaken, Position
+from bus import Batch, Overtaken, Part, Position, Refusal, RetryLater
 
 
 class Folder:
