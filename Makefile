@@ -21,6 +21,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready check
 	HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
 	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/upgrade
 	$(BIN)/pytest tests/faults
 
 check: $(VENV)/.ready

@@ -40,9 +40,16 @@ def publish_new(
 ) -> list[str]:
     """Publish the faults that the source did not have last time, within a transaction.
 
+    A cache that was made anew does not know what it had; what the topic holds then counts.
     Returns the ids of all faults of this run, for `remember`.
     """
     known = {row[0] for row in con.execute("SELECT id FROM published.quarantined").fetchall()}
+    faults = list(faults)
+    if None in known and faults:
+        known = {
+            (message.key() or b"").decode()
+            for message in scan(settings, topics.quarantine(settings))
+        }
     ids = []
     for fault in faults:
         ids.append(name := fault_id(source, fault))
