@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal, Row, Table
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
-    from bus.ingest.staging import Fault, Staging
     from bus.kafka.cloudevents import Attributes, attributes
     from bus.product import Product
     from bus.settings import Settings
+    from bus.source import Fault, Staging
     from bus.subscription import Event, subscribe
 
 __all__ = [
@@ -47,7 +47,7 @@ _HOME = {
     "Batch": "bus.delivery",
     "Delivery": "bus.delivery",
     "Event": "bus.subscription",
-    "Fault": "bus.ingest.staging",
+    "Fault": "bus.source",
     "Never": "bus.errors",
     "Overtaken": "bus.delivery",
     "Part": "bus.delivery",
@@ -57,7 +57,7 @@ _HOME = {
     "RetryLater": "bus.errors",
     "Row": "bus.delivery",
     "Settings": "bus.settings",
-    "Staging": "bus.ingest.staging",
+    "Staging": "bus.source",
     "Stop": "bus.errors",
     "Table": "bus.delivery",
     "attributes": "bus.kafka.cloudevents",

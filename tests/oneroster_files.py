@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from bus.ingest.staging import Fault, Staging
+from bus.source import Fault, Staging
 from producers.oneroster_csv.read import read
 
 ORGS = "sourcedId,name,type,parentSourcedId\nd1,District,district,\ns1,School,school,d1\n"

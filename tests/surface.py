@@ -41,7 +41,6 @@ from bus.consume import deadletters
 from bus.contract import Sent, a_record
 from bus.errors import Stop
 from bus.ingest import ownership, pipeline, quarantine, snapshot
-from bus.ingest.staging import Fault
 from bus.kafka import cloudevents, retention, topics, transactions
 from bus.kafka.client import group_settings
 from bus.local import damage, home, kafka_process
@@ -51,6 +50,7 @@ from bus.registry import subjects
 from bus.registry.codec import Encoder
 from bus.replay import replay_log
 from bus.settings import KafkaSettings, RegistrySettings, RetentionSettings, Settings
+from bus.source import Fault
 from bus.standard import KINDS
 from consumers.delivery import endpoint
 from producers.http import idempotency, service

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bus.errors import BusError
 from bus.ingest.integrity import validate
-from bus.ingest.staging import Staging
+from bus.source import Staging
 from bus.standard import KINDS
 
 

@@ -13,7 +13,7 @@ import duckdb
 
 from bus.ingest import row_hashes
 from bus.ingest.columns import SCHEMA, columns, fingerprint, quoted
-from bus.ingest.staging import Coverage
+from bus.source import Coverage
 from bus.standard import KINDS
 
 

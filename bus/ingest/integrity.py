@@ -1,6 +1,6 @@
 """From what a source read to records: checked and converted by the standard, or left out.
 
-For each kind in the extract, `raw_KIND` (text, see `bus.ingest.staging`) becomes `record_KIND`:
+For each kind in the extract, `raw_KIND` (text, see `bus.source`) becomes `record_KIND`:
 every field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
 `bus.ingest.row_hashes`), and only the rows that are valid. What is wrong becomes a `Fault`. All is
 SQL generated from the schemas, so that millions of rows take seconds; no row passes through Python.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
 from bus.ingest.columns import columns, quoted
-from bus.ingest.staging import Fault, Staging
+from bus.source import Fault, Staging
 from bus.standard import KINDS
 
 Known = Callable[[str, list[str]], set[str]]

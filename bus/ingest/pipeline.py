@@ -1,7 +1,7 @@
 """From an extract to events: read, validate, compare, guard, publish, remember.
 
 This is the one way in which a source that brings whole extracts publishes; a source gives only
-`read`, which fills a `bus.ingest.staging.Staging`.
+`read`, which fills a `bus.source.Staging`.
 
 Killed at any moment, nothing is lost and nothing doubled: what was committed is in the topics, what
 was not is aborted when the source starts again, and the comparison then finds just what is missing.
@@ -26,7 +26,6 @@ from bus.ingest import diff, ownership, quarantine, row_hashes, snapshot
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import SCHEMA, encodable, quoted
 from bus.ingest.integrity import validate, without_id
-from bus.ingest.staging import Fault, Staging
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
 from bus.kafka.known_ids import known_ids
@@ -35,6 +34,7 @@ from bus.local.machine import disk_left_mb
 from bus.observe.telemetry import span
 from bus.registry import subjects
 from bus.settings import Settings
+from bus.source import Fault, Staging
 from bus.standard import KINDS
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bus.ingest.staging import Fault
 from bus.kafka import topics
 from bus.kafka.cloudevents import Headers
 from bus.kafka.reader import scan
+from bus.source import Fault
 
 if TYPE_CHECKING:
     import duckdb

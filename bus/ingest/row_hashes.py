@@ -19,7 +19,7 @@ import duckdb
 
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import NOT_COMPARED, SCHEMA, columns, quoted
-from bus.ingest.staging import Origin, Staging
+from bus.source import Origin, Staging
 from bus.standard import KINDS
 
 FIRST = 2

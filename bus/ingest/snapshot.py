@@ -170,7 +170,7 @@ def _create(con: duckdb.DuckDBPyConnection, mark: str) -> None:
     con.execute(
         f"CREATE TABLE {SCHEMA}.position (topic VARCHAR, partition INTEGER, next_offset BIGINT)"
     )
-    # NULL: which faults are known is not, see `bus.quarantine.publish_new`
+    # NULL: which faults are known is not, see `bus.ingest.quarantine.publish_new`
     con.execute(f"CREATE TABLE {SCHEMA}.quarantined AS SELECT NULL::VARCHAR AS id")
     con.execute(f"INSERT INTO {SCHEMA}.about VALUES (?)", [mark])
     con.execute("COMMIT")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bus.ingest.staging import Fault
+from bus.source import Fault
 from producers.oneroster_csv.encoding import utf_16
 
 Mode = Literal["bulk", "delta", "absent"]

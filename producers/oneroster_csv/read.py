@@ -1,4 +1,4 @@
-"""A OneRoster CSV extract into the tables of `bus.ingest.staging`.
+"""A OneRoster CSV extract into the tables of `bus.source`.
 
 OneRoster 1.1 CSV (IMS Final Release 2017) and OneRoster 1.2 CSV Binding (IMS Final Release 2022);
 beside them attendance.csv, with the columns of this standard's own attendance record. Values are
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bus.errors import Stop
 from bus.ingest.columns import quoted
-from bus.ingest.staging import Coverage, Fault, Staging
+from bus.source import Coverage, Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv import archive, manifest, users
 from producers.oneroster_csv.columns import FILES, UNREAD, File, normal

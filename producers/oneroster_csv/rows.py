@@ -23,7 +23,7 @@ import duckdb
 from bus.ingest import row_hashes
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import quoted
-from bus.ingest.staging import Fault, Staging
+from bus.source import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
 from producers.oneroster_csv.encoding import UNREADABLE, Text
 

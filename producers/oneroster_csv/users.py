@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bus.ingest.coercion import value_class
 from bus.ingest.columns import quoted
-from bus.ingest.staging import Fault, Staging
+from bus.source import Fault, Staging
 from bus.standard import KINDS
 from producers.oneroster_csv.rows import MOST
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from bus.contract import SourceContract
-from bus.ingest.staging import Staging
+from bus.source import Staging
 from producers.oneroster_csv.read import read
 from tests.oneroster_files import ORGS, SESSIONS, USERS
 from tests.oneroster_files import extract as write

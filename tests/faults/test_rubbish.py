@@ -20,7 +20,7 @@ import pytest
 from bus.errors import Stop
 from bus.ingest import integrity
 from bus.ingest.columns import quoted
-from bus.ingest.staging import Fault, Staging
+from bus.source import Fault, Staging
 from producers.oneroster_csv import archive, rows, users
 from producers.oneroster_csv.encoding import as_utf8
 from producers.oneroster_csv.read import read

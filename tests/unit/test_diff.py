@@ -13,7 +13,7 @@ from bus.contract import a_record
 from bus.ingest import row_hashes
 from bus.ingest.columns import columns, definition, fingerprint, quoted
 from bus.ingest.diff import Changes, compare
-from bus.ingest.staging import Coverage
+from bus.source import Coverage
 
 Published = dict[str, dict[str, Any]]
 

@@ -11,7 +11,7 @@ import pytest
 from bus.ingest import diff, row_hashes
 from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.ingest.integrity import validate
-from bus.ingest.staging import Staging
+from bus.source import Staging
 
 Rows = dict[str, list[dict[str, str]]]
 

@@ -20,7 +20,7 @@ import bus.registry.subjects
 import bus.settings
 from bus.errors import Stop
 from bus.ingest.pipeline import Report
-from bus.ingest.staging import Fault
+from bus.source import Fault
 from producers.oneroster_csv import command, watch
 
 COUNTS = {"created": 1200, "updated": 0, "withdrawn": 2, "unchanged": 0, "quarantined": 1}

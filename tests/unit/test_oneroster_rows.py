@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.ingest.staging import Staging
+from bus.source import Staging
 from producers.oneroster_csv import rows
 from producers.oneroster_csv.columns import FILES
 from producers.oneroster_csv.encoding import as_utf8

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bus.ingest import integrity as module
 from bus.ingest.columns import columns, quoted
 from bus.ingest.integrity import validate
-from bus.ingest.staging import Staging
+from bus.source import Staging
 from bus.standard import KINDS
 
 Row = dict[str, str | None]
