@@ -32,6 +32,7 @@ class FakeConsumer:
         self._ended: dict[Place, int] = {}
         self._left = 0
         self._callbacks: dict[str, Rebalance] = {}
+        self._topics: list[str] = []
         self._lost = False
         self.closed = False
 
@@ -47,8 +48,8 @@ class FakeConsumer:
         """Join the group; who was in it already keeps an even share."""
         self._open()
         self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
-        self._group.members.append(self)
-        self._group.divide_evenly(self._broker.places(topics))
+        self._topics = topics
+        self._join()
 
     def lose(self) -> None:
         """Have the group think that this member is dead, of which it learns in its next poll."""
@@ -61,14 +62,17 @@ class FakeConsumer:
             self._group.leave(self)
         self.closed = True
 
+    def _join(self) -> None:
+        self._group.members.append(self)
+        self._group.divide_evenly(self._broker.places(self._topics))
+
     def _rebalance(self) -> None:
         if self._lost:
             self._lost = False
             gone = list(self._position)
             self._callbacks["lost"](self, _partitions(gone))
             self._forget(gone)
-            self._group.members.append(self)
-            self._group.divide_evenly(self._group.target)
+            self._join()
         if self not in self._group.members:
             return
         if gone := self._group.given_up_by(self):
