@@ -73,6 +73,7 @@ class FakeConsumer:
             self._callbacks["lost"](self, _partitions(gone))
             self._forget(gone)
             self._join()
+            return  # what comes for it comes in a later poll
         if self not in self._group.members:
             return
         if gone := self._group.given_up_by(self):
@@ -80,7 +81,7 @@ class FakeConsumer:
             self._forget(gone)
             for place in gone:
                 del self._group.owner[place]
-            return  # what comes for it comes in a later poll
+            return
         free = self._group.free_for(self)
         if free or id(self) not in self._group.told:
             self._group.told.add(id(self))
