@@ -237,9 +237,11 @@ class Bus:
 
     # ---- replays -------------------------------------------------------------------------------
 
-    def window(self, since: str = "beginning", until: str = "now") -> Window:
+    def window(
+        self, since: str = "beginning", until: str = "now", kinds: tuple[str, ...] = TAKEN
+    ) -> Window:
         """What lies in the topics now."""
-        return resolve(self.settings, TAKEN, since, until)
+        return resolve(self.settings, kinds, since, until)
 
     def about(self, window: Window | None = None, **options: Any) -> About:
         """A replay that has not begun, of all that lies in the topics now."""
@@ -257,21 +259,26 @@ class Bus:
         )
 
     def replay(
-        self, delivery: FakeProduct, about: About, *, batch: int = 100, tells_time: bool = False
+        self,
+        delivery: FakeProduct,
+        about: About,
+        *,
+        batch: int = 100,
+        tells_time: bool = False,
+        kinds: tuple[str, ...] = TAKEN,
     ) -> Replay:
         """A process that runs a replay, from where the ledger says; `batch` records at once."""
-        known = ledger.entries(self.settings)
-        state = known[about.id].state if about.id in known else None
-        if state and state.at == "":
-            state = None
+        letters = topics.deadletters(self.settings, PRODUCT.name)
+        topics.ensure(self.settings, [topics.replays(self.settings), letters])
+        known = ledger.entries(self.settings).get(about.id)
         product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
         return Replay(
             self.settings,
             product,
             delivery,  # type: ignore[arg-type]
             about,
-            Selection(TAKEN, students=about.students),
-            state=state,
+            Selection(kinds, students=about.students),
+            state=known.state if known else None,
         )
 
     def state(self, about: About) -> State:

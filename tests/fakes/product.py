@@ -32,6 +32,7 @@ class FakeProduct:
     journal:    offsets for which the product stands, which `resume` gives; None: it keeps none.
     live:       up to where the live consumer has delivered.
     before:     called with each batch before it is taken.
+    overtake:   called when a replay brings a batch, before it is known who is ahead.
     """
 
     unlocked = False
@@ -46,6 +47,7 @@ class FakeProduct:
         self.live: dict[Position, int] = {}
         self.settled = 0
         self.released: list[Position] = []
+        self.overtake: Callable[[], object] = lambda: None
         self.before: Callable[[Batch], object] = lambda _: None
 
     # ---- the contract of a delivery ------------------------------------------------------------
@@ -70,6 +72,7 @@ class FakeProduct:
         """Take a batch of a replay, if the live consumer is not ahead of what it has seen."""
         from tests.fakes.harness import Overtaken
 
+        self.overtake()
         if not self.unlocked and any(self.live.get(p, 0) > at for p, at in seen.items()):
             raise Overtaken
         refusals = self._take(batch)
