@@ -1,10 +1,10 @@
 """The bus on the fakes: the one place that names the modules of the bus and reaches into them.
 
-    bus = Bus(monkeypatch)
-    bus.publish("student", "s1")
-    lunch = FakeProduct()
-    bus.worker(lunch).run(until_caught_up=True)
-    assert lunch.ids == ["s1"]
+bus = Bus(monkeypatch)
+bus.publish("student", "s1")
+lunch = FakeProduct()
+bus.worker(lunch).run(until_caught_up=True)
+assert lunch.ids == ["s1"]
 """
 
 from __future__ import annotations
@@ -396,5 +396,3 @@ def _schema(schema_id: int) -> dict[str, Any]:
     if not 1 <= schema_id <= len(NAMES):
         raise Never(f"the registry has no schema {schema_id}")
     return KINDS[NAMES[schema_id - 1]].schema
-
-

@@ -369,9 +369,7 @@ def test_nothing_is_given_up_that_another_copy_has_still_to_deliver(
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     quick, slow = bus.worker(lunch).join(), bus.worker(FakeProduct()).join()
-    bus.share(
-        {p: slow if p[0] == bus.place("class").topic else quick for p in bus.every_place()}
-    )
+    bus.share({p: slow if p[0] == bus.place("class").topic else quick for p in bus.every_place()})
     slow.turn()
     quick.turn(20)
     bus.clock.advance(300)  # ten times as long as anything is held
@@ -482,7 +480,9 @@ def test_what_is_held_or_in_hand_is_dropped_with_its_partition(
     bus.share(dict.fromkeys(bus.every_place(), second))
     first.turn()
     assert (first.waiting, first.in_hand, first.places) == (0, 0, set())
-    assert set(lunch.released) == {bus.place(kind) for kind in ("student", "staff", "class", "enrollment")}
+    assert set(lunch.released) == {
+        bus.place(kind) for kind in ("student", "staff", "class", "enrollment")
+    }
     bus.publish("class", "c1")
     first.turn(5)
     assert lunch.ids == []
@@ -535,7 +535,9 @@ def test_two_copies_that_are_to_catch_up_end_together(
     first.run(until_caught_up=True)
     assert bus.clock.now - before > 50
     assert bus.committed() == bus.ends()
-    assert sorted(lunch.ids) == sorted({fate(m) or (m.key() or b"").decode() for m in bus.published})
+    assert sorted(lunch.ids) == sorted(
+        {fate(m) or (m.key() or b"").decode() for m in bus.published}
+    )
 
 
 def _turns(worker: Worker) -> None:

@@ -226,7 +226,9 @@ class Copies(RuleBasedStateMachine):
             if letter.kind != "enrollment" or " refers to " not in letter.reason:
                 continue
             lacks = letter.reason.partition(" refers to ")[2].partition(",")[0].split()[-1]
-            given_up = next(m for m in self.bus.published if "/".join(map(str, place(m))) == letter.place)
+            given_up = next(
+                m for m in self.bus.published if "/".join(map(str, place(m))) == letter.place
+            )
             there = [
                 m
                 for m in self.bus.published
