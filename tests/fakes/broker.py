@@ -117,7 +117,7 @@ class Group:
     def leave(self, member: FakeConsumer) -> None:
         """Take out a member that has closed or was killed; the others get what it had."""
         self.members.remove(member)
-        places = [place for place in self.target]
+        places = list(self.target)
         self.owner = {p: owner for p, owner in self.owner.items() if owner is not member}
         stays = {p: owner for p, owner in self.target.items() if owner is not member}
         self.divide(stays)

@@ -8,7 +8,7 @@ TICK = 0.001
 """A wait moves the clock at least so far, as no real call takes no time at all."""
 
 
-class Stuck(AssertionError):
+class Stuck(AssertionError):  # noqa: N818 - reads as what is the matter
     """The code under test waits for what never comes."""
 
 

@@ -275,7 +275,7 @@ class Bus:
         return Replay(
             self.settings,
             product,
-            delivery,  # type: ignore[arg-type]
+            delivery,
             about,
             Selection(kinds, students=about.students),
             state=known.state if known else None,
@@ -301,7 +301,7 @@ class Worker:
     def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
         self.delivery = delivery
         self.metrics = Metrics()
-        self.loop = Loop(bus.settings, product, delivery, self.metrics)  # type: ignore[arg-type]
+        self.loop = Loop(bus.settings, product, delivery, self.metrics)
         self.consumer: FakeConsumer = self.loop._consumer  # type: ignore[assignment]
         self._bus = bus
 

@@ -18,7 +18,7 @@ class FakeProducer:
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
         self._broker = broker
-        self._id = config.get("transactional.id")
+        self._id = str(config.get("transactional.id", ""))
         self._epoch = 0
         self._kept: list[tuple[str, dict[str, Any], Report | None]] = []
 

@@ -189,7 +189,12 @@ def test_a_wish_is_heeded_after_the_batch_in_hand(
 ) -> None:
     history(bus)
     about = bus.about()
-    lunch.before = lambda _: (bus.wish(about, wish), bus.clock.advance(2))
+
+    def ask(_: object) -> None:
+        bus.wish(about, wish)
+        bus.clock.advance(2)
+
+    lunch.before = ask
     assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == status
     assert bus.state(about).status == status
     assert lunch.ids == STORY[:1]
@@ -252,9 +257,9 @@ def test_a_rate_is_kept(bus: Bus, lunch: FakeProduct) -> None:
     assert 9 <= moments[-1] - moments[0] < 11
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("taken", [False, True])
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(3))
 def test_killed_at_any_batch_it_delivers_the_rest_and_at_most_one_batch_again(
     bus: Bus, lunch: FakeProduct, batch: int, taken: bool, at: int
 ) -> None:

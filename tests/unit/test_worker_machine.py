@@ -35,6 +35,11 @@ def place(message: Any) -> Place:
     return message.topic(), message.partition(), message.offset()
 
 
+def key(message: Any) -> tuple[str, str]:
+    """The kind and the id of a message's record."""
+    return message.topic().rpartition(".")[2], message.key().decode()
+
+
 class Copies(RuleBasedStateMachine):
     """Two or three copies of a consumer, one product."""
 
@@ -177,7 +182,7 @@ class Copies(RuleBasedStateMachine):
         """What must be so of a batch when the product gets it."""
         committed = self.bus.committed()
         dead = {letter.place for letter in self.bus.letters}
-        known = {(k, i) for k, i in self.reached(dead)}
+        known = self.reached(dead)
         for part in batch.parts:
             for record, message in zip(part.records, part.messages, strict=True):
                 at, id_ = message.offset() or 0, record["sourcedId"]
@@ -204,7 +209,7 @@ class Copies(RuleBasedStateMachine):
     def reached(self, dead: set[str]) -> set[tuple[str, str]]:
         """The records that the product has had, or that are dead letters."""
         return {
-            (message.topic().rpartition(".")[2], message.key().decode())
+            key(message)
             for message in self.bus.published
             if place(message) in self.told or "/".join(map(str, place(message))) in dead
         }
@@ -259,8 +264,7 @@ class Copies(RuleBasedStateMachine):
         latest: dict[tuple[str, str], Any] = {}
         for message in self.bus.published:
             if "/".join(map(str, place(message))) not in dead:
-                kind = (message.topic() or "").rpartition(".")[2]
-                latest[kind, (message.key() or b"").decode()] = message
+                latest[key(message)] = message
         had: dict[tuple[str, str], Place] = {}
         for message, kind, record in self.lunch.told:
             had[kind, record["sourcedId"]] = place(message)
@@ -269,7 +273,7 @@ class Copies(RuleBasedStateMachine):
 
 TestCopies = Copies.TestCase
 TestCopies.settings = settings(
-    max_examples=2 * settings.default.max_examples,
+    max_examples=2 * settings().max_examples,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
