@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Message
 
+from tests.fakes.clock import Stuck
+
 if TYPE_CHECKING:
     from tests.fakes.harness import Batch, Position, Refusal
 
@@ -46,6 +48,7 @@ class FakeProduct:
         self.journal: dict[Position, int] | None = None
         self.live: dict[Position, int] = {}
         self.settled = 0
+        self.overtaken = 0
         self.released: list[Position] = []
         self.overtake: Callable[[], object] = lambda: None
         self.before: Callable[[Batch], object] = lambda _: None
@@ -74,6 +77,9 @@ class FakeProduct:
 
         self.overtake()
         if not self.unlocked and any(self.live.get(p, 0) > at for p, at in seen.items()):
+            self.overtaken += 1
+            if self.overtaken > 1_000:
+                raise Stuck("it is called again and again, and never looks further")
             raise Overtaken
         refusals = self._take(batch)
         if self.aftermath:

@@ -50,6 +50,7 @@ class Copies(RuleBasedStateMachine):
         self.lunch = FakeProduct()
         self.lunch.before = self.check_batch
         self.copies: list[Worker] = []
+        self.busy: list[Worker] = []
         self.told: set[Place] = set()
         self.first: dict[tuple[str, str], int] = {}
         self.wrong: list[str] = []
@@ -103,10 +104,15 @@ class Copies(RuleBasedStateMachine):
         """Copies turn; one that is killed meanwhile is replaced."""
         for which, times in turns:
             copy = self.copies[which % len(self.copies)]
+            if copy in self.busy:
+                continue
+            self.busy.append(copy)
             try:
                 copy.turn(times)
             except Killed:
                 self.replace(copy)
+            finally:
+                self.busy.remove(copy)
 
     def replace(self, copy: Worker) -> None:
         copy.kill()
@@ -132,13 +138,16 @@ class Copies(RuleBasedStateMachine):
     def down(
         self, tries: int, students: list[str], owners: list[int], turns: list[tuple[int, int]]
     ) -> None:
-        """The product is down for some tries, and partitions move meanwhile."""
+        """The product is down for some tries. Meanwhile partitions move, records change, and who
+        has the partitions now delivers."""
         self.lunch.failures = [RetryLater("down", after=3) for _ in range(tries)]
 
         def meanwhile(batch: Batch) -> None:
             self.check_batch(batch)
             self.lunch.before = self.check_batch
             self.bus.clock.after(1, lambda: self.share(owners))
+            self.bus.clock.after(2, lambda: self.many(students))
+            self.bus.clock.after(2, lambda: self.turn([(0, 5), (1, 5), (2, 5)]))
 
         self.lunch.before = meanwhile
         self.many(students)
@@ -250,8 +259,7 @@ class Copies(RuleBasedStateMachine):
         self.lunch.before = self.check_batch
         self.bus.broker.commits, self.bus.broker.unwritten = [], 0
         for _ in range(400):
-            for copy in self.copies:
-                copy.turn(3)
+            self.turn([(which, 3) for which in range(len(self.copies))])
             if self.bus.committed() == self.bus.ends():
                 return
         raise AssertionError(f"stuck at {self.bus.committed()} of {self.bus.ends()}")
@@ -273,7 +281,6 @@ class Copies(RuleBasedStateMachine):
 
 TestCopies = Copies.TestCase
 TestCopies.settings = settings(
-    max_examples=2 * settings().max_examples,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
