@@ -91,6 +91,13 @@ def test_a_product_of_states_gets_only_the_latest_of_each_record(
     assert lunch.ids == "c1 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
 
 
+def test_the_latest_of_a_record_is_its_last_wherever_it_lies(bus: Bus, lunch: FakeProduct) -> None:
+    for student in "s0 s0 s1 s0 s2 s1".split():
+        bus.publish("student", student)
+    bus.replay(lunch, bus.about()).run()
+    assert [message.offset() for message, _, _ in lunch.told] == [3, 4, 5]
+
+
 def test_of_one_student(bus: Bus, lunch: FakeProduct) -> None:
     history(bus)
     bus.publish("enrollment", "e9", userSourcedId="s9", classSourcedId="s1")  # by its bytes alone
