@@ -20,24 +20,26 @@ import pytest
 from confluent_kafka import Message
 from pydantic import BaseModel
 
-from bus import deadletters, topics
-from bus.codec import Encoder
+from bus.consume import deadletters
+from bus.consume.assignment import Assignment
+from bus.consume.deadletters import DeadLetter
+from bus.consume.delivered_index import DeliveredIndex
+from bus.consume.group_progress import GroupProgress
+from bus.consume.worker import Worker, WorkerOutcome
 from bus.contract import a_record
-from bus.copies import Copies
-from bus.deadletters import DeadLetter
-from bus.delivery import Batch, Overtaken, Part, Position, Refusal
-from bus.event import header
-from bus.failures import BusError, Never, RetryLater, Stop
-from bus.inquiry import Inquiry
-from bus.loop import Loop, Outcome, group_settings
-from bus.metrics import Metrics
-from bus.partitions import Partitions
-from bus.product import Product, Table
-from bus.references import Delivered
-from bus.replay import ledger
-from bus.replay.latest import Latest
-from bus.replay.ledger import About, State, keyed
-from bus.replay.replay import Replay
+from bus.delivery import Batch, Overtaken, Part, Position, Refusal, Table
+from bus.errors import BusError, Never, RetryLater, Stop
+from bus.kafka import topics
+from bus.kafka.client import group_settings
+from bus.kafka.cloudevents import header
+from bus.kafka.offsets import Offsets
+from bus.observe.metrics import ConsumerMetrics
+from bus.product import Product
+from bus.registry.codec import Encoder
+from bus.replay import replay_log
+from bus.replay.engine import ReplayEngine
+from bus.replay.latest import LatestStates
+from bus.replay.replay_log import ReplayRequest, ReplayState, keyed
 from bus.replay.selection import Selection
 from bus.replay.window import Window, resolve
 from bus.settings import ConsumerSettings, KafkaSettings, Settings
@@ -51,52 +53,56 @@ from tests.fakes.product import UNTRANSLATABLE, FakeProduct, Killed
 
 __all__ = [
     "PRODUCT",
+    "Assignment",
     "Batch",
     "Broker",
     "Bus",
     "BusError",
     "Clock",
-    "Copies",
     "DeadLetter",
-    "Delivered",
+    "DeliveredIndex",
     "FakeConsumer",
     "FakeProduct",
     "Group",
-    "Inquiry",
+    "GroupProgress",
+    "Instance",
     "Killed",
-    "Latest",
+    "LatestStates",
     "Never",
-    "Outcome",
+    "Offsets",
     "Overtaken",
     "Part",
-    "Partitions",
     "Position",
     "Refusal",
+    "ReplayState",
     "RetryLater",
-    "State",
     "Stop",
     "Stuck",
     "Window",
-    "Worker",
+    "WorkerOutcome",
     "fate",
 ]
 
-CONSUMERS = ("bus.loop.Consumer", "bus.inquiry.Consumer", "bus.scan.Consumer")
-PRODUCERS = ("bus.deadletters.Producer", "bus.replay.ledger.Producer")
-ADMINS = ("bus.topics.AdminClient", "bus.replay.latest.AdminClient")
+CONSUMERS = (
+    "bus.consume.worker.Consumer",
+    "bus.kafka.offsets.Consumer",
+    "bus.kafka.reader.Consumer",
+)
+PRODUCERS = ("bus.consume.deadletters.Producer", "bus.replay.replay_log.Producer")
+ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
 CLOCKS = (
-    "bus.loop.time",
-    "bus.loop.threading",
-    "bus.partitions.time",
-    "bus.copies.time",
-    "bus.replay.replay.time",
-    "bus.replay.replay.threading",
+    "bus.consume.worker.time",
+    "bus.consume.worker.threading",
+    "bus.consume.assignment.time",
+    "bus.consume.group_progress.time",
+    "bus.replay.engine.time",
+    "bus.replay.engine.threading",
 )
 LOOKUPS = (
-    "bus.loop.schema_lookup",
-    "bus.deadletters.schema_lookup",
-    "bus.replay.replay.schema_lookup",
-    "bus.replay.sieve.schema_lookup",
+    "bus.consume.worker.schema_lookup",
+    "bus.consume.deadletters.schema_lookup",
+    "bus.replay.engine.schema_lookup",
+    "bus.replay.record_filter.schema_lookup",
     "bus.replay.selection.schema_lookup",
 )
 
@@ -223,11 +229,11 @@ class Bus:
 
     # ---- the consumer --------------------------------------------------------------------------
 
-    def worker(self, delivery: FakeProduct, **how: Any) -> Worker:
+    def worker(self, delivery: FakeProduct, **how: Any) -> Instance:
         """A copy of the product's consumer; `how` changes fields of `PRODUCT`."""
-        return Worker(self, delivery, replace(PRODUCT, **how))
+        return Instance(self, delivery, replace(PRODUCT, **how))
 
-    def share(self, owners: Mapping[Place, Worker]) -> None:
+    def share(self, owners: Mapping[Place, Instance]) -> None:
         """Say who shall have which partition."""
         self.broker.group(self.group).divide({p: owner.consumer for p, owner in owners.items()})
 
@@ -243,11 +249,11 @@ class Bus:
         """What lies in the topics now."""
         return resolve(self.settings, kinds, since, until)
 
-    def about(self, window: Window | None = None, **options: Any) -> About:
+    def about(self, window: Window | None = None, **options: Any) -> ReplayRequest:
         """A replay that has not begun, of all that lies in the topics now."""
         self._replays += 1
         window = window or self.window()
-        return About(
+        return ReplayRequest(
             f"lunch-{self._replays}",
             PRODUCT.name,
             "beginning",
@@ -261,18 +267,18 @@ class Bus:
     def replay(
         self,
         delivery: FakeProduct,
-        about: About,
+        about: ReplayRequest,
         *,
         batch: int = 100,
         tells_time: bool = False,
         kinds: tuple[str, ...] = TAKEN,
-    ) -> Replay:
+    ) -> ReplayEngine:
         """A process that runs a replay, from where the ledger says; `batch` records at once."""
         letters = topics.deadletters(self.settings, PRODUCT.name)
         topics.ensure(self.settings, [topics.replays(self.settings), letters])
-        known = ledger.entries(self.settings).get(about.id)
+        known = replay_log.entries(self.settings).get(about.id)
         product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
-        return Replay(
+        return ReplayEngine(
             self.settings,
             product,
             delivery,
@@ -281,11 +287,11 @@ class Bus:
             state=known.state if known else None,
         )
 
-    def state(self, about: About) -> State:
+    def state(self, about: ReplayRequest) -> ReplayState:
         """How far the ledger says that a replay is."""
-        return ledger.entry(self.settings, about.id).state
+        return replay_log.entry(self.settings, about.id).state
 
-    def wish(self, about: About, to: Literal["run", "pause", "cancel"]) -> None:
+    def wish(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
         """Ask a replay to pause, to go on or to end."""
         transaction = self.broker.transaction()
         value = f'{{"to": "{to}"}}'.encode()
@@ -295,21 +301,21 @@ class Bus:
         transaction.commit()
 
 
-class Worker:
+class Instance:
     """One copy of the product's consumer, run to its end or turn by turn."""
 
     def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
         self.delivery = delivery
-        self.metrics = Metrics()
-        self.loop = Loop(bus.settings, product, delivery, self.metrics)
+        self.metrics = ConsumerMetrics()
+        self.loop = Worker(bus.settings, product, delivery, self.metrics)
         self.consumer: FakeConsumer = self.loop._consumer  # type: ignore[assignment]
         self._bus = bus
 
-    def run(self, *, until_caught_up: bool = False) -> Outcome:
+    def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
         """Run as `bus consume` does."""
         return self.loop.run(until_caught_up=until_caught_up)
 
-    def run_for(self, seconds: float) -> Outcome:
+    def run_for(self, seconds: float) -> WorkerOutcome:
         """Run, and ask it to stop after so long."""
         self._bus.clock.after(seconds, self.stop)
         return self.run()
@@ -322,7 +328,7 @@ class Worker:
         """Why it does not deliver now."""
         return self.loop.ready()
 
-    def join(self) -> Worker:
+    def join(self) -> Instance:
         """Join the group, to be run turn by turn."""
         self.consumer.subscribe(
             list(self.loop._kinds),
@@ -374,10 +380,10 @@ class Group:
         config = group_settings(bus.settings, PRODUCT.name)
         kinds = {topics.topic(bus.settings, kind): kind for kind in TAKEN}
         self.consumer = FakeConsumer(bus.broker, config)
-        self.inquiry = Inquiry(config, bus.clock.Event().wait)
-        self.delivered = Delivered(bus.settings, TAKEN)
-        self.partitions = Partitions(self.consumer, self.inquiry, kinds)  # type: ignore[arg-type]
-        self.copies = Copies(self.inquiry, self.partitions, self.delivered, kinds)
+        self.inquiry = Offsets(config, bus.clock.Event().wait)
+        self.delivered = DeliveredIndex(bus.settings, TAKEN)
+        self.partitions = Assignment(self.consumer, self.inquiry, kinds)  # type: ignore[arg-type]
+        self.copies = GroupProgress(self.inquiry, self.partitions, self.delivered, kinds)
         self.kinds = kinds
 
     def has(self, *places: Position, own: Mapping[Position, int] | None = None) -> Group:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import KafkaError
 
-from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Stop, Worker, fate
+from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, RetryLater, Stop, fate
 
 DOWN = 10_000
 """So many tries fail when the product is down for good."""
@@ -544,5 +544,5 @@ def test_two_copies_that_are_to_catch_up_end_together(
     )
 
 
-def _turns(worker: Worker) -> None:
+def _turns(worker: Instance) -> None:
     worker.turn(20)

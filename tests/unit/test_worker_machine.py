@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Worker, fate
+from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, RetryLater, fate
 
 STUDENTS = st.sampled_from([f"s{n}" for n in range(4)])
 SEVERAL = st.lists(STUDENTS, min_size=2, max_size=5)
@@ -40,7 +40,7 @@ def key(message: Any) -> tuple[str, str]:
     return message.topic().rpartition(".")[2], message.key().decode()
 
 
-class Copies(RuleBasedStateMachine):
+class Instances(RuleBasedStateMachine):
     """Two or three copies of a consumer, one product."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Copies(RuleBasedStateMachine):
         self.bus = Bus(self.patch, partitions=PARTITIONS, retry_first=0.1, retry_most=2)
         self.lunch = FakeProduct()
         self.lunch.before = self.check_batch
-        self.copies: list[Worker] = []
-        self.busy: list[Worker] = []
+        self.copies: list[Instance] = []
+        self.busy: list[Instance] = []
         self.told: set[Place] = set()
         self.first: dict[tuple[str, str], int] = {}
         self.wrong: list[str] = []
@@ -114,7 +114,7 @@ class Copies(RuleBasedStateMachine):
             finally:
                 self.busy.remove(copy)
 
-    def replace(self, copy: Worker) -> None:
+    def replace(self, copy: Instance) -> None:
         copy.kill()
         self.copies.remove(copy)
         self.start()
@@ -279,8 +279,8 @@ class Copies(RuleBasedStateMachine):
         assert had == {key: place(message) for key, message in latest.items()}
 
 
-TestCopies = Copies.TestCase
-TestCopies.settings = settings(
+TestInstances = Instances.TestCase
+TestInstances.settings = settings(
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
