@@ -191,6 +191,7 @@ def topic_facts() -> Lines:
         topics.deadletters(SETTINGS, "PRODUCT"),
         topics.quarantine(SETTINGS),
         topics.sources(SETTINGS),
+        topics.positions(SETTINGS),
         topics.idempotency(SETTINGS),
         topics.replays(SETTINGS),
         topics.audit(SETTINGS),

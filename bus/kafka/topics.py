@@ -50,6 +50,11 @@ def sources(settings: Settings) -> str:
     return settings.topic("sources")
 
 
+def positions(settings: Settings) -> str:
+    """The topic of where polled and streaming sources go on."""
+    return settings.topic("positions")
+
+
 def idempotency(settings: Settings) -> str:
     """The topic of the HTTP source's idempotency keys."""
     return settings.topic("http-idempotency")
@@ -188,7 +193,8 @@ def config(settings: Settings, name: str) -> dict[str, str]:
         return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(how.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
         return {"cleanup.policy": "delete", "retention.ms": str(how.deadletter_days * DAY)}
-    return NAMES if name in (sources(settings), replays(settings)) else LATEST
+    kept = (sources(settings), positions(settings), replays(settings))
+    return NAMES if name in kept else LATEST
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
