@@ -307,6 +307,9 @@ def schemas() -> Lines:
         yield f"schema {kind}: subject {subjects.subject(SETTINGS, kind)}"
         yield f"schema {kind}: {about.schema['namespace']}.{about.schema['name']}"
         yield f"schema {kind}: placed by {about.owner}"
+        for attribute in ("school", "student", "retention", "bytesOnDisk"):
+            if attribute in about.schema:
+                yield f"schema {kind}: {attribute} {json.dumps(about.schema[attribute])}"
         for field in about.schema["fields"]:
             avro = _bare(field["type"])
             default = f", default {json.dumps(field['default'])}" if "default" in field else ""
