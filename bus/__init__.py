@@ -10,7 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal, Row, Table
+    from bus.delivery import (
+        Batch,
+        Delivery,
+        Overtaken,
+        Part,
+        Position,
+        Redelivery,
+        Refusal,
+        Row,
+        Table,
+        Unlocked,
+    )
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.kafka.cloudevents import Attributes, attributes
@@ -30,6 +41,7 @@ __all__ = [
     "Part",
     "Position",
     "Product",
+    "Redelivery",
     "Refusal",
     "RetryLater",
     "Row",
@@ -37,6 +49,7 @@ __all__ = [
     "Staging",
     "Stop",
     "Table",
+    "Unlocked",
     "attributes",
     "produce",
     "subscribe",
@@ -53,6 +66,7 @@ _HOME = {
     "Part": "bus.delivery",
     "Position": "bus.delivery",
     "Product": "bus.product",
+    "Redelivery": "bus.delivery",
     "Refusal": "bus.delivery",
     "RetryLater": "bus.errors",
     "Row": "bus.delivery",
@@ -60,6 +74,7 @@ _HOME = {
     "Staging": "bus.source",
     "Stop": "bus.errors",
     "Table": "bus.delivery",
+    "Unlocked": "bus.delivery",
     "attributes": "bus.kafka.cloudevents",
     "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",

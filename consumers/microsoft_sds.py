@@ -45,7 +45,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from bus.delivery import Delivery, Row, Table
+from bus.delivery import Redelivery, Row, Table
 from bus.errors import Stop
 from bus.product import Product
 from bus.settings import TimeZone
@@ -335,7 +335,7 @@ def day(time_zone: str, now: Callable[[], datetime]) -> Callable[[], date]:
 
 def open_delivery(
     settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> Delivery:
+) -> Redelivery:
     """The folder; `Stop` when none is named."""
     if settings.out is None:
         raise Stop("microsoft-sds does not know where to deliver: name a folder (--out DIR)")
