@@ -59,7 +59,8 @@ from bus.standard.records import (
     Staff,
     Student,
 )
-from consumers.delivery.full_set import FullSet, Reference
+from consumers.delivery.full_set import FullSet
+from consumers.delivery.set_file import Reference
 
 REVISION = "1"
 """To be raised with every change of what rows a record gives."""
