@@ -11,7 +11,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal, Row, Table
+    from bus.delivery import (
+        Batch,
+        Delivery,
+        Overtaken,
+        Part,
+        Position,
+        Redelivery,
+        Refusal,
+        Row,
+        Table,
+        Unlocked,
+    )
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.kafka.cloudevents import Attributes, attributes
@@ -35,6 +46,7 @@ __all__ = [
     "Polled",
     "Position",
     "Product",
+    "Redelivery",
     "Refusal",
     "RetryLater",
     "Row",
@@ -44,6 +56,7 @@ __all__ = [
     "Stop",
     "Streamed",
     "Table",
+    "Unlocked",
     "attributes",
     "produce",
     "subscribe",
@@ -64,6 +77,7 @@ _HOME = {
     "Polled": "bus.source",
     "Position": "bus.delivery",
     "Product": "bus.product",
+    "Redelivery": "bus.delivery",
     "Refusal": "bus.delivery",
     "RetryLater": "bus.errors",
     "Row": "bus.delivery",
@@ -73,6 +87,7 @@ _HOME = {
     "Stop": "bus.errors",
     "Streamed": "bus.source",
     "Table": "bus.delivery",
+    "Unlocked": "bus.delivery",
     "attributes": "bus.kafka.cloudevents",
     "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",
