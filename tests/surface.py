@@ -41,7 +41,7 @@ from bus.consume import deadletters
 from bus.contract import Sent, a_record
 from bus.errors import Stop
 from bus.ingest import ownership, pipeline, quarantine, snapshot
-from bus.kafka import cloudevents, retention, topics, transactions
+from bus.kafka import cloudevents, retention, sender, topics, transactions
 from bus.kafka.client import group_settings
 from bus.local import damage, home, kafka_process
 from bus.observe import health
@@ -211,7 +211,7 @@ def topic_facts() -> Lines:
 def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     """The keys, values and headers of messages, as what writes them hands them to Kafka."""
     _Kafka.made.clear()
-    for module in (deadletters, replay_log, transactions, ownership):
+    for module in (sender, replay_log, transactions):
         monkeypatch.setattr(module, "Producer", _Kafka)
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
 
@@ -242,7 +242,9 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield from _value("quarantine", sent[-1]["value"])
 
     letter = deadletters.DeadLetter("student", "s1", "why", 1, "T", "PREFIX.student/0/1")
-    deadletters.DeadLetters(SETTINGS, "PRODUCT").add(Sent("student", "s1", 1), "why")  # type: ignore[arg-type]
+    letters = deadletters.DeadLetters(SETTINGS, "PRODUCT")
+    letters.add(Sent("student", "s1", 1), "why")  # type: ignore[arg-type]
+    letters.flush()
     yield from _headers("dead letter", [_Kafka.made[-1].sent[-1]["headers"]])
     deadletters.mark(SETTINGS, "PRODUCT", [letter], "retried", "why", "who")
     yield from _headers("what became of a dead letter", [_Kafka.made[-1].sent[-1]["headers"]])

@@ -16,13 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaException, Producer
-
-from bus.errors import RetryLater, Stop
+from bus.errors import Stop
 from bus.kafka import topics
-from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Headers, headers_of, now
 from bus.kafka.reader import scan
+from bus.kafka.sender import Sender, send
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
@@ -53,20 +51,18 @@ class DeadLetters:
     """Writes the dead letters of one product."""
 
     def __init__(self, settings: Settings, product: str) -> None:
-        self._topic = topics.deadletters(settings, product)
         self._product = product
-        self._failed = 0
-        self._producer = Producer(
-            client_settings(settings)
-            | {
-                "enable.idempotence": True,
-                "acks": "all",
-                "compression.type": "lz4",
-            }
+        self._added: dict[str, tuple[bytes | None, bytes | None, Headers]] = {}
+        self._sender = Sender(
+            settings,
+            topics.deadletters(settings, product),
+            "write dead letters",
+            later="they are written again when Kafka takes them",
+            more={"compression.type": "lz4"},
         )
 
     def add(self, message: Message, reason: str, attempts: int = 1) -> None:
-        """Write one; it is there for sure only after `flush`."""
+        """Add one, or one that was added and not written yet once more; `flush` writes it."""
         extra: Headers = [
             ("dl_reason", reason.encode()),
             ("dl_attempts", str(attempts).encode()),
@@ -75,38 +71,18 @@ class DeadLetters:
             ("dl_place", place(message).encode()),
         ]
         headers: Headers = [*headers_of(message), *extra]
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic,
-                    message.value(),
-                    message.key(),
-                    headers=headers,
-                    on_delivery=self._delivered,
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.1)
+        self._added[place(message)] = message.value(), message.key(), headers
 
     def flush(self) -> None:
-        """Return when Kafka has all that was added; raises `RetryLater` when it does not take it.
+        """Write all that was added, and return when Kafka has it.
 
-        The loop commits no offset before this has returned.
+        Raises `RetryLater` when Kafka does not take it: it is written again the next time. Raises
+        `Stop` when a person must act first. The loop commits no offset before this has returned.
         """
-        try:
-            left = self._producer.flush(60)
-        except KafkaException as error:
-            raise RetryLater(f"Kafka says {error.args[0].name()} to dead letters") from None
-        failed, self._failed = self._failed, 0
-        if left or failed:
-            raise RetryLater(
-                f"{left + failed} dead letters could not be written to {self._topic}; "
-                "they are written again when Kafka takes them"
-            )
-
-    def _delivered(self, error: object, _: Message) -> None:
-        if error is not None:
-            self._failed += 1
+        for letter in self._added.values():
+            self._sender.add(*letter)
+        self._sender.flush()
+        self._added.clear()
 
 
 def place(message: Message) -> str:
@@ -171,9 +147,10 @@ def choose(
 def mark(
     settings: Settings, product: str, letters: Iterable[DeadLetter], state: str, why: str, by: str
 ) -> None:
-    """Note what became of these. Raises `RetryLater` when Kafka does not take it."""
-    failed: list[object] = []
-    producer = Producer(client_settings(settings) | {"enable.idempotence": True, "acks": "all"})
+    """Note what became of these. Raises `RetryLater` when Kafka does not take it, `Stop` when this
+    user may not write it."""
+    doing = f"note which dead letters are {state}"
+    sender = Sender(settings, topics.deadletters(settings, product), doing)
     for letter in letters:
         headers: Headers = [
             ("dl_place", letter.place.encode()),
@@ -182,16 +159,8 @@ def mark(
             ("dl_time", now().encode()),
             ("dl_why", why.encode()),
         ]
-        producer.produce(
-            topics.deadletters(settings, product),
-            None,
-            letter.id.encode(),
-            headers=headers,
-            on_delivery=lambda error, _: failed.append(error) if error else None,
-        )
-        producer.poll(0)
-    if producer.flush(60) or failed:
-        raise RetryLater("Kafka did not take it; try again when it is up")
+        sender.add(None, letter.id.encode(), headers)
+    sender.flush()
 
 
 def content(settings: Settings, product: str, place: str) -> Record:
@@ -243,16 +212,14 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     if not why.strip():
         raise Stop("who looks at personal data says why, which is kept: add --why")
     topics.ensure(settings, [topics.audit(settings)])
-    failed: list[object] = []
-    producer = Producer(client_settings(settings) | {"enable.idempotence": True, "acks": "all"})
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
-    producer.produce(
+    send(
+        settings,
         topics.audit(settings),
         json.dumps({"what": "looked at a dead letter", **note}).encode(),
-        on_delivery=lambda error, _: failed.append(error) if error else None,
+        doing="note the look",
+        later="nothing is shown; try again when it is up",
     )
-    if producer.flush(60) or failed:
-        raise RetryLater("the look could not be noted, so nothing is shown; try again")
 
 
 def _about(message: Message) -> dict[str, str]:

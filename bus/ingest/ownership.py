@@ -11,20 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from confluent_kafka import KafkaException, Producer
-
-from bus.errors import RetryLater
 from bus.kafka import topics
-from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
+from bus.kafka.sender import send
 from bus.settings import Settings
 
 
 def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
     """Say which kinds a source publishes, before it does; the kinds that others publish.
 
-    Raises `RetryLater` when Kafka does not take it.
+    Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
     """
     known = _announced(settings)
     ours = known.pop(source, set())
@@ -58,13 +55,11 @@ def _announced(settings: Settings) -> dict[str, set[str]]:
 
 
 def _tell(settings: Settings, source: str, kinds: set[str]) -> None:
-    producer = Producer(client_settings(settings) | {"enable.idempotence": True})
-    try:
-        producer.produce(
-            topics.sources(settings), json.dumps(sorted(kinds)).encode(), source.encode()
-        )
-        left = producer.flush(30)
-    except KafkaException as error:
-        raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
-    if left:
-        raise RetryLater("Kafka does not take the name of this source; try again when it is up")
+    send(
+        settings,
+        topics.sources(settings),
+        json.dumps(sorted(kinds)).encode(),
+        source.encode(),
+        doing="announce this source",
+        seconds=30,
+    )

@@ -21,16 +21,15 @@ from typing import Any
 from urllib.parse import quote
 
 import duckdb
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka import KafkaError as Error
 
-from bus.errors import Never, RetryLater
+from bus.delivery import Position
+from bus.errors import Never
 from bus.ingest import coercion, integrity
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
 from bus.kafka import topics
 from bus.kafka.cloudevents import header
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
@@ -52,33 +51,16 @@ def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> N
     """Attach the source's cache to a connection and bring it up to what the topics hold."""
     path = cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    consumer = reader(settings)
-    try:
-        about = consumer.list_topics(timeout=15)
-        mark = _mark(about.cluster_id or "")
+    failure = "could not read what was last published: Kafka says {}; try again when it is up"
+    with Reader(settings, failure) as reader:
+        mark = _mark(reader.cluster())
         _open(con, path, mark)
-        parts = [
-            (name, number)
-            for kind in KINDS
-            if (name := topics.topic(settings, kind)) in about.topics
-            for number in about.topics[name].partitions
-        ]
-        ends = {
-            part: consumer.get_watermark_offsets(TopicPartition(*part), timeout=15)[1]
-            for part in parts
-        }
+        ends = reader.ends([topics.topic(settings, kind) for kind in KINDS])
         if not _fits(con, ends):
             con.execute(f"DETACH {SCHEMA}")
             _remove(path)
             _open(con, path, mark)
-        _catch_up(con, settings, source, consumer, ends)
-    except KafkaException as error:
-        raise RetryLater(
-            f"could not read what was last published: Kafka says {error.args[0].name()}; "
-            "try again when it is up"
-        ) from None
-    finally:
-        consumer.close()
+        _catch_up(con, settings, source, reader, ends)
 
 
 def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str]) -> None:
@@ -109,25 +91,13 @@ def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str
     con.execute("COMMIT")
 
 
-def _ends(settings: Settings) -> dict[tuple[str, int], int]:
-    consumer = reader(settings)
-    try:
-        about = consumer.list_topics(timeout=15).topics
-        return {
-            (name, number): consumer.get_watermark_offsets(
-                TopicPartition(name, number), timeout=15
-            )[1]
-            for kind in KINDS
-            if (name := topics.topic(settings, kind)) in about
-            for number in about[name].partitions
-        }
-    except KafkaException as error:
-        raise RetryLater(
-            f"all is published, but Kafka does not say up to where ({error.args[0].name()}); run "
-            "it again when it is up: nothing is published twice"
-        ) from None
-    finally:
-        consumer.close()
+def _ends(settings: Settings) -> dict[Position, int]:
+    failure = (
+        "all is published, but Kafka does not say up to where ({}); run it again when it is up: "
+        "nothing is published twice"
+    )
+    with Reader(settings, failure) as reader:
+        return reader.ends([topics.topic(settings, kind) for kind in KINDS])
 
 
 def _mark(cluster: str) -> str:
@@ -181,12 +151,12 @@ def _remove(path: Path) -> None:
     path.with_name(path.name + ".wal").unlink(missing_ok=True)
 
 
-def _positions(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, int], int]:
+def _positions(con: duckdb.DuckDBPyConnection) -> dict[Position, int]:
     rows = con.execute(f"SELECT topic, partition, next_offset FROM {SCHEMA}.position").fetchall()
-    return {(topic, partition): offset for topic, partition, offset in rows}
+    return {Position(topic, partition): offset for topic, partition, offset in rows}
 
 
-def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], int]) -> None:
+def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[Position, int]) -> None:
     con.execute(f"DELETE FROM {SCHEMA}.position")
     if ends:
         con.executemany(
@@ -195,7 +165,7 @@ def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], i
         )
 
 
-def _fits(con: duckdb.DuckDBPyConnection, ends: dict[tuple[str, int], int]) -> bool:
+def _fits(con: duckdb.DuckDBPyConnection, ends: dict[Position, int]) -> bool:
     """Whether the topics still reach as far as the cache; not so after a topic was made anew."""
     return all(offset <= ends.get(part, -1) for part, offset in _positions(con).items())
 
@@ -214,14 +184,14 @@ def _catch_up(
     con: duckdb.DuckDBPyConnection,
     settings: Settings,
     source: str,
-    consumer: Consumer,
-    ends: dict[tuple[str, int], int],
+    reader: Reader,
+    ends: dict[Position, int],
 ) -> None:
     positions = _positions(con)
     lookup = schema_lookup(settings)
     decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
     read: set[str] = set()
-    for lots in _published(settings, source, consumer, ends, positions):
+    for lots in _published(settings, source, reader, ends, positions):
         for kind, lot in lots.items():
             read.add(kind)
             _read(con, cache_file(settings, source), decoders[kind], kind, lot)
@@ -235,34 +205,29 @@ def _catch_up(
 def _published(
     settings: Settings,
     source: str,
-    consumer: Consumer,
-    ends: dict[tuple[str, int], int],
-    positions: dict[tuple[str, int], int],
+    reader: Reader,
+    ends: dict[Position, int],
+    positions: dict[Position, int],
 ) -> Iterator[dict[str, _Lot]]:
     """What the source has published since `positions` (moved on to the end), some at a time."""
     kinds = {topics.topic(settings, kind): kind for kind in KINDS}
-    left = {part for part, end in ends.items() if positions.get(part, 0) < end}
-    consumer.assign([TopicPartition(*part, positions.get(part, 0)) for part in left])
+    start = {place: positions.get(place, 0) for place in ends}
+    start = {place: at for place, at in start.items() if at < ends[place]}
     lots: defaultdict[str, _Lot] = defaultdict(_Lot)
-    while left:
-        for message in some(consumer, READ):
-            place = (message.topic() or "", message.partition() or 0)
-            if error := message.error():
-                if error.code() != Error._PARTITION_EOF:
-                    raise KafkaException(error)
-                positions[place] = message.offset() or 0
-                left.discard(place)
-                continue
+    for messages in reader.batches(start, at_once=READ):
+        for message in messages:
             if header(message, "ce_source") != source:
                 continue
-            lot = lots[kinds[place[0]]]
+            lot = lots[kinds[message.topic() or ""]]
             lot.ids.append((message.key() or b"").decode("utf-8", "replace"))
             lot.times.append(message.timestamp()[1])
             lot.offsets.append(message.offset() or 0)
             lot.values.append(message.value())
-        if not left or sum(len(lot.ids) for lot in lots.values()) >= TAKEN:
+        if sum(len(lot.ids) for lot in lots.values()) >= TAKEN:
             yield lots
             lots.clear()
+    positions.update(reader.reached)
+    yield lots
 
 
 def _table(kind: str) -> str:

@@ -5,6 +5,7 @@ topics            the topics: their names, partitions and configuration
 cloudevents       a message's envelope: CloudEvents attributes in the headers
 reader            reads topics outside any group, to their end
 sender            sends single messages and confirms that Kafka has them
+kafka_errors      what Kafka's errors mean to who writes: wait, or a person must act
 transactions      publishes events in transactions
 connection_watch  notices a broken connection, after which no transaction is begun
 offsets           where partitions begin and end, and what a group has committed

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaException, Producer
 
-from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Change, Headers, envelope
 from bus.kafka.connection_watch import HEARD, ConnectionWatch
+from bus.kafka.kafka_errors import explained, failure
 from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.standard import KINDS, Record
@@ -153,7 +153,7 @@ class Publisher:
             except BufferError:  # librdkafka's queue is full: wait until some of it is gone
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise _failure("publish", error) from None
+                raise failure("publish", error.args[0]) from None
 
     def close(self) -> None:
         """Wait for nothing: what is not committed by now is not meant to be."""
@@ -190,31 +190,3 @@ def producer_settings(
         "logger": doubt,
         **HEARD,
     }
-
-
-@contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Turn Kafka's errors into ours, with what was being done."""
-    try:
-        yield
-    except KafkaException as error:
-        raise _failure(doing, error) from None
-
-
-def _failure(doing: str, error: KafkaException) -> BusError:
-    """`Stop` for what a person must mend, `RetryLater` for what passes."""
-    kafka: KafkaError = error.args[0]
-    name = kafka.name()
-    if kafka.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
-        return Stop(
-            f"could not {doing}: another process publishes as this source; let only one run, or "
-            "give each its own --source"
-        )
-    if "AUTHORIZATION" in name or "AUTHENTICATION" in name:
-        return Stop(
-            f"could not {doing}: Kafka refuses these credentials ({name}); see [kafka] in bus.toml "
-            "and the ACLs of this user"
-        )
-    if kafka.fatal():
-        return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
-    return RetryLater(f"could not {doing}: Kafka says {name}; try again when it is up")

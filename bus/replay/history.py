@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka import KafkaError as Error
+from confluent_kafka import Message
 
-from bus.errors import RetryLater
+from bus.delivery import Position
 from bus.kafka import topics
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.replay.window import Window
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -34,6 +33,7 @@ AHEAD = 60_000
 FETCHED = {"fetch.message.max.bytes": 262_144}
 """What comes of one partition at once is kept until the others have come as far, so it is not much:
 some 6,000 messages."""
+FAILURE = "could not read history: Kafka says {}; go on when it is up"
 
 
 def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Message]]:
@@ -43,15 +43,8 @@ def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Mess
     """
     steps = [window] if order == "time" else list(_levels(settings, window))
     for step in steps:
-        consumer = reader(settings, FETCHED)
-        try:
-            yield from _Merge(settings, consumer, step).batches()
-        except KafkaException as error:
-            raise RetryLater(
-                f"could not read history: Kafka says {error.args[0].name()}; go on when it is up"
-            ) from None
-        finally:
-            consumer.close()
+        with Reader(settings, FAILURE, FETCHED) as reader:
+            yield from _Merge(settings, reader, step).batches()
 
 
 def _levels(settings: Settings, window: Window) -> Iterator[Window]:
@@ -77,8 +70,8 @@ class _Line:
 
 
 class _Merge:
-    def __init__(self, settings: Settings, consumer: Consumer, window: Window) -> None:
-        self._consumer = consumer
+    def __init__(self, settings: Settings, reader: Reader, window: Window) -> None:
+        self._reader = reader
         self._window = window
         self._lines = {
             p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level, at)
@@ -86,25 +79,24 @@ class _Merge:
         }
 
     def batches(self) -> Iterator[list[Message]]:
-        self._consumer.assign([TopicPartition(*p, at) for p, at in self._window.start.items()])
+        self._reader.assign(self._window.start)
         while not all(line.done for line in self._lines.values()):
-            self._take(some(self._consumer, AT_ONCE))
+            messages, ended = self._reader.take(AT_ONCE)
+            self._keep(messages)
+            for place, _ in ended:
+                self._end(place, self._lines[place])
             if ready := self._ready():
                 yield ready
             self._gate()
         if ready := self._ready():
             yield ready
 
-    def _take(self, messages: Iterable[Message]) -> None:
+    def _keep(self, messages: Iterable[Message]) -> None:
         lines, stops = self._lines, self._window.stop
         for message in messages:
             place: Any = (message.topic(), message.partition())  # as good a key as a Position
             line = lines[place]
-            if error := message.error():
-                if error.code() != Error._PARTITION_EOF:
-                    raise KafkaException(error)
-                self._end(place, line)
-            elif not line.done:
+            if not line.done:
                 offset, (_, time) = message.offset() or 0, message.timestamp()
                 stop = stops[place]
                 if line.next <= offset < stop:
@@ -112,14 +104,14 @@ class _Merge:
                     line.kept.append((line.last, line.level, message))
                     line.next = offset + 1
                 if offset >= stop - 1:
-                    self._end(place, line)
+                    self._end(Position(*place), line)
 
-    def _end(self, place: Any, line: _Line) -> None:
+    def _end(self, place: Position, line: _Line) -> None:
         """Read nothing more of a partition."""
         line.done = True
         if line.read:
             line.read = False
-            self._consumer.incremental_unassign([TopicPartition(*place)])
+            self._reader.drop([place])
 
     def _ready(self) -> list[Message]:
         """What nothing that is still to be read can come before."""
@@ -150,20 +142,20 @@ class _Merge:
         (`rd_kafka_toppar_set_fetch_state` of rdkafka_partition.c wakes it).
         """
         most = AHEAD // max(1, sum(not line.done for line in self._lines.values()))
-        full, empty = [], []
+        full, empty = [], {}
         for place, line in self._lines.items():
             if line.done:
                 continue
             if line.read and len(line.kept) >= most:
                 line.read = False
-                full.append(TopicPartition(*place))
+                full.append(place)
             elif not line.read and len(line.kept) < most // 2:
                 line.read = True
-                empty.append(TopicPartition(*place, line.next))
+                empty[place] = line.next
         if full:
-            self._consumer.incremental_unassign(full)
+            self._reader.drop(full)
         if empty:
-            self._consumer.incremental_assign(empty)
+            self._reader.add(empty)
 
 
 _when = itemgetter(0, 1)

@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import numpy
 from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
-from confluent_kafka import KafkaError as Error
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.kafka.client import client_settings
-from bus.kafka.reader import reader, scan, some
+from bus.kafka.reader import Reader, scan
 from bus.replay.window import Window
 from bus.settings import Settings
 
@@ -55,8 +54,8 @@ class LatestStates:
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
         self._admin = AdminClient(client_settings(settings))
-        self._tail = reader(settings)
-        self._tail.assign([TopicPartition(*place, at) for place, at in self.seen.items()])
+        self._tail = Reader(settings, "Kafka says {} when read")
+        self._tail.assign(self.seen)
 
     def _look(self, settings: Settings, topic: str, window: Window) -> None:
         start = {p.partition: at for p, at in window.start.items() if p.topic == topic}
@@ -85,19 +84,16 @@ class LatestStates:
         except KafkaException as error:
             raise RetryLater(f"Kafka says {error.args[0].name()} when asked for ends") from None
         while left:
-            messages = some(self._tail, 10_000, patience=10.0)
-            if not messages:
+            messages, ended = self._tail.take(patience=10.0)
+            if not messages and not ended:
                 raise RetryLater("Kafka does not answer; the replay goes on when it does")
             for message in messages:
                 place = Position(message.topic() or "", message.partition() or 0)
-                if wrong := message.error():
-                    if wrong.code() != Error._PARTITION_EOF:
-                        raise RetryLater(f"Kafka says {wrong.name()} when read")
-                    self.seen[place] = max(self.seen[place], message.offset() or 0)
-                    left.discard(place)
-                else:
-                    self._changed[place][hash(message.key())] = message if self._keep else None
-                    self.seen[place] = (message.offset() or 0) + 1
+                self._changed[place][hash(message.key())] = message if self._keep else None
+                self.seen[place] = (message.offset() or 0) + 1
+            for place, end in ended:
+                self.seen[place] = max(self.seen[place], end)
+                left.discard(place)
 
     def is_latest(self, place: Position, offset: int, key: bytes | None) -> bool:
         """Whether nothing newer of the record was there when it was last looked."""

@@ -13,20 +13,22 @@ import json
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Producer
 
 from bus.delivery import Position
-from bus.errors import RetryLater, Stop
+from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import now
+from bus.kafka.kafka_errors import explained
 from bus.kafka.reader import scan
+from bus.kafka.sender import send
 from bus.kafka.transactions import fence
 from bus.replay.window import Window
 from bus.settings import Settings
@@ -177,17 +179,15 @@ def entry(settings: Settings, id_: str) -> ReplayEntry:
 
 def wish(settings: Settings, id_: str, to: Wish) -> None:
     """Ask whoever runs a replay to pause, go on or end; it does so after the batch in hand."""
-    producer = Producer(_client(settings) | {"enable.idempotence": True, "acks": "all"})
     value = {"to": to, "by": whoever(), "at": now()}
-    failed: list[object] = []
-    producer.produce(
+    send(
+        settings,
         topics.replays(settings),
         json.dumps(value).encode(),
         f"{id_}/wish".encode(),
-        on_delivery=lambda error, _: failed.append(error) if error else None,
+        doing=f"ask the replay to {to}",
+        seconds=SECONDS,
     )
-    if producer.flush(SECONDS) or failed:
-        raise RetryLater("Kafka did not take it; try again when it is up")
 
 
 class ReplayLog:
@@ -199,7 +199,8 @@ class ReplayLog:
         self._id = id_
         self._topic = topics.replays(settings)
         self._producer = Producer(
-            _client(settings) | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
+            client_settings(settings)
+            | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
         )
         with _explained():
             fence(self._producer)
@@ -221,22 +222,12 @@ class ReplayLog:
             self._producer.commit_transaction(SECONDS)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as error:
-        kafka = error.args[0]
-        if kafka.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
-            raise Stop("another process runs this replay now; this one has ended") from None
-        raise RetryLater(
-            f"Kafka says {kafka.name()} to the replay's progress; `bus replay resume` goes on when "
-            "it is up"
-        ) from None
-
-
-def _client(settings: Settings) -> dict[str, Any]:
-    return client_settings(settings)
+def _explained() -> AbstractContextManager[None]:
+    return explained(
+        "note the replay's progress",
+        fenced="another process runs this replay now; this one has ended",
+        later="`bus replay resume` goes on when it is up",
+    )
 
 
 def keyed(places: Mapping[Position, int]) -> dict[str, int]:

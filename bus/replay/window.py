@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -18,7 +19,7 @@ from bus.delivery import Position
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import client_settings
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.settings import Settings
 from bus.standard import KINDS
 
@@ -26,6 +27,7 @@ BEGINNING, NOW = "beginning", "now"
 OFFSETS = re.compile(r"([A-Za-z]+)/(\d+)=(\d+)")
 FORMS = "a time (2026-03-01, 2026-03-01T07:00:00-06:00), offsets (student/0=120,student/1=98)"
 SECONDS = 30.0
+SILENT = "Kafka says {} when asked for offsets; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +93,13 @@ def resolve(
 
     Raises `Stop` for a text that is none of these, `RetryLater` when Kafka does not answer.
     """
-    consumer = reader(settings)
-    try:
-        there = consumer.list_topics(timeout=SECONDS).topics
-        places = [
-            Position(name, number)
-            for kind in KINDS
-            if kind in kinds and (name := topics.topic(settings, kind)) in there
-            for number in there[name].partitions
-            if not owners or number in _parts(owners, len(there[name].partitions))
-        ]
-        marks = {
-            p: consumer.get_watermark_offsets(TopicPartition(*p), timeout=SECONDS) for p in places
-        }
+    names = [topics.topic(settings, kind) for kind in KINDS if kind in kinds]
+    with Reader(settings, SILENT, seconds=SECONDS) as reader:
+        places = reader.places(names)
+        numbers = Counter(place.topic for place in places)
+        if owners:
+            places = [p for p in places if p.partition in _parts(owners, numbers[p.topic])]
+        marks = reader.marks(places)
 
         def edge(text: str, option: str, side: int) -> dict[Position, int]:
             if text == (BEGINNING, NOW)[side]:
@@ -114,22 +110,10 @@ def resolve(
                 raise Stop(
                     f"{option} {text!r} is not {FORMS} or {(BEGINNING, NOW)[side]!r}; correct it"
                 )
-            asked = [TopicPartition(*place, int(at.timestamp() * 1000)) for place in places]
-            found = consumer.offsets_for_times(asked, timeout=SECONDS) if asked else []
-            return {
-                (place := Position(p.topic, p.partition)): marks[place][1]
-                if p.offset < 0
-                else p.offset
-                for p in found
-            }
+            found = reader.since(places, int(at.timestamp() * 1000))
+            return {p: offset if offset >= 0 else marks[p][1] for p, offset in found.items()}
 
         first, last = edge(since, "--from", 0), edge(until, "--to", 1)
-    except KafkaException as error:
-        raise RetryLater(
-            f"Kafka says {error.args[0].name()} when asked for offsets; try again when it is up"
-        ) from None
-    finally:
-        consumer.close()
     start, stop = {}, {}
     for place in first.keys() & last.keys():
         low, high = marks[place]
@@ -196,34 +180,26 @@ def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, 
 
 def _first_time(settings: Settings, name: str, window: Window) -> datetime | None:
     """Kafka's time of the oldest message of a window in a topic, by the first of each partition."""
-    consumer = reader(settings)
-    try:
-        asked = {p: o for p, o in window.start.items() if p.topic == name}
-        consumer.assign([TopicPartition(*place, offset) for place, offset in asked.items()])
-        left, times = set(asked), []
+    left = {place: at for place, at in window.start.items() if place.topic == name}
+    times = []
+    with Reader(settings, SILENT) as reader:
+        reader.assign(left)
         while left:
-            for message in some(consumer, 100):
+            messages, ended = reader.take(100)
+            for message in messages:
                 place = Position(message.topic() or "", message.partition() or 0)
-                if message.error() is None and place in left:
+                if left.pop(place, None) is not None:
                     times.append(message.timestamp()[1])
-                left.discard(place)
-        return datetime.fromtimestamp(min(times) / 1000, UTC) if times else None
-    finally:
-        consumer.close()
+            for place, _ in ended:
+                left.pop(place, None)
+    return datetime.fromtimestamp(min(times) / 1000, UTC) if times else None
 
 
 def _cut(settings: Settings, name: str, since: str) -> bool:
     """Whether a topic that is kept by time has lost what came before what it still has."""
-    consumer = reader(settings)
-    try:
-        numbers = consumer.list_topics(name, timeout=SECONDS).topics[name].partitions
-        lows = [
-            consumer.get_watermark_offsets(TopicPartition(name, n), timeout=SECONDS)[0]
-            for n in numbers
-        ]
-    finally:
-        consumer.close()
-    if not any(lows):
+    with Reader(settings, SILENT, seconds=SECONDS) as reader:
+        marks = reader.marks(reader.places([name]))
+    if not any(low for low, _ in marks.values()):
         return False
     # What is left begins later than the window does, or nobody can say.
     return since == BEGINNING or moment(since) is None

@@ -31,7 +31,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bus.errors import RetryLater, Stop
 from bus.kafka.connection_watch import ConnectionWatch
-from bus.kafka.transactions import explained, producer_settings
+from bus.kafka.kafka_errors import explained
+from bus.kafka.transactions import fence, producer_settings
 from bus.settings import Settings
 from producers.http.fate import committed, mark
 from producers.http.work import Event, Full, Work
@@ -49,7 +50,6 @@ BUSY = 5
 STALLED = 3.0
 """Seconds after which a transaction that is under way says that Kafka does not take anything."""
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)
-START = 60.0
 
 
 class GroupCommit:
@@ -91,7 +91,7 @@ class GroupCommit:
     def open(self) -> None:
         """Fence off an earlier process of this name and begin; raises `RetryLater` or `Stop`."""
         with explained("start publishing"):
-            self._producer.init_transactions(START)
+            fence(self._producer)
         self._thread.start()
 
     def _new_producer(self) -> Producer:
@@ -279,7 +279,7 @@ class GroupCommit:
             try:
                 self._producer = self._new_producer()
                 with explained("publish again"):
-                    self._producer.init_transactions(START)
+                    fence(self._producer)
                 return
             except RetryLater:
                 if self._closing:

@@ -6,13 +6,9 @@ the service, its value the transaction. It is there exactly when the transaction
 
 from __future__ import annotations
 
-import time
-
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-
-from bus.errors import RetryLater
+from bus.delivery import Position
 from bus.kafka import topics
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.settings import Settings
 from producers.http.work import Event
 
@@ -33,20 +29,12 @@ def committed(settings: Settings, service: str, transaction: bytes, begun: float
     Only to be asked when it can no longer change: after the producer's successor has started.
     Raises `RetryLater` when Kafka does not answer.
     """
-    consumer = reader(settings, {"auto.offset.reset": "latest"})
-    since = TopicPartition(topics.idempotency(settings), 0, int((begun - CLOCKS) * 1000))
-    deadline = time.monotonic() + SECONDS
-    try:
-        consumer.assign(consumer.offsets_for_times([since], timeout=SECONDS))
-        while time.monotonic() < deadline:
-            for message in some(consumer, 10_000, 0.2):
-                if error := message.error():
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        return False
-                elif message.key() == MARK + service.encode() and message.value() == transaction:
-                    return True
-    except KafkaException as error:
-        raise RetryLater(f"Kafka does not answer ({error.args[0].name()})") from None
-    finally:
-        consumer.close()
-    raise RetryLater("Kafka did not answer in time")
+    place = Position(topics.idempotency(settings), 0)
+    more = {"auto.offset.reset": "latest"}
+    with Reader(settings, "Kafka does not answer ({})", more, seconds=SECONDS) as reader:
+        start = reader.since([place], int((begun - CLOCKS) * 1000))
+        return any(
+            message.key() == MARK + service.encode() and message.value() == transaction
+            for messages in reader.batches(start, silence=SECONDS)
+            for message in messages
+        )

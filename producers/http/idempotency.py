@@ -21,11 +21,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-
-from bus.errors import RetryLater
 from bus.kafka import topics
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.settings import Settings
 from producers.http.problems import Problem, in_progress
 
@@ -145,32 +142,15 @@ def load(settings: Settings, keys: Keys, seconds: float = 60.0) -> None:
     Raises `RetryLater` when Kafka does not answer within `seconds`.
     """
     topic = topics.idempotency(settings)
-    consumer = reader(settings)
-    try:
-        partitions = consumer.list_topics(topic, timeout=seconds).topics[topic].partitions
-        waiting = set(partitions)
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in waiting])
-        deadline = time.monotonic() + seconds
-        while waiting:
-            messages = some(consumer, 10_000, 0.2)
-            if not messages and time.monotonic() > deadline:
-                raise RetryLater("Kafka did not give the idempotency keys in time; start again")
+    failure = (
+        "the idempotency keys could not be read ({}); start again when Kafka is up, and see that "
+        f"this client may read the topic {topic}"
+    )
+    with Reader(settings, failure, seconds=seconds) as reader:
+        start = dict.fromkeys(reader.places([topic]), 0)
+        for messages in reader.batches(start, silence=seconds):
             for message in messages:
-                deadline = time.monotonic() + seconds
-                if error := message.error():
-                    if error.code() == KafkaError._PARTITION_EOF:
-                        waiting.discard(message.partition())
-                    elif not error.retriable():
-                        raise KafkaException(error)
-                else:
-                    _remember(keys, message.key(), message.value())
-    except KafkaException as error:
-        raise RetryLater(
-            f"the idempotency keys could not be read ({error.args[0].name()}); start again when "
-            "Kafka is up, and see that this client may read the topic " + topic
-        ) from None
-    finally:
-        consumer.close()
+                _remember(keys, message.key(), message.value())
 
 
 def _remember(keys: Keys, key: bytes | None, message: bytes | None) -> None:

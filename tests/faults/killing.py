@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka import TopicPartition
-
+from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
-from bus.kafka.reader import reader, some
+from bus.kafka.reader import Reader
 from bus.settings import Settings
 from bus.standard import KINDS
 from tests.faults import checker
@@ -150,15 +149,17 @@ def watching(settings: Settings) -> Iterator[Watched]:
     """Read committed data while the block runs, and to the end as it is then."""
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
     found, over = Watched(), threading.Event()
-    consumer = reader(settings)
-    there = consumer.list_topics(timeout=30).topics
+    reader = Reader(settings, "watching failed: {}", seconds=30)
     names = [topics.topic(settings, kind) for kind in KINDS]
-    consumer.assign([TopicPartition(name, p, 0) for name in names for p in there[name].partitions])
+    reader.assign(dict.fromkeys(reader.places(names), 0))
 
     def read() -> None:
         quiet = 0.0
         while not (over.is_set() and time.monotonic() - quiet > 2.0):
-            messages = [m for m in some(consumer, 10_000, 0.2) if m.error() is None]
+            try:
+                messages, _ = reader.take(patience=0.2)
+            except RetryLater:
+                continue  # a broker is away
             if messages or not over.is_set():
                 quiet = time.monotonic()
             found.ids += [(dict(headers_of(m))["ce_id"] or b"").decode() for m in messages]
@@ -170,7 +171,7 @@ def watching(settings: Settings) -> Iterator[Watched]:
     finally:
         over.set()
         thread.join()
-        consumer.close()
+        reader.close()
 
 
 def ready(variables: Mapping[str, str], secret: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +61,8 @@ class Producer:
     def abort_transaction(self, timeout: float) -> None:
         self.aborted += 1
 
-    def list_topics(self, timeout: float) -> None: ...
+    def list_topics(self, timeout: float) -> Any:
+        return SimpleNamespace(topics={})
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from confluent_kafka import Message
@@ -19,6 +20,7 @@ from bus.cli.replay import per_second
 from bus.contract import a_record
 from bus.delivery import Batch, Part, Position
 from bus.errors import Stop
+from bus.kafka import reader
 from bus.registry.codec import Encoder
 from bus.replay import selection
 from bus.replay.history import _Merge
@@ -28,12 +30,13 @@ from bus.replay.product_rows import ProductStates, RowOrigin, _same
 from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
-from bus.settings import Settings
+from bus.settings import KafkaSettings, Settings
 from bus.standard import KINDS
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.webhook import PRODUCT as WEBHOOK
 
 SETTINGS = Settings(home=Path("nowhere"))
+NAMED = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
 STUDENT, ENROLLMENT = Position("schoolbus.student", 0), Position("schoolbus.enrollment", 0)
 
 
@@ -171,7 +174,9 @@ def test_what_came_first_is_read_first_and_a_partition_keeps_its_order(
         mixed.append(queues[place].pop(0))
     window = Window(dict.fromkeys(lines, 0), {p: len(line) for p, line in lines.items()})
     reads: Any = Reads(mixed, iter([1, 5, 2, 9]))
-    found: list[Any] = [m for some in _Merge(SETTINGS, reads, window).batches() for m in some]
+    with patch.object(reader, "Consumer", lambda _: reads):
+        merge = _Merge(NAMED, reader.Reader(NAMED, "{}"), window)
+    found: list[Any] = [message for batch in merge.batches() for message in batch]
     assert len(found) == len(students) + len(enrollments)
     assert [m.time for m in found] == sorted(m.time for m in found)
     for place in lines:

@@ -1,0 +1,61 @@
+"""What Kafka's errors mean to who writes: wait, or a person must act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from confluent_kafka import KafkaError, KafkaException
+
+from bus.errors import BusError, RetryLater, Stop
+
+ANOTHER = (
+    "another process publishes as this source; let only one run, or give each its own --source"
+)
+LATER = "try again when it is up"
+
+
+@contextmanager
+def explained(doing: str, *, fenced: str = ANOTHER, later: str = LATER) -> Iterator[None]:
+    """Turn Kafka's errors into ours, with what was being done; see `failure`."""
+    try:
+        yield
+    except KafkaException as error:
+        raise failure(doing, error.args[0], fenced=fenced, later=later) from None
+
+
+def failure(
+    doing: str, error: KafkaError, *, fenced: str = ANOTHER, later: str = LATER, topic: str = ""
+) -> BusError:
+    """`Stop` for what a person must mend, `RetryLater` for what passes.
+
+    fenced: what it means that another process has this one's transactional id.
+    later:  what to do when it passes.
+    topic:  where it was to be written, if it is one topic.
+    """
+    name = error.name()
+    if error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):
+        return Stop(f"could not {doing}: {fenced}")
+    if topic and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return Stop(
+            f"could not {doing}: Kafka refuses it ({name}); give this user the ACL WRITE on topic "
+            f"{topic}"
+        )
+    if topic and error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+        return Stop(
+            f"could not {doing}: Kafka refuses it ({name}); give this user the ACL WRITE on topic "
+            f"{topic}, and IDEMPOTENT_WRITE on the cluster if its Kafka is older than 3.0"
+        )
+    if topic and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return Stop(
+            f"could not {doing}: a message is larger than Kafka takes ({name}); raise "
+            f"max.message.bytes of topic {topic}, and message.max.bytes of [kafka] client"
+        )
+    if "AUTHORIZATION" in name or "AUTHENTICATION" in name:
+        return Stop(
+            f"could not {doing}: Kafka refuses these credentials ({name}); see [kafka] in bus.toml "
+            "and the ACLs of this user"
+        )
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
+    return RetryLater(f"could not {doing}: Kafka says {name}; {later}")

@@ -1,0 +1,104 @@
+"""Sends single messages and confirms that Kafka has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from bus.errors import BusError, RetryLater, Stop
+from bus.kafka.client import client_settings
+from bus.kafka.cloudevents import Headers
+from bus.kafka.kafka_errors import LATER, failure
+from bus.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+SECONDS = 60.0
+"""How long Kafka may take for what it is sent."""
+
+
+class Sender:
+    """Sends messages to one topic, outside any transaction. Not for several threads.
+
+    doing: what it does, as an error has it after "could not": "write dead letters".
+    later: what to do when Kafka did not take something and it passes.
+    more:  settings of librdkafka's besides.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        doing: str,
+        *,
+        later: str = LATER,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._topic = topic
+        self._doing = f"{doing} (topic {topic})"
+        self._later = later
+        self._refused: list[KafkaError] = []
+        self._producer = Producer(
+            client_settings(settings) | {"enable.idempotence": True, "acks": "all", **(more or {})}
+        )
+
+    def add(
+        self, value: bytes | None, key: bytes | None = None, headers: Headers | None = None
+    ) -> None:
+        """Send one; Kafka has it for sure only after `flush`. May raise as that does."""
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic, value, key, headers=headers or [], on_delivery=self._delivered
+                )
+                break
+            except BufferError:  # librdkafka's queue is full: wait until some of it is gone
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise self._failure(error.args[0]) from None
+        self._producer.poll(0)
+
+    def flush(self, seconds: float = SECONDS) -> None:
+        """Return when Kafka has all that was added.
+
+        Raises `RetryLater` when it refused some of it or does not take it in time, `Stop` when a
+        person must act first. Whoever added it adds it again then.
+        """
+        try:
+            waiting = self._producer.flush(seconds)
+        except KafkaException as error:
+            raise self._failure(error.args[0]) from None
+        refused, self._refused = self._refused, []
+        failures = [self._failure(error) for error in refused]
+        if failures:
+            raise next((one for one in failures if isinstance(one, Stop)), failures[0])
+        if waiting:
+            raise RetryLater(
+                f"could not {self._doing}: Kafka takes nothing for {seconds:g} s; {self._later}"
+            )
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._refused.append(error)
+
+    def _failure(self, error: KafkaError) -> BusError:
+        return failure(self._doing, error, later=self._later, topic=self._topic)
+
+
+def send(
+    settings: Settings,
+    topic: str,
+    value: bytes | None,
+    key: bytes | None = None,
+    *,
+    doing: str,
+    later: str = LATER,
+    seconds: float = SECONDS,
+) -> None:
+    """Send one message and return when Kafka has it; raises as `Sender.flush` does."""
+    sender = Sender(settings, topic, doing, later=later)
+    sender.add(value, key)
+    sender.flush(seconds)
