@@ -43,17 +43,6 @@ class Fault:
     kind: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """From where the rows of a table can be read once more; see `bus.ingest.row_hashes.load`."""
-
-    table: str
-    relation: str
-    fields: tuple[str, ...]
-    file: str
-    numbered: bool
-
-
 @dataclass(slots=True)
 class Staging:
     """Where a source puts an extract.
@@ -70,15 +59,12 @@ class Staging:
     coverage: for each kind in the extract, bulk or delta.
     faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
               does not know.
-    origins:  the kinds of which rows were left out of `raw_<kind>` because they are as they were,
-              and from where they can be had; kept by `bus.ingest.row_hashes`.
     """
 
     con: duckdb.DuckDBPyConnection
     folder: Path
     coverage: dict[str, Coverage] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    origins: dict[str, Origin] = field(default_factory=dict)
 
     @property
     def kinds(self) -> Sequence[str]:

@@ -55,6 +55,25 @@ def schema_directory() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "schemas"
 
 
+SUBSTANCE = frozenset(
+    {
+        *("type", "name", "fields", "symbols", "items", "values", "default", "logicalType"),
+        *("owner", "references"),
+    }
+)
+"""The attributes of a schema that say what a record holds, what it names and where it belongs."""
+
+
+def substance(schema: Any) -> Any:
+    """A schema without what is for people alone, such as `doc`; two that differ in nothing else
+    have the same records."""
+    if isinstance(schema, dict):
+        return {key: substance(part) for key, part in schema.items() if key in SUBSTANCE}
+    if isinstance(schema, list):
+        return [substance(part) for part in schema]
+    return schema
+
+
 @cache
 def _kinds() -> dict[str, Kind]:
     schemas = {
