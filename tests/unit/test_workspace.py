@@ -18,7 +18,7 @@ from bus.source import Staging
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "workspace-tables.md"
 PREFIX = re.compile(
-    r"\b(raw|record|known|gone|stale|change|elsewhere|familiar|read)_(?=$|\")|\bpublished\."
+    r"\b(raw|record|known|gone|stale|change|elsewhere|familiar|read)_(?=$|\")|\bpublished\.(?=$|\"|\w)"
 )
 NAMED = re.compile(r"(?<!DISTINCT )\b(FROM|JOIN|INTO|TABLE|VIEW|UPDATE)\s+\"?([a-z]\w*)(?![\w(])")
 """A table that SQL names by itself; a name before a parenthesis is a function."""
