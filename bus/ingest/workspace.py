@@ -270,8 +270,10 @@ class Workspace:
         """Each table with whether it is of the cache."""
         return set(
             self.sql(
-                f"SELECT table_catalog = '{PUBLISHED}', table_name FROM information_schema.tables "
-                f"WHERE table_catalog IN (current_database(), 'temp', '{PUBLISHED}')"
+                f"SELECT database_name = '{PUBLISHED}', name FROM ("
+                "SELECT database_name, table_name AS name FROM duckdb_tables() UNION ALL "
+                "SELECT database_name, view_name FROM duckdb_views() WHERE NOT internal) "
+                f"WHERE database_name IN (current_database(), 'temp', '{PUBLISHED}')"
             )
         )
 
