@@ -6,7 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check unit faults lock clean
+# What each part of `make test` took is noted as it goes and shown at the end: tests/times.py.
+TIMES := TEST_TIMES="$(CURDIR)/$(VENV)/times.jsonl"
+
+.PHONY: demo test parts check unit faults lock clean
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Schoolbus needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
@@ -18,11 +21,18 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: $(VENV)/.ready
 	@$(BIN)/bus demo
 
-test: $(VENV)/.ready check
-	HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
-	$(BIN)/pytest tests/integration
-	$(BIN)/pytest tests/upgrade
-	$(BIN)/pytest tests/faults
+test: $(VENV)/.ready
+	@$(TIMES) $(BIN)/python -m tests.times begin
+	@$(MAKE) --no-print-directory parts; status=$$?; \
+	$(TIMES) $(BIN)/python -m tests.times show; exit $$status
+
+parts: check
+	@$(TIMES) $(BIN)/python -m tests.times note check
+	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
+	$(TIMES) $(BIN)/pytest tests/integration -n 2 --dist loadfile -m "not alone"
+	$(TIMES) $(BIN)/pytest tests/integration -m alone
+	$(TIMES) $(BIN)/pytest tests/upgrade
+	$(TIMES) $(BIN)/pytest tests/faults
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -1,7 +1,8 @@
 """Schoolbus: the bus between a student information system and the products that need it.
 
-For a vendor: `subscribe` gives typed events. For who writes a product: `Product`, `Table`,
-`Delivery`. For who writes a source: `Staging`, `produce`. For both: `RetryLater`, `Never`, `Stop`.
+For a vendor: `subscribe` gives typed events. To write a product: `Product`, `Table`, `Delivery`. To
+write a source: `Source` with `Extracts`, `Polled` or `Streamed`, and `Staging`. For both:
+`RetryLater`, `Never`, `Stop`.
 """
 
 from __future__ import annotations
@@ -10,33 +11,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal, Row, Table
+    from bus.delivery import (
+        Batch,
+        Delivery,
+        Overtaken,
+        Part,
+        Position,
+        Redelivery,
+        Refusal,
+        Row,
+        Table,
+        Unlocked,
+    )
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.kafka.cloudevents import Attributes, attributes
     from bus.product import Product
     from bus.settings import Settings
-    from bus.source import Fault, Staging
+    from bus.source import ChangeBatch, Coverage, Extracts, Fault, Polled, Source, Staging, Streamed
     from bus.subscription import Event, subscribe
 
 __all__ = [
     "Attributes",
     "Batch",
+    "ChangeBatch",
+    "Coverage",
     "Delivery",
     "Event",
+    "Extracts",
     "Fault",
     "Never",
     "Overtaken",
     "Part",
+    "Polled",
     "Position",
     "Product",
+    "Redelivery",
     "Refusal",
     "RetryLater",
     "Row",
     "Settings",
+    "Source",
     "Staging",
     "Stop",
+    "Streamed",
     "Table",
+    "Unlocked",
     "attributes",
     "produce",
     "subscribe",
@@ -45,21 +65,29 @@ __all__ = [
 _HOME = {
     "Attributes": "bus.kafka.cloudevents",
     "Batch": "bus.delivery",
+    "ChangeBatch": "bus.source",
+    "Coverage": "bus.source",
     "Delivery": "bus.delivery",
     "Event": "bus.subscription",
+    "Extracts": "bus.source",
     "Fault": "bus.source",
     "Never": "bus.errors",
     "Overtaken": "bus.delivery",
     "Part": "bus.delivery",
+    "Polled": "bus.source",
     "Position": "bus.delivery",
     "Product": "bus.product",
+    "Redelivery": "bus.delivery",
     "Refusal": "bus.delivery",
     "RetryLater": "bus.errors",
     "Row": "bus.delivery",
     "Settings": "bus.settings",
+    "Source": "bus.source",
     "Staging": "bus.source",
     "Stop": "bus.errors",
+    "Streamed": "bus.source",
     "Table": "bus.delivery",
+    "Unlocked": "bus.delivery",
     "attributes": "bus.kafka.cloudevents",
     "produce": "bus.ingest.pipeline",
     "subscribe": "bus.subscription",

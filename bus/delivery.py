@@ -1,38 +1,28 @@
 """The contract of a delivery: how translated rows reach a product.
 
-A delivery is shared among products (`consumers/delivery/`): a folder of files, HTTP. The loop calls
-it from one thread, never two calls at once, in this order:
+Products share deliveries (`consumers/delivery/`): a folder of files, HTTP. There are three
+protocols:
+
+* `Delivery` is what each delivery has.
+* `Redelivery` adds `redeliver`: a replay may deliver beside the live consumer.
+* `Unlocked` marks a delivery that cannot know what the live instances have delivered.
+
+An instance is one process of a product's consumer. Several instances share the partitions, and each
+opens a delivery of its own. The loop calls a delivery in this order:
 
     open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) …
          → settle() … → close()
 
-* `resume` answers with the offsets that this delivery's own state stands for (a folder that keeps
-  a journal), so that what was delivered right before a crash is not delivered again. No answer for
-  a partition means: go on from the group's committed offset. `cluster` is Kafka's cluster id:
-  offsets of another cluster mean nothing, so a delivery keeps it beside them and answers as one
-  that has no state when it differs (the bus was made anew, the folder was not).
-* `deliver` has handed over, durably, all that is in the batch when it returns; only then does the
-  loop commit. The same batch, or one that overlaps it, may come again after a crash: delivering
-  twice must leave the product as delivering once does.
-  - returns the refusals: messages that the product will never take, each with its reason; they go
-    to the dead letters, the rest counts as delivered;
-  - raises `RetryLater` when the product cannot take it now: the loop waits (backoff and jitter,
-    `after` if the product said so) with its partitions paused and calls `deliver` again with the
-    same batch. What had been taken already may be left out by the delivery itself, or sent again;
-  - raises `Stop` when a person must act first (credentials refused, endpoint gone).
-* `redeliver` is for replays (`bus.replay`) into the place to which the live consumer delivers, at
-  the same time: `batch` holds records that have been delivered before, and no offset moves. Under
-  whatever keeps it and the live copies' `deliver` apart it first makes sure that what they have
-  delivered lies before `seen`, up to where the topics were looked through for newer states; else
-  it raises `Overtaken`, delivers nothing, and is called again. One that cannot know what live
-  copies have delivered says `unlocked = True`, and is told of what has changed meanwhile. The same
-  batch may come again after a crash; what that then leaves is the same.
-* `settle` is called when the loop is caught up for the moment, about once a minute while nothing
-  comes, and before close: write what has been put off, such as a whole set of files. It may raise
-  `RetryLater` or `Stop` as well.
-* `release` says which partitions are this copy's no longer, before another copy has them; what was
-  not delivered of them is delivered by that one.
-* `close` releases what was opened; it is called once, also after an error, and delivers nothing.
+All calls come from the thread that opened the delivery, one after another, never two at once.
+`release` may come at any time after `resume`, also between two tries of one batch.
+
+A delivery says what goes wrong with the terms of `bus.errors`:
+
+* later: raise `RetryLater`. The loop pauses its partitions, waits (backoff and jitter, and `after`
+  if the product names a time) and makes the same call again.
+* never: return a `Refusal` of the message, with the reason. It goes to the dead letters as it is.
+* stop: raise `Stop` when a person must act first (credentials refused, endpoint gone). The program
+  ends.
 
 Order: within a batch, `parts` come in the product's table order and rows within a part in the
 order in which the topics have them; rows of one student must not overtake each other.
@@ -42,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -122,18 +112,110 @@ class Overtaken(Exception):  # noqa: N818
 
 
 class Delivery(Protocol):
-    """See the module's docstring for every duty."""
+    """What each delivery has. The module's docstring says how it raises later, never and stop."""
 
-    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]: ...
+    def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
+        """The offsets that this delivery's own state stands for, such as a folder's journal.
 
-    def deliver(self, batch: Batch) -> Sequence[Refusal]: ...
+        Called whenever partitions are assigned, and for all partitions when the loop gives up a
+        batch, as another instance has some of its partitions now. From now on the partitions are
+        this instance's. The loop goes on at the answer, so what was delivered right before a crash
+        does not come again. No answer for a partition means: go on from the group's committed
+        offset. The same partition may come again; the loop may also ignore the answer.
+
+        cluster: Kafka's cluster id. A delivery keeps it beside its offsets. When it differs, the
+                 offsets mean nothing and the delivery answers as one without state (somebody made
+                 the bus anew, but not the folder).
+
+        Either of `RetryLater` and `Stop` ends the program; the next start asks again.
+        """
+        ...
+
+    def deliver(self, batch: Batch) -> Sequence[Refusal]:
+        """Hand over all that is in the batch, durably: the loop commits when this returns.
+
+        Called for each batch. The same batch, or one that overlaps it, may come again after a
+        crash: delivering twice must leave the product as delivering once does. After `RetryLater`
+        the same batch comes again to the same object; it may leave out what the product has taken.
+
+        Returns the refusals: messages that the product will never take. The rest counts as
+        delivered. Raises `RetryLater` and `Stop`.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Write what was put off, such as a whole set of files.
+
+        Called when the loop is caught up for the moment, about once a minute while nothing comes,
+        and before `close`. Raises `RetryLater` and `Stop`.
+        """
+        ...
+
+    def release(self, partitions: Iterable[Position]) -> None:
+        """These partitions are no longer this instance's.
+
+        Called once for each loss, before another instance has them, if Kafka tells in time. That
+        instance delivers what was not delivered of them. What this one still holds of them may
+        come in a later `deliver`. The loop only logs `RetryLater` and `Stop`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what was opened, and deliver nothing. Called once, also after an error."""
+        ...
+
+
+@runtime_checkable
+class Redelivery(Delivery, Protocol):
+    """A delivery that can bear a replay (`bus.replay`) beside the live consumer.
+
+    A replay is a process of its own, with a delivery of its own into the same place.
+    """
 
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
-    ) -> Sequence[Refusal]: ...
+    ) -> Sequence[Refusal]:
+        """Deliver records that were delivered before; no offset moves.
 
-    def settle(self) -> None: ...
+        Called for each batch of a replay, on the replay's one thread, while live instances deliver
+        on theirs. The same batch may come again after a crash; what that leaves is the same.
 
-    def release(self, partitions: Iterable[Position]) -> None: ...
+        replay: the replay's id, the same after a crash.
+        seen:   up to where the replay has looked for newer states. Whatever lock keeps this call
+                and the live instances' `deliver` apart, under it this call first makes sure that
+                what they have delivered lies before `seen`. If it does not, raise `Overtaken` and
+                deliver nothing: the replay looks again and calls again. A delivery without such a
+                lock is `Unlocked`.
 
-    def close(self) -> None: ...
+        Returns refusals and raises `RetryLater` and `Stop` as `deliver` does.
+        """
+        ...
+
+
+@runtime_checkable
+class Unlocked(Protocol):
+    """A delivery that cannot know what the live instances have delivered (Canvas's API).
+
+    It never raises `Overtaken`. Instead the replay tells it, by further calls of `redeliver`, each
+    newer state that it finds after it delivered an older one.
+    """
+
+    @property
+    def unlocked(self) -> bool:
+        """True, and it stays so. Read on the thread of the replay, as often as it likes."""
+        ...
+
+
+def as_redelivery(delivery: Delivery) -> Redelivery | None:
+    """The delivery if it has `redeliver`, else None.
+
+    This also finds a method that a wrapper passes on by `__getattr__`; from Python 3.12 on,
+    isinstance does not.
+    """
+    able = callable(getattr(delivery, "redeliver", None))
+    return cast(Redelivery, delivery) if able else None
+
+
+def is_unlocked(delivery: Delivery) -> bool:
+    """Whether the delivery is `Unlocked` and says so; wrappers count, as in `as_redelivery`."""
+    return bool(getattr(delivery, "unlocked", False))

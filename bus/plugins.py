@@ -15,6 +15,7 @@ from bus.errors import Stop
 from bus.product import Product
 from bus.replay import json_lines_folder
 from bus.settings import Settings, explain
+from bus.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +23,28 @@ PRODUCERS = "schoolbus.producers"
 PRODUCTS = "schoolbus.products"
 
 
-def producers() -> dict[str, EntryPoint]:
+def sources() -> dict[str, EntryPoint]:
     """The sources that are installed, by the name on the command line."""
     return {point.name: point for point in entry_points(group=PRODUCERS)}
 
 
-def producer(name: str) -> Callable[..., None]:
-    """The command function of a source (a typer command)."""
-    command: Callable[..., None] = producers()[name].load()
-    return command
+def source(name: str) -> Source | Callable[..., None]:
+    """A source by name: its declaration, or the command of one that is a service of its own.
+
+    Raises `Stop` when no installed package brings it.
+    """
+    if name not in sources():
+        raise Stop(f"there is no source {name}; installed are: {', '.join(sorted(sources()))}")
+    found: Source | Callable[..., None] = sources()[name].load()
+    return found
+
+
+def source_settings(source: Source, settings: Settings) -> Any:
+    """A source's own settings, from bus.toml and the environment; raises `Stop` for wrong ones."""
+    try:
+        return source.settings(**settings.producers.get(source.name, {}))
+    except ValidationError as error:
+        raise Stop(f"[producers.{source.name}]: {explain(error)}") from None
 
 
 def products() -> list[str]:

@@ -50,7 +50,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bus.delivery import Delivery, Row, Table
+from bus.delivery import Redelivery, Row, Table
 from bus.errors import Never, Stop
 from bus.product import Product
 from bus.settings import TimeZone
@@ -210,7 +210,7 @@ def local_time(time_zone: str) -> Cell:
     return cell
 
 
-def open_delivery(settings: Settings) -> Delivery:
+def open_delivery(settings: Settings) -> Redelivery:
     """The folder or the API, as the settings say; `Stop` when they say neither or both."""
     when = local_time(settings.time_zone)
     layout = Layout(

@@ -45,7 +45,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from bus.delivery import Delivery, Row, Table
+from bus.delivery import Redelivery, Row, Table
 from bus.errors import Stop
 from bus.product import Product
 from bus.settings import TimeZone
@@ -59,7 +59,8 @@ from bus.standard.records import (
     Staff,
     Student,
 )
-from consumers.delivery.full_set import FullSet, Reference
+from consumers.delivery.full_set import FullSet
+from consumers.delivery.set_file import Reference
 
 REVISION = "1"
 """To be raised with every change of what rows a record gives."""
@@ -335,7 +336,7 @@ def day(time_zone: str, now: Callable[[], datetime]) -> Callable[[], date]:
 
 def open_delivery(
     settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> Delivery:
+) -> Redelivery:
     """The folder; `Stop` when none is named."""
     if settings.out is None:
         raise Stop("microsoft-sds does not know where to deliver: name a folder (--out DIR)")

@@ -4,15 +4,19 @@ unit run, many in the full one.
 Both draw the same ones each time, so that a run says something about the change and not about
 luck; `HYPOTHESIS_PROFILE=explore` looks for new ones.
 
-And the options of the fault tests (`tests/faults`), declared here as pytest wants them at the top.
+And the options of the fault tests (`tests/faults`), declared here as pytest wants them at the top;
+and a note of how long the tests took, for `make test` to show.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import times
 
 settings.register_profile("quick", max_examples=8, derandomize=True)
 settings.register_profile("full", max_examples=60, derandomize=True)
@@ -32,3 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--long", action="store_true", help="the fault tests in their long form")
     group.addoption("--seed", type=int, default=1, help="what the faults are drawn from (1)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    worker = hasattr(config, "workerinput")  # of pytest-xdist: it tells its parent, which notes
+    if (named := os.environ.get(times.VARIABLE)) and not worker:
+        part = times.folders(config.args)
+        times.note(Path(named), part, len(terminalreporter.stats.get("passed", ())))

@@ -191,6 +191,7 @@ def topic_facts() -> Lines:
         topics.deadletters(SETTINGS, "PRODUCT"),
         topics.quarantine(SETTINGS),
         topics.sources(SETTINGS),
+        topics.positions(SETTINGS),
         topics.idempotency(SETTINGS),
         topics.replays(SETTINGS),
         topics.audit(SETTINGS),
@@ -304,6 +305,9 @@ def schemas() -> Lines:
         yield f"schema {kind}: subject {subjects.subject(SETTINGS, kind)}"
         yield f"schema {kind}: {about.schema['namespace']}.{about.schema['name']}"
         yield f"schema {kind}: placed by {about.owner}"
+        for attribute in ("school", "student", "retention", "bytesOnDisk"):
+            if attribute in about.schema:
+                yield f"schema {kind}: {attribute} {json.dumps(about.schema[attribute])}"
         for field in about.schema["fields"]:
             avro = _bare(field["type"])
             default = f", default {json.dumps(field['default'])}" if "default" in field else ""

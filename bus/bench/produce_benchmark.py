@@ -8,9 +8,7 @@ headers, to an idempotent producer, and that is all.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,11 +22,14 @@ from bus import local, plugins
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.measured import Work, alone, together
 from bus.demo.stage import Stage
+from bus.ingest import pipeline
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
+from bus.observe.telemetry import configure
 from bus.registry import subjects
-from bus.settings import Settings
+from bus.settings import Settings, load
+from bus.source import Extracts, Source
 from bus.standard import KINDS
 
 
@@ -40,22 +41,17 @@ def bus_run(settings: Settings, extract: str) -> Callable[[], int]:
         "BUS_KAFKA__PARTITIONS": str(settings.kafka.partitions),
     }
     subjects.apply(settings)
-    command = plugins.producer("oneroster-csv")
+    source = plugins.source("oneroster-csv")
+    assert isinstance(source, Source) and isinstance(source.reader, Extracts)
+    reader, own = source.reader, plugins.source_settings(source, settings)
 
     def run() -> int:
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
-            command(
-                path=Path(extract),
-                source="oneroster-csv",
-                watch=False,
-                allow_mass_withdrawal=False,
-                mass_withdrawal_share=0.1,
-                json=True,
-            )
-        records = json.loads(said.getvalue())["records"]
-        changes = ("created", "updated", "withdrawn")
-        return sum(counts[change] for counts in records.values() for change in changes)
+        loaded = load()
+        configure(loaded.telemetry)
+        report = pipeline.produce(
+            loaded, source.name, lambda staging: reader.read(Path(extract), own, staging)
+        )
+        return report.published
 
     return run
 

@@ -20,6 +20,7 @@ from bus.cli import (
     demo,
     local,
     produce,
+    quarantine,
     reconcile,
     replay,
     sample,
@@ -82,8 +83,8 @@ app.command("consume")(consume.consume)
 app.add_typer(replay.app, name="replay")
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(topics.app, name="topics")
-app.add_typer(deadletters.deadletters, name="deadletters")
-app.add_typer(deadletters.quarantine, name="quarantine")
+app.add_typer(deadletters.app, name="deadletters")
+app.add_typer(quarantine.app, name="quarantine")
 app.command("sample")(sample.sample)
 app.add_typer(bench.app, name="bench")
 

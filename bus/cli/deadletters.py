@@ -1,4 +1,4 @@
-"""`bus deadletters` and `bus quarantine`: what did not get through, and why."""
+"""`bus deadletters`: what a product could not be told, and why."""
 
 from __future__ import annotations
 
@@ -19,18 +19,12 @@ from bus.cli.products import ProductName
 if TYPE_CHECKING:
     from bus.consume.deadletters import DeadLetter
 
-deadletters = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
-quarantine = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
+app = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
 
 
-@deadletters.callback()
-def _deadletters() -> None:
+@app.callback()
+def deadletters() -> None:
     """What a product could not be told, and why."""
-
-
-@quarantine.callback()
-def _quarantine() -> None:
-    """What was wrong with the input, and where."""
 
 
 Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
@@ -45,7 +39,7 @@ Why = Annotated[str, typer.Option(help="The reason, which is kept.")]
 SHOWN = 200
 
 
-@deadletters.command("list")
+@app.command("list")
 def list_deadletters(
     product: ProductName,
     reason: Reason = "",
@@ -112,7 +106,7 @@ def _moment(text: str, option: str) -> datetime | None:
     return moment(text) if text else None
 
 
-@deadletters.command("show")
+@app.command("show")
 def show_deadletter(
     product: ProductName,
     place: Annotated[str, typer.Argument(help="Which one, as `bus deadletters list` has it.")],
@@ -152,7 +146,7 @@ def show_deadletter(
         emit(json, {**asdict(letter), "record": record, "note": note}, show)
 
 
-@deadletters.command()
+@app.command()
 def retry(
     product: ProductName,
     places: Places = None,
@@ -203,7 +197,7 @@ def retry(
         emit(json, result, show)
 
 
-@deadletters.command()
+@app.command()
 def discard(
     product: ProductName,
     places: Places = None,
@@ -242,26 +236,3 @@ def _chosen(
         raise Stop("say which: their places, --reason TEXT, or --all")
     found = choose(letters, places=places or (), reason=reason)
     return [letter for letter in found if not letter.state]
-
-
-@quarantine.command("list")
-def list_quarantine(json: Json = False) -> None:
-    """List the faults of all extracts: file, line, column, class of value, reason."""
-    with failures(json):
-        from bus import settings
-        from bus.ingest.quarantine import read
-
-        faults = read(settings.load())
-
-        def show(console: Console) -> None:
-            for fault in faults:
-                place = f"{fault['file']}:{fault['line']}" if fault["line"] else fault["file"]
-                where = escape(" ".join(part for part in (place, fault["column"]) if part))
-                about = ", ".join(part for part in (fault["value_class"], fault["source"]) if part)
-                console.print(f"[bold]{where}[/]  {escape(about)}")
-                console.print(f"    {escape(fault['reason'])}")
-            number = Counter("left out" if fault["fatal"] else "noted" for fault in faults)
-            told = ", ".join(f"{count:,} {what}" for what, count in number.items())
-            console.print(f"in quarantine: {told or 'nothing'}")
-
-        emit(json, {"faults": faults}, show)

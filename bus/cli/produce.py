@@ -15,18 +15,24 @@ class Sources(TyperGroup):
         """Names of all that are installed."""
         from bus import plugins
 
-        return sorted(plugins.producers())
+        return sorted(plugins.sources())
 
     def get_command(self, _: object, name: str) -> Any:
         """The command of one source, or None when there is no such source."""
         from bus import plugins
+        from bus.cli.source_commands import command_of
+        from bus.source import Source
 
-        if name not in plugins.producers():
+        if name not in plugins.sources():
             return None
+        found = plugins.source(name)
         single = typer.Typer(
             add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode="markdown"
         )
-        single.command(name)(plugins.producer(name))
+        if isinstance(found, Source):
+            single.command(name, help=found.help)(command_of(found))
+        else:
+            single.command(name)(found)
         command = typer.main.get_command(single)
         command.name = name
         return command

@@ -14,7 +14,17 @@ Needs `pytest` and `hypothesis` (the extra `schoolbus[dev]`). A product's test i
         def state(self, folder):               # what the product has now: anything comparable
             return {…}
 
-and a source's is a subclass of `SourceContract` with `extract` and `read`.
+and a source's
+
+    from bus.contract import SourceContract
+    from oursis import SOURCE
+
+    class TestOurSis(SourceContract):
+        source = SOURCE
+        marker = "Zebulon Marker"
+
+        def extract(self, folder):             # a small extract, with somebody of that name
+            …
 """
 
 from bus.contract.example_records import a_record, records

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -13,25 +15,34 @@ from hypothesis import strategies as st
 from bus.errors import BusError
 from bus.ingest.integrity import validate
 from bus.ingest.workspace import Workspace
-from bus.source import Staging
+from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
 
 
 class SourceContract:
-    """Subclass it in a test module, with `extract`, `read` and `marker`; see `bus.contract`.
+    """Subclass it in a test module, with `source`, `extract` and `marker`; see `bus.contract`.
 
-    marker: a text that stands in the extract as somebody's name, and nowhere else.
+    source:       the declared source.
+    own_settings: the settings of the source for the test.
+    marker:       a text that is in the extract as somebody's name, and nowhere else.
     """
 
+    source: Source
+    own_settings: Mapping[str, Any] = MappingProxyType({})
     marker: str
 
     @abstractmethod
     def extract(self, folder: Path) -> Path:
-        """A small extract, made in this folder: a file, or a folder with files."""
+        """Make a small extract in this folder: a file, or a folder with files.
 
-    @abstractmethod
+        For a polled source: what the system answers, which `read` then serves.
+        """
+
     def read(self, extract: Path, staging: Staging) -> None:
-        """The source's own reading."""
+        """Read the extract as the source does; a polled source's test overrides it."""
+        reader = self.source.reader
+        assert isinstance(reader, Extracts), "override `read` for a source that is no extract"
+        reader.read(extract, self.source.settings(**self.own_settings), staging)
 
     def test_tables_are_as_the_standard_has_them(self, tmp_path: Path) -> None:
         """Text columns by the standard's names, with file and line."""

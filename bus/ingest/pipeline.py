@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,7 +23,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from bus.errors import RetryLater, Stop
-from bus.ingest import diff, ownership, quarantine, row_hashes, snapshot
+from bus.ingest import diff, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
 from bus.ingest.integrity import validate, without_id
 from bus.ingest.workspace import Workspace
@@ -102,6 +103,7 @@ def produce(
     *,
     mass_withdrawal_share: float = 0.10,
     allow_mass_withdrawal: bool = False,
+    polled: bool = False,
     progress: Progress = lambda _: None,
     rules: str = "",
 ) -> Report:
@@ -111,6 +113,8 @@ def produce(
               see `SOURCE_NAME`.
     mass_withdrawal_share: the share of a kind's records, 0 to 1, above which their going stops the
               run before anything is published, unless `allow_mass_withdrawal`.
+    polled:   whether `read` goes on from `staging.position` and moves it; where it then stands is
+              published in the same transaction as the last of the events.
     progress: is told each step, for a person.
     rules:    the version of the source's own rules. A source that makes other text of the same
               files than before says another one, and all rows are then checked again.
@@ -118,11 +122,7 @@ def produce(
     Raises `Stop` when a person must act (nothing was published), `RetryLater` when Kafka or the
     registry does not answer (nothing is lost: run it again).
     """
-    if not re.fullmatch(SOURCE_NAME, source, re.ASCII) or len(source) > LONGEST_NAME:
-        raise Stop(
-            "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
-            f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
-        )
+    valid_name(source)
     ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
     topics.ensure(settings, [topics.quarantine(settings)])
@@ -144,7 +144,16 @@ def produce(
         Workspace.open(folder) as workspace,
     ):
         run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
-        return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal)
+        return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
+
+
+def valid_name(source: str) -> None:
+    """Raise `Stop` when this cannot be a source's name."""
+    if not re.fullmatch(SOURCE_NAME, source, re.ASCII) or len(source) > LONGEST_NAME:
+        raise Stop(
+            "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
+            f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
+        )
 
 
 @contextmanager
@@ -191,7 +200,7 @@ class _Run:
     traceparent: str | None
     progress: Progress
 
-    def take(self, name: str, read: Read, share: float, allow: bool) -> Report:
+    def take(self, name: str, read: Read, share: float, allow: bool, polled: bool) -> Report:
         workspace, staging = self.workspace, self.workspace.staging
         time = now()
         # Before the topics are read, as it puts an end to whatever an earlier process had begun.
@@ -201,6 +210,7 @@ class _Run:
         try:
             self.progress("looking up what was last published")
             snapshot.attach(workspace, self.settings, self.source, self.rules)
+            begin = staging.position = position.read(self.settings, self.source) if polled else ""
             self.progress("reading")
             read(staging)
             for raw in map(workspace.raw, staging.coverage):
@@ -216,7 +226,8 @@ class _Run:
             report = self._compare(name, quarantined, unread)
             self._guard(report, share, allow)
             self.progress(f"publishing {report.published:,} events")
-            faults = self._publish(publisher, report, time)
+            moved = staging.position if staging.position != begin else None
+            faults = self._publish(publisher, report, time, moved)
         finally:
             publisher.close()
         if not publisher.replaced:  # else the next run learns from the topics what they hold
@@ -316,8 +327,13 @@ class _Run:
                 "If that is right, run it again with --allow-mass-withdrawal"
             )
 
-    def _publish(self, publisher: Publisher, report: Report, time: str) -> list[str]:
-        """What comes into being in dependency order, then what goes in the reverse order."""
+    def _publish(
+        self, publisher: Publisher, report: Report, time: str, moved: str | None
+    ) -> list[str]:
+        """What comes into being in dependency order, then what goes in the reverse order.
+
+        moved: the source's new position, which is published with the last of it.
+        """
         kinds = list(report.records)
         self.workspace.require(*map(self.workspace.change, kinds))
         steps: list[tuple[str, Change, str]] = []
@@ -334,16 +350,21 @@ class _Run:
             for records in self._records(kind, where)
         )
         ids: list[str] = []
-        faults = iter([report.faults])
+        faults = report.faults
         with closing(pending):
-            while batch := list(_upto(pending, TRANSACTION_RECORDS)):
+            following = next(pending, None)
+            while following or faults or moved is not None:
+                ahead = [following] if following else []
+                batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
+                following = next(pending, None)
                 with publisher.transaction():
                     for kind, change, records in batch:
                         publisher.publish(kind, change, records)
-                    ids += self._quarantine(publisher, next(faults, []), time)
-        if left := next(faults, []):
-            with publisher.transaction():
-                ids += self._quarantine(publisher, left, time)
+                    ids += self._quarantine(publisher, faults, time)
+                    if not following and moved is not None:
+                        position.publish(publisher, self.settings, self.source, moved)
+                        moved = None
+                faults = []
         return ids
 
     def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:

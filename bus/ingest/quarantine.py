@@ -55,10 +55,19 @@ def publish_new(
         if name in known:
             continue
         known.add(name)
+        publish(publisher, settings, source, [fault], time)
+    return ids
+
+
+def publish(
+    publisher: Publisher, settings: Settings, source: str, faults: Iterable[Fault], time: str
+) -> None:
+    """Publish faults within a transaction, known or not."""
+    for fault in faults:
         value = json.dumps({"source": source, "time": time, **asdict(fault)}, ensure_ascii=False)
         headers: Headers = [("content-type", b"application/json")]
-        publisher.raw(topics.quarantine(settings), name.encode(), value.encode(), headers)
-    return ids
+        name = fault_id(source, fault).encode()
+        publisher.raw(topics.quarantine(settings), name, value.encode(), headers)
 
 
 def remember(workspace: Workspace, ids: list[str]) -> None:

@@ -36,7 +36,7 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS, Record
-from bus.standard.kinds import substance
+from bus.standard.meaning import meaning
 
 READ = 10_000
 """How many messages are read at once when the cache is brought up to date."""
@@ -137,7 +137,10 @@ def _ends(settings: Settings) -> dict[tuple[str, int], int]:
 def _mark(cluster: str, rules: str) -> str:
     """What the cache stands for beside the offsets: the cluster, the standard, how hashes are made,
     and the rules by which rows were read and valid: the bus's and the source's own."""
-    schemas = {name: substance(kind.schema) for name, kind in KINDS.items()}
+    schemas = {
+        name: (meaning(kind.schema), kind.owner, dict(kind.references))
+        for name, kind in KINDS.items()
+    }
     parts = (cluster, duckdb.__version__, schemas, integrity.RULES, rules)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -6,9 +6,8 @@ there in line. Record topics are compacted (Kafka, "Log Compaction"): every chan
 tiered storage (KIP-405), where the district's cluster has that; a compacted topic cannot (Kafka,
 "Tiered Storage", Limitations; KIP-1272 proposes it).
 
-Bytes a record, on the disk with key, headers and indexes left out, were measured on the embedded
-bus (`bus bench district`, a million made-up students; `bus bench soak` for attendance one by one):
-extracts come in large batches that lz4 makes small, what is sent one by one does not.
+The schemas say which topics are compacted (`retention`), and what a record takes on the disk
+(`bytesOnDisk`; schemas/README.md says how that was measured).
 """
 
 from __future__ import annotations
@@ -34,18 +33,6 @@ from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
 SECONDS = 30.0
-MEASURED = {
-    "student": 65,
-    "staff": 64,
-    "guardian": 47,
-    "class": 50,
-    "demographics": 33,
-    "enrollment": 30,
-    "attendance": 211,
-}
-"""Bytes a record on the disk; see the module's docstring."""
-OTHERS = 64
-"""Bytes a record of other kinds, of which there are few."""
 SCHOOL_DAYS = 180
 KEPT = ("cleanup.policy", "min.compaction.lag.ms", "retention.ms")
 TIERED = ("remote.storage.enable", "local.retention.ms")
@@ -107,7 +94,7 @@ def plan(settings: Settings, district: DistrictSize, replication: int) -> list[T
     """What each topic of records costs for such a district."""
     how, found = settings.retention, []
     for kind, number in district.records().items():
-        each = MEASURED.get(kind, OTHERS)
+        each = KINDS[kind].bytes_on_disk
         a_year = int(number * district.changes * SCHOOL_DAYS)
         kept = int(a_year * how.history_days / 365)
         first = number * each * replication
@@ -125,7 +112,7 @@ def plan(settings: Settings, district: DistrictSize, replication: int) -> list[T
         )
     a_year = district.attendance_a_day * SCHOOL_DAYS
     if a_year:
-        each = MEASURED["attendance"]
+        each = KINDS["attendance"].bytes_on_disk
         days = how.local_days if how.tiered else how.attendance_days
         later = int(a_year * min(how.attendance_days, days) / 365) * each * replication
         found.append(

@@ -3,7 +3,8 @@
 One topic a kind of record, all with the same number of partitions, so that what concerns one
 student has one partition number in each. History and present are in one topic: compaction with a
 minimum lag of a school year keeps every change for that long and the latest state for ever (Kafka,
-"Log Compaction"; `min.compaction.lag.ms`). Attendance is history and is kept by time.
+"Log Compaction"; `min.compaction.lag.ms`). What tells of one day (attendance) is kept by time; each
+schema says which of the two holds (`retention`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def quarantine(settings: Settings) -> str:
 def sources(settings: Settings) -> str:
     """The topic of the sources and their kinds."""
     return settings.topic("sources")
+
+
+def positions(settings: Settings) -> str:
+    """The topic of where polled and streaming sources go on."""
+    return settings.topic("positions")
 
 
 def idempotency(settings: Settings) -> str:
@@ -182,13 +188,14 @@ def count(settings: Settings, there: dict[str, int]) -> int:
 def config(settings: Settings, name: str) -> dict[str, str]:
     """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.kafka.retention`."""
     kind, how = kind_of(settings, name), settings.retention
-    if kind == "attendance":
+    if kind and KINDS[kind].retention == "time":
         return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}
     if kind:
         return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(how.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
         return {"cleanup.policy": "delete", "retention.ms": str(how.deadletter_days * DAY)}
-    return NAMES if name in (sources(settings), replays(settings)) else LATEST
+    kept = (sources(settings), positions(settings), replays(settings))
+    return NAMES if name in kept else LATEST
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from bus.kafka.cloudevents import Change, Headers, envelope
 from bus.kafka.connection_watch import HEARD, ConnectionWatch
 from bus.registry.codec import Encoder
 from bus.settings import Settings
-from bus.standard import KINDS
+from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
     import pyarrow
@@ -120,6 +120,23 @@ class Publisher:
                 produce(name, value, id_, places[owner], headers=headers)
             except (BufferError, KafkaException):
                 self._send(name, value, id_, places[owner], headers)
+
+    def publish_records(
+        self, kind: str, change: Change, records: Sequence[Record], time: str
+    ) -> None:
+        """Publish single records of one kind within a transaction.
+
+        time: when the change was learned from the system; RFC 3339 in UTC.
+        """
+        shared = envelope(
+            kind, change, source=self._source, time=time, traceparent=self._traceparent
+        )
+        name, owner = topics.topic(self._settings, kind), KINDS[kind].owner
+        for record in records:
+            headers = [*shared, ("ce_id", f"{self._run}-{next(self._number)}".encode())]
+            place = topics.partition_for(record[owner], self._partitions)
+            value = self._encoders[kind].encode(record)
+            self._send(name, value, record["sourcedId"], place, headers)
 
     def raw(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
         """Publish bytes as they are within a transaction."""

@@ -5,7 +5,7 @@ Arrow's columns on the other side. It is a young library, so it is trusted with 
 read is written again and must give the same bytes. Whatever is not so, or makes it fail, is left to
 `bus.registry.codec`, which goes record by record with fastavro and says what is wrong with which.
 That both give the same is held by tests over every schema of the standard
-(tests/unit/test_blocks.py).
+(tests/unit/test_batch_codec.py).
 """
 
 from __future__ import annotations

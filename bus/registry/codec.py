@@ -20,6 +20,7 @@ from fastavro.schema import SchemaParseException
 from bus.errors import Never
 from bus.registry.batch_codec import FEWEST, BatchCodec, rows
 from bus.standard import KINDS, Record
+from bus.standard.meaning import meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,18 +158,6 @@ class Decoder:
             raise Never(
                 f"schema {schema_id} in the registry is not Avro ({type(error).__name__})"
             ) from None
-        same = _meaning(theirs) == _meaning(KINDS[self._kind].schema)
+        same = meaning(theirs) == meaning(KINDS[self._kind].schema)
         self._known[frame] = found = (writer, None if same else self._ours)
         return found
-
-
-SAYS_NOTHING = frozenset({"doc", "owner", "sensitivity", "oneroster", "ceds", "edfi", "references"})
-
-
-def _meaning(schema: Any) -> Any:
-    """A schema without what has no bearing on reading: documentation and our own attributes."""
-    if isinstance(schema, dict):
-        return {key: _meaning(part) for key, part in schema.items() if key not in SAYS_NOTHING}
-    if isinstance(schema, list):
-        return [_meaning(part) for part in schema]
-    return schema

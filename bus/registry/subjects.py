@@ -2,7 +2,9 @@
 
 Subjects are named by topic (TopicNameStrategy: `schoolbus.student-value`), compatibility is
 FULL_TRANSITIVE: every version can be read with every other. Schemas get in by `apply` alone, which
-only `bus schemas apply` calls; a producer looks up and never registers.
+only `bus schemas apply` calls; a producer looks up and never registers. It takes our exact schema,
+or a version that means the same (see `bus.standard.meaning`), so that a new text or attribute in a
+schema stops no producer.
 
 All here raise what `bus.registry.registry_client.answered` does: `RetryLater` when the registry
 does not answer, `Stop` when it refuses.
@@ -34,6 +36,7 @@ from bus.registry.registry_client import NOT_THERE, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
 from bus.standard.kinds import KINDS, schema_directory
+from bus.standard.meaning import meaning
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +48,10 @@ Takers = Mapping[str, tuple[str, ...]]
 class Finding:
     """What a local schema is against the registry.
 
-    state:    new: the subject is not there; unchanged: the registry has this schema (documentation
-              and defaults aside, which a registry may or may not count as a change).
+    state:    new: the subject is not there; unchanged: the registry has this schema, as it compares
+              them itself (it may or may not count documentation, defaults and attributes that are
+              not Avro's); compatible: it would get a new version. Producers start without it
+              where only documentation and such attributes differ.
     reasons:  what would break, when it is incompatible: the field, why, and for whom.
     products: the installed products that take this kind.
     """
@@ -75,15 +80,20 @@ def subject(settings: Settings, kind: str) -> str:
 
 
 def lookup(settings: Settings) -> dict[str, int]:
-    """The registry's ids of exactly our schemas, by kind; for producers.
+    """The registry's ids of our schemas, by kind; for producers.
 
-    Raises `Stop` that names those that are not registered.
+    Where the registry does not have exactly our schema, the latest version that means the same
+    counts: records have the same bytes under both. Raises `Stop` that names those that are not
+    registered.
     """
     ids: dict[str, int] = {}
     with client(settings) as registry:
         for kind, about in KINDS.items():
-            if found := _registered(registry, subject(settings, kind), about.schema):
+            name = subject(settings, kind)
+            if found := _registered(registry, name, about.schema):
                 ids[kind] = found[0]
+            elif (id_ := _of_same_meaning(registry, name, about.schema)) is not None:
+                ids[kind] = id_
     if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
         raise Stop(
             f"schema {', '.join(missing)} is not registered as this version has it: run "
@@ -203,7 +213,7 @@ def _check(
     there = _registered(registry, name, schema)
     versions = _versions(registry, name)
     found: dict[tuple[str, str, Whom], list[int]] = {}
-    for number, version in versions.items():
+    for number, (_, version) in versions.items():
         for broken in breaks(version, schema):
             found.setdefault(broken, []).append(number)
     # Found by us is broken, whatever the registry says: it may not have been told to be strict yet.
@@ -271,7 +281,17 @@ def _registered(
     return found.schema_id or 0, found.version or 0
 
 
-def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, dict[str, Any]]:
+def _of_same_meaning(
+    registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
+) -> int | None:
+    """The id of the latest version of a subject that means the same as this schema, or None."""
+    ours = meaning(schema)
+    alike = [id_ for id_, there in _versions(registry, name).values() if meaning(there) == ours]
+    return alike[-1] if alike else None
+
+
+def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
+    """Id and schema of each version of a subject, by its number, in order."""
     with answered():
         try:
             numbers = sorted(registry.get_versions(name))
@@ -279,8 +299,10 @@ def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, dict[str, 
             if error.error_code in NOT_THERE:
                 return {}
             raise
+        found = {n: registry.get_version(name, n) for n in numbers}
         return {
-            n: json.loads(registry.get_version(name, n).schema.schema_str or "") for n in numbers
+            n: (one.schema_id or 0, json.loads(one.schema.schema_str or ""))
+            for n, one in found.items()
         }
 
 

@@ -17,9 +17,10 @@ from bus.replay.engine import needs_latest, order_of
 from bus.replay.latest import LatestStates
 from bus.replay.record_filter import FilteredRecords, RecordFilter
 from bus.replay.replay_log import ReplayRequest
-from bus.replay.selection import PERSONAL, Selection
+from bus.replay.selection import Selection
 from bus.replay.window import Completeness, completeness
 from bus.settings import Settings
+from bus.standard import KINDS
 
 
 @dataclass(slots=True)
@@ -85,12 +86,9 @@ def _count(product: Product, taken: FilteredRecords, found: DryRun, students: se
     found.chosen += told
     found.untold += len(taken) - told.total() + len(taken.undecodable)
     for kind, lot in taken.lots.items():
-        if kind in PERSONAL:
-            students.update(
-                hash(record[PERSONAL[kind]])
-                for record in lot.records
-                if record.get("role", "student") == "student"  # enrollments are of staff, too
-            )
+        if student := KINDS[kind].student:
+            about = (student.of(record) for record in lot.records)
+            students.update(hash(id_) for id_ in about if id_ is not None)
         for message in (lot.messages[0], lot.messages[-1]) if lot.messages else ():
             at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
             found.first = min(found.first or at, at)

@@ -26,7 +26,17 @@ from bus.consume.deadletters import DeadLetters
 from bus.consume.dependency_order import KindRecords
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
-from bus.delivery import Batch, Delivery, Overtaken, Part, Position, Refusal
+from bus.delivery import (
+    Batch,
+    Delivery,
+    Overtaken,
+    Part,
+    Position,
+    Redelivery,
+    Refusal,
+    as_redelivery,
+    is_unlocked,
+)
 from bus.errors import BusError, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
@@ -117,7 +127,7 @@ class ReplayEngine:
 
     def _replay(self, window: Window) -> None:
         if needs_latest(self._product, self._about):
-            unlocked = getattr(self._delivery, "unlocked", False)
+            unlocked = is_unlocked(self._delivery)
             self._latest = LatestStates(self._settings, self._about.window, keep=unlocked)
         if self._about.into:  # a place of the replay's own, which keeps its own account
             window = window.after(self._resume(window))
@@ -161,6 +171,10 @@ class ReplayEngine:
         self._note(self._state.plus(batch.ends, +told, batch.passed, len(letters), seconds))
         return FilteredRecords()
 
+    @property
+    def _redelivery(self) -> Redelivery:
+        return redelivery(self._product, self._delivery)
+
     def _hand_over(
         self, parts: list[Part], ends: Mapping[Position, int], told: Counter[str]
     ) -> Sequence[Refusal]:
@@ -168,7 +182,7 @@ class ReplayEngine:
             return self._retries.persist(lambda: self._delivery.deliver(Batch(parts, ends)))
         if not self._latest:
             return self._retries.persist(
-                lambda: self._delivery.redeliver(Batch(parts, ends), self._about.id, {})
+                lambda: self._redelivery.redeliver(Batch(parts, ends), self._about.id, {})
             )
         latest = self._latest
         last: list[Part] = []
@@ -179,7 +193,7 @@ class ReplayEngine:
                 left = [_sifted(part, latest) for part in parts]
                 batch = Batch([part for part in left if part.rows], ends)
                 try:
-                    refusals = self._delivery.redeliver(batch, self._about.id, latest.seen)
+                    refusals = self._redelivery.redeliver(batch, self._about.id, latest.seen)
                 except Overtaken:
                     continue
                 told.clear()
@@ -189,7 +203,7 @@ class ReplayEngine:
                 return refusals
 
         refusals = self._retries.persist(still_latest)
-        if getattr(self._delivery, "unlocked", False):
+        if is_unlocked(self._delivery):
             self._have_the_last_word(last, ends, latest)
         return refusals
 
@@ -212,7 +226,7 @@ class ReplayEngine:
             parts, _, _ = translate(self._product, ordered, self._outlived(ordered, ends))
             batch = Batch(parts, ends)
             self._retries.persist(
-                partial(self._delivery.redeliver, batch, self._about.id, latest.seen)
+                partial(self._redelivery.redeliver, batch, self._about.id, latest.seen)
             )
 
     def _outlived(
@@ -309,7 +323,14 @@ def _sifted(part: Part, latest: LatestStates) -> Part:
 
 def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:
     """Raises `Stop` when this product's delivery cannot bear a replay beside the live consumer."""
-    if not about.into and not hasattr(delivery, "redeliver"):
+    if not about.into:
+        redelivery(product, delivery)
+
+
+def redelivery(product: Product, delivery: Delivery) -> Redelivery:
+    """The delivery as one that bears a replay beside the live consumer; raises `Stop` else."""
+    if (found := as_redelivery(delivery)) is None:
         raise Stop(
             f"{product.name} cannot tell a replay from what is live; replay it --into another place"
         )
+    return found

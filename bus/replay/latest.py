@@ -4,7 +4,7 @@
 a replay brings only what is still a record's latest state in the topics at the very moment of
 delivery; all that a newer one follows is left to the live consumer, which has told it or will. The
 delivery checks, under the lock that it shares with the live consumer, that this one has delivered
-nothing beyond what was looked at (`bus.delivery.Delivery.redeliver`); else it is looked at again.
+nothing beyond what was looked at (`bus.delivery.Redelivery.redeliver`); else it is looked at again.
 A product that takes events (a webhook) gets each with its own id and time, by which the receiver
 knows what it has and which of two states is the older (`bus.product.Product.tells_time`).
 

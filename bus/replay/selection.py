@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,29 +13,6 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS
-
-SCHOOL = {
-    "org": "sourcedId",
-    "course": "orgSourcedId",
-    "class": "schoolSourcedId",
-    "enrollment": "schoolSourcedId",
-    "attendance": "schoolSourcedId",
-    "lineItem": "schoolSourcedId",
-    "student": "orgSourcedIds",
-    "staff": "orgSourcedIds",
-    "guardian": "orgSourcedIds",
-}
-"""Of each kind the field that names its school, or the schools of it."""
-BY_ANOTHER = {"demographics": ("student", "sourcedId"), "result": ("class", "classSourcedId")}
-"""Kinds that have no school of their own: it is that of another record, which this field names."""
-PERSONAL = {
-    "student": "sourcedId",
-    "demographics": "sourcedId",
-    "enrollment": "userSourcedId",
-    "attendance": "studentSourcedId",
-    "result": "studentSourcedId",
-}
-"""Of each kind that is about one student the field that says which."""
 
 
 @dataclass(slots=True)
@@ -62,26 +39,29 @@ class Selection:
             return False
         if self.students and not any(one.encode() in value for one in self.students):
             return False
-        direct = self.schools and kind in SCHOOL
-        return not direct or any(one.encode() in value for one in self.schools)
+        return not self.schools or self._may_be_of_schools(kind, value)
 
     def has(self, kind: str, record: Any) -> bool:
         """Whether a record is chosen."""
-        if self.students and record[PERSONAL[kind]] not in self.students:
+        student = KINDS[kind].student
+        if self.students and (student is None or record[student.name] not in self.students):
             return False
-        if not self.schools:
+        return not self.schools or self._is_of_schools(kind, record)
+
+    def _may_be_of_schools(self, kind: str, value: bytes) -> bool:
+        school = KINDS[kind].school
+        if not school or any(one.through for one in school):
             return True
-        if kind in BY_ANOTHER:
-            other, name = BY_ANOTHER[kind]
-            return record[name] in self._members[other]
-        if kind not in SCHOOL:  # terms belong to no school
-            return True
-        value = record[SCHOOL[kind]]
-        if kind == "lineItem" and not value:
-            return record["classSourcedId"] in self._members.get("class", ())
-        if isinstance(value, list):
-            return any(one in self.schools for one in value)
-        return value in self.schools
+        return any(one.encode() in value for one in self.schools)
+
+    def _is_of_schools(self, kind: str, record: Any) -> bool:
+        school = KINDS[kind].school
+        for one in school:
+            if value := record[one.name]:
+                chosen = self._members[one.through] if one.through else self.schools
+                ids = value if isinstance(value, list) else [value]
+                return any(id_ in chosen for id_ in ids)
+        return not school  # terms belong to no school
 
 
 def select(
@@ -106,7 +86,7 @@ def select(
     if records:
         kinds = tuple(kind for kind in kinds if kind in records)
     if students:
-        kinds = tuple(kind for kind in kinds if kind in PERSONAL)
+        kinds = tuple(kind for kind in kinds if KINDS[kind].student)
         if not kinds:
             raise Stop("nothing of the chosen kinds is about one student; leave --entity out")
     found = Selection(
@@ -116,28 +96,36 @@ def select(
         {kind: frozenset(ids) for kind, ids in (records or {}).items()},
     )
     if schools:
-        wanted = {BY_ANOTHER[kind][0] for kind in kinds if kind in BY_ANOTHER}
-        wanted |= {"class"} & {"class" for kind in kinds if kind == "lineItem"}
-        for kind in wanted:
-            found._members[kind] = _members(settings, kind, found)
+        needed = _asked_for_schools(kinds)
+        for kind in KINDS:  # in order: a line item's school may be that of its class
+            if kind in needed:
+                found._members[kind] = _members(settings, kind, found)
+    return found
+
+
+def _asked_for_schools(kinds: Iterable[str]) -> set[str]:
+    """The kinds whose records must be known to tell the school of records of these kinds."""
+    found: set[str] = set()
+    left = list(kinds)
+    while left:
+        named = {one.through for one in KINDS[left.pop()].school if one.through} - found
+        found |= named
+        left += named
     return found
 
 
 def _members(settings: Settings, kind: str, selection: Selection) -> set[str]:
-    """The ids of the classes or people of the chosen schools, now or once."""
+    """The ids of the records of a kind that are of the chosen schools, now or once."""
     decode = Decoder(kind, schema_lookup(settings)).decode
     found: set[str] = set()
     for message in scan(settings, topics.topic(settings, kind)):
         value = message.value()
-        if value is None or not any(one.encode() in value for one in selection.schools):
+        if value is None or not selection._may_be_of_schools(kind, value):
             continue
         try:
             record: Any = decode(value)
         except Never:
             continue
-        if selection.has(kind, record):
+        if selection._is_of_schools(kind, record):
             found.add(record["sourcedId"])
     return found
-
-
-assert SCHOOL.keys() | BY_ANOTHER.keys() <= KINDS.keys()

@@ -53,6 +53,7 @@ SENSITIVITY: Final = {
 """For each class of sensitivity: what it is, and who may read it."""
 
 PREFIX = "schoolbus"
+KEPT: Final = {"history": "history", "time": "by time"}
 COLUMNS = ("field", "type", "required", "sensitivity", "OneRoster", "CEDS", "Ed-Fi", "meaning")
 TYPES = {
     "string": "text",
@@ -80,6 +81,11 @@ tombstone) is an erasure. `{PREFIX}` in the name of a topic stands for the distr
   to the millisecond; *text* is Unicode. A field that may be null says so.
 * **required**: a field without a default. Any other field may be left out by who writes it, and is
   then read as its default.
+* **school**: the field that names a record's school, or a record whose school it is; where it is
+  empty, the next one counts.
+* **student**: the field that names the student whom a record is about.
+* **kept**: *history* keeps every change for `history_days` and the latest state of each record for
+  ever; *by time* keeps every record for `attendance_days` (both of `[retention]` in `bus.toml`).
 * **OneRoster**, **CEDS**, **Ed-Fi**: what the field is called in OneRoster 1.2 (CSV binding), in
   the Common Education Data Standards (element name) and in the Ed-Fi Data Standard (REST property).
   A dash: it has no such field.
@@ -114,6 +120,9 @@ def _section(kind: Kind) -> str:
         "* key: `sourcedId`",
         f"* partition: by `{kind.owner}`",
         f"* refers to: {_references(kind)}",
+        f"* school: {_school(kind)}",
+        f"* student: {_student(kind)}",
+        f"* kept: {KEPT[kind.retention]}",
     ]
     rows = [_row(field) for field in kind.schema["fields"]]
     lines = [f"## {kind.name}", "", kind.schema["doc"], "", *facts, "", _table(COLUMNS, rows)]
@@ -127,6 +136,21 @@ def _references(kind: Kind) -> str:
         for field, kinds in kind.references.items()
     ]
     return ", ".join(named) or "nothing"
+
+
+def _school(kind: Kind) -> str:
+    fields = [
+        f"that of the {one.through} (`{one.name}`)" if one.through else f"`{one.name}`"
+        for one in kind.school
+    ]
+    return ", else ".join(fields) or "none"
+
+
+def _student(kind: Kind) -> str:
+    if kind.student is None:
+        return "none"
+    when = [f"`{field}` is `{value}`" for field, value in kind.student.when.items()]
+    return f"`{kind.student.name}`" + (f", when {' and '.join(when)}" if when else "")
 
 
 def _row(field: dict[str, Any]) -> tuple[str, ...]:

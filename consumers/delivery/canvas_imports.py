@@ -46,7 +46,7 @@ WORD = re.compile(r"[^\s\"'(),:;\[\]{}]+")
 
 
 class CanvasImports:
-    """A `bus.delivery.Delivery` into one Canvas account."""
+    """A `bus.delivery.Redelivery` into one Canvas account, and `Unlocked`."""
 
     unlocked = True
 

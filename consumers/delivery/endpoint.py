@@ -151,7 +151,7 @@ class Standing:
     """Since when an endpoint fails, and whether it is switched off: one small JSON file.
 
     No file: it is well. The file is named after a hash of the URL, so that another URL begins
-    afresh, and several copies of a consumer on one machine share it. A restart finds an endpoint
+    afresh, and several instances of a consumer on one machine share it. A restart finds an endpoint
     switched off as it was; to switch it on again, delete the file that the error names.
     """
 
@@ -181,7 +181,7 @@ class Standing:
     def ill(self, why: str) -> None:
         """It has just failed. When that goes on too long: switch it off and raise `Stop`."""
         now = datetime.now(UTC)
-        if self._since is None or not self.file.exists():  # another copy may have had success
+        if self._since is None or not self.file.exists():  # another instance had success
             self._since = now
             self._write({"failingSince": now.isoformat()})
         elif now - self._since >= self._patience:

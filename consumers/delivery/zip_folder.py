@@ -2,8 +2,8 @@
 
 A batch is one zip, `canvas-20261124T141502.123456Z-000001.zip`: the time in UTC, never before that
 of the zip before it, and a running number. Sorted by name, the zips are in the order in which they
-must be imported, also when several copies of a consumer write to the folder. A zip holds only the
-files that have rows, in the product's order (see `consumers.delivery.csv_zip`).
+must be imported, also when several instances of a consumer write to the folder. A zip holds only
+the files that have rows, in the product's order (see `consumers.delivery.csv_zip`).
 
 Exactly once. `OUT/.schoolbus/NAME.json` is the journal: the offsets that the folder stands for. As
 a district's script may take the zips away, it does not depend on them. A batch is written so, all
@@ -18,64 +18,51 @@ Whoever comes next finishes what was begun. Something is pending: with its .part
 3 was not done, and the batch never was; without it, the zip was given, and its offsets count. A
 .part that nothing speaks of is from before step 2, and goes.
 
-A partition belongs to the copy that asked for it last (`resume`). What a copy still brings of one
-that it has lost is left out, as its new owner brings it: old rows cannot come after newer ones.
-
-Files are for their owner alone (0600), and so is the folder (0700) when it is made here.
+`consumers.delivery.shared_folder` has the lock, and says whose a partition is. The journal stores
+the owners. Files are for their owner alone (0600).
 """
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from bus.delivery import Batch, Overtaken, Part, Position, Refusal
-from bus.errors import RetryLater, Stop
+from bus.errors import Stop
 from consumers.delivery.csv_zip import Layout, pack, sheets
-from consumers.delivery.disk import explained, private, sync
+from consumers.delivery.disk import private, sync
+from consumers.delivery.shared_folder import SharedFolder, sifted, without
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-LOCK_SECONDS = 60.0
-NEVER = 1 << 63
-"""An offset that no message reaches."""
 MOMENT = "%Y%m%dT%H%M%S.%fZ"
 
 
 class ZipFolder:
-    """A `bus.delivery.Delivery` into a folder; `name` begins the zips' names."""
+    """A `bus.delivery.Redelivery` into a folder; `name` begins the zips' names."""
 
     def __init__(self, out: Path, name: str, layout: Layout | None = None) -> None:
-        self._out = out
         self._name = name
         self._layout = layout or Layout()
-        self._own = out / ".schoolbus"
-        self._owner = uuid.uuid4().hex
+        self._folder = SharedFolder(out, name)
         self._claimed: set[Position] = set()
         self._written: dict[Position, int] = {}
         self._given: list[Part] = []  # in a zip that was given, while the journal cannot be written
-        with explained(self._out):
-            out.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._own.mkdir(mode=0o700, exist_ok=True)
-        self._lock = FileLock(self._own / f"{name}.lock", timeout=LOCK_SECONDS, mode=0o600)
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """The offsets of the folder for these partitions, which from now on are this copy's."""
+        """The offsets of the folder for these partitions, which are now this instance's."""
         asked = list(partitions)
         with self._alone() as journal:
             if journal.setdefault("cluster", cluster) != cluster:
                 journal |= {"cluster": cluster, "offsets": {}, "owners": {}}
             found = {p: journal["offsets"][_key(p)] for p in asked if _key(p) in journal["offsets"]}
             for position in asked:
-                journal["owners"][_key(position)] = self._owner
+                journal["owners"][_key(position)] = self._folder.instance
                 self._claimed.add(position)
                 self._written.pop(position, None)
             self._save(journal)
@@ -84,12 +71,8 @@ class ZipFolder:
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
         """Write the batch as one zip; nothing is ever refused by a folder."""
         with self._alone() as journal:
-            # Whom a journal that was taken away does not name is still ours: nobody has resumed it.
-            owners = journal["owners"]
-            lost = {p for p in self._claimed if owners.get(_key(p), self._owner) != self._owner}
-            done = self._written | dict.fromkeys(lost, NEVER)
-            given = {_place(message) for part in self._given for message in part.messages}
-            parts = [_new(part, done, given) for part in batch.parts]
+            lost = self._lost(journal)
+            parts = self._new([without(part, lost) for part in batch.parts])
             found = sheets(parts, self._layout)
             ours = {p: offset for p, offset in batch.offsets.items() if p not in lost}
             offsets = {_key(position): offset for position, offset in ours.items()}
@@ -98,7 +81,7 @@ class ZipFolder:
                 self._given = parts
             journal["pending"] = None
             journal["offsets"] |= offsets
-            journal["owners"] |= dict.fromkeys(offsets, self._owner)
+            journal["owners"] |= dict.fromkeys(offsets, self._folder.instance)
             self._save(journal)
             self._claimed |= set(ours)
             self._written |= ours
@@ -134,16 +117,35 @@ class ZipFolder:
     def close(self) -> None:
         """Nothing is held between calls."""
 
+    def _lost(self, journal: dict[str, Any]) -> set[Position]:
+        """What was this instance's and has another owner now.
+
+        A journal that was taken away and made anew names no owner: then nobody else has resumed.
+        """
+        owners, us = journal["owners"], self._folder.instance
+        return {p for p in self._claimed if owners.get(_key(p), us) != us}
+
+    def _new(self, parts: Iterable[Part]) -> list[Part]:
+        """Parts without what is written already: by its offset, or in a zip that was given."""
+        written: Mapping[Any, int] = self._written
+        given = {_place(message) for part in self._given for message in part.messages}
+
+        def new(message: Message) -> bool:
+            topic, partition, offset = place = _place(message)
+            return offset >= written.get((topic, partition), -1) and place not in given
+
+        return [sifted(part, new) for part in parts]
+
     def _give(self, journal: dict[str, Any], data: bytes, given: dict[str, Any]) -> None:
         """Steps 1 to 3 of the module's docstring; `given` is what then counts in the journal."""
         zip_name = self._next(journal)
-        part = self._own / f"{zip_name}.part"
+        part = self._folder.own / f"{zip_name}.part"
         self._write(part, data)
         journal["pending"] = {"zip": zip_name, **given}
         self._save(journal)
-        part.rename(self._out / zip_name)
-        sync(self._out)
-        sync(self._own)
+        part.rename(self._folder.out / zip_name)
+        sync(self._folder.out)
+        sync(self._folder.own)
 
     def _next(self, journal: dict[str, Any]) -> str:
         """The next zip's name: after every other, also when the clock went back."""
@@ -157,37 +159,29 @@ class ZipFolder:
 
     @contextmanager
     def _alone(self) -> Iterator[dict[str, Any]]:
-        """The journal, with nothing pending, and no other copy at work."""
-        try:
-            with explained(self._out):
-                self._own.stat()  # one that is gone (a mount) is not made anew by the lock
-            with explained(self._out), self._lock:
-                yield self._recovered()
-        except Timeout:
-            raise RetryLater(
-                f"another copy of {self._name} has been writing to {self._out} for "
-                f"{LOCK_SECONDS:.0f} seconds; trying again"
-            ) from None
+        """The journal, with nothing pending, and no other instance at work."""
+        with self._folder.alone():
+            yield self._recovered()
 
     def _recovered(self) -> dict[str, Any]:
         journal = self._load()
         pending = journal["pending"]
-        if pending is not None and not (self._own / f"{pending['zip']}.part").exists():
+        if pending is not None and not (self._folder.own / f"{pending['zip']}.part").exists():
             journal["offsets"] |= pending["offsets"]
             journal.setdefault("replays", {}).update(pending.get("replays", {}))
         if pending is not None:
             journal["pending"] = None
             self._save(journal)
-        for orphan in self._own.glob(f"{self._name}-*.part"):
+        for orphan in self._folder.own.glob(f"{self._name}-*.part"):
             orphan.unlink()
         return journal
 
     def _load(self) -> dict[str, Any]:
-        path = self._own / f"{self._name}.json"
+        path = self._folder.own / f"{self._name}.json"
         try:
             journal: dict[str, Any] = json.loads(path.read_bytes())
         except FileNotFoundError:
-            zips = sorted(self._out.glob(f"{self._name}-*Z-??????.zip"))
+            zips = sorted(self._folder.out.glob(f"{self._name}-*Z-??????.zip"))
             last = zips[-1].name.removeprefix(f"{self._name}-")[:23] if zips else ""
             return {"offsets": {}, "owners": {}, "pending": None, "last": last, "count": len(zips)}
         except ValueError:
@@ -198,36 +192,17 @@ class ZipFolder:
         return journal
 
     def _save(self, journal: dict[str, Any]) -> None:
-        path = self._own / f"{self._name}.json"
+        path = self._folder.own / f"{self._name}.json"
         new = path.with_suffix(".new")
         self._write(new, json.dumps(journal, sort_keys=True).encode())
         new.replace(path)
-        sync(self._own)
+        sync(self._folder.own)
 
     def _write(self, path: Path, data: bytes) -> None:
         """A file and its name, on the disk."""
         with private(path) as file:
             file.write(data)
         sync(path.parent)
-
-
-def _new(part: Part, done: Mapping[Any, int], given: Container[Any]) -> Part:
-    """A part without what lies before the offsets that are done with, or has been given."""
-    places = [_place(message) for message in part.messages]
-    fresh = [
-        at
-        for at, (topic, partition, offset) in enumerate(places)
-        if offset >= done.get((topic, partition), -1) and not (given and places[at] in given)
-    ]
-    if len(fresh) == len(part.rows):
-        return part
-    return Part(
-        part.table,
-        part.kind,
-        [part.rows[at] for at in fresh],
-        [part.records[at] for at in fresh],
-        [part.messages[at] for at in fresh],
-    )
 
 
 def _place(message: Message) -> tuple[Any, Any, Any]:

@@ -90,7 +90,7 @@ def _mode(
     if mode == "absent":
         note("the manifest declares it as absent, but it is there; it was not read")
         return None
-    if file.name == "attendance":
+    if file.kind and KINDS[file.kind].retention == "time":
         return "delta"  # what happened stays; a file holds the days it is about
     if mode is None and declared.present:
         note("the manifest does not name it; it was read as holding changes only")

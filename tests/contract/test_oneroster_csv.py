@@ -6,8 +6,7 @@ import zipfile
 from pathlib import Path
 
 from bus.contract import SourceContract
-from bus.source import Staging
-from producers.oneroster_csv.read import read
+from producers.oneroster_csv import SOURCE
 from tests.oneroster_files import ORGS, SESSIONS, USERS
 from tests.oneroster_files import extract as write
 
@@ -43,15 +42,12 @@ ALL = {
 class TestFolder(SourceContract):
     """An extract as a folder of files."""
 
+    source = SOURCE
     marker = "Zebulon Marker"
 
     def extract(self, folder: Path) -> Path:
         """A small district with every file that is read."""
         return write(folder / "extract", **ALL)
-
-    def read(self, extract: Path, staging: Staging) -> None:
-        """The source's own."""
-        read(extract, staging)
 
 
 class TestZip(TestFolder):

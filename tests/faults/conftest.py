@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -60,6 +61,21 @@ def long(request: pytest.FixtureRequest) -> bool:
 def findings(request: pytest.FixtureRequest) -> Findings:
     """The table that is printed at the end."""
     return request.config.stash.setdefault(FINDINGS, Findings())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist sends its lines of the table to its parent, which prints them."""
+    if hasattr(session.config, "workeroutput") and (
+        found := session.config.stash.get(FINDINGS, None)
+    ):
+        session.config.workeroutput["findings"] = found.rows
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker has found; nothing when it has died."""
+    rows = getattr(node, "workeroutput", {}).get("findings", ())
+    node.config.stash.setdefault(FINDINGS, Findings()).rows.extend(rows)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,4 +1,7 @@
-"""The `bus` commands as a person or a script runs them: processes, JSON on stdout."""
+"""The `bus` commands as a person or a script runs them: JSON on stdout, a status.
+
+What runs to its end runs in this process; what is to be killed or signalled is a process.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bus.settings import Settings
+from tests.integration import in_process
+from tests.integration.in_process import Done
 
 PATIENCE = 120.0
 
@@ -45,8 +50,26 @@ class Commands:
             **self.variables,
         }
 
-    def run(self, *arguments: str, status: int = 0) -> dict[str, Any]:
-        """Run it to its end; the one JSON object that it printed."""
+    def run(self, *arguments: str, status: int = 0, process: bool = False) -> dict[str, Any]:
+        """Run it to its end; the one JSON object that it printed.
+
+        process: run it in a process of its own.
+        """
+        done = self.ended(*arguments, process=process)
+        assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
+        assert done.stdout.count("\n") == 1, f"{arguments} printed more than one line"
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def ended(self, *arguments: str, process: bool = False) -> Done:
+        """Run it to its end; how that was, and what it printed.
+
+        process: run it in a process of its own.
+        """
+        if not process and in_process.possible():
+            return in_process.run(
+                [*arguments, "--json"], cwd=self.cwd, env=self.env, seconds=PATIENCE
+            )
         done = subprocess.run(
             self._line(*arguments),
             cwd=self.cwd,
@@ -56,10 +79,7 @@ class Commands:
             timeout=PATIENCE,
             check=False,
         )
-        assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
-        assert done.stdout.count("\n") == 1, f"{arguments} printed more than one line"
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start it and let it run."""

@@ -64,7 +64,7 @@ def school(module_commands: Commands) -> Iterator[School]:
     commands.variables |= {
         "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": digest[1],
         "BUS_PRODUCERS__HTTP__CLIENTS__APP__SCOPES": "org,student,attendance",
-        "BUS_PRODUCERS__HTTP__RATE": "50",
+        "BUS_PRODUCERS__HTTP__RATE": "5",
         "BUS_PRODUCERS__HTTP__BURST": "50",
         "BUS_PRODUCERS__HTTP__BODY_RECORDS": "20",
         "BUS_PRODUCTS__WEBHOOK__SECRET": SECRET,

@@ -50,6 +50,7 @@ def _runs(one: int) -> bool:
     return psutil.pid_exists(one) and psutil.Process(one).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.alone
 @pytest.mark.embedded
 def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     home = own.settings.home
@@ -91,19 +92,19 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     assert after["kafka"] != before["kafka"]
     assert min(seconds) < READY_SECONDS
 
-    assert own.run("down")["stopped"] == ["kafka", "registry"]
-    assert own.run("down")["stopped"] == []
+    assert own.run("down", process=True)["stopped"] == ["kafka", "registry"]
+    assert own.run("down", process=True)["stopped"] == []
     assert not java_in(home)
 
     # Damage that costs data stops the start, and nothing is left of it.
     (home / "registry/registry.mv.db").unlink()
-    assert "registry/registry.mv.db" in own.run("up", status=1)["error"]
+    assert "registry/registry.mv.db" in own.run("up", status=1, process=True)["error"]
     assert not java_in(home)
 
 
 def timed_up(own: Commands) -> float:
     begun = time.monotonic()
-    own.run("up")
+    own.run("up", process=True)
     return time.monotonic() - begun
 
 

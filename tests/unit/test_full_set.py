@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from datetime import date
@@ -17,8 +18,10 @@ import pytest
 from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Overtaken, Part, Position, Table
 from bus.errors import RetryLater, Stop
-from consumers.delivery import full_set
-from consumers.delivery.full_set import FullSet, Reference
+from consumers.delivery import full_set, shared_folder
+from consumers.delivery.full_set import FullSet
+from consumers.delivery.set_file import Reference
+from consumers.delivery.set_state import SetState
 
 UNITS = Table("units.csv", ("id", "parent", "name"), {}, ("id",))
 PEOPLE = Table("people.csv", ("id", "name"), {}, ("id",))
@@ -398,13 +401,14 @@ def _die_at(step: int, out: Path) -> int:
 
                 return call
 
-            for owner, name in [
-                (FullSet, "_keep"),
-                (FullSet, "_learn"),
-                (FullSet, "_write_file"),
+            steps: list[tuple[Any, str]] = [
+                (SetState, "_keep"),
+                (SetState, "_learn"),
+                (full_set, "write_file"),
                 (Path, "replace"),
                 (os, "fsync"),
-            ]:
+            ]
+            for owner, name in steps:
                 setattr(owner, name, counted(getattr(owner, name)))
             delivery = started(out)
             delivery.deliver(people("Ann", "Bob", offset=2))
@@ -442,10 +446,10 @@ def test_the_steps_are_all_there_are(tmp_path: Path) -> None:
     assert _die_at(STEPS, tmp_path / "none") == 0
 
 
-# Several copies
+# Several instances
 
 
-def test_no_set_is_written_before_every_copy_has_caught_up(tmp_path: Path) -> None:
+def test_no_set_is_written_before_every_instance_has_caught_up(tmp_path: Path) -> None:
     one, two = started(tmp_path, None, P0), started(tmp_path, None, P1)
     one.deliver(people("Ann", place=P0))
     one.settle()
@@ -472,11 +476,13 @@ def test_a_partition_that_moved_is_written_by_its_new_owner_alone(tmp_path: Path
     new.close()
 
 
-def test_a_copy_that_writes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_set, "WAIT_SECONDS", 0.05)
+def test_an_instance_that_writes_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_folder, "LOCK_SECONDS", 0.05)
     one, two = started(tmp_path), started(tmp_path)
     two.deliver(people("Ann"))
-    with one._lock, pytest.raises(RetryLater, match="another copy"):
+    with one._folder.alone(), pytest.raises(RetryLater, match="another instance"):
         two.settle()
     two.settle()
     assert (tmp_path / "people.csv").exists()
@@ -512,6 +518,19 @@ def test_a_place_that_is_no_folder_stops(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Stop, match="--out"):
         open_set(tmp_path / "file")
+
+
+def test_a_folder_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
+    """It may be a mount: the set must not go to the disk beneath it."""
+    delivery = started(tmp_path / "out")
+    delivery.deliver(people("Ann"))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(Stop, match="cannot be written to: No such file"):
+        delivery.settle()
+    with pytest.raises(Stop, match="is gone"):
+        delivery.deliver(people("Bob"))
+    assert not (tmp_path / "out").exists()
+    delivery.close()
 
 
 def test_a_state_that_is_damaged_stops_with_what_to_do(tmp_path: Path) -> None:

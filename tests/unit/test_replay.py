@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 
 from bus import plugins
 from bus.cli.replay import per_second
+from bus.contract import a_record
 from bus.delivery import Batch, Part, Position
 from bus.errors import Stop
+from bus.registry.codec import Encoder
+from bus.replay import selection
 from bus.replay.history import _Merge
 from bus.replay.json_lines_folder import JsonLinesFolder
 from bus.replay.latest import _Columns
@@ -26,6 +29,7 @@ from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 from bus.replay.selection import Selection, select
 from bus.replay.window import Window, moment
 from bus.settings import Settings
+from bus.standard import KINDS
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.webhook import PRODUCT as WEBHOOK
 
@@ -60,6 +64,43 @@ def test_of_one_school() -> None:
     assert chosen.has("academicSession", {})  # terms are everybody's
     assert not chosen.may_have("enrollment", b"e1", b"\x00 south")
     assert chosen.may_have("enrollment", b"e1", b"\x00 north")
+
+
+def test_a_school_has_what_names_something_of_it() -> None:
+    chosen = Selection(("lineItem", "result"), schools=("north",))
+    chosen._members |= {"class": {"c1"}, "lineItem": {"l1"}}
+    in_class = {"schoolSourcedId": None, "classSourcedId": "c1"}
+    assert chosen.has("lineItem", in_class)
+    assert not chosen.has("lineItem", in_class | {"schoolSourcedId": "south"})
+    assert chosen.may_have("lineItem", b"l1", b"\x00 c1"), "its class decides, not its bytes"
+    assert chosen.has("result", {"classSourcedId": "c1", "lineItemSourcedId": "l2"})
+    assert not chosen.has("result", {"classSourcedId": "c2", "lineItemSourcedId": "l1"})
+    assert chosen.has("result", {"classSourcedId": None, "lineItemSourcedId": "l1"})
+
+
+def test_what_the_school_of_a_result_hangs_on_is_read_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where students are chosen, whom a class is not about."""
+    class_ = a_record("class", sourcedId="c1", schoolSourcedId="north")
+    item = a_record("lineItem", sourcedId="l1", classSourcedId="c1", schoolSourcedId=None)
+    values = {
+        "schoolbus.class": [Encoder("class", 7).encode(class_)],
+        "schoolbus.lineItem": [Encoder("lineItem", 8).encode(item)],
+        "schoolbus.student": [],
+    }
+    schemas = {7: KINDS["class"].schema, 8: KINDS["lineItem"].schema}
+    monkeypatch.setattr(selection, "schema_lookup", lambda _: schemas.__getitem__)
+    monkeypatch.setattr(
+        selection,
+        "scan",
+        lambda _, topic: [Message(topic, 0, n, b"k", v) for n, v in enumerate(values[topic])],
+    )
+    chosen = select(SETTINGS, ["result"], schools=["north"], students=["s1"])
+    of_north = {"classSourcedId": None, "lineItemSourcedId": "l1", "studentSourcedId": "s1"}
+    assert chosen.has("result", of_north)
+    assert not chosen.has("result", of_north | {"lineItemSourcedId": "l2"})
+    assert not chosen.has("result", of_north | {"studentSourcedId": "s2"})
 
 
 def test_of_one_student() -> None:

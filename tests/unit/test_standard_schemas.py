@@ -17,6 +17,7 @@ from bus.standard.evolution import breaks
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 CLASSES = {"public", "directory", "personal", "sensitive", "operational"}
 STANDARDS = ("oneroster", "ceds", "edfi")
+OF_A_KIND = {"owner", "school", "student", "retention", "bytesOnDisk"}
 ATTRIBUTES = {"name", "type", "doc", "default", "sensitivity", "references", *STANDARDS}
 
 FIELDS = [
@@ -96,6 +97,61 @@ def test_references_are_to_kinds_and_of_ids(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_has_all_attributes_and_no_others(kind: str) -> None:
+    schema = KINDS[kind].schema
+    assert OF_A_KIND - {"student"} <= schema.keys()
+    assert schema.keys() <= {"type", "name", "namespace", "doc", "fields", *OF_A_KIND}
+    assert schema["retention"] in ("history", "time")
+    assert isinstance(schema["bytesOnDisk"], int)
+    assert schema["bytesOnDisk"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_tells_of_a_school_names_one_or_what_has_one(kind: str) -> None:
+    for one in KINDS[kind].school:
+        named = KINDS[kind].references.get(one.name)
+        if named is None:
+            assert (kind, one.name) == ("org", "sourcedId"), "only a school names itself"
+        else:
+            assert len(named) == 1
+        if one.through is not None:
+            assert KINDS[one.through].school
+            assert KINDS[one.through].level < KINDS[kind].level, "they are read in order"
+
+
+def test_only_terms_belong_to_no_school() -> None:
+    assert [kind for kind, about in KINDS.items() if not about.school] == ["academicSession"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_placed_by_a_student_is_about_that_student(kind: str) -> None:
+    about = KINDS[kind]
+    named = {field for field, kinds in about.references.items() if "student" in kinds}
+    if about.student is None:
+        assert not named
+        return
+    assert about.student.name == about.owner
+    assert named == {about.owner} or kind == "student"
+    symbols = {
+        f["name"]: f["type"]["symbols"] for f in about.schema["fields"] if "symbols" in f["type"]
+    }
+    for field, value in about.student.when.items():
+        assert value in symbols[field]
+
+
+def test_an_enrollment_is_about_a_student_when_its_role_is_student() -> None:
+    student = KINDS["enrollment"].student
+    assert student is not None
+    assert student.of({"userSourcedId": "s1", "role": "student"}) == "s1"
+    assert student.of({"userSourcedId": "t1", "role": "teacher"}) is None
+
+
+def test_only_attendance_is_kept_by_time() -> None:
+    by_time = [kind for kind, about in KINDS.items() if about.retention == "time"]
+    assert by_time == ["attendance"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_enumeration_has_a_default_for_what_comes_later(kind: str) -> None:
     for enum in enums(KINDS[kind].schema):
         assert enum["default"] in enum["symbols"]
@@ -150,7 +206,7 @@ def test_files_are_written_alike() -> None:
 
 def test_the_readme_names_every_attribute() -> None:
     readme = (SCHEMAS / "README.md").read_text("utf-8")
-    for attribute in {"owner", *ATTRIBUTES} - {"name", "type"}:
+    for attribute in {*OF_A_KIND, *ATTRIBUTES} - {"name", "type"}:
         assert f"`{attribute}`" in readme
     for name in CLASSES:
         assert f"`{name}`" in readme

@@ -151,7 +151,7 @@ def test_a_batch_is_one_zip_for_its_owner_alone(tmp_path: Path) -> None:
         assert archive.namelist() == ["people.csv"]
 
 
-def test_names_sort_by_order_of_writing_also_among_copies_and_when_the_clock_goes_back(
+def test_names_sort_by_order_of_writing_also_among_instances_and_when_the_clock_goes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter([50, 40, 40, 10])
@@ -309,7 +309,7 @@ def test_a_disk_that_is_full_is_waited_for_and_leaves_no_trace(
     assert contents(tmp_path) == ["Ann"]
 
 
-@pytest.mark.parametrize("meanwhile", [False, True], ids=["alone", "another copy between"])
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["alone", "another instance between"])
 def test_a_zip_that_was_given_is_not_given_again_when_the_journal_could_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
 ) -> None:
@@ -374,7 +374,7 @@ def test_a_folder_that_goes_away_stops_and_takes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_without_its_journal_a_copy_goes_on_with_what_is_its_own(tmp_path: Path) -> None:
+def test_without_its_journal_an_instance_goes_on_with_what_is_its_own(tmp_path: Path) -> None:
     folder = ZipFolder(tmp_path, "people")
     folder.resume("cluster", [P0])
     (tmp_path / ".schoolbus" / "people.json").unlink()

@@ -1,4 +1,4 @@
-"""`bus produce oneroster-csv`: what it prints and when it ends. The bus itself is a stand-in."""
+"""`bus produce SOURCE`: what it prints and when it ends. The bus itself is a stand-in."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ import bus.ingest.pipeline
 import bus.observe.telemetry
 import bus.registry.subjects
 import bus.settings
-from bus.errors import Stop
+from bus.cli.source_commands import command_of
+from bus.errors import RetryLater, Stop
+from bus.ingest import drop_folder, polling
 from bus.ingest.pipeline import Report
-from bus.source import Fault
-from producers.oneroster_csv import command, watch
+from bus.source import Fault, Polled, Source, Staging
+from producers.oneroster_csv import SOURCE
 
 COUNTS = {"created": 1200, "updated": 0, "withdrawn": 2, "unchanged": 0, "quarantined": 1}
 FAULTS = [
@@ -57,9 +59,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         signal.signal(number, handler)
 
 
-def run(*arguments: str) -> Any:
+def run(*arguments: str, source: Source = SOURCE) -> Any:
     app = typer.Typer()
-    app.command()(command)
+    app.command()(command_of(source))
     return CliRunner().invoke(app, arguments)
 
 
@@ -68,7 +70,12 @@ def test_json_is_one_object_and_progress_goes_elsewhere(calls: list[dict[str, An
     assert json.loads(result.stdout) == report().as_json()
     assert "reading" in result.stderr
     assert calls == [
-        {"source": "west", "mass_withdrawal_share": 0.10, "allow_mass_withdrawal": True}
+        {
+            "source": "west",
+            "mass_withdrawal_share": 0.10,
+            "allow_mass_withdrawal": True,
+            "polled": False,
+        }
     ]
 
 
@@ -107,7 +114,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refused extract is told of and the next is taken; SIGTERM ends it with status 0."""
-    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(drop_folder, "SETTLED_SECONDS", 0.0)
     taken = bus.ingest.pipeline.produce
 
     def produce(*arguments: Any, **options: Any) -> Report:
@@ -134,7 +141,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
 def test_watch_prints_a_line_for_each(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(drop_folder, "SETTLED_SECONDS", 0.0)
     taken = bus.ingest.pipeline.produce
 
     def produce(*arguments: Any, **options: Any) -> Report:
@@ -157,3 +164,77 @@ def test_a_bus_that_is_not_ready_refuses_no_extract(
     drop(tmp_path, "a.zip")
     assert run(str(tmp_path), "--watch").exit_code == 1
     assert (tmp_path / "a.zip").exists()
+
+
+# A polled source has the same options, but for the path.
+
+
+def _ask(_: object, staging: Staging) -> None:
+    """Nothing new."""
+
+
+POLLED = Source("oursis", "Ask our SIS.", Polled(_ask, every=300))
+
+
+def test_a_polled_source_asks_once(calls: list[dict[str, Any]]) -> None:
+    result = run("--json", source=POLLED)
+    assert json.loads(result.stdout) == report().as_json()
+    assert calls == [
+        {
+            "source": "oursis",
+            "mass_withdrawal_share": 0.10,
+            "allow_mass_withdrawal": False,
+            "polled": True,
+        }
+    ]
+
+
+def test_a_polled_source_has_no_path(calls: list[dict[str, Any]]) -> None:
+    assert run("x.zip", source=POLLED).exit_code == 2
+    assert calls == []
+
+
+def test_watch_asks_again_and_again_until_it_is_told_to_end(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused poll is noted, and the next one is made."""
+    taken = bus.ingest.pipeline.produce
+
+    def produce(*arguments: Any, **options: Any) -> Report:
+        if not calls:
+            calls.append({})
+            raise Stop("would withdraw half the district")
+        os.kill(os.getpid(), signal.SIGTERM)
+        return taken(*arguments, **options)
+
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", produce)
+    result = run("--watch", "--every", "0", "--json", source=POLLED)
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)["polls"]
+    assert first.pop("at") < second.pop("at")
+    assert first == {"error": "would withdraw half the district"}
+    assert second == report().as_json()
+
+
+def test_a_poll_is_tried_again_until_the_system_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def take() -> None:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise RetryLater("the SIS does not answer")
+
+    monkeypatch.setattr(polling, "_wait", lambda *_: None)
+    polling.poll(take, 300, lambda: len(tries) >= 3)
+    assert tries == [0, 1, 2]
+
+
+def test_settings_of_a_source_that_it_does_not_have_are_wrong(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUS_PRODUCERS__OURSIS__TOKEN", "secret-token")
+    result = run("--json", source=POLLED)
+    assert result.exit_code == 1
+    message = json.loads(result.stdout)["error"]
+    assert "[producers.oursis]" in message and "token" in message.lower()
+    assert "secret-token" not in message

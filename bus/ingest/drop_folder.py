@@ -1,7 +1,7 @@
 """Watches a drop folder and takes each extract that arrives, once, in the order of arrival.
 
-An extract that was taken is moved into the folder `taken`, one that was refused into `refused`,
-with a text beside it that says why. A kill between publishing and moving is harmless: the same
+An extract that was published is moved into the folder `taken`, a refused one into `refused`, with
+a text beside it that says why. A kill between publishing and moving is harmless: the same
 extract again publishes nothing.
 """
 

@@ -28,6 +28,7 @@ from bus.registry import subjects
 from bus.registry.registry_client import answered, client
 from bus.settings import RegistrySettings, Settings
 from bus.standard import KINDS
+from bus.standard.meaning import meaning
 
 SETTINGS = Settings(topic_prefix="schoolbus", registry=RegistrySettings(url="http://registry"))
 STRICT = ConfigCompatibilityLevel.FULL_TRANSITIVE
@@ -172,6 +173,74 @@ def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
     there.has("student", without("student", "pronouns"))
     with pytest.raises(Stop, match=r"schema schoolbus\.student-value is not registered"):
         subjects.lookup(SETTINGS)
+
+
+# An upgrade that changes nothing in the bytes of a record needs no new registration.
+
+
+def without_attributes(schema: Any) -> dict[str, Any]:
+    """A schema as an earlier version had it: with other texts, and without what is not Avro's."""
+    older: dict[str, Any] = copy.deepcopy(schema)
+    for attribute in ("school", "student", "retention", "bytesOnDisk"):
+        older.pop(attribute, None)
+    older["doc"] = "Other words."
+    for field in older["fields"]:
+        field.pop("edfi", None)
+    return older
+
+
+def test_after_an_upgrade_a_producer_starts_with_what_was_registered_before(
+    there: Registry,
+) -> None:
+    for kind, about in KINDS.items():
+        there.has(kind, without_attributes(about.schema))
+    before = copy.deepcopy(there.versions)
+    old = subjects.lookup(SETTINGS)
+    assert [there.ids[old[kind] - 1] for kind in KINDS] == [
+        there.versions[f"schoolbus.{kind}-value"][0] for kind in KINDS
+    ]
+    assert there.versions == before, "and registers nothing"
+
+    assert {finding.state for finding in subjects.check(SETTINGS)} == {"compatible"}
+    applied = {one.kind: one.id for one in subjects.apply(SETTINGS) if one.registered}
+    assert applied.keys() == KINDS.keys()
+    assert subjects.lookup(SETTINGS) == applied
+    assert not set(applied.values()) & set(old.values())
+
+
+def test_of_the_versions_that_mean_the_same_the_latest_counts(there: Registry) -> None:
+    for kind, about in KINDS.items():
+        there.has(kind, about.schema)
+    schema = KINDS["student"].schema
+    there.versions["schoolbus.student-value"].clear()
+    there.has("student", without_attributes(schema))
+    there.has("student", without_attributes(schema) | {"doc": "Still other words."})
+    there.has("student", with_field("student", name="house", type="string", default=""))
+    assert subjects.lookup(SETTINGS)["student"] == len(there.ids) - 1
+
+
+def test_another_default_is_another_schema(there: Registry) -> None:
+    """A reader takes it for what the writer does not have."""
+    for kind, about in KINDS.items():
+        there.has(kind, about.schema)
+    schema = without_attributes(KINDS["course"].schema)
+    field = next(
+        field for field in schema["fields"] if "default" in field and field["default"] == []
+    )
+    field["default"] = ["other"]
+    there.versions["schoolbus.course-value"].clear()
+    there.has("course", schema)
+    with pytest.raises(Stop, match=r"schema schoolbus\.course-value is not registered"):
+        subjects.lookup(SETTINGS)
+
+
+def test_only_what_a_reader_goes_by_has_a_meaning() -> None:
+    field = {"name": "a", "type": "string", "default": {"doc": "kept"}, "doc": "x", "later": 1}
+    assert meaning({"type": "record", "doc": "x", "name": "R", "fields": [field]}) == {
+        "type": "record",
+        "name": "R",
+        "fields": [{"name": "a", "type": "string", "default": {"doc": "kept"}}],
+    }
 
 
 # Check says what would break.

@@ -1,0 +1,247 @@
+"""The commands of declared sources: the same options, output and ends for each of a kind."""
+
+# Not `from __future__ import annotations`: typer evaluates the annotations of a command, and those
+# here name what the enclosing function knows.
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bus.cli.output import Json, emit, failures, stderr, stdout
+from bus.source import Extracts, Polled, Source, Staging, Streamed
+
+if TYPE_CHECKING:
+    from bus.ingest.pipeline import Report
+    from bus.settings import Settings
+
+SHOWN = 10
+"""How many faults are printed, the fatal ones first; `bus quarantine list` has them all."""
+
+CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
+
+AllowMassWithdrawal = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mass-withdrawal",
+        help="Publish even if more than the allowed share of a record kind disappears.",
+    ),
+]
+MassWithdrawalShare = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Stop when more than this share of a record kind would be withdrawn.",
+    ),
+]
+
+
+def command_of(source: Source) -> Callable[..., None]:
+    """The command function of a declared source, for typer."""
+    reader = source.reader
+    if isinstance(reader, Extracts):
+        return _extracts(source, reader)
+    if isinstance(reader, Polled):
+        return _polled(source, reader)
+    return _streamed(source, reader)
+
+
+def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
+    def command(
+        path: Annotated[Path, typer.Argument(help=reader.what)],
+        source: Annotated[
+            str, typer.Option(help="The name under which this system publishes.")
+        ] = declared.name,
+        watch: Annotated[
+            bool,
+            typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
+        ] = False,
+        allow_mass_withdrawal: AllowMassWithdrawal = False,
+        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        json: Json = False,
+    ) -> None:
+        with failures(json):
+            run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
+
+            def take(extract: Path) -> "Report":
+                return run.take(lambda staging: reader.read(extract, run.own, staging))
+
+            if watch:
+                from bus.ingest import drop_folder
+
+                run.prepare_to_watch()
+                stderr.print(f"watching {path}; Ctrl-C ends it", markup=False)
+                drop_folder.watch(path, partial(run.note, take), run.stopping.is_set)
+                emit(json, {"extracts": run.noted}, lambda _: None)
+            else:
+                report = take(path)
+                emit(json, report.as_json(), lambda console: _show(console, report))
+
+    return command
+
+
+def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
+    def command(
+        source: Annotated[
+            str, typer.Option(help="The name under which this system publishes.")
+        ] = declared.name,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Ask again and again until it is stopped.")
+        ] = False,
+        every: Annotated[
+            float, typer.Option(min=0, help="With --watch: seconds from one poll to the next.")
+        ] = reader.every,
+        allow_mass_withdrawal: AllowMassWithdrawal = False,
+        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        json: Json = False,
+    ) -> None:
+        with failures(json):
+            run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
+
+            def take() -> "Report":
+                return run.take(lambda staging: reader.read(run.own, staging))
+
+            if watch:
+                from bus.ingest import polling
+
+                run.prepare_to_watch()
+                stderr.print(f"asking every {every:g} s; Ctrl-C ends it", markup=False)
+                polling.poll(lambda: run.note(lambda _: take(), None), every, run.stopping.is_set)
+                emit(json, {"polls": run.noted}, lambda _: None)
+            else:
+                report = take()
+                emit(json, report.as_json(), lambda console: _show(console, report))
+
+    return command
+
+
+def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
+    def command(
+        source: Annotated[
+            str, typer.Option(help="The name under which this system publishes.")
+        ] = declared.name,
+        json: Json = False,
+    ) -> None:
+        with failures(json):
+            from bus.ingest.streaming import stream
+
+            run = _Run.of(declared, source, 0.0, True, json)
+            run.prepare_to_watch()
+            stderr.print("following; Ctrl-C ends it", markup=False)
+            report = stream(run.settings, source, partial(reader.follow, run.own), run.stopping)
+            result = {
+                "source": report.source,
+                "records": dict(report.records),
+                "quarantined": report.quarantined,
+            }
+            emit(json, result, lambda console: console.print_json(data=result))
+
+    return command
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a source's command.
+
+    own:   the source's own settings. publish_as: the name under which it publishes.
+    noted: with `--watch`, what came of each extract or poll.
+    """
+
+    source: Source
+    settings: "Settings"
+    own: Any
+    publish_as: str
+    share: float
+    allow: bool
+    quiet: bool
+    stopping: Event = field(default_factory=Event)
+    noted: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, source: Source, publish_as: str, share: float, allow: bool, quiet: bool) -> "_Run":
+        """Load the settings and set up logs."""
+        from bus import plugins, settings
+        from bus.observe import telemetry
+
+        loaded = settings.load()
+        telemetry.configure(loaded.telemetry)
+        own = plugins.source_settings(source, loaded)
+        return cls(source, loaded, own, publish_as, share, allow, quiet)
+
+    def take(self, read: Callable[[Staging], None]) -> "Report":
+        """Publish what one extract or poll changes."""
+        from bus.ingest import pipeline
+
+        return pipeline.produce(
+            self.settings,
+            self.publish_as,
+            read,
+            mass_withdrawal_share=self.share,
+            allow_mass_withdrawal=self.allow,
+            polled=isinstance(self.source.reader, Polled),
+            progress=lambda step: stderr.print(f"{step} …", markup=False),
+            rules=self.source.rules,
+        )
+
+    def prepare_to_watch(self) -> None:
+        """Fail now if the bus is not ready, and end in order on SIGTERM and Ctrl-C."""
+        from bus.registry import subjects
+
+        subjects.lookup(self.settings)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+
+    def note(self, take: "Callable[[Any], Report]", extract: Path | None) -> None:
+        """Take one extract (or poll), and note what came of it."""
+        from bus.errors import BusError, RetryLater, Stop
+        from bus.kafka.cloudevents import now
+        from bus.registry import subjects
+
+        name = {"extract": extract.name} if extract else {"at": now()}
+        try:
+            report = take(extract)
+        except Stop as reason:
+            try:
+                subjects.lookup(self.settings)
+            except BusError as fault:
+                # It is the bus that is not well: the extract stays, and is taken when it is.
+                raise RetryLater(str(fault)) from None
+            self.noted.append({**name, "error": str(reason)})
+            raise
+        self.noted.append({**name, **report.as_json()})
+        if not self.quiet:
+            stdout.print(
+                f"{next(iter(name.values()))}: {report.published:,} events, "
+                f"{len(report.faults):,} faults",
+                markup=False,
+            )
+
+
+def _show(console: Console, report: "Report") -> None:
+    """What came of an extract, for a person."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(report.source)
+    for change in CHANGES:
+        table.add_column(change, justify="right")
+    for kind, counts in report.records.items():
+        table.add_row(
+            kind, *(f"{counts[change]:,}" if counts[change] else "·" for change in CHANGES)
+        )
+    console.print(table)
+    for kind, reason in report.put_off.items():
+        console.print(f"not withdrawn: {kind}: {reason}", markup=False)
+    for fault in sorted(report.faults, key=lambda fault: not fault.fatal)[:SHOWN]:
+        place = f"{fault.file}:{fault.line}" if fault.line else fault.file or "the extract"
+        found = f" ({fault.value_class})" if fault.value_class else ""
+        told = " ".join(part for part in (place, fault.column, fault.reason) if part)
+        console.print(f"{'✗' if fault.fatal else '·'} {told}{found}", markup=False)
+    if report.faults:
+        console.print(f"{len(report.faults):,} faults in all: see bus quarantine list")

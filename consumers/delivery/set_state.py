@@ -1,0 +1,258 @@
+"""What a whole set is made of: the rows of every record, and the offsets that they stand for.
+
+`OUT/.schoolbus/state.sqlite` holds both, and one SQLite transaction changes both. So a crash
+neither loses nor doubles anything. Kafka is the store of record and this is a cache. A state of
+another cluster, of other columns or of another revision of the translation is emptied, and read
+anew.
+
+    place        of each partition: the next offset, its owner, whether the owner has caught up
+    fact         by name: the cluster, the layout, how often rows changed, which change is written
+    "TABLE.csv"  the rows of a table, each as a JSON list of its cells
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+from bus.delivery import Batch, Overtaken, Part, Position, Row, Table
+from bus.errors import RetryLater, Stop
+from bus.standard import KINDS
+from consumers.delivery.disk import explained
+from consumers.delivery.shared_folder import LOCK_SECONDS, SharedFolder, without
+
+BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS place (
+    topic TEXT, number INTEGER, next INTEGER, owner TEXT, caught_up INTEGER,
+    PRIMARY KEY (topic, number)) WITHOUT ROWID;
+"""
+ROWS = """
+CREATE TABLE "{}" (
+    kind TEXT, id TEXT, owner TEXT, at INTEGER, cells TEXT, last_day TEXT,
+    PRIMARY KEY (kind, id, owner, at)) WITHOUT ROWID
+"""
+FORMAT = "2"
+"""Of the state; to be raised when the tables change."""
+
+
+class SetState:
+    """The state of a `FullSet`, which explains `tables`, `ends` and `revision`."""
+
+    def __init__(
+        self,
+        folder: SharedFolder,
+        tables: Sequence[Table],
+        ends: Mapping[str, str],
+        revision: str,
+    ) -> None:
+        self._folder = folder
+        self._tables = tables
+        self._ends = ends
+        self._path = folder.own / "state.sqlite"
+        self._layout = json.dumps([FORMAT, revision, *((t.name, t.columns) for t in tables)])
+        with self.faults():
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # for its mode
+            self._sql = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None)
+            self._sql.execute("PRAGMA journal_mode = WAL")
+            self._sql.execute("PRAGMA synchronous = FULL")
+            self._sql.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._sql.close()
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """What the disk and SQLite say, in the bus's terms."""
+        try:
+            with explained(self._folder.out):
+                yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", type(error).__name__)
+            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")):
+                raise RetryLater(f"the state {self._path} says {name}; trying again") from error
+            raise Stop(
+                f"the state {self._path} says {name}; delete {self._path}* and start again: it is "
+                "read anew from Kafka"
+            ) from error
+
+    # ---- rows and offsets ---------------------------------------------------------------------
+
+    def claim(self, cluster: str, partitions: Sequence[Position]) -> dict[Position, int]:
+        """The next offsets of these partitions, which are now this instance's; 0 without a row."""
+        with self._change() as sql:
+            if (self._fact("cluster"), self._fact("layout")) != (cluster, self._layout):
+                self._clear()
+                self._learn(cluster=cluster, layout=self._layout, changes="1", written="0")
+            sql.executemany(
+                "INSERT INTO place VALUES (?, ?, 0, ?, 0)"
+                " ON CONFLICT DO UPDATE SET owner = excluded.owner",
+                [(*position, self._folder.instance) for position in partitions],
+            )
+            known = {
+                Position(topic, number): offset
+                for topic, number, offset in sql.execute("SELECT topic, number, next FROM place")
+            }
+        return {position: known[position] for position in partitions}
+
+    def keep(self, batch: Batch) -> None:
+        """Keep a batch's rows and its offsets, but for partitions that have another owner."""
+        with self._change() as sql:
+            us = self._folder.instance
+            lost = {
+                Position(topic, number)
+                for topic, number in sql.execute(
+                    "SELECT topic, number FROM place WHERE owner <> ?", (us,)
+                )
+            }
+            self._keep_rows([without(part, lost) for part in batch.parts])
+            sql.executemany(
+                "INSERT INTO place VALUES (?, ?, ?, ?, 0)"
+                " ON CONFLICT DO UPDATE SET next = excluded.next",
+                [(*p, offset, us) for p, offset in batch.offsets.items() if p not in lost],
+            )
+
+    def keep_again(self, batch: Batch, seen: Mapping[Position, int]) -> None:
+        """Keep the rows of a replay's batch; raises `Overtaken` when an offset is beyond `seen`."""
+        with self._change() as sql:
+            if self._fact("layout") != self._layout:
+                raise Stop(
+                    f"what {self._folder.out} holds is of another version of the translation, or "
+                    "of none; start its consumer with this one, which reads all anew, or replay "
+                    "--into another folder"
+                )
+            for topic, number, offset in sql.execute("SELECT topic, number, next FROM place"):
+                if offset > seen.get(Position(topic, number), offset):
+                    raise Overtaken
+            self._keep_rows(batch.parts)
+
+    def give_up(self, partitions: Iterable[Position]) -> None:
+        """Nobody has these partitions now, so nobody has caught up with them."""
+        with self._change() as sql:
+            sql.executemany(
+                "UPDATE place SET owner = '', caught_up = 0"
+                " WHERE topic = ? AND number = ? AND owner = ?",
+                [(*position, self._folder.instance) for position in partitions],
+            )
+
+    # ---- whether to write a set ---------------------------------------------------------------
+
+    def note_caught_up(self) -> None:
+        """This instance has caught up with its partitions."""
+        self._sql.execute(
+            "UPDATE place SET caught_up = 1 WHERE owner = ?", (self._folder.instance,)
+        )
+
+    @property
+    def behind(self) -> int:
+        """How many partitions nobody has caught up with."""
+        (found,) = self._sql.execute("SELECT count(*) FROM place WHERE NOT caught_up").fetchone()
+        return int(found)
+
+    def due(self, today: str) -> bool:
+        """Whether the set has changed since it was written, be it that a last day has passed."""
+        if self._fact("changes") != self._fact("written"):
+            return self._fact("changes") is not None
+        day = self._fact("day") or today
+        return day != today and any(
+            self._sql.execute(
+                f'SELECT 1 FROM "{name}" WHERE last_day >= ? AND last_day < ? LIMIT 1', (day, today)
+            ).fetchone()
+            for name in self._ends
+        )
+
+    @contextmanager
+    def moment(self) -> Iterator[tuple[sqlite3.Connection, str]]:
+        """The rows of one moment, whatever other instances bring; and how often rows had changed
+        by then, for `note_written`. Temporary tables go when it ends."""
+        self._sql.execute("BEGIN")
+        try:
+            yield self._sql, self._fact("changes") or ""
+        finally:
+            self._sql.execute("ROLLBACK")
+
+    def note_written(self, changes: str, today: str) -> None:
+        """The set of that moment and day is written."""
+        with self._change():
+            self._learn(written=changes, day=today)
+
+    # ---- within a transaction -----------------------------------------------------------------
+
+    def _keep_rows(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self._keep(part)
+        if parts:
+            self._learn(changes=str(int(self._fact("changes") or 0) + 1))
+
+    def _keep(self, part: Part) -> None:
+        """A part's rows in the place of those that its records had.
+
+        Of an enrollment that goes from one student to another, the end of the one and the beginning
+        of the other are in two partitions and come in any order: each replaces only its own.
+        """
+        name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
+        owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
+        gone: list[tuple[str, str, str]] = []
+        kept: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        lists = cast("list[list[Row]]", part.rows)
+        for rows, record in zip(lists, part.records, strict=True):
+            key, owner = record["sourcedId"], record[owned] if owned else ""
+            last_day = record[field].isoformat() if field and record[field] else None
+            gone.append((kind, key, owner))
+            kept[key, owner] = [
+                (kind, key, owner, at, _cells(row), last_day) for at, row in enumerate(rows)
+            ]
+        self._sql.executemany(f'DELETE FROM "{name}" WHERE kind = ? AND id = ? AND owner = ?', gone)
+        self._sql.executemany(
+            f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?, ?)',
+            (line for lines in kept.values() for line in lines),
+        )
+
+    def _clear(self) -> None:
+        for (name,) in self._sql.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '%.csv'"
+        ).fetchall():
+            self._sql.execute(f'DROP TABLE "{name}"')
+        for table in self._tables:
+            self._sql.execute(ROWS.format(table.name))
+        self._sql.execute("DELETE FROM place")
+        self._sql.execute("DELETE FROM fact")
+
+    def _fact(self, name: str) -> str | None:
+        found = self._sql.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    def _learn(self, **facts: str) -> None:
+        self._sql.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts.items())
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes: all of it, or nothing."""
+        with self.faults():
+            if not self._path.exists():
+                raise Stop(
+                    f"the folder {self._folder.out} or what it keeps in .schoolbus is gone; "
+                    "nothing was taken. Start again: it is read anew from Kafka"
+                )
+            self._sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._sql
+                self._sql.execute("COMMIT")
+            finally:
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+
+
+def _cells(row: Row) -> str:
+    """A row as a JSON list of texts; line breaks, which such products refuse, become spaces."""
+    text = json.dumps(list(row.values()), ensure_ascii=False)
+    if "\\" in text or not text.isprintable():
+        text = json.dumps([BREAKS.sub(" ", v) for v in row.values()], ensure_ascii=False)
+    return text

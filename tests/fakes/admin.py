@@ -1,0 +1,42 @@
+"""What `confluent_kafka.admin.AdminClient` does, as far as the bus uses it, on a fake broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+from tests.fakes.broker import Broker
+from tests.fakes.consumer import metadata
+
+
+class FakeAdmin:
+    """Makes topics and asks for their ends."""
+
+    def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
+        self._broker = broker
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """The topics and their partitions."""
+        return metadata(self._broker, topic)
+
+    def create_topics(self, new: Iterable[Any], **_: Any) -> dict[str, Future[None]]:
+        """Make topics."""
+        for topic in new:
+            self._broker.create(topic.topic, topic.num_partitions)
+        return {topic.topic: _done(None) for topic in new}
+
+    def list_offsets(self, asked: Mapping[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
+        """The ends of partitions; what is not committed lies beyond."""
+        self._broker.answer()
+        return {
+            p: _done(SimpleNamespace(offset=self._broker.log((p.topic, p.partition)).stable))
+            for p in asked
+        }
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future

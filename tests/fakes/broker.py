@@ -1,0 +1,240 @@
+"""A Kafka cluster in memory: topics, partitions, groups with their offsets, transactions.
+
+It keeps what a consumer can tell apart: marks of transactions take an offset, what an open
+transaction wrote is not there yet, a partition has one owner at a time, and only its owner may
+commit for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from tests.fakes.clock import Clock
+
+if TYPE_CHECKING:
+    from tests.fakes.consumer import FakeConsumer
+
+Place = tuple[str, int]
+"""A topic and the number of a partition."""
+EPOCH = 1_795_500_000_000
+"""Kafka's time, in milliseconds, at zero of the fake clock."""
+
+
+def failure(code: int) -> KafkaException:
+    """What confluent_kafka raises for a code."""
+    return KafkaException(KafkaError(code))
+
+
+@dataclass(slots=True)
+class Log:
+    """One partition.
+
+    entries: messages by offset; None for a mark of a transaction, and for what was compacted away.
+    low:     the first offset that is left. stable: what lies from here on is not committed yet.
+    """
+
+    entries: list[Message | None] = field(default_factory=list)
+    low: int = 0
+    stable: int = 0
+
+
+class Transaction:
+    """What one transaction wrote, all of which becomes readable at once, or never."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._wrote: list[tuple[Place, int]] = []
+
+    def append(self, topic: str, partition: int, **message: Any) -> int:
+        """Write a message; its offset."""
+        offset = self._broker._write((topic, partition), **message)
+        self._wrote.append(((topic, partition), offset))
+        return offset
+
+    def commit(self) -> None:
+        """Let all be read."""
+        for place in dict.fromkeys(place for place, _ in self._wrote):
+            log = self._broker.log(place)
+            log.entries.append(None)
+            log.stable = len(log.entries)
+
+    def abort(self) -> None:
+        """Let nothing be read."""
+        for place, offset in self._wrote:
+            self._broker.log(place).entries[offset] = None
+        self.commit()
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A consumer group: who has which partition, who shall have it, and how far it is.
+
+    owner:  changes only in a member's own poll, first by giving up, then by taking.
+    """
+
+    members: list[FakeConsumer] = field(default_factory=list)
+    committed: dict[Place, int] = field(default_factory=dict)
+    owner: dict[Place, FakeConsumer] = field(default_factory=dict)
+    target: dict[Place, FakeConsumer] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+
+    def divide(self, target: Mapping[Place, FakeConsumer]) -> None:
+        """Decide who shall have which partition; each member learns of it in its next poll."""
+        self.target = dict(target)
+        self.told = set()
+
+    def divide_evenly(self, places: Iterable[Place]) -> None:
+        """Give each member as many as another, in turn."""
+        if self.members:
+            self.divide(
+                {
+                    place: self.members[at % len(self.members)]
+                    for at, place in enumerate(sorted(places))
+                }
+            )
+
+    def given_up_by(self, member: FakeConsumer) -> list[Place]:
+        """What a member must give up now."""
+        return [
+            place
+            for place, owner in self.owner.items()
+            if owner is member and self.target.get(place) is not member
+        ]
+
+    def free_for(self, member: FakeConsumer) -> list[Place]:
+        """What a member may take now: nobody else has it any more."""
+        return [
+            place
+            for place, taker in self.target.items()
+            if taker is member and place not in self.owner
+        ]
+
+    def leave(self, member: FakeConsumer) -> None:
+        """Take out a member that has closed or was killed; the others get what it had."""
+        self.members.remove(member)
+        places = list(self.target)
+        self.owner = {p: owner for p, owner in self.owner.items() if owner is not member}
+        stays = {p: owner for p, owner in self.target.items() if owner is not member}
+        self.divide(stays)
+        if self.members:
+            lost = sorted(place for place in places if place not in stays)
+            more = {p: self.members[at % len(self.members)] for at, p in enumerate(lost)}
+            self.divide(stays | more)
+
+
+class Broker:
+    """The cluster.
+
+    fetch:      how many messages one poll, with the consume after it, gets at most.
+    down:       whether consumers and producers get no answer.
+    commits:    the commits to come that fail, by error code, the first of them first.
+    unwritten:  how many flushes to come fail.
+    history:    what happened, in order: ("write", place, offset), ("commit", group, offsets), and
+                what tests add.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.cluster = "cluster-1"
+        self.fetch = 10_000
+        self.down = False
+        self.commits: list[int] = []
+        self.unwritten = 0
+        self.history: list[tuple[Any, ...]] = []
+        self.topics: dict[str, list[Log]] = {}
+        self.groups: dict[str, Group] = {}
+        self.epochs: dict[str, int] = {}
+
+    # ---- topics --------------------------------------------------------------------------------
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make a topic, or make it anew."""
+        self.topics[topic] = [Log() for _ in range(partitions)]
+
+    def places(self, topics: Iterable[str]) -> list[Place]:
+        """The partitions of these topics."""
+        return [(name, n) for name in topics for n in range(len(self.topics.get(name, ())))]
+
+    def log(self, place: Place) -> Log:
+        """One partition."""
+        topic, number = place
+        if number >= len(self.topics.get(topic, ())):
+            raise failure(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        return self.topics[topic][number]
+
+    def append(self, topic: str, partition: int, **message: Any) -> int:
+        """Write a message (`key`, `value`, `headers`, `time` in milliseconds); its offset."""
+        offset = self._write((topic, partition), **message)
+        log = self.log((topic, partition))
+        log.stable = len(log.entries)
+        return offset
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction."""
+        return Transaction(self)
+
+    def compact(self, topic: str, partition: int, offset: int) -> None:
+        """Take away one message, as compaction does."""
+        self.log((topic, partition)).entries[offset] = None
+
+    def messages(self, topic: str) -> list[Message]:
+        """All messages of a topic that can be read, partition by partition."""
+        return [m for log in self.topics.get(topic, ()) for m in log.entries[: log.stable] if m]
+
+    def _write(
+        self,
+        place: Place,
+        *,
+        key: bytes | None = None,
+        value: bytes | None = None,
+        headers: Any = None,
+        time: int | None = None,
+    ) -> int:
+        log = self.log(place)
+        offset = len(log.entries)
+        when = EPOCH + int(self.clock.now * 1000) if time is None else time
+        log.entries.append(
+            Message(
+                topic=place[0],
+                partition=place[1],
+                offset=offset,
+                key=key,
+                value=value,
+                headers=headers,
+                timestamp=(1, when),
+            )
+        )
+        self.history.append(("write", place, offset))
+        return offset
+
+    def partition(self, topic: str, key: bytes | None) -> int:
+        """Where a producer puts a key."""
+        return crc32(key or b"") % len(self.topics[topic])
+
+    # ---- groups --------------------------------------------------------------------------------
+
+    def group(self, name: str) -> Group:
+        """A group; a new one where there is none."""
+        return self.groups.setdefault(name, Group())
+
+    def commit(self, name: str, member: FakeConsumer, offsets: Mapping[Place, int]) -> None:
+        """Commit as a member; raises for what is another's, as in a rebalance."""
+        if self.commits:
+            raise failure(self.commits.pop(0))
+        group = self.group(name)
+        if member not in group.members:
+            raise failure(KafkaError.UNKNOWN_MEMBER_ID)
+        if any(group.owner.get(place) is not member for place in offsets):
+            raise failure(KafkaError.ILLEGAL_GENERATION)
+        group.committed |= offsets
+        self.history.append(("commit", name, dict(offsets)))
+
+    def answer(self) -> None:
+        """Raise when nobody answers."""
+        if self.down:
+            raise failure(KafkaError._TRANSPORT)

@@ -1,0 +1,287 @@
+"""What `confluent_kafka.Consumer` does, as far as the bus uses it, on a fake broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, Message, TopicPartition
+
+from tests.fakes.broker import Broker, Place, failure
+
+Rebalance = Callable[[Any, list[TopicPartition]], None]
+
+
+class FakeConsumer:
+    """A member of a group, or a reader without one.
+
+    * Callbacks of a rebalance run inside `poll` and `consume`. Rebalances are cooperative: a
+      member hears only of what it loses or gets, and gets nothing before its owner gave it up.
+    * A paused partition stays assigned and gives nothing.
+    * The end of a partition is told once at each arrival, with the offset after the last entry,
+      marks of transactions included; again after a seek and after a resume.
+    """
+
+    def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
+        self._broker = broker
+        self._config = dict(config)
+        self._group = broker.group(config["group.id"])
+        self._position: dict[Place, int] = {}
+        self._paused: set[Place] = set()
+        self._ended: dict[Place, int] = {}
+        self._left = 0
+        self._callbacks: dict[str, Rebalance] = {}
+        self._topics: list[str] = []
+        self._lost = False
+        self.closed = False
+
+    # ---- the group -----------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topics: list[str],
+        on_assign: Rebalance,
+        on_revoke: Rebalance,
+        on_lost: Rebalance,
+    ) -> None:
+        """Join the group; who was in it already keeps an even share."""
+        self._open()
+        self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
+        self._topics = topics
+        self._join()
+
+    def lose(self) -> None:
+        """Have the group think that this member is dead, of which it learns in its next poll."""
+        self._group.leave(self)
+        self._lost = True
+
+    def kill(self) -> None:
+        """End as a killed process does: nothing is called, nothing is committed."""
+        if self in self._group.members:
+            self._group.leave(self)
+        self.closed = True
+
+    def _join(self) -> None:
+        self._group.members.append(self)
+        self._group.divide_evenly(self._broker.places(self._topics))
+
+    def _rebalance(self) -> None:
+        if self._lost:
+            self._lost = False
+            gone = list(self._position)
+            self._callbacks["lost"](self, _partitions(gone))
+            self._forget(gone)
+            self._join()
+            return  # what comes for it comes in a later poll
+        if self not in self._group.members:
+            return
+        if gone := self._group.given_up_by(self):
+            self._callbacks["revoke"](self, _partitions(gone))
+            self._forget(gone)
+            for place in gone:
+                del self._group.owner[place]
+            return
+        free = self._group.free_for(self)
+        if free or id(self) not in self._group.told:
+            self._group.told.add(id(self))
+            self._group.owner |= dict.fromkeys(free, self)
+            self._callbacks["assign"](self, _partitions(free))
+            for place in free:
+                if place not in self._position:
+                    at = self._group.committed.get(place, OFFSET_BEGINNING)
+                    self.incremental_assign([TopicPartition(*place, at)])
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def poll(self, timeout: float) -> Message | None:
+        """The next message or event; None when nothing came before the timeout."""
+        self._left = self._broker.fetch
+        found = self.consume(1, timeout)
+        return found[0] if found else None
+
+    def consume(self, number: int, timeout: float) -> list[Message]:
+        """So many messages and events at most; the time passes only when there are none."""
+        self._open()
+        self._rebalance()
+        found = self._read(number)
+        if not found and timeout:
+            self._broker.clock.wait(timeout)
+            self._open()
+        return found
+
+    def _read(self, number: int) -> list[Message]:
+        found: list[Message] = []
+        if self._broker.down:
+            return found
+        for place in list(self._position):
+            if place in self._paused:
+                continue
+            log = self._broker.log(place)
+            if not log.low <= self._position[place] <= len(log.entries):
+                self._position[place] = log.low  # auto.offset.reset=earliest
+            while self._position[place] < log.stable:
+                if len(found) >= number or self._left <= 0:
+                    return found
+                message = log.entries[self._position[place]]
+                self._position[place] += 1
+                if message is not None:
+                    found.append(message)
+                    self._left -= 1
+            if self._tells_end(place) and len(found) < number:
+                self._ended[place] = self._position[place]
+                found.append(
+                    Message(
+                        topic=place[0],
+                        partition=place[1],
+                        offset=self._position[place],
+                        error=KafkaError(KafkaError._PARTITION_EOF),
+                    )
+                )
+            # The next read begins with another partition.
+            self._position[place] = self._position.pop(place)
+        return found
+
+    def _tells_end(self, place: Place) -> bool:
+        wanted = self._config.get("enable.partition.eof")
+        return bool(wanted) and self._ended.get(place) != self._position[place]
+
+    # ---- what is read --------------------------------------------------------------------------
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        """Read these and no others."""
+        self._forget(list(self._position))
+        self.incremental_assign(partitions)
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        """Read these as well."""
+        self._open()
+        for p in partitions:
+            if (p.topic, p.partition) in self._position:
+                raise failure(KafkaError._CONFLICT)
+            self._set(p)
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        """Read these no longer."""
+        for p in partitions:
+            if (p.topic, p.partition) not in self._position:
+                raise failure(KafkaError._INVALID_ARG)
+        self._forget([(p.topic, p.partition) for p in partitions])
+
+    def seek(self, partition: TopicPartition) -> None:
+        """Go on at another place."""
+        if (partition.topic, partition.partition) not in self._position:
+            raise failure(KafkaError._STATE)
+        self._set(partition)
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        """Let these give nothing."""
+        self._paused |= {(p.topic, p.partition) for p in partitions} & self._position.keys()
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        """Let these give again."""
+        for p in partitions:
+            self._paused.discard((p.topic, p.partition))
+            self._ended.pop((p.topic, p.partition), None)
+
+    def _set(self, partition: TopicPartition) -> None:
+        place = (partition.topic, partition.partition)
+        low = self._broker.log(place).low
+        self._position[place] = partition.offset if partition.offset >= 0 else low
+        self._ended.pop(place, None)
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._position.pop(place, None)
+            self._ended.pop(place, None)
+            self._paused.discard(place)
+
+    # ---- offsets -------------------------------------------------------------------------------
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        """Commit for the group."""
+        assert not asynchronous
+        self._open()
+        self._broker.answer()
+        name = self._config["group.id"]
+        self._broker.commit(name, self, {(p.topic, p.partition): p.offset for p in offsets})
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        """The group's offsets."""
+        self._open()
+        self._broker.answer()
+        known = self._group.committed
+        return [
+            TopicPartition(p.topic, p.partition, known.get((p.topic, p.partition), OFFSET_INVALID))
+            for p in partitions
+        ]
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        """The first offset, and the one before which all is committed."""
+        self._open()
+        self._broker.answer()
+        log = self._broker.log((partition.topic, partition.partition))
+        return log.low, log.stable
+
+    def offsets_for_times(
+        self, partitions: list[TopicPartition], timeout: float
+    ) -> list[TopicPartition]:
+        """For each the offset of the first message of a time or later; -1 when there is none."""
+        self._broker.answer()
+        return [
+            TopicPartition(
+                p.topic,
+                p.partition,
+                next(
+                    (
+                        message.offset() or 0
+                        for message in self._broker.log((p.topic, p.partition)).entries
+                        if message and message.timestamp()[1] >= p.offset
+                    ),
+                    -1,
+                ),
+            )
+            for p in partitions
+        ]
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        """The topics and their partitions."""
+        self._open()
+        return metadata(self._broker, topic)
+
+    def close(self) -> None:
+        """Give up all partitions and leave the group."""
+        if self.closed:
+            return
+        if self in self._group.members:
+            mine = [place for place, owner in self._group.owner.items() if owner is self]
+            if mine:
+                self._callbacks["revoke"](self, _partitions(mine))
+            self._group.leave(self)
+        self.closed = True
+
+    def _open(self) -> None:
+        if self.closed:
+            raise RuntimeError("Consumer closed")
+
+
+def metadata(broker: Broker, topic: str | None = None) -> Any:
+    """What `list_topics` gives; one topic that is asked for by name is named even if missing."""
+    broker.answer()
+    names = list(broker.topics) if topic is None else [topic]
+    return SimpleNamespace(
+        cluster_id=broker.cluster,
+        topics={
+            name: SimpleNamespace(
+                partitions={
+                    number: SimpleNamespace(id=number, leader=1)
+                    for number in range(len(broker.topics.get(name, ())))
+                }
+            )
+            for name in names
+        },
+    )
+
+
+def _partitions(places: Iterable[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]

@@ -1,0 +1,404 @@
+"""The bus on the fakes: the one place that names the modules of the bus and reaches into them.
+
+bus = Bus(monkeypatch)
+bus.publish("student", "s1")
+lunch = FakeProduct()
+bus.worker(lunch).run(until_caught_up=True)
+assert lunch.ids == ["s1"]
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Literal
+
+import pytest
+from confluent_kafka import Message
+from pydantic import BaseModel
+
+from bus.consume import deadletters
+from bus.consume.assignment import Assignment
+from bus.consume.deadletters import DeadLetter
+from bus.consume.delivered_index import DeliveredIndex
+from bus.consume.group_progress import GroupProgress
+from bus.consume.worker import Worker, WorkerOutcome
+from bus.contract import a_record
+from bus.delivery import Batch, Overtaken, Part, Position, Refusal, Table
+from bus.errors import BusError, Never, RetryLater, Stop
+from bus.kafka import topics
+from bus.kafka.client import group_settings
+from bus.kafka.cloudevents import header
+from bus.kafka.offsets import Offsets
+from bus.observe.metrics import ConsumerMetrics
+from bus.product import Product
+from bus.registry.codec import Encoder
+from bus.replay import replay_log
+from bus.replay.engine import ReplayEngine
+from bus.replay.latest import LatestStates
+from bus.replay.replay_log import ReplayRequest, ReplayState, keyed
+from bus.replay.selection import Selection
+from bus.replay.window import Window, resolve
+from bus.settings import ConsumerSettings, KafkaSettings, Settings
+from bus.standard import KINDS
+from tests.fakes.admin import FakeAdmin
+from tests.fakes.broker import Broker, Place
+from tests.fakes.clock import Clock, Stuck
+from tests.fakes.consumer import FakeConsumer
+from tests.fakes.producer import FakeProducer
+from tests.fakes.product import UNTRANSLATABLE, FakeProduct, Killed
+
+__all__ = [
+    "PRODUCT",
+    "Assignment",
+    "Batch",
+    "Broker",
+    "Bus",
+    "BusError",
+    "Clock",
+    "DeadLetter",
+    "DeliveredIndex",
+    "FakeConsumer",
+    "FakeProduct",
+    "Group",
+    "GroupProgress",
+    "Instance",
+    "Killed",
+    "LatestStates",
+    "Never",
+    "Offsets",
+    "Overtaken",
+    "Part",
+    "Position",
+    "Refusal",
+    "ReplayState",
+    "RetryLater",
+    "Stop",
+    "Stuck",
+    "Window",
+    "WorkerOutcome",
+    "fate",
+]
+
+CONSUMERS = (
+    "bus.consume.worker.Consumer",
+    "bus.kafka.offsets.Consumer",
+    "bus.kafka.reader.Consumer",
+)
+PRODUCERS = ("bus.consume.deadletters.Producer", "bus.replay.replay_log.Producer")
+ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
+CLOCKS = (
+    "bus.consume.worker.time",
+    "bus.consume.worker.threading",
+    "bus.consume.assignment.time",
+    "bus.consume.group_progress.time",
+    "bus.replay.engine.time",
+    "bus.replay.engine.threading",
+)
+LOOKUPS = (
+    "bus.consume.worker.schema_lookup",
+    "bus.consume.deadletters.schema_lookup",
+    "bus.replay.engine.schema_lookup",
+    "bus.replay.record_filter.schema_lookup",
+    "bus.replay.selection.schema_lookup",
+)
+
+NAMES = list(KINDS)
+TAKEN = ("student", "staff", "class", "enrollment")
+"""The kinds that the product of the tests takes. An enrollment refers to a student and a class."""
+
+Fate = Literal["", "refused", "untranslatable", "rubbish"]
+"""What becomes of a record: the product refuses it, it has no row, or its bytes do not decode."""
+
+
+def _row(record: Any) -> dict[str, Any]:
+    if record["dateLastModified"] == UNTRANSLATABLE:
+        raise Never("this record has no row")
+    return dict(record)
+
+
+PRODUCT = Product(
+    name="lunch",
+    tables=(Table("records", (), dict.fromkeys(TAKEN, _row)),),
+    settings=BaseModel,
+    open=lambda _: FakeProduct(),
+)
+
+
+def fate(message: Message) -> str:
+    """What the test that published a message wants to become of it."""
+    return header(message, "fate") or ""
+
+
+class Bus:
+    """A district's bus: a broker, a clock, and settings that lead to both.
+
+    consumer: settings of the consumer's loop; see `bus.settings.ConsumerSettings`.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, partitions: int = 1, **consumer: Any
+    ) -> None:
+        self.clock = Clock()
+        self.broker = Broker(self.clock)
+        self.settings = Settings(
+            kafka=KafkaSettings(bootstrap="fake:9092", partitions=partitions),
+            consumer=ConsumerSettings(**consumer),
+        )
+        self.partitions = partitions
+        self.published: list[Message] = []
+        self._encoders = {kind: Encoder(kind, NAMES.index(kind) + 1) for kind in TAKEN}
+        self._replays = 0
+        for kind in TAKEN:
+            self.broker.create(topics.topic(self.settings, kind), partitions)
+        for names, fake in (
+            (CONSUMERS, partial(FakeConsumer, self.broker)),
+            (PRODUCERS, partial(FakeProducer, self.broker)),
+            (ADMINS, partial(FakeAdmin, self.broker)),
+            (CLOCKS, self.clock),
+            (LOOKUPS, lambda _: _schema),
+        ):
+            for name in names:
+                monkeypatch.setattr(name, fake)
+        random.seed(1)  # the jitter between tries
+
+    # ---- topics --------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        kind: str,
+        id_: str,
+        *,
+        become: Fate = "",
+        write: Callable[..., int] | None = None,
+        **fields: Any,
+    ) -> Message:
+        """Publish a record; each is modified a second after the one before.
+
+        write: `append` of a transaction, where it is not to be readable at once.
+        """
+        number = len(self.published)
+        modified = datetime(2026, 8, 17, tzinfo=UTC) + timedelta(seconds=number)
+        if become == "untranslatable":
+            modified = UNTRANSLATABLE
+        record = a_record(kind, sourcedId=id_, dateLastModified=modified, **fields)
+        topic = topics.topic(self.settings, kind)
+        partition = topics.partition_for(record[KINDS[kind].owner], self.partitions)
+        value = self._encoders[kind].encode(record) if become != "rubbish" else b"rubbish"
+        headers = [("fate", become.encode())]
+        offset = (write or self.broker.append)(
+            topic, partition, key=id_.encode(), value=value, headers=headers
+        )
+        message = self.broker.log((topic, partition)).entries[offset]
+        assert message is not None
+        self.published.append(message)
+        return message
+
+    def enroll(self, student: str, class_: str, **more: Any) -> Message:
+        """Publish an enrollment, named after both."""
+        fields = {"userSourcedId": student, "classSourcedId": class_, **more}
+        return self.publish("enrollment", f"{student}-{class_}", **fields)
+
+    def place(self, kind: str, partition: int = 0) -> Position:
+        """A partition of a kind's topic."""
+        return Position(topics.topic(self.settings, kind), partition)
+
+    def ends(self) -> dict[Position, int]:
+        """Where the partitions that hold anything end."""
+        every = self.broker.places(topics.topic(self.settings, kind) for kind in TAKEN)
+        found = {Position(*place): self.broker.log(place).stable for place in every}
+        return {place: end for place, end in found.items() if end}
+
+    def committed(self) -> dict[Position, int]:
+        """The product's offsets, but for those at 0."""
+        known = self.broker.group(self.group).committed
+        return {Position(*place): at for place, at in known.items() if at}
+
+    @property
+    def group(self) -> str:
+        """The product's group."""
+        return str(group_settings(self.settings, PRODUCT.name)["group.id"])
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        """The product's dead letters."""
+        return deadletters.read(self.settings, PRODUCT.name)
+
+    # ---- the consumer --------------------------------------------------------------------------
+
+    def worker(self, delivery: FakeProduct, **how: Any) -> Instance:
+        """A copy of the product's consumer; `how` changes fields of `PRODUCT`."""
+        return Instance(self, delivery, replace(PRODUCT, **how))
+
+    def share(self, owners: Mapping[Place, Instance]) -> None:
+        """Say who shall have which partition."""
+        self.broker.group(self.group).divide({p: owner.consumer for p, owner in owners.items()})
+
+    def every_place(self) -> list[Place]:
+        """The partitions of all topics of the product."""
+        return self.broker.places(topics.topic(self.settings, kind) for kind in TAKEN)
+
+    # ---- replays -------------------------------------------------------------------------------
+
+    def window(
+        self, since: str = "beginning", until: str = "now", kinds: tuple[str, ...] = TAKEN
+    ) -> Window:
+        """What lies in the topics now."""
+        return resolve(self.settings, kinds, since, until)
+
+    def about(self, window: Window | None = None, **options: Any) -> ReplayRequest:
+        """A replay that has not begun, of all that lies in the topics now."""
+        self._replays += 1
+        window = window or self.window()
+        return ReplayRequest(
+            f"lunch-{self._replays}",
+            PRODUCT.name,
+            "beginning",
+            "now",
+            start=keyed(window.start),
+            stop=keyed(window.stop),
+            at=f"2026-11-24T07:00:{self._replays:02}+00:00",
+            **options,
+        )
+
+    def replay(
+        self,
+        delivery: FakeProduct,
+        about: ReplayRequest,
+        *,
+        batch: int = 100,
+        tells_time: bool = False,
+        kinds: tuple[str, ...] = TAKEN,
+    ) -> ReplayEngine:
+        """A process that runs a replay, from where the ledger says; `batch` records at once."""
+        letters = topics.deadletters(self.settings, PRODUCT.name)
+        topics.ensure(self.settings, [topics.replays(self.settings), letters])
+        known = replay_log.entries(self.settings).get(about.id)
+        product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
+        return ReplayEngine(
+            self.settings,
+            product,
+            delivery,
+            about,
+            Selection(kinds, students=about.students),
+            state=known.state if known else None,
+        )
+
+    def state(self, about: ReplayRequest) -> ReplayState:
+        """How far the ledger says that a replay is."""
+        return replay_log.entry(self.settings, about.id).state
+
+    def wish(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
+        """Ask a replay to pause, to go on or to end."""
+        transaction = self.broker.transaction()
+        value = f'{{"to": "{to}"}}'.encode()
+        transaction.append(
+            topics.replays(self.settings), 0, key=f"{about.id}/wish".encode(), value=value
+        )
+        transaction.commit()
+
+
+class Instance:
+    """One copy of the product's consumer, run to its end or turn by turn."""
+
+    def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
+        self.delivery = delivery
+        self.metrics = ConsumerMetrics()
+        self.loop = Worker(bus.settings, product, delivery, self.metrics)
+        self.consumer: FakeConsumer = self.loop._consumer  # type: ignore[assignment]
+        self._bus = bus
+
+    def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
+        """Run as `bus consume` does."""
+        return self.loop.run(until_caught_up=until_caught_up)
+
+    def run_for(self, seconds: float) -> WorkerOutcome:
+        """Run, and ask it to stop after so long."""
+        self._bus.clock.after(seconds, self.stop)
+        return self.run()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.loop.stop()
+
+    def ready(self) -> str:
+        """Why it does not deliver now."""
+        return self.loop.ready()
+
+    def join(self) -> Instance:
+        """Join the group, to be run turn by turn."""
+        self.consumer.subscribe(
+            list(self.loop._kinds),
+            on_assign=self.loop._assigned,
+            on_revoke=self.loop._revoked,
+            on_lost=self.loop._revoked,
+        )
+        return self
+
+    def turn(self, times: int = 1) -> None:
+        """Turn so many times: poll, and deliver what is due."""
+        for _ in range(times):
+            self.loop._turn()
+
+    def leave(self) -> None:
+        """Close in order."""
+        self.consumer.close()
+        self.loop._inquiry.close()
+
+    def kill(self) -> None:
+        """End as a killed process does; what is not committed is lost."""
+        self.consumer.kill()
+
+    @property
+    def places(self) -> set[Position]:
+        """The partitions that it takes to be its own."""
+        return set(self.loop._partitions.next)
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait for what they refer to."""
+        return len(self.loop._ordering)
+
+    @property
+    def in_hand(self) -> int:
+        """How many records were read and wait for their batch."""
+        return len(self.loop._intake)
+
+    @property
+    def paused(self) -> set[str]:
+        """The kinds of which it reads nothing now."""
+        return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
+
+
+class Group:
+    """The parts of a consumer that know where it is, without its loop."""
+
+    def __init__(self, bus: Bus) -> None:
+        config = group_settings(bus.settings, PRODUCT.name)
+        kinds = {topics.topic(bus.settings, kind): kind for kind in TAKEN}
+        self.consumer = FakeConsumer(bus.broker, config)
+        self.inquiry = Offsets(config, bus.clock.Event().wait)
+        self.delivered = DeliveredIndex(bus.settings, TAKEN)
+        self.partitions = Assignment(self.consumer, self.inquiry, kinds)  # type: ignore[arg-type]
+        self.copies = GroupProgress(self.inquiry, self.partitions, self.delivered, kinds)
+        self.kinds = kinds
+
+    def has(self, *places: Position, own: Mapping[Position, int] | None = None) -> Group:
+        """Assign these partitions."""
+        self.partitions.locate(places, own or {})
+        self.partitions.assign(places)
+        return self
+
+    @property
+    def paused(self) -> set[str]:
+        """The kinds of which it reads nothing now."""
+        return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
+
+
+def _schema(schema_id: int) -> dict[str, Any]:
+    if not 1 <= schema_id <= len(NAMES):
+        raise Never(f"the registry has no schema {schema_id}")
+    return KINDS[NAMES[schema_id - 1]].schema

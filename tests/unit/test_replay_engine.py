@@ -1,0 +1,410 @@
+"""A run of a replay without Kafka: what it delivers, how it pauses, dies and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Stop
+
+
+class Unlocked(FakeProduct):
+    """A product that cannot know what its live consumer has delivered."""
+
+    unlocked = True
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
+    yield Bus(monkeypatch)
+
+
+@pytest.fixture
+def lunch() -> FakeProduct:
+    return FakeProduct()
+
+
+def history(bus: Bus) -> None:
+    """A class, three students who enroll, and a change of the first; a second apart."""
+    bus.publish("class", "c1")
+    for number in range(3):
+        bus.clock.advance(1)
+        bus.publish("student", f"s{number}")
+        bus.clock.advance(1)
+        bus.enroll(f"s{number}", "c1")
+    bus.clock.advance(1)
+    bus.publish("student", "s0", grades=["07"])
+
+
+STORY = "c1 s0 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
+"""In the order of time; within a batch what is referred to comes first."""
+
+
+# ---- what it delivers ---------------------------------------------------------------------------
+
+
+def test_all_of_a_window_comes_in_the_order_of_time(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    about = bus.about()
+    state = bus.replay(lunch, about, batch=1, tells_time=True).run()
+    assert lunch.ids == STORY
+    assert state.status == bus.state(about).status == "done"
+    assert state.delivered == {"class": 1, "student": 4, "enrollment": 3}
+    assert state.done == about.stop
+
+
+def test_what_is_published_after_the_window_is_left_to_the_live_consumer(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    about = bus.about()
+    bus.publish("student", "s9")
+    bus.replay(lunch, about, tells_time=True).run()
+    assert sorted(lunch.ids) == sorted(STORY)
+
+
+def test_the_live_consumers_offsets_do_not_move(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    bus.replay(lunch, bus.about(), tells_time=True).run()
+    assert bus.committed() == {}
+
+
+def test_only_current_brings_each_record_once_and_what_is_referred_to_first(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    state = bus.replay(lunch, bus.about(only_current=True)).run()
+    assert lunch.ids == "s1 s2 s0 c1 s0-c1 s1-c1 s2-c1".split()
+    assert lunch.records["student", "s0"]["grades"] == ["07"]
+    assert state.passed == 1
+
+
+def test_a_product_of_states_gets_only_the_latest_of_each_record(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    bus.replay(lunch, bus.about(), batch=1).run()
+    assert lunch.ids == "c1 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
+
+
+def test_the_latest_of_a_record_is_its_last_wherever_it_lies(bus: Bus, lunch: FakeProduct) -> None:
+    for student in "s0 s0 s1 s0 s2 s1".split():
+        bus.publish("student", student)
+    bus.replay(lunch, bus.about()).run()
+    assert [message.offset() for message, _, _ in lunch.told] == [3, 4, 5]
+
+
+def test_of_one_student(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    bus.publish("enrollment", "e9", userSourcedId="s9", classSourcedId="s1")  # by its bytes alone
+    kinds = ("student", "enrollment")
+    window = bus.window(kinds=kinds)
+    about = bus.about(window, students=("s1",))
+    bus.replay(lunch, about, tells_time=True, kinds=kinds).run()
+    assert lunch.ids == ["s1", "s1-c1"]
+
+
+def test_what_an_aborted_transaction_wrote_is_not_history(bus: Bus, lunch: FakeProduct) -> None:
+    transaction = bus.broker.transaction()
+    bus.publish("student", "s1", write=transaction.append)
+    transaction.abort()
+    bus.publish("student", "s2")
+    state = bus.replay(lunch, bus.about(), tells_time=True).run()
+    assert (lunch.ids, state.status) == (["s2"], "done")
+
+
+@pytest.mark.parametrize(
+    ("become", "reason"),
+    [
+        ("refused", "the lunch lady says no"),
+        ("untranslatable", "this record has no row"),
+        ("rubbish", "the value is not Avro"),
+    ],
+)
+@pytest.mark.parametrize("tells_time", [False, True])
+def test_what_never_goes_is_a_dead_letter_and_the_rest_goes_on(
+    bus: Bus, lunch: FakeProduct, become: Any, reason: str, tells_time: bool
+) -> None:
+    bus.publish("student", "s1", become=become)
+    bus.publish("student", "s2")
+    about = bus.about()
+    state = bus.replay(lunch, about, tells_time=tells_time).run()
+    assert lunch.ids == ["s2"]
+    [letter] = bus.letters
+    assert letter.reason.startswith(f"in the replay {about.id}: ")
+    assert reason in letter.reason
+    assert (state.left_out, state.delivered) == (1, {"student": 1})
+
+
+def test_into_another_place_nothing_is_a_dead_letter_and_that_place_says_where_to_go_on(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    for number in range(3):
+        bus.publish("student", f"s{number}")
+    bus.publish("student", "s3", become="refused")
+    lunch.journal = {bus.place("student"): 1}
+    state = bus.replay(lunch, bus.about(into="elsewhere")).run()
+    assert lunch.ids == ["s1", "s2"]
+    assert (state.left_out, bus.letters) == (1, [])
+    assert lunch.journal == {bus.place("student"): 4}
+
+
+def test_into_another_place_the_present_is_without_what_is_gone(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    bus.publish("class", "c1", status="tobedeleted")
+    bus.replay(lunch, bus.about(into="elsewhere", only_current=True)).run()
+    assert sorted(lunch.ids) == ["s0", "s1", "s2"]  # nor what names the class
+
+
+# ---- how far it is ------------------------------------------------------------------------------
+
+
+def test_progress_is_noted_after_each_batch(bus: Bus, lunch: FakeProduct) -> None:
+    for number in range(5):
+        bus.publish("student", f"s{number}")
+    about = bus.about()
+    noted = []
+    lunch.before = lambda _: noted.append(sum(bus.state(about).done.values()))
+    bus.replay(lunch, about, batch=2, tells_time=True).run()
+    assert lunch.batches == [["s0", "s1"], ["s2", "s3"], ["s4"]]
+    assert noted == [0, 2, 4]
+
+
+def test_a_stop_pauses_after_the_batch_in_hand_and_it_goes_on_from_there(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    about = bus.about()
+    run = bus.replay(lunch, about, batch=1, tells_time=True)
+    lunch.before = lambda _: run.stop()
+    assert run.run().status == "paused"
+    assert lunch.ids == STORY[:1]
+    lunch.before = lambda _: None
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
+    assert lunch.ids == STORY
+
+
+@pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_wish_is_heeded_after_the_batch_in_hand(
+    bus: Bus, lunch: FakeProduct, wish: Any, status: str
+) -> None:
+    history(bus)
+    about = bus.about()
+
+    def ask(_: object) -> None:
+        bus.wish(about, wish)
+        bus.clock.advance(2)
+
+    lunch.before = ask
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == status
+    assert bus.state(about).status == status
+    assert lunch.ids == STORY[:1]
+
+
+def test_a_wish_is_heeded_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    about = bus.about()
+    lunch.failures = [RetryLater("down") for _ in range(1_000)]
+    bus.clock.after(30, lambda: bus.wish(about, "pause"))
+    assert bus.replay(lunch, about, tells_time=True).run().status == "paused"
+    assert lunch.ids == []
+
+
+def test_what_the_product_cannot_take_now_is_tried_again(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    lunch.failures = [RetryLater("busy", after=45)]
+    before = bus.clock.now
+    bus.replay(lunch, bus.about(), batch=1, tells_time=True).run()
+    assert lunch.ids == STORY
+    assert 45 <= bus.clock.now - before < 60
+
+
+def test_a_stop_of_the_product_is_noted_as_failed_and_it_goes_on(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    about = bus.about()
+    lunch.failures = [Stop("the key is refused")]
+    with pytest.raises(Stop, match="the key is refused"):
+        bus.replay(lunch, about, tells_time=True).run()
+    assert (bus.state(about).status, bus.state(about).error) == ("failed", "the key is refused")
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().error == ""
+    assert lunch.ids == STORY
+
+
+def test_a_second_process_takes_over_and_the_first_ends(bus: Bus, lunch: FakeProduct) -> None:
+    history(bus)
+    about = bus.about()
+    second = FakeProduct()
+
+    def take_over(_: object) -> None:
+        lunch.before = lambda _: None
+        bus.replay(second, about, batch=1, tells_time=True).run()
+
+    lunch.before = take_over
+    with pytest.raises(Stop, match="another process runs this replay"):
+        bus.replay(lunch, about, batch=3, tells_time=True).run()
+    assert second.ids == STORY
+    assert bus.state(about).status == "done"
+
+
+def test_a_rate_is_kept(bus: Bus, lunch: FakeProduct) -> None:
+    for number in range(20):
+        bus.publish("student", f"s{number}")
+    moments = []
+    lunch.before = lambda _: moments.append(bus.clock.now)
+    bus.replay(lunch, bus.about(rate=2.0), tells_time=True).run()
+    assert [len(batch) for batch in lunch.batches if batch] == [2] * 10
+    assert 9 <= moments[-1] - moments[0] < 11
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("taken", [False, True])
+@pytest.mark.parametrize("at", range(3))
+def test_killed_at_any_batch_it_delivers_the_rest_and_at_most_one_batch_again(
+    bus: Bus, lunch: FakeProduct, batch: int, taken: bool, at: int
+) -> None:
+    history(bus)
+    about = bus.about()
+    left = [at]
+
+    def kill(coming: Batch) -> None:
+        left[0] -= len(coming.parts) > 0
+        if left[0] == -1 and coming.parts:
+            (lunch.aftermath if taken else lunch.failures).append(Killed())
+
+    lunch.before = kill
+    killed = at < -(-len(STORY) // batch)
+    run = bus.replay(lunch, about, batch=batch, tells_time=True)
+    if killed:
+        with pytest.raises(Killed):
+            run.run()
+        bus.replay(lunch, about, batch=batch, tells_time=True).run()
+    else:
+        run.run()
+    assert bus.state(about).status == "done"
+    again = STORY[at * batch : (at + 1) * batch] if killed and taken else []
+    assert sorted(lunch.ids) == sorted(STORY + again)
+    assert sum(bus.state(about).delivered.values()) == len(STORY)
+
+
+# ---- beside the live consumer -------------------------------------------------------------------
+
+
+def test_one_that_is_overtaken_looks_again_and_leaves_the_newer_state_to_the_live_consumer(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    live = bus.worker(lunch)
+    live.run(until_caught_up=True)
+    about = bus.about()
+    begun = len(lunch.ids)
+    met: list[int] = []
+
+    def change(_: object) -> None:
+        lunch.overtake = lambda: None
+        bus.publish("student", "s1", grades=["08"])
+        bus.worker(lunch).run(until_caught_up=True)
+        met.append(len(lunch.ids))
+
+    lunch.overtake = lambda: change(None)
+    bus.replay(lunch, about).run()
+    assert met == [begun + 1]  # the live consumer told the change first
+    assert lunch.ids[begun + 1 :] == "s2 s0 c1 s0-c1 s1-c1 s2-c1".split()
+    assert lunch.records["student", "s1"]["grades"] == ["08"]
+
+
+def test_without_a_lock_the_last_word_is_the_latest(bus: Bus) -> None:
+    history(bus)
+    lunch = Unlocked()
+    bus.worker(lunch).run(until_caught_up=True)
+    begun = len(lunch.ids)
+
+    def change(_: object) -> None:
+        lunch.before = lambda _: None
+        bus.publish("student", "s1", grades=["08"])
+        bus.worker(lunch).run(until_caught_up=True)
+
+    lunch.before = change
+    bus.replay(lunch, bus.about()).run()
+    assert lunch.ids[begun:].count("s1") == 3  # told live, told as it was, and as it is
+    assert lunch.records["student", "s1"]["grades"] == ["08"]
+
+
+STUDENTS = st.sampled_from(["s0", "s1", "s2"])
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["publish", "live", "kill", "lost", "retry", "pause"]), STUDENTS),
+    max_size=8,
+)
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@given(
+    before=st.lists(STUDENTS, min_size=1, max_size=10),
+    troubles=st.lists(STEPS, min_size=1, max_size=4),
+    batch=st.integers(1, 4),
+    lot=st.sampled_from([FakeProduct, Unlocked]),
+    current=st.booleans(),
+)
+def test_a_replay_never_takes_a_product_back_in_time(
+    before: list[str],
+    troubles: list[list[tuple[str, str]]],
+    batch: int,
+    lot: type[FakeProduct],
+    current: bool,
+) -> None:
+    """Records come, the live consumer delivers, the replay is killed, paused and resumed: what the
+    product has in the end is the latest of each record, and one with a lock never has less than
+    the live consumer told it."""
+    with pytest.MonkeyPatch.context() as patch:
+        bus = Bus(patch, partitions=2)
+        lunch = lot()
+        for student in before:
+            bus.publish("student", student)
+        if troubles[0]:  # else the live consumer has told nothing yet
+            bus.worker(lunch).run(until_caught_up=True)
+        about = bus.about(only_current=current)
+        told: dict[str, int] = {}
+        for steps in troubles:
+            run = bus.replay(lunch, about, batch=batch)
+
+            def happen(steps: list[tuple[str, str]] = list(steps), run: Any = run) -> None:  # noqa: B006
+                lunch.overtake = lambda: None
+                while steps:
+                    what, student = steps.pop(0)
+                    if what == "publish":
+                        bus.publish("student", student)
+                    elif what == "live":
+                        bus.worker(lunch).run(until_caught_up=True)
+                    elif what == "pause":
+                        run.stop()
+                    else:
+                        lunch.overtake = happen
+                        how = {"retry": RetryLater("busy"), "kill": Killed(), "lost": Killed()}
+                        (lunch.aftermath if what == "lost" else lunch.failures).append(how[what])
+                        return
+                lunch.overtake = lambda: None
+
+            lunch.overtake = happen
+            try:
+                run.run()
+            except Killed:
+                lunch.failures, lunch.aftermath = [], []
+        lunch.overtake = lambda: None
+        lunch.failures, lunch.aftermath = [], []
+        bus.replay(lunch, about, batch=batch).run()
+        assert bus.state(about).status == "done"
+        bus.worker(lunch).run(until_caught_up=True)
+        latest = {(m.key() or b"").decode(): m for m in bus.published}
+        had = {record["sourcedId"]: message for message, _, record in lunch.told}
+        assert {k: m.offset() for k, m in had.items()} == {k: m.offset() for k, m in latest.items()}
+        if not lunch.unlocked and troubles[0]:
+            for message, _, record in lunch.told[len(before) :]:
+                assert (message.offset() or 0) >= told.get(record["sourcedId"], 0)
+                told[record["sourcedId"]] = message.offset() or 0
