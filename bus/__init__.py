@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from bus.kafka.cloudevents import Attributes, attributes
     from bus.product import Product
     from bus.settings import Settings
-    from bus.source import ChangeBatch, Coverage, Extracts, Fault, Polled, Source, Staging, Streamed
+    from bus.source import (
+        ChangeBatch,
+        Coverage,
+        Extracts,
+        Fault,
+        NoSettings,
+        Polled,
+        Source,
+        Staging,
+        Streamed,
+    )
     from bus.subscription import Event, subscribe
 
 __all__ = [
@@ -41,6 +51,7 @@ __all__ = [
     "Extracts",
     "Fault",
     "Never",
+    "NoSettings",
     "Overtaken",
     "Part",
     "Polled",
@@ -72,6 +83,7 @@ _HOME = {
     "Extracts": "bus.source",
     "Fault": "bus.source",
     "Never": "bus.errors",
+    "NoSettings": "bus.source",
     "Overtaken": "bus.delivery",
     "Part": "bus.delivery",
     "Polled": "bus.source",

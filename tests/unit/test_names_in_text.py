@@ -11,7 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "docs/**/*.md", "bus/**/*.py", "producers/**/*.py", "consumers/**/*.py")
+    for pattern in (
+        "README.md",
+        "docs/**/*.md",
+        "bus/**/*.py",
+        "producers/**/*.py",
+        "consumers/**/*.py",
+    )
     for path in ROOT.glob(pattern)
 )
 NAME = re.compile(r"`((?:bus|producers|consumers)(?:\.\w+)+)`")

@@ -1,5 +1,5 @@
-"""A third party's product in a package of its own (`tests/plugin`): built as a wheel, installed
-beside Schoolbus, found, accepted by the contract, and typed."""
+"""A third party's product and source in a package of their own (`tests/plugin`): built as a wheel,
+installed beside Schoolbus, found, accepted by the contract, and typed."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ def test_the_command_line_finds_it(installed: Installed) -> None:
     found = json.loads(installed.run("-m", "bus", "consume", "lunch", "--json", status=1))
     assert "bus up" in found["error"], "it is found, and only the bus is not there"
     assert "--until-caught-up" in installed.run("-m", "bus", "consume", "--help")
+    register = installed.run("-m", "bus", "produce", "register", "--help")
+    assert all(option in register for option in ("--source", "--watch", "--json", "PATH"))
 
 
 @pytest.mark.slow
