@@ -67,17 +67,6 @@ class Fault:
     kind: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """From where the rows of a table can be read once more; see `bus.ingest.row_hashes.load`."""
-
-    table: str
-    relation: str
-    fields: tuple[str, ...]
-    file: str
-    numbered: bool
-
-
 @dataclass(slots=True)
 class Staging:
     """Where a source puts an extract.
@@ -94,8 +83,6 @@ class Staging:
     coverage: for each kind in the extract, bulk or delta.
     faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
               does not know.
-    origins:  the kinds of which rows were left out of `raw_<kind>` because they are as they were,
-              and from where they can be had; kept by `bus.ingest.row_hashes`.
     position: where a poll begins; the source sets it to where it ended. See `Polled`.
     """
 
@@ -103,7 +90,6 @@ class Staging:
     folder: Path
     coverage: dict[str, Coverage] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    origins: dict[str, Origin] = field(default_factory=dict)
     position: str = ""
 
     @property

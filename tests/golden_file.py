@@ -16,6 +16,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "golden"
+ADVICE = (
+    "Users see this. If you mean it, write the file again with UPDATE_GOLDEN=1 "
+    "(tests/golden_file.py) and tell users in CHANGELOG.md."
+)
 
 
 def held(name: str, section: str) -> list[str]:
@@ -25,8 +29,8 @@ def held(name: str, section: str) -> list[str]:
     return [line for line in lines if _section(line) == section]
 
 
-def check(name: str, section: str, found: Iterable[str]) -> None:
-    """Compare what was found with a section of the file; fail with the difference.
+def check(name: str, section: str, found: Iterable[str], advice: str = ADVICE) -> None:
+    """Compare what was found with a section of the file; fail with the difference and the advice.
 
     With `UPDATE_GOLDEN` in the environment, write the section instead.
     """
@@ -43,10 +47,7 @@ def check(name: str, section: str, found: Iterable[str]) -> None:
     ]
     assert not difference, (
         f"the {section} part of tests/golden/{name} is not what the code has now "
-        "(- held, + found):\n"
-        + "\n".join(difference)
-        + "\nUsers see this. If you mean it, write the file again with UPDATE_GOLDEN=1 "
-        "(tests/golden_file.py) and tell users in CHANGELOG.md."
+        "(- held, + found):\n" + "\n".join(difference) + f"\n{advice}"
     )
 
 

@@ -49,7 +49,10 @@ def bus_run(settings: Settings, extract: str) -> Callable[[], int]:
         loaded = load()
         configure(loaded.telemetry)
         report = pipeline.produce(
-            loaded, source.name, lambda staging: reader.read(Path(extract), own, staging)
+            loaded,
+            source.name,
+            lambda staging: reader.read(Path(extract), own, staging),
+            rules=source.rules,
         )
         return report.published
 

@@ -188,6 +188,7 @@ class _Run:
             allow_mass_withdrawal=self.allow,
             polled=isinstance(self.source.reader, Polled),
             progress=lambda step: stderr.print(f"{step} …", markup=False),
+            rules=self.source.rules,
         )
 
     def prepare_to_watch(self) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bus.errors import BusError
 from bus.ingest.integrity import validate
+from bus.ingest.workspace import Workspace
 from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
 
@@ -47,9 +48,10 @@ class SourceContract:
         """Text columns by the standard's names, with file and line."""
         staging = self._read(tmp_path)
         assert staging.coverage
+        workspace = Workspace(staging)
         for kind in staging.kinds:
             assert kind in KINDS
-            described = staging.con.execute(f'DESCRIBE "raw_{kind}"').fetchall()
+            described = workspace.sql(f"DESCRIBE {workspace.raw(kind)}")
             found = {row[0]: row[1] for row in described}
             assert found.pop("_line") == "BIGINT"
             assert found.pop("_raw", "UBIGINT") == "UBIGINT"
@@ -59,17 +61,17 @@ class SourceContract:
     def test_what_it_reads_is_valid(self, tmp_path: Path) -> None:
         """A good extract gives records of every kind that it holds."""
         staging = self._read(tmp_path)
-        validate(staging)
+        validate(workspace := Workspace(staging))
         for kind in staging.kinds:
-            assert staging.con.execute(f'SELECT count(*) FROM "record_{kind}"').fetchall() != [(0,)]
+            assert workspace.number(f"SELECT count(*) FROM {workspace.record(kind)}")
 
     def test_reading_again_gives_the_same(self, tmp_path: Path) -> None:
         """Nothing in the outcome depends on when or how often it is read."""
         one, two = self._read(tmp_path / "1"), self._read(tmp_path / "2")
         assert one.coverage == two.coverage
         for kind in one.kinds:
-            sql = f'SELECT * FROM "raw_{kind}" ORDER BY ALL'
-            assert one.con.execute(sql).fetchall() == two.con.execute(sql).fetchall()
+            sql = f"SELECT * FROM {Workspace(one).raw(kind)} ORDER BY ALL"
+            assert Workspace(one).sql(sql) == Workspace(two).sql(sql)
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
@@ -91,7 +93,7 @@ class SourceContract:
         staging = _staging(folder)
         try:
             self.read(extract, staging)
-            validate(staging)
+            validate(Workspace(staging))
         except BusError as refused:
             assert self.marker not in str(refused)
         for fault in staging.faults:

@@ -2,7 +2,6 @@
 
 pipeline    the steps in their order, for every source
 workspace   the DuckDB database of one run: which tables there are, who makes and reads each
-staging     where a source puts what it read
 row_hashes  skips rows whose source text has not changed since they were last published
 coercion    from text to the standard's types
 integrity   checks and converts rows, and what records say of each other

@@ -6,9 +6,6 @@ from typing import Any
 
 from bus.standard import KINDS
 
-SCHEMA = "published"
-"""The name under which the cache of what was published is attached: `published.student`."""
-
 PRIMITIVE = {
     "string": "VARCHAR",
     "int": "INTEGER",

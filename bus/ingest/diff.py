@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import duckdb
-
 from bus.ingest import row_hashes
-from bus.ingest.columns import SCHEMA, columns, fingerprint, quoted
+from bus.ingest.columns import columns, fingerprint, quoted
+from bus.ingest.workspace import Workspace
 from bus.source import Coverage
 from bus.standard import KINDS
 
@@ -28,7 +27,7 @@ class Changes:
     stood: int
 
 
-def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Changes:
+def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
     """Make the table `change_KIND`: the records to publish, as they now stand, with the columns
 
     _change: created, updated or withdrawn;
@@ -41,17 +40,21 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
     A record whose row is in the extract but in quarantine is neither changed nor gone.
     """
     fields = ", ".join(quoted(name) for name in columns(kind))
-    change, record = quoted(f"change_{kind}"), quoted(f"record_{kind}")
+    change, record = workspace.change(kind), workspace.record(kind)
+    published, stale, gone = (
+        table(kind) for table in (workspace.published, workspace.stale, workspace.gone)
+    )
+    workspace.require(published, stale, gone, record)
     concerned = f"SELECT sourcedId FROM {record}"
     if coverage == "bulk":
-        concerned += f" UNION ALL SELECT sourcedId FROM {quoted(f'gone_{kind}')}"
+        concerned += f" UNION ALL SELECT sourcedId FROM {gone}"
     # Looked up once: most of what was published is not concerned, and is millions.
-    before = "concerned"
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE {before} AS SELECT b.* FROM {SCHEMA}.{quoted(kind)} b "
+    before = workspace.concerned
+    workspace.sql(
+        f"CREATE OR REPLACE TEMP TABLE {before} AS SELECT b.* FROM {published} b "
         f"SEMI JOIN ({concerned}) r ON b.sourcedId = r.sourcedId"
     )
-    con.execute(
+    workspace.sql(
         f"""
         CREATE OR REPLACE TABLE {change} AS
         SELECT r.* EXCLUDE (_print, _file), _change, _again, false AS _moved
@@ -72,7 +75,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
         for name in columns(kind)
     )
     # As it last stood, whatever else its row now says: only that is what products have of it.
-    con.execute(
+    workspace.sql(
         f"""
         INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
         SELECT {withdrawal}, r._line, 'withdrawn', true, false
@@ -83,7 +86,7 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
     if KINDS[kind].owner != "sourcedId":
         ends = [quoted(name) for name in (*KINDS[kind].required, "role") if name in columns(kind)]
         other = " OR ".join(f"c.{end} <> b.{end}" for end in ends)
-        con.execute(
+        workspace.sql(
             f"""
             INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
             SELECT {withdrawal}, c._line, 'updated', true, true
@@ -92,29 +95,23 @@ def compare(con: duckdb.DuckDBPyConnection, kind: str, coverage: Coverage) -> Ch
             """
         )
     if coverage == "bulk":
-        con.execute(
+        workspace.sql(
             f"""
             INSERT INTO {change} ({fields}, _line, _change, _again, _moved)
             SELECT {withdrawal}, 0, 'withdrawn', true, false
-            FROM {before} b SEMI JOIN {quoted(f"gone_{kind}")} g ON b.sourcedId = g.sourcedId
+            FROM {before} b SEMI JOIN {gone} g ON b.sourcedId = g.sourcedId
             WHERE b.status = 'active'
             """
         )
-    counted = dict(
-        con.execute(
-            f"SELECT _change, count(*) FROM {change} WHERE NOT _moved GROUP BY 1"
-        ).fetchall()
+    counted: dict[str, int] = dict(
+        workspace.sql(f"SELECT _change, count(*) FROM {change} WHERE NOT _moved GROUP BY 1")
     )
-    total = _number(con, f"SELECT count(*) FROM {record}")
-    touched = _number(con, f"SELECT count(*) FROM {change} c WHERE NOT _moved AND _line > 0")
+    total = workspace.number(f"SELECT count(*) FROM {record}")
+    touched = workspace.number(f"SELECT count(*) FROM {change} c WHERE NOT _moved AND _line > 0")
     return Changes(
         created=counted.get("created", 0),
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
-        unchanged=total - touched + row_hashes.unchanged(con, kind),
-        stood=_number(con, f"SELECT count(*) FROM {SCHEMA}.{quoted(kind)} WHERE status = 'active'"),
+        unchanged=total - touched + row_hashes.unchanged(workspace, kind),
+        stood=workspace.number(f"SELECT count(*) FROM {published} WHERE status = 'active'"),
     )
-
-
-def _number(con: duckdb.DuckDBPyConnection, sql: str) -> int:
-    return int(con.execute(sql).fetchall()[0][0])

@@ -16,28 +16,42 @@ from dataclasses import dataclass, field
 
 from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
 from bus.ingest.columns import columns, quoted
-from bus.source import Fault, Staging
+from bus.ingest.workspace import Workspace, WorkTable
+from bus.source import Fault
 from bus.standard import KINDS
 
 Known = Callable[[str, list[str]], set[str]]
+
+RULES = 1
+"""The version of all rules by which text becomes records: those of `bus.ingest.coercion`, of this
+module, and of hashes (`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`).
+
+Raise it when the same text is read in another way than before: what rows were published as then
+counts for nothing, and each source checks all of its rows once more. tests/unit/test_rules.py knows
+when it is due.
+"""
 
 MOST = 1_000
 """How many faults of one sort in one file are told one by one; of the others only the number."""
 
 
-def validate(staging: Staging, known: Known | None = None) -> dict[str, int]:
-    """Make `record_KIND` of `raw_KIND` for each kind in the extract, and add to `staging.faults`.
+def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]:
+    """Make `record_KIND` of `raw_KIND` for each kind in the extract, and add to the faults.
 
     known: which of these ids another source has published as records of this kind; asked at most
-           once for each kind, about ids that are neither in the extract nor in
-           `known_KIND(sourcedId)`, where there is such a table or view.
+           once for each kind, about ids that are neither in the extract nor in `known_KIND`,
+           where there is such a table or view.
 
     Returns for each kind how many rows were left out for a fatal fault. Of rows that are the same
     in all fields the first is kept; the others are not counted, as nothing is lost with them.
     """
-    kinds = [kind for kind in KINDS if kind in staging.coverage]
-    run = _Run(staging, known, kinds)
-    run.sql("CREATE OR REPLACE TEMP TABLE doubtful (kind VARCHAR, file VARCHAR, line BIGINT)")
+    kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
+    workspace.require(*map(workspace.raw, kinds))
+    run = _Run(workspace, known, kinds)
+    workspace.sql(
+        f"CREATE OR REPLACE TEMP TABLE {workspace.doubtful} "
+        "(kind VARCHAR, file VARCHAR, line BIGINT)"
+    )
     left_out = {kind: run.convert(kind) for kind in kinds}
     for kind in kinds:
         left_out[kind] += run.settle(kind)
@@ -51,10 +65,6 @@ def without_id(fault: Fault) -> bool:
     return fault.value_class == "empty" or fault.reason.startswith(NO_ID)
 
 
-def _record(kind: str) -> str:
-    return quoted(f"record_{kind}")
-
-
 @dataclass(slots=True)
 class _Run:
     """One validation; see `validate`.
@@ -63,29 +73,23 @@ class _Run:
     elsewhere: the kinds about which `known` was asked; its answer is in `elsewhere_KIND`.
     """
 
-    staging: Staging
+    workspace: Workspace
     known: Known | None
     kinds: list[str]
     settled: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
 
-    def sql(self, statement: str) -> list[tuple[object, ...]]:
-        rows: list[tuple[object, ...]] = self.staging.con.execute(statement).fetchall()
-        return rows
-
-    def number(self, statement: str) -> int:
-        """The one number that a statement gives: of a DELETE, how many rows."""
-        return int(str(self.sql(statement)[0][0]))
-
     # Each kind by itself
 
     def convert(self, kind: str) -> int:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
-        record, raw = _record(kind), quoted(f"raw_{kind}")
-        there = self.staging.con.execute(f"FROM {raw} LIMIT 0").description or []
-        select, sorts = reading(kind, raw, [column[0] for column in there])
-        self.sql(f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})")
-        if self.number(f"SELECT count(_worst) FROM {record}"):
+        workspace = self.workspace
+        record, raw = workspace.record(kind), workspace.raw(kind)
+        select, sorts = reading(kind, raw, workspace.columns_of(raw))
+        workspace.sql(
+            f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})"
+        )
+        if workspace.number(f"SELECT count(_worst) FROM {record}"):
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
             self.tell(
                 kind,
@@ -93,19 +97,20 @@ class _Run:
                 "SELECT _file, _line, f.code AS code, f.class AS class, NULL AS kept "
                 f"FROM ({found}) WHERE f IS NOT NULL",
             )
-        left_out = self.number(f"DELETE FROM {record} WHERE _worst < 0")
-        self.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
+        left_out = workspace.number(f"DELETE FROM {record} WHERE _worst < 0")
+        workspace.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
         return left_out + self._single(kind)
 
     def _single(self, kind: str) -> int:
         """Keep one row of each id, the latest modified or the first; how many were left out."""
-        record = _record(kind)
+        workspace = self.workspace
+        record, repeated = workspace.record(kind), workspace.repeated
         fields = ", ".join(quoted(name) for name in columns(kind))
         # By hash first, as hashes of millions of ids fit in memory where the ids may not.
         several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
-        self.sql(
+        workspace.sql(
             f"""
-            CREATE OR REPLACE TEMP TABLE repeated AS
+            CREATE OR REPLACE TEMP TABLE {repeated} AS
             SELECT r, _line, _file, class, _values IS NOT DISTINCT FROM first._values AS same,
                 CASE WHEN first._file = _file THEN format('line {{}}', first._line)
                     ELSE format('line {{}} of {{}}', first._line, first._file) END AS kept
@@ -136,10 +141,10 @@ class _Run:
             kind,
             sorts,
             "SELECT _file, _line, CASE WHEN same THEN 1 ELSE 2 END AS code, class, kept "
-            "FROM repeated",
+            f"FROM {repeated}",
         )
-        self.sql(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM repeated)")
-        return self.number("SELECT count(*) FROM repeated WHERE NOT same")
+        workspace.sql(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {repeated})")
+        return workspace.number(f"SELECT count(*) FROM {repeated} WHERE NOT same")
 
     # What kinds say of each other
 
@@ -160,7 +165,9 @@ class _Run:
 
     def _require(self, kind: str, names: Iterable[str]) -> int:
         """Leave out the rows that cannot do without what is not there; how many."""
-        self.sql("CREATE OR REPLACE TEMP TABLE doomed (r BIGINT)")
+        workspace = self.workspace
+        doomed = workspace.doomed
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
         for name in names:
             if self._dangling(kind, name):
                 reason = _absent(
@@ -168,8 +175,9 @@ class _Run:
                     "the row was left out; send that too, or mend the id",
                 )
                 self._tell_bad(kind, Sort(name, reason, True))
-                self.sql("INSERT INTO doomed SELECT r FROM bad")
-        return self.number(f"DELETE FROM {_record(kind)} WHERE rowid IN (SELECT r FROM doomed)")
+                workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
+        record = workspace.record(kind)
+        return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
     def _is_list(self, kind: str, name: str) -> bool:
         return columns(kind)[name].endswith("[]")
@@ -178,30 +186,31 @@ class _Run:
         """SQL: (r, id) for each id that a record's field names. What is withdrawn is exempt."""
         id_ = f"unnest({quoted(name)})" if self._is_list(kind, name) else quoted(name)
         return (
-            f"SELECT rowid AS r, {id_} AS id FROM {_record(kind)} "
+            f"SELECT rowid AS r, {id_} AS id FROM {self.workspace.record(kind)} "
             f"WHERE status = 'active' AND {quoted(name)} IS NOT NULL"
         )
 
     def _dangling(self, kind: str, name: str) -> bool:
         """Make `bad(r, id)`: the rows that name what is nowhere, and one such id. Are there any?"""
-        targets = KINDS[kind].references[name]
-        self.sql(f"CREATE OR REPLACE TEMP TABLE dangling AS {self._not_here(kind, name)}")
+        workspace, targets = self.workspace, KINDS[kind].references[name]
+        dangling, bad = workspace.dangling, workspace.bad
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {dangling} AS {self._not_here(kind, name)}")
         for target in targets:
-            if not self.number("SELECT count(*) FROM dangling"):
+            if not workspace.number(f"SELECT count(*) FROM {dangling}"):
                 return False
-            if self._has(f"known_{target}"):
-                self._found(target, f"known_{target}")
+            if workspace.has(known := workspace.known(target)):
+                self._found(known)
         for target in targets:
-            if not self.number("SELECT count(*) FROM dangling"):
+            if not workspace.number(f"SELECT count(*) FROM {dangling}"):
                 return False
             if self.known:
                 self._ask(kind, target, self.known)
-                self._found(target, f"elsewhere_{target}")
-        self.sql(
-            "CREATE OR REPLACE TEMP TABLE bad AS SELECT r, min(id) AS id "
-            f"FROM ({self._naming(kind, name)}) WHERE id IN (SELECT id FROM dangling) GROUP BY r"
+                self._found(workspace.elsewhere(target))
+        workspace.sql(
+            f"CREATE OR REPLACE TEMP TABLE {bad} AS SELECT r, min(id) AS id "
+            f"FROM ({self._naming(kind, name)}) WHERE id IN (SELECT id FROM {dangling}) GROUP BY r"
         )
-        return self.number("SELECT count(*) FROM bad") > 0
+        return workspace.number(f"SELECT count(*) FROM {bad}") > 0
 
     def _not_here(self, kind: str, name: str) -> str:
         """SQL: the ids that a field names and that no active record in the extract has."""
@@ -211,27 +220,21 @@ class _Run:
             if target in self.settled or (target == kind and target in self.kinds)
         ]
         absent = "".join(
-            f" AND NOT EXISTS (FROM {_record(target)} t "
+            f" AND NOT EXISTS (FROM {self.workspace.record(target)} t "
             "WHERE t.sourcedId = n.id AND t.status = 'active')"
             for target in final
         )
         return f"SELECT DISTINCT id FROM ({self._naming(kind, name)}) n WHERE true{absent}"
 
-    def _has(self, table: str) -> bool:
-        found = self.staging.con.execute(
-            "SELECT count(*) FROM information_schema.tables "
-            "WHERE table_name = ? AND table_catalog IN (current_database(), 'temp')",
-            [table],
-        ).fetchall()
-        return bool(found[0][0])
-
-    def _found(self, target: str, table: str) -> None:
+    def _found(self, table: WorkTable) -> None:
         """Take from `dangling` what stands elsewhere.
 
         That this extract withdraws it does not matter: products have it, withdrawn or not, and
         what names it is not wrong for that.
         """
-        self.sql(f"DELETE FROM dangling WHERE id IN (SELECT sourcedId FROM {quoted(table)})")
+        self.workspace.sql(
+            f"DELETE FROM {self.workspace.dangling} WHERE id IN (SELECT sourcedId FROM {table})"
+        )
 
     def _ask(self, kind: str, target: str, known: Known) -> None:
         """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
@@ -245,16 +248,17 @@ class _Run:
             for name, targets in KINDS[other].references.items()
             if target in targets
         )
-        published = quoted(f"known_{target}")
-        told = f" AND id NOT IN (SELECT sourcedId FROM {published} WHERE sourcedId IS NOT NULL)"
-        ids = self.sql(
+        workspace = self.workspace
+        ours = workspace.known(target)
+        told = f" AND id NOT IN (SELECT sourcedId FROM {ours} WHERE sourcedId IS NOT NULL)"
+        ids = workspace.sql(
             f"SELECT id FROM ({wanted}) WHERE true"
-            + (told if self._has(f"known_{target}") else "")
+            + (told if workspace.has(ours) else "")
             + " ORDER BY id"
         )
         found = known(target, [str(row[0]) for row in ids]) if ids else set()
-        self.staging.con.execute(
-            f"CREATE OR REPLACE TEMP TABLE {quoted(f'elsewhere_{target}')} AS "
+        workspace.sql(
+            f"CREATE OR REPLACE TEMP TABLE {workspace.elsewhere(target)} AS "
             "SELECT unnest(?::VARCHAR[]) AS sourcedId",
             [sorted(found)],
         )
@@ -262,28 +266,29 @@ class _Run:
     def _drop(self, kind: str, name: str, reason: str) -> None:
         """Take what is in `bad` out of a field that can do without."""
         self._tell_bad(kind, Sort(name, reason, False))
-        record = _record(kind)
+        workspace = self.workspace
+        record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
         if not self._is_list(kind, name):
             instead = default(next(f for f in KINDS[kind].schema["fields"] if f["name"] == name))
-            self.sql(
-                f"UPDATE {record} SET {quoted(name)} = {instead} WHERE rowid IN (SELECT r FROM bad)"
+            workspace.sql(
+                f"UPDATE {record} SET {quoted(name)} = {instead} "
+                f"WHERE rowid IN (SELECT r FROM {bad})"
             )
             return
-        self.sql(
+        workspace.sql(
             f"""
-            CREATE OR REPLACE TEMP TABLE mended AS
+            CREATE OR REPLACE TEMP TABLE {mended} AS
             SELECT r, coalesce(list(id ORDER BY i)
-                FILTER (id NOT IN (SELECT id FROM dangling)), []) AS ids
+                FILTER (id NOT IN (SELECT id FROM {workspace.dangling})), []) AS ids
             FROM (
                 SELECT rowid AS r, unnest({quoted(name)}) AS id,
                     generate_subscripts({quoted(name)}, 1) AS i
-                FROM {record} WHERE rowid IN (SELECT r FROM bad)
+                FROM {record} WHERE rowid IN (SELECT r FROM {bad})
             ) GROUP BY r
             """
         )
-        self.sql(
-            f"UPDATE {record} SET {quoted(name)} = mended.ids FROM mended "
-            f"WHERE {record}.rowid = mended.r"
+        workspace.sql(
+            f"UPDATE {record} SET {quoted(name)} = m.ids FROM {mended} m WHERE {record}.rowid = m.r"
         )
 
     def _uncircle(self, kind: str, name: str) -> None:
@@ -293,65 +298,71 @@ class _Run:
         come to a circle. Each round doubles the jumps. Which of the circle is wrong, nobody can
         tell.
         """
-        record, up = _record(kind), quoted(name)
-        self.sql(
-            f"CREATE OR REPLACE TEMP TABLE jump AS SELECT sourcedId AS id, {up} AS up "
+        workspace = self.workspace
+        record, jump, up = workspace.record(kind), workspace.jump, quoted(name)
+        workspace.sql(
+            f"CREATE OR REPLACE TEMP TABLE {jump} AS SELECT sourcedId AS id, {up} AS up "
             f"FROM {record} WHERE status = 'active' AND {up} IS NOT NULL"
         )
-        left = self.number("SELECT count(*) FROM jump")
+        left = workspace.number(f"SELECT count(*) FROM {jump}")
         for _ in range(left.bit_length()):
-            self.sql(
-                "CREATE OR REPLACE TEMP TABLE jump AS "
-                "SELECT a.id, b.up FROM jump a JOIN jump b ON a.up = b.id"
+            workspace.sql(
+                f"CREATE OR REPLACE TEMP TABLE {jump} AS "
+                f"SELECT a.id, b.up FROM {jump} a JOIN {jump} b ON a.up = b.id"
             )
-            left = self.number("SELECT count(*) FROM jump")
+            left = workspace.number(f"SELECT count(*) FROM {jump}")
             if not left:
                 return
         if left:
-            self.sql(
-                f"CREATE OR REPLACE TEMP TABLE bad AS SELECT rowid AS r, {up} AS id FROM {record} "
-                "WHERE status = 'active' AND sourcedId IN (SELECT up FROM jump)"
+            workspace.sql(
+                f"CREATE OR REPLACE TEMP TABLE {workspace.bad} AS "
+                f"SELECT rowid AS r, {up} AS id FROM {record} "
+                f"WHERE status = 'active' AND sourcedId IN (SELECT up FROM {jump})"
             )
             self._drop(kind, name, "leads round in a circle to the record itself; it was left out")
 
     def doubt(self, kind: str) -> None:
         """Take `_raw` from the records of which something was told, or that name what is another
         source's: they are looked at again when they come again."""
-        record = _record(kind)
-        self.sql(
-            f"UPDATE {record} SET _raw = NULL WHERE EXISTS (FROM doubtful t "
+        workspace = self.workspace
+        record = workspace.record(kind)
+        workspace.sql(
+            f"UPDATE {record} SET _raw = NULL WHERE EXISTS (FROM {workspace.doubtful} t "
             f"WHERE t.kind = '{kind}' AND t.line = _line AND t.file = _file)"
         )
         for name, targets in KINDS[kind].references.items():
             for target in self.elsewhere.intersection(targets):
-                self.sql(
+                workspace.sql(
                     f"UPDATE {record} SET _raw = NULL WHERE rowid IN (SELECT r "
                     f"FROM ({self._naming(kind, name)}) WHERE id IN "
-                    f"(SELECT sourcedId FROM {quoted(f'elsewhere_{target}')}))"
+                    f"(SELECT sourcedId FROM {workspace.elsewhere(target)}))"
                 )
 
     # What is told
 
     def _tell_bad(self, kind: str, sort: Sort) -> None:
+        record, bad = self.workspace.record(kind), self.workspace.bad
         self.tell(
             kind,
             [sort],
-            f"SELECT _file, _line, 1 AS code, {value_class('bad.id')} AS class, NULL AS kept "
-            f"FROM {_record(kind)} r JOIN bad ON bad.r = r.rowid",
+            f"SELECT _file, _line, 1 AS code, {value_class('b.id')} AS class, NULL AS kept "
+            f"FROM {record} r JOIN {bad} b ON b.r = r.rowid",
         )
 
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
-        self.sql(f"INSERT INTO doubtful SELECT '{kind}', _file, _line FROM ({found})")
-        groups = self.staging.con.execute(
+        self.workspace.sql(
+            f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({found})"
+        )
+        groups = self.workspace.sql(
             f"""
             SELECT coalesce(_file, ''), code, count(*), min({{
                 'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
             }}, {MOST})
             FROM ({found}) GROUP BY 1, 2 ORDER BY 1, 2
             """
-        ).fetchall()
-        faults = self.staging.faults
+        )
+        faults = self.workspace.staging.faults
         for file, code, number, first in groups:
             sort = sorts[code - 1]
             for one in first:

@@ -24,9 +24,9 @@ from filelock import FileLock, Timeout
 
 from bus.errors import RetryLater, Stop
 from bus.ingest import diff, ownership, position, quarantine, row_hashes, snapshot
-from bus.ingest.coercion import text_literal
-from bus.ingest.columns import SCHEMA, encodable, quoted
+from bus.ingest.columns import encodable
 from bus.ingest.integrity import validate, without_id
+from bus.ingest.workspace import Workspace
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
 from bus.kafka.known_ids import known_ids
@@ -49,10 +49,6 @@ LONGEST_NAME = 100
 
 BATCH = 10_000
 """How many records are encoded at once."""
-
-MEMORY = "1GB"
-"""What DuckDB may use before it spills to disk."""
-
 
 NOT_OURS = (
     "is the id of a record of another source; the row was left out; give each source ids of its "
@@ -109,6 +105,7 @@ def produce(
     allow_mass_withdrawal: bool = False,
     polled: bool = False,
     progress: Progress = lambda _: None,
+    rules: str = "",
 ) -> Report:
     """Publish what an extract changes against what this source last published.
 
@@ -119,6 +116,8 @@ def produce(
     polled:   whether `read` goes on from `staging.position` and moves it; where it then stands is
               published in the same transaction as the last of the events.
     progress: is told each step, for a person.
+    rules:    the version of the source's own rules. A source that makes other text of the same
+              files than before says another one, and all rows are then checked again.
 
     Raises `Stop` when a person must act (nothing was published), `RetryLater` when Kafka or the
     registry does not answer (nothing is lost: run it again).
@@ -142,12 +141,9 @@ def produce(
         _fresh(work / f"{name}.extract") as folder,
         span(f"produce {source}") as traceparent,
         _told_of_the_disk(folder),
-        duckdb.connect() as con,
+        Workspace.open(folder) as workspace,
     ):
-        con.execute("SET enable_progress_bar = false")  # it would write to stdout
-        con.execute(f"SET memory_limit = '{MEMORY}'")
-        con.execute(f"SET temp_directory = {text_literal(str(folder))}")
-        run = _Run(settings, f"/{source}", ids, con, folder, traceparent, progress)
+        run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
         return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
 
 
@@ -199,13 +195,13 @@ class _Run:
     settings: Settings
     source: str
     ids: dict[str, int]
-    con: duckdb.DuckDBPyConnection
-    folder: Path
+    workspace: Workspace
+    rules: str
     traceparent: str | None
     progress: Progress
 
     def take(self, name: str, read: Read, share: float, allow: bool, polled: bool) -> Report:
-        staging = Staging(self.con, self.folder)
+        workspace, staging = self.workspace, self.workspace.staging
         time = now()
         # Before the topics are read, as it puts an end to whatever an earlier process had begun.
         publisher = Publisher(
@@ -213,21 +209,21 @@ class _Run:
         )
         try:
             self.progress("looking up what was last published")
-            snapshot.attach(self.con, self.settings, self.source)
+            snapshot.attach(workspace, self.settings, self.source, self.rules)
             begin = staging.position = position.read(self.settings, self.source) if polled else ""
             self.progress("reading")
             read(staging)
-            for kind in staging.coverage:
-                raw = quoted(f"raw_{kind}")
-                self.con.execute(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
+            for raw in map(workspace.raw, staging.coverage):
+                workspace.require(raw)
+                workspace.sql(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
             self.progress("checking")
-            row_hashes.set_apart(staging)
-            self._view_known(staging)
-            quarantined = validate(staging, self._known_elsewhere)
+            row_hashes.set_apart(workspace)
+            self._view_known()
+            quarantined = validate(workspace, self._known_elsewhere)
             unread = {kind: _unread(staging, kind) for kind in staging.coverage}
-            self._leave_others_alone(staging, quarantined)
+            self._leave_others_alone(quarantined)
             self.progress("comparing")
-            report = self._compare(name, staging, quarantined, unread)
+            report = self._compare(name, quarantined, unread)
             self._guard(report, share, allow)
             self.progress(f"publishing {report.published:,} events")
             moved = staging.position if staging.position != begin else None
@@ -235,38 +231,40 @@ class _Run:
         finally:
             publisher.close()
         if not publisher.replaced:  # else the next run learns from the topics what they hold
-            snapshot.remember(self.con, self.settings, list(report.records))
-            quarantine.remember(self.con, faults)
+            snapshot.remember(workspace, self.settings, list(report.records))
+            quarantine.remember(workspace, faults)
         return report
 
-    def _view_known(self, staging: Staging) -> None:
+    def _view_known(self) -> None:
         """Make `known_KIND`: what was published, withdrawn or not, and may be referred to.
 
         Of a kind that the extract holds whole, what is not in it goes, so it does not count.
         """
+        workspace = self.workspace
         for kind in KINDS:
-            here = (
-                f"ANTI JOIN {quoted(f'gone_{kind}')} g ON b.sourcedId = g.sourcedId"
-                if staging.coverage.get(kind) == "bulk"
-                else ""
-            )
-            self.con.execute(
-                f"CREATE TEMP VIEW {quoted(f'known_{kind}')} AS SELECT b.sourcedId "
-                f"FROM {SCHEMA}.{quoted(kind)} b {here}"
+            here = ""
+            if workspace.staging.coverage.get(kind) == "bulk":
+                workspace.require(gone := workspace.gone(kind))
+                here = f"ANTI JOIN {gone} g ON b.sourcedId = g.sourcedId"
+            workspace.sql(
+                f"CREATE TEMP VIEW {workspace.known(kind)} AS SELECT b.sourcedId "
+                f"FROM {workspace.published(kind)} b {here}"
             )
 
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
         return known_ids(self.settings, kind, ids, other_than=self.source)
 
-    def _leave_others_alone(self, staging: Staging, quarantined: dict[str, int]) -> None:
+    def _leave_others_alone(self, quarantined: dict[str, int]) -> None:
         """Put the records that are another source's into quarantine; see `bus.ingest.ownership`."""
+        workspace, staging = self.workspace, self.workspace.staging
         others = ownership.announce(self.settings, self.source, staging.coverage)
         for kind in others.intersection(staging.coverage):
-            record, before = quoted(f"record_{kind}"), f"{SCHEMA}.{quoted(kind)}"
-            rows = self.con.execute(
+            record, before = workspace.record(kind), workspace.published(kind)
+            workspace.require(record, before)
+            rows = workspace.sql(
                 f"SELECT sourcedId, _file, _line FROM {record} r WHERE NOT EXISTS "
                 f"(FROM {before} b WHERE b.sourcedId = r.sourcedId) ORDER BY _line"
-            ).fetchall()
+            )
             ids = ownership.taken(
                 self.settings, kind, (row[0] for row in rows), other_than=self.source
             )
@@ -277,15 +275,14 @@ class _Run:
                 for id_, file, line in rows
                 if id_ in ids
             ]
-            self.con.execute(
+            workspace.sql(
                 f"DELETE FROM {record} WHERE sourcedId IN (SELECT unnest(?::VARCHAR[]))",
                 [sorted(ids)],
             )
             quarantined[kind] = quarantined.get(kind, 0) + len(ids)
 
-    def _compare(
-        self, name: str, staging: Staging, quarantined: dict[str, int], unread: dict[str, int]
-    ) -> Report:
+    def _compare(self, name: str, quarantined: dict[str, int], unread: dict[str, int]) -> Report:
+        staging = self.workspace.staging
         report = Report(name, faults=staging.faults)
         for kind in KINDS:
             if kind not in staging.coverage:
@@ -298,7 +295,7 @@ class _Run:
                     f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being "
                     "absent; mend them and send the extract again"
                 )
-            changes = diff.compare(self.con, kind, coverage)
+            changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
                 "created": changes.created,
                 "updated": changes.updated,
@@ -338,6 +335,7 @@ class _Run:
         moved: the source's new position, which is published with the last of it.
         """
         kinds = list(report.records)
+        self.workspace.require(*map(self.workspace.change, kinds))
         steps: list[tuple[str, Change, str]] = []
         for kind in kinds:
             steps += [
@@ -370,17 +368,16 @@ class _Run:
         return ids
 
     def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:
-        return quarantine.publish_new(self.con, publisher, self.settings, self.source, faults, time)
+        return quarantine.publish_new(
+            self.workspace, publisher, self.settings, self.source, faults, time
+        )
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""
-        cursor = self.con.cursor()
-        try:
-            yield from cursor.sql(
-                f"SELECT {encodable(kind, 'c')} FROM {quoted(f'change_{kind}')} c WHERE {where}"
-            ).to_arrow_reader(BATCH)
-        finally:
-            cursor.close()  # else the cache stays open as long as somebody holds the failure
+        change = self.workspace.change(kind)
+        return self.workspace.batches(
+            f"SELECT {encodable(kind, 'c')} FROM {change} c WHERE {where}", BATCH
+        )
 
 
 def _upto(

@@ -18,8 +18,7 @@ from bus.kafka.reader import scan
 from bus.source import Fault
 
 if TYPE_CHECKING:
-    import duckdb
-
+    from bus.ingest.workspace import Workspace
     from bus.kafka.transactions import Publisher
     from bus.settings import Settings
 
@@ -31,7 +30,7 @@ def fault_id(source: str, fault: Fault) -> str:
 
 
 def publish_new(
-    con: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
     publisher: Publisher,
     settings: Settings,
     source: str,
@@ -43,7 +42,7 @@ def publish_new(
     A cache that was made anew does not know what it had; what the topic holds then counts.
     Returns the ids of all faults of this run, for `remember`.
     """
-    known = {row[0] for row in con.execute("SELECT id FROM published.quarantined").fetchall()}
+    known = {row[0] for row in workspace.sql(f"SELECT id FROM {workspace.quarantined}")}
     faults = list(faults)
     if None in known and faults:
         known = {
@@ -71,12 +70,12 @@ def publish(
         publisher.raw(topics.quarantine(settings), name, value.encode(), headers)
 
 
-def remember(con: duckdb.DuckDBPyConnection, ids: list[str]) -> None:
+def remember(workspace: Workspace, ids: list[str]) -> None:
     """Note which faults the source has now, after they are published."""
-    con.execute("BEGIN")
-    con.execute("DELETE FROM published.quarantined")
-    con.execute("INSERT INTO published.quarantined SELECT unnest(?::VARCHAR[])", [ids])
-    con.execute("COMMIT")
+    known = workspace.quarantined
+    with workspace.transaction():
+        workspace.sql(f"DELETE FROM {known}")
+        workspace.sql(f"INSERT INTO {known} SELECT unnest(?::VARCHAR[])", [ids])
 
 
 def read(settings: Settings) -> list[dict[str, Any]]:

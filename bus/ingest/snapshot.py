@@ -3,7 +3,8 @@
 Kafka is the store of record. This DuckDB file holds the latest state of each record that the source
 has published, marked with the offsets for which it stands. It is brought up to date from the topics
 before every use, so it may be stale (a kill between commit and cache), and is made anew from the
-topics when it is missing, damaged, of another cluster or of another version of the standard.
+topics when it is missing, damaged, of another cluster, of another version of the standard, or when
+rows were read by other rules (see `bus.ingest.integrity.RULES`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,9 +24,10 @@ import duckdb
 
 from bus.delivery import Position
 from bus.errors import Never
-from bus.ingest import coercion, integrity
+from bus.ingest import integrity
 from bus.ingest.coercion import text_literal
-from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
+from bus.ingest.columns import columns, definition, fingerprint, quoted
+from bus.ingest.workspace import Workspace
 from bus.kafka import topics
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import Reader
@@ -34,6 +35,7 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS, Record
+from bus.standard.meaning import meaning
 
 READ = 10_000
 """How many messages are read at once when the cache is brought up to date."""
@@ -47,48 +49,50 @@ def cache_file(settings: Settings, source: str) -> Path:
     return settings.home / "published" / settings.topic_prefix / f"{name}.duckdb"
 
 
-def attach(con: duckdb.DuckDBPyConnection, settings: Settings, source: str) -> None:
-    """Attach the source's cache to a connection and bring it up to what the topics hold."""
+def attach(workspace: Workspace, settings: Settings, source: str, rules: str = "") -> None:
+    """Attach the source's cache to a workspace and bring it up to what the topics hold.
+
+    rules: the version of the source's own rules of reading, see `bus.ingest.pipeline.produce`.
+    """
     path = cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     failure = "could not read what was last published: Kafka says {}; try again when it is up"
     with Reader(settings, failure) as reader:
-        mark = _mark(reader.cluster())
-        _open(con, path, mark)
+        mark = _mark(reader.cluster(), rules)
+        _open(workspace, path, mark)
         ends = reader.ends([topics.topic(settings, kind) for kind in KINDS])
-        if not _fits(con, ends):
-            con.execute(f"DETACH {SCHEMA}")
+        if not _fits(workspace, ends):
+            workspace.detach()
             _remove(path)
-            _open(con, path, mark)
-        _catch_up(con, settings, source, reader, ends)
+            _open(workspace, path, mark)
+        _catch_up(workspace, settings, source, reader, ends)
 
 
-def remember(con: duckdb.DuckDBPyConnection, settings: Settings, kinds: list[str]) -> None:
+def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None:
     """Take what has just been published (`change_KIND`, see `bus.ingest.diff`) into the cache.
 
     Called after the commit. The offsets are those of the topics' ends now: only this process
     publishes as this source, so all of it that lies before is in the cache.
     """
+    workspace.require(*map(workspace.change, kinds), *map(workspace.record, kinds))
     ends = _ends(settings)
-    con.execute("BEGIN")
-    for kind in kinds:
-        fields = ", ".join(quoted(name) for name in columns(kind))
-        table = f"{SCHEMA}.{quoted(kind)}"
-        change = quoted(f"change_{kind}")
-        con.execute(
-            f"DELETE FROM {table} WHERE sourcedId IN "
-            f"(SELECT sourcedId FROM {change} WHERE _change <> 'created' OR _again)"
-        )
-        con.execute(
-            f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')}, _raw "
-            f"FROM {change} c WHERE NOT _moved"
-        )
-        con.execute(
-            f"UPDATE {table} b SET _raw = r._raw FROM {quoted(f'record_{kind}')} r "
-            "WHERE r.sourcedId = b.sourcedId AND r._raw IS DISTINCT FROM b._raw"
-        )
-    _set_positions(con, ends)
-    con.execute("COMMIT")
+    with workspace.transaction():
+        for kind in kinds:
+            fields = ", ".join(quoted(name) for name in columns(kind))
+            table, change = workspace.published(kind), workspace.change(kind)
+            workspace.sql(
+                f"DELETE FROM {table} WHERE sourcedId IN "
+                f"(SELECT sourcedId FROM {change} WHERE _change <> 'created' OR _again)"
+            )
+            workspace.sql(
+                f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')}, _raw "
+                f"FROM {change} c WHERE NOT _moved"
+            )
+            workspace.sql(
+                f"UPDATE {table} b SET _raw = r._raw FROM {workspace.record(kind)} r "
+                "WHERE r.sourcedId = b.sourcedId AND r._raw IS DISTINCT FROM b._raw"
+            )
+        _set_positions(workspace, ends)
 
 
 def _ends(settings: Settings) -> dict[Position, int]:
@@ -100,50 +104,49 @@ def _ends(settings: Settings) -> dict[Position, int]:
         return reader.ends([topics.topic(settings, kind) for kind in KINDS])
 
 
-def _mark(cluster: str) -> str:
-    """What the cache stands for beside the offsets: cluster, standard, how hashes are made, and the
-    rules by which rows were read and valid."""
-    schemas = json.dumps({name: kind.schema for name, kind in KINDS.items()}, sort_keys=True)
-    rules = [Path(module.__file__ or "").read_text("utf-8") for module in (coercion, integrity)]
-    parts = (cluster, version("schoolbus"), duckdb.__version__, schemas, *rules)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def _mark(cluster: str, rules: str) -> str:
+    """What the cache stands for beside the offsets: the cluster, the standard, how hashes are made,
+    and the rules by which rows were read and valid: the bus's and the source's own."""
+    schemas = {
+        name: (meaning(kind.schema), kind.owner, dict(kind.references))
+        for name, kind in KINDS.items()
+    }
+    parts = (cluster, duckdb.__version__, schemas, integrity.RULES, rules)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _open(con: duckdb.DuckDBPyConnection, path: Path, mark: str) -> None:
+def _open(workspace: Workspace, path: Path, mark: str) -> None:
     try:
-        con.execute(f"ATTACH {text_literal(str(path))} AS {SCHEMA}")
-        con.execute(f"CREATE TABLE IF NOT EXISTS {SCHEMA}.about (mark VARCHAR)")
-        found = con.execute(f"SELECT mark FROM {SCHEMA}.about").fetchall()
+        workspace.attach(path)
+        workspace.sql(f"CREATE TABLE IF NOT EXISTS {workspace.about} (mark VARCHAR)")
+        found = workspace.sql(f"SELECT mark FROM {workspace.about}")
         if found in ([], [(mark,)]):
             if not found:
-                _create(con, mark)
+                _create(workspace, mark)
             return
-        con.execute(f"DETACH {SCHEMA}")
     except duckdb.Error:
         logging.getLogger(__name__).debug("the cache of what was published is made anew")
-        attached = con.execute("SELECT database_name FROM duckdb_databases()").fetchall()
-        if (SCHEMA,) in attached:
-            con.execute(f"DETACH {SCHEMA}")
+    workspace.detach()
     _remove(path)
-    con.execute(f"ATTACH {text_literal(str(path))} AS {SCHEMA}")
-    con.execute(f"CREATE TABLE {SCHEMA}.about (mark VARCHAR)")
-    _create(con, mark)
+    workspace.attach(path)
+    workspace.sql(f"CREATE TABLE {workspace.about} (mark VARCHAR)")
+    _create(workspace, mark)
 
 
-def _create(con: duckdb.DuckDBPyConnection, mark: str) -> None:
-    con.execute("BEGIN")
-    for kind in KINDS:
-        con.execute(
-            f"CREATE TABLE {SCHEMA}.{quoted(kind)} "
-            f"({definition(kind)}, _fingerprint UBIGINT, _raw UBIGINT)"
+def _create(workspace: Workspace, mark: str) -> None:
+    with workspace.transaction():
+        for kind in KINDS:
+            workspace.sql(
+                f"CREATE TABLE {workspace.published(kind)} "
+                f"({definition(kind)}, _fingerprint UBIGINT, _raw UBIGINT)"
+            )
+        workspace.sql(
+            f"CREATE TABLE {workspace.position} "
+            "(topic VARCHAR, partition INTEGER, next_offset BIGINT)"
         )
-    con.execute(
-        f"CREATE TABLE {SCHEMA}.position (topic VARCHAR, partition INTEGER, next_offset BIGINT)"
-    )
-    # NULL: which faults are known is not, see `bus.ingest.quarantine.publish_new`
-    con.execute(f"CREATE TABLE {SCHEMA}.quarantined AS SELECT NULL::VARCHAR AS id")
-    con.execute(f"INSERT INTO {SCHEMA}.about VALUES (?)", [mark])
-    con.execute("COMMIT")
+        # NULL: which faults are known is not, see `bus.ingest.quarantine.publish_new`
+        workspace.sql(f"CREATE TABLE {workspace.quarantined} AS SELECT NULL::VARCHAR AS id")
+        workspace.sql(f"INSERT INTO {workspace.about} VALUES (?)", [mark])
 
 
 def _remove(path: Path) -> None:
@@ -151,23 +154,23 @@ def _remove(path: Path) -> None:
     path.with_name(path.name + ".wal").unlink(missing_ok=True)
 
 
-def _positions(con: duckdb.DuckDBPyConnection) -> dict[Position, int]:
-    rows = con.execute(f"SELECT topic, partition, next_offset FROM {SCHEMA}.position").fetchall()
+def _positions(workspace: Workspace) -> dict[Position, int]:
+    rows = workspace.sql(f"SELECT topic, partition, next_offset FROM {workspace.position}")
     return {Position(topic, partition): offset for topic, partition, offset in rows}
 
 
-def _set_positions(con: duckdb.DuckDBPyConnection, ends: dict[Position, int]) -> None:
-    con.execute(f"DELETE FROM {SCHEMA}.position")
+def _set_positions(workspace: Workspace, ends: dict[Position, int]) -> None:
+    workspace.sql(f"DELETE FROM {workspace.position}")
     if ends:
-        con.executemany(
-            f"INSERT INTO {SCHEMA}.position VALUES (?, ?, ?)",
+        workspace.con.executemany(
+            f"INSERT INTO {workspace.position} VALUES (?, ?, ?)",
             [[topic, partition, offset] for (topic, partition), offset in ends.items()],
         )
 
 
-def _fits(con: duckdb.DuckDBPyConnection, ends: dict[Position, int]) -> bool:
+def _fits(workspace: Workspace, ends: dict[Position, int]) -> bool:
     """Whether the topics still reach as far as the cache; not so after a topic was made anew."""
-    return all(offset <= ends.get(part, -1) for part, offset in _positions(con).items())
+    return all(offset <= ends.get(part, -1) for part, offset in _positions(workspace).items())
 
 
 @dataclass(slots=True)
@@ -181,25 +184,24 @@ class _Lot:
 
 
 def _catch_up(
-    con: duckdb.DuckDBPyConnection,
+    workspace: Workspace,
     settings: Settings,
     source: str,
     reader: Reader,
     ends: dict[Position, int],
 ) -> None:
-    positions = _positions(con)
+    positions = _positions(workspace)
     lookup = schema_lookup(settings)
     decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
     read: set[str] = set()
     for lots in _published(settings, source, reader, ends, positions):
         for kind, lot in lots.items():
             read.add(kind)
-            _read(con, cache_file(settings, source), decoders[kind], kind, lot)
-    con.execute("BEGIN")
-    for kind in read:
-        _upsert(con, kind)
-    _set_positions(con, positions)
-    con.execute("COMMIT")
+            _read(workspace, cache_file(settings, source), decoders[kind], kind, lot)
+    with workspace.transaction():
+        for kind in read:
+            _upsert(workspace, kind)
+        _set_positions(workspace, positions)
 
 
 def _published(
@@ -230,41 +232,35 @@ def _published(
     yield lots
 
 
-def _table(kind: str) -> str:
-    return quoted(f"read_{kind}")
-
-
-def _upsert(con: duckdb.DuckDBPyConnection, kind: str) -> None:
+def _upsert(workspace: Workspace, kind: str) -> None:
     """Let the latest of each record that was read stand in the cache."""
     fields = ", ".join(f"r.{quoted(name)}" for name in columns(kind))
-    table = f"{SCHEMA}.{quoted(kind)}"
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE latest AS SELECT rowid AS at, _id FROM {_table(kind)} "
+    table, read, latest = workspace.published(kind), workspace.read(kind), workspace.latest
+    workspace.sql(
+        f"CREATE OR REPLACE TEMP TABLE {latest} AS SELECT rowid AS at, _id FROM {read} "
         # A record that moved to another owner is withdrawn in one partition and stands in
         # another, both in one millisecond: what stands is the later.
         "QUALIFY row_number() OVER (PARTITION BY _id "
         "ORDER BY _at DESC, status = 'active' DESC, _offset DESC) = 1"
     )
-    con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM latest)")
-    con.execute(
+    workspace.sql(f"DELETE FROM {table} WHERE sourcedId IN (SELECT _id FROM {latest})")
+    workspace.sql(
         f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'r')}, NULL "
-        f"FROM {_table(kind)} r JOIN latest ON r.rowid = latest.at WHERE r.sourcedId IS NOT NULL"
+        f"FROM {read} r JOIN {latest} l ON r.rowid = l.at WHERE r.sourcedId IS NOT NULL"
     )
-    con.execute(f"DROP TABLE latest; DROP TABLE {_table(kind)}")
+    workspace.sql(f"DROP TABLE {latest}; DROP TABLE {read}")
 
 
-def _read(
-    con: duckdb.DuckDBPyConnection, cache: Path, decoder: Decoder, kind: str, lot: _Lot
-) -> None:
+def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot) -> None:
     """Add the records of a lot to what was read, with the key of each, its time and its offset; a
     row of nothing else for what cannot be decoded."""
-    con.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS {_table(kind)} "
+    workspace.sql(
+        f"CREATE TEMP TABLE IF NOT EXISTS {workspace.read(kind)} "
         f"({definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT)"
     )
     found = decoder.columns(lot.values)
     if found is None:
-        _read_one_by_one(con, cache, decoder, kind, lot)
+        _read_one_by_one(workspace, cache, decoder, kind, lot)
         return
     import pyarrow
 
@@ -277,13 +273,11 @@ def _read(
         [*plain, pyarrow.array(lot.ids), pyarrow.array(lot.times), pyarrow.array(lot.offsets)],
         [*found.schema.names, "_id", "_at", "_offset"],
     )
-    con.register("arrow", arrow)
-    con.execute(f"INSERT INTO {_table(kind)} BY NAME SELECT * FROM arrow")
-    con.unregister("arrow")
+    workspace.insert(workspace.read(kind), arrow)
 
 
 def _read_one_by_one(
-    con: duckdb.DuckDBPyConnection, cache: Path, decoder: Decoder, kind: str, lot: _Lot
+    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot
 ) -> None:
     # Beside the cache and named like it: another source may be catching up at the same time.
     path = cache.with_suffix(".ndjson")
@@ -300,8 +294,8 @@ def _read_one_by_one(
                     record = None  # an erasure, or not ours to mend here: nothing to compare with
                 row = {"_id": key, "_at": at, "_offset": offset, **(record or {})}
                 out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
-        con.execute(
-            f"INSERT INTO {_table(kind)} BY NAME SELECT * FROM "
+        workspace.sql(
+            f"INSERT INTO {workspace.read(kind)} BY NAME SELECT * FROM "
             f"read_json({text_literal(str(path))}, format = 'newline_delimited', "
             f"columns = {{{spec}}})"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bus.source import Extracts, NoSettings, Source, Staging
-from producers.oneroster_csv.read import read
+from producers.oneroster_csv.read import RULES, read
 
 
 def _read(extract: Path, _: NoSettings, staging: Staging) -> None:
@@ -20,4 +20,5 @@ SOURCE = Source(
         "same extract again publishes nothing."
     ),
     reader=Extracts(_read, what="A zip or a folder with a OneRoster CSV extract."),
+    rules=RULES,
 )

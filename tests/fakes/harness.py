@@ -88,7 +88,7 @@ CONSUMERS = (
     "bus.kafka.offsets.Consumer",
     "bus.kafka.reader.Consumer",
 )
-PRODUCERS = ("bus.consume.deadletters.Producer", "bus.replay.replay_log.Producer")
+PRODUCERS = ("bus.kafka.sender.Producer", "bus.replay.replay_log.Producer")
 ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
 CLOCKS = (
     "bus.consume.worker.time",

@@ -341,8 +341,8 @@ def test_a_failure_shrinks_to_a_few_records(
 ) -> None:
     compare = diff.compare
 
-    def forgetful(con: Any, kind: str, _: object) -> Any:
-        return compare(con, kind, "delta")  # what is no longer there is not withdrawn
+    def forgetful(workspace: Any, kind: str, _: object) -> Any:
+        return compare(workspace, kind, "delta")  # what is no longer there is not withdrawn
 
     monkeypatch.setattr(diff, "compare", forgetful)
     failed: list[list[Day]] = []

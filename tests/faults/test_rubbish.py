@@ -10,7 +10,7 @@ import csv
 import random
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pytest
 from bus.errors import Stop
 from bus.ingest import integrity
 from bus.ingest.columns import quoted
+from bus.ingest.workspace import Workspace
 from bus.source import Fault, Staging
 from producers.oneroster_csv import archive, rows, users
 from producers.oneroster_csv.encoding import as_utf8
@@ -125,7 +126,7 @@ def test_rows(
     (tmp_path / "work").mkdir()
     staging = Staging(duckdb.connect(), tmp_path / "work")
     read(tmp_path / "extract", staging)
-    integrity.validate(staging)
+    integrity.validate(Workspace(staging))
     fates: Counter[str] = Counter()
     for file, found in inputs.items():
         fates += account(staging, tmp_path / "extract" / f"{file}.csv", found)
@@ -143,7 +144,10 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
     for fault in staging.faults:
         if fault.file == path.name and fault.line > 1:
             faults.setdefault(fault.line, []).append(fault)
-    raw, kept = (values(staging, table, file, names) for table in ("raw", "record"))
+    workspace = Workspace(staging)
+    raw, kept = (
+        values(workspace, table, file, names) for table in (workspace.raw, workspace.record)
+    )
     assert kept.keys() <= raw.keys()
     text = as_utf8(path, staging.folder)
     with text.path.open(encoding="utf-8-sig", newline="") as source:
@@ -181,14 +185,16 @@ EMPTY = b' \t,\0"' + bytes(range(0x0B, 0x20)) + "\xa0\x85\u2028\ufeff".encode()
 Values = dict[int, tuple[str | None, ...]]
 
 
-def values(staging: Staging, table: str, file: str, names: Sequence[str]) -> Values:
+def values(
+    workspace: Workspace, table: Callable[[str], str], file: str, names: Sequence[str]
+) -> Values:
     """The cells of each line, of a file's kinds together."""
     found: Values = {}
     for kind in KINDS_OF[file]:
-        name = quoted(f"{table}_{kind}")
-        there = {row[0] for row in staging.con.execute(f"DESCRIBE {name}").fetchall()}
+        name = table(kind)
+        there = {row[0] for row in workspace.sql(f"DESCRIBE {name}")}
         cells = (f"CAST({quoted(n)} AS VARCHAR)" if n in there else "NULL" for n in names)
-        listed = staging.con.execute(f"SELECT _line, {', '.join(cells)} FROM {name}").fetchall()
+        listed = workspace.sql(f"SELECT _line, {', '.join(cells)} FROM {name}")
         found |= {line: tuple(row) for line, *row in listed}
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,7 +14,8 @@ from bus.contract import a_record
 from bus.ingest import row_hashes
 from bus.ingest.columns import columns, definition, fingerprint, quoted
 from bus.ingest.diff import Changes, compare
-from bus.source import Coverage
+from bus.ingest.workspace import Workspace
+from bus.source import Coverage, Staging
 
 Published = dict[str, dict[str, Any]]
 
@@ -30,30 +32,33 @@ def diff(
     unreadable: ids of rows that are in the extract and in quarantine.
     """
     con = duckdb.connect()
-    con.execute("ATTACH ':memory:' AS published")
-    con.execute(f"CREATE TABLE published.{quoted(kind)} ({definition(kind)}, _fingerprint UBIGINT)")
+    workspace = Workspace(Staging(con, Path()))
+    published, raw, record_ = (
+        table(kind) for table in (workspace.published, workspace.raw, workspace.record)
+    )
+    workspace.attach(Path(":memory:"))
+    con.execute(f"CREATE TABLE {published} ({definition(kind)}, _fingerprint UBIGINT)")
     con.execute(f"CREATE TABLE before ({definition(kind)})")
-    con.execute(f'CREATE TABLE "record_{kind}" ({definition(kind)}, _line BIGINT, _file VARCHAR)')
-    con.execute(f'CREATE TABLE "raw_{kind}" (sourcedId VARCHAR)')
+    con.execute(f"CREATE TABLE {record_} ({definition(kind)}, _line BIGINT, _file VARCHAR)")
+    con.execute(f"CREATE TABLE {raw} (sourcedId VARCHAR)")
     marks = ", ".join("?" for _ in columns(kind))
     for record in before.values():
         con.execute(f"INSERT INTO before VALUES ({marks})", list(record.values()))
-    con.execute(
-        f"INSERT INTO published.{quoted(kind)} SELECT *, {fingerprint(kind, 'b')} FROM before b"
-    )
+    con.execute(f"INSERT INTO {published} SELECT *, {fingerprint(kind, 'b')} FROM before b")
     for line, record in enumerate(now, start=2):
         con.execute(
-            f"INSERT INTO \"record_{kind}\" VALUES ({marks}, {line}, 'f.csv')",
+            f"INSERT INTO {record_} VALUES ({marks}, {line}, 'f.csv')",
             list(record.values()),
         )
     for name in (*(record["sourcedId"] for record in now), *unreadable):
-        con.execute(f'INSERT INTO "raw_{kind}" VALUES (?)', [name])
-    row_hashes.stale(con, kind)
-    row_hashes.gone(con, kind)
-    counts = compare(con, kind, coverage)
+        con.execute(f"INSERT INTO {raw} VALUES (?)", [name])
+    row_hashes.stale(workspace, kind)
+    row_hashes.gone(workspace, kind)
+    counts = compare(workspace, kind, coverage)
     fields = ", ".join(f"c.{quoted(name)}" for name in columns(kind))
     rows = con.execute(
-        f'SELECT _change, _moved, {fields} FROM "change_{kind}" c ORDER BY _line, _moved DESC'
+        f"SELECT _change, _moved, {fields} FROM {workspace.change(kind)} c "
+        "ORDER BY _line, _moved DESC"
     ).fetchall()
     after = dict(before)
     events = []

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bus.ingest import integrity as module
 from bus.ingest.columns import columns, quoted
 from bus.ingest.integrity import validate
+from bus.ingest.workspace import Workspace
 from bus.source import Staging
 from bus.standard import KINDS
 
@@ -27,10 +28,11 @@ class Extract:
     def __init__(self) -> None:
         self.con = duckdb.connect()
         self.staging = Staging(self.con, Path())
+        self.workspace = Workspace(self.staging)
 
     def put(self, kind: str, *rows: Row, fields: list[str] | None = None) -> Extract:
         names = fields or list(dict.fromkeys(name for row in rows for name in row))
-        table = quoted(f"raw_{kind}")
+        table = self.workspace.raw(kind)
         definition = "".join(f", {quoted(name)} VARCHAR" for name in names)
         self.con.execute(f"CREATE TABLE {table} (_file VARCHAR, _line BIGINT{definition})")
         for line, row in enumerate(rows, 2):
@@ -41,17 +43,17 @@ class Extract:
 
     def known(self, kind: str, *ids: str) -> Extract:
         """What this source published before."""
-        view = quoted(f"known_{kind}")
+        view = self.workspace.known(kind)
         self.con.execute(f"CREATE TABLE {view} (sourcedId VARCHAR)")
         for id_ in ids:
             self.con.execute(f"INSERT INTO {view} VALUES (?)", [id_])
         return self
 
     def validate(self, known: module.Known | None = None) -> dict[str, int]:
-        return validate(self.staging, known)
+        return validate(self.workspace, known)
 
     def records(self, kind: str) -> list[dict[str, Any]]:
-        found = self.con.execute(f"FROM {quoted(f'record_{kind}')} ORDER BY _file, _line")
+        found = self.con.execute(f"FROM {self.workspace.record(kind)} ORDER BY _file, _line")
         names = [column[0] for column in found.description or []]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
@@ -133,7 +135,7 @@ def test_a_record_has_the_fields_in_the_schemas_order_with_their_types(
     extract: Extract, kind: str
 ) -> None:
     extract.put(kind, fields=["sourcedId"]).validate()
-    found = extract.con.execute(f"DESCRIBE {quoted(f'record_{kind}')}").fetchall()
+    found = extract.workspace.sql(f"DESCRIBE {extract.workspace.record(kind)}")
     assert {row[0]: row[1] for row in found} == {
         **columns(kind),
         "_line": "BIGINT",

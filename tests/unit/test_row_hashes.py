@@ -9,8 +9,9 @@ import duckdb
 import pytest
 
 from bus.ingest import diff, row_hashes
-from bus.ingest.columns import SCHEMA, columns, definition, fingerprint, quoted
+from bus.ingest.columns import columns, definition, fingerprint, quoted
 from bus.ingest.integrity import validate
+from bus.ingest.workspace import Workspace
 from bus.source import Staging
 
 Rows = dict[str, list[dict[str, str]]]
@@ -33,8 +34,8 @@ class District:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.published = str(folder / "published.duckdb")
-        con = duckdb.connect(self.published)
+        self.published = folder / "published.duckdb"
+        con = duckdb.connect(str(self.published))
         for kind in KINDS:
             con.execute(
                 f"CREATE TABLE {quoted(kind)} "
@@ -45,8 +46,9 @@ class District:
     def take(self, rows: Rows) -> tuple[dict[str, list[str]], dict[str, diff.Changes], list[Any]]:
         """An extract: for each kind the ids that were checked; the changes; the faults."""
         con = duckdb.connect()
-        con.execute(f"ATTACH '{self.published}' AS {SCHEMA}")
         staging = Staging(con, self.folder)
+        workspace = Workspace(staging)
+        workspace.attach(self.published)
         for kind, found in rows.items():
             names = list(dict.fromkeys(name for row in found for name in row))
             listed = ", ".join(f"{quoted(name)} VARCHAR" for name in names)
@@ -60,40 +62,38 @@ class District:
             rows_ = row_hashes.load(staging, table, read, names, file=file, kinds=[kind])
             assert rows_ == len(found)
             staging.coverage[kind] = "bulk"
-        row_hashes.set_apart(staging)
+        row_hashes.set_apart(workspace)
         for kind in rows:
             con.execute(
-                f"CREATE VIEW {quoted(f'known_{kind}')} AS SELECT b.sourcedId "
-                f"FROM {SCHEMA}.{quoted(kind)} b "
-                f"ANTI JOIN {quoted(f'gone_{kind}')} g ON b.sourcedId = g.sourcedId"
+                f"CREATE VIEW {workspace.known(kind)} AS SELECT b.sourcedId "
+                f"FROM {workspace.published(kind)} b "
+                f"ANTI JOIN {workspace.gone(kind)} g ON b.sourcedId = g.sourcedId"
             )
-        validate(staging)
+        validate(workspace)
         checked = {
             kind: [
                 row[0]
-                for row in con.execute(
-                    f"SELECT sourcedId FROM {quoted(f'raw_{kind}')} ORDER BY 1"
-                ).fetchall()
+                for row in workspace.sql(f"SELECT sourcedId FROM {workspace.raw(kind)} ORDER BY 1")
             ]
             for kind in rows
         }
-        changes = {kind: diff.compare(con, kind, "bulk") for kind in rows}
+        changes = {kind: diff.compare(workspace, kind, "bulk") for kind in rows}
         for kind in rows:
-            self._remember(con, kind)
+            self._remember(workspace, kind)
         con.close()
         return checked, changes, staging.faults
 
     @staticmethod
-    def _remember(con: duckdb.DuckDBPyConnection, kind: str) -> None:
+    def _remember(workspace: Workspace, kind: str) -> None:
         """As `bus.ingest.snapshot.remember` does."""
         fields = ", ".join(quoted(name) for name in columns(kind))
-        table, change = f"{SCHEMA}.{quoted(kind)}", quoted(f"change_{kind}")
-        con.execute(f"DELETE FROM {table} WHERE sourcedId IN (SELECT sourcedId FROM {change})")
-        con.execute(
+        table, change = workspace.published(kind), workspace.change(kind)
+        workspace.sql(f"DELETE FROM {table} WHERE sourcedId IN (SELECT sourcedId FROM {change})")
+        workspace.sql(
             f"INSERT INTO {table} SELECT {fields}, {fingerprint(kind, 'c')}, _raw FROM {change} c"
         )
-        con.execute(
-            f"UPDATE {table} b SET _raw = r._raw FROM {quoted(f'record_{kind}')} r "
+        workspace.sql(
+            f"UPDATE {table} b SET _raw = r._raw FROM {workspace.record(kind)} r "
             "WHERE r.sourcedId = b.sourcedId"
         )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.contract.example_records import a_record, records
 from bus.ingest import snapshot
+from bus.ingest.workspace import Workspace
 from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
@@ -22,16 +22,17 @@ Cached = Callable[..., list[Any]]
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
     """Gives what is in an empty cache after some lots of a kind."""
     path = tmp_path_factory.mktemp("cache") / "west.duckdb"
-    with duckdb.connect() as con:
-        snapshot._open(con, path, "mark")
+    with Workspace.open(path.parent) as workspace:
+        snapshot._open(workspace, path, "mark")
 
         def cached(kind: str, *lots: snapshot._Lot) -> list[Any]:
-            con.execute(f'DELETE FROM published."{kind}"')
+            published = workspace.published(kind)
+            workspace.sql(f"DELETE FROM {published}")
             decoder = Decoder(kind, lambda _: KINDS[kind].schema)
             for lot in lots:
-                snapshot._read(con, path, decoder, kind, lot)
-            snapshot._upsert(con, kind)
-            return con.execute(f'SELECT * FROM published."{kind}" ORDER BY sourcedId').fetchall()
+                snapshot._read(workspace, path, decoder, kind, lot)
+            snapshot._upsert(workspace, kind)
+            return workspace.sql(f"SELECT * FROM {published} ORDER BY sourcedId")
 
         yield cached
 

@@ -75,6 +75,7 @@ def test_json_is_one_object_and_progress_goes_elsewhere(calls: list[dict[str, An
             "mass_withdrawal_share": 0.10,
             "allow_mass_withdrawal": True,
             "polled": False,
+            "rules": "1",
         }
     ]
 
@@ -185,6 +186,7 @@ def test_a_polled_source_asks_once(calls: list[dict[str, Any]]) -> None:
             "mass_withdrawal_share": 0.10,
             "allow_mass_withdrawal": False,
             "polled": True,
+            "rules": "1",
         }
     ]
 

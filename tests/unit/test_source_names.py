@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from bus.contract.example_records import a_record
 from bus.errors import Stop
 from bus.ingest import snapshot
 from bus.ingest.pipeline import _fresh, produce
+from bus.ingest.workspace import Workspace
 from bus.registry.codec import Decoder, Encoder
 from bus.settings import Settings
 from bus.standard import KINDS
@@ -35,14 +35,14 @@ def test_no_two_sources_share_a_cache(tmp_path: Path) -> None:
 def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     cache = snapshot.cache_file(Settings(home=tmp_path / "it's [here]"), "/west")
     cache.parent.mkdir(parents=True)
-    con = duckdb.connect()
-    snapshot._open(con, cache, "mark")
     value = Encoder("student", 1).encode(a_record("student", sourcedId="s1"))
     lot = snapshot._Lot(["s1"], [0], [0], [value])
     decoder = Decoder("student", lambda _: KINDS["student"].schema)
-    snapshot._read(con, cache, decoder, "student", lot)
-    snapshot._upsert(con, "student")
-    found = con.execute('SELECT sourcedId FROM published."student"').fetchall()
+    with Workspace.open(cache.parent) as workspace:
+        snapshot._open(workspace, cache, "mark")
+        snapshot._read(workspace, cache, decoder, "student", lot)
+        snapshot._upsert(workspace, "student")
+        found = workspace.sql(f"SELECT sourcedId FROM {workspace.published('student')}")
     assert found == [("s1",)]
     assert [path.name for path in cache.parent.glob("*.ndjson")] == []
 
