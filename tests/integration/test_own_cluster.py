@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bus.demo.sample import District as Sample
-from bus.registry.subjects import subjects
+from bus.registry import subjects
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.integration.commands import Commands
 from tests.integration.conftest import Bus

@@ -16,7 +16,6 @@ from bus.ingest import pipeline, position
 from bus.ingest.streaming import stream
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.kafka.transactions import Publisher
 from bus.settings import Settings
 from bus.source import ChangeBatch, Staging
 from bus.standard.json import to_json
@@ -123,7 +122,7 @@ def test_a_stream_goes_on_after_the_last_transaction(
     """Killed in the middle of its second transaction, it publishes each change once."""
     system, settings = System(), commands.settings
     system.log += [("o1", "North"), ("o2", "South"), ("o3", "East")]
-    publish, count = Publisher.publish_records, iter(range(10))
+    publish, count = position.publish, iter(range(10))
 
     def killed(*arguments: Any) -> None:
         publish(*arguments)
@@ -131,7 +130,7 @@ def test_a_stream_goes_on_after_the_last_transaction(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Publisher, "publish_records", killed)
+        patch.setattr(position, "publish", killed)
         stream(settings, "oursis", system.follow, threading.Event())
     assert position.read(settings, "/oursis") == "1"
     report = stream(settings, "oursis", system.follow, threading.Event())

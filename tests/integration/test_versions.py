@@ -17,7 +17,7 @@ from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import envelope, now
 from bus.registry import subjects
-from bus.replay.replay_log import State
+from bus.replay.replay_log import ReplayState
 from bus.settings import Settings
 from bus.standard import KINDS
 from tests.integration.conftest import Bus
@@ -58,7 +58,7 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
-def replayed(settings: Settings, name: str, into: Path) -> State:
+def replayed(settings: Settings, name: str, into: Path) -> ReplayState:
     """`bus replay NAME --into INTO`, in this process, whose standard is the last version."""
     with knowing(LATEST):
         return replay(settings, name, str(into))()
