@@ -83,23 +83,12 @@ __all__ = [
     "fate",
 ]
 
-CONSUMERS = (
-    "bus.consume.worker.Consumer",
-    "bus.kafka.offsets.Consumer",
-    "bus.kafka.reader.Consumer",
-)
+CONSUMERS = ("bus.kafka.offsets.Consumer", "bus.kafka.reader.Consumer")
 PRODUCERS = ("bus.consume.deadletters.Producer", "bus.replay.replay_log.Producer")
 ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
-CLOCKS = (
-    "bus.consume.worker.time",
-    "bus.consume.worker.threading",
-    "bus.consume.assignment.time",
-    "bus.consume.group_progress.time",
-    "bus.replay.engine.time",
-    "bus.replay.engine.threading",
-)
 LOOKUPS = (
     "bus.consume.worker.schema_lookup",
+    "bus.consume.deliverer.schema_lookup",
     "bus.consume.deadletters.schema_lookup",
     "bus.replay.engine.schema_lookup",
     "bus.replay.record_filter.schema_lookup",
@@ -158,7 +147,6 @@ class Bus:
             (CONSUMERS, partial(FakeConsumer, self.broker)),
             (PRODUCERS, partial(FakeProducer, self.broker)),
             (ADMINS, partial(FakeAdmin, self.broker)),
-            (CLOCKS, self.clock),
             (LOOKUPS, lambda _: _schema),
         ):
             for name in names:
@@ -274,8 +262,7 @@ class Bus:
         kinds: tuple[str, ...] = TAKEN,
     ) -> ReplayEngine:
         """A process that runs a replay, from where the ledger says; `batch` records at once."""
-        letters = topics.deadletters(self.settings, PRODUCT.name)
-        topics.ensure(self.settings, [topics.replays(self.settings), letters])
+        topics.ensure(self.settings, [topics.replays(self.settings)])
         known = replay_log.entries(self.settings).get(about.id)
         product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
         return ReplayEngine(
@@ -285,6 +272,8 @@ class Bus:
             about,
             Selection(kinds, students=about.students),
             state=known.state if known else None,
+            clock=self.clock.monotonic,
+            event=self.clock.Event,  # type: ignore[arg-type]
         )
 
     def state(self, about: ReplayRequest) -> ReplayState:
@@ -307,7 +296,15 @@ class Instance:
     def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
         self.delivery = delivery
         self.metrics = ConsumerMetrics()
-        self.loop = Worker(bus.settings, product, delivery, self.metrics)
+        self.loop = Worker(
+            bus.settings,
+            product,
+            delivery,
+            self.metrics,
+            clock=bus.clock.monotonic,
+            event=bus.clock.Event,  # type: ignore[arg-type]
+            consumer=partial(FakeConsumer, bus.broker),  # type: ignore[arg-type]
+        )
         self.consumer: FakeConsumer = self.loop._consumer  # type: ignore[assignment]
         self._bus = bus
 
@@ -382,8 +379,11 @@ class Group:
         self.consumer = FakeConsumer(bus.broker, config)
         self.inquiry = Offsets(config, bus.clock.Event().wait)
         self.delivered = DeliveredIndex(bus.settings, TAKEN)
-        self.partitions = Assignment(self.consumer, self.inquiry, kinds)  # type: ignore[arg-type]
-        self.copies = GroupProgress(self.inquiry, self.partitions, self.delivered, kinds)
+        clock = bus.clock.monotonic
+        self.partitions = Assignment(self.consumer, self.inquiry, kinds, clock=clock)  # type: ignore[arg-type]
+        self.copies = GroupProgress(
+            self.inquiry, self.partitions, self.delivered, kinds, clock=clock
+        )
         self.kinds = kinds
 
     def has(self, *places: Position, own: Mapping[Position, int] | None = None) -> Group:

@@ -1,0 +1,143 @@
+"""What the loop of a consumer knows about itself, one thing an object."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from prometheus_client import Gauge
+
+from bus.consume.assignment import Assignment
+from bus.consume.dependency_order import DependencyOrder
+from bus.delivery import Position
+
+Clock = Callable[[], float]
+"""A monotonic clock, in seconds."""
+
+
+class RunMode(Enum):
+    """How long the loop runs, and so whether it waits to fill a batch."""
+
+    FOLLOW = "until it is stopped"
+    CATCH_UP = "until all is delivered that was there"
+
+
+class StopRequest:
+    """Whether somebody has asked the loop to end, and since when. For any thread."""
+
+    def __init__(self, clock: Clock, event: threading.Event) -> None:
+        self._clock = clock
+        self._event = event
+        self._since = 0.0
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def make(self) -> None:
+        """Ask."""
+        self._since = self._clock()
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until somebody asks; whether somebody has."""
+        return self._event.wait(seconds)
+
+    def older_than(self, seconds: float) -> bool:
+        """Whether it is so long ago that somebody asked."""
+        return bool(self) and self._clock() - self._since > seconds
+
+
+class Heartbeat:
+    """When the loop turned last. Any thread may ask."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.beat()
+
+    def beat(self) -> None:
+        """The loop turns."""
+        self._last = self._clock()
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds it has not turned."""
+        return self._clock() - self._last
+
+
+@dataclass(slots=True)
+class BatchInHand:
+    """The batch that is being delivered.
+
+    partitions: what this instance had when the batch began.
+    lost:       whether another instance has one of them now.
+    """
+
+    partitions: Set[Position]
+    lost: bool = False
+
+    def lose(self, gone: Set[Position]) -> None:
+        """The group takes these partitions away."""
+        self.lost |= bool(gone & self.partitions)
+
+
+class Unsettled:
+    """Whether there is something to settle: rows that the delivery has put off, or offsets that
+    the group does not know."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pending = False
+        self._last = clock()
+
+    def __bool__(self) -> bool:
+        return self._pending
+
+    def note(self) -> None:
+        """There is something."""
+        self._pending = True
+
+    def note_after(self, seconds: float) -> None:
+        """There is something when nothing was settled for so long, as the day may have changed."""
+        self._pending |= self._clock() - self._last > seconds
+
+    def settled(self, *, wholly: bool) -> None:
+        """The delivery has settled; `wholly` says whether the group knows the offsets as well."""
+        self._pending = not wholly
+        self._last = self._clock()
+
+
+class Gate:
+    """Says which partitions are read now.
+
+    hold_records: when so many records wait for others, no more of their kinds are read.
+    behind:       the metric of how many partitions are behind.
+    """
+
+    def __init__(
+        self, partitions: Assignment, ordering: DependencyOrder, hold_records: int, behind: Gauge
+    ) -> None:
+        self._partitions = partitions
+        self._ordering = ordering
+        self._hold_records = hold_records
+        self._behind = behind
+        self._is_shut = False
+
+    def update(self) -> None:
+        """Pause and resume partitions, after anything has changed."""
+        full = len(self._ordering) >= self._hold_records
+        self._partitions.gate(shut=self._is_shut, waiting=self._ordering.kinds if full else ())
+        self._behind.set(self._partitions.behind)
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Read nothing as long as this lasts."""
+        self._is_shut = True
+        self.update()
+        try:
+            yield
+        finally:
+            self._is_shut = False
+            self.update()
