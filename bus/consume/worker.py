@@ -26,31 +26,22 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
 from bus.consume.assignment import Assignment
-from bus.consume.buffer import Buffer
+from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
-from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.deliverer import Deliverer
-from bus.consume.dependency_order import DependencyOrder
+from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
+from bus.consume.membership import Membership
 from bus.consume.retries import Retries, in_steps
-from bus.consume.worker_state import (
-    BatchInHand,
-    Clock,
-    Gate,
-    Heartbeat,
-    RunMode,
-    StopRequest,
-    Unsettled,
-)
+from bus.consume.worker_state import Clock, Heartbeat, RunMode, StopRequest, Unsettled
 from bus.delivery import Batch, Delivery, Position, Refusal
-from bus.errors import BusError, Stop
+from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.offsets import Offsets
 from bus.kafka.reader import some
 from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
-from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -101,11 +92,7 @@ class Worker:
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
         self._mode = RunMode.FOLLOW
-        self._in_hand: BatchInHand | None = None
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
-        self._intake = Buffer(self._kinds, schema_lookup(settings), clock=clock)
-        self._delivered = DeliveredIndex(settings, product.kinds)
-        self._ordering = DependencyOrder(self._delivered, self._how.hold_seconds)
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._retries = Retries(self._how, product.name, metrics, self._stay)
         self._deliverer = Deliverer(
@@ -120,12 +107,23 @@ class Worker:
         group = group_settings(settings, product.name)
         self._consumer = consumer(group)
         self._inquiry = Offsets(group, self._stopping.wait)
+        self._backlog = Backlog(settings, self._kinds, self._how.hold_seconds, clock)
         self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
-        self._group = GroupProgress(
-            self._inquiry, self._partitions, self._delivered, self._kinds, clock=clock
+        self._progress = GroupProgress(
+            self._inquiry, self._partitions, self._backlog.delivered, self._kinds, clock=clock
         )
         behind = metrics.behind.labels(product.name)
-        self._gate = Gate(self._partitions, self._ordering, self._how.hold_records, behind)
+        self._gate = Gate(self._partitions, self._backlog, self._how.hold_records, behind)
+        self._membership = Membership(
+            delivery,
+            self._inquiry,
+            self._partitions,
+            self._backlog,
+            self._progress,
+            self._gate,
+            self._unsettled,
+            metrics.assigned.labels(product.name),
+        )
 
     # ---- from outside -------------------------------------------------------------------------
 
@@ -153,12 +151,7 @@ class Worker:
             self._mode = RunMode.CATCH_UP
         try:
             goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
-            self._consumer.subscribe(
-                list(self._kinds),
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._revoked,
-            )
+            self._join()
             while not self._stopping:
                 self._turn()
                 if until_caught_up and self._caught_up(goal):
@@ -174,23 +167,32 @@ class Worker:
             self._inquiry.close()
         return self.outcome
 
+    def _join(self) -> None:
+        revoked = self._membership.revoked
+        self._consumer.subscribe(
+            list(self._kinds),
+            on_assign=self._membership.assigned,
+            on_revoke=revoked,
+            on_lost=revoked,
+        )
+
     def _caught_up(self, goal: Mapping[Position, int]) -> bool:
         """Whether all is delivered that lies before these offsets, by this instance and others."""
         if not (self._partitions.joined and self._all_taken()):
             return False
         self._settle()  # which, if it has to wait, takes what comes meanwhile
-        nothing_waits = not len(self._ordering) and self._all_taken()
-        return nothing_waits and self._group.reached(goal)
+        nothing_waits = not self._backlog.waiting and self._all_taken()
+        return nothing_waits and self._progress.reached(goal)
 
     def _all_taken(self) -> bool:
         """Whether the topics have been read to their ends, and nothing of that is in the intake."""
-        return not (self._partitions.behind or len(self._intake))
+        return not (self._partitions.behind or self._backlog.unordered)
 
     # ---- one turn -----------------------------------------------------------------------------
 
     def _turn(self) -> None:
         self._heartbeat.beat()
-        room = max(1, min(POLL_RECORDS, self._product.batch_records - len(self._intake)))
+        room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
         self._inquiry.answered()
         # So that the group's lag counts what it has not begun to read, from the first moment.
@@ -198,10 +200,10 @@ class Worker:
             self._partitions.announced()
         self._take(read)
         self._gate.update()
-        full = len(self._intake) >= self._product.batch_records
+        full = self._backlog.unordered >= self._product.batch_records
         quiet = not self._partitions.behind and (not read or self._mode is RunMode.CATCH_UP)
-        due = len(self._intake) and (quiet or self._left() <= 0)
-        if full or due or (len(self._ordering) and not read):
+        due = self._backlog.unordered and (quiet or self._left() <= 0)
+        if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
             self._unsettled.note_after(IDLE_SECONDS)
@@ -209,14 +211,14 @@ class Worker:
 
     def _patience(self) -> float:
         """How long the next poll may wait for a message, in seconds."""
-        if not len(self._intake):
-            busy = len(self._ordering) or self._unsettled or self._partitions.behind
+        if not self._backlog.unordered:
+            busy = self._backlog.waiting or self._unsettled or self._partitions.behind
             return 0.2 if busy else 1.0
         return max(0.0, min(QUIET_SECONDS, self._left()))
 
     def _left(self) -> float:
         """How long the batch in hand may still be filled, in seconds."""
-        return self._intake.since + self._product.batch_seconds - self._clock()
+        return self._backlog.since + self._product.batch_seconds - self._clock()
 
     def _take(self, messages: Iterable[Message]) -> None:
         """Keep what was read."""
@@ -224,7 +226,7 @@ class Worker:
         events: list[Message] = []
         for message in messages:
             (records if message.error() is None else events).append(message)
-        self._partitions.took(self._intake.add(records))
+        self._partitions.took(self._backlog.add(records))
         for event in events:  # after the records, as an end lies behind what was read
             self._event(event)
 
@@ -239,85 +241,23 @@ class Worker:
         else:
             log.debug("kafka", error=error.name())  # type: ignore[union-attr]
 
-    # ---- partitions come and go ----------------------------------------------------------------
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._inquiry.insist(lambda: self._locate(asked))
-        if own is None:
-            return
-        self._partitions.assign(asked)
-        self._unsettled.note()
-        self._inquiry.insist(lambda: self._group.ask(own, waiting=len(self._ordering) > 0))
-        self._gate.update()
-        self._count_assigned()
-
-    def _locate(self, asked: list[Position]) -> dict[Position, int]:
-        """Find where to go on in these partitions; what the delivery itself stands for of them."""
-        own = self._delivery.resume(self._inquiry.cluster(), asked)
-        self._partitions.locate(asked, own)
-        return {place: own[place] for place in asked if place in own}
-
-    def _rewind(self) -> None:
-        """Give up the batch in hand, as another instance has a part of it, and read the rest again.
-
-        That instance delivers its part; delivered later by this one, it would come after newer
-        records.
-        """
-        log.info("a batch is read again: some of its partitions are another instance's now")
-        ours = list(self._partitions.next)
-        self._intake.take()
-        self._ordering.drop(set(ours))
-        self._delivered.give_up()
-        self._group.ask(self._locate(ours), waiting=False)
-        self._partitions.seek()
-        self._gate.update()
-
-    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """Forget what was taken of these and not delivered: who has them now reads it again."""
-        gone = {Position(p.topic, p.partition) for p in partitions}
-        if self._in_hand:
-            self._in_hand.lose(gone)
-        try:
-            self._delivery.release(gone)
-        except BusError as error:  # who has them now takes them anyway
-            log.info("partitions not released", why=str(error))
-        self._partitions.revoke(gone)
-        self._ordering.drop(gone)
-        self._intake.drop(gone)
-        self._count_assigned()
-
-    def _count_assigned(self) -> None:
-        self._metrics.assigned.labels(self._product.name).set(len(self._partitions.next))
-
     # ---- delivering ----------------------------------------------------------------------------
 
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was taken."""
-        self._in_hand = BatchInHand(set(self._partitions.next))
-        try:
-            self._deliver_batch()
-        except _Lost:
-            self._rewind()
-        finally:
-            self._in_hand = None
-
-    def _deliver_batch(self) -> None:
-        if len(self._ordering):
-            self._group.ask_again(GROUP_SECONDS, waiting=True)
-        taken = self._intake.take()
-        records, undecodable = self._retries.persist(lambda: self._intake.decoded(taken))
-        ready, given_up = self._ordering.take(records, self._clock(), self._group.delivered_up_to)
-        offsets = self._offsets()
-        self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
-        outcome = self._deliverer.deliver(
-            ready, offsets, read_to=self._partitions.next, failures=undecodable + given_up
-        )
-        batch = {kind: part.messages for kind, part in ready.items()}
-        self._delivered.confirm(batch, outcome.left_out)
-        self.outcome.dead_lettered += outcome.dead_lettered
-        self.outcome.delivered.update(outcome.delivered)
-        self._commit(offsets)
+        if self._backlog.waiting:
+            self._progress.ask_again(GROUP_SECONDS, waiting=True)
+        with self._membership.batch_in_hand():
+            ready, failures = self._backlog.take(self._retries, self._progress.delivered_up_to)
+            offsets = self._offsets()
+            self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
+            outcome = self._deliverer.deliver(
+                ready, offsets, read_to=self._partitions.next, failures=failures
+            )
+            self._backlog.confirm(outcome.left_out)
+            self.outcome.dead_lettered += outcome.dead_lettered
+            self.outcome.delivered.update(outcome.delivered)
+            self._commit(offsets)
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
         """Try to hand a batch to the delivery; what it refuses."""
@@ -335,8 +275,7 @@ class Worker:
 
     def _offsets(self) -> dict[Position, int]:
         """For each partition the offset before which all that was taken is not waiting."""
-        held = self._ordering.first_offsets()
-        return {place: held.get(place, offset) for place, offset in self._partitions.next.items()}
+        return self._backlog.delivered_to(self._partitions.next)
 
     def _commit(self, offsets: Mapping[Position, int]) -> bool:
         """Commit these, but for partitions that another instance has been given meanwhile.
@@ -371,14 +310,9 @@ class Worker:
             raise _Drained
         message = self._consumer.poll(seconds)
         self._inquiry.answered()
-        if self._in_hand and self._in_hand.lost:
-            raise _Lost
+        self._membership.check()
         if message is not None:
             self._take([message])
-
-
-class _Lost(Exception):  # noqa: N818
-    """Another instance has a part of the batch in hand now."""
 
 
 class _Drained(Exception):  # noqa: N818

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
 
-from prometheus_client import Gauge
-
-from bus.consume.assignment import Assignment
-from bus.consume.dependency_order import DependencyOrder
 from bus.delivery import Position
 
 Clock = Callable[[], float]
@@ -107,37 +102,3 @@ class Unsettled:
         """The delivery has settled; `wholly` says whether the group knows the offsets as well."""
         self._pending = not wholly
         self._last = self._clock()
-
-
-class Gate:
-    """Says which partitions are read now.
-
-    hold_records: when so many records wait for others, no more of their kinds are read.
-    behind:       the metric of how many partitions are behind.
-    """
-
-    def __init__(
-        self, partitions: Assignment, ordering: DependencyOrder, hold_records: int, behind: Gauge
-    ) -> None:
-        self._partitions = partitions
-        self._ordering = ordering
-        self._hold_records = hold_records
-        self._behind = behind
-        self._is_shut = False
-
-    def update(self) -> None:
-        """Pause and resume partitions, after anything has changed."""
-        full = len(self._ordering) >= self._hold_records
-        self._partitions.gate(shut=self._is_shut, waiting=self._ordering.kinds if full else ())
-        self._behind.set(self._partitions.behind)
-
-    @contextmanager
-    def shut(self) -> Iterator[None]:
-        """Read nothing as long as this lasts."""
-        self._is_shut = True
-        self.update()
-        try:
-            yield
-        finally:
-            self._is_shut = False
-            self.update()

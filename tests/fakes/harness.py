@@ -87,7 +87,7 @@ CONSUMERS = ("bus.kafka.offsets.Consumer", "bus.kafka.reader.Consumer")
 PRODUCERS = ("bus.consume.deadletters.Producer", "bus.replay.replay_log.Producer")
 ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
 LOOKUPS = (
-    "bus.consume.worker.schema_lookup",
+    "bus.consume.backlog.schema_lookup",
     "bus.consume.deliverer.schema_lookup",
     "bus.consume.deadletters.schema_lookup",
     "bus.replay.engine.schema_lookup",
@@ -327,12 +327,7 @@ class Instance:
 
     def join(self) -> Instance:
         """Join the group, to be run turn by turn."""
-        self.consumer.subscribe(
-            list(self.loop._kinds),
-            on_assign=self.loop._assigned,
-            on_revoke=self.loop._revoked,
-            on_lost=self.loop._revoked,
-        )
+        self.loop._join()
         return self
 
     def turn(self, times: int = 1) -> None:
@@ -357,12 +352,12 @@ class Instance:
     @property
     def waiting(self) -> int:
         """How many records wait for what they refer to."""
-        return len(self.loop._ordering)
+        return self.loop._backlog.waiting
 
     @property
     def in_hand(self) -> int:
         """How many records were read and wait for their batch."""
-        return len(self.loop._intake)
+        return self.loop._backlog.unordered
 
     @property
     def paused(self) -> set[str]:
