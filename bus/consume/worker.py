@@ -1,6 +1,6 @@
-"""The one loop that every consumer runs in: poll, decode, order, translate, deliver, commit.
+"""Runs the loop of a consumer.
 
-    poll → decode → (references before referrers) → translate → deliver → commit
+    poll → decode → order (references before referrers) → translate → deliver → commit
 
 A product's group is `PREFIX.PRODUCT`; several instances share its partitions (cooperative
 rebalancing, KIP-429). Offsets are committed here and nowhere else, only after the delivery has
@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -33,7 +31,14 @@ from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
 from bus.consume.retries import Retries, in_steps
-from bus.consume.worker_state import Clock, Heartbeat, RunMode, StopRequest, Unsettled
+from bus.consume.worker_state import (
+    Clock,
+    Heartbeat,
+    RunMode,
+    StopRequest,
+    Unsettled,
+    WorkerOutcome,
+)
 from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import Stop
 from bus.kafka import topics
@@ -55,14 +60,6 @@ QUIET_SECONDS = 0.5
 """A batch is not filled any longer when nothing has come for so long."""
 STUCK_SECONDS = 300.0
 """A loop that has not turned for so long is not live."""
-
-
-@dataclass(slots=True)
-class WorkerOutcome:
-    """What a run of the loop did: records delivered by kind, and dead letters."""
-
-    delivered: Counter[str] = field(default_factory=Counter)
-    dead_lettered: int = 0
 
 
 class Worker:

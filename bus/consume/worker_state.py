@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from bus.delivery import Position
 
 Clock = Callable[[], float]
 """A monotonic clock, in seconds."""
+
+
+@dataclass(slots=True)
+class WorkerOutcome:
+    """What a run of the loop did: records delivered by kind, and dead letters."""
+
+    delivered: Counter[str] = field(default_factory=Counter)
+    dead_lettered: int = 0
 
 
 class RunMode(Enum):

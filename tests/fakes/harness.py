@@ -25,7 +25,8 @@ from bus.consume.assignment import Assignment
 from bus.consume.deadletters import DeadLetter
 from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.group_progress import GroupProgress
-from bus.consume.worker import Worker, WorkerOutcome
+from bus.consume.worker import Worker
+from bus.consume.worker_state import WorkerOutcome
 from bus.contract import a_record
 from bus.delivery import Batch, Overtaken, Part, Position, Refusal, Table
 from bus.errors import BusError, Never, RetryLater, Stop
