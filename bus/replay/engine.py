@@ -89,6 +89,7 @@ class ReplayEngine:
             origin=f"in the replay {about.id}: ",
             clock=clock,
         )
+        self._writer_schema = schema_lookup(settings)
         self._wish_read = clock()
         self._latest: LatestStates | None = None
 
@@ -207,7 +208,7 @@ class ReplayEngine:
 
         It tries again by itself: a try of the whole batch would not know any more what has changed.
         """
-        buffer = Buffer(self._kinds, schema_lookup(self._settings))
+        buffer = Buffer(self._kinds, self._writer_schema)
         while True:
             self._retries.persist(latest.follow)
             told = {id(m): m for part in parts for m in part.messages}.values()
