@@ -424,6 +424,15 @@ def test_what_the_product_got_counts_though_it_refuses_a_change_of_it(
     assert lunch.ids == ["s1", "c1", "s1-c1"]
 
 
+def test_a_newer_state_in_the_same_batch_counts(bus: Bus, lunch: FakeProduct) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1", become="refused")
+    bus.publish("class", "c1")
+    bus.clock.after(5, lambda: bus.enroll("s1", "c1"))
+    bus.worker(lunch).run_for(10)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
+
+
 def test_nothing_is_given_up_that_another_copy_has_still_to_deliver(
     bus: Bus, lunch: FakeProduct
 ) -> None:
