@@ -1,4 +1,4 @@
-"""The partitions that this copy of a consumer has: up to where each was taken, which is read now.
+"""The partitions that this instance of a consumer has: how far each was read, which is read now.
 
 References are read before referrers: while a topic is behind, those that refer to it wait, so a
 first day of eight million enrollments does not have to be held in memory until the classes have
@@ -8,7 +8,7 @@ been read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -21,13 +21,23 @@ BEHIND_SECONDS = 1.0
 
 
 class Assignment:
-    """See the module's docstring.
+    """Knows the partitions of this instance, and pauses and resumes them.
 
-    next: for each partition of this copy the offset after the last record taken.
+    next:   for each partition the offset after the last record taken.
+    joined: whether the group has given this instance its share, be it none.
     """
 
-    def __init__(self, consumer: Consumer, inquiry: Offsets, kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        inquiry: Offsets,
+        kinds: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.next: dict[Position, int] = {}
+        self.joined = False
+        self._clock = clock
         self._consumer = consumer
         self._inquiry = inquiry
         self._kinds = kinds
@@ -60,6 +70,7 @@ class Assignment:
 
     def assign(self, places: Iterable[Position]) -> None:
         """Read these, which were located, from now on."""
+        self.joined = True
         found = {place: self.next[place] for place in places}
         self._consumer.incremental_assign([TopicPartition(*at, o) for at, o in found.items()])
         self._unannounced |= found
@@ -70,7 +81,7 @@ class Assignment:
             self._consumer.seek(TopicPartition(*place, offset))
 
     def revoke(self, places: Iterable[Position]) -> None:
-        """Forget these: another copy has them."""
+        """Forget these: another instance has them."""
         for place in places:
             self.next.pop(place, None)
             self._unended.pop(place, None)
@@ -91,7 +102,7 @@ class Assignment:
     def took(self, ends: Mapping[Position, int]) -> None:
         """Records were read: for each partition the offset after its last."""
         self.next |= ends
-        now = time.monotonic()
+        now = self._clock()
         for place in ends:
             since = self._unended.setdefault(place, now)
             if now - since > BEHIND_SECONDS and place not in self._paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,22 @@ Buffered = dict[str, list["Message"]]
 
 
 class Buffer:
-    """See the module's docstring. Not for several threads.
+    """Keeps messages until they are delivered. Not for several threads.
 
     kinds:         for each topic the kind of its records.
     writer_schema: see `bus.registry.codec.Decoder`.
+    since:         when the first message came into the empty buffer, by `clock`.
     """
 
     def __init__(
-        self, kinds: Mapping[str, str], writer_schema: Callable[[int], dict[str, Any]]
+        self,
+        kinds: Mapping[str, str],
+        writer_schema: Callable[[int], dict[str, Any]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.since = 0.0
+        self._clock = clock
         self._kinds = kinds
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in kinds.values()}
         self._taken: Buffered = {}
@@ -36,6 +44,8 @@ class Buffer:
 
     def add(self, messages: Sequence[Message]) -> dict[Position, int]:
         """Keep these, none of which is an error; for each partition the offset after its last."""
+        if messages and not self._number:
+            self.since = self._clock()
         ends: dict[Position, int] = {}
         by_topic: dict[str | None, list[Message]] = {}
         for message in messages:

@@ -1,21 +1,26 @@
 """Which records have been delivered: what a record may refer to.
 
-A record is delivered after what it refers to. Within one copy of a consumer that is seen to by
-order; what other copies have delivered is read from Kafka: a record lies before its group's
-committed offset exactly when it has been delivered. Only keys are needed for that, as a message's
-key is the record's id.
+A record is delivered after what it refers to. What this instance of a consumer delivers it knows
+itself; what other instances deliver it reads from Kafka: a record that lies before the group's
+committed offset is delivered, or is a dead letter. Those that this instance has left out it knows,
+and does not take for delivered; those of other instances it cannot tell apart. Only keys are needed
+for that, as a message's key is the record's id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bus.delivery import Position
 from bus.kafka import topics
 from bus.kafka.reader import passages
 from bus.settings import Settings
 from bus.standard import KINDS, Record
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +54,54 @@ class DeliveredIndex:
                     found.append((field, ours, field in KINDS[kind].required))
             self._checks[kind] = found
         self.kinds = {t for found in self._checks.values() for _, ours, _ in found for t in ours}
+        self._topics = {topics.topic(settings, kind): kind for kind in self.kinds}
         self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
+        # Of those, what is only in the batch in hand: no state of it has been delivered before.
+        self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
+        self._left_out: set[_Place] = set()  # what `refresh` is to pass over when it comes there
         self._read: dict[Position, int] = {}
 
     def add(self, kind: str, id_: str) -> None:
-        """Note that a record is delivered, or is in the batch that is being delivered."""
-        if kind in self._ids:
-            self._ids[kind].add(hash(id_))
+        """Note that a record is in the batch in hand, and so is delivered with it."""
+        if kind in self._ids and (key := hash(id_)) not in self._ids[kind]:
+            self._ids[kind].add(key)
+            self._in_hand[kind].add(key)
 
     def add_all(self, kind: str, records: Iterable[Record]) -> None:
         """Note all of these."""
         if kind in self._ids:
-            self._ids[kind].update([hash(record["sourcedId"]) for record in records])
+            new = {hash(record["sourcedId"]) for record in records} - self._ids[kind]
+            self._ids[kind] |= new
+            self._in_hand[kind] |= new
 
-    def discard(self, kind: str, id_: str) -> None:
-        """Note that the product refused the record after all."""
-        if kind in self._ids:
-            self._ids[kind].discard(hash(id_))
+    def confirm(
+        self, batch: Mapping[str, Sequence[Message]], left_out: Collection[Message] = ()
+    ) -> None:
+        """Note that the batch in hand is delivered, but for what was left out of it.
+
+        batch:    its messages by kind, what was left out included.
+        left_out: what the product has not got. Its record counts as delivered only by an older or
+                  a newer state of it that the product has got.
+        """
+        places = {_place(message) for message in left_out if message.topic() in self._topics}
+        for kind in {self._topics[topic] for topic, _, _ in places}:
+            told = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
+            lost = {_key(m) for m in left_out if self._topics.get(m.topic() or "") == kind}
+            self._ids[kind] -= (lost & self._in_hand[kind]) - told
+        # What `refresh` has passed already it does not come to again.
+        read = self._read
+        self._left_out |= {p for p in places if p[2] >= read.get(Position(*p[:2]), 0)}
+        self._forget_batch()
+
+    def give_up(self) -> None:
+        """Note that the batch in hand was given up: nothing of it counts as delivered."""
+        for kind, new in self._in_hand.items():
+            self._ids[kind] -= new
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
+        for new in self._in_hand.values():
+            new.clear()
 
     def missing(self, kind: str, record: Record) -> Missing | None:
         """What a record waits for, or None; a required reference before an optional one.
@@ -110,16 +146,31 @@ class DeliveredIndex:
 
     def refresh(self, committed: Mapping[Position, int]) -> int:
         """Take in what lies before the group's committed offsets; how many ids were new."""
-        kinds = {topics.topic(self._settings, kind): kind for kind in self.kinds}
         stop = {
             place: offset
             for place, offset in committed.items()
-            if place.topic in kinds and offset > self._read.get(place, 0)
+            if place.topic in self._topics and offset > self._read.get(place, 0)
         }
         before = sum(map(len, self._ids.values()))
         if stop:
             for message in passages(self._settings, self._read, stop):
-                id_ = (message.key() or b"").decode("utf-8", "replace")
-                self._ids[kinds[message.topic() or ""]].add(hash(id_))
+                if self._left_out and (place := _place(message)) in self._left_out:
+                    self._left_out.discard(place)  # it is read only once
+                    continue
+                kind, key = self._topics[message.topic() or ""], _key(message)
+                self._ids[kind].add(key)
+                self._in_hand[kind].discard(key)
             self._read |= stop
         return sum(map(len, self._ids.values())) - before
+
+
+_Place = tuple[str, int, int]
+"""A topic, the number of a partition, an offset."""
+
+
+def _place(message: Message) -> _Place:
+    return message.topic() or "", message.partition() or 0, message.offset() or 0
+
+
+def _key(message: Message) -> int:
+    return hash((message.key() or b"").decode("utf-8", "replace"))

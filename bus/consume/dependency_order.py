@@ -152,8 +152,12 @@ class DependencyOrder:
                 first[place] = min(offset, first.get(place, offset))
         return first
 
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._queues.clear()
+
     def drop(self, partitions: Set[Position]) -> None:
-        """Forget what waits of partitions that another copy has now."""
+        """Forget what waits of partitions that another instance has now."""
         for owner, queue in list(self._queues.items()):
             kept = [
                 w

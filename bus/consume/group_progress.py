@@ -1,14 +1,14 @@
-"""What all copies of a consumer have delivered, this one included.
+"""What all instances of a consumer have delivered, this one included.
 
-A record that names one which has not been delivered waits; how long is for all copies to say, as
-what it names may lie in a partition of another.
+A record that names one which has not been delivered waits; how long is for all instances to say,
+as what it names may lie in a partition of another.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bus.consume.assignment import Assignment
 from bus.consume.delivered_index import DeliveredIndex
@@ -18,7 +18,7 @@ from bus.standard import KINDS
 
 
 class GroupProgress:
-    """See the module's docstring.
+    """Asks Kafka what the group has delivered, and tells the index of it.
 
     kinds: for each topic of the product the kind of its records.
     """
@@ -29,7 +29,10 @@ class GroupProgress:
         partitions: Assignment,
         delivered: DeliveredIndex,
         kinds: Mapping[str, str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._inquiry = inquiry
         self._partitions = partitions
         self._delivered = delivered
@@ -42,14 +45,14 @@ class GroupProgress:
     def reached(self, goal: Mapping[Position, int]) -> bool:
         """Whether the others have committed these offsets, each for the partitions it has.
 
-        Those of a copy that was killed come to us when its time in the group is over.
+        Those of an instance that was killed come to us when its time in the group is over.
         """
         others = [place for place in goal if place not in self._partitions.next]
         return all(at >= goal[place] for place, at in self._inquiry.committed(others).items())
 
     def ask_again(self, seconds: float, *, waiting: bool) -> None:
         """Ask, unless that was done within so many seconds."""
-        if time.monotonic() - self._asked > seconds:
+        if self._clock() - self._asked > seconds:
             self.ask(waiting=waiting)
 
     def ask(self, own: Mapping[Position, int] | None = None, *, waiting: bool) -> None:
@@ -58,7 +61,7 @@ class GroupProgress:
         own:     offsets that the delivery itself stands for; they may be ahead of the committed.
         waiting: whether there are records that wait, so that `delivered_up_to` will be asked.
         """
-        self._asked = time.monotonic()
+        self._asked = self._clock()
         referred = [topic for topic, kind in self._kinds.items() if kind in self._delivered.kinds]
         committed = self._inquiry.committed(self._inquiry.partitions(referred))
         done = {place: at for place, at in committed.items() if at > 0}
@@ -71,10 +74,10 @@ class GroupProgress:
     def _look_round(self, done: Mapping[Position, int]) -> None:
         """Learn up to when all that was in the topics has been delivered, level by level.
 
-        done: up to where other copies have committed; of our own partitions what was read counts.
+        done: up to where others have committed; of our own partitions what was read counts.
         """
         if not self._goal:
-            self._goal_set, self._goal = time.monotonic(), self._inquiry.ends(self._kinds)
+            self._goal_set, self._goal = self._clock(), self._inquiry.ends(self._kinds)
         short = [
             KINDS[self._kinds[place.topic]].level
             for place, end in self._goal.items()

@@ -6,6 +6,7 @@ else is tried meanwhile, which readiness and metrics show; the next success clos
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -78,3 +79,18 @@ class Retries:
             self._metrics.circuit.labels(self._product).set(1)
             reason = str(state.outcome.exception()) if state.outcome else ""
             log.warning("circuit open; its partitions wait", product=self._product, why=reason)
+
+
+def in_steps(
+    seconds: float,
+    longest: float,
+    step: Callable[[float], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait so many seconds in steps, between which something else can be looked after.
+
+    step: waits for at most so many seconds, `longest` or less; what it raises ends the wait.
+    """
+    until = clock() + seconds
+    while (left := until - clock()) > 0:
+        step(min(left, longest))

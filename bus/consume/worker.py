@@ -1,10 +1,11 @@
-"""The one loop that every consumer runs in: poll, decode, order, translate, deliver, commit.
+"""Runs the loop of a consumer.
 
-    poll → decode → (references before referrers) → translate → deliver → commit
+    poll → decode → order (references before referrers) → translate → deliver → commit
 
-A product's group is `PREFIX.PRODUCT`; several copies share its partitions (cooperative rebalancing,
-KIP-429). Offsets are committed here and nowhere else, only after the delivery has taken what lies
-before them: killed at any moment, what was not committed is read and delivered again.
+A product's group is `PREFIX.PRODUCT`; several instances share its partitions (cooperative
+rebalancing, KIP-429). Offsets are committed here and nowhere else, only after the delivery has
+taken what lies before them: killed at any moment, what was not committed is read and delivered
+again.
 
 A product that is down costs nothing but time: its partitions are paused, the batch in hand is tried
 again with backoff and jitter, and nothing is lost. After some failures in a row the circuit counts
@@ -15,35 +16,37 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus.consume import equivalents
 from bus.consume.assignment import Assignment
-from bus.consume.buffer import Buffer
+from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
-from bus.consume.delivered_index import DeliveredIndex
-from bus.consume.dependency_order import DependencyOrder, KindRecords
+from bus.consume.deliverer import Deliverer
+from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
-from bus.consume.retries import Retries
-from bus.consume.translation import translate
+from bus.consume.membership import Membership
+from bus.consume.retries import Retries, in_steps
+from bus.consume.worker_state import (
+    Clock,
+    Heartbeat,
+    RunMode,
+    StopRequest,
+    Unsettled,
+    WorkerOutcome,
+)
 from bus.delivery import Batch, Delivery, Position, Refusal
-from bus.errors import BusError, Stop
+from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.cloudevents import attributes, header
 from bus.kafka.offsets import Offsets
 from bus.kafka.reader import some
 from bus.observe.metrics import ConsumerMetrics
-from bus.observe.telemetry import span
 from bus.product import Product
-from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -51,74 +54,88 @@ log = structlog.get_logger(__name__)
 POLL_RECORDS = 10_000
 IDLE_SECONDS = 60.0
 """While nothing comes, what depends on the day alone is looked after so often."""
-COPIES_SECONDS = 1.0
-"""While something waits, what all copies have delivered is asked for so often."""
+GROUP_SECONDS = 1.0
+"""While something waits, what all instances have delivered is asked for so often."""
 QUIET_SECONDS = 0.5
 """A batch is not filled any longer when nothing has come for so long."""
-FRESH_SAMPLES = 500
-"""Of a larger part, freshness is measured on this many records, evenly spread."""
-
-
-@dataclass(slots=True)
-class WorkerOutcome:
-    """What a run of the loop did: records delivered by kind, and dead letters."""
-
-    delivered: Counter[str] = field(default_factory=Counter)
-    dead_lettered: int = 0
+STUCK_SECONDS = 300.0
+"""A loop that has not turned for so long is not live."""
 
 
 class Worker:
-    """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any."""
+    """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any.
+
+    clock, event, consumer: the time, what waits, and Kafka's client, for tests to replace.
+    """
 
     def __init__(
-        self, settings: Settings, product: Product, delivery: Delivery, metrics: ConsumerMetrics
+        self,
+        settings: Settings,
+        product: Product,
+        delivery: Delivery,
+        metrics: ConsumerMetrics,
+        *,
+        clock: Clock = time.monotonic,
+        event: Callable[[], threading.Event] = threading.Event,
+        consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
         self.outcome = WorkerOutcome()
-        self._settings = settings
         self._how = settings.consumer
         self._product = product
         self._delivery = delivery
         self._metrics = metrics
-        self._stopping = threading.Event()
-        self._stopping_since = 0.0
-        self._turned = time.monotonic()
-        self._settled = time.monotonic()
-        self._retries = Retries(self._how, product.name, metrics, self._stay)
+        self._clock = clock
+        self._stopping = StopRequest(clock, event())
+        self._heartbeat = Heartbeat(clock)
+        self._unsettled = Unsettled(clock)
+        self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
-        self._writer_schema = schema_lookup(settings)
-        self._intake = Buffer(self._kinds, self._writer_schema)
-        self._delivered = DeliveredIndex(settings, product.kinds)
-        self._ordering = DependencyOrder(self._delivered, self._how.hold_seconds)
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
-        self._letters = DeadLetters(settings, product.name)
+        self._retries = Retries(self._how, product.name, metrics, self._stay)
+        self._deliverer = Deliverer(
+            settings,
+            product,
+            self._hand_over,
+            self._retries,
+            DeadLetters(settings, product.name),
+            metrics,
+            clock=clock,
+        )
         group = group_settings(settings, product.name)
-        self._consumer = Consumer(group)
+        self._consumer = consumer(group)
         self._inquiry = Offsets(group, self._stopping.wait)
-        self._partitions = Assignment(self._consumer, self._inquiry, self._kinds)
-        self._copies = GroupProgress(self._inquiry, self._partitions, self._delivered, self._kinds)
-        self._in_hand: set[Position] = set()  # the partitions of the batch that is being delivered
-        self._stale = False
-        self._joined = False
-        self._oldest = 0.0
-        self._hold_all = False
-        self._dirty = False
-        self._hurry = False
+        self._backlog = Backlog(settings, self._kinds, self._how.hold_seconds, clock)
+        self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
+        self._progress = GroupProgress(
+            self._inquiry, self._partitions, self._backlog.delivered, self._kinds, clock=clock
+        )
+        behind = metrics.behind.labels(product.name)
+        self._gate = Gate(self._partitions, self._backlog, self._how.hold_records, behind)
+        self._membership = Membership(
+            delivery,
+            self._inquiry,
+            self._partitions,
+            self._backlog,
+            self._progress,
+            self._gate,
+            self._unsettled,
+            metrics.assigned.labels(product.name),
+        )
 
     # ---- from outside -------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Ask the loop to end: it finishes the batch in hand, commits, leaves its group."""
-        self._stopping_since = time.monotonic()
-        self._stopping.set()
+        self._stopping.make()
 
     def live(self) -> str:
         """What is wrong with the loop, or ""."""
-        idle = time.monotonic() - self._turned
-        return f"the loop has not turned for {idle:.0f} s" if idle > 300 else ""
+        silence = self._heartbeat.silence
+        return f"the loop has not turned for {silence:.0f} s" if silence > STUCK_SECONDS else ""
 
     def ready(self) -> str:
         """Why the consumer does not deliver now, or ""."""
-        if not self._joined:
+        if not self._partitions.joined:
             return "not in its group yet"
         return self._retries.open
 
@@ -127,68 +144,78 @@ class Worker:
 
         Raises `Stop` when a person must act, also when Kafka's own errors are fatal.
         """
-        self._hurry = until_caught_up
+        if until_caught_up:
+            self._mode = RunMode.CATCH_UP
         try:
             goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
-            self._consumer.subscribe(
-                list(self._kinds),
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._revoked,
-            )
-            while not self._stopping.is_set():
+            self._join()
+            while not self._stopping:
                 self._turn()
-                if until_caught_up and self._joined and self._all_taken():
-                    self._settle()  # which, if it has to wait, takes what comes meanwhile
-                    nothing_waits = not len(self._ordering) and self._all_taken()
-                    if nothing_waits and self._copies.reached(goal):
-                        break
+                if until_caught_up and self._caught_up(goal):
+                    break
             self._deliver()
             self._settle()
         except _Drained:
             log.warning("stopped with a batch undelivered; it is delivered at the next start")
         except KafkaException as error:
-            raise Stop(_told(self._product.name, error)) from None
+            raise Stop(_explained(self._product.name, error)) from None
         finally:
             self._consumer.close()
             self._inquiry.close()
         return self.outcome
 
+    def _join(self) -> None:
+        revoked = self._membership.revoked
+        self._consumer.subscribe(
+            list(self._kinds),
+            on_assign=self._membership.assigned,
+            on_revoke=revoked,
+            on_lost=revoked,
+        )
+
+    def _caught_up(self, goal: Mapping[Position, int]) -> bool:
+        """Whether all is delivered that lies before these offsets, by this instance and others."""
+        if not (self._partitions.joined and self._all_taken()):
+            return False
+        self._settle()  # which, if it has to wait, takes what comes meanwhile
+        nothing_waits = not self._backlog.waiting and self._all_taken()
+        return nothing_waits and self._progress.reached(goal)
+
     def _all_taken(self) -> bool:
         """Whether the topics have been read to their ends, and nothing of that is in the intake."""
-        return not (self._partitions.behind or len(self._intake))
+        return not (self._partitions.behind or self._backlog.unordered)
 
     # ---- one turn -----------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._turned = time.monotonic()
-        room = max(1, min(POLL_RECORDS, self._product.batch_records - len(self._intake)))
+        self._heartbeat.beat()
+        room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
         self._inquiry.answered()
         # So that the group's lag counts what it has not begun to read, from the first moment.
         if (untouched := self._partitions.untouched()) and self._commit(untouched):
             self._partitions.announced()
         self._take(read)
-        self._gate()
-        full = len(self._intake) >= self._product.batch_records
-        quiet = not self._partitions.behind and (not read or self._hurry)
-        due = len(self._intake) and (quiet or self._left() <= 0)
-        if full or due or (len(self._ordering) and not read):
+        self._gate.update()
+        full = self._backlog.unordered >= self._product.batch_records
+        quiet = not self._partitions.behind and (not read or self._mode is RunMode.CATCH_UP)
+        due = self._backlog.unordered and (quiet or self._left() <= 0)
+        if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            self._dirty |= time.monotonic() - self._settled > IDLE_SECONDS
+            self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
 
     def _patience(self) -> float:
         """How long the next poll may wait for a message, in seconds."""
-        if not len(self._intake):
-            busy = len(self._ordering) or self._dirty or self._partitions.behind
+        if not self._backlog.unordered:
+            busy = self._backlog.waiting or self._unsettled or self._partitions.behind
             return 0.2 if busy else 1.0
         return max(0.0, min(QUIET_SECONDS, self._left()))
 
     def _left(self) -> float:
         """How long the batch in hand may still be filled, in seconds."""
-        return self._oldest + self._product.batch_seconds - time.monotonic()
+        return self._backlog.since + self._product.batch_seconds - self._clock()
 
     def _take(self, messages: Iterable[Message]) -> None:
         """Keep what was read."""
@@ -196,9 +223,7 @@ class Worker:
         events: list[Message] = []
         for message in messages:
             (records if message.error() is None else events).append(message)
-        if records and not len(self._intake):
-            self._oldest = time.monotonic()
-        self._partitions.took(self._intake.add(records))
+        self._partitions.took(self._backlog.add(records))
         for event in events:  # after the records, as an end lies behind what was read
             self._event(event)
 
@@ -206,168 +231,51 @@ class Worker:
         error = message.error()
         if error.code() == Error._PARTITION_EOF:  # type: ignore[union-attr]
             place = Position(message.topic() or "", message.partition() or 0)
-            self._dirty |= self._partitions.ended(place, message.offset() or 0)
+            if self._partitions.ended(place, message.offset() or 0):
+                self._unsettled.note()
         elif error.fatal() or "AUTHORIZATION" in error.name():  # type: ignore[union-attr]
             raise KafkaException(error)
         else:
             log.debug("kafka", error=error.name())  # type: ignore[union-attr]
 
-    # ---- partitions come and go ----------------------------------------------------------------
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._joined = True
-        asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._inquiry.insist(lambda: self._locate(asked))
-        if own is None:
-            return
-        self._partitions.assign(asked)
-        self._dirty = True
-        self._inquiry.insist(lambda: self._copies.ask(own, waiting=len(self._ordering) > 0))
-        self._gate()
-        self._count_assigned()
-
-    def _locate(self, asked: list[Position]) -> dict[Position, int]:
-        """Find where to go on in these partitions; what the delivery itself stands for of them."""
-        own = self._delivery.resume(self._inquiry.cluster(), asked)
-        self._partitions.locate(asked, own)
-        return {place: own[place] for place in asked if place in own}
-
-    def _rewind(self) -> None:
-        """Go back to what is delivered, after a batch was given up that is partly another's now."""
-        log.info("a batch is read again: some of its partitions are another copy's now")
-        ours = list(self._partitions.next)
-        self._intake.take()
-        self._ordering.drop(set(ours))
-        self._copies.ask(self._locate(ours), waiting=False)
-        self._partitions.seek()
-        self._gate()
-
-    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """Forget what was taken of these and not delivered: who has them now reads it again."""
-        gone = {Position(p.topic, p.partition) for p in partitions}
-        self._stale |= bool(gone & self._in_hand)
-        try:
-            self._delivery.release(gone)
-        except BusError as error:  # who has them now takes them anyway
-            log.info("partitions not released", why=str(error))
-        self._partitions.revoke(gone)
-        self._ordering.drop(gone)
-        self._intake.drop(gone)
-        self._count_assigned()
-
-    def _count_assigned(self) -> None:
-        self._metrics.assigned.labels(self._product.name).set(len(self._partitions.next))
-
-    def _gate(self) -> None:
-        full = len(self._ordering) >= self._how.hold_records
-        self._partitions.gate(shut=self._hold_all, waiting=self._ordering.kinds if full else ())
-        self._metrics.behind.labels(self._product.name).set(self._partitions.behind)
-
     # ---- delivering ----------------------------------------------------------------------------
 
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was taken."""
-        self._in_hand, self._stale = set(self._partitions.next), False
-        try:
-            self._deliver_batch()
-        except _Stale:
-            self._rewind()
-        finally:
-            self._in_hand = set()
-
-    def _deliver_batch(self) -> None:
-        if len(self._ordering):
-            self._copies.ask_again(COPIES_SECONDS, waiting=True)
-        taken = self._intake.take()
-        lots, undecodable = self._retries.persist(lambda: self._intake.decoded(taken))
-        ready, given_up = self._ordering.take(lots, time.monotonic(), self._copies.delivered_up_to)
-        offsets = self._offsets()
-        self._metrics.waiting.labels(self._product.name).set(len(self._ordering))
-        outlived = self._retries.persist(lambda: self._outlived(ready))
-        parts, told, untranslated = translate(self._product, ready, outlived)
-        # Before the delivery, as one that keeps offsets would else stand for what is in no letter.
-        letters = undecodable + given_up + untranslated
-        self._bury(letters)
-        refused = untranslated
-        if parts or letters:
-            refusals = self._hand_over(Batch(parts, offsets))
-            turned_away = [(refusal.message, refusal.reason) for refusal in refusals]
-            self._bury(turned_away)
-            refused = untranslated + turned_away
-            told.subtract(self._kinds[refusal.message.topic() or ""] for refusal in refusals)
-        for message, _ in refused:
-            self._delivered.discard(
-                self._kinds[message.topic() or ""],
-                (message.key() or b"").decode("utf-8", "replace"),
+        if self._backlog.waiting:
+            self._progress.ask_again(GROUP_SECONDS, waiting=True)
+        with self._membership.batch_in_hand():
+            ready, failures = self._backlog.take(self._retries, self._progress.delivered_up_to)
+            offsets = self._offsets()
+            self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
+            outcome = self._deliverer.deliver(
+                ready, offsets, read_to=self._partitions.next, failures=failures
             )
-        self._commit(offsets)
-        self.outcome.delivered.update(told)
-        for kind, number in told.items():
-            self._metrics.delivered.labels(self._product.name, kind).inc(number)
+            self._backlog.confirm(outcome.left_out)
+            self.outcome.dead_lettered += outcome.dead_lettered
+            self.outcome.delivered.update(outcome.delivered)
+            self._commit(offsets)
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
-        traces = (header(part.messages[0], "traceparent") for part in batch.parts)
-        name = self._product.name
-        with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
-            began = time.monotonic()
-            refusals = self._retries.persist(lambda: self._delivery.deliver(batch))
-        self._dirty = True
-        self._metrics.delivery.labels(name).observe(time.monotonic() - began)
-        self._metrics.batch.labels(name).observe(len(batch))
-        now = datetime.now(UTC)
-        for part in batch.parts:
-            freshness = self._metrics.freshness.labels(name, part.kind)
-            for message in part.messages[:: len(part.messages) // FRESH_SAMPLES + 1]:
-                freshness.observe((now - attributes(message).time).total_seconds())
+        """Try to hand a batch to the delivery; what it refuses."""
+        refusals = self._delivery.deliver(batch)
+        self._unsettled.note()
         return refusals
 
     def _settle(self) -> None:
         """Let the delivery write what it has put off; nothing that was taken is undelivered now."""
-        if self._dirty:
+        if self._unsettled:
             offsets = self._offsets()
             self._retries.persist(self._delivery.settle)
-            # Once more when it did not go: other copies wait for these offsets, and lag shows them.
-            self._dirty = not self._commit(offsets)
-            self._settled = time.monotonic()
-
-    def _outlived(self, ready: dict[str, KindRecords]) -> dict[str, set[int]]:
-        """For each kind the records whose withdrawal the product must not hear of."""
-        found = {}
-        for kind, fields in self._product.siblings.items():
-            if kind in ready:
-                topic = topics.topic(self._settings, kind)
-                ends = {
-                    p.partition: o for p, o in self._partitions.next.items() if p.topic == topic
-                }
-                found[kind] = equivalents.outlived(
-                    self._settings, kind, fields, ready[kind], self._writer_schema, ends
-                )
-        return found
-
-    def _bury(self, letters: list[tuple[Message, str]]) -> None:
-        """Write dead letters, and be sure that they are there."""
-        if not letters:
-            return
-        attempts = self._retries.attempts
-
-        def write() -> None:
-            for message, reason in letters:
-                self._letters.add(message, reason, attempts)
-            self._letters.flush()
-
-        self._retries.persist(write)
-        self.outcome.dead_lettered += len(letters)
-        for message, _ in letters:
-            kind = self._kinds[message.topic() or ""]
-            self._metrics.dead.labels(self._product.name, kind).inc()
+            # Once more when it did not go: others wait for these offsets, and lag shows them.
+            self._unsettled.settled(wholly=self._commit(offsets))
 
     def _offsets(self) -> dict[Position, int]:
         """For each partition the offset before which all that was taken is not waiting."""
-        held = self._ordering.first_offsets()
-        return {place: held.get(place, offset) for place, offset in self._partitions.next.items()}
+        return self._backlog.delivered_to(self._partitions.next)
 
     def _commit(self, offsets: Mapping[Position, int]) -> bool:
-        """Commit these, but for partitions that another copy has been given meanwhile.
+        """Commit these, but for partitions that another instance has been given meanwhile.
 
         Whether it went: not so while the group is being divided anew. What is not committed is
         delivered again, which the deliveries bear, so going on is safe.
@@ -389,39 +297,26 @@ class Worker:
 
     def _stay(self, seconds: float) -> None:
         """Wait without leaving the group: poll, with everything paused."""
-        self._hold_all = True
-        self._gate()
-        until = time.monotonic() + seconds
-        try:
-            while (left := until - time.monotonic()) > 0:
-                self._turned = time.monotonic()
-                if self._stopping.is_set() and (
-                    self._retries.open
-                    or self._turned - self._stopping_since > self._how.drain_seconds
-                ):
-                    raise _Drained
-                message = self._consumer.poll(min(left, 0.5))
-                self._inquiry.answered()
-                if self._stale:
-                    self._stale = False
-                    raise _Stale
-                if message is not None:
-                    self._take([message])
-        finally:
-            self._hold_all = False
-            self._gate()
+        with self._gate.shut():
+            in_steps(seconds, 0.5, self._poll_once, self._clock)
 
-
-class _Stale(Exception):  # noqa: N818
-    """The batch in hand holds records of partitions that another copy has now, which delivers them;
-    delivered later by this one, they would come after newer ones."""
+    def _poll_once(self, seconds: float) -> None:
+        self._heartbeat.beat()
+        overdue = self._stopping.older_than(self._how.drain_seconds)
+        if overdue or (self._stopping and self._retries.open):
+            raise _Drained
+        message = self._consumer.poll(seconds)
+        self._inquiry.answered()
+        self._membership.check()
+        if message is not None:
+            self._take([message])
 
 
 class _Drained(Exception):  # noqa: N818
     """The time to drain is over; what is in hand stays uncommitted."""
 
 
-def _told(product: str, error: KafkaException) -> str:
+def _explained(product: str, error: KafkaException) -> str:
     """What a person is told of an error of Kafka's that ends the loop."""
     name = error.args[0].name()
     if "AUTHORIZATION" in name:

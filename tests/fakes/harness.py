@@ -25,7 +25,8 @@ from bus.consume.assignment import Assignment
 from bus.consume.deadletters import DeadLetter
 from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.group_progress import GroupProgress
-from bus.consume.worker import Worker, WorkerOutcome
+from bus.consume.worker import Worker
+from bus.consume.worker_state import WorkerOutcome
 from bus.contract import a_record
 from bus.delivery import Batch, Overtaken, Part, Position, Refusal, Table
 from bus.errors import BusError, Never, RetryLater, Stop
@@ -83,23 +84,12 @@ __all__ = [
     "fate",
 ]
 
-CONSUMERS = (
-    "bus.consume.worker.Consumer",
-    "bus.kafka.offsets.Consumer",
-    "bus.kafka.reader.Consumer",
-)
+CONSUMERS = ("bus.kafka.offsets.Consumer", "bus.kafka.reader.Consumer")
 PRODUCERS = ("bus.kafka.sender.Producer", "bus.replay.replay_log.Producer")
 ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
-CLOCKS = (
-    "bus.consume.worker.time",
-    "bus.consume.worker.threading",
-    "bus.consume.assignment.time",
-    "bus.consume.group_progress.time",
-    "bus.replay.engine.time",
-    "bus.replay.engine.threading",
-)
 LOOKUPS = (
-    "bus.consume.worker.schema_lookup",
+    "bus.consume.backlog.schema_lookup",
+    "bus.consume.deliverer.schema_lookup",
     "bus.consume.deadletters.schema_lookup",
     "bus.replay.engine.schema_lookup",
     "bus.replay.record_filter.schema_lookup",
@@ -158,7 +148,6 @@ class Bus:
             (CONSUMERS, partial(FakeConsumer, self.broker)),
             (PRODUCERS, partial(FakeProducer, self.broker)),
             (ADMINS, partial(FakeAdmin, self.broker)),
-            (CLOCKS, self.clock),
             (LOOKUPS, lambda _: _schema),
         ):
             for name in names:
@@ -274,8 +263,7 @@ class Bus:
         kinds: tuple[str, ...] = TAKEN,
     ) -> ReplayEngine:
         """A process that runs a replay, from where the ledger says; `batch` records at once."""
-        letters = topics.deadletters(self.settings, PRODUCT.name)
-        topics.ensure(self.settings, [topics.replays(self.settings), letters])
+        topics.ensure(self.settings, [topics.replays(self.settings)])
         known = replay_log.entries(self.settings).get(about.id)
         product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
         return ReplayEngine(
@@ -285,6 +273,8 @@ class Bus:
             about,
             Selection(kinds, students=about.students),
             state=known.state if known else None,
+            clock=self.clock.monotonic,
+            event=self.clock.Event,  # type: ignore[arg-type]
         )
 
     def state(self, about: ReplayRequest) -> ReplayState:
@@ -307,7 +297,15 @@ class Instance:
     def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
         self.delivery = delivery
         self.metrics = ConsumerMetrics()
-        self.loop = Worker(bus.settings, product, delivery, self.metrics)
+        self.loop = Worker(
+            bus.settings,
+            product,
+            delivery,
+            self.metrics,
+            clock=bus.clock.monotonic,
+            event=bus.clock.Event,  # type: ignore[arg-type]
+            consumer=partial(FakeConsumer, bus.broker),  # type: ignore[arg-type]
+        )
         self.consumer: FakeConsumer = self.loop._consumer  # type: ignore[assignment]
         self._bus = bus
 
@@ -330,12 +328,7 @@ class Instance:
 
     def join(self) -> Instance:
         """Join the group, to be run turn by turn."""
-        self.consumer.subscribe(
-            list(self.loop._kinds),
-            on_assign=self.loop._assigned,
-            on_revoke=self.loop._revoked,
-            on_lost=self.loop._revoked,
-        )
+        self.loop._join()
         return self
 
     def turn(self, times: int = 1) -> None:
@@ -360,12 +353,12 @@ class Instance:
     @property
     def waiting(self) -> int:
         """How many records wait for what they refer to."""
-        return len(self.loop._ordering)
+        return self.loop._backlog.waiting
 
     @property
     def in_hand(self) -> int:
         """How many records were read and wait for their batch."""
-        return len(self.loop._intake)
+        return self.loop._backlog.unordered
 
     @property
     def paused(self) -> set[str]:
@@ -382,8 +375,11 @@ class Group:
         self.consumer = FakeConsumer(bus.broker, config)
         self.inquiry = Offsets(config, bus.clock.Event().wait)
         self.delivered = DeliveredIndex(bus.settings, TAKEN)
-        self.partitions = Assignment(self.consumer, self.inquiry, kinds)  # type: ignore[arg-type]
-        self.copies = GroupProgress(self.inquiry, self.partitions, self.delivered, kinds)
+        clock = bus.clock.monotonic
+        self.partitions = Assignment(self.consumer, self.inquiry, kinds, clock=clock)  # type: ignore[arg-type]
+        self.copies = GroupProgress(
+            self.inquiry, self.partitions, self.delivered, kinds, clock=clock
+        )
         self.kinds = kinds
 
     def has(self, *places: Position, own: Mapping[Position, int] | None = None) -> Group:

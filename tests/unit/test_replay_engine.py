@@ -131,6 +131,7 @@ def test_what_never_goes_is_a_dead_letter_and_the_rest_goes_on(
 ) -> None:
     bus.publish("student", "s1", become=become)
     bus.publish("student", "s2")
+    bus.broker.unwritten = 2
     about = bus.about()
     state = bus.replay(lunch, about, tells_time=tells_time).run()
     assert lunch.ids == ["s2"]
@@ -174,6 +175,17 @@ def test_progress_is_noted_after_each_batch(bus: Bus, lunch: FakeProduct) -> Non
     bus.replay(lunch, about, batch=2, tells_time=True).run()
     assert lunch.batches == [["s0", "s1"], ["s2", "s3"], ["s4"]]
     assert noted == [0, 2, 4]
+
+
+def test_batches_that_divide_the_records_evenly_leave_no_empty_one(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    for number in range(4):
+        bus.publish("student", f"s{number}")
+    about = bus.about()
+    bus.replay(lunch, about, batch=2, tells_time=True).run()
+    assert lunch.batches == [["s0", "s1"], ["s2", "s3"]]
+    assert bus.state(about).done == about.stop
 
 
 def test_a_stop_pauses_after_the_batch_in_hand_and_it_goes_on_from_there(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -362,6 +364,75 @@ def test_after_the_time_to_hold_it_is_given_up(
     assert bus.committed() == bus.ends()
 
 
+@pytest.mark.parametrize("become", ["refused", "untranslatable", "rubbish"])
+def test_what_the_product_did_not_get_does_not_count_as_delivered(
+    bus: Bus, lunch: FakeProduct, become: Any
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1", become=become)
+    bus.clock.after(5, lambda: bus.enroll("s1", "c1"))
+    worker = bus.worker(lunch)
+    seen = []
+    bus.clock.after(30, lambda: seen.append((worker.waiting, len(bus.letters))))
+    worker.run_for(60)
+    assert seen == [(1, 1)]
+    assert lunch.ids == ["s1"]
+    reason = {letter.id: letter.reason for letter in bus.letters}["s1-c1"]
+    assert "enrollment s1-c1 refers to class c1, which was not delivered" in reason
+    assert bus.committed() == bus.ends()
+
+
+@pytest.mark.parametrize("by_another", [False, True])
+def test_a_newer_state_of_what_the_product_did_not_get_counts(
+    bus: Bus, lunch: FakeProduct, by_another: bool
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1", become="refused")
+    worker = bus.worker(lunch).join()
+    worker.turn(10)
+    bus.enroll("s1", "c1")
+    worker.turn(20)
+    assert (worker.waiting, lunch.ids) == (1, ["s1"])
+    if by_another:
+        other = bus.worker(lunch).join()
+        classes = bus.place("class")
+        bus.share({p: other if p == classes else worker for p in bus.every_place()})
+        worker.turn()
+        other.turn()
+        bus.publish("class", "c1")
+        other.turn(10)
+        assert lunch.ids == ["s1", "c1"]
+    else:
+        bus.publish("class", "c1")
+    worker.turn(20)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
+
+
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_what_the_product_got_counts_though_it_refuses_a_change_of_it(
+    bus: Bus, lunch: FakeProduct, seconds: float
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1")
+    change = partial(bus.publish, "class", "c1", become="refused")
+    if seconds:
+        bus.clock.after(seconds, change)
+    else:
+        change()
+    bus.clock.after(10, lambda: bus.enroll("s1", "c1"))
+    bus.worker(lunch).run_for(20)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
+
+
+def test_a_newer_state_in_the_same_batch_counts(bus: Bus, lunch: FakeProduct) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1", become="refused")
+    bus.publish("class", "c1")
+    bus.clock.after(5, lambda: bus.enroll("s1", "c1"))
+    bus.worker(lunch).run_for(10)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
+
+
 def test_nothing_is_given_up_that_another_copy_has_still_to_deliver(
     bus: Bus, lunch: FakeProduct
 ) -> None:
@@ -458,6 +529,29 @@ def test_a_batch_that_is_partly_anothers_now_is_dropped_and_read_again(
     assert sorted(lunch.ids) == sorted(set(lunch.ids))
     assert {other, f"{one}-c1"} < set(lunch.ids)
     assert bus.committed() == bus.ends()
+
+
+def test_what_was_in_a_dropped_batch_does_not_count_as_delivered(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1")
+    first, second = bus.worker(lunch).join(), bus.worker(lunch)
+    lunch.failures = [RetryLater("busy", after=5)]
+    classes = bus.place("class")
+
+    def divide() -> None:
+        second.join()
+        bus.share({p: second if p == classes else first for p in bus.every_place()})
+
+    bus.clock.after(3, divide)
+    first.turn(20)
+    bus.enroll("s1", "c1")
+    first.turn(20)
+    assert (first.waiting, lunch.ids) == (1, ["s1"])
+    second.turn(20)
+    first.turn(20)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
 
 
 def test_a_batch_goes_on_when_nothing_of_it_is_anothers(bus: Bus, lunch: FakeProduct) -> None:

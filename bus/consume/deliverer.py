@@ -1,0 +1,190 @@
+"""Delivers one batch of records, for a consumer and for a replay alike.
+
+    pass over what an equivalent outlives → translate → write dead letters
+        → hand over, again and again → write dead letters of what the product refuses
+
+The first dead letters come before the hand-over: a delivery that keeps its own offsets stands for
+all that lies before them, also for a record that it never gets. Without the dead letter nobody
+knows of that record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bus.consume import equivalents
+from bus.consume.deadletters import DeadLetters
+from bus.consume.dependency_order import KindRecords
+from bus.consume.retries import Retries
+from bus.consume.translation import translate
+from bus.delivery import Batch, Part, Position, Refusal
+from bus.kafka import topics
+from bus.kafka.cloudevents import attributes, header
+from bus.observe.metrics import ConsumerMetrics
+from bus.observe.telemetry import span
+from bus.product import Product
+from bus.registry.subjects import schema_lookup
+from bus.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+FRESH_SAMPLES = 500
+"""Of a larger part, freshness is measured on this many records, evenly spread."""
+
+HandOver = Callable[[Batch], Sequence[Refusal]]
+"""Hands a batch to the product; see `bus.delivery`. It may take rows out of the batch, which then
+do not count as delivered."""
+Failures = list[tuple["Message", str]]
+"""Messages that the product does not get, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOutcome:
+    """What became of one batch.
+
+    delivered:     how many records the product has got, by kind.
+    left_out:      the messages that it has not got and will not get.
+    dead_lettered: how many of those became dead letters; none without a topic for them.
+    """
+
+    delivered: Counter[str]
+    left_out: tuple[Message, ...]
+    dead_lettered: int
+
+
+class Deliverer:
+    """Delivers batches of one product.
+
+    hand_over:    hands one batch over; it is called again as long as it raises `RetryLater`.
+    dead_letters: where a record goes that the product does not get; None: nowhere.
+    origin:       what each reason of a dead letter begins with.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        product: Product,
+        hand_over: HandOver,
+        retries: Retries,
+        dead_letters: DeadLetters | None,
+        metrics: ConsumerMetrics,
+        *,
+        origin: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._product = product
+        self._hand_over = hand_over
+        self._retries = retries
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._origin = origin
+        self._clock = clock
+        self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
+        self._writer_schema = schema_lookup(settings)
+
+    def deliver(
+        self,
+        ready: Mapping[str, KindRecords],
+        offsets: Mapping[Position, int],
+        *,
+        read_to: Mapping[Position, int],
+        failures: Failures,
+    ) -> DeliveryOutcome:
+        """Deliver these records; when it returns, each is delivered or is a dead letter.
+
+        ready:    records by kind, in the order in which the product must have them.
+        offsets:  for each partition up to where this batch, with all before it, accounts for.
+        read_to:  for each partition up to where it was read.
+        failures: what is known to fail before it comes here.
+        """
+        parts, delivered, untranslated = self.translated(ready, read_to)
+        left_out = failures + untranslated
+        self._write(left_out)
+        if parts or left_out:
+            batch = Batch(parts, offsets)
+            rows = len(batch)
+            refusals = self._persist(batch)
+            if len(batch) < rows:
+                delivered = _records(batch.parts)
+            delivered.subtract(self._kinds[refusal.message.topic() or ""] for refusal in refusals)
+            refused = [(refusal.message, refusal.reason) for refusal in refusals]
+            self._write(refused)
+            left_out = left_out + refused
+        for kind, number in (delivered := +delivered).items():
+            self._metrics.delivered.labels(self._product.name, kind).inc(number)
+        messages = tuple(message for message, _ in left_out)
+        return DeliveryOutcome(delivered, messages, len(messages) if self._dead_letters else 0)
+
+    def translated(
+        self, records: Mapping[str, KindRecords], read_to: Mapping[Position, int]
+    ) -> tuple[list[Part], Counter[str], Failures]:
+        """Translate these, but for withdrawals that an equivalent record outlives.
+
+        Returns what `bus.consume.translation.translate` does.
+        """
+        outlived = self._retries.persist(lambda: self._outlived(records, read_to))
+        return translate(self._product, records, outlived)
+
+    def _outlived(
+        self, records: Mapping[str, KindRecords], read_to: Mapping[Position, int]
+    ) -> dict[str, Collection[int]]:
+        """For each kind the indexes of the withdrawals that the product must not hear of."""
+        found: dict[str, Collection[int]] = {}
+        for kind, fields in self._product.siblings.items():
+            if kind in records:
+                topic = topics.topic(self._settings, kind)
+                ends = {
+                    place.partition: at for place, at in read_to.items() if place.topic == topic
+                }
+                found[kind] = equivalents.outlived(
+                    self._settings, kind, fields, records[kind], self._writer_schema, ends
+                )
+        return found
+
+    def _persist(self, batch: Batch) -> Sequence[Refusal]:
+        """Hand the batch over, as often as it takes; what the product refuses."""
+        name = self._product.name
+        traces = (header(part.messages[0], "traceparent") for part in batch.parts)
+        with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
+            began = self._clock()
+            refusals = self._retries.persist(lambda: self._hand_over(batch))
+        self._metrics.delivery.labels(name).observe(self._clock() - began)
+        self._metrics.batch.labels(name).observe(len(batch))
+        now = datetime.now(UTC)
+        for part in batch.parts:
+            freshness = self._metrics.freshness.labels(name, part.kind)
+            for message in part.messages[:: len(part.messages) // FRESH_SAMPLES + 1]:
+                freshness.observe((now - attributes(message).time).total_seconds())
+        return refusals
+
+    def _write(self, failures: Failures) -> None:
+        """Write dead letters and return when Kafka has them; a try after a failure adds them all
+        again, as nobody knows which of them Kafka took."""
+        if not failures or (sink := self._dead_letters) is None:
+            return
+        attempts = self._retries.attempts
+
+        def write() -> None:
+            for message, reason in failures:
+                sink.add(message, self._origin + reason, attempts)
+            sink.flush()
+
+        self._retries.persist(write)
+        for message, _ in failures:
+            kind = self._kinds[message.topic() or ""]
+            self._metrics.dead.labels(self._product.name, kind).inc()
+
+
+def _records(parts: Sequence[Part]) -> Counter[str]:
+    """How many records of each kind are in these parts; one in several tables counts once."""
+    found: dict[str, set[int]] = {}
+    for part in parts:
+        found.setdefault(part.kind, set()).update(map(id, part.messages))
+    return Counter({kind: len(messages) for kind, messages in found.items()})

@@ -1,0 +1,117 @@
+"""What an instance of a consumer does when its group gives it partitions or takes them away.
+
+Kafka tells of both inside of a poll, so also while a batch is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import structlog
+from confluent_kafka import Consumer, TopicPartition
+from prometheus_client import Gauge
+
+from bus.consume.assignment import Assignment
+from bus.consume.backlog import Backlog
+from bus.consume.gate import Gate
+from bus.consume.group_progress import GroupProgress
+from bus.consume.worker_state import BatchInHand, Unsettled
+from bus.delivery import Delivery, Position
+from bus.errors import BusError
+from bus.kafka.offsets import Offsets
+
+log = structlog.get_logger(__name__)
+
+
+class LostPartition(Exception):  # noqa: N818
+    """Another instance has a part of the batch in hand now."""
+
+
+class Membership:
+    """Keeps what was read in step with the partitions that this instance has.
+
+    assigned: the metric of how many those are.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        inquiry: Offsets,
+        partitions: Assignment,
+        backlog: Backlog,
+        progress: GroupProgress,
+        gate: Gate,
+        unsettled: Unsettled,
+        assigned: Gauge,
+    ) -> None:
+        self._delivery = delivery
+        self._inquiry = inquiry
+        self._partitions = partitions
+        self._backlog = backlog
+        self._progress = progress
+        self._gate = gate
+        self._unsettled = unsettled
+        self._assigned = assigned
+        self._in_hand: BatchInHand | None = None
+
+    @contextmanager
+    def batch_in_hand(self) -> Iterator[None]:
+        """Deliver a batch inside of this: it is given up when `check` finds a part of it lost."""
+        self._in_hand = BatchInHand(set(self._partitions.next))
+        try:
+            yield
+        except LostPartition:
+            self._rewind()
+        finally:
+            self._in_hand = None
+
+    def check(self) -> None:
+        """Raises `LostPartition` when another instance has a part of the batch in hand."""
+        if self._in_hand and self._in_hand.lost:
+            raise LostPartition
+
+    def assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Read these from now on; for `Consumer.subscribe`."""
+        asked = [Position(p.topic, p.partition) for p in partitions]
+        own = self._inquiry.insist(lambda: self._locate(asked))
+        if own is None:
+            return
+        self._partitions.assign(asked)
+        self._unsettled.note()
+        waiting = self._backlog.waiting > 0
+        self._inquiry.insist(lambda: self._progress.ask(own, waiting=waiting))
+        self._gate.update()
+        self._assigned.set(len(self._partitions.next))
+
+    def revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Forget what was read of these and not delivered, as the instance that has them now reads
+        it again; for `Consumer.subscribe`."""
+        gone = {Position(p.topic, p.partition) for p in partitions}
+        if self._in_hand:
+            self._in_hand.lose(gone)
+        try:
+            self._delivery.release(gone)
+        except BusError as error:  # who has them now takes them anyway
+            log.info("partitions not released", why=str(error))
+        self._partitions.revoke(gone)
+        self._backlog.drop(gone)
+        self._assigned.set(len(self._partitions.next))
+
+    def _locate(self, asked: Collection[Position]) -> dict[Position, int]:
+        """Find where to go on in these partitions; what the delivery itself stands for of them."""
+        own = self._delivery.resume(self._inquiry.cluster(), asked)
+        self._partitions.locate(asked, own)
+        return {place: own[place] for place in asked if place in own}
+
+    def _rewind(self) -> None:
+        """Give up the batch in hand, as another instance has a part of it, and read the rest again.
+
+        That instance delivers its part; delivered later by this one, it would come after newer
+        records.
+        """
+        log.info("a batch is read again: some of its partitions are another instance's now")
+        self._backlog.give_up()
+        self._progress.ask(self._locate(list(self._partitions.next)), waiting=False)
+        self._partitions.seek()
+        self._gate.update()
