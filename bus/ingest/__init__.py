@@ -1,6 +1,6 @@
-"""The way in: from an extract to events.
+"""The way in: from what a source reads to events.
 
-pipeline    the steps in their order, for every source
+pipeline    the steps in their order, for extracts and polls
 workspace   the DuckDB database of one run: which tables there are, who makes and reads each
 row_hashes  skips rows whose source text has not changed since they were last published
 coercion    from text to the standard's types
@@ -10,4 +10,8 @@ diff        what is new, changed or gone
 ownership   which source owns an id
 quarantine  the topic of what was wrong with the input
 columns     the fields of a kind as columns of DuckDB
+drop_folder watches a folder, and takes each extract that arrives
+polling     asks a system again and again
+streaming   publishes what a system streams, batch by batch
+position    where a polled or streaming source goes on: a topic
 """

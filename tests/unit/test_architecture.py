@@ -131,6 +131,14 @@ def test_every_room_says_its_purpose() -> None:
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
 
 
+@pytest.mark.parametrize("room", ["kafka", "registry", "observe", "ingest", "consume", "replay"])
+def test_a_room_names_its_modules(room: str) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / "bus" / room / "__init__.py").read_text()))
+    named = re.findall(r"^([a-z_]+) +\S", docstring or "", re.MULTILINE)
+    files = {path.stem for path in (ROOT / "bus" / room).glob("*.py")} - {"__init__"}
+    assert files <= set(named)
+
+
 def test_no_two_modules_share_a_name() -> None:
     """But for a file of the command line and what it commands."""
     named: dict[str, list[str]] = defaultdict(list)
