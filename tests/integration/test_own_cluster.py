@@ -62,7 +62,7 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def there(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[District]:
-    with district(tmp_path_factory.mktemp("district"), bus.registry.subjects) as found:
+    with district(tmp_path_factory.mktemp("district"), bus.registry) as found:
         yield found
 
 
