@@ -76,7 +76,7 @@ def network(home: Path) -> Iterator[Network]:
         settings = Settings(
             home=home,
             kafka=KafkaSettings(bootstrap=bus.bootstrap),
-            registry=RegistrySettings(url=bus.registry.subjects),
+            registry=RegistrySettings(url=bus.registry),
         )
         yield Network(home, settings, *proxies, registry)
 
