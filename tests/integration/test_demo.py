@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from tests import sds_model
+from tests.integration.test_public_surface import DATA, check
+from tests.shapes import Shape
 
 
 @pytest.mark.embedded
@@ -30,6 +32,9 @@ def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
+    shape = Shape(DATA["bus demo"])
+    shape.add(told)
+    check("json-demo", [f"json-demo bus demo {line}" for line in shape.lines()])
 
     first, second = told["day1"]["records"], told["day2"]["records"]
     assert first["student"]["created"] == 100

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,25 +104,11 @@ def test_the_keys_of_json(commands: Commands) -> None:
     _without_a_bus(seen, commands)
     asked = {name for name in surface.command_paths() if not name.startswith("bus bench")}
     assert seen.commands | set(PLAYED) == asked, "each command with --json must be looked at"
-    _check("json", seen.lines())
+    check("json", seen.lines())
 
 
-@pytest.mark.embedded
-@pytest.mark.slow
-def test_the_keys_of_the_demos_json(tmp_path: Path) -> None:
-    env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
-    env["BUS_HOME"] = str(tmp_path / "home")
-    line = [sys.executable, "-m", "bus", "demo", "--students", "60", "--json"]
-    done = subprocess.run(
-        line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shape = Shape(DATA["bus demo"])
-    shape.add(json.loads(done.stdout))
-    _check("json-demo", [f"json-demo bus demo {line}" for line in shape.lines()])
-
-
-def _check(section: str, lines: list[str]) -> None:
+def check(section: str, lines: list[str]) -> None:
+    """Hold the keys of JSON output against the golden file."""
     held = golden_file.held(FILE, section)
     golden_file.check(FILE, section, with_what_was_empty(held, lines))
 
