@@ -58,7 +58,6 @@ class DeliveredIndex:
         self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         # Of those, what is only in the batch in hand: no state of it has been delivered before.
         self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
-        self._left_out: set[_Place] = set()  # what `refresh` is to pass over when it comes there
         self._read: dict[Position, int] = {}
 
     def add(self, kind: str, id_: str) -> None:
@@ -80,17 +79,15 @@ class DeliveredIndex:
         """Note that the batch in hand is delivered, but for what was left out of it.
 
         batch:    its messages by kind, what was left out included.
-        left_out: what the product has not got. Its record counts as delivered only by an older or
-                  a newer state of it that the product has got.
+        left_out: what the product has not got. What refers to such a record waits until `refresh`
+                  comes to it: a dead letter lies before the committed offset as well, and holds
+                  nothing back for long.
         """
         places = {_place(message) for message in left_out if message.topic() in self._topics}
         for kind in {self._topics[topic] for topic, _, _ in places}:
             told = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
             lost = {_key(m) for m in left_out if self._topics.get(m.topic() or "") == kind}
             self._ids[kind] -= (lost & self._in_hand[kind]) - told
-        # What `refresh` has passed already it does not come to again.
-        read = self._read
-        self._left_out |= {p for p in places if p[2] >= read.get(Position(*p[:2]), 0)}
         self._forget_batch()
 
     def give_up(self) -> None:
@@ -154,9 +151,6 @@ class DeliveredIndex:
         before = sum(map(len, self._ids.values()))
         if stop:
             for message in passages(self._settings, self._read, stop):
-                if self._left_out and (place := _place(message)) in self._left_out:
-                    self._left_out.discard(place)  # it is read only once
-                    continue
                 kind, key = self._topics[message.topic() or ""], _key(message)
                 self._ids[kind].add(key)
                 self._in_hand[kind].discard(key)
