@@ -70,12 +70,6 @@ class JsonLinesFolder:
         new.replace(self._out / JOURNAL)
         return ()
 
-    def redeliver(
-        self, batch: Batch, replay: str, seen: Mapping[Position, int]
-    ) -> Sequence[Refusal]:
-        """Never: nothing live delivers here."""
-        raise Stop("a shadow is a place of a replay's own")
-
     def settle(self) -> None:
         """Nothing is ever put off."""
 

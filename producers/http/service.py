@@ -178,9 +178,8 @@ def _topics(settings: Settings, kinds: list[str]) -> int:
     """See that the topics are there; how many partitions those of the standard have."""
     names = [topics.topic(settings, kind) for kind in kinds]
     topics.ensure(settings, [*names, topics.idempotency(settings)])
-    quiet = {"logger": logging.getLogger("bus.librdkafka")}
     try:
-        there = AdminClient(client_settings(settings) | quiet).list_topics(timeout=10).topics
+        there = AdminClient(client_settings(settings)).list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
             f"Kafka does not answer ({error.args[0].name()}); start again when it is up"
