@@ -82,6 +82,18 @@ class Part:
     records: list[Any]
     messages: list[Message]
 
+    def only(self, kept: Sequence[int]) -> Part:
+        """Return this part with only the rows at these indexes, which are in ascending order."""
+        if len(kept) == len(self.rows):
+            return self
+        return Part(
+            self.table,
+            self.kind,
+            [self.rows[at] for at in kept],
+            [self.records[at] for at in kept],
+            [self.messages[at] for at in kept],
+        )
+
 
 @dataclass(slots=True)
 class Batch:

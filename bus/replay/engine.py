@@ -295,15 +295,7 @@ def _latest_of(part: Part, latest: LatestStates) -> Part:
         for at, message in enumerate(part.messages)
         if latest.is_latest(position(message), message.offset() or 0, message.key())
     ]
-    if len(keep) == len(part.rows):
-        return part
-    return Part(
-        part.table,
-        part.kind,
-        [part.rows[at] for at in keep],
-        [part.records[at] for at in keep],
-        [part.messages[at] for at in keep],
-    )
+    return part.only(keep)
 
 
 def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:

@@ -76,12 +76,4 @@ def without(part: Part, lost: Collection[Position]) -> Part:
 def sifted(part: Part, keep: Callable[[Message], bool]) -> Part:
     """A part with only the rows whose messages are to be kept."""
     kept = [at for at, message in enumerate(part.messages) if keep(message)]
-    if len(kept) == len(part.rows):
-        return part
-    return Part(
-        part.table,
-        part.kind,
-        [part.rows[at] for at in kept],
-        [part.records[at] for at in kept],
-        [part.messages[at] for at in kept],
-    )
+    return part.only(kept)
