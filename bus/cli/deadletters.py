@@ -121,7 +121,7 @@ def show_deadletter(
         from bus import settings
         from bus.consume.deadletters import choose, content, masked, read, record_look
         from bus.errors import Never
-        from bus.replay.replay_log import whoever
+        from bus.replay.replay_log import user_at_machine
 
         loaded = settings.load()
         (letter,) = choose(read(loaded, product), places=[place])
@@ -130,7 +130,7 @@ def show_deadletter(
         try:
             found: Any = content(loaded, product, place)
             if unmasked:
-                record_look(loaded, product, place, why, whoever())
+                record_look(loaded, product, place, why, user_at_machine())
             record = found if unmasked else masked(letter.kind, found)
         except Never as reason:
             note = str(reason)
@@ -170,7 +170,7 @@ def retry(
         from bus.cli.replay_run import replayed
         from bus.consume.deadletters import mark, read
         from bus.kafka.cloudevents import now
-        from bus.replay.replay_log import whoever
+        from bus.replay.replay_log import user_at_machine
 
         loaded = settings.load()
         letters = _chosen(read(loaded, product), places, reason, everything)
@@ -184,7 +184,7 @@ def retry(
             (letter.kind, letter.id) for letter in read(loaded, product) if letter.time >= began
         }
         done = [letter for letter in letters if (letter.kind, letter.id) not in again]
-        mark(loaded, product, done, "retried", why, whoever())
+        mark(loaded, product, done, "retried", why, user_at_machine())
         result = {"product": product, "retried": len(done), "failed": len(letters) - len(done)}
 
         def show(console: Console) -> None:
@@ -211,13 +211,13 @@ def discard(
         from bus import settings
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop
-        from bus.replay.replay_log import whoever
+        from bus.replay.replay_log import user_at_machine
 
         if not why.strip():
             raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
         loaded = settings.load()
         letters = _chosen(read(loaded, product), places, reason, everything)
-        mark(loaded, product, letters, "discarded", why, whoever())
+        mark(loaded, product, letters, "discarded", why, user_at_machine())
         emit(
             json,
             {"product": product, "discarded": len(letters)},

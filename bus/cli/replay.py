@@ -117,7 +117,7 @@ def run(
         from bus.errors import Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
-        from bus.replay.replay_log import ReplayRequest, keyed, new_id, whoever
+        from bus.replay.replay_log import ReplayRequest, keyed, new_id, user_at_machine
         from bus.replay.selection import select
         from bus.replay.window import resolve
 
@@ -146,7 +146,7 @@ def run(
             rate=rate,
             into=_absolute(into),
             why=why,
-            by=whoever(),
+            by=user_at_machine(),
             at=now(),
             start=keyed(window.start),
             stop=keyed(window.stop),

@@ -31,7 +31,7 @@ def replayed(
     """Replay the latest state of these records, by kind; what is told of that."""
     from bus import plugins
     from bus.kafka.cloudevents import now
-    from bus.replay.replay_log import ReplayRequest, keyed, new_id, whoever
+    from bus.replay.replay_log import ReplayRequest, keyed, new_id, user_at_machine
     from bus.replay.window import resolve
 
     kinds = [kind for kind in plugins.product(product).kinds if kind in records]
@@ -44,7 +44,7 @@ def replayed(
         records={kind: sorted(records[kind]) for kind in kinds},
         only_current=True,
         why=why,
-        by=whoever(),
+        by=user_at_machine(),
         at=now(),
         start=keyed(window.start),
         stop=keyed(window.stop),

@@ -27,6 +27,7 @@ SHOWN = 10
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
+PublishAs = Annotated[str, typer.Option(help="The name under which this system publishes.")]
 AllowMassWithdrawal = Annotated[
     bool,
     typer.Option(
@@ -57,9 +58,7 @@ def command_of(source: Source) -> Callable[..., None]:
 def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
     def command(
         path: Annotated[Path, typer.Argument(help=reader.what)],
-        source: Annotated[
-            str, typer.Option(help="The name under which this system publishes.")
-        ] = declared.name,
+        source: PublishAs = declared.name,
         watch: Annotated[
             bool,
             typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
@@ -90,9 +89,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
 
 def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
     def command(
-        source: Annotated[
-            str, typer.Option(help="The name under which this system publishes.")
-        ] = declared.name,
+        source: PublishAs = declared.name,
         watch: Annotated[
             bool, typer.Option("--watch", help="Ask again and again until it is stopped.")
         ] = False,
@@ -125,9 +122,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
 
 def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
     def command(
-        source: Annotated[
-            str, typer.Option(help="The name under which this system publishes.")
-        ] = declared.name,
+        source: PublishAs = declared.name,
         json: Json = False,
     ) -> None:
         with failures(json):

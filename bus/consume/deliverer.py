@@ -3,9 +3,9 @@
     pass over what an equivalent outlives → translate → write dead letters
         → hand over, again and again → write dead letters of what the product refuses
 
-The first dead letters come before the hand-over: a delivery that keeps its own offsets stands for
-all that lies before them, also for a record that it never gets. Without the dead letter nobody
-knows of that record.
+The first dead letters are written before the hand-over. A delivery that keeps its own offsets moves
+them past a record that it never gets; if the program died then, no dead letter would name that
+record.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Membership:
         self._assigned.set(len(self._partitions.next))
 
     def _locate(self, asked: Collection[Position]) -> dict[Position, int]:
-        """Find where to go on in these partitions; what the delivery itself stands for of them."""
+        """Find where to go on in these partitions. Return the offsets that the delivery keeps."""
         own = self._delivery.resume(self._inquiry.cluster(), asked)
         self._partitions.locate(asked, own)
         return {place: own[place] for place in asked if place in own}

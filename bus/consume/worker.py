@@ -182,7 +182,7 @@ class Worker:
         return nothing_waits and self._progress.reached(goal)
 
     def _all_taken(self) -> bool:
-        """Whether the topics have been read to their ends, and nothing of that is in the intake."""
+        """Whether the topics have been read to their ends, and none of it is in the backlog."""
         return not (self._partitions.behind or self._backlog.unordered)
 
     # ---- one turn -----------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class _Drained(Exception):  # noqa: N818
 
 
 def _explained(product: str, error: KafkaException) -> str:
-    """What a person is told of an error of Kafka's that ends the loop."""
+    """Explain to a person the error of Kafka that ends the loop."""
     name = error.args[0].name()
     if "AUTHORIZATION" in name:
         return (

@@ -140,7 +140,7 @@ def new_id(product: str) -> str:
     return f"{product}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def whoever() -> str:
+def user_at_machine() -> str:
     """Who runs this process: user@machine."""
     try:
         user = getpass.getuser()
@@ -179,7 +179,7 @@ def entry(settings: Settings, id_: str) -> ReplayEntry:
 
 def wish(settings: Settings, id_: str, to: Wish) -> None:
     """Ask whoever runs a replay to pause, go on or end; it does so after the batch in hand."""
-    value = {"to": to, "by": whoever(), "at": now()}
+    value = {"to": to, "by": user_at_machine(), "at": now()}
     send(
         settings,
         topics.replays(settings),
