@@ -85,11 +85,11 @@ class _Run:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
         workspace = self.workspace
         record, raw = workspace.record(kind), workspace.raw(kind)
-        select, sorts = reading(kind, raw, workspace.columns_of(raw))
-        workspace.sql(
-            f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})"
-        )
+        there = workspace.columns_of(raw)
+        select, sorts = reading(kind, raw, there)
+        workspace.sql(f"CREATE OR REPLACE TABLE {record} AS {select}")
         if workspace.number(f"SELECT count(_worst) FROM {record}"):
+            select, _ = reading(kind, raw, there, faults=True)
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
             self.tell(
                 kind,
@@ -108,6 +108,8 @@ class _Run:
         fields = ", ".join(quoted(name) for name in columns(kind))
         # By hash first, as hashes of millions of ids fit in memory where the ids may not.
         several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
+        if not workspace.number(f"SELECT count(*) FROM ({several})"):
+            return 0
         workspace.sql(
             f"""
             CREATE OR REPLACE TEMP TABLE {repeated} AS
@@ -166,8 +168,8 @@ class _Run:
     def _require(self, kind: str, names: Iterable[str]) -> int:
         """Leave out the rows that cannot do without what is not there; how many."""
         workspace = self.workspace
-        doomed = workspace.doomed
-        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
+        record, doomed = workspace.record(kind), workspace.doomed
+        any_doomed = False
         for name in names:
             if self._dangling(kind, name):
                 reason = _absent(
@@ -175,8 +177,12 @@ class _Run:
                     "the row was left out; send that too, or mend the id",
                 )
                 self._tell_bad(kind, Sort(name, reason, True))
+                if not any_doomed:
+                    workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
+                    any_doomed = True
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
-        record = workspace.record(kind)
+        if not any_doomed:
+            return 0
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
     def _is_list(self, kind: str, name: str) -> bool:
@@ -351,15 +357,20 @@ class _Run:
 
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
-        self.workspace.sql(
-            f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({found})"
+        workspace, faulty = self.workspace, self.workspace.faulty
+        # Asked once: SQL that looks at every field of a kind takes DuckDB long to plan.
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
+        if not workspace.number(f"SELECT count(*) FROM {faulty}"):
+            return
+        workspace.sql(
+            f"INSERT INTO {workspace.doubtful} SELECT '{kind}', _file, _line FROM {faulty}"
         )
-        groups = self.workspace.sql(
+        groups = workspace.sql(
             f"""
             SELECT coalesce(_file, ''), code, count(*), min({{
                 'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
             }}, {MOST})
-            FROM ({found}) GROUP BY 1, 2 ORDER BY 1, 2
+            FROM {faulty} GROUP BY 1, 2 ORDER BY 1, 2
             """
         )
         faults = self.workspace.staging.faults
