@@ -37,11 +37,14 @@ def up(json: Json = False) -> None:
 
 
 def down(json: Json = False) -> None:
-    """Stop Kafka and the registry of BUS_HOME; their data stays."""
+    """Stop Kafka and the registry of BUS_HOME; their data stays.
+
+    It does so whatever else is wrong with the settings.
+    """
     with failures(json):
         from bus import local, settings
 
-        home = settings.load().home.absolute()
+        home = settings.load_home().absolute()
         stopped = local.down(home)
 
     def text(out: Console) -> None:
@@ -93,16 +96,24 @@ def status(json: Json = False) -> None:
         out.print(_table("group", ("lag",), result["groups"]))
 
     emit(json, result, text)
+    if not bootstrap:
+        raise typer.Exit(1)
 
 
 def doctor(json: Json = False) -> None:
     """Look at everything that the bus stands on, and say how to mend what is wrong."""
     with failures(json):
-        from bus import settings
-        from bus.observe.doctor import examine
+        from bus import plugins, settings
+        from bus.errors import Stop
+        from bus.observe.doctor import examine, examine_settings
 
-        named = settings.load()
-        findings = list(examine(named))
+        wrong = [*settings.misspelt_variables(), *plugins.misconfigured(settings.Tables.load())]
+        try:
+            named = settings.load()
+        except Stop as fault:  # then nobody knows what else to look at
+            findings = [examine_settings([str(fault), *wrong])]
+        else:
+            findings = [examine_settings(wrong), *examine(named)]
     ok = all(finding.ok for finding in findings)
 
     def text(out: Console) -> None:

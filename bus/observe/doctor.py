@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from bus.local import damage, kafka_process, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
 from bus.local.home import check_writable
 from bus.registry.registry_client import answered, client
-from bus.settings import Settings
+from bus.settings import Settings, config_file
 
 SECONDS = 10.0
 """How long a district's cluster may take to answer."""
@@ -34,7 +34,7 @@ class Diagnosis:
 
 
 def examine(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at everything, one after the other; nothing is raised."""
+    """Look at all that the bus stands on, one after the other; nothing is raised."""
     looks: list[tuple[str, Callable[[], str]]]
     if settings.embedded:
         home = settings.home.absolute()
@@ -58,6 +58,15 @@ def examine(settings: Settings) -> Iterator[Diagnosis]:
             yield Diagnosis(name, True, look())
         except BusError as error:
             yield Diagnosis(name, False, str(error))
+
+
+def examine_settings(wrong: Iterable[str]) -> Diagnosis:
+    """How the settings are; `wrong` says what is not right with them, a text each."""
+    if found := "\n".join(wrong):
+        return Diagnosis("settings", False, found)
+    file = config_file()
+    where = str(file) if file.exists() else f"no {file} here, so what is usual counts"
+    return Diagnosis("settings", True, where)
 
 
 def _memory(home: Path) -> str:
@@ -104,7 +113,7 @@ def _part(home: Path, name: str) -> str:
     if name in state.dead:
         raise Stop(f"it was started but runs no more: see {home / 'logs' / name}.log and `bus up`")
     if not (running := state.running.get(name)):
-        return "not up; start it with `bus up`"
+        raise Stop("not up; start it with `bus up`")
     if not lifecycle.answers(name, running.port):
         raise Stop(
             f"process {running.pid} runs but does not answer on port {running.port}: run "
