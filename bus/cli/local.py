@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 
 
@@ -59,10 +60,10 @@ def down(json: Json = False) -> None:
 def status(json: Json = False) -> None:
     """Show endpoints, topics, and how far each consumer is behind."""
     with failures(json):
-        from bus import local, settings
+        from bus import local
         from bus.kafka.overview import Overview, overview
 
-        named = settings.load()
+        named = settings_of_reached()
         state = local.status(named.home) if named.embedded else None
         if state is None:
             bootstrap, registry = named.kafka.bootstrap, named.registry.url

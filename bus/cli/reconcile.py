@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, failures, stderr
 from bus.cli.products import ProductName
@@ -46,12 +47,12 @@ def reconcile(
     `--repair` replays the latest state of just those records.
     """
     with failures(json):
-        from bus import plugins, settings
+        from bus import plugins
         from bus.errors import Stop
         from bus.registry import subjects
         from bus.replay.compare import reconcile as compare
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         what = plugins.product(product)
         subjects.must_have_some(loaded)
         with (

@@ -15,15 +15,15 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka import KafkaError as Error
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     OffsetSpec,
 )
 
 from bus.delivery import Position
-from bus.errors import RetryLater, Stop
+from bus.errors import RetryLater
 from bus.kafka.client import client_settings
+from bus.kafka.reachability import refused_setting
 from bus.kafka.reader import Reader
 from bus.settings import Settings
 
@@ -76,15 +76,6 @@ def overview(settings: Settings) -> Overview:
         raise RetryLater(SILENT.format(error.args[0].name())) from None
     topics = {name: TopicState(partitions[name], records[name]) for name in sorted(partitions)}
     return Overview(topics, lag)
-
-
-def refused_setting(error: KafkaException) -> None:
-    """Raises `Stop` when it is the client library that takes no part of the settings."""
-    if error.args[0].code() == Error._INVALID_ARG:
-        raise Stop(
-            f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
-            "[kafka] client, in bus.toml"
-        ) from None
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Position]:

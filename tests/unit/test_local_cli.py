@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,14 @@ def test_up_does_not_start_a_cluster_that_is_named(
 def test_a_named_cluster_that_is_not_there_is_said_by_status_and_doctor(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bus.kafka import overview
-
-    monkeypatch.setattr(overview, "SECONDS", 0.3)
     monkeypatch.setattr(doctor, "SECONDS", 0.3)
     monkeypatch.setenv("BUS_KAFKA__BOOTSTRAP", "127.0.0.1:1")
     monkeypatch.setenv("BUS_REGISTRY__URL", "http://127.0.0.1:1")
-    assert one_object("status", status=1)["error"].startswith("Kafka does not answer")
+    began = time.monotonic()
+    said = one_object("status", status=1)["error"]
+    assert time.monotonic() - began < 8  # 5 of them librdkafka's
+    for words in ("no way into Kafka at 127.0.0.1:1", "Connection refused", "[kafka] bootstrap"):
+        assert words in said
     checks = one_object("doctor", status=1)["checks"]
     assert [check["name"] for check in checks] == ["settings", "Kafka", "registry"]
     assert all("does not answer" in check["says"] for check in checks[1:])
