@@ -193,6 +193,8 @@ def retry(
                 )
 
         emit(json, result, show)
+        if len(letters) > len(done):
+            raise typer.Exit(1)
 
 
 @app.command()

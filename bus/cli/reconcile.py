@@ -78,6 +78,8 @@ def reconcile(
             ended = replayed(loaded, product, concerned, why or "repair", out, url)
             more["repaired"] = ended
         emit_differences(json, product, found, more)
+        if found.found and (more["repaired"] or {}).get("status") != "done":
+            raise typer.Exit(1)
 
 
 def _asked(product: Product, loaded: Any, folder: Path) -> Path:

@@ -155,7 +155,7 @@ def run(
         if dry_run:
             _dry_run(json, loaded, what, about, chosen)
             return
-        _emit(json, run_replay(loaded, about, None, out, url))
+        _end(json, run_replay(loaded, about, None, out, url))
 
 
 def _absolute(into: str | None) -> str:
@@ -331,7 +331,14 @@ def resume(
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status}; start another")
         wish(loaded, replay, "run")
-        _emit(json, run_replay(loaded, found.about, found.state, out, url))
+        _end(json, run_replay(loaded, found.about, found.state, out, url))
+
+
+def _end(json: bool, entry: ReplayEntry) -> None:
+    """Tell how a run ended; with status 1 when none of what it read could be delivered."""
+    _emit(json, entry)
+    if entry.state.left_out and not sum(entry.state.delivered.values()):
+        raise typer.Exit(1)
 
 
 def _emit(json: bool, entry: ReplayEntry) -> None:
