@@ -94,6 +94,8 @@ def status(json: Json = False) -> None:
         out.print(f"Kafka     {escape(bootstrap)}")
         out.print(f"registry  {escape(registry)}")
         out.print(_table("topic", ("partitions", "records"), result["topics"]))
+        if not all(topic.exact for topic in found.topics.values()):
+            out.print("≤: of a long topic its offsets are told, which are more than its records")
         out.print(_table("group", ("lag",), result["groups"]))
 
     emit(json, result, text)
@@ -131,11 +133,13 @@ def _say(line: str) -> None:
     stderr.print(escape(line))
 
 
-def _table(head: str, columns: tuple[str, ...], rows: dict[str, dict[str, int]]) -> Table:
+def _table(head: str, columns: tuple[str, ...], rows: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(head)
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(escape(name), *(f"{row[column]:,}" for column in columns))
+        least = {"records": "" if row.get("exact", True) else "≤ "}
+        cells = (f"{least.get(column, '')}{row[column]:,}" for column in columns)
+        table.add_row(escape(name), *cells)
     return table
