@@ -217,3 +217,21 @@ def test_the_bus_does_not_go_down_elsewhere_when_its_home_is_not_known(
     assert "home" in one_object("down", status=1)["error"]
     monkeypatch.setenv("BUS_CONFIG", str(tmp_path / "gone.toml"))
     assert "BUS_CONFIG" in one_object("down", status=1)["error"]
+
+
+def test_records_that_were_not_counted_are_marked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bus.kafka import overview, reachability
+
+    found = {
+        "schoolbus.org": overview.TopicState(4, 9, exact=True),
+        "schoolbus.student": overview.TopicState(4, 50_000, exact=False),
+    }
+    monkeypatch.setenv("BUS_KAFKA__BOOTSTRAP", "kafka.district.example:9092")
+    monkeypatch.setattr(reachability, "check_reachable", lambda _: 1)
+    monkeypatch.setattr(overview, "overview", lambda _: overview.Overview(found, {}))
+    said = CliRunner().invoke(app, ["status"]).stdout
+    assert " 9\n" in said and "≤ 9" not in said
+    assert "≤ 50,000" in said
+    assert "its offsets are told" in said
