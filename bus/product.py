@@ -8,6 +8,7 @@ A translation is written as a set of tables, each the twin of a table in the pro
 documentation: a name, the columns in their order, and for each kind of record the function that
 makes a row of it. Such a function
 
+* sees one record and nothing else, so a row cannot have a value from another record;
 * is pure: the same record gives the same row; no I/O, no clock, no random numbers, no logging;
 * is called once for each record, in any process, and again whenever a record is delivered again;
 * returns a dict whose keys are exactly `Table.columns`, in that order (the deliveries write
