@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bus.delivery import Delivery
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay import json_lines_folder
-from bus.settings import Settings, explain
+from bus.settings import Settings, Tables, explain, meant_by
 from bus.source import Source
 
 log = logging.getLogger(__name__)
 
 PRODUCERS = "schoolbus.producers"
 PRODUCTS = "schoolbus.products"
+WHAT = {"products": "product", "producers": "source"}
+"""What a group of settings holds a table for."""
 
 
 def sources() -> dict[str, EntryPoint]:
@@ -35,16 +39,17 @@ def source(name: str) -> Source | Callable[..., None]:
     """
     if name not in sources():
         raise Stop(f"there is no source {name}; installed are: {', '.join(sorted(sources()))}")
-    found: Source | Callable[..., None] = sources()[name].load()
+    found: Source | Callable[..., None] = _loaded(sources()[name], "source", Source)
     return found
 
 
 def source_settings(source: Source, settings: Settings) -> Any:
     """A source's own settings, from bus.toml and the environment; raises `Stop` for wrong ones."""
+    _warn_of_others(settings.producers, "producers", sorted(sources()), source.name)
     try:
         return source.settings(**settings.producers.get(source.name, {}))
     except ValidationError as error:
-        raise Stop(f"[producers.{source.name}]: {explain(error)}") from None
+        raise Stop(f"[producers.{source.name}]: {explain(error, source.settings)}") from None
 
 
 def products() -> list[str]:
@@ -54,7 +59,7 @@ def products() -> list[str]:
 
 def product(name: str) -> Product:
     """A product by name; raises `Stop` when no installed package brings it."""
-    found: Product = entry(name).load()
+    found: Product = _loaded(entry(name), "product", Product)
     return found
 
 
@@ -68,6 +73,7 @@ def entry(name: str) -> EntryPoint:
 def product_settings(product: Product, settings: Settings, **options: Any) -> Any:
     """A product's own settings: from bus.toml and the environment, then the given options."""
     given = {name: value for name, value in options.items() if value is not None}
+    _warn_of_others(settings.products, "products", products(), product.name)
     return _checked(product, settings.products.get(product.name, {}) | given)
 
 
@@ -82,7 +88,85 @@ def _checked(product: Product, values: dict[str, Any]) -> Any:
     try:
         return product.settings(**values)
     except ValidationError as error:
-        raise Stop(f"[products.{product.name}]: {explain(error)}") from None
+        raise Stop(f"[products.{product.name}]: {explain(error, product.settings)}") from None
+
+
+def _loaded(point: EntryPoint, what: str, kind: type) -> Any:
+    """What an entry point names; raises `Stop` that says whose fault it is when it does not load.
+
+    what: "product" or "source".
+    """
+    package = point.dist.name if point.dist else "?"
+    whose = f"the {what} {point.name} of the package {package}"
+    try:
+        found = point.load()
+    except Exception as error:  # whatever another package does while it is imported
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise Stop(
+            f"{whose} does not load: {type(error).__name__}: {str(error)[:300]} "
+            f"({at.filename}:{at.lineno}); mend that package, or install what it needs"
+        ) from error
+    if not isinstance(found, kind) and not (kind is Source and callable(found)):
+        raise Stop(
+            f"{whose} does not load: {point.value} is no bus.{kind.__name__}; mend its line in "
+            "that package's pyproject.toml"
+        )
+    if isinstance(found, kind) and found.name != point.name:  # type: ignore[attr-defined]
+        raise Stop(
+            f"{whose} calls itself {found.name}; let both names be the same"  # type: ignore[attr-defined]
+        )
+    return found
+
+
+def misconfigured(settings: Settings | Tables) -> Iterator[str]:
+    """What is wrong with the tables of all products and sources, a text each, without any value.
+
+    A setting that is missing is not wrong, as an option or another shell may bring it.
+    """
+    for group, tables, installed in (
+        ("products", settings.products, products()),
+        ("producers", settings.producers, sorted(sources())),
+    ):
+        for name, table in tables.items():
+            if name not in installed:
+                yield _not_installed(group, name, installed)
+                continue
+            try:
+                model = _settings_model(group, name)
+                if model is not None:
+                    model(**table)
+            except ValidationError as error:
+                if any(problem["type"] != "missing" for problem in error.errors()):
+                    yield f"[{group}.{name}]: {explain(error, model)}"  # type: ignore[arg-type]
+            except Stop as error:
+                yield f"[{group}.{name}]: {error}"
+
+
+def _settings_model(group: str, name: str) -> type[BaseModel] | None:
+    """The model of a product's or source's settings; None for a service that does not say it."""
+    if group == "products":
+        return product(name).settings
+    found = source(name)
+    if isinstance(found, Source):
+        return found.settings
+    model: Callable[[], type[BaseModel]] | None
+    model = getattr(sys.modules[found.__module__], "settings_model", None)
+    return model() if model else None
+
+
+def _not_installed(group: str, name: str, installed: list[str]) -> str:
+    meant = meant_by(name, installed)
+    hint = f"{meant} may have been meant" if meant else f"installed are: {', '.join(installed)}"
+    return f"[{group}.{name}]: no {WHAT[group]} of this name is installed; {hint}"
+
+
+def _warn_of_others(
+    tables: Mapping[str, Any], group: str, installed: list[str], running: str
+) -> None:
+    """Warn of tables that may be a misspelt one of what runs: their settings do not count."""
+    for name in tables:
+        if name not in installed and meant_by(name, installed) == running:
+            log.warning(_not_installed(group, name, installed))
 
 
 def takers() -> dict[str, tuple[str, ...]]:

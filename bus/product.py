@@ -8,6 +8,7 @@ A translation is written as a set of tables, each the twin of a table in the pro
 documentation: a name, the columns in their order, and for each kind of record the function that
 makes a row of it. Such a function
 
+* sees one record and nothing else, so a row cannot have a value from another record;
 * is pure: the same record gives the same row; no I/O, no clock, no random numbers, no logging;
 * is called once for each record, in any process, and again whenever a record is delivered again;
 * returns a dict whose keys are exactly `Table.columns`, in that order (the deliveries write
@@ -30,6 +31,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bus.delivery import Delivery, Table, Translate
+from bus.settings import registered_name
 from bus.standard import KINDS
 
 
@@ -37,7 +39,8 @@ from bus.standard import KINDS
 class Product:
     """A product: its tables in the order in which it must get them, its settings, its delivery.
 
-    name:          the name on the command line, and the consumer group's last part.
+    name:          the name on the command line, and the consumer group's last part: small letters
+                   and digits, with dashes or underscores between them.
     tables:        in the product's own import order: what is referred to comes first.
     settings:      a pydantic model; filled from `[products.NAME]` in bus.toml, the environment
                    (`BUS_PRODUCTS__NAME__FIELD`) and the options `--out` and `--url` of
@@ -67,6 +70,9 @@ class Product:
     tells_time: bool = False
     export: Callable[[Any, Path], Path] | None = None
     siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        registered_name("product", self.name)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -11,9 +11,12 @@ shows as stars wherever it is printed.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from tomllib import TOMLDecodeError
-from typing import Annotated, Any, Literal
+from tomllib import TOMLDecodeError, loads
+from typing import Annotated, Any, Literal, get_args, get_origin
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -133,7 +136,30 @@ class TelemetrySettings(Model):
     otlp_endpoint: str = ""
 
 
-class Settings(BaseSettings):
+class _FromEverywhere(BaseSettings):
+    """Settings that come from the environment, from secret files and from bus.toml."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if secrets := os.environ.get("BUS_SECRETS_DIR"):
+            sources.append(
+                NestedSecretsSettingsSource(
+                    file_secret_settings, secrets_dir=secrets, secrets_dir_missing="error"
+                )
+            )
+        sources.append(TomlConfigSettingsSource(settings_cls, config_file()))
+        return tuple(sources)
+
+
+class Settings(_FromEverywhere):
     """Everything. `products` and `producers` hold a table for each, checked by its own model."""
 
     model_config = SettingsConfigDict(
@@ -159,26 +185,53 @@ class Settings(BaseSettings):
         """The full name of a topic: `schoolbus.student` for "student"."""
         return f"{self.topic_prefix}.{name}"
 
+
+class Tables(_FromEverywhere):
+    """The tables of products and sources alone, whatever else is set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BUS_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    products: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    producers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        sources = [init_settings, env_settings]
-        if secrets := os.environ.get("BUS_SECRETS_DIR"):
-            sources.append(
-                NestedSecretsSettingsSource(
-                    file_secret_settings, secrets_dir=secrets, secrets_dir_missing="error"
-                )
-            )
-        sources.append(
-            TomlConfigSettingsSource(settings_cls, Path(os.environ.get("BUS_CONFIG", "bus.toml")))
+    def load(cls) -> Tables:
+        """Those of this process; none where they cannot be read, which `load` tells."""
+        try:
+            return cls()
+        except (ValidationError, SettingsError, TOMLDecodeError, OSError):
+            return cls.model_construct()
+
+
+OF_THE_ENVIRONMENT = ("BUS_CONFIG", "BUS_SECRETS_DIR", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY")
+"""What is read from the environment alone, and is no part of `Settings`."""
+
+
+def config_file() -> Path:
+    """The file of settings: as `BUS_CONFIG` says, else `bus.toml` in the current folder."""
+    return Path(os.environ.get("BUS_CONFIG", "bus.toml"))
+
+
+NAME = r"[a-z0-9]+([-_][a-z0-9]+)*"
+LONGEST_NAME = 60
+
+
+def registered_name(what: str, name: str) -> None:
+    """Raise ValueError when this cannot be the name of a product or a source.
+
+    It is a part of topics, groups and transactional ids (Kafka, "Topic": letters, digits, dots,
+    dashes, underscores), of a table in bus.toml, and of variables, which have no capitals to tell
+    and part their names by two underscores.
+
+    what: "product" or "source".
+    """
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"{name!r} cannot be the name of a {what}: it has small letters and digits, in parts "
+            f"with a dash or an underscore between them, {LONGEST_NAME} characters at most"
         )
-        return tuple(sources)
 
 
 def load() -> Settings:
@@ -193,7 +246,7 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise Stop(explain(error)) from None
+        raise Stop(explain(error, Settings)) from None
     except SettingsError as error:  # names the setting or the folder, never a value
         raise Stop(
             f"settings cannot be read: {error}; correct BUS_… in the environment or the folder "
@@ -209,10 +262,133 @@ def load() -> Settings:
         ) from None
 
 
-def explain(error: ValidationError) -> str:
-    """What is wrong with settings, a line each, without any value."""
+def load_home() -> Path:
+    """The home alone, whatever is wrong with the other settings: for what must work in any case.
+
+    Raises `Stop`, as `load` does, when the wrong setting is the one that names the home.
+    """
+    try:
+        return load().home
+    except Stop as wrong:
+        fault = wrong
+    if home := os.environ.get("BUS_HOME"):
+        return Path(home)
+    secret = Path(os.environ.get("BUS_SECRETS_DIR", os.devnull)) / "bus_home"
+    try:
+        home = secret.read_text("utf-8").strip() if secret.is_file() else _home_in_file()
+    except OSError:
+        raise fault from None
+    if not home:
+        raise fault
+    return Path(home)
+
+
+def _home_in_file() -> str:
+    """The home as bus.toml has it, also where the rest is no TOML; "" when it is no text.
+
+    Raises `OSError` when the file cannot be read.
+    """
+    home: Any = str(Settings.model_fields["home"].default)
+    path = config_file()
+    if not path.exists() and "BUS_CONFIG" not in os.environ:
+        return str(home)
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        if line.lstrip().startswith("["):
+            break
+        try:
+            home = loads(line).get("home", home)
+        except TOMLDecodeError:
+            continue
+    return home if isinstance(home, str) else ""
+
+
+def misspelt_variables() -> list[str]:
+    """What is wrong with the environment's `BUS_…` names, a sentence each.
+
+    A name that is like none of the settings' is let be, as it may be another program's.
+    """
+    ours = {_variable(name) for name in _dotted(Settings)}
+    groups = {name.upper() for name in Settings.model_fields}
+    wrong = []
+    for name in sorted(os.environ):
+        if not name.upper().startswith("BUS_") or name.upper() in OF_THE_ENVIRONMENT:
+            continue
+        first, _, rest = name.upper().removeprefix("BUS_").partition("__")
+        if first in groups:  # what comes after it is checked when the settings are made
+            continue
+        known = [*ours, *OF_THE_ENVIRONMENT]
+        group = next((group for group in sorted(groups) if first.startswith(f"{group}_")), "")
+        if close := get_close_matches(name.upper(), known, 1, 0.85):
+            wrong.append(f"{name} is no setting; {close[0]} may have been meant")
+        elif group:
+            meant = f"BUS_{group}__{first.removeprefix(f'{group}_')}" + (rest and f"__{rest}")
+            wrong.append(f"{name} is no setting; {meant} may have been meant (two underscores)")
+    return wrong
+
+
+def _variable(dotted: str) -> str:
+    return f"BUS_{dotted.replace('.', '__').upper()}"
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with settings, a line each, without any value.
+
+    model: whose settings they are; it says which one may have been meant by one that it has not.
+    """
     lines = [
-        f"  {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        f"  {'.'.join(map(str, problem['loc']))}: {_problem(problem, model)}"
         for problem in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     return "these settings are wrong (bus.toml or BUS_… in the environment):\n" + "\n".join(lines)
+
+
+def _problem(problem: Any, model: type[BaseModel]) -> str:
+    if problem["type"] != "extra_forbidden":
+        return str(problem["msg"])
+    *path, name = map(str, problem["loc"])
+    group = model_at(model, path)
+    names = list(group.model_fields) if group else []
+    if meant := meant_by(name, names):
+        return f"there is no such setting; {meant} may have been meant"
+    if elsewhere := [one for one in _dotted(model) if one.rpartition(".")[2] == name]:
+        return f"there is no such setting here; {elsewhere[0]} may have been meant"
+    return f"there is no such setting; there are: {', '.join(names)}"
+
+
+def meant_by(name: str, names: list[str]) -> str:
+    """The one of these names that may have been meant by a wrong one, or ""."""
+    plain = {one.lower().replace("-", "_"): one for one in names}
+    close = get_close_matches(name.lower().replace("-", "_"), plain, 1)
+    return plain[close[0]] if close else ""
+
+
+def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The model of a group of settings within another, or None when there is none."""
+    found: Any = model
+    for part in path:
+        if (inner := _model(found)) is not None:
+            field = inner.model_fields.get(part)
+            found = field.annotation if field else None
+        else:  # a table with a group for each name
+            found = get_args(found)[1] if get_origin(found) is dict else None
+    return _model(found)
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation names, alone or beside None."""
+    if get_origin(annotation) is dict:
+        return None
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return one
+    return None
+
+
+def _dotted(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """All settings of a model, each with its groups: `kafka.bootstrap`."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _dotted(inner, f"{before}{name}.")
+        else:
+            yield before + name

@@ -37,6 +37,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bus.settings import registered_name
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -163,7 +165,8 @@ class Source:
     """A connector to a kind of student information system.
 
     name:     on the command line (`bus produce NAME`), in `[producers.NAME]`, and the name under
-              which it publishes unless `--source` gives another.
+              which it publishes unless `--source` gives another: small letters and digits,
+              with dashes or underscores between them.
     help:     what `bus produce NAME --help` says, in Markdown.
     reader:   how it is read.
     settings: a pydantic model, filled from `[producers.NAME]` in bus.toml and the environment
@@ -177,3 +180,6 @@ class Source:
     reader: Extracts | Polled | Streamed
     settings: type[BaseModel] = NoSettings
     rules: str = "1"
+
+    def __post_init__(self) -> None:
+        registered_name("source", self.name)

@@ -11,18 +11,21 @@ then, and at the end. After a crash the last ones come again, with the same `eve
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from types import TracebackType
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus.errors import Never, RetryLater
+from bus.errors import BusError, Never, RetryLater
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import attributes
+from bus.kafka.reachability import check_reachable
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, load
@@ -60,14 +63,17 @@ def subscribe(
 
     One student's events of a kind come in order. What does not decode is passed over: it is in
     nobody's power here, and its producer sees it in the bus's own dead letters. Raises `RetryLater`
-    when Kafka or the registry does not answer, ValueError for a kind that the standard does not
-    have.
+    when Kafka or the registry does not answer, `Stop` when no bus is up, ValueError for a kind that
+    the standard does not have.
     """
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
             f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
         )
+    _tell_in_one_line()
     settings = settings or load()
+    if not settings.embedded:
+        check_reachable(settings)
     lookup = schema_lookup(settings)
     decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in kinds}
     consumer = Consumer(
@@ -108,6 +114,22 @@ def subscribe(
         raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
     finally:
         consumer.close()
+
+
+def _tell_in_one_line() -> None:
+    """Let a `BusError` that ends the program be told by its text, which is for a person, alone.
+
+    A program that shows its errors in a way of its own (`sys.excepthook`) goes on to do so.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, BusError):
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = hook
 
 
 def _event(message: Message, kind: str, decoder: Decoder) -> Event | None:

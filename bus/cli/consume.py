@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
 
@@ -38,13 +39,13 @@ def consume(
     one product share the work.
     """
     with failures(json):
-        from bus import plugins, settings
+        from bus import plugins
         from bus.consume.worker import Worker
         from bus.observe import health, telemetry
         from bus.observe.metrics import ConsumerMetrics
         from bus.registry import subjects
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         telemetry.configure(loaded.telemetry)
         what = plugins.product(product)
         subjects.must_have_some(loaded)
@@ -67,7 +68,11 @@ def consume(
             "deadLettered": outcome.dead_lettered,
             "out": str(out) if out else url,
         }
-        emit(json, result, lambda console: _show(console, result))
+        nothing = not (sum(outcome.delivered.values()) or outcome.dead_lettered)
+        elsewhere = nothing and outcome.there and out is not None and _is_empty(out)
+        emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
+        if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
+            raise typer.Exit(1)  # the product was told nothing of what it should have been
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
@@ -84,7 +89,13 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
         signal.signal(number, ending)
 
 
-def _show(console: Console, result: dict[str, Any]) -> None:
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing was delivered to a folder; what a delivery notes for itself is hidden."""
+    return not any(not path.name.startswith(".") for path in folder.glob("*"))
+
+
+def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
+    """What came of it; `elsewhere`: it is a new folder, and all was delivered to another before."""
     told = {kind: number for kind, number in result["delivered"].items() if number}
     listed = ", ".join(f"{number:,} {kind}" for kind, number in told.items()) or "nothing new"
     console.print(f"[bold]{result['product']}[/] got {listed}")
@@ -95,3 +106,9 @@ def _show(console: Console, result: dict[str, Any]) -> None:
         )
     if result["out"] and told:
         console.print(f"  → {result['out']}")
+    if elsewhere:
+        console.print(
+            f"{result['out']} is empty, as all that there is was delivered to another place "
+            f"before; to have it here too: bus replay {result['product']} --into {result['out']}",
+            markup=False,
+        )

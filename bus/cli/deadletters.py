@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
 
@@ -56,11 +57,10 @@ def list_deadletters(
 ) -> None:
     """List a product's dead letters with their reasons; records by id, without their content."""
     with failures(json):
-        from bus import settings
         from bus.consume.deadletters import choose, read
 
         found = choose(
-            read(settings.load(), product),
+            read(settings_of_reached(), product),
             kinds=kind or (),
             reason=reason,
             since=_moment(since, "--since"),
@@ -118,12 +118,11 @@ def show_deadletter(
 ) -> None:
     """Show a dead letter with its record; personal values are told by their class alone."""
     with failures(json):
-        from bus import settings
         from bus.consume.deadletters import choose, content, masked, read, record_look
         from bus.errors import Never
         from bus.replay.replay_log import user_at_machine
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         (letter,) = choose(read(loaded, product), places=[place])
         record: dict[str, Any] | None = None
         note = ""
@@ -166,13 +165,12 @@ def retry(
     Each record goes as it now stands, so nothing that came after a letter is undone.
     """
     with failures(json):
-        from bus import settings
         from bus.cli.replay_run import replayed
         from bus.consume.deadletters import mark, read
         from bus.kafka.cloudevents import now
         from bus.replay.replay_log import user_at_machine
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         letters = _chosen(read(loaded, product), places, reason, everything)
         records: dict[str, set[str]] = {}
         for letter in letters:
@@ -195,6 +193,8 @@ def retry(
                 )
 
         emit(json, result, show)
+        if len(letters) > len(done):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -208,14 +208,13 @@ def discard(
 ) -> None:
     """Put dead letters aside for good, with the reason why (--why)."""
     with failures(json):
-        from bus import settings
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop
         from bus.replay.replay_log import user_at_machine
 
         if not why.strip():
             raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
-        loaded = settings.load()
+        loaded = settings_of_reached()
         letters = _chosen(read(loaded, product), places, reason, everything)
         mark(loaded, product, letters, "discarded", why, user_at_machine())
         emit(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 
 
@@ -37,11 +38,14 @@ def up(json: Json = False) -> None:
 
 
 def down(json: Json = False) -> None:
-    """Stop Kafka and the registry of BUS_HOME; their data stays."""
+    """Stop Kafka and the registry of BUS_HOME; their data stays.
+
+    It does so whatever else is wrong with the settings.
+    """
     with failures(json):
         from bus import local, settings
 
-        home = settings.load().home.absolute()
+        home = settings.load_home().absolute()
         stopped = local.down(home)
 
     def text(out: Console) -> None:
@@ -56,10 +60,10 @@ def down(json: Json = False) -> None:
 def status(json: Json = False) -> None:
     """Show endpoints, topics, and how far each consumer is behind."""
     with failures(json):
-        from bus import local, settings
+        from bus import local
         from bus.kafka.overview import Overview, overview
 
-        named = settings.load()
+        named = settings_of_reached()
         state = local.status(named.home) if named.embedded else None
         if state is None:
             bootstrap, registry = named.kafka.bootstrap, named.registry.url
@@ -90,19 +94,29 @@ def status(json: Json = False) -> None:
         out.print(f"Kafka     {escape(bootstrap)}")
         out.print(f"registry  {escape(registry)}")
         out.print(_table("topic", ("partitions", "records"), result["topics"]))
+        if not all(topic.exact for topic in found.topics.values()):
+            out.print("≤: of a long topic its offsets are told, which are more than its records")
         out.print(_table("group", ("lag",), result["groups"]))
 
     emit(json, result, text)
+    if not bootstrap:
+        raise typer.Exit(1)
 
 
 def doctor(json: Json = False) -> None:
     """Look at everything that the bus stands on, and say how to mend what is wrong."""
     with failures(json):
-        from bus import settings
-        from bus.observe.doctor import examine
+        from bus import plugins, settings
+        from bus.errors import Stop
+        from bus.observe.doctor import examine, examine_settings
 
-        named = settings.load()
-        findings = list(examine(named))
+        wrong = [*settings.misspelt_variables(), *plugins.misconfigured(settings.Tables.load())]
+        try:
+            named = settings.load()
+        except Stop as fault:  # then nobody knows what else to look at
+            findings = [examine_settings([str(fault), *wrong])]
+        else:
+            findings = [examine_settings(wrong), *examine(named)]
     ok = all(finding.ok for finding in findings)
 
     def text(out: Console) -> None:
@@ -119,11 +133,13 @@ def _say(line: str) -> None:
     stderr.print(escape(line))
 
 
-def _table(head: str, columns: tuple[str, ...], rows: dict[str, dict[str, int]]) -> Table:
+def _table(head: str, columns: tuple[str, ...], rows: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(head)
     for column in columns:
         table.add_column(column, justify="right")
     for name, row in rows.items():
-        table.add_row(escape(name), *(f"{row[column]:,}" for column in columns))
+        least = {"records": "" if row.get("exact", True) else "≤ "}
+        cells = (f"{least.get(column, '')}{row[column]:,}" for column in columns)
+        table.add_row(escape(name), *cells)
     return table

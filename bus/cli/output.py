@@ -1,7 +1,7 @@
 """What every command prints, and with which status it ends.
 
 stdout holds the result and nothing else: a text for a person, or with `--json` exactly one JSON
-object. Logs and progress go to stderr. Status: 0 done, 1 failed, 2 wrong use.
+object. Logs and progress go to stderr. docs/exit-statuses.md says what 0, 1 and 2 mean.
 """
 
 from __future__ import annotations

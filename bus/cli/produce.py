@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -21,21 +22,40 @@ class Sources(TyperGroup):
         """The command of one source, or None when there is no such source."""
         from bus import plugins
         from bus.cli.source_commands import command_of
+        from bus.errors import Stop
         from bus.source import Source
 
         if name not in plugins.sources():
             return None
-        found = plugins.source(name)
         single = typer.Typer(
             add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode="markdown"
         )
-        if isinstance(found, Source):
-            single.command(name, help=found.help)(command_of(found))
+        try:
+            found = plugins.source(name)
+        except Stop as fault:  # the others' help and commands are there as ever
+            context = {"ignore_unknown_options": True, "allow_extra_args": True}
+            single.command(name, help="It does not load.", context_settings=context)(_fails(fault))
         else:
-            single.command(name)(found)
+            if isinstance(found, Source):
+                single.command(name, help=found.help)(command_of(found))
+            else:
+                single.command(name)(found)
         command = typer.main.get_command(single)
         command.name = name
         return command
+
+
+def _fails(fault: Exception) -> Callable[..., None]:
+    """The command of a source that does not load: it says why, whatever is asked of it."""
+
+    def command(context: typer.Context) -> None:
+        from bus.cli.output import failures
+
+        with failures("--json" in context.args):
+            raise fault
+
+    command.__annotations__["context"] = typer.Context  # as typer reads it
+    return command
 
 
 app = typer.Typer(

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 
 app = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
@@ -22,10 +23,9 @@ def quarantine() -> None:
 def list_quarantine(json: Json = False) -> None:
     """List the faults of all extracts: file, line, column, class of value, reason."""
     with failures(json):
-        from bus import settings
         from bus.ingest.quarantine import read
 
-        faults = read(settings.load())
+        faults = read(settings_of_reached())
 
         def show(console: Console) -> None:
             for fault in faults:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, failures, stderr
 from bus.cli.products import ProductName
@@ -46,12 +47,12 @@ def reconcile(
     `--repair` replays the latest state of just those records.
     """
     with failures(json):
-        from bus import plugins, settings
+        from bus import plugins
         from bus.errors import Stop
         from bus.registry import subjects
         from bus.replay.compare import reconcile as compare
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         what = plugins.product(product)
         subjects.must_have_some(loaded)
         with (
@@ -77,6 +78,8 @@ def reconcile(
             ended = replayed(loaded, product, concerned, why or "repair", out, url)
             more["repaired"] = ended
         emit_differences(json, product, found, more)
+        if found.found and (more["repaired"] or {}).get("status") != "done":
+            raise typer.Exit(1)
 
 
 def _asked(product: Product, loaded: Any, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
@@ -113,7 +114,7 @@ def run(
     and `bus replay resume` goes on.
     """
     with failures(json):
-        from bus import plugins, settings
+        from bus import plugins
         from bus.errors import Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
@@ -121,7 +122,7 @@ def run(
         from bus.replay.selection import select
         from bus.replay.window import resolve
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         what = plugins.product(product)
         subjects.must_have_some(loaded)
         chosen = select(
@@ -154,7 +155,7 @@ def run(
         if dry_run:
             _dry_run(json, loaded, what, about, chosen)
             return
-        _emit(json, run_replay(loaded, about, None, out, url))
+        _end(json, run_replay(loaded, about, None, out, url))
 
 
 def _absolute(into: str | None) -> str:
@@ -252,10 +253,9 @@ def compare(
 def list_replays(json: Json = False) -> None:
     """List all replays, how far they are, and who wanted them."""
     with failures(json):
-        from bus import settings
         from bus.replay.replay_log import entries
 
-        found = list(entries(settings.load()).values())
+        found = list(entries(settings_of_reached()).values())
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -279,10 +279,9 @@ def list_replays(json: Json = False) -> None:
 def show(replay: Id, json: Json = False) -> None:
     """Show a replay."""
     with failures(json):
-        from bus import settings
         from bus.replay.replay_log import entry
 
-        _emit(json, entry(settings.load(), replay))
+        _emit(json, entry(settings_of_reached(), replay))
 
 
 @app.command()
@@ -299,11 +298,10 @@ def cancel(replay: Id, json: Json = False) -> None:
 
 def _wish(json: bool, replay: str, to: Any) -> None:
     with failures(json):
-        from bus import settings
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
@@ -325,16 +323,22 @@ def resume(
 ) -> None:
     """Go on with a replay that was paused, killed, or failed."""
     with failures(json):
-        from bus import settings
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status}; start another")
         wish(loaded, replay, "run")
-        _emit(json, run_replay(loaded, found.about, found.state, out, url))
+        _end(json, run_replay(loaded, found.about, found.state, out, url))
+
+
+def _end(json: bool, entry: ReplayEntry) -> None:
+    """Tell how a run ended; with status 1 when none of what it read could be delivered."""
+    _emit(json, entry)
+    if entry.state.left_out and not sum(entry.state.delivered.values()):
+        raise typer.Exit(1)
 
 
 def _emit(json: bool, entry: ReplayEntry) -> None:

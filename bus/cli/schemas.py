@@ -47,18 +47,24 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
     with failures(json):
         from bus import plugins, settings
         from bus.kafka import topics
+        from bus.kafka.reachability import check_reachable
         from bus.registry import subjects
         from bus.standard import KINDS
 
         loaded = settings.load()
         applied = subjects.apply(loaded, schemas, plugins.takers())
+        if not loaded.embedded:
+            check_reachable(loaded)
         topics.ensure(loaded, [topics.topic(loaded, kind) for kind in KINDS])
         new = [a for a in applied if a.registered]
 
         def show(console: Console) -> None:
             for a in new:
                 console.print(f"registered [bold]{a.subject}[/] version {a.version} (id {a.id})")
-            console.print(f"{len(applied) - len(new)} schemas were there already")
+            if there := len(applied) - len(new):
+                console.print(
+                    f"{there} {'schema was' if there == 1 else 'schemas were'} there already"
+                )
 
         emit(json, {"schemas": [asdict(a) for a in applied]}, show)
 

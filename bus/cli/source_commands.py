@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr, stdout
 from bus.source import Extracts, Polled, Source, Staging, Streamed
 
@@ -68,6 +69,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
         json: Json = False,
     ) -> None:
         with failures(json):
+            _must_be_there(path, reader.what)
             run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
 
             def take(extract: Path) -> "Report":
@@ -83,8 +85,25 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             else:
                 report = take(path)
                 emit(json, report.as_json(), lambda console: _show(console, report))
+                _fail_for_unread(report)
 
     return command
+
+
+def _fail_for_unread(report: "Report") -> None:
+    """End with status 1 when a whole file could not be read; the others are published."""
+    if report.unread:
+        stderr.print(f"not read: {', '.join(report.unread)}", markup=False)
+        raise typer.Exit(1)
+
+
+def _must_be_there(path: Path, what: str) -> None:
+    """Raise `Stop`, before anything else is asked, when there is nothing at this path."""
+    from bus.errors import Stop
+
+    if not path.exists():
+        where = "" if path.is_absolute() else f" (in {Path.cwd()})"
+        raise Stop(f"{path} is not there{where}; PATH is: {what}")
 
 
 def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
@@ -116,6 +135,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
             else:
                 report = take()
                 emit(json, report.as_json(), lambda console: _show(console, report))
+                _fail_for_unread(report)
 
     return command
 
@@ -163,10 +183,10 @@ class _Run:
     @classmethod
     def of(cls, source: Source, publish_as: str, share: float, allow: bool, quiet: bool) -> "_Run":
         """Load the settings and set up logs."""
-        from bus import plugins, settings
+        from bus import plugins
         from bus.observe import telemetry
 
-        loaded = settings.load()
+        loaded = settings_of_reached()
         telemetry.configure(loaded.telemetry)
         own = plugins.source_settings(source, loaded)
         return cls(source, loaded, own, publish_as, share, allow, quiet)

@@ -48,11 +48,14 @@ def plan(
     with failures(json):
         from bus import settings
         from bus.kafka import retention
+        from bus.kafka.reachability import check_reachable
 
         loaded = settings.load()
         district = retention.DistrictSize(students, staff, enrollments, attendance, changes)
         replication = replication or loaded.kafka.replication or 3
         found = retention.plan(loaded, district, replication)
+        if apply and not loaded.embedded:
+            check_reachable(loaded)
         changed = retention.apply(loaded, allow_loss=allow_loss) if apply else {}
         first, later = sum(t.first for t in found), sum(t.later for t in found)
         result = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.consume.dependency_order import KindRecords
@@ -69,9 +71,25 @@ def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list
             except Never as reason:
                 failed[index] = str(reason)
                 rows.append(None)
-            except Exception as error:  # its text may hold a value, so only its type is told
-                failed[index] = (
-                    f"the translation failed ({type(error).__name__}); mend it, then retry this"
-                )
+            except Exception as error:
+                failed[index] = f"the translation failed ({_told(error)}); mend it, then retry this"
                 rows.append(None)
         return rows
+
+
+def _told(error: Exception) -> str:
+    """What is told of an error in a product's code: its type, the key that was not there, the line.
+
+    An error's text may hold a value of the record, and so may a key. A key is told only when the
+    code itself spells it out, as in `record["homeRoom"]`.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))[1:]  # the first is that of `_rows`
+    if not frames:  # the function is none of Python's
+        return type(error).__name__
+    folder = Path(frames[0][0].f_code.co_filename).parent
+    inside = [one for one in frames if folder in Path(one[0].f_code.co_filename).parents]
+    frame, line = inside[-1]
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    named = f" {key!r}" if isinstance(key, str) and key in frame.f_code.co_consts else ""
+    file = Path(frame.f_code.co_filename)
+    return f"{type(error).__name__}{named} at {file.parent.name}/{file.name}:{line}"

@@ -148,6 +148,7 @@ class Worker:
             self._mode = RunMode.CATCH_UP
         try:
             goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
+            self.outcome.there = bool(goal)
             self._join()
             while not self._stopping:
                 self._turn()

@@ -16,10 +16,14 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class WorkerOutcome:
-    """What a run of the loop did: records delivered by kind, and dead letters."""
+    """What a run of the loop did: records delivered by kind, and dead letters.
+
+    there: whether the topics held anything when it began, where it was asked to catch up.
+    """
 
     delivered: Counter[str] = field(default_factory=Counter)
     dead_lettered: int = 0
+    there: bool = False
 
 
 class RunMode(Enum):

@@ -19,6 +19,7 @@ from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Delivery, Overtaken, Position, as_redelivery
 from bus.errors import Never
 from bus.product import Product
+from bus.settings import registered_name
 from bus.standard import KINDS
 
 
@@ -40,7 +41,7 @@ class ProductContract:
 
     def test_the_names_are_in_order(self) -> None:
         """A product's name is part of a topic's and a group's; its tables have different names."""
-        assert self.product.name.replace("-", "").isalnum()
+        registered_name("product", self.product.name)
         names = [table.name for table in self.product.tables]
         assert len(names) == len(set(names))
         assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()

@@ -24,7 +24,7 @@ def caught_up(settings: Settings, out: Path, since: float) -> dict[str, float]:
     """Wait until each product has everything; for each the seconds from `since` (`time.time`)."""
     took: dict[str, float] = {}
     while len(took) < len(PRODUCTS):
-        lag = overview(settings).lag
+        lag = overview(settings, counted=0).lag
         now = time.time()
         for name in PRODUCTS:
             if name not in took and lag.get(f"{settings.topic_prefix}.{name}") == 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -256,8 +258,7 @@ class _Story:
         return found
 
     def _next(self, seconds: float) -> None:
-        bus, folder = _command(), escape(str(self._stage.folder))
-        day = f"--students {self._district.students} --seed 7 --change 0.05 --day 3"
+        folder = escape(str(self._stage.folder))
         lines = [
             f"\n[bold]Done in {seconds:.0f} s.[/] It all lies in {folder}:",
             "  extracts/            what the SIS gave",
@@ -265,15 +266,12 @@ class _Story:
             "  out/microsoft-sds/   the set for School Data Sync",
             "  log/                 what each process logged; no personal data",
             "\n[bold]Try next[/]",
-            f"  cd {folder}",
-            *([] if self._keep else [f"  {bus} up"]),
-            f"  {bus} status",
-            f"  {bus} deadletters list canvas",
-            f"  {bus} quarantine list",
-            f"  {bus} sample day-3.zip {day}",
-            f"  {bus} produce oneroster-csv day-3.zip",
-            f"  {bus} consume canvas --out out/canvas --until-caught-up",
-            f"  {bus} down",
+            *(
+                f"  {escape(line)}"
+                for line in next_commands(
+                    self._stage.folder, self._district.students, os.environ, up=self._keep
+                )
+            ),
         ]
         self._console.print("\n".join(lines))
 
@@ -287,6 +285,34 @@ class _Story:
 
     def _say(self, line: str) -> None:
         self._console.print(f"   {line}")
+
+
+def next_commands(
+    folder: Path, students: int, environment: Mapping[str, str], *, up: bool
+) -> list[str]:
+    """What to type next, in a shell with this environment, to go on with the demo's own bus.
+
+    up: whether it still runs. Variables go before the demo's bus.toml, so what is set of them is
+    taken back.
+    """
+    ours = [name for name in environment if name.upper().startswith("BUS_")]
+    others = sorted(set(ours) - {"BUS_HOME", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY"})
+    bus = shlex.quote(_command())
+    if "BUS_HOME" in ours:
+        bus = f"BUS_HOME=. {bus}"
+    day = f"--students {students} --seed 7 --change 0.05 --day 3"
+    return [
+        f"cd {shlex.quote(str(folder))}",
+        *([f"unset {' '.join(others)}"] if others else []),
+        *([] if up else [f"{bus} up"]),
+        f"{bus} status",
+        f"{bus} deadletters list canvas",
+        f"{bus} quarantine list",
+        f"{bus} sample day-3.zip {day}",
+        f"{bus} produce oneroster-csv day-3.zip",
+        f"{bus} consume canvas --out out/canvas --until-caught-up",
+        f"{bus} down",
+    ]
 
 
 def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:

@@ -87,6 +87,12 @@ class Report:
         }
 
     @property
+    def unread(self) -> list[str]:
+        """The files of which nothing could be read, so nothing of their kinds was published."""
+        whole = (f for f in self.faults if f.fatal and (f.line == 1 or not (f.line or f.column)))
+        return sorted({fault.file for fault in whole})
+
+    @property
     def published(self) -> int:
         """How many events were published."""
         return sum(

@@ -11,6 +11,7 @@ connection_watch  notices a broken connection, after which no transaction is beg
 offsets           where partitions begin and end, and what a group has committed
 known_ids         which ids other sources have published
 retention         how long history is kept, and what that costs
+reachability      whether there is a way into the cluster, and else why not
 overview          the topics and the consumers' lag
 asyncapi          the topics described as an AsyncAPI document
 """

@@ -15,15 +15,15 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka import KafkaError as Error
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     OffsetSpec,
 )
 
 from bus.delivery import Position
-from bus.errors import RetryLater, Stop
+from bus.errors import RetryLater
 from bus.kafka.client import client_settings
+from bus.kafka.reachability import refused_setting
 from bus.kafka.reader import Reader
 from bus.settings import Settings
 
@@ -34,15 +34,22 @@ SILENT = (
 )
 NEAR = 200
 """A distance of up to this many offsets is counted record by record."""
+COUNTED = 20_000
+"""A topic with up to this many offsets is counted record by record."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic; `records` is from its first to its last offset, so it counts what compaction has
-    taken away since and a marker for each transaction as well."""
+    """A topic: its partitions and how many records it has.
+
+    exact: whether the records were counted. Of a long topic `records` is the distance from its
+           first to its last offset: as many at most, as a marker for each transaction and what
+           compaction has taken away have offsets too.
+    """
 
     partitions: int
     records: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,11 @@ class Overview:
     lag: dict[str, int]
 
 
-def overview(settings: Settings) -> Overview:
-    """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up."""
+def overview(settings: Settings, counted: int = COUNTED) -> Overview:
+    """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up.
+
+    counted: a topic with up to this many offsets is counted record by record.
+    """
     config = client_settings(settings)
     try:
         admin = AdminClient(config)
@@ -63,28 +73,25 @@ def overview(settings: Settings) -> Overview:
         first = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
         end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         partitions = Counter(place.topic for place in places)
-        records: Counter[str] = Counter()
+        offsets: Counter[str] = Counter()
         for place in places:
-            records[place.topic] += end[place] - first[place]
+            offsets[place.topic] += end[place] - first[place]
+        short = {name for name in partitions if offsets[name] <= counted}
+        spans = {p: (first[p], end[p]) for p in places if p.topic in short and first[p] < end[p]}
+        records = _read(settings, spans)
         committed = _committed(admin)
         lag = {}
-        for group, offsets in sorted(committed.items()):
-            if spans := _spans(offsets, first, end):
-                lag[group] = _count(settings, spans)
+        for group, at in sorted(committed.items()):
+            if ahead := _spans(at, first, end):
+                lag[group] = _count(settings, ahead)
     except KafkaException as error:
         refused_setting(error)
         raise RetryLater(SILENT.format(error.args[0].name())) from None
-    topics = {name: TopicState(partitions[name], records[name]) for name in sorted(partitions)}
+    topics = {
+        name: TopicState(number, (records if name in short else offsets)[name], name in short)
+        for name, number in sorted(partitions.items())
+    }
     return Overview(topics, lag)
-
-
-def refused_setting(error: KafkaException) -> None:
-    """Raises `Stop` when it is the client library that takes no part of the settings."""
-    if error.args[0].code() == Error._INVALID_ARG:
-        raise Stop(
-            f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
-            "[kafka] client, in bus.toml"
-        ) from None
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Position]:
@@ -154,11 +161,18 @@ def _count(settings: Settings, spans: dict[Position, tuple[int, int]]) -> int:
     """
     far = sum(to - at for at, to in spans.values() if to - at > NEAR)
     near = {place: span for place, span in spans.items() if 0 < span[1] - span[0] <= NEAR}
-    return far + (_read(settings, near) if near else 0)
+    return far + _read(settings, near).total()
 
 
-def _read(settings: Settings, spans: dict[Position, tuple[int, int]]) -> int:
+def _read(settings: Settings, spans: dict[Position, tuple[int, int]]) -> Counter[str]:
+    """How many records of each topic lie in these spans."""
+    if not spans:
+        return Counter()
     start = {place: at for place, (at, _) in spans.items()}
     stop = {place: to for place, (_, to) in spans.items()}
     with Reader(settings, SILENT) as reader:
-        return sum(map(len, reader.batches(start, stop, silence=SECONDS)))
+        return Counter(
+            message.topic() or ""
+            for batch in reader.batches(start, stop, silence=SECONDS)
+            for message in batch
+        )

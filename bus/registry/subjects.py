@@ -44,6 +44,10 @@ State = Literal["new", "unchanged", "compatible", "incompatible"]
 Takers = Mapping[str, tuple[str, ...]]
 
 
+NAMED = 3
+"""How many subjects a message names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a local schema is against the registry.
@@ -94,9 +98,14 @@ def lookup(settings: Settings) -> dict[str, int]:
                 ids[kind] = found[0]
             elif (id_ := _of_same_meaning(registry, name, about.schema)) is not None:
                 ids[kind] = id_
+    if not ids:
+        must_have_some(settings)
     if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
+        listed = ", ".join(missing[:NAMED])
+        listed += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
         raise Stop(
-            f"schema {', '.join(missing)} is not registered as this version has it: run "
+            f"schema {listed} {are} not registered as this version has {them}: run "
             "`bus schemas apply` (`bus schemas check` says first what differs)"
         )
     return ids

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from bus.cli.output import Json, emit, failures, stderr
 from bus.settings import load
@@ -29,6 +30,13 @@ def command(
             _new_key(new_key, json)
         else:
             _serve(host, port, json)
+
+
+def settings_model() -> type[BaseModel]:
+    """The model of `[producers.http]`, for `bus doctor`."""
+    from producers.http.settings import HttpSettings
+
+    return HttpSettings
 
 
 def _serve(host: str | None, port: int | None, json: bool) -> None:

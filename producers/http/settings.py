@@ -153,7 +153,7 @@ def http_settings(settings: Settings, **options: object) -> HttpSettings:
     try:
         http = HttpSettings.model_validate(table | given)
     except ValidationError as error:
-        raise Stop(f"in [producers.http]: {explain(error)}") from None
+        raise Stop(f"in [producers.http]: {explain(error, HttpSettings)}") from None
     if not http.clients and http.oauth is None:
         raise Stop(
             "no client may write: the service has neither API keys nor an OAuth issuer. "

@@ -51,12 +51,19 @@ def files(path: Path, folder: Path) -> list[Path]:
 
     Raises `Stop` when the extract must not or cannot be read.
     """
+    if not path.exists():
+        raise Stop(f"{path} is not there; name a zip or a folder with the files of the extract")
     if path.is_dir():
         found = _in_folder(path)
+    elif path.suffix.lower() == ".csv" and not zipfile.is_zipfile(path):
+        raise Stop(
+            f"{path} is a single CSV file; name the zip, or the folder, with all CSV files of the "
+            "extract"
+        )
     elif path.is_file():
         found = _unpacked(path, folder)
     else:
-        raise Stop(f"{path} is not there; name a zip or a folder with the files of the extract")
+        raise Stop(f"{path} is neither; name a zip or a folder with the files of the extract")
     if not found:
         raise Stop(f"{path} holds no CSV file; name a zip or a folder of a OneRoster CSV extract")
     if len({file.parent for file in found}) > 1:

@@ -72,7 +72,7 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
 
     # Killed, and its files damaged where that costs nothing: the next start brings all back.
     kill(*pids(own).values())
-    assert own.run("status")["dead"] == ["kafka", "registry"]
+    assert own.run("status", status=1)["dead"] == ["kafka", "registry"]
     (home / "kafka/meta.properties").write_text("")
     quorum = home / "kafka/__cluster_metadata-0/quorum-state"
     quorum.write_text(quorum.read_text()[:20])
@@ -139,7 +139,9 @@ def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
 
     assert counted == [305, 57, 5, 5, 0]
     assert all(later <= earlier for earlier, later in pairwise(counted))
-    assert overview(settings).topics == {name: TopicState(2, sum(end))}
+    assert overview(settings).topics == {name: TopicState(2, 305, exact=True)}
+    long = overview(settings, counted=300).topics
+    assert long == {name: TopicState(2, sum(end), exact=False)}
 
 
 @pytest.mark.embedded
@@ -152,7 +154,7 @@ def test_a_cluster_that_is_named_has_a_status_as_well(bus: Bus, commands: Comman
     )
     assert named.run("status")["topics"] == commands.run("status")["topics"]
     checks = named.run("doctor")["checks"]
-    assert [check["says"] for check in checks] == [
+    assert [check["says"] for check in checks[1:]] == [
         f"1 broker(s) at {found.bootstrap}",
         f"answers at {found.registry}",
     ]

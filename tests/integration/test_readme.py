@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import products_page
+from tests.installed import install
 from tests.integration import in_process
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,10 +35,15 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     assert commands[0] == "bus up"
     assert commands[-1] == "bus down"
     (example,) = blocks("README.md", "python")
+    made = tmp_path / "package"  # what docs/products.md shows, for the commands that it then shows
+    made.mkdir()
+    env["PYTHONPATH"] = str(install(products_page.write(made / "source"), made))
     try:
         for command in commands[:-1]:
             done = _run(command.split(), tmp_path, env)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        groups = json.loads(_run(["bus", "status", "--json"], tmp_path, env).stdout)["groups"]
+        assert {group: one["lag"] for group, one in groups.items()} == dict.fromkeys(groups, 0)
         assert list((tmp_path / "for-canvas").glob("*.zip"))
         assert (tmp_path / "for-sds" / "users.csv").is_file()
         (tmp_path / "tuesday.zip").rename(tmp_path / "extract.zip")
@@ -52,6 +60,22 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     finally:
         done = _run(commands[-1].split(), tmp_path, env)
     assert "stopped kafka and registry" in done.stdout
+
+
+def test_git_ignores_what_the_commands_write(tmp_path: Path) -> None:
+    """It may hold personal data, and whoever tries them in a clone should not publish it."""
+    _run(["git", "init", "-q"], tmp_path, dict(os.environ))
+    (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text("utf-8"))
+    written = {".bus/x", "district/x"}
+    for page in ("README.md", "docs/products.md", "docs/sources.md"):
+        for line in "\n".join(blocks(page, "sh")).splitlines():
+            written |= set(re.findall(r"(?:--out|--into|bus sample) (\S+)", line))
+    assert {"monday.zip", "for-canvas", "for-library"} <= written
+    for name in sorted(written):
+        # a folder is one by what lies in it
+        path = name if "." in name else f"{name}/x"
+        done = _run(["git", "check-ignore", "-q", path], tmp_path, dict(os.environ))
+        assert done.returncode == 0, name
 
 
 @pytest.mark.parametrize(

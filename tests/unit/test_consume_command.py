@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+import bus.consume.worker
+import bus.observe.telemetry
+import bus.registry.subjects
+from bus.cli import app
 from bus.cli.consume import _stop_on_signals
+from bus.consume.worker_state import WorkerOutcome
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +46,54 @@ def test_sigterm_ends_in_order_however_often(capfd: pytest.CaptureFixture[str]) 
     signal.raise_signal(signal.SIGTERM)
     assert len(stops) == 2
     assert capfd.readouterr().err == ""
+
+
+def consumed(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, outcome: WorkerOutcome, *more: str
+) -> Any:
+    """`bus consume canvas --out FOLDER` whose loop came to this outcome."""
+
+    class Loop:
+        def __init__(self, *_: Any) -> None:
+            self.live = self.ready = self.stop = lambda: ""
+
+        def run(self, **_: Any) -> WorkerOutcome:
+            return outcome
+
+    monkeypatch.setattr(bus.consume.worker, "Worker", Loop)
+    monkeypatch.setattr(bus.registry.subjects, "must_have_some", lambda _: None)
+    monkeypatch.setattr(bus.observe.telemetry, "configure", lambda _: None)
+    line = ["consume", "canvas", "--out", str(folder), "--until-caught-up", *more]
+    return CliRunner().invoke(app, line)
+
+
+@pytest.mark.parametrize(
+    ("delivered", "dead", "status"), [(0, 0, 0), (5, 0, 0), (5, 1, 0), (0, 1, 1)]
+)
+def test_it_ends_with_1_when_all_went_to_the_dead_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivered: int, dead: int, status: int
+) -> None:
+    outcome = WorkerOutcome(Counter(student=delivered), dead)
+    assert consumed(monkeypatch, tmp_path, outcome, "--json").exit_code == status
+    done = consumed(monkeypatch, tmp_path, outcome)
+    assert done.exit_code == status
+    assert ("bus deadletters list canvas" in done.stdout) == bool(dead)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "file", "told"),
+    [
+        (WorkerOutcome(there=True), ".schoolbus", True),
+        (WorkerOutcome(there=True), "canvas-1.zip", False),  # the folder that it always had
+        (WorkerOutcome(there=False), ".schoolbus", False),  # nothing was ever published
+        (WorkerOutcome(Counter(student=1), there=True), ".schoolbus", False),
+    ],
+)
+def test_a_second_folder_of_a_product_is_told_how_to_have_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: WorkerOutcome, file: str, told: bool
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.setattr("consumers.canvas.ZipFolder.__init__", lambda *_: None)
+    monkeypatch.setattr("consumers.canvas.ZipFolder.close", lambda _: None)
+    said = consumed(monkeypatch, tmp_path, outcome).stdout
+    assert (f"bus replay canvas --into {tmp_path}" in said) == told

@@ -151,6 +151,18 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         files(tmp_path / "no.zip", tmp_path / "work")
     with pytest.raises(Stop, match="holds no CSV file"):
         files(zipped(tmp_path / "a.zip", {"orgs.txt": ""}), tmp_path / "work")
-    (tmp_path / "orgs.csv").write_text("sourcedId\n")
+    (tmp_path / "orgs.txt").write_text("sourcedId\n")
     with pytest.raises(Stop, match="cut short or damaged"):
-        files(tmp_path / "orgs.csv", tmp_path / "work")
+        files(tmp_path / "orgs.txt", tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", ["users.csv", "USERS.CSV"])
+def test_a_single_csv_is_not_called_a_damaged_zip(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("sourcedId\n")
+    with pytest.raises(Stop, match="is a single CSV file; name the zip, or the folder"):
+        files(tmp_path / name, tmp_path / "work")
+
+
+def test_a_zip_is_a_zip_whatever_it_is_called(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "extract.csv", {"orgs.csv": ""})
+    assert names(files(path, tmp_path / "work")) == ["orgs.csv"]

@@ -7,7 +7,6 @@ import ast
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import surface
+from tests.installed import install, run
 
 REPOSITORY = Path(__file__).parents[2]
 PLUGIN = REPOSITORY / "tests" / "plugin"
@@ -30,7 +30,7 @@ class Installed:
     def run(self, *arguments: str, status: int = 0) -> str:
         """`python ARGUMENTS` in the checkout, with the wheel on the path; what it printed."""
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
-        return _run([sys.executable, *arguments], self.source, clean | self.env, status)
+        return run([sys.executable, *arguments], self.source, clean | self.env, status)
 
     @property
     def env(self) -> dict[str, str]:
@@ -43,13 +43,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("plugin")
     source = folder / "source"
     shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    quiet = ["--no-deps", "--no-index"]
-    wheels, target = folder / "wheels", folder / "target"
-    build = [*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
-    _run(build, folder, dict(os.environ))
-    (wheel,) = wheels.glob("*.whl")
-    _run([*pip, "install", *quiet, "--target", str(target), str(wheel)], folder, dict(os.environ))
+    target = install(source, folder)
     shutil.rmtree(source / "lunch")  # what is tested is what the wheel has
     return Installed(target, source)
 
@@ -105,11 +99,3 @@ def test_its_types_fit(installed: Installed) -> None:
     ours = ["--config-file", "pyproject.toml", "--cache-dir", ".mypy_cache"]
     options = [str(REPOSITORY / one) if not one.startswith("-") else one for one in ours]
     installed.run("-m", "mypy", "--strict", *options, *checked)
-
-
-def _run(line: list[str], cwd: Path, env: dict[str, str], status: int = 0) -> str:
-    done = subprocess.run(
-        line, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == status, f"{line}: {done.stdout}\n{done.stderr}"
-    return done.stdout

@@ -40,8 +40,12 @@ def report() -> Report:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """How `produce` was called; it does nothing and reports `report()`."""
+def calls(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[dict[str, Any]]]:
+    """How `produce` was called; it does nothing and reports `report()`. x.zip is there."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    Path("x.zip").touch()
     made: list[dict[str, Any]] = []
 
     def produce(settings: object, source: str, read: object, **options: Any) -> Report:
@@ -240,3 +244,34 @@ def test_settings_of_a_source_that_it_does_not_have_are_wrong(
     message = json.loads(result.stdout)["error"]
     assert "[producers.oursis]" in message and "token" in message.lower()
     assert "secret-token" not in message
+
+
+def test_a_path_that_is_not_there_is_said_before_kafka_is_asked(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUS_KAFKA__BOOTSTRAP", "127.0.0.1:1")
+    result = run("gone.zip", "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)["error"]
+    assert said.startswith(f"gone.zip is not there (in {Path.cwd()}); PATH is: ")
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Fault("users.csv", 1, "sourcedId", "", "has no header"), 1),
+        (Fault("users.csv", 0, "", "", "is not there"), 1),
+        (Fault("users.csv", 0, "role", "", "7 more rows like those told"), 0),
+        (Fault("users.csv", 0, "", "", "is not UTF-8", fatal=False), 0),
+        (Fault("users.csv", 2, "", "", "a short row"), 0),
+    ],
+)
+def test_a_file_that_could_not_be_read_is_status_1(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, fault: Fault, status: int
+) -> None:
+    found = Report("west", {"student": COUNTS}, [fault])
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", lambda *_, **__: found)
+    result = run("x.zip", "--json")
+    assert result.exit_code == status
+    assert json.loads(result.stdout) == found.as_json()

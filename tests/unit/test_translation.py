@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from bus.consume.dependency_order import KindRecords
@@ -67,7 +69,43 @@ def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
 def test_any_other_error_too_and_its_text_is_not_told() -> None:
     _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()), {})
     assert told == {"student": 0}
-    assert reason == "the translation failed (IndexError); mend it, then retry this"
+    line = user.__code__.co_firstlineno + 5
+    assert reason == (
+        f"the translation failed (IndexError at unit/test_translation.py:{line}); "
+        "mend it, then retry this"
+    )
+
+
+def seat(student: dict[str, Any]) -> dict[str, str]:
+    return {"homeroom": student["homeRoom"]}
+
+
+def bus_number(student: dict[str, Any]) -> dict[str, str]:
+    return {"bus": {"07": "3"}[student["familyName"]]}
+
+
+def aged(student: dict[str, Any]) -> dict[str, int]:
+    return {"year": datetime.strptime(student["familyName"], "%Y").year}
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (seat, "KeyError 'homeRoom' at unit/test_translation.py:"),
+        (bus_number, "KeyError at unit/test_translation.py:"),
+        (aged, "ValueError at unit/test_translation.py:"),
+        (int, "TypeError)"),
+    ],
+)
+def test_a_key_is_told_when_the_code_spells_it_and_never_when_it_is_a_value(
+    function: Any, told: str
+) -> None:
+    lunch = Product("lunch", (Table("a", (), {"student": function}),), BaseModel, lambda _: None)  # type: ignore[arg-type, return-value]
+    records = lot("a")
+    records["student"].records[0]["familyName"] = "Lovelace"
+    _, _, [(_, reason)] = translate(lunch, records, {})
+    assert f"the translation failed ({told}" in reason
+    assert "Lovelace" not in reason
 
 
 def test_what_is_passed_over_is_not_told() -> None:

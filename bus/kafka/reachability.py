@@ -1,0 +1,90 @@
+"""Whether there is a way into the cluster, and else why not, in words and with the setting to mend.
+
+librdkafka tries for as long as it is let, and what a request says when it fails is only that it
+did; the cause comes beside it, as an error of the client.
+"""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bus.errors import RetryLater, Stop
+from bus.kafka.client import client_settings
+from bus.settings import Settings
+
+SECONDS = 5.0
+"""How long a cluster may take to answer a command that begins."""
+
+DECIDED = {KafkaError._AUTHENTICATION, KafkaError._SSL}
+"""After these errors it is of no use to wait."""
+
+
+def check_reachable(settings: Settings, seconds: float = SECONDS) -> int:
+    """The number of brokers. Raises `Stop` when Kafka lets nobody in who has these settings,
+    `RetryLater` when it does not answer within `seconds`."""
+    told: list[KafkaError] = []
+    try:
+        admin = AdminClient(client_settings(settings) | {"log_level": 0, "error_cb": told.append})
+    except KafkaException as error:
+        refused_setting(error)
+        raise Stop(f"there is no Kafka client ({error.args[0].name()}): check [kafka]") from None
+    for patience in (seconds / 10, seconds):  # most of what is wrong is known at once
+        try:
+            return len(admin.list_topics(timeout=patience).brokers)
+        except KafkaException:
+            admin.poll(0)
+            if any(error.code() in DECIDED for error in told):
+                break
+    decided = any(error.code() in DECIDED for error in told)
+    said = f"there is no way into Kafka at {settings.kafka.bootstrap}: {_cause(settings, told)}"
+    raise Stop(said) if decided else RetryLater(said)
+
+
+def refused_setting(error: KafkaException) -> None:
+    """Raises `Stop` when it is the client library that takes no part of the settings."""
+    if error.args[0].code() == KafkaError._INVALID_ARG:
+        raise Stop(
+            f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
+            "[kafka] client, in bus.toml"
+        ) from None
+
+
+def _cause(settings: Settings, told: list[KafkaError]) -> str:
+    """Why there is no way into the cluster, and which setting to look at.
+
+    What librdkafka says is shown where it is its own words or the broker's; what an identity
+    provider answers is not, as it is any server's.
+    """
+    first = {error.code(): error.str().partition(" (after")[0][:300] for error in reversed(told)}
+    kafka = settings.kafka
+    if said := first.get(KafkaError._SSL):
+        return (
+            f"{said}. Check [kafka] ca_file: it must hold the authority that signed the brokers' "
+            "certificates; bootstrap must name the brokers as their certificates do"
+        )
+    if (said := first.get(KafkaError._AUTHENTICATION)) and "OAUTHBEARER token" in said:
+        if "trust anchors" in said:
+            return "the authorities cannot be read: check [kafka] oauth_ca_file"
+        if "certificate" in said:
+            return (
+                f"the certificate of {kafka.oauth_token_url} is not trusted: check [kafka] "
+                "oauth_ca_file"
+            )
+        return (
+            f"{kafka.oauth_token_url} gives no token: check [kafka] oauth_token_url, "
+            "oauth_client_id, oauth_client_secret and oauth_scope"
+        )
+    if said and "mechanism handshake" in said:
+        return f"{said}. Check [kafka] sasl_mechanism"
+    if said and kafka.sasl_mechanism == "OAUTHBEARER":
+        return f"{said}. Check what the token is for: [kafka] oauth_scope, oauth_client_id"
+    if said:
+        return f"{said}. Check [kafka] sasl_username and sasl_password"
+    if said := first.get(KafkaError._RESOLVE):
+        return f"it does not answer ({said}). Check [kafka] bootstrap"
+    said = first.get(KafkaError._TRANSPORT, "no word of why")
+    return (
+        f"it does not answer ({said}). Check [kafka] bootstrap and security_protocol; a broker "
+        "that wants TLS or SASL is silent to a client without it"
+    )
