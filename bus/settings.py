@@ -136,30 +136,7 @@ class TelemetrySettings(Model):
     otlp_endpoint: str = ""
 
 
-class _FromEverywhere(BaseSettings):
-    """Settings that come from the environment, from secret files and from bus.toml."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        sources = [init_settings, env_settings]
-        if secrets := os.environ.get("BUS_SECRETS_DIR"):
-            sources.append(
-                NestedSecretsSettingsSource(
-                    file_secret_settings, secrets_dir=secrets, secrets_dir_missing="error"
-                )
-            )
-        sources.append(TomlConfigSettingsSource(settings_cls, config_file()))
-        return tuple(sources)
-
-
-class Settings(_FromEverywhere):
+class Settings(BaseSettings):
     """Everything. `products` and `producers` hold a table for each, checked by its own model."""
 
     model_config = SettingsConfigDict(
@@ -185,8 +162,27 @@ class Settings(_FromEverywhere):
         """The full name of a topic: `schoolbus.student` for "student"."""
         return f"{self.topic_prefix}.{name}"
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if secrets := os.environ.get("BUS_SECRETS_DIR"):
+            sources.append(
+                NestedSecretsSettingsSource(
+                    file_secret_settings, secrets_dir=secrets, secrets_dir_missing="error"
+                )
+            )
+        sources.append(TomlConfigSettingsSource(settings_cls, config_file()))
+        return tuple(sources)
 
-class Tables(_FromEverywhere):
+
+class Tables(BaseSettings):
     """The tables of products and sources alone, whatever else is set."""
 
     model_config = SettingsConfigDict(
@@ -203,6 +199,19 @@ class Tables(_FromEverywhere):
             return cls()
         except (ValidationError, SettingsError, TOMLDecodeError, OSError):
             return cls.model_construct()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return Settings.settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+        )
 
 
 OF_THE_ENVIRONMENT = ("BUS_CONFIG", "BUS_SECRETS_DIR", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY")

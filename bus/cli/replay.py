@@ -253,9 +253,12 @@ def compare(
 def list_replays(json: Json = False) -> None:
     """List all replays, how far they are, and who wanted them."""
     with failures(json):
+        from bus.replay.presence import died
         from bus.replay.replay_log import entries
 
-        found = list(entries(settings_of_reached()).values())
+        loaded = settings_of_reached()
+        found = list(entries(loaded).values())
+        gone = died(loaded, found)
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -264,24 +267,30 @@ def list_replays(json: Json = False) -> None:
             for one in found:
                 table.add_row(
                     one.about.id,
-                    one.status,
+                    "died" if one.about.id in gone else one.status,
                     f"{one.share:.0%}",
                     f"{sum(one.state.delivered.values()):,}",
                     escape(one.about.by),
                     escape(one.about.why),
                 )
             console.print(table if found else "no replays yet")
+            if gone:
+                console.print("died: the process that ran it is gone; `bus replay resume` goes on")
 
-        emit(json, {"replays": [as_told(one) for one in found]}, show)
+        told = [as_told(one, died=one.about.id in gone) for one in found]
+        emit(json, {"replays": told}, show)
 
 
 @app.command()
 def show(replay: Id, json: Json = False) -> None:
     """Show a replay."""
     with failures(json):
+        from bus.replay.presence import died
         from bus.replay.replay_log import entry
 
-        _emit(json, entry(settings_of_reached(), replay))
+        loaded = settings_of_reached()
+        found = entry(loaded, replay)
+        _emit(json, found, died=bool(died(loaded, [found])))
 
 
 @app.command()
@@ -341,14 +350,15 @@ def _end(json: bool, entry: ReplayEntry) -> None:
         raise typer.Exit(1)
 
 
-def _emit(json: bool, entry: ReplayEntry) -> None:
-    emit(json, as_told(entry), lambda console: _show(console, entry))
+def _emit(json: bool, entry: ReplayEntry, *, died: bool = False) -> None:
+    told = as_told(entry, died=died)
+    emit(json, told, lambda console: _show(console, entry, told["status"]))
 
 
-def _show(console: Console, entry: ReplayEntry) -> None:
+def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     about, state = entry.about, entry.state
     listed = ", ".join(f"{number:,} {kind}" for kind, number in state.delivered.items())
-    console.print(f"[bold]{about.id}[/] is {entry.status}: {entry.share:.0%} of its window")
+    console.print(f"[bold]{about.id}[/] is {status}: {entry.share:.0%} of its window")
     console.print(f"  {about.product}, from {about.since} to {about.until}", end="")
     console.print(f", into {escape(about.into)}" if about.into else "")
     console.print(f"  delivered {listed or 'nothing'} in {state.seconds:,.1f} s", end="")

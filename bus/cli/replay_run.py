@@ -63,6 +63,7 @@ def run_replay(
     from bus.observe import telemetry
     from bus.plugins import delivery_into
     from bus.replay.engine import ReplayEngine, check
+    from bus.replay.presence import Presence
     from bus.replay.selection import select
 
     telemetry.configure(loaded.telemetry)
@@ -88,7 +89,8 @@ def run_replay(
             replay = ReplayEngine(loaded, what, delivery, about, chosen, state=state, progress=told)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: replay.stop())
-            ended = replay.run()
+            with Presence(loaded, about.id):
+                ended = replay.run()
     finally:
         delivery.close()
     from bus.replay.replay_log import ReplayEntry
@@ -124,11 +126,18 @@ class _bar:  # noqa: N801 - reads as a word
         self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
 
 
-def as_told(entry: ReplayEntry) -> dict[str, Any]:
-    """What `--json` says of a replay: all but its offsets and its list of records."""
+def as_told(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
+    """What `--json` says of a replay: all but its offsets and its list of records.
+
+    died: whether nobody runs it although it has not ended.
+    """
     about = asdict(entry.about)
     del about["start"], about["stop"], about["records"]
     state = asdict(entry.state)
     del state["done"]
-    told = {"status": entry.status, "wish": entry.wish, "share": round(entry.share, 4)}
+    told = {
+        "status": "died" if died else entry.status,
+        "wish": entry.wish,
+        "share": round(entry.share, 4),
+    }
     return {**about, **state, **told}

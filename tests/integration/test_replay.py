@@ -9,7 +9,7 @@ import secrets
 import signal
 import time
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
 from bus.kafka.topics import topic
-from bus.replay import history
+from bus.replay import history, presence
 from bus.replay.window import resolve
 from tests import canvas_model, sds_model
 from tests.faults import checker
@@ -132,18 +132,28 @@ def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Com
         assert all(story == sorted(story) for story in stories.values())
 
 
-def test_killed_and_started_again_it_goes_on(commands: Commands) -> None:
+def test_killed_and_started_again_it_goes_on(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Into a folder of its own: in the end it holds what an undisturbed replay makes, once."""
     for number in (1, 2):
         day(commands, number)
     one, other = commands.cwd / "one", commands.cwd / "other"
     commands.run("replay", "canvas", "--into", str(one))
-    process = commands.start("replay", "canvas", "--into", str(other), "--rate", "500")
+    process = commands.start("replay", "canvas", "--into", str(other), "--rate", "200")
     until(lambda: len(list(other.glob("*.zip"))) >= 2, "two zips")
+
+    def status() -> str:
+        return str(commands.run("replay", "list")["replays"][1]["status"])
+
+    assert status() == "running"
+    monkeypatch.setattr(presence, "SILENT", timedelta(0))  # Kafka is asked in any case
+    until(lambda: status() == "running", "a member of its group")
     process.kill()
     process.communicate()
+    until(lambda: status() == "died", "its end")
     (_, entry) = commands.run("replay", "list")["replays"]
-    assert entry["status"] == "running"  # as far as anybody knows
+    assert commands.run("replay", "show", entry["id"])["status"] == "died"
     ended = commands.run("replay", "resume", entry["id"])
     assert ended["status"] == "done"
     assert ended["share"] == 1.0
