@@ -81,21 +81,21 @@ class Staging:
               a source that reads its tables by that does not read again what is as it was.
     folder:   a folder for temporary files of this run, removed when it ends.
     coverage: for each kind in the extract, bulk or delta.
+    faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
+              does not know.
+    position: where a poll begins; the source sets it to where it ended. See `Polled`.
     expected: kinds that the extract should carry but that are not in the coverage: a file of it
               could not be read, or holds none of them now. What names a record of these is checked.
               What names a record of a kind that is neither here nor in the coverage, and that the
               source has never published, is kept as it is (see `bus.ingest.integrity`).
-    faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
-              does not know.
-    position: where a poll begins; the source sets it to where it ended. See `Polled`.
     """
 
     con: duckdb.DuckDBPyConnection
     folder: Path
     coverage: dict[str, Coverage] = field(default_factory=dict)
-    expected: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     position: str = ""
+    expected: set[str] = field(default_factory=set)
 
     @property
     def kinds(self) -> Sequence[str]:

@@ -32,15 +32,16 @@ AllowMassWithdrawal = Annotated[
     bool,
     typer.Option(
         "--allow-mass-withdrawal",
-        help="Publish even if more than the allowed share of a record kind disappears.",
+        help="Publish even if more of a record kind disappears than mass_withdrawal allows.",
     ),
 ]
 MassWithdrawalShare = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0,
         max=1,
-        help="Stop when more than this share of a record kind would be withdrawn.",
+        help="Stop when more than this share of a record kind would be withdrawn, instead of the "
+        "setting mass_withdrawal.share; mass_withdrawal.records must be passed too.",
     ),
 ]
 
@@ -64,7 +65,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
         ] = False,
         allow_mass_withdrawal: AllowMassWithdrawal = False,
-        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        mass_withdrawal_share: MassWithdrawalShare = None,
         json: Json = False,
     ) -> None:
         with failures(json):
@@ -97,7 +98,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
             float, typer.Option(min=0, help="With --watch: seconds from one poll to the next.")
         ] = reader.every,
         allow_mass_withdrawal: AllowMassWithdrawal = False,
-        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        mass_withdrawal_share: MassWithdrawalShare = None,
         json: Json = False,
     ) -> None:
         with failures(json):
@@ -128,7 +129,7 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
         with failures(json):
             from bus.ingest.streaming import stream
 
-            run = _Run.of(declared, source, 0.0, True, json)
+            run = _Run.of(declared, source, None, True, json)
             run.prepare_to_watch()
             stderr.print("following; Ctrl-C ends it", markup=False)
             report = stream(run.settings, source, partial(reader.follow, run.own), run.stopping)
@@ -154,14 +155,16 @@ class _Run:
     settings: "Settings"
     own: Any
     publish_as: str
-    share: float
+    share: float | None
     allow: bool
     quiet: bool
     stopping: Event = field(default_factory=Event)
     noted: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, source: Source, publish_as: str, share: float, allow: bool, quiet: bool) -> "_Run":
+    def of(
+        cls, source: Source, publish_as: str, share: float | None, allow: bool, quiet: bool
+    ) -> "_Run":
         """Load the settings and set up logs."""
         from bus import plugins, settings
         from bus.observe import telemetry

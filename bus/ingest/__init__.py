@@ -8,6 +8,7 @@ grades      grade levels in one spelling
 integrity   checks and converts rows, and what records say of each other
 snapshot    what a source last published: a cache of the topics
 diff        what is new, changed or gone
+guard       stops before a mass withdrawal
 ownership   which source owns an id
 quarantine  the topic of what was wrong with the input
 columns     the fields of a kind as columns of DuckDB
