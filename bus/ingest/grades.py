@@ -14,12 +14,12 @@ GRADES = ("IT", "PR", "PK", "TK", "KG", *NUMBERED, "PS", "UG", "Other")
 """The codes, from infant or toddler to ungraded and other."""
 
 SPELLINGS = {
-    **{code.lower(): code for code in GRADES},
+    **{code.lower(): code for code in GRADES if code not in NUMBERED},
     **{"infanttoddler": "IT", "preschool": "PR", "prek": "PK", "prekindergarten": "PK"},
     **{"transitionalkindergarten": "TK", "k": "KG", "kindergarten": "KG"},
     **{"postsecondary": "PS", "ungraded": "UG"},
 }
-"""What means a code, in lower case, without spaces, hyphens, underscores and slashes."""
+"""What means a code in letters: in lower case, without spaces, hyphens, underscores and slashes."""
 
 NUMBER = "(grade ?)?0{0,2}([1-9]|1[0-3])(st|nd|rd|th)?( ?grade)?"
 """A numbered grade in lower case (RE2): 1, 01, 001, 1st, 1st grade, grade 1."""
