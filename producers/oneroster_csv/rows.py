@@ -117,9 +117,8 @@ def _head(file: File, text: Text) -> _Head | None:
         if file.key not in found.positions:
             continue
         if best is None or len(found.positions) > len(best.match.positions):
-            if separator:
-                row = row._replace(line=row.line + 1)
-            best = _Head(row, len(row.fields), delimiter, found, bool(separator))
+            place = row._replace(line=row.line + 1) if separator else row
+            best = _Head(place, len(row.fields), delimiter, found, bool(separator))
     return best
 
 
