@@ -28,7 +28,7 @@ test: $(VENV)/.ready
 
 parts: check
 	@$(TIMES) $(BIN)/python -m tests.times note check
-	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
+	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract tests/cases
 	$(TIMES) $(BIN)/pytest -n 3 --dist loadfile tests/integration -m "not alone"
 	$(TIMES) $(BIN)/pytest tests/integration -m alone
 	$(TIMES) $(BIN)/pytest tests/upgrade
@@ -40,7 +40,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest -n auto tests/unit tests/contract -m "not slow"
+	$(BIN)/pytest -n auto tests/unit tests/contract tests/cases -m "not slow"
 
 faults: $(VENV)/.ready
 	$(BIN)/pytest tests/faults --long
