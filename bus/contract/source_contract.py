@@ -18,6 +18,9 @@ from bus.ingest.workspace import Workspace
 from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
 
+EXAMPLES = max(5, settings().max_examples // 3)
+"""Of damaged extracts: each is read whole, which takes half a second."""
+
 
 class SourceContract:
     """Subclass it in a test module, with `source`, `extract` and `marker`; see `bus.contract`.
@@ -73,7 +76,7 @@ class SourceContract:
             sql = f"SELECT * FROM {Workspace(one).raw(kind)} ORDER BY ALL"
             assert Workspace(one).sql(sql) == Workspace(two).sql(sql)
 
-    @settings(suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=EXAMPLES)
     @given(data=st.data())
     def test_a_damaged_extract_is_read_as_far_as_it_goes_or_refused(
         self, tmp_path_factory: Any, data: st.DataObject

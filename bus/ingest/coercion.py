@@ -100,13 +100,14 @@ class Conversion(NamedTuple):
     flaws: tuple[Flaw, ...]
 
 
-def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort]]:
+def reading(
+    kind: str, raw: str, there: Collection[str], *, faults: bool = False
+) -> tuple[str, list[Sort]]:
     """A SELECT that makes records of a table of text, and the sorts of fault that it may find.
 
-    It costs little to leave `_faults` out, and much to store it.
-
-    raw:   the table; `there`: its columns. A field that is not among them is empty, and so is
-           `_raw` (see `bus.ingest.row_hashes`).
+    raw:    the table; `there`: its columns. A field that is not among them is empty, and so is
+            `_raw` (see `bus.ingest.row_hashes`).
+    faults: whether it gives `_faults` too. That takes DuckDB as long to plan as all the rest.
 
     Beside the fields, `_line`, `_file` and `_raw` it gives
 
@@ -116,7 +117,7 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
     _worst:  the code of a fatal fault with a minus, else the code of any fault, else NULL.
     """
     columns_there = {column.lower() for column in there}
-    texts, made, codes, faults, values = [], [], [], [], []
+    texts, made, codes, wrong, values = [], [], [], [], []
     sorts: list[Sort] = []
     for field in KINDS[kind].schema["fields"]:
         name, how = field["name"], conversion(field)
@@ -133,13 +134,13 @@ def reading(kind: str, raw: str, there: Collection[str]) -> tuple[str, list[Sort
         codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
         said = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
         told = f"{{'code': abs({code}), 'class': {value_class(quoted(name))}, 'text': {said}}}"
-        faults.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
+        wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
+    all_wrong = f"CASE WHEN _worst IS NOT NULL THEN [{', '.join(wrong)}] END AS _faults"
     return (
         f"""
-        SELECT {", ".join(values)}, _line, _file, _raw, _worst,
-            CASE WHEN _worst IS NOT NULL THEN [{", ".join(faults)}] END AS _faults
+        SELECT {", ".join(values)}, _line, _file, _raw, _worst{f", {all_wrong}" if faults else ""}
         FROM (SELECT *, least({worst}) AS _worst
         FROM (SELECT *, {", ".join(codes)}
         FROM (SELECT *, {", ".join(made)}

@@ -94,20 +94,18 @@ class _Run:
         """Make `record_KIND`, not yet settled; how many rows were left out."""
         workspace = self.workspace
         record, raw = workspace.record(kind), workspace.raw(kind)
-        select, sorts = reading(kind, raw, workspace.columns_of(raw))
-        workspace.sql(
-            f"CREATE OR REPLACE TABLE {record} AS SELECT * EXCLUDE (_faults) FROM ({select})"
-        )
+        there = workspace.columns_of(raw)
+        select, sorts = reading(kind, raw, there)
+        workspace.sql(f"CREATE OR REPLACE TABLE {record} AS {select}")
         if workspace.number(f"SELECT count(_worst) FROM {record}"):
+            select, _ = reading(kind, raw, there, faults=True)
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
-            found = (
+            self.tell(
+                kind,
+                sorts,
                 "SELECT _file, _line, f.code AS code, f.class AS class, f.text AS text, "
-                f"NULL AS kept FROM ({found}) WHERE f IS NOT NULL"
+                f"NULL AS kept FROM ({found}) WHERE f IS NOT NULL",
             )
-            once = ", ".join(str(code) for code, sort in enumerate(sorts, 1) if sort.once)
-            self.tell(kind, sorts, f"FROM ({found}) WHERE code NOT IN ({once or 0})")
-            if once:
-                self.tell_once(kind, sorts, f"FROM ({found}) WHERE code IN ({once})")
         left_out = workspace.number(f"DELETE FROM {record} WHERE _worst < 0")
         workspace.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
         return left_out + self._single(kind)
@@ -119,6 +117,8 @@ class _Run:
         fields = ", ".join(quoted(name) for name in columns(kind))
         # By hash first, as hashes of millions of ids fit in memory where the ids may not.
         several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
+        if not workspace.number(f"SELECT count(*) FROM ({several})"):
+            return 0
         workspace.sql(
             f"""
             CREATE OR REPLACE TEMP TABLE {repeated} AS
@@ -181,8 +181,8 @@ class _Run:
     def _require(self, kind: str, names: Iterable[str]) -> int:
         """Leave out the rows that cannot do without what is not there; how many."""
         workspace = self.workspace
-        doomed = workspace.doomed
-        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
+        record, doomed = workspace.record(kind), workspace.doomed
+        any_doomed = False
         for name in names:
             if self._dangling(kind, name):
                 reason = _absent(
@@ -190,8 +190,12 @@ class _Run:
                     "the row was left out; send that too, or mend the id",
                 )
                 self._tell_bad(kind, Sort(name, reason, True))
+                if not any_doomed:
+                    workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
+                    any_doomed = True
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
-        record = workspace.record(kind)
+        if not any_doomed:
+            return 0
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
     def _uncarried(self, kind: str, name: str) -> list[str]:
@@ -400,11 +404,11 @@ class _Run:
         if "grades" not in columns(kind):
             return
         each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
-        self.tell_once(
+        self.tell(
             kind,
             [Sort("grades", f"is none of {', '.join(grades.GRADES)}; it was kept", False, True)],
-            f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text FROM ({each}) "
-            f"WHERE {grades.unlisted('text')}",
+            f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text, NULL AS kept "
+            f"FROM ({each}) WHERE {grades.unlisted('text')}",
         )
 
     def _doubt_rows(self, kind: str, rows: str) -> None:
@@ -413,16 +417,54 @@ class _Run:
             f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({rows})"
         )
 
-    def tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add a fault for each text in SQL that gives `_file, _line, code, class, text`: at the
-        first row that has it, with how many rows have it. The most frequent come first."""
-        self._doubt_rows(kind, found)
+    def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0].
+
+        It gives `text` too when some of the sorts are told once for each text.
+        """
+        workspace, faulty = self.workspace, self.workspace.faulty
+        # Asked once: SQL that looks at every field of a kind takes DuckDB long to plan.
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
+        if not workspace.number(f"SELECT count(*) FROM {faulty}"):
+            return
+        self._doubt_rows(kind, f"FROM {faulty}")
+        once = ", ".join(str(code) for code, sort in enumerate(sorts, 1) if sort.once)
+        self._tell_each(kind, sorts, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
+        if once:
+            self._tell_once(kind, sorts, f"FROM {faulty} WHERE code IN ({once})")
+
+    def _tell_each(self, kind: str, sorts: list[Sort], found: str) -> None:
+        """Add a fault for each row."""
+        groups = self.workspace.sql(
+            f"""
+            SELECT coalesce(_file, ''), code, count(*), min({{
+                'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
+            }}, {MOST})
+            {found} GROUP BY 1, 2 ORDER BY 1, 2
+            """
+        )
+        faults = self.workspace.staging.faults
+        for file, code, number, first in groups:
+            sort = sorts[code - 1]
+            for one in first:
+                reason = sort.reason.replace("{kept}", one["kept"] or "")
+                faults.append(
+                    Fault(file, one["line"], sort.column, one["class"], reason, sort.fatal, kind)
+                )
+            if number > len(first):
+                reason = sort.reason.replace("{kept}", "another row")
+                more = f"{number - len(first):,} more rows like those told: {reason}"
+                faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+
+    def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
+        """Add a fault for each text: at the first row that has it, with how many rows have it. The
+        most frequent come first."""
         groups = self.workspace.sql(
             f"""
             SELECT *, count(*) OVER (PARTITION BY file, code) AS texts FROM (
                 SELECT coalesce(_file, '') AS file, code, count(*) AS number,
                     coalesce(min(_line), 0) AS line, min(class) AS class
-                FROM ({found}) GROUP BY 1, 2, text
+                {found} GROUP BY 1, 2, text
             )
             QUALIFY row_number() OVER (PARTITION BY file, code ORDER BY number DESC, line) <= {MOST}
             ORDER BY file, code, number DESC, line
@@ -439,30 +481,6 @@ class _Run:
             sort = sorts[code - 1]
             more = f"{number:,} more texts like those told: {sort.reason}"
             faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
-
-    def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
-        self._doubt_rows(kind, found)
-        groups = self.workspace.sql(
-            f"""
-            SELECT coalesce(_file, ''), code, count(*), min({{
-                'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
-            }}, {MOST})
-            FROM ({found}) GROUP BY 1, 2 ORDER BY 1, 2
-            """
-        )
-        faults = self.workspace.staging.faults
-        for file, code, number, first in groups:
-            sort = sorts[code - 1]
-            for one in first:
-                reason = sort.reason.replace("{kept}", one["kept"] or "")
-                faults.append(
-                    Fault(file, one["line"], sort.column, one["class"], reason, sort.fatal, kind)
-                )
-            if number > len(first):
-                reason = sort.reason.replace("{kept}", "another row")
-                more = f"{number - len(first):,} more rows like those told: {reason}"
-                faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:

@@ -27,6 +27,8 @@ known_KIND, a view     sourcedId                        pipeline              in
 record_KIND            FIELDS, _line, _file, _raw       integrity             pipeline, diff,
                                                                               snapshot
 doubtful               kind, file, line                 integrity             integrity
+faulty                 _file, _line, code, class,       integrity             integrity
+                       text, kept
 repeated               r, _line, _file, class, same,    integrity             integrity
                        kept
 elsewhere_KIND         sourcedId                        integrity             integrity
@@ -164,6 +166,11 @@ class Workspace:
     def doubtful(self) -> WorkTable:
         """The rows of which something was told."""
         return WorkTable("doubtful", VALIDATING)
+
+    @property
+    def faulty(self) -> WorkTable:
+        """The rows with a fault of one step."""
+        return WorkTable("faulty", VALIDATING)
 
     @property
     def repeated(self) -> WorkTable:

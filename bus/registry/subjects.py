@@ -154,10 +154,7 @@ def check(
     """
     local = _local(schemas_dir)
     with client(settings) as registry:
-        return [
-            _check(registry, kind, subject(settings, kind), schema, (takers or {}).get(kind, ()))
-            for kind, schema in local.items()
-        ]
+        return _findings(registry, settings, local, takers)
 
 
 def apply(
@@ -170,14 +167,14 @@ def apply(
     one is incompatible with any earlier version.
     """
     local = _local(schemas_dir)
-    _refused(check(settings, schemas_dir, takers))
     level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
     applied = []
     with client(settings) as registry:
+        _refused(_findings(registry, settings, local, takers))
         for kind in local:
             with answered():
                 registry.set_config(subject(settings, kind), level)
-        for finding in _refused(check(settings, schemas_dir, takers)):
+        for finding in _refused(_findings(registry, settings, local, takers)):
             new = finding.state != "unchanged"
             schema = local[finding.kind]
             if new:
@@ -200,6 +197,25 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
                 latest = registry.get_latest_version(name)
                 versions = sorted(registry.get_versions(name))
                 found.append({"subject": name, "versions": versions, "id": latest.schema_id})
+    return found
+
+
+def _findings(
+    registry: SchemaRegistryClient,
+    settings: Settings,
+    local: Mapping[str, dict[str, Any]],
+    takers: Takers | None,
+) -> list[Finding]:
+    """What each schema is against the registry; nothing more is asked of a subject not there."""
+    with answered():
+        there = set(registry.get_subjects())
+    found = []
+    for kind, schema in local.items():
+        name, its = subject(settings, kind), (takers or {}).get(kind, ())
+        if name in there:
+            found.append(_check(registry, kind, name, schema, its))
+        else:
+            found.append(Finding(kind, name, "new", products=its))
     return found
 
 

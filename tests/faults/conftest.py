@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from bus import local
 from tests.faults.network import net
 from tests.faults.published import extracts, published
-from tests.integration.conftest import bus, commands, tidy
+from tests.integration.conftest import Bus, commands, settings_of
 
-__all__ = ["bus", "commands", "extracts", "net", "published", "tidy"]
+__all__ = ["commands", "extracts", "net", "published", "tidy"]
 
 FINDINGS = pytest.StashKey["Findings"]()
 
@@ -26,8 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("turn", range(1, turns + 1))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `long` is left out of the short form."""
+    """What is marked `long` is left out of the short form. What needs a network with proxies is
+    left to one worker of pytest-xdist, so that there is one network."""
+    for item in items:
+        if "net" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("net"))
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
@@ -43,6 +51,23 @@ class Findings:
     def add(self, fault: str, done: object, found: object) -> None:
         """One line of the table: which fault, how often and where it was made, what came of it."""
         self.rows.append((fault, str(done), str(found)))
+
+
+@pytest.fixture(scope="session")
+def tidy() -> None:
+    """pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def bus(tidy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+    """A bus that no other worker of pytest-xdist has: it may be killed."""
+    home = tmp_path_factory.mktemp("bus") / "home"
+    local.up(home)
+    try:
+        yield Bus(home, settings_of(home))
+    finally:
+        local.down(home)
 
 
 @pytest.fixture

@@ -323,6 +323,7 @@ def examples(
     example()
 
 
+@pytest.mark.longest
 def test_whatever_the_days_bring_each_product_has_the_truth(
     worlds: Worlds, findings: Findings, request: pytest.FixtureRequest, long: bool
 ) -> None:

@@ -1,8 +1,13 @@
 """One bus for the whole integration run: the embedded one in a home of its own, or, with
-`--bus=testcontainers`, Kafka and the registry in containers, named as a district names its own."""
+`--bus=testcontainers`, Kafka and the registry in containers, named as a district names its own.
+
+Workers of pytest-xdist share the embedded one: the first that needs it starts it, and their parent
+stops it when all have ended.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +25,27 @@ from tests.integration.commands import Commands
 EMBEDDED = "embedded: a test of the embedded bus itself, or of commands that start one"
 
 
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", EMBEDDED)
+    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The parent of the workers stops the bus that they have shared."""
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory
+    if not WORKER and (home := shared_home(factory)).exists():
+        local.down(home)
+
+
+def shared_home(factory: pytest.TempPathFactory) -> Path:
+    """The home of the bus that all workers share; each has a folder in the parent's."""
+    base = factory.getbasetemp()
+    return (base.parent if WORKER else base) / "bus" / "home"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,32 +70,25 @@ class Bus:
 
 
 @pytest.fixture(scope="session")
-def tidy() -> None:
-    """pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def bus(
-    tidy: None, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bus]:
+def bus(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """The bus of this run; stopped at its end, whatever happened."""
-    home = tmp_path_factory.mktemp("bus") / "home"
-    # named here, so that a bus.toml or the environment cannot lead the tests to a real cluster
-    settings = Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
+    home = shared_home(tmp_path_factory)
+    home.parent.mkdir(exist_ok=True)
     if pytestconfig.getoption("--bus") == "testcontainers":
         with containers.cluster() as (bootstrap, registry_url):
             named = {
                 "kafka": KafkaSettings(bootstrap=bootstrap),
                 "registry": RegistrySettings(url=registry_url),
             }
-            yield Bus(home, settings.model_copy(update=named))
+            yield Bus(home, settings_of(home).model_copy(update=named))
         return
-    local.up(home)
-    try:
-        yield Bus(home, settings)
-    finally:
-        local.down(home)
+    local.up(home)  # of several at once one starts it and the others wait
+    yield Bus(home, settings_of(home))
+
+
+def settings_of(home: Path) -> Settings:
+    """Named here, so that a bus.toml or the environment cannot lead the tests to a real cluster."""
+    return Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
 
 
 NUMBERS = count(1)
@@ -90,6 +107,6 @@ def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Comma
 
 
 def _commands(bus: Bus, folder: Path) -> Commands:
-    settings = bus.settings.model_copy(update={"topic_prefix": f"test{next(NUMBERS)}"})
+    settings = bus.settings.model_copy(update={"topic_prefix": f"test{WORKER}{next(NUMBERS)}"})
     subjects.apply(settings)
     return Commands(settings, folder)

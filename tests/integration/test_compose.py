@@ -25,7 +25,7 @@ OURS = {"oneroster-csv", "http", *PRODUCTS}
 
 
 @pytest.fixture
-def deployed(tidy: None, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Deployment]:
+def deployed(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Deployment]:
     if pytestconfig.getoption("--bus") != "testcontainers":
         pytest.skip("needs a Docker engine and is asked for by --bus=testcontainers")
     with deployment(tmp_path) as found:

@@ -17,6 +17,7 @@ from tests.integration.test_public_surface import DATA, check
 from tests.shapes import Shape
 
 
+@pytest.mark.longest
 @pytest.mark.embedded
 def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}

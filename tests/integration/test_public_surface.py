@@ -90,6 +90,7 @@ class Seen:
         return set(self._shapes)
 
 
+@pytest.mark.longest
 @pytest.mark.embedded
 def test_the_keys_of_json(commands: Commands) -> None:
     seen = Seen(commands)

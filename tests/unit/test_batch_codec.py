@@ -19,6 +19,8 @@ from bus.registry.codec import Decoder, Encoder
 from bus.standard import KINDS
 
 FRAME = 5
+EXAMPLES = max(5, settings().max_examples // 3)
+"""Of tables of DuckDB, for each kind."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -32,7 +34,7 @@ def test_a_batch_reads_as_its_records_do_one_by_one(kind: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data())
 def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.DataObject) -> None:
     records_ = data.draw(st.lists(records(kind), min_size=1, max_size=5))

@@ -21,6 +21,9 @@ from bus.standard import KINDS
 
 Row = dict[str, str | None]
 
+EXAMPLES = max(5, settings().max_examples // 3)
+"""Of whole extracts, as DuckDB plans some hundred statements for each."""
+
 
 class Extract:
     """An extract by hand: `put` adds a kind's rows, from line 2 of KIND.csv on."""
@@ -701,7 +704,7 @@ def rows(kind: str, text: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Row]
     demographics=rows("demographics", TEXT),
     known=st.sets(st.sampled_from(["s1", "o1", "o2"])),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_any_text_gives_records_or_faults_and_every_row_is_accounted_for(
     orgs: list[Row], students: list[Row], demographics: list[Row], known: set[str]
 ) -> None:
@@ -727,7 +730,7 @@ def test_any_text_gives_records_or_faults_and_every_row_is_accounted_for(
 
 
 @given(kind=st.sampled_from(list(KINDS)), data=st.data())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=EXAMPLES)
 def test_no_fault_holds_a_value(kind: str, data: st.DataObject) -> None:
     strange = data.draw(rows(kind, st.one_of(STRANGE, st.just("s1"), st.just("2026-01-01"))))
     extract = Extract().put(kind, *strange, fields=list(KINDS[kind].fields))

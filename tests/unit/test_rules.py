@@ -270,7 +270,7 @@ def row_lines() -> Lines:
 def sql_lines() -> Lines:
     """A digest of the SQL of each kind, and of how hashes are made."""
     for kind in KINDS:
-        select, sorts = reading(kind, "raw", [*KINDS[kind].fields, "_raw"])
+        select, sorts = reading(kind, "raw", [*KINDS[kind].fields, "_raw"], faults=True)
         codes = ", ".join(f"{sort.column} {sort.fatal}" for sort in sorts)
         for what, text in {
             "reading": select,

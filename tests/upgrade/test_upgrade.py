@@ -36,6 +36,8 @@ from tests.upgrade.district import (
 )
 from tests.webhook_receiver import Receiver
 
+pytestmark = [pytest.mark.longest, pytest.mark.xdist_group("upgrade")]
+
 ARCHIVES = sorted(Path(__file__).parent.glob("home-*.tar.xz"))
 QUARANTINE = "schoolbus.quarantine"
 CHANGES = ("created", "updated", "withdrawn")
