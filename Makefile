@@ -29,7 +29,7 @@ test: $(VENV)/.ready
 
 parts: check
 	@$(TIMES) $(BIN)/python -m tests.times note check
-	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract
+	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract tests/cases
 	$(TIMES) $(BIN)/pytest -n 4 --dist loadgroup tests/integration tests/upgrade
 	$(TIMES) $(BIN)/pytest -n 3 --dist loadgroup tests/faults
 
@@ -39,7 +39,7 @@ check: $(VENV)/.ready
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest -n auto tests/unit tests/contract -m "not slow"
+	$(BIN)/pytest -n auto tests/unit tests/contract tests/cases -m "not slow"
 
 faults: $(VENV)/.ready
 	$(BIN)/pytest tests/faults --long

@@ -128,6 +128,21 @@ class RetentionSettings(Model):
     local_days: int = Field(default=7, ge=1)
 
 
+class MassWithdrawalSettings(Model):
+    """When an extract that withdraws much of a kind is stopped; counts are of one kind of record.
+
+    share, records: more than this share of the records that stood, 0 to 1, would go, and more than
+                    so many.
+    all_of:         all would go, and more than so many stood.
+    half_of:        half of them or more would go, and more than so many stood.
+    """
+
+    share: float = Field(default=0.10, ge=0, le=1)
+    records: int = Field(default=20, ge=0)
+    all_of: int = Field(default=3, ge=0)
+    half_of: int = Field(default=20, ge=0)
+
+
 class TelemetrySettings(Model):
     """Logs, traces. `otlp_endpoint` empty: traces are carried on, not exported."""
 
@@ -149,6 +164,7 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     consumer: ConsumerSettings = ConsumerSettings()
     retention: RetentionSettings = RetentionSettings()
+    mass_withdrawal: MassWithdrawalSettings = MassWithdrawalSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     products: dict[str, dict[str, Any]] = Field(default_factory=dict)
     producers: dict[str, dict[str, Any]] = Field(default_factory=dict)

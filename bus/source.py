@@ -86,6 +86,10 @@ class Staging:
     faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
               does not know.
     position: where a poll begins; the source sets it to where it ended. See `Polled`.
+    expected: kinds that the extract should carry but that are not in the coverage: a file of it
+              could not be read, or holds none of them now. What names a record of these is checked.
+              What names a record of a kind that is neither here nor in the coverage, and that the
+              source has never published, is kept as it is (see `bus.ingest.integrity`).
     """
 
     con: duckdb.DuckDBPyConnection
@@ -93,6 +97,7 @@ class Staging:
     coverage: dict[str, Coverage] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     position: str = ""
+    expected: set[str] = field(default_factory=set)
 
     @property
     def kinds(self) -> Sequence[str]:

@@ -33,15 +33,16 @@ AllowMassWithdrawal = Annotated[
     bool,
     typer.Option(
         "--allow-mass-withdrawal",
-        help="Publish even if more than the allowed share of a record kind disappears.",
+        help="Publish even if more of a record kind disappears than mass_withdrawal allows.",
     ),
 ]
 MassWithdrawalShare = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0,
         max=1,
-        help="Stop when more than this share of a record kind would be withdrawn.",
+        help="Stop when more than this share of a record kind would be withdrawn, instead of the "
+        "setting mass_withdrawal.share; mass_withdrawal.records must be passed too.",
     ),
 ]
 
@@ -65,7 +66,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
         ] = False,
         allow_mass_withdrawal: AllowMassWithdrawal = False,
-        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        mass_withdrawal_share: MassWithdrawalShare = None,
         json: Json = False,
     ) -> None:
         with failures(json):
@@ -116,7 +117,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
             float, typer.Option(min=0, help="With --watch: seconds from one poll to the next.")
         ] = reader.every,
         allow_mass_withdrawal: AllowMassWithdrawal = False,
-        mass_withdrawal_share: MassWithdrawalShare = 0.10,
+        mass_withdrawal_share: MassWithdrawalShare = None,
         json: Json = False,
     ) -> None:
         with failures(json):
@@ -148,7 +149,7 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
         with failures(json):
             from bus.ingest.streaming import stream
 
-            run = _Run.of(declared, source, 0.0, True, json)
+            run = _Run.of(declared, source, None, True, json)
             run.prepare_to_watch()
             stderr.print("following; Ctrl-C ends it", markup=False)
             report = stream(run.settings, source, partial(reader.follow, run.own), run.stopping)
@@ -174,14 +175,16 @@ class _Run:
     settings: "Settings"
     own: Any
     publish_as: str
-    share: float
+    share: float | None
     allow: bool
     quiet: bool
     stopping: Event = field(default_factory=Event)
     noted: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, source: Source, publish_as: str, share: float, allow: bool, quiet: bool) -> "_Run":
+    def of(
+        cls, source: Source, publish_as: str, share: float | None, allow: bool, quiet: bool
+    ) -> "_Run":
         """Load the settings and set up logs."""
         from bus import plugins
         from bus.observe import telemetry

@@ -7,13 +7,21 @@ SQL generated from the schemas, so that millions of rows take seconds; no row pa
 
 First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
 (`settle`), so that what refers to a row that was left out is left out too.
+
+An extract need not carry every kind (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv": a file may
+be absent). What names a record of a kind that the extract does not carry and that this source has
+never published is kept as it is, and noted once with a count: nobody can say that it is wrong. When
+the kind comes later, every row that names it is checked from then on. What was published before
+stays published: a row whose required reference proves wrong goes to the quarantine, so its record
+is neither changed nor withdrawn; an optional reference that proves wrong is left out: a change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from bus.ingest import grades
 from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
 from bus.ingest.columns import columns, quoted
 from bus.ingest.workspace import Workspace, WorkTable
@@ -22,7 +30,7 @@ from bus.standard import KINDS
 
 Known = Callable[[str, list[str]], set[str]]
 
-RULES = 1
+RULES = 2
 """The version of all rules by which text becomes records: those of `bus.ingest.coercion`, of this
 module, and of hashes (`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`).
 
@@ -56,6 +64,7 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
     for kind in kinds:
         left_out[kind] += run.settle(kind)
     for kind in kinds:
+        run.note_grades(kind)
         run.doubt(kind)
     return left_out
 
@@ -94,8 +103,8 @@ class _Run:
             self.tell(
                 kind,
                 sorts,
-                "SELECT _file, _line, f.code AS code, f.class AS class, NULL AS kept "
-                f"FROM ({found}) WHERE f IS NOT NULL",
+                "SELECT _file, _line, f.code AS code, f.class AS class, f.text AS text, "
+                f"NULL AS kept FROM ({found}) WHERE f IS NOT NULL",
             )
         left_out = workspace.number(f"DELETE FROM {record} WHERE _worst < 0")
         workspace.sql(f"ALTER TABLE {record} DROP COLUMN _worst")
@@ -153,10 +162,14 @@ class _Run:
     def settle(self, kind: str) -> int:
         """Check what the records of a kind name; how many rows were left out."""
         references = KINDS[kind].references
-        required = [name for name in references if name in KINDS[kind].required]
-        others = [name for name in references if name not in required]
+        kept = [name for name in references if self._uncarried(kind, name)]
+        required = [name for name in KINDS[kind].required if name not in kept]
+        others = [name for name in references if name not in (*required, *kept)]
         left_out = self._require(kind, required)
         self.settled.add(kind)
+        for name in kept:
+            if self._dangling(kind, name):
+                self._note_kept(kind, name)
         # What names its own kind comes last, when it is known which of the kind are left.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
@@ -184,6 +197,21 @@ class _Run:
         if not any_doomed:
             return 0
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
+
+    def _uncarried(self, kind: str, name: str) -> list[str]:
+        """The kinds that a field may name, that this extract does not carry, and of which this
+        source has never published a record."""
+        workspace, staging = self.workspace, self.workspace.staging
+        return [
+            target
+            for target in KINDS[kind].references[name]
+            if target not in staging.coverage
+            and target not in staging.expected
+            and not (
+                workspace.has(known := workspace.known(target))
+                and workspace.sql(f"SELECT 1 FROM {known} LIMIT 1")
+            )
+        ]
 
     def _is_list(self, kind: str, name: str) -> bool:
         return columns(kind)[name].endswith("[]")
@@ -355,22 +383,64 @@ class _Run:
             f"FROM {record} r JOIN {bad} b ON b.r = r.rowid",
         )
 
+    def _note_kept(self, kind: str, name: str) -> None:
+        """Tell once, for each file, of the rows in `bad`, which stay as they are."""
+        record, bad = self.workspace.record(kind), self.workspace.bad
+        rows = f"SELECT _file, _line FROM {record} r JOIN {bad} b ON b.r = r.rowid"
+        self._doubt_rows(kind, rows)
+        targets = self._uncarried(kind, name)
+        groups = self.workspace.sql(
+            f"SELECT coalesce(_file, ''), count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1"
+        )
+        for file, number in groups:
+            reason = (
+                f"names {_one_of(targets)}, which this extract does not carry and this source has "
+                f"never published; it was kept as it is; {_rows_have(number)}"
+            )
+            self.workspace.staging.faults.append(Fault(file, 0, name, "", reason, False, kind))
+
+    def note_grades(self, kind: str) -> None:
+        """Tell of each grade that is none of the standard's, once, with a count."""
+        if "grades" not in columns(kind):
+            return
+        each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
+        self.tell(
+            kind,
+            [Sort("grades", f"is none of {', '.join(grades.GRADES)}; it was kept", False, True)],
+            f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text, NULL AS kept "
+            f"FROM ({each}) WHERE {grades.unlisted('text')}",
+        )
+
+    def _doubt_rows(self, kind: str, rows: str) -> None:
+        """Keep in mind that something was told of rows (SQL: `_file`, `_line`)."""
+        self.workspace.sql(
+            f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({rows})"
+        )
+
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0].
+
+        It gives `text` too when some of the sorts are told once for each text.
+        """
         workspace, faulty = self.workspace, self.workspace.faulty
         # Asked once: SQL that looks at every field of a kind takes DuckDB long to plan.
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return
-        workspace.sql(
-            f"INSERT INTO {workspace.doubtful} SELECT '{kind}', _file, _line FROM {faulty}"
-        )
-        groups = workspace.sql(
+        self._doubt_rows(kind, f"FROM {faulty}")
+        once = ", ".join(str(code) for code, sort in enumerate(sorts, 1) if sort.once)
+        self._tell_each(kind, sorts, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
+        if once:
+            self._tell_once(kind, sorts, f"FROM {faulty} WHERE code IN ({once})")
+
+    def _tell_each(self, kind: str, sorts: list[Sort], found: str) -> None:
+        """Add a fault for each row."""
+        groups = self.workspace.sql(
             f"""
             SELECT coalesce(_file, ''), code, count(*), min({{
                 'line': coalesce(_line, 0), 'class': class, 'kept': CAST(kept AS VARCHAR)
             }}, {MOST})
-            FROM {faulty} GROUP BY 1, 2 ORDER BY 1, 2
+            {found} GROUP BY 1, 2 ORDER BY 1, 2
             """
         )
         faults = self.workspace.staging.faults
@@ -386,10 +456,44 @@ class _Run:
                 more = f"{number - len(first):,} more rows like those told: {reason}"
                 faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
 
+    def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
+        """Add a fault for each text: at the first row that has it, with how many rows have it. The
+        most frequent come first."""
+        groups = self.workspace.sql(
+            f"""
+            SELECT *, count(*) OVER (PARTITION BY file, code) AS texts FROM (
+                SELECT coalesce(_file, '') AS file, code, count(*) AS number,
+                    coalesce(min(_line), 0) AS line, min(class) AS class
+                {found} GROUP BY 1, 2, text
+            )
+            QUALIFY row_number() OVER (PARTITION BY file, code ORDER BY number DESC, line) <= {MOST}
+            ORDER BY file, code, number DESC, line
+            """
+        )
+        faults, cut = self.workspace.staging.faults, {}
+        for file, code, number, line, class_, texts in groups:
+            sort = sorts[code - 1]
+            reason = f"{sort.reason}; {_rows_have(number)}"
+            faults.append(Fault(file, line, sort.column, class_, reason, sort.fatal, kind))
+            if texts > MOST:
+                cut[file, code] = texts - MOST
+        for (file, code), number in cut.items():
+            sort = sorts[code - 1]
+            more = f"{number:,} more texts like those told: {sort.reason}"
+            faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:
-    article = "an" if targets[0][0] in "aeiou" else "a"
     return (
-        f"names {article} {' or '.join(targets)} that is no valid, active record of this extract "
+        f"names {_one_of(targets)} that is no valid, active record of this extract "
         f"and was not published before; {consequence}"
     )
+
+
+def _one_of(kinds: Sequence[str]) -> str:
+    article = "an" if kinds[0][0] in "aeiou" else "a"
+    return f"{article} {' or '.join(kinds)}"
+
+
+def _rows_have(number: int) -> str:
+    return "1 row has it" if number == 1 else f"{number:,} rows have it"

@@ -23,7 +23,7 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from bus.errors import RetryLater, Stop
-from bus.ingest import diff, ownership, position, quarantine, row_hashes, snapshot
+from bus.ingest import diff, guard, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
 from bus.ingest.integrity import validate, without_id
 from bus.ingest.workspace import Workspace
@@ -107,7 +107,7 @@ def produce(
     source: str,
     read: Read,
     *,
-    mass_withdrawal_share: float = 0.10,
+    mass_withdrawal_share: float | None = None,
     allow_mass_withdrawal: bool = False,
     polled: bool = False,
     progress: Progress = lambda _: None,
@@ -117,8 +117,9 @@ def produce(
 
     source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west";
               see `SOURCE_NAME`.
-    mass_withdrawal_share: the share of a kind's records, 0 to 1, above which their going stops the
-              run before anything is published, unless `allow_mass_withdrawal`.
+    mass_withdrawal_share: instead of `[mass_withdrawal] share`: the share of a kind's records, 0 to
+              1, above which their going stops the run before anything is published (see
+              `bus.ingest.guard`), unless `allow_mass_withdrawal`.
     polled:   whether `read` goes on from `staging.position` and moves it; where it then stands is
               published in the same transaction as the last of the events.
     progress: is told each step, for a person.
@@ -206,7 +207,7 @@ class _Run:
     traceparent: str | None
     progress: Progress
 
-    def take(self, name: str, read: Read, share: float, allow: bool, polled: bool) -> Report:
+    def take(self, name: str, read: Read, share: float | None, allow: bool, polled: bool) -> Report:
         workspace, staging = self.workspace, self.workspace.staging
         time = now()
         # Before the topics are read, as it puts an end to whatever an earlier process had begun.
@@ -312,15 +313,18 @@ class _Run:
             report.stood[kind] = changes.stood
         return report
 
-    def _guard(self, report: Report, share: float, allow: bool) -> None:
+    def _guard(self, report: Report, share: float | None, allow: bool) -> None:
         """Stop before publishing when too much of a kind would go; say what would have been."""
         if allow:
             return
+        limits = self.settings.mass_withdrawal
+        if share is not None:
+            limits = limits.model_copy(update={"share": share})
         broken = []
         for kind, counts in report.records.items():
             stood = report.stood[kind]
-            if counts["withdrawn"] > share * stood:
-                broken.append(f"{counts['withdrawn']:,} of {stood:,} {kind} records")
+            if objection := guard.objection(limits, counts["withdrawn"], stood):
+                broken.append(f"{counts['withdrawn']:,} of {stood:,} {kind} records ({objection})")
         if broken:
             would = "\n".join(
                 f"  {kind}: {counts['created']:,} created, {counts['updated']:,} updated, "
@@ -328,8 +332,8 @@ class _Run:
                 for kind, counts in report.records.items()
             )
             raise Stop(
-                f"this extract would withdraw {', '.join(broken)}, more than {share:.0%}; it may "
-                f"be cut short. Nothing was published. It would have been:\n{would}\n"
+                f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
+                f"Nothing was published. It would have been:\n{would}\n"
                 "If that is right, run it again with --allow-mass-withdrawal"
             )
 

@@ -27,7 +27,8 @@ known_KIND, a view     sourcedId                        pipeline              in
 record_KIND            FIELDS, _line, _file, _raw       integrity             pipeline, diff,
                                                                               snapshot
 doubtful               kind, file, line                 integrity             integrity
-faulty                 _file, _line, code, class, kept  integrity             integrity
+faulty                 _file, _line, code, class,       integrity             integrity
+                       text, kept
 repeated               r, _line, _file, class, same,    integrity             integrity
                        kept
 elsewhere_KIND         sourcedId                        integrity             integrity

@@ -21,7 +21,7 @@ from producers.oneroster_csv.encoding import Text, as_utf8
 from producers.oneroster_csv.manifest import Manifest
 from producers.oneroster_csv.rows import load
 
-RULES = "1"
+RULES = "2"
 """The version of the rules by which this source makes text of files. Raise it when the same file
 gives other text than before, and all rows are read once more; tests/unit/test_rules.py knows when
 it is due."""
@@ -103,6 +103,13 @@ def _take(staging: Staging, declared: Manifest, file: File, text: Future[Text] |
     mode = _mode(staging, declared, file, text)
     if text is not None and mode and load(staging, file, text.result(), f"raw_{file.kind}"):
         staging.coverage[file.kind] = mode
+    _expect(staging, declared, file, mode)
+
+
+def _expect(staging: Staging, declared: Manifest, file: File, mode: Coverage | None) -> None:
+    """Say of which kinds the extract should have records, whatever became of their file."""
+    if mode or declared.mode(file.name) in ("bulk", "delta"):
+        staging.expected.update(kind for kind in file.kinds if kind not in staging.coverage)
 
 
 def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future[Text]]) -> None:
@@ -115,6 +122,7 @@ def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future
     roles, roles_text = FILES["roles"], found.get("roles")
     mode = _mode(staging, declared, file, text)
     roles_mode = _mode(staging, declared, roles, roles_text)
+    _expect(staging, declared, file, mode)
     if text is None or mode is None:
         return
     # What a user is, roles.csv says too: then the text of users.csv alone does not tell it.

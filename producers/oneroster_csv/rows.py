@@ -21,7 +21,7 @@ from typing import NamedTuple, TextIO
 import duckdb
 
 from bus.ingest import row_hashes
-from bus.ingest.coercion import text_literal
+from bus.ingest.coercion import is_blank, text_literal
 from bus.ingest.columns import quoted
 from bus.source import Fault, Staging
 from producers.oneroster_csv.columns import File, Match, match
@@ -31,6 +31,9 @@ DELIMITERS = ",;\t|"
 
 LONGEST_LINE = 1024**2
 """Characters; the longest real rows have a few thousand."""
+
+SEPARATOR = re.compile(r'"?sep=([^"\w \r\n])"?[,;\t|]*\s*', re.IGNORECASE)
+"""A first line that tells Excel how columns are separated. It is no part of CSV (RFC 4180)."""
 
 MOST = 1_000
 """How many faults of one sort in one file are told one by one; of the rest, how many there are."""
@@ -68,6 +71,9 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
         reason = f"has no header with a column {file.key}; nothing of the file was read"
         staging.faults.append(Fault(name, 1, file.key, "", reason, kind=file.kind))
         return False
+    if head.separator:
+        reason = "the line sep=, which only Excel understands, was skipped; leave it out"
+        staging.faults.append(Fault(name, 1, "", "", reason, fatal=False, kind=file.kind))
     if head.delimiter != ",":
         reason = "its columns are not separated by commas; it was read as they are"
         staging.faults.append(Fault(name, 1, "", "", reason, fatal=False, kind=file.kind))
@@ -83,28 +89,42 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The header: where it is, how many columns it has and what they are."""
+    """The header: where it is, how many columns it has and what they are.
+
+    separator: whether the file begins with a line for Excel; see `SEPARATOR`.
+    """
 
     row: Row
     width: int
     delimiter: str
     match: Match
+    separator: bool
 
 
 def _head(file: File, text: Text) -> _Head | None:
     """The header, read with the delimiter that makes most sense of it."""
+    with text.path.open(encoding="utf-8-sig", newline="") as source:
+        separator = SEPARATOR.fullmatch(source.readline(LONGEST_LINE))
     best: _Head | None = None
-    for delimiter in DELIMITERS:
+    for delimiter in dict.fromkeys(DELIMITERS + (separator[1] if separator else "")):
         with text.path.open(encoding="utf-8-sig", newline="") as source:
-            row = next(rows(source, delimiter), None)
+            if separator:
+                source.readline()
+            row = next(filter(_says_something, rows(source, delimiter)), None)
         if row is None or row.fields is None:
             continue
         found = match(file, row.fields)
         if file.key not in found.positions:
             continue
         if best is None or len(found.positions) > len(best.match.positions):
-            best = _Head(row, len(row.fields), delimiter, found)
+            place = row._replace(line=row.line + 1) if separator else row
+            best = _Head(place, len(row.fields), delimiter, found, bool(separator))
     return best
+
+
+def _says_something(row: Row) -> bool:
+    """Whether a row has a value, or cannot be read; spreadsheets leave rows of separators alone."""
+    return row.fields is None or any(map(str.strip, row.fields))
 
 
 def _load_fast(
@@ -126,7 +146,7 @@ def _load_fast(
     if number != text.lines - 1:
         row_hashes.forget(staging, table)
         return False
-    empty = " AND ".join(f"trim(coalesce({quoted(f)}, '')) = ''" for f in head.match.positions)
+    empty = " AND ".join(is_blank(quoted(f)) for f in head.match.positions)
     staging.con.execute(f"DELETE FROM {quoted(table)} WHERE {empty}")
     return True
 
@@ -146,8 +166,9 @@ def _load_carefully(
         clean.open("w", encoding="utf-8", newline="") as target,
     ):
         found = rows(source, head.delimiter, head.match.width)
-        next(found)
         for row in found:
+            if row.line <= head.row.line:
+                continue
             if fields := _whole(row, head, faults, text.unreadable):
                 values = {name: fields[at] for name, at in positions}
                 target.write(dump({"_line": row.line, **values}) + "\n")
@@ -166,7 +187,7 @@ def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str
     """A row's values when it can be taken; None when it is empty, or told as a fault."""
     if row.fields is None:
         faults.tell(row.line, "a row that cannot be read", UNCLOSED)
-    elif not any(map(str.strip, row.fields)):
+    elif not _says_something(row):
         return None
     elif unreadable and any(UNREADABLE in value for value in row.fields):
         faults.tell(row.line, "bytes that are no text", UNREADABLE_ROW)

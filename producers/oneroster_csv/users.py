@@ -10,7 +10,7 @@ of what kind the user is. Its kind's other roles say to which organisations the 
 
 from __future__ import annotations
 
-from bus.ingest.coercion import value_class
+from bus.ingest.coercion import cleaned, plain, value_class
 from bus.ingest.columns import quoted
 from bus.source import Fault, Staging
 from bus.standard import KINDS
@@ -64,7 +64,7 @@ def _columns(staging: Staging, table: str) -> list[str]:
 def _kind_of(role: str) -> str:
     """SQL: the kind of a role; NULL when it is not known."""
     cases = " ".join(f"WHEN '{name}' THEN '{kind}'" for name, kind in KIND_OF.items())
-    return f"CASE lower(translate({role}, ' _-', '')) {cases} END"
+    return f"CASE {plain(cleaned(role))} {cases} END"
 
 
 def _choose(staging: Staging) -> None:
@@ -74,13 +74,16 @@ def _choose(staging: Staging) -> None:
     def column(name: str) -> str:
         return f"nullif(trim({quoted(name)}), '')" if name in there else "NULL"
 
+    def word(name: str) -> str:
+        return f"coalesce({plain(cleaned(quoted(name)))}, '')" if name in there else "''"
+
     staging.con.execute(
         f"""
         CREATE TEMP TABLE told AS
         SELECT {column("userSourcedId")} AS id, {column("role")} AS role,
             {column("orgSourcedId")} AS org, {_kind_of(quoted("role"))} AS kind,
-            lower(coalesce({column("status")}, '')) IN ('tobedeleted', 'inactive') AS gone,
-            lower(coalesce({column("roleType")}, '')) <> 'primary' AS secondary,
+            {word("status")} IN ('tobedeleted', 'inactive') AS gone,
+            {word("roleType")} <> 'primary' AS secondary,
             list_position(['student', 'staff', 'guardian'], kind) AS rank, _line
         FROM {ROLES} WHERE {column("userSourcedId")} IS NOT NULL
         """

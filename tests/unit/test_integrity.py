@@ -572,7 +572,9 @@ def test_a_field_may_name_one_of_several_kinds(extract: Extract) -> None:
 
 
 def test_what_was_published_before_may_be_named(extract: Extract) -> None:
-    extract.known("class", "k1").known("org", "o1").known("student", "s1", "s2")
+    extract.known("class", "k1").known("org", "o1").known("student", "s1", "s2").known(
+        "staff", "t1"
+    )
     extract.put("enrollment", enrollment("e1"), enrollment("e2", userSourcedId="s3"))
     assert extract.validate() == {"enrollment": 1}
     assert extract.ids("enrollment") == ["e1"]
@@ -587,7 +589,7 @@ def test_other_sources_are_asked_once_for_a_kind_about_what_is_nowhere_else(
         asked.append((kind, ids))
         return {"s1", "k1"} & set(ids)
 
-    extract.put("org", org("o1")).known("student", "s9")
+    extract.put("org", org("o1")).known("student", "s9").known("staff", "t1")
     extract.put("demographics", {"sourcedId": "s1"}, {"sourcedId": "s9"})
     extract.put("enrollment", enrollment("e1"), enrollment("e2", userSourcedId="s2"))
     assert extract.validate(known) == {"org": 0, "demographics": 0, "enrollment": 1}

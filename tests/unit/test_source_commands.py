@@ -76,10 +76,10 @@ def test_json_is_one_object_and_progress_goes_elsewhere(calls: list[dict[str, An
     assert calls == [
         {
             "source": "west",
-            "mass_withdrawal_share": 0.10,
+            "mass_withdrawal_share": None,
             "allow_mass_withdrawal": True,
             "polled": False,
-            "rules": "1",
+            "rules": SOURCE.rules,
         }
     ]
 
@@ -187,7 +187,7 @@ def test_a_polled_source_asks_once(calls: list[dict[str, Any]]) -> None:
     assert calls == [
         {
             "source": "oursis",
-            "mass_withdrawal_share": 0.10,
+            "mass_withdrawal_share": None,
             "allow_mass_withdrawal": False,
             "polled": True,
             "rules": "1",

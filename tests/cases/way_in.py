@@ -1,0 +1,170 @@
+"""A source's days, one after another, through the whole of `bus.ingest`; its topics are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from bus.delivery import Position
+from bus.ingest import ownership, pipeline, quarantine, snapshot
+from bus.ingest.pipeline import Report
+from bus.kafka import topics
+from bus.registry import subjects
+from bus.registry.batch_codec import rows
+from bus.registry.codec import Encoder
+from bus.settings import Settings
+from bus.source import Fault
+from bus.standard import KINDS
+from producers.oneroster_csv.read import RULES, read
+from tests.cases import district
+
+IDS = {kind: number for number, kind in enumerate(KINDS)}
+"""Under which the registry would know the schemas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What was published of a record."""
+
+    change: str
+    kind: str
+    record: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.record['sourcedId']} {self.change}"
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What came of an extract.
+
+    told: the events in short, sorted: "student u-1 created".
+    """
+
+    report: Report
+    events: list[Event]
+
+    @property
+    def told(self) -> list[str]:
+        return sorted(map(str, self.events))
+
+    @property
+    def faults(self) -> list[Fault]:
+        return self.report.faults
+
+    @property
+    def left_out(self) -> list[Fault]:
+        """The faults for which a row was left out."""
+        return [fault for fault in self.faults if fault.fatal]
+
+    def record(self, kind: str, id_: str) -> dict[str, Any]:
+        """A record as this day published it."""
+        (found,) = (
+            event.record
+            for event in self.events
+            if (event.kind, event.record["sourcedId"]) == (kind, id_)
+        )
+        return found
+
+
+@dataclass(slots=True)
+class Topics:
+    """What a publisher wrote and a reader reads: the events of all days in their order."""
+
+    log: list[Event] = field(default_factory=list)
+    replaced: bool = False
+
+    # As a publisher
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        yield
+
+    def publish(self, kind: str, change: str, batch: Any) -> None:
+        self.log += [Event(change, kind, record) for record in rows(batch)]
+
+    def raw(self, *_: object) -> None:
+        """What goes to the quarantine is in the report too."""
+
+    def close(self) -> None:
+        pass
+
+    # As a reader
+
+    def __enter__(self) -> Topics:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def cluster(self) -> str:
+        return "a cluster"
+
+    def ends(self, names: list[str]) -> dict[Position, int]:
+        return {Position(name, 0): len(self.log) for name in names}
+
+    def since(
+        self, ends: Mapping[Position, int], positions: dict[Position, int]
+    ) -> Iterator[dict[str, snapshot._Lot]]:
+        """What lies after the positions, which are moved to the end."""
+        lots: dict[str, snapshot._Lot] = {}
+        for at, event in enumerate(self.log[min(positions.values(), default=0) :]):
+            lot = lots.setdefault(event.kind, snapshot._Lot())
+            lot.ids.append(event.record["sourcedId"])
+            lot.times.append(at)
+            lot.offsets.append(at)
+            lot.values.append(Encoder(event.kind, IDS[event.kind]).encode(event.record))
+        positions.update(ends)
+        yield lots
+
+
+class WayIn:
+    """One source of OneRoster extracts, whose first day has not come."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._numbers = count(1)
+        self._settings = Settings(home=folder / "home")
+        self.topics = Topics()
+        for module, name, instead in (
+            (subjects, "lookup", lambda _: IDS),
+            (topics, "ensure", lambda *_: None),
+            (pipeline, "Publisher", lambda *_, **__: self.topics),
+            (pipeline, "known_ids", lambda *_, **__: set()),
+            (ownership, "announce", lambda *_: set()),
+            (quarantine, "scan", lambda *_: []),
+            (snapshot, "Reader", lambda *_: self.topics),
+            (snapshot, "schema_lookup", lambda _: lambda id_: list(KINDS.values())[id_].schema),
+            (snapshot, "_published", lambda _, __, reader, *ends: reader.since(*ends)),
+        ):
+            monkeypatch.setattr(module, name, instead)
+
+    def set(self, **limits: float) -> None:
+        """Set thresholds of the guard."""
+        changed = self._settings.mass_withdrawal.model_copy(update=limits)
+        self._settings = self._settings.model_copy(update={"mass_withdrawal": changed})
+
+    def day(self, *, allow: bool = False, rules: str = RULES, **how: Any) -> Day:
+        """Publish the next day's extract: the district's, changed as `district.write` says.
+
+        Raises `Stop` when the guard does.
+        """
+        path = district.write(self._folder / f"day {next(self._numbers)}", **how)
+        begin = len(self.topics.log)
+        report = pipeline.produce(
+            self._settings, "sis", partial(read, path), allow_mass_withdrawal=allow, rules=rules
+        )
+        return Day(report, self.topics.log[begin:])
