@@ -25,6 +25,7 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS, Record
+from bus.standard.fault_codes import FaultCode, code_of_earlier
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -36,6 +37,7 @@ class DeadLetter:
 
     kind and id name the record; place is topic/partition/offset of the original; time is UTC.
     state: what became of it: "" as long as nothing did.
+    code:  why, for a program; see `bus.standard.fault_codes`.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class DeadLetter:
     time: str
     place: str
     state: str = ""
+    code: str = FaultCode.OTHER
 
 
 class DeadLetters:
@@ -61,10 +64,13 @@ class DeadLetters:
             more={"compression.type": "lz4"},
         )
 
-    def add(self, message: Message, reason: str, attempts: int = 1) -> None:
+    def add(
+        self, message: Message, reason: str, attempts: int = 1, code: str = FaultCode.OTHER
+    ) -> None:
         """Add one, or one that was added and not written yet once more; `flush` writes it."""
         extra: Headers = [
             ("dl_reason", reason.encode()),
+            ("dl_code", code.encode()),
             ("dl_attempts", str(attempts).encode()),
             ("dl_product", self._product.encode()),
             ("dl_time", now().encode()),
@@ -109,6 +115,8 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
             attempts=int(about.get("dl_attempts", "1")),
             time=about.get("dl_time", ""),
             place=where,
+            # Letters of version 0.1.0 have a text alone.
+            code=about.get("dl_code") or code_of_earlier(about.get("dl_reason", "")),
         )
     return list(letters.values())
 
@@ -119,11 +127,13 @@ def choose(
     places: Collection[str] = (),
     kinds: Collection[str] = (),
     reason: str = "",
+    code: str = "",
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[DeadLetter]:
     """Those of these letters that lie at one of these places, are of these kinds, hold a text in
-    their reason, and are from a time on and before another; what is not named does not matter.
+    their reason, have a code, and are from a time on and before another; what is not named does
+    not matter.
 
     Raises `Stop` for a place at which there is none.
     """
@@ -139,6 +149,7 @@ def choose(
         if (not places or letter.place in places)
         and (not kinds or letter.kind in kinds)
         and reason.lower() in letter.reason.lower()
+        and code in ("", letter.code)
         and (since is None or datetime.fromisoformat(letter.time) >= since)
         and (until is None or datetime.fromisoformat(letter.time) < until)
     ]

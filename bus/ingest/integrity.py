@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
+from bus.ingest.coercion import LEFT_OUT, Sort, default, reading, value_class
 from bus.ingest.columns import columns, quoted
 from bus.ingest.workspace import Workspace, WorkTable
 from bus.source import Fault
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 Known = Callable[[str, list[str]], set[str]]
 
@@ -62,7 +63,7 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
 
 def without_id(fault: Fault) -> bool:
     """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
-    return fault.value_class == "empty" or fault.reason.startswith(NO_ID)
+    return fault.value_class == "empty" or fault.code == FaultCode.NOT_AN_ID
 
 
 @dataclass(slots=True)
@@ -129,12 +130,16 @@ class _Run:
         )
         sorts = [
             Sort(
-                "sourcedId", "has the same id and the same values as {kept}; once is enough", False
+                "sourcedId",
+                "has the same id and the same values as {kept}; once is enough",
+                False,
+                FaultCode.REPEATED_ROW,
             ),
             Sort(
                 "sourcedId",
                 f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
                 True,
+                FaultCode.DUPLICATE_ID,
             ),
         ]
         self.tell(
@@ -158,7 +163,8 @@ class _Run:
         # What names its own kind comes last, when it is known which of the kind are left.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
-                self._drop(kind, name, _absent(references[name], "it was left out"))
+                reason = _absent(references[name], "it was left out")
+                self._drop(kind, name, reason, FaultCode.UNKNOWN_REFERENCE)
             if kind in references[name] and not self._is_list(kind, name):
                 self._uncircle(kind, name)
         return left_out
@@ -174,7 +180,7 @@ class _Run:
                     KINDS[kind].references[name],
                     "the row was left out; send that too, or mend the id",
                 )
-                self._tell_bad(kind, Sort(name, reason, True))
+                self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
         record = workspace.record(kind)
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
@@ -263,9 +269,9 @@ class _Run:
             [sorted(found)],
         )
 
-    def _drop(self, kind: str, name: str, reason: str) -> None:
+    def _drop(self, kind: str, name: str, reason: str, code: FaultCode) -> None:
         """Take what is in `bad` out of a field that can do without."""
-        self._tell_bad(kind, Sort(name, reason, False))
+        self._tell_bad(kind, Sort(name, reason, False, code))
         workspace = self.workspace
         record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
         if not self._is_list(kind, name):
@@ -319,7 +325,8 @@ class _Run:
                 f"SELECT rowid AS r, {up} AS id FROM {record} "
                 f"WHERE status = 'active' AND sourcedId IN (SELECT up FROM {jump})"
             )
-            self._drop(kind, name, "leads round in a circle to the record itself; it was left out")
+            reason = "leads round in a circle to the record itself; it was left out"
+            self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
     def doubt(self, kind: str) -> None:
         """Take `_raw` from the records of which something was told, or that name what is another
@@ -368,12 +375,24 @@ class _Run:
             for one in first:
                 reason = sort.reason.replace("{kept}", one["kept"] or "")
                 faults.append(
-                    Fault(file, one["line"], sort.column, one["class"], reason, sort.fatal, kind)
+                    Fault(
+                        file,
+                        one["line"],
+                        sort.column,
+                        one["class"],
+                        reason,
+                        sort.fatal,
+                        kind,
+                        sort.code,
+                    )
                 )
             if number > len(first):
                 reason = sort.reason.replace("{kept}", "another row")
-                more = f"{number - len(first):,} more rows like those told: {reason}"
-                faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+                left = number - len(first)
+                more = f"{left:,} more rows like those told: {reason}"
+                faults.append(
+                    Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left)
+                )
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:

@@ -37,6 +37,7 @@ from bus.registry import subjects
 from bus.settings import Settings
 from bus.source import Fault, Staging
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
     import pyarrow
@@ -227,7 +228,10 @@ class _Run:
             self._guard(report, share, allow)
             self.progress(f"publishing {report.published:,} events")
             moved = staging.position if staging.position != begin else None
-            faults = self._publish(publisher, report, time, moved)
+            faults = quarantine.compare(
+                workspace, self.settings, self.source, report.faults, staging.coverage
+            )
+            self._publish(publisher, report, faults, time, moved)
         finally:
             publisher.close()
         if not publisher.replaced:  # else the next run learns from the topics what they hold
@@ -270,7 +274,14 @@ class _Run:
             )
             staging.faults += [
                 Fault(
-                    file, line, "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
+                    file,
+                    line,
+                    "sourcedId",
+                    f"text of {len(id_)} characters",
+                    NOT_OURS,
+                    True,
+                    kind,
+                    FaultCode.FOREIGN_ID,
                 )
                 for id_, file, line in rows
                 if id_ in ids
@@ -328,8 +339,13 @@ class _Run:
             )
 
     def _publish(
-        self, publisher: Publisher, report: Report, time: str, moved: str | None
-    ) -> list[str]:
+        self,
+        publisher: Publisher,
+        report: Report,
+        faults: quarantine.FaultChanges,
+        time: str,
+        moved: str | None,
+    ) -> None:
         """What comes into being in dependency order, then what goes in the reverse order.
 
         moved: the source's new position, which is published with the last of it.
@@ -349,28 +365,24 @@ class _Run:
             for kind, change, where in steps
             for records in self._records(kind, where)
         )
-        ids: list[str] = []
-        faults = report.faults
+        told = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or faults or moved is not None:
+            while following or not told or moved is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
                 with publisher.transaction():
                     for kind, change, records in batch:
                         publisher.publish(kind, change, records)
-                    ids += self._quarantine(publisher, faults, time)
+                    if not told:
+                        quarantine.publish_changes(
+                            publisher, self.settings, self.source, faults, time
+                        )
                     if not following and moved is not None:
                         position.publish(publisher, self.settings, self.source, moved)
                         moved = None
-                faults = []
-        return ids
-
-    def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:
-        return quarantine.publish_new(
-            self.workspace, publisher, self.settings, self.source, faults, time
-        )
+                told = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""

@@ -24,7 +24,7 @@ import duckdb
 
 from bus.delivery import Position
 from bus.errors import Never
-from bus.ingest import integrity
+from bus.ingest import integrity, quarantine
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import columns, definition, fingerprint, quoted
 from bus.ingest.workspace import Workspace
@@ -106,12 +106,14 @@ def _ends(settings: Settings) -> dict[Position, int]:
 
 def _mark(cluster: str, rules: str) -> str:
     """What the cache stands for beside the offsets: the cluster, the standard, how hashes are made,
-    and the rules by which rows were read and valid: the bus's and the source's own."""
+    the rules by which rows were read and valid, the bus's and the source's own, and what makes a
+    fault the same."""
     schemas = {
         name: (meaning(kind.schema), kind.owner, dict(kind.references))
         for name, kind in KINDS.items()
     }
-    parts = (cluster, duckdb.__version__, schemas, integrity.RULES, rules)
+    versions = (integrity.RULES, quarantine.IDENTITY, rules)
+    parts = (cluster, duckdb.__version__, schemas, *versions)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -144,8 +146,12 @@ def _create(workspace: Workspace, mark: str) -> None:
             f"CREATE TABLE {workspace.position} "
             "(topic VARCHAR, partition INTEGER, next_offset BIGINT)"
         )
-        # NULL: which faults are known is not, see `bus.ingest.quarantine.publish_new`
-        workspace.sql(f"CREATE TABLE {workspace.quarantined} AS SELECT NULL::VARCHAR AS id")
+        workspace.sql(
+            f"CREATE TABLE {workspace.quarantined} (id VARCHAR, key VARCHAR, kind VARCHAR, "
+            "line BIGINT, count BIGINT, told TIMESTAMP)"
+        )
+        # NULL: which faults stand is not known, see `bus.ingest.quarantine.compare`
+        workspace.sql(f"INSERT INTO {workspace.quarantined} (id) VALUES (NULL)")
         workspace.sql(f"INSERT INTO {workspace.about} VALUES (?)", [mark])
 
 

@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from types import MappingProxyType
 
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
     "courses": {"schoolyearid": "schoolYearSourcedId", "grade": "grades"},
@@ -104,11 +105,12 @@ UNREAD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about a column: `field` as the standard names it, or ""."""
+    """Something about a column: `field` as the standard names it, or its place ("column 3")."""
 
     field: str
     value_class: str
     reason: str
+    code: FaultCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +144,19 @@ def match(file: File, header: Sequence[str]) -> Match:
             if name and name not in ignored and not name.startswith("metadata."):
                 unknown.append(at)
         elif field in found:
-            notes.append(Note(field, "", f"column {at + 1} is a second {field}; it was not read"))
+            reason = f"column {at + 1} is a second {field}; it was not read"
+            notes.append(Note(field, "", reason, FaultCode.REPEATED_COLUMN))
         else:
             found[field] = at
     misspelt = _misspelt([(at, names[at]) for at in unknown], set(file.fields) - found.keys())
     for at in unknown:
         if (field := misspelt.get(at)) is not None:
-            found[field] = at
+            found[field], code = at, FaultCode.MISSPELT_COLUMN
             reason = f"column {at + 1} is misspelt; it was read as {field}"
         else:
-            field, reason = "", f"column {at + 1} is none of OneRoster's; it was not read"
-        notes.append(Note(field, f"a name of {len(header[at])} characters", reason))
+            field, code = f"column {at + 1}", FaultCode.UNKNOWN_COLUMN
+            reason = f"column {at + 1} is none of OneRoster's; it was not read"
+        notes.append(Note(field, f"a name of {len(header[at])} characters", reason, code))
     return Match(found, _width(names), notes)
 
 

@@ -73,7 +73,7 @@ def test_unknown_columns_are_told_by_their_place() -> None:
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
     assert [(n.field, n.value_class, n.reason) for n in made.notes] == [
-        ("", "a name of 6 characters", "column 2 is none of OneRoster's; it was not read")
+        ("column 2", "a name of 6 characters", "column 2 is none of OneRoster's; it was not read")
     ]
 
 
