@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bus.cli.fault_lines import print_groups
 from bus.cli.output import Json, emit, failures, stderr, stdout
 from bus.source import Extracts, Polled, Source, Staging, Streamed
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many faults are printed, the fatal ones first; `bus quarantine list` has them all."""
+"""How many groups of faults are printed, fatal ones first; `bus quarantine list` has them all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -222,6 +223,8 @@ class _Run:
 
 def _show(console: Console, report: "Report") -> None:
     """What came of an extract, for a person."""
+    from bus.ingest.fault_group import grouped
+
     table = Table(box=None, pad_edge=False)
     table.add_column(report.source)
     for change in CHANGES:
@@ -233,10 +236,8 @@ def _show(console: Console, report: "Report") -> None:
     console.print(table)
     for kind, reason in report.put_off.items():
         console.print(f"not withdrawn: {kind}: {reason}", markup=False)
-    for fault in sorted(report.faults, key=lambda fault: not fault.fatal)[:SHOWN]:
-        place = f"{fault.file}:{fault.line}" if fault.line else fault.file or "the extract"
-        found = f" ({fault.value_class})" if fault.value_class else ""
-        told = " ".join(part for part in (place, fault.column, fault.reason) if part)
-        console.print(f"{'✗' if fault.fatal else '·'} {told}{found}", markup=False)
+    groups = grouped((report.source, fault) for fault in report.faults)
+    print_groups(console, groups[:SHOWN])
     if report.faults:
-        console.print(f"{len(report.faults):,} faults in all: see bus quarantine list")
+        number = sum(group.count for group in groups)
+        console.print(f"{number:,} faults in all: see bus quarantine list")

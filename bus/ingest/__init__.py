@@ -7,6 +7,7 @@ coercion    from text to the standard's types
 integrity   checks and converts rows, and what records say of each other
 snapshot    what a source last published: a cache of the topics
 diff        what is new, changed or gone
+fault_group faults of one cause as one
 ownership   which source owns an id
 quarantine  the topic of what was wrong with the input
 columns     the fields of a kind as columns of DuckDB

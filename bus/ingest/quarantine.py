@@ -138,8 +138,7 @@ def _in_the_topic(settings: Settings, source: str) -> dict[str, Standing]:
     for entry, key, at in _entries(settings):
         if entry["source"] != source:
             continue
-        names = Fault.__dataclass_fields__
-        fault = Fault(**{name: value for name, value in entry.items() if name in names})
+        fault = fault_of(entry)
         # However old it is, it is there; it is published again in time, not at once.
         told = max(datetime.fromtimestamp(at / 1000, UTC), now - AGAIN + timedelta(days=1))
         standing = Standing(key, fault.kind, fault.line, fault.count, told)
@@ -196,6 +195,12 @@ def read(settings: Settings, *, everything: bool = False) -> list[dict[str, Any]
     everything: also what no longer stands, as long as Kafka has it.
     """
     return [entry for entry, _, _ in _entries(settings, everything=everything)]
+
+
+def fault_of(entry: Mapping[str, Any]) -> Fault:
+    """The fault that `read` gave."""
+    names = Fault.__dataclass_fields__
+    return Fault(**{name: value for name, value in entry.items() if name in names})
 
 
 def _entries(
