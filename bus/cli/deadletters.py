@@ -124,9 +124,10 @@ def show_deadletter(
     """Show a dead letter with its record; personal values are told by their class alone."""
     with failures(json):
         from bus import settings
-        from bus.consume.deadletters import choose, content, masked, read, record_look
+        from bus.consume.deadletters import choose, content, read, record_look
         from bus.errors import Never
         from bus.replay.replay_log import user_at_machine
+        from bus.standard.masking import masked
 
         loaded = settings.load()
         (letter,) = choose(read(loaded, product), places=[place])

@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bus.errors import Stop
 from bus.kafka import topics
@@ -24,7 +24,7 @@ from bus.kafka.sender import Sender, send
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
-from bus.standard import KINDS, Record
+from bus.standard import Record
 from bus.standard.fault_codes import FaultCode, code_of_earlier
 
 if TYPE_CHECKING:
@@ -186,32 +186,6 @@ def content(settings: Settings, product: str, place: str) -> Record:
     if found is None or kind is None:
         raise Stop(f"there is no dead letter of {place}; `bus deadletters list` names their places")
     return Decoder(kind, schema_lookup(settings)).decode(found.value())
-
-
-def masked(kind: str, record: Record) -> dict[str, str]:
-    """A record in which personal values are told by their class alone; ids stay, as by them it is
-    found. What is personal is said by the schema (`sensitivity`)."""
-    open_ = {
-        field["name"]
-        for field in KINDS[kind].schema["fields"]
-        if field.get("sensitivity") in ("operational", "public")
-        or field["name"].endswith(("ourcedId", "ourcedIds"))
-    }
-    return {
-        name: str(value) if name in open_ or value in (None, [], "") else value_class(value)
-        for name, value in record.items()
-    }
-
-
-def value_class(value: Any) -> str:
-    """What sort of value it is, never it."""
-    if value is None or value == "":
-        return "empty"
-    if isinstance(value, str):
-        return f"text of {len(value)} characters"
-    if isinstance(value, list | tuple | dict):
-        return f"{len(value)} values"
-    return type(value).__name__
 
 
 def record_look(settings: Settings, product: str, place: str, why: str, by: str) -> None:

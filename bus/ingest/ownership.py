@@ -23,11 +23,18 @@ def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
 
     Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
     """
+    topics.ensure(settings, [topics.sources(settings)])
     known = _announced(settings)
     ours = known.pop(source, set())
     if new := set(kinds) - ours:
         _tell(settings, source, ours | new)
     return {kind for others in known.values() for kind in others}
+
+
+def others(settings: Settings, source: str) -> set[str]:
+    """The kinds that other sources publish, without saying anything."""
+    known = _announced(settings)
+    return {kind for name, kinds in known.items() if name != source for kind in kinds}
 
 
 def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
@@ -47,7 +54,6 @@ def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str)
 
 
 def _announced(settings: Settings) -> dict[str, set[str]]:
-    topics.ensure(settings, [topics.sources(settings)])
     return {
         (message.key() or b"").decode("utf-8", "replace"): set(json.loads(message.value() or b"[]"))
         for message in scan(settings, topics.sources(settings))

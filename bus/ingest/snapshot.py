@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -49,12 +50,19 @@ def cache_file(settings: Settings, source: str) -> Path:
     return settings.home / "published" / settings.topic_prefix / f"{name}.duckdb"
 
 
-def attach(workspace: Workspace, settings: Settings, source: str, rules: str = "") -> None:
+def attach(
+    workspace: Workspace,
+    settings: Settings,
+    source: str,
+    rules: str = "",
+    cache: Path | None = None,
+) -> None:
     """Attach the source's cache to a workspace and bring it up to what the topics hold.
 
     rules: the version of the source's own rules of reading, see `bus.ingest.pipeline.produce`.
+    cache: the file, when it is not the source's own but a copy of it (see `copy`).
     """
-    path = cache_file(settings, source)
+    path = cache or cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     failure = "could not read what was last published: Kafka says {}; try again when it is up"
     with Reader(settings, failure) as reader:
@@ -65,7 +73,16 @@ def attach(workspace: Workspace, settings: Settings, source: str, rules: str = "
             workspace.detach()
             _remove(path)
             _open(workspace, path, mark)
-        _catch_up(workspace, settings, source, reader, ends)
+        _catch_up(workspace, settings, source, path, reader, ends)
+
+
+def copy(settings: Settings, source: str, target: Path) -> None:
+    """Copy the source's cache as it stands, if there is one; nobody may be writing it."""
+    path = cache_file(settings, source)
+    for suffix in ("", ".wal"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            shutil.copyfile(part, target.with_name(target.name + suffix))
 
 
 def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None:
@@ -193,6 +210,7 @@ def _catch_up(
     workspace: Workspace,
     settings: Settings,
     source: str,
+    path: Path,
     reader: Reader,
     ends: dict[Position, int],
 ) -> None:
@@ -203,7 +221,7 @@ def _catch_up(
     for lots in _published(settings, source, reader, ends, positions):
         for kind, lot in lots.items():
             read.add(kind)
-            _read(workspace, cache_file(settings, source), decoders[kind], kind, lot)
+            _read(workspace, path, decoders[kind], kind, lot)
     with workspace.transaction():
         for kind in read:
             _upsert(workspace, kind)

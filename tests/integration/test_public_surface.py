@@ -141,6 +141,8 @@ def _extracts(seen: Seen, commands: Commands) -> None:
     seen.run("produce oneroster-csv", str(days[0]))
     with (days[1] / "users.csv").open("a", encoding="utf-8") as users:
         users.write("rubbish\n")
+    more = ("--dry-run", "--differences", "3")
+    seen.run("produce oneroster-csv", str(days[1]), *more)
     seen.run("produce oneroster-csv", str(days[1]), "--allow-mass-withdrawal")
     faults = seen.run("quarantine list")["faults"]
     assert faults

@@ -21,7 +21,8 @@ import bus.settings
 from bus.cli.source_commands import command_of
 from bus.errors import RetryLater, Stop
 from bus.ingest import drop_folder, polling
-from bus.ingest.pipeline import Report
+from bus.ingest.pipeline import ExtractDryRun, Report
+from bus.ingest.record_difference import RecordDifference
 from bus.source import Fault, Polled, Source, Staging
 from producers.oneroster_csv import SOURCE
 
@@ -240,3 +241,56 @@ def test_settings_of_a_source_that_it_does_not_have_are_wrong(
     message = json.loads(result.stdout)["error"]
     assert "[producers.oursis]" in message and "token" in message.lower()
     assert "secret-token" not in message
+
+
+# A dry run
+
+
+@pytest.fixture
+def rehearsed(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dry_run` is called as `produce` is, and finds what `report()` has."""
+    changed = RecordDifference("student", "s1", "updated", {"grades": ("['08']", "['09']")})
+
+    def dry_run(settings: object, source: str, read: object, **options: Any) -> ExtractDryRun:
+        options.pop("progress")("reading")
+        calls.append({"source": source, **options})
+        return ExtractDryRun(report(), "this extract would withdraw", [changed])
+
+    monkeypatch.setattr(bus.ingest.pipeline, "dry_run", dry_run)
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_a_dry_run_is_asked_with_the_options_of_the_run(calls: list[dict[str, Any]]) -> None:
+    result = run("x.zip", "--json", "--source", "west", "--dry-run", "--differences", "3")
+    told = json.loads(result.stdout)
+    assert (told["dryRun"], told["guard"]) == (True, "this extract would withdraw")
+    assert told["differences"] == [
+        {
+            **{"kind": "student", "id": "s1", "change": "updated"},
+            "fields": {"grades": {"before": "['08']", "after": "['09']"}},
+        }
+    ]
+    assert [group["count"] for group in told["groups"]] == [12, 1]
+    assert told["records"] == report().as_json()["records"]
+    (asked,) = calls
+    assert (asked["source"], asked["most"], asked["polled"]) == ("west", 3, False)
+    assert run("--dry-run", "--json", source=POLLED).exit_code == 0
+    assert calls[-1]["polled"]
+
+
+@pytest.mark.usefixtures("rehearsed")
+def test_a_person_sees_what_would_be() -> None:
+    lines = run("x.zip", "--dry-run", "--differences", "3").stdout.splitlines()
+    assert lines[0] == "a dry run: nothing was published; this is what would be"
+    assert "updated student s1: grades ['08'] → ['09']" in lines
+    assert "✗ users.csv role: 12 × other (text of 6 characters)" in lines
+    assert lines[-2:] == [
+        "13 faults would be in quarantine",
+        "the guard would stop it: this extract would withdraw",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [("--dry-run", "--watch"), ("--differences", "3")])
+def test_a_dry_run_is_of_one_extract(calls: list[dict[str, Any]], wrong: tuple[str, ...]) -> None:
+    assert run("x.zip", *wrong).exit_code == 1
+    assert calls == []
