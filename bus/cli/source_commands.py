@@ -3,6 +3,7 @@
 # Not `from __future__ import annotations`: typer evaluates the annotations of a command, and those
 # here name what the enclosing function knows.
 
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,6 +83,14 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             bool,
             typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
         ] = False,
+        allow: Annotated[
+            str,
+            typer.Option(
+                metavar="NAME",
+                help="PATH is a watched folder: publish the extract NAME, which the guard stopped "
+                "and which waits there.",
+            ),
+        ] = "",
         allow_mass_withdrawal: AllowMassWithdrawal = False,
         mass_withdrawal_share: MassWithdrawalShare = 0.10,
         dry_run: Rehearsal = False,
@@ -90,6 +99,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
     ) -> None:
         with failures(json):
             _check_dry_run(dry_run, differences, watch)
+            _check_allow(allow, dry_run or watch)
             run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
 
             def take(extract: Path) -> "Report":
@@ -102,8 +112,16 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
 
                 run.prepare_to_watch()
                 stderr.print(f"watching {path}; Ctrl-C ends it", markup=False)
-                drop_folder.watch(path, partial(run.note, take), run.stopping.is_set)
+                drop_folder.watch(
+                    path, partial(run.note, take), run.stopping.is_set, partial(run.yes, path)
+                )
                 emit(json, {"extracts": run.noted}, lambda _: None)
+            elif allow:
+                from bus.ingest import drop_folder
+
+                run.allow = True
+                report = drop_folder.allow(path, allow, take)
+                emit(json, report.as_json(), lambda console: _show(console, report))
             else:
                 report = take(path)
                 emit(json, report.as_json(), lambda console: _show(console, report))
@@ -234,6 +252,13 @@ class _Run:
         )
         emit(self.quiet, found.as_json(), lambda console: _show_dry_run(console, found))
 
+    def yes(self, folder: Path, name: str) -> str:
+        """The command by which a person allows an extract that the guard stopped."""
+        declared = self.source.name
+        named = [] if self.publish_as == declared else ["--source", self.publish_as]
+        path = str(folder.absolute())
+        return shlex.join(["bus", "produce", declared, path, *named, "--allow", name])
+
     def prepare_to_watch(self) -> None:
         """Fail now if the bus is not ready, and end in order on SIGTERM and Ctrl-C."""
         from bus.registry import subjects
@@ -266,6 +291,13 @@ class _Run:
                 f"{len(report.faults):,} faults",
                 markup=False,
             )
+
+
+def _check_allow(allow: str, other: bool) -> None:
+    from bus.errors import Stop
+
+    if allow and other:
+        raise Stop("--allow publishes one extract that waits; leave out --watch and --dry-run")
 
 
 def _check_dry_run(dry_run: bool, differences: int, watch: bool) -> None:

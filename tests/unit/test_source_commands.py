@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import bus.settings
 from bus.cli.source_commands import command_of
 from bus.errors import RetryLater, Stop
 from bus.ingest import drop_folder, polling
-from bus.ingest.pipeline import ExtractDryRun, Report
+from bus.ingest.pipeline import ExtractDryRun, MassWithdrawal, Report
 from bus.ingest.record_difference import RecordDifference
 from bus.source import Fault, Polled, Source, Staging
 from producers.oneroster_csv import SOURCE
@@ -138,6 +139,33 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
     }
     assert (tmp_path / "taken" / "2.zip").exists()
     assert (tmp_path / "refused" / "1.zip").exists()
+
+
+def test_what_the_guard_stopped_goes_on_by_the_command_that_is_told(
+    calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text beside it holds the whole command, with the name under which it publishes."""
+    monkeypatch.setattr(drop_folder, "SETTLED_SECONDS", 0.0)
+    taken = bus.ingest.pipeline.produce
+
+    def guarded(*arguments: Any, **options: Any) -> Report:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise MassWithdrawal("would withdraw half the district")
+
+    drop(tmp_path, "a day.zip")
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", guarded)
+    result = run(str(tmp_path), "--watch", "--source", "west", "--json")
+    assert json.loads(result.stdout)["extracts"] == [
+        {"extract": "a day.zip", "error": "would withdraw half the district"}
+    ]
+    beside = (tmp_path / "waiting" / "a day.zip.reason.txt").read_text("utf-8")
+    command = shlex.split(beside.splitlines()[-1])
+    assert command[:3] == ["bus", "produce", "oneroster-csv"]
+
+    monkeypatch.setattr(bus.ingest.pipeline, "produce", taken)
+    assert json.loads(run(*command[3:], "--json").stdout) == report().as_json()
+    assert (calls[-1]["source"], calls[-1]["allow_mass_withdrawal"]) == ("west", True)
+    assert (tmp_path / "taken" / "a day.zip").exists()
 
 
 def test_watch_prints_a_line_for_each(
