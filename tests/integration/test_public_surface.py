@@ -28,7 +28,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of 32 bytes for a test.").decode
 REFUSED = ("student-0000000", "student-0000001", "student-0000002")
 DATA = {
     "bus consume": (".delivered",),
-    "bus deadletters list": (".reasons",),
+    "bus deadletters list": (".reasons", ".codes"),
     "bus deadletters show": (".record",),
     "bus demo": (
         ".day1.records",
@@ -40,6 +40,7 @@ DATA = {
     "bus produce oneroster-csv": (
         ".records",
         ".putOff",
+        ".differences[].fields",
         ".extracts[].records",
         ".extracts[].putOff",
     ),
