@@ -26,7 +26,7 @@ from bus.errors import RetryLater, Stop
 from bus.ingest import diff, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
 from bus.ingest.fault_group import grouped
-from bus.ingest.integrity import validate, without_id
+from bus.ingest.integrity import MOST, validate, without_id
 from bus.ingest.record_difference import RecordDifference, differences
 from bus.ingest.workspace import Workspace
 from bus.kafka import topics
@@ -39,7 +39,6 @@ from bus.registry import subjects
 from bus.settings import Settings
 from bus.source import Fault, Staging
 from bus.standard import KINDS
-from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,11 +51,6 @@ LONGEST_NAME = 100
 
 BATCH = 10_000
 """How many records are encoded at once."""
-
-NOT_OURS = (
-    "is the id of a record of another source; the row was left out; give each source ids of its "
-    "own, or withdraw it there first"
-)
 
 COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -391,20 +385,7 @@ class _Run:
             ids = ownership.taken(
                 self.settings, kind, (row[0] for row in rows), other_than=self.source
             )
-            staging.faults += [
-                Fault(
-                    file,
-                    line,
-                    "sourcedId",
-                    f"text of {len(id_)} characters",
-                    NOT_OURS,
-                    True,
-                    kind,
-                    FaultCode.FOREIGN_ID,
-                )
-                for id_, file, line in rows
-                if id_ in ids
-            ]
+            staging.faults += ownership.faults(kind, (row for row in rows if row[0] in ids), MOST)
             workspace.sql(
                 f"DELETE FROM {record} WHERE sourcedId IN (SELECT unnest(?::VARCHAR[]))",
                 [sorted(ids)],

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import bus.ingest.quarantine
 import bus.settings
 from bus.cli import app
+from bus.ingest import ownership
 from bus.ingest.fault_group import grouped
 from bus.source import Fault
 
@@ -50,6 +51,14 @@ def test_what_left_out_rows_comes_first_and_sources_stay_apart() -> None:
         ("west", 29_998),
         ("west", 1),
     ]
+
+
+def test_the_ids_of_another_source_are_told_as_far_as_there_are_few() -> None:
+    rows = [(f"s{line}", "users.csv", line) for line in range(2, 32)]
+    found = ownership.faults("student", rows, 10)
+    assert [fault.line for fault in found] == [*range(2, 12), 0]
+    (group,) = grouped(("east", fault) for fault in found)
+    assert (group.count, group.code, group.lines[0]) == (30, "foreign-id", 2)
 
 
 def test_records_that_come_one_by_one_are_grouped_by_kind() -> None:
