@@ -34,6 +34,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
+from bus.standard.fault_codes import FaultCode
+
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
@@ -113,10 +115,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that the product will never take; `reason` goes to the dead letters as it is."""
+    """A message that the product will never take; `reason` goes to the dead letters as it is.
+
+    code: what it is refused for, for a program: one of `bus.standard.fault_codes`, or one of the
+          product's own.
+    """
 
     message: Message
     reason: str
+    code: str = FaultCode.REFUSED
 
 
 class Overtaken(Exception):  # noqa: N818

@@ -29,7 +29,15 @@ class RetryLater(BusError):  # noqa: N818 - reads as what to do, at the place wh
 
 
 class Never(BusError):  # noqa: N818
-    """This one record will not go through as it is: to the dead letters, and the rest flows on."""
+    """This one record will not go through as it is: to the dead letters, and the rest flows on.
+
+    `code` says why, for a program: one of `bus.standard.fault_codes`, or one of the product's own.
+    Without one, the place where it is raised tells.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Stop(BusError):  # noqa: N818

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bus.settings import registered_name
+from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,6 +59,9 @@ class Fault:
     reason:      what is wrong and what to do, for a person.
     fatal:       whether the row was left out (True), or read without this value (False).
     kind:        the kind of record of the row, or "" when that could not be told.
+    code:        what is wrong, for a program: one of `bus.standard.fault_codes`, or one of the
+                 source's own. It stays when the reason is worded anew.
+    count:       how many rows it tells of; with more than one, `line` is that of the first, or 0.
     """
 
     file: str
@@ -67,6 +71,8 @@ class Fault:
     reason: str
     fatal: bool = True
     kind: str = ""
+    code: str = FaultCode.OTHER
+    count: int = 1
 
 
 @dataclass(slots=True)

@@ -233,8 +233,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield f"message record has the value {frame}, then Avro, for the schema id 258"
 
     fault = Fault("users.csv", 2, "givenName", "empty", "why")
-    workspace: Any = types.SimpleNamespace(quarantined="", sql=lambda _: [])  # nothing known
-    quarantine.publish_new(workspace, published, SETTINGS, "/SOURCE", [fault], "T")
+    quarantine.publish(published, SETTINGS, "/SOURCE", [fault], "T")
     yield from _headers("quarantine", [sent[-1]["headers"]])
     yield f"message quarantine has the key {sent[-1]['key'].decode()} for one certain fault"
     yield from _value("quarantine", sent[-1]["value"])

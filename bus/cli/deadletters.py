@@ -29,6 +29,7 @@ def deadletters() -> None:
 
 
 Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
+Code = Annotated[str, typer.Option(help="Only those with this code; docs/faults.md has them.")]
 Since = Annotated[str, typer.Option(help="Only those from this time on (ISO 8601).")]
 Until = Annotated[str, typer.Option(help="Only those before this time (ISO 8601).")]
 Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only of this kind; repeatable.")]
@@ -44,6 +45,7 @@ SHOWN = 200
 def list_deadletters(
     product: ProductName,
     reason: Reason = "",
+    code: Code = "",
     since: Since = "",
     until: Until = "",
     kind: Kinds = None,
@@ -63,11 +65,13 @@ def list_deadletters(
             read(settings_of_reached(), product),
             kinds=kind or (),
             reason=reason,
+            code=code,
             since=_moment(since, "--since"),
             until=_moment(until, "--until"),
         )
         letters = [letter for letter in found if everything or not letter.state]
         counted = Counter(_without_ids(letter) for letter in letters)
+        codes = Counter(letter.code for letter in letters)
 
         def show(console: Console) -> None:
             for letter in [] if summary else letters[:SHOWN]:
@@ -77,7 +81,7 @@ def list_deadletters(
                 console.print(
                     f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}{state}"
                 )
-                console.print(f"    {escape(letter.reason)}")
+                console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
             if not summary and len(letters) > SHOWN:
                 console.print(f"and {len(letters) - SHOWN:,} more: --summary, or --json for all")
             for why, number in counted.most_common() if summary else ():
@@ -88,6 +92,7 @@ def list_deadletters(
             "product": product,
             "deadLetters": [asdict(letter) for letter in letters],
             "reasons": dict(counted.most_common()),
+            "codes": dict(codes.most_common()),
         }
         emit(json, result, show)
 
@@ -118,9 +123,10 @@ def show_deadletter(
 ) -> None:
     """Show a dead letter with its record; personal values are told by their class alone."""
     with failures(json):
-        from bus.consume.deadletters import choose, content, masked, read, record_look
+        from bus.consume.deadletters import choose, content, read, record_look
         from bus.errors import Never
         from bus.replay.replay_log import user_at_machine
+        from bus.standard.masking import masked
 
         loaded = settings_of_reached()
         (letter,) = choose(read(loaded, product), places=[place])
@@ -136,7 +142,7 @@ def show_deadletter(
 
         def show(console: Console) -> None:
             console.print(f"[bold]{escape(f'{letter.kind} {letter.id}')}[/]  {letter.place}")
-            console.print(f"    {escape(letter.reason)}")
+            console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
             for name, value in (record or {}).items():
                 console.print(f"  {name}: {escape(str(value))}")
             if note:
@@ -150,6 +156,7 @@ def retry(
     product: ProductName,
     places: Places = None,
     reason: Reason = "",
+    code: Code = "",
     everything: All = False,
     why: Why = "",
     out: Annotated[
@@ -171,7 +178,7 @@ def retry(
         from bus.replay.replay_log import user_at_machine
 
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, everything)
+        letters = _chosen(read(loaded, product), places, reason, code, everything)
         records: dict[str, set[str]] = {}
         for letter in letters:
             records.setdefault(letter.kind, set()).add(letter.id)
@@ -202,6 +209,7 @@ def discard(
     product: ProductName,
     places: Places = None,
     reason: Reason = "",
+    code: Code = "",
     everything: All = False,
     why: Why = "",
     json: Json = False,
@@ -215,7 +223,7 @@ def discard(
         if not why.strip():
             raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, everything)
+        letters = _chosen(read(loaded, product), places, reason, code, everything)
         mark(loaded, product, letters, "discarded", why, user_at_machine())
         emit(
             json,
@@ -225,13 +233,17 @@ def discard(
 
 
 def _chosen(
-    letters: list[DeadLetter], places: list[str] | None, reason: str, everything: bool
+    letters: list[DeadLetter],
+    places: list[str] | None,
+    reason: str,
+    code: str,
+    everything: bool,
 ) -> list[DeadLetter]:
     """The open letters that are meant; raises `Stop` when nobody said which."""
     from bus.consume.deadletters import choose
     from bus.errors import Stop
 
-    if not (places or reason or everything):
-        raise Stop("say which: their places, --reason TEXT, or --all")
-    found = choose(letters, places=places or (), reason=reason)
+    if not (places or reason or code or everything):
+        raise Stop("say which: their places, --reason TEXT, --code CODE, or --all")
+    found = choose(letters, places=places or (), reason=reason, code=code)
     return [letter for letter in found if not letter.state]

@@ -3,6 +3,7 @@
 # Not `from __future__ import annotations`: typer evaluates the annotations of a command, and those
 # here name what the enclosing function knows.
 
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,15 +17,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bus.cli.cluster import settings_of_reached
+from bus.cli.fault_lines import print_groups
 from bus.cli.output import Json, emit, failures, stderr, stdout
 from bus.source import Extracts, Polled, Source, Staging, Streamed
 
 if TYPE_CHECKING:
-    from bus.ingest.pipeline import Report
+    from bus.ingest.pipeline import ExtractDryRun, Report
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many faults are printed, the fatal ones first; `bus quarantine list` has them all."""
+"""How many groups of faults are printed, fatal ones first; `bus quarantine list` has them all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -47,6 +49,24 @@ MassWithdrawalShare = Annotated[
 ]
 
 
+Rehearsal = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Publish and remember nothing; say what would be published, and why not."
+    ),
+]
+MostDifferences = Annotated[
+    int,
+    typer.Option(
+        "--differences",
+        min=0,
+        metavar="N",
+        help="With --dry-run: the first N records of each kind that would be created, updated or "
+        "withdrawn, with the fields that differ; personal values by their class alone.",
+    ),
+]
+
+
 def command_of(source: Source) -> Callable[..., None]:
     """The command function of a declared source, for typer."""
     reader = source.reader
@@ -65,24 +85,47 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             bool,
             typer.Option("--watch", help="PATH is a folder: publish each extract that arrives."),
         ] = False,
+        allow: Annotated[
+            str,
+            typer.Option(
+                metavar="NAME",
+                help="PATH is a watched folder: publish the extract NAME, which the guard stopped "
+                "and which waits there.",
+            ),
+        ] = "",
         allow_mass_withdrawal: AllowMassWithdrawal = False,
         mass_withdrawal_share: MassWithdrawalShare = None,
+        dry_run: Rehearsal = False,
+        differences: MostDifferences = 0,
         json: Json = False,
     ) -> None:
         with failures(json):
+            _check_dry_run(dry_run, differences, watch)
+            _check_allow(allow, dry_run or watch)
             _must_be_there(path, reader.what)
             run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
 
             def take(extract: Path) -> "Report":
                 return run.take(lambda staging: reader.read(extract, run.own, staging))
 
-            if watch:
+            if dry_run:
+                run.rehearse(lambda staging: reader.read(path, run.own, staging), differences)
+            elif watch:
                 from bus.ingest import drop_folder
 
                 run.prepare_to_watch()
                 stderr.print(f"watching {path}; Ctrl-C ends it", markup=False)
-                drop_folder.watch(path, partial(run.note, take), run.stopping.is_set)
+                drop_folder.watch(
+                    path, partial(run.note, take), run.stopping.is_set, partial(run.yes, path)
+                )
                 emit(json, {"extracts": run.noted}, lambda _: None)
+            elif allow:
+                from bus.ingest import drop_folder
+
+                run.allow = True
+                report = drop_folder.allow(path, allow, take)
+                emit(json, report.as_json(), lambda console: _show(console, report))
+                _fail_for_unread(report)
             else:
                 report = take(path)
                 emit(json, report.as_json(), lambda console: _show(console, report))
@@ -118,15 +161,20 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
         ] = reader.every,
         allow_mass_withdrawal: AllowMassWithdrawal = False,
         mass_withdrawal_share: MassWithdrawalShare = None,
+        dry_run: Rehearsal = False,
+        differences: MostDifferences = 0,
         json: Json = False,
     ) -> None:
         with failures(json):
+            _check_dry_run(dry_run, differences, watch)
             run = _Run.of(declared, source, mass_withdrawal_share, allow_mass_withdrawal, json)
 
             def take() -> "Report":
                 return run.take(lambda staging: reader.read(run.own, staging))
 
-            if watch:
+            if dry_run:
+                run.rehearse(lambda staging: reader.read(run.own, staging), differences)
+            elif watch:
                 from bus.ingest import polling
 
                 run.prepare_to_watch()
@@ -209,6 +257,32 @@ class _Run:
             rules=self.source.rules,
         )
 
+    def rehearse(self, read: Callable[[Staging], None], most: int) -> None:
+        """Print what one extract or poll would change; see `bus.ingest.pipeline.dry_run`."""
+        from bus.ingest import pipeline
+
+        # Ended by SIGTERM it removes its working files, as it does after Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        found = pipeline.dry_run(
+            self.settings,
+            self.publish_as,
+            read,
+            mass_withdrawal_share=self.share,
+            allow_mass_withdrawal=self.allow,
+            polled=isinstance(self.source.reader, Polled),
+            progress=lambda step: stderr.print(f"{step} …", markup=False),
+            rules=self.source.rules,
+            most=most,
+        )
+        emit(self.quiet, found.as_json(), lambda console: _show_dry_run(console, found))
+
+    def yes(self, folder: Path, name: str) -> str:
+        """The command by which a person allows an extract that the guard stopped."""
+        declared = self.source.name
+        named = [] if self.publish_as == declared else ["--source", self.publish_as]
+        path = str(folder.absolute())
+        return shlex.join(["bus", "produce", declared, path, *named, "--allow", name])
+
     def prepare_to_watch(self) -> None:
         """Fail now if the bus is not ready, and end in order on SIGTERM and Ctrl-C."""
         from bus.registry import subjects
@@ -243,8 +317,54 @@ class _Run:
             )
 
 
+def _check_allow(allow: str, other: bool) -> None:
+    from bus.errors import Stop
+
+    if allow and other:
+        raise Stop("--allow publishes one extract that waits; leave out --watch and --dry-run")
+
+
+def _check_dry_run(dry_run: bool, differences: int, watch: bool) -> None:
+    from bus.errors import Stop
+
+    if dry_run and watch:
+        raise Stop("a dry run looks at one extract; leave out --watch or --dry-run")
+    if differences and not dry_run:
+        raise Stop("--differences says more of a dry run; add --dry-run")
+
+
+def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
+    """What a run would do, for a person."""
+    from bus.ingest.fault_group import grouped
+
+    report = found.report
+    console.print("a dry run: nothing was published; this is what would be", markup=False)
+    _show_counts(console, report)
+    for one in found.differences:
+        fields = ", ".join(f"{name} {was} → {now}" for name, (was, now) in one.fields.items())
+        line = f"{one.change} {one.kind} {one.id}" + (f": {fields}" if fields else "")
+        console.print(line, markup=False)
+    print_groups(console, grouped((report.source, fault) for fault in report.faults))
+    if report.faults:
+        console.print(f"{report.faulty:,} faults would be in quarantine")
+    if found.guard:
+        console.print(f"the guard would stop it: {found.guard}", markup=False)
+    else:
+        console.print(f"{report.published:,} events would be published")
+
+
 def _show(console: Console, report: "Report") -> None:
     """What came of an extract, for a person."""
+    from bus.ingest.fault_group import grouped
+
+    _show_counts(console, report)
+    groups = grouped((report.source, fault) for fault in report.faults)
+    print_groups(console, groups[:SHOWN])
+    if report.faults:
+        console.print(f"{report.faulty:,} faults in all: see bus quarantine list")
+
+
+def _show_counts(console: Console, report: "Report") -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column(report.source)
     for change in CHANGES:
@@ -256,10 +376,3 @@ def _show(console: Console, report: "Report") -> None:
     console.print(table)
     for kind, reason in report.put_off.items():
         console.print(f"not withdrawn: {kind}: {reason}", markup=False)
-    for fault in sorted(report.faults, key=lambda fault: not fault.fatal)[:SHOWN]:
-        place = f"{fault.file}:{fault.line}" if fault.line else fault.file or "the extract"
-        found = f" ({fault.value_class})" if fault.value_class else ""
-        told = " ".join(part for part in (place, fault.column, fault.reason) if part)
-        console.print(f"{'✗' if fault.fatal else '·'} {told}{found}", markup=False)
-    if report.faults:
-        console.print(f"{len(report.faults):,} faults in all: see bus quarantine list")

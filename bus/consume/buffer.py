@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.registry.codec import Decoder
+from bus.standard.fault_codes import FaultCode, Reason
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -80,7 +81,10 @@ class Buffer:
             records, failures = self._decoders[kind].decode_all(values)
             if failures:
                 bad = {index for index, _ in failures}
-                undecodable += [(messages[index], str(reason)) for index, reason in failures]
+                undecodable += [
+                    (messages[index], Reason(str(why), FaultCode.UNDECODABLE))
+                    for index, why in failures
+                ]
                 messages = [m for index, m in enumerate(messages) if index not in bad]
             lots[kind] = KindRecords(records, messages)
         return lots, undecodable

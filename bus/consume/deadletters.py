@@ -14,7 +14,7 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bus.errors import Stop
 from bus.kafka import topics
@@ -24,7 +24,8 @@ from bus.kafka.sender import Sender, send
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
-from bus.standard import KINDS, Record
+from bus.standard import Record
+from bus.standard.fault_codes import FaultCode, code_of_earlier
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -36,6 +37,7 @@ class DeadLetter:
 
     kind and id name the record; place is topic/partition/offset of the original; time is UTC.
     state: what became of it: "" as long as nothing did.
+    code:  why, for a program; see `bus.standard.fault_codes`.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class DeadLetter:
     time: str
     place: str
     state: str = ""
+    code: str = FaultCode.OTHER
 
 
 class DeadLetters:
@@ -61,10 +64,13 @@ class DeadLetters:
             more={"compression.type": "lz4"},
         )
 
-    def add(self, message: Message, reason: str, attempts: int = 1) -> None:
+    def add(
+        self, message: Message, reason: str, attempts: int = 1, code: str = FaultCode.OTHER
+    ) -> None:
         """Add one, or one that was added and not written yet once more; `flush` writes it."""
         extra: Headers = [
             ("dl_reason", reason.encode()),
+            ("dl_code", code.encode()),
             ("dl_attempts", str(attempts).encode()),
             ("dl_product", self._product.encode()),
             ("dl_time", now().encode()),
@@ -109,6 +115,8 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
             attempts=int(about.get("dl_attempts", "1")),
             time=about.get("dl_time", ""),
             place=where,
+            # Letters of version 0.1.0 have a text alone.
+            code=about.get("dl_code") or code_of_earlier(about.get("dl_reason", "")),
         )
     return list(letters.values())
 
@@ -119,11 +127,13 @@ def choose(
     places: Collection[str] = (),
     kinds: Collection[str] = (),
     reason: str = "",
+    code: str = "",
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[DeadLetter]:
     """Those of these letters that lie at one of these places, are of these kinds, hold a text in
-    their reason, and are from a time on and before another; what is not named does not matter.
+    their reason, have a code, and are from a time on and before another; what is not named does
+    not matter.
 
     Raises `Stop` for a place at which there is none.
     """
@@ -139,6 +149,7 @@ def choose(
         if (not places or letter.place in places)
         and (not kinds or letter.kind in kinds)
         and reason.lower() in letter.reason.lower()
+        and code in ("", letter.code)
         and (since is None or datetime.fromisoformat(letter.time) >= since)
         and (until is None or datetime.fromisoformat(letter.time) < until)
     ]
@@ -175,32 +186,6 @@ def content(settings: Settings, product: str, place: str) -> Record:
     if found is None or kind is None:
         raise Stop(f"there is no dead letter of {place}; `bus deadletters list` names their places")
     return Decoder(kind, schema_lookup(settings)).decode(found.value())
-
-
-def masked(kind: str, record: Record) -> dict[str, str]:
-    """A record in which personal values are told by their class alone; ids stay, as by them it is
-    found. What is personal is said by the schema (`sensitivity`)."""
-    open_ = {
-        field["name"]
-        for field in KINDS[kind].schema["fields"]
-        if field.get("sensitivity") in ("operational", "public")
-        or field["name"].endswith(("ourcedId", "ourcedIds"))
-    }
-    return {
-        name: str(value) if name in open_ or value in (None, [], "") else value_class(value)
-        for name, value in record.items()
-    }
-
-
-def value_class(value: Any) -> str:
-    """What sort of value it is, never it."""
-    if value is None or value == "":
-        return "empty"
-    if isinstance(value, str):
-        return f"text of {len(value)} characters"
-    if isinstance(value, list | tuple | dict):
-        return f"{len(value)} values"
-    return type(value).__name__
 
 
 def record_look(settings: Settings, product: str, place: str, why: str, by: str) -> None:

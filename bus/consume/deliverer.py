@@ -30,6 +30,7 @@ from bus.observe.telemetry import span
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
+from bus.standard.fault_codes import Reason, code_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -41,7 +42,8 @@ HandOver = Callable[[Batch], Sequence[Refusal]]
 """Hands a batch to the product; see `bus.delivery`. It may take rows out of the batch, which then
 do not count as delivered."""
 Failures = list[tuple["Message", str]]
-"""Messages that the product does not get, each with the reason."""
+"""Messages that the product does not get, each with the reason, which has a code where it is a
+`Reason`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Deliverer:
             if len(batch) < rows:
                 delivered = _records(batch.parts)
             delivered.subtract(self._kinds[refusal.message.topic() or ""] for refusal in refusals)
-            refused = [(refusal.message, refusal.reason) for refusal in refusals]
+            refused: Failures = [(one.message, Reason(one.reason, one.code)) for one in refusals]
             self._write(refused)
             left_out = left_out + refused
         for kind, number in (delivered := +delivered).items():
@@ -173,7 +175,7 @@ class Deliverer:
 
         def write() -> None:
             for message, reason in failures:
-                sink.add(message, self._origin + reason, attempts)
+                sink.add(message, self._origin + reason, attempts, code_of(reason))
             sink.flush()
 
         self._retries.persist(write)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bus.consume.delivered_index import DeliveredIndex
 from bus.delivery import Position
 from bus.standard import KINDS, Record
+from bus.standard.fault_codes import FaultCode, Reason
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -135,11 +136,12 @@ class DependencyOrder:
                 del self._queues[owner]
         return went
 
-    def _reason(self, waiting: _Waiting, lacks: str) -> str:
-        return (
+    def _reason(self, waiting: _Waiting, lacks: str) -> Reason:
+        text = (
             f"{waiting.kind} {waiting.record['sourcedId']} refers to {lacks}, which was not "
             f"delivered within {self._hold_seconds:g} s; publish that, then retry this"
         )
+        return Reason(text, FaultCode.REFERENCE_NOT_DELIVERED)
 
     def first_offsets(self) -> dict[Position, int]:
         """For each partition the offset of the first record that waits: no commit goes past it."""

@@ -12,6 +12,7 @@ from bus.consume.dependency_order import KindRecords
 from bus.delivery import Part, Row, Translate
 from bus.errors import Never
 from bus.product import Product
+from bus.standard.fault_codes import FaultCode, Reason
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -69,10 +70,13 @@ def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list
             try:
                 rows.append(function(record))
             except Never as reason:
-                failed[index] = str(reason)
+                failed[index] = Reason(str(reason), reason.code or FaultCode.UNTRANSLATABLE)
                 rows.append(None)
             except Exception as error:
-                failed[index] = f"the translation failed ({_told(error)}); mend it, then retry this"
+                failed[index] = Reason(
+                    f"the translation failed ({_told(error)}); mend it, then retry this",
+                    FaultCode.TRANSLATION_FAILED,
+                )
                 rows.append(None)
         return rows
 

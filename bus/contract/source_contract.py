@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from bus.ingest.integrity import validate
 from bus.ingest.workspace import Workspace
 from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
+from bus.standard.fault_codes import CODE
 
 EXAMPLES = max(5, settings().max_examples // 3)
 """Of damaged extracts: each is read whole, which takes half a second."""
@@ -101,6 +103,7 @@ class SourceContract:
             assert self.marker not in str(refused)
         for fault in staging.faults:
             assert self.marker not in repr(fault)
+            assert re.fullmatch(CODE, fault.code), "a code has lower-case words and hyphens"
 
     def _read(self, folder: Path) -> Staging:
         folder.mkdir(exist_ok=True)

@@ -9,6 +9,8 @@ integrity   checks and converts rows, and what records say of each other
 snapshot    what a source last published: a cache of the topics
 diff        what is new, changed or gone
 guard       stops before a mass withdrawal
+record_difference  what would change, record by record, for a dry run
+fault_group faults of one cause as one
 ownership   which source owns an id
 quarantine  the topic of what was wrong with the input
 columns     the fields of a kind as columns of DuckDB

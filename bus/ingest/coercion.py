@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bus.ingest import grades
 from bus.ingest.columns import column_type, quoted
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 from bus.standard.json import ID_LENGTH
 
 CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
@@ -71,6 +72,7 @@ class Sort(NamedTuple):
     column: str
     reason: str
     fatal: bool
+    code: str = FaultCode.OTHER
     once: bool = False
 
 
@@ -84,6 +86,7 @@ class Flaw(NamedTuple):
     when: str
     reason: str
     fatal: bool
+    code: str = FaultCode.OTHER
     once: bool = False
 
 
@@ -128,7 +131,7 @@ def reading(
         values.append(f"CAST({value} AS {column_type(field['type'])}) AS {quoted(name)}")
         cases = []
         for flaw in how.flaws:
-            sorts.append(Sort(name, flaw.reason, flaw.fatal, flaw.once))
+            sorts.append(Sort(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
             cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
         code = quoted(f"{name}?")
         codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
@@ -180,9 +183,10 @@ def conversion(field: Mapping[str, Any]) -> Conversion:
         return _words(field)
     text = quoted(field["name"])
     if avro == "string":
-        return _checked(field, f"CASE WHEN {_fits(text)} THEN {text} END", NO_ID)
-    read, what = _READ[avro if isinstance(avro, str) else avro["logicalType"]]
-    return _checked(field, read(text), what)
+        fits = f"CASE WHEN {_fits(text)} THEN {text} END"
+        return _checked(field, fits, NO_ID, FaultCode.NOT_AN_ID)
+    read, what, code = _READ[avro if isinstance(avro, str) else avro["logicalType"]]
+    return _checked(field, read(text), what, code)
 
 
 def value_class(text: str) -> str:
@@ -259,20 +263,21 @@ def _fits(text: str) -> str:
     return f"length({text}) <= {ID_LENGTH} AND NOT {_holds(text, CONTROL)}"
 
 
-def _checked(field: Mapping[str, Any], value: str, what: str) -> Conversion:
+def _checked(field: Mapping[str, Any], value: str, what: str, code: FaultCode) -> Conversion:
     """A field whose text says a value or says none; `what` is told of the latter."""
     text, made = quoted(field["name"]), made_of(field["name"])
     unread = f"{text} IS NOT NULL AND {made} IS NULL"
     if "default" not in field:
-        bad = Flaw(unread, f"{what}; {LEFT_OUT}", True)
+        bad = Flaw(unread, f"{what}; {LEFT_OUT}", True, code)
         return Conversion(value, "NULL", (bad, _empty(made)))
     stands = field["default"]
     instead = "it was left out" if stands is None else f"it was read as {str(stands).lower()}"
-    return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False),))
+    return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False, code),))
 
 
 def _empty(made: str) -> Flaw:
-    return Flaw(f"{made} IS NULL", f"is required and empty; {LEFT_OUT}", True)
+    reason = f"is required and empty; {LEFT_OUT}"
+    return Flaw(f"{made} IS NULL", reason, True, FaultCode.MISSING_VALUE)
 
 
 def _words(field: Mapping[str, Any]) -> Conversion:
@@ -280,9 +285,10 @@ def _words(field: Mapping[str, Any]) -> Conversion:
     text, made = quoted(field["name"]), made_of(field["name"])
     required = "default" not in field
     consequence = LEFT_OUT if required else "it was left out"
-    too_long = Flaw(f"length({text}) > {LONGEST}", f"{TOO_LONG}; {consequence}", required)
+    reason = f"{TOO_LONG}; {consequence}"
+    too_long = Flaw(f"length({text}) > {LONGEST}", reason, required, FaultCode.TOO_LONG)
     changed = f"{made} IS DISTINCT FROM {text} AND {_holds(text, UNPRINTED)}"
-    taken_out = Flaw(changed, TAKEN_OUT, False)
+    taken_out = Flaw(changed, TAKEN_OUT, False, FaultCode.CONTROL_CHARACTERS)
     flaws = (too_long, _empty(made), taken_out) if required else (too_long, taken_out)
     value = f"CASE WHEN length({text}) <= {LONGEST} THEN {_printed(text)} END"
     return Conversion(value, default(field), flaws)
@@ -311,12 +317,15 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
         f"CASE WHEN length({text}) <= {LONGEST} "
         f"THEN list_transform([{items}], lambda l: {distinct})[1] END"
     )
-    too_long = Flaw(f"length({text}) > {LONGEST}", f"{TOO_LONG}; it was left out", False)
+    reason = f"{TOO_LONG}; it was left out"
+    too_long = Flaw(f"length({text}) > {LONGEST}", reason, False, FaultCode.TOO_LONG)
     if is_id(field):
         bad = f"len(list_filter({items}, lambda x: NOT ({_fits('x')}))) > 0"
-        flaw = Flaw(f"{text} IS NOT NULL AND {bad}", f"{NO_ID}; it was left out", False)
+        reason = f"{NO_ID}; it was left out"
+        flaw = Flaw(f"{text} IS NOT NULL AND {bad}", reason, False, FaultCode.NOT_AN_ID)
     else:
-        flaw = Flaw(_holds(text, UNPRINTED), TAKEN_OUT, False)
+        unprinted = _holds(text, UNPRINTED)
+        flaw = Flaw(unprinted, TAKEN_OUT, False, FaultCode.CONTROL_CHARACTERS)
     if "default" in field:
         return Conversion(value, default(field), (too_long, flaw))
     return Conversion(f"nullif({value}, [])", "NULL", (_empty(made), flaw))
@@ -343,15 +352,13 @@ def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversio
     value = _symbol(text, _symbols(avro))
     what = f"is none of {', '.join(avro['symbols'])}"
     if (other := avro.get("default")) is None:
-        return _checked(field, value, what)
-    unknown = Flaw(
-        f"{text} IS NOT NULL AND {made} IS NULL",
-        f"{what}; it was read as {other}",
-        False,
-        once=True,
-    )
+        return _checked(field, value, what, FaultCode.NOT_IN_LIST)
+    unread = f"{text} IS NOT NULL AND {made} IS NULL"
+    reason = f"{what}; it was read as {other}"
+    unknown = Flaw(unread, reason, False, FaultCode.NOT_IN_LIST, once=True)
     if "default" not in field:
-        empty = Flaw(f"{text} IS NULL", f"is empty; it was read as {other}", False, once=True)
+        reason = f"is empty; it was read as {other}"
+        empty = Flaw(f"{text} IS NULL", reason, False, FaultCode.MISSING_VALUE, once=True)
         return Conversion(value, text_literal(other), (unknown, empty))
     instead = f"CASE WHEN {text} IS NULL THEN {default(field)} ELSE {text_literal(other)} END"
     return Conversion(value, instead, (unknown,))
@@ -366,11 +373,12 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
         _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
         text_literal(avro["default"]),
         (
-            Flaw(f"{text} IS NOT NULL AND {made} IS NULL", unknown, True),
+            Flaw(f"{text} IS NOT NULL AND {made} IS NULL", unknown, True, FaultCode.NOT_IN_LIST),
             Flaw(
                 was,
                 "is inactive, which OneRoster 1.1 took out; it was read as tobedeleted",
                 False,
+                FaultCode.OUTDATED_VALUE,
                 once=True,
             ),
         ),
@@ -414,14 +422,27 @@ def _number(text: str) -> str:
     return f"CASE WHEN {_like(text, NUMBER)} AND isfinite({number}) THEN {number} END"
 
 
-_READ: dict[str, tuple[Callable[[str], str], str]] = {
-    "boolean": (_boolean, "is neither true nor false"),
-    "int": (lambda text: _whole(text, "INTEGER"), "is no whole number of 32 bits"),
-    "long": (lambda text: _whole(text, "BIGINT"), "is no whole number of 64 bits"),
-    "double": (_number, "is no number"),
-    "date": (_date, "is no date of the years 1900 to 2200 as YYYY-MM-DD"),
+_READ: dict[str, tuple[Callable[[str], str], str, FaultCode]] = {
+    "boolean": (_boolean, "is neither true nor false", FaultCode.NOT_A_BOOLEAN),
+    "int": (
+        lambda text: _whole(text, "INTEGER"),
+        "is no whole number of 32 bits",
+        FaultCode.NOT_AN_INTEGER,
+    ),
+    "long": (
+        lambda text: _whole(text, "BIGINT"),
+        "is no whole number of 64 bits",
+        FaultCode.NOT_AN_INTEGER,
+    ),
+    "double": (_number, "is no number", FaultCode.NOT_A_NUMBER),
+    "date": (
+        _date,
+        "is no date of the years 1900 to 2200 as YYYY-MM-DD",
+        FaultCode.NOT_A_DATE,
+    ),
     "timestamp-millis": (
         _moment,
         "is no moment of the years 1900 to 2200 as YYYY-MM-DDTHH:MM:SSZ",
+        FaultCode.NOT_A_MOMENT,
     ),
 }

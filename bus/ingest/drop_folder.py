@@ -3,6 +3,11 @@
 An extract that was published is moved into the folder `taken`, a refused one into `refused`, with
 a text beside it that says why. A kill between publishing and moving is harmless: the same
 extract again publishes nothing.
+
+An extract that the guard stopped is moved into `waiting`, with a text that says by which command a
+person lets it go on (`allow`). Later extracts are taken as ever. At most one waits: a later one
+that is published, or that is stopped too, takes its place, and it is refused. So nobody can undo a
+later extract by allowing an earlier one.
 """
 
 from __future__ import annotations
@@ -11,42 +16,103 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
+from filelock import FileLock, Timeout
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from watchfiles import watch as changes
 
 from bus.errors import RetryLater, Stop
+from bus.ingest.pipeline import MassWithdrawal
+
+Outcome = TypeVar("Outcome")
 
 log = structlog.get_logger(__name__)
 
 SETTLED_SECONDS = 2.0
 """An extract is complete when nothing of it has changed for this long."""
 
-TAKEN, REFUSED = "taken", "refused"
+TAKEN, REFUSED, WAITING = "taken", "refused", "waiting"
+
+Command = Callable[[str], str]
+"""The command by which a person allows the extract of a name."""
 
 
-def watch(folder: Path, take: Callable[[Path], None], stopped: Callable[[], bool]) -> None:
+def watch(
+    folder: Path,
+    take: Callable[[Path], None],
+    stopped: Callable[[], bool],
+    command: Command = "--allow {}".format,
+) -> None:
     """Call `take` with each extract until `stopped` says so.
 
-    take: publishes an extract; may raise `Stop` (the extract is refused, the next is taken) or
-          `RetryLater` (it is tried again until it goes through, before any later one).
+    take: publishes an extract; may raise `MassWithdrawal` (the extract waits for a person's yes),
+          `Stop` (it is refused; in both cases the next is taken) or `RetryLater` (it is tried again
+          until it goes through, before any later one).
     """
     if not folder.is_dir():
         raise Stop(f"{folder} is not a folder; make it, or name the one in which extracts arrive")
-    for name in (TAKEN, REFUSED):
+    for name in (TAKEN, REFUSED, WAITING):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     arrivals = changes(folder, recursive=True, rust_timeout=500, yield_on_timeout=True)
     for _ in arrivals:
         for extract in list(_complete(folder)):
             if stopped():
                 return
-            _take(extract, take, stopped)
+            with _lock(folder):
+                _take(extract, take, stopped, command)
         if stopped():
             return
 
 
-def _take(extract: Path, take: Callable[[Path], None], stopped: Callable[[], bool]) -> None:
+def allow(folder: Path, name: str, take: Callable[[Path], Outcome]) -> Outcome:
+    """Take the extract of this name that waits, as a person said yes to it.
+
+    take: publishes an extract whatever the guard says.
+
+    Raises `Stop` when it does not wait, and while a later extract lies in the folder;
+    `RetryLater` while another extract is being taken.
+    """
+    waiting = folder / WAITING
+    try:
+        held = _lock(folder).acquire(timeout=0)
+    except Timeout:
+        raise RetryLater(
+            f"an extract of {folder} is being published; see what waits when that is done"
+        ) from None
+    with held:
+        there = list(_extracts(waiting)) if waiting.is_dir() else []
+        extract = next((one for one in there if one.name == name), None)
+        if extract is None:
+            names = ", ".join(one.name for one in there) or "nothing does"
+            raise Stop(
+                f"no extract of this name waits in {waiting} (of those that wait: {names}); where "
+                f"a later one was published, it is in {folder / REFUSED}"
+            )
+        if later := next(_extracts(folder), None):
+            raise Stop(
+                f"a later extract, {later.name}, lies in {folder}; let `--watch` take it first. "
+                "If the guard stops it too, it is the one to allow"
+            )
+        outcome = take(extract)
+        _reason(extract).unlink(missing_ok=True)
+        _move(folder, extract, TAKEN)
+    return outcome
+
+
+def _lock(folder: Path) -> FileLock:
+    """What is held while an extract is taken."""
+    return FileLock(folder / ".lock")
+
+
+def _take(
+    extract: Path,
+    take: Callable[[Path], None],
+    stopped: Callable[[], bool],
+    command: Command,
+) -> None:
+    folder = extract.parent
     again = Retrying(
         retry=retry_if_exception_type(RetryLater),
         wait=wait_random_exponential(1, 60),
@@ -58,40 +124,81 @@ def _take(extract: Path, take: Callable[[Path], None], stopped: Callable[[], boo
     )
     try:
         again(take, extract)
+    except MassWithdrawal as reason:
+        _replace_waiting(folder, f"the later extract {extract.name} waits in its place")
+        name = _free(folder / WAITING, extract).name
+        how = command(name)
+        log.error("extract waits for a yes", extract=name, why=str(reason), command=how)
+        yes = f"It waits for a yes. This lets it go on, as long as no later extract came:\n{how}"
+        _put_aside(folder, extract, WAITING, f"{reason}\n{yes}")
     except Stop as reason:
         log.error("extract refused", extract=extract.name, why=str(reason))
-        moved = _move(extract, REFUSED)
-        moved.with_name(moved.name + ".reason.txt").write_text(f"{reason}\n", "utf-8")
+        _put_aside(folder, extract, REFUSED, str(reason))
     except RetryLater:
         return  # stopped while waiting: it is still in the folder, for the next start
     else:
-        _move(extract, TAKEN)
+        # In this order: killed in between, it comes again, and what waits is refused then.
+        _replace_waiting(folder, f"the later extract {extract.name} was published")
+        _move(folder, extract, TAKEN)
+
+
+def _replace_waiting(folder: Path, why: str) -> None:
+    """Refuse what waits."""
+    for earlier in list(_extracts(folder / WAITING)):
+        log.warning("extract waits no longer", extract=earlier.name, why=why)
+        text = (
+            f"The guard stopped it, nobody allowed it, and {why}. It would undo that one. If it "
+            "holds changes that no later extract has, publish it by hand"
+        )
+        _reason(earlier).unlink(missing_ok=True)
+        _put_aside(folder, earlier, REFUSED, text)
+
+
+def _put_aside(folder: Path, extract: Path, where: str, why: str) -> None:
+    moved = _move(folder, extract, where)
+    _reason(moved).write_text(f"{why}\n", "utf-8")
+
+
+def _reason(extract: Path) -> Path:
+    """The text beside an extract that says why it was put aside."""
+    return extract.with_name(extract.name + ".reason.txt")
 
 
 def _complete(folder: Path) -> Iterator[Path]:
     """Extracts that have settled, oldest first; a zip, or a folder with CSV files."""
     found = []
-    for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in (TAKEN, REFUSED):
-            continue
-        if path.is_dir():
-            files = [file for file in path.rglob("*") if file.is_file()]
-        elif path.suffix.lower() == ".zip":
-            files = [path]
-        else:
-            continue
-        if files:
-            latest = max(file.stat().st_mtime for file in files)
-            if time.time() - latest >= SETTLED_SECONDS:
-                found.append((latest, path.name, path))
+    for path in _extracts(folder):
+        latest = max(file.stat().st_mtime for file in _files(path))
+        if time.time() - latest >= SETTLED_SECONDS:
+            found.append((latest, path.name, path))
     return (path for _, _, path in sorted(found))
 
 
-def _move(extract: Path, where: str) -> Path:
+def _extracts(folder: Path) -> Iterator[Path]:
+    """All extracts in a folder, settled or not."""
+    for path in folder.iterdir():
+        ours = path.name in (TAKEN, REFUSED, WAITING)
+        if not ours and not path.name.startswith(".") and _files(path):
+            yield path
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of an extract; none when it is no extract."""
+    if path.is_dir():
+        return [file for file in path.rglob("*") if file.is_file()]
+    return [path] if path.suffix.lower() == ".zip" else []
+
+
+def _move(folder: Path, extract: Path, where: str) -> Path:
     """Move an extract away; one of the same name that is there already is not overwritten."""
-    target = extract.parent / where / extract.name
+    return Path(shutil.move(extract, _free(folder / where, extract)))
+
+
+def _free(where: Path, extract: Path) -> Path:
+    """A path in a folder that nothing has, by an extract's name."""
+    target = where / extract.name
     number = 1
     while target.exists():
         number += 1
         target = target.with_name(f"{extract.stem}-{number}{extract.suffix}")
-    return Path(shutil.move(extract, target))
+    return target

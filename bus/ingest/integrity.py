@@ -18,15 +18,17 @@ is neither changed nor withdrawn; an optional reference that proves wrong is lef
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bus.ingest import grades
-from bus.ingest.coercion import LEFT_OUT, NO_ID, Sort, default, reading, value_class
+from bus.ingest.coercion import LEFT_OUT, Sort, default, reading, value_class
 from bus.ingest.columns import columns, quoted
 from bus.ingest.workspace import Workspace, WorkTable
 from bus.source import Fault
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 Known = Callable[[str, list[str]], set[str]]
 
@@ -71,7 +73,7 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
 
 def without_id(fault: Fault) -> bool:
     """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
-    return fault.value_class == "empty" or fault.reason.startswith(NO_ID)
+    return fault.value_class == "empty" or fault.code == FaultCode.NOT_AN_ID
 
 
 @dataclass(slots=True)
@@ -140,12 +142,16 @@ class _Run:
         )
         sorts = [
             Sort(
-                "sourcedId", "has the same id and the same values as {kept}; once is enough", False
+                "sourcedId",
+                "has the same id and the same values as {kept}; once is enough",
+                False,
+                FaultCode.REPEATED_ROW,
             ),
             Sort(
                 "sourcedId",
                 f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
                 True,
+                FaultCode.DUPLICATE_ID,
             ),
         ]
         self.tell(
@@ -173,7 +179,8 @@ class _Run:
         # What names its own kind comes last, when it is known which of the kind are left.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
-                self._drop(kind, name, _absent(references[name], "it was left out"))
+                reason = _absent(references[name], "it was left out")
+                self._drop(kind, name, reason, FaultCode.UNKNOWN_REFERENCE)
             if kind in references[name] and not self._is_list(kind, name):
                 self._uncircle(kind, name)
         return left_out
@@ -189,7 +196,7 @@ class _Run:
                     KINDS[kind].references[name],
                     "the row was left out; send that too, or mend the id",
                 )
-                self._tell_bad(kind, Sort(name, reason, True))
+                self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 if not any_doomed:
                     workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
                     any_doomed = True
@@ -297,9 +304,9 @@ class _Run:
             [sorted(found)],
         )
 
-    def _drop(self, kind: str, name: str, reason: str) -> None:
+    def _drop(self, kind: str, name: str, reason: str, code: FaultCode) -> None:
         """Take what is in `bad` out of a field that can do without."""
-        self._tell_bad(kind, Sort(name, reason, False))
+        self._tell_bad(kind, Sort(name, reason, False, code))
         workspace = self.workspace
         record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
         if not self._is_list(kind, name):
@@ -353,7 +360,8 @@ class _Run:
                 f"SELECT rowid AS r, {up} AS id FROM {record} "
                 f"WHERE status = 'active' AND sourcedId IN (SELECT up FROM {jump})"
             )
-            self._drop(kind, name, "leads round in a circle to the record itself; it was left out")
+            reason = "leads round in a circle to the record itself; it was left out"
+            self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
     def doubt(self, kind: str) -> None:
         """Take `_raw` from the records of which something was told, or that name what is another
@@ -397,16 +405,19 @@ class _Run:
                 f"names {_one_of(targets)}, which this extract does not carry and this source has "
                 f"never published; it was kept as it is; {_rows_have(number)}"
             )
-            self.workspace.staging.faults.append(Fault(file, 0, name, "", reason, False, kind))
+            self.workspace.staging.faults.append(
+                Fault(file, 0, name, "", reason, False, kind, FaultCode.UNCHECKED_REFERENCE, number)
+            )
 
     def note_grades(self, kind: str) -> None:
         """Tell of each grade that is none of the standard's, once, with a count."""
         if "grades" not in columns(kind):
             return
         each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
+        reason = f"is none of {', '.join(grades.GRADES)}; it was kept"
         self.tell(
             kind,
-            [Sort("grades", f"is none of {', '.join(grades.GRADES)}; it was kept", False, True)],
+            [Sort("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
             f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text, NULL AS kept "
             f"FROM ({each}) WHERE {grades.unlisted('text')}",
         )
@@ -449,19 +460,33 @@ class _Run:
             for one in first:
                 reason = sort.reason.replace("{kept}", one["kept"] or "")
                 faults.append(
-                    Fault(file, one["line"], sort.column, one["class"], reason, sort.fatal, kind)
+                    Fault(
+                        file,
+                        one["line"],
+                        sort.column,
+                        one["class"],
+                        reason,
+                        sort.fatal,
+                        kind,
+                        sort.code,
+                    )
                 )
             if number > len(first):
                 reason = sort.reason.replace("{kept}", "another row")
-                more = f"{number - len(first):,} more rows like those told: {reason}"
-                faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+                left = number - len(first)
+                more = f"{left:,} more rows like those told: {reason}"
+                faults.append(
+                    Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left)
+                )
 
     def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add a fault for each text: at the first row that has it, with how many rows have it. The
         most frequent come first."""
         groups = self.workspace.sql(
             f"""
-            SELECT *, count(*) OVER (PARTITION BY file, code) AS texts FROM (
+            SELECT *, count(*) OVER (PARTITION BY file, code) AS texts,
+                sum(number) OVER (PARTITION BY file, code) AS rows_of_all
+            FROM (
                 SELECT coalesce(_file, '') AS file, code, count(*) AS number,
                     coalesce(min(_line), 0) AS line, min(class) AS class
                 {found} GROUP BY 1, 2, text
@@ -471,16 +496,19 @@ class _Run:
             """
         )
         faults, cut = self.workspace.staging.faults, {}
-        for file, code, number, line, class_, texts in groups:
+        told: Counter[tuple[str, int]] = Counter()
+        for file, code, number, line, class_, texts, rows in groups:
             sort = sorts[code - 1]
             reason = f"{sort.reason}; {_rows_have(number)}"
-            faults.append(Fault(file, line, sort.column, class_, reason, sort.fatal, kind))
+            about = sort.column, class_, reason, sort.fatal, kind
+            faults.append(Fault(file, line, *about, sort.code, number))
+            told[file, code] += number
             if texts > MOST:
-                cut[file, code] = texts - MOST
-        for (file, code), number in cut.items():
+                cut[file, code] = texts - MOST, int(rows) - told[file, code]
+        for (file, code), (number, left) in cut.items():
             sort = sorts[code - 1]
             more = f"{number:,} more texts like those told: {sort.reason}"
-            faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind))
+            faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left))
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:

@@ -9,6 +9,7 @@ is it asked whose an id is, which reads the kind's topic through, keys and heade
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 
 from bus.kafka import topics
@@ -16,6 +17,13 @@ from bus.kafka.cloudevents import header
 from bus.kafka.reader import scan
 from bus.kafka.sender import send
 from bus.settings import Settings
+from bus.source import Fault
+from bus.standard.fault_codes import FaultCode
+
+NOT_OURS = (
+    "is the id of a record of another source; the row was left out; give each source ids of its "
+    "own, or withdraw it there first"
+)
 
 
 def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
@@ -23,11 +31,18 @@ def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
 
     Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
     """
+    topics.ensure(settings, [topics.sources(settings)])
     known = _announced(settings)
     ours = known.pop(source, set())
     if new := set(kinds) - ours:
         _tell(settings, source, ours | new)
     return {kind for others in known.values() for kind in others}
+
+
+def others(settings: Settings, source: str) -> set[str]:
+    """The kinds that other sources publish, without saying anything."""
+    known = _announced(settings)
+    return {kind for name, kinds in known.items() if name != source for kind in kinds}
 
 
 def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
@@ -46,8 +61,29 @@ def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str)
     return found
 
 
+def faults(kind: str, rows: Iterable[tuple[str, str, int]], most: int) -> list[Fault]:
+    """Faults of rows whose ids are those of other sources' records.
+
+    rows: (id, file, line) of each. most: so many of a file are told one by one; of the others only
+          the number.
+    """
+    told: Counter[str] = Counter()
+    found = []
+    for id_, file, line in rows:
+        told[file] += 1
+        if told[file] <= most:
+            about = "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
+            found.append(Fault(file, line, *about, FaultCode.FOREIGN_ID))
+    for file, number in told.items():
+        if (left := number - most) > 0:
+            more = f"{left:,} more rows like those told: {NOT_OURS}"
+            found.append(
+                Fault(file, 0, "sourcedId", "", more, True, kind, FaultCode.FOREIGN_ID, left)
+            )
+    return found
+
+
 def _announced(settings: Settings) -> dict[str, set[str]]:
-    topics.ensure(settings, [topics.sources(settings)])
     return {
         (message.key() or b"").decode("utf-8", "replace"): set(json.loads(message.value() or b"[]"))
         for message in scan(settings, topics.sources(settings))

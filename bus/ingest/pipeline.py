@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,9 @@ from filelock import FileLock, Timeout
 from bus.errors import RetryLater, Stop
 from bus.ingest import diff, guard, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
-from bus.ingest.integrity import validate, without_id
+from bus.ingest.fault_group import grouped
+from bus.ingest.integrity import MOST, validate, without_id
+from bus.ingest.record_difference import RecordDifference, differences
 from bus.ingest.workspace import Workspace
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
@@ -37,6 +39,7 @@ from bus.registry import subjects
 from bus.settings import Settings
 from bus.source import Fault, Staging
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
     import pyarrow
@@ -50,10 +53,15 @@ LONGEST_NAME = 100
 BATCH = 10_000
 """How many records are encoded at once."""
 
-NOT_OURS = (
-    "is the id of a record of another source; the row was left out; give each source ids of its "
-    "own, or withdraw it there first"
+OF_ROWS = frozenset(
+    {
+        FaultCode.BROKEN_QUOTES,
+        FaultCode.UNREADABLE_BYTES,
+        FaultCode.TOO_FEW_VALUES,
+        FaultCode.TOO_MANY_VALUES,
+    }
 )
+"""What is wrong with a whole row, also where it is told as a number of rows, without a line."""
 
 COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -89,7 +97,11 @@ class Report:
     @property
     def unread(self) -> list[str]:
         """The files of which nothing could be read, so nothing of their kinds was published."""
-        whole = (f for f in self.faults if f.fatal and (f.line == 1 or not (f.line or f.column)))
+        whole = (
+            f
+            for f in self.faults
+            if f.fatal and f.code not in OF_ROWS and (f.line == 1 or not (f.line or f.column))
+        )
         return sorted({fault.file for fault in whole})
 
     @property
@@ -100,6 +112,38 @@ class Report:
             for counts in self.records.values()
             for change in ("created", "updated", "withdrawn")
         )
+
+    @property
+    def faulty(self) -> int:
+        """How many faults there are, those that are told as a number with them."""
+        return sum(fault.count for fault in self.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractDryRun:
+    """What a run would do.
+
+    report: as the run itself would have it. guard: what the guard would say, "" for nothing.
+    """
+
+    report: Report
+    guard: str
+    differences: list[RecordDifference]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `bus produce … --dry-run --json` prints it."""
+        groups = grouped((self.report.source, fault) for fault in self.report.faults)
+        return {
+            **self.report.as_json(),
+            "dryRun": True,
+            "guard": self.guard,
+            "groups": [group.as_json() for group in groups],
+            "differences": [one.as_json() for one in self.differences],
+        }
+
+
+class MassWithdrawal(Stop):
+    """The guard stopped an extract, which a person may allow."""
 
 
 def produce(
@@ -133,25 +177,84 @@ def produce(
     ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
     topics.ensure(settings, [topics.quarantine(settings)])
+    with (
+        _held(work := _work(settings, source), "lock", source),
+        _fresh(work.with_name(f"{work.name}.extract")) as folder,
+        span(f"produce {source}") as traceparent,
+        _told_of_the_disk(folder),
+        Workspace.open(folder) as workspace,
+    ):
+        _clear(work)
+        run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
+        return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
+
+
+def dry_run(
+    settings: Settings,
+    source: str,
+    read: Read,
+    *,
+    mass_withdrawal_share: float | None = None,
+    allow_mass_withdrawal: bool = False,
+    polled: bool = False,
+    progress: Progress = lambda _: None,
+    rules: str = "",
+    most: int = 0,
+) -> ExtractDryRun:
+    """What `produce` would do with an extract: all but publish and remember.
+
+    It makes no topic, and brings a copy of the cache up to date, not the cache. All its files are
+    in one folder, which is removed at the end; what a killed one left, the next run removes.
+
+    most: how many differences of each kind and change are given.
+
+    Raises as `produce` does; what the guard says is no failure.
+    """
+    valid_name(source)
+    ids = subjects.lookup(settings)
+    with (
+        _held(work := _work(settings, source), "dry-run.lock", source),
+        _fresh(work.with_name(f"{work.name}.dry-run")) as folder,
+        span(f"dry run {source}"),
+        _told_of_the_disk(folder),
+        Workspace.open(folder) as workspace,
+    ):
+        cache = folder / "cache.duckdb"
+        with _held(work, "lock", source):
+            snapshot.copy(settings, f"/{source}", cache)
+        run = _Run(settings, f"/{source}", ids, workspace, rules, None, progress)
+        report, _ = run.compared(source, read, polled, cache)
+        said = "" if allow_mass_withdrawal else run.objection(report, mass_withdrawal_share)
+        found = differences(workspace, report.records, most) if most else []
+        return ExtractDryRun(report, said, found)
+
+
+def _work(settings: Settings, source: str) -> Path:
+    """Where the working files of a source lie: the beginning of their paths."""
     work = settings.home / "work" / settings.topic_prefix
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = quote(source, safe="")
+    return work / quote(source, safe="")
+
+
+@contextmanager
+def _held(work: Path, lock: str, source: str) -> Iterator[None]:
+    """Keep others from what a lock of this source stands for; raises `RetryLater` at once when
+    somebody else has it."""
     try:
-        held = FileLock(work / f"{name}.lock").acquire(timeout=0)
+        held = FileLock(work.with_name(f"{work.name}.{lock}")).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
             f"another `bus produce` of the source {source} is at work; wait for its end, or give "
             "this one a --source of its own"
         ) from None
-    with (
-        held,
-        _fresh(work / f"{name}.extract") as folder,
-        span(f"produce {source}") as traceparent,
-        _told_of_the_disk(folder),
-        Workspace.open(folder) as workspace,
-    ):
-        run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
-        return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
+    with held:
+        yield
+
+
+def _clear(work: Path) -> None:
+    """Remove what a dry run left that was killed."""
+    with suppress(Timeout), FileLock(work.with_name(f"{work.name}.dry-run.lock")).acquire(0):
+        shutil.rmtree(work.with_name(f"{work.name}.dry-run"), ignore_errors=True)
 
 
 def valid_name(source: str) -> None:
@@ -215,32 +318,51 @@ class _Run:
             self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
         )
         try:
-            self.progress("looking up what was last published")
-            snapshot.attach(workspace, self.settings, self.source, self.rules)
-            begin = staging.position = position.read(self.settings, self.source) if polled else ""
-            self.progress("reading")
-            read(staging)
-            for raw in map(workspace.raw, staging.coverage):
-                workspace.require(raw)
-                workspace.sql(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
-            self.progress("checking")
-            row_hashes.set_apart(workspace)
-            self._view_known()
-            quarantined = validate(workspace, self._known_elsewhere)
-            unread = {kind: _unread(staging, kind) for kind in staging.coverage}
-            self._leave_others_alone(quarantined)
-            self.progress("comparing")
-            report = self._compare(name, quarantined, unread)
-            self._guard(report, share, allow)
+            report, begin = self.compared(name, read, polled)
+            if not allow and (objection := self.objection(report, share)):
+                raise MassWithdrawal(objection)
             self.progress(f"publishing {report.published:,} events")
             moved = staging.position if staging.position != begin else None
-            faults = self._publish(publisher, report, time, moved)
+            faults = quarantine.compare(
+                workspace, self.settings, self.source, report.faults, staging.coverage
+            )
+            self._publish(publisher, report, faults, time, moved)
         finally:
             publisher.close()
         if not publisher.replaced:  # else the next run learns from the topics what they hold
             snapshot.remember(workspace, self.settings, list(report.records))
             quarantine.remember(workspace, faults)
         return report
+
+    def compared(
+        self, name: str, read: Read, polled: bool, copy: Path | None = None
+    ) -> tuple[Report, str]:
+        """Read an extract and compare it; what would be published, and the position before it.
+
+        copy: of the cache, for a dry run; then nothing is written that outlives it.
+        """
+        workspace, staging = self.workspace, self.workspace.staging
+        self.progress("looking up what was last published")
+        snapshot.attach(workspace, self.settings, self.source, self.rules, copy)
+        last = position.last if copy else position.read
+        begin = staging.position = last(self.settings, self.source) if polled else ""
+        self.progress("reading")
+        read(staging)
+        for raw in map(workspace.raw, staging.coverage):
+            workspace.require(raw)
+            workspace.sql(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
+        self.progress("checking")
+        row_hashes.set_apart(workspace)
+        self._view_known()
+        quarantined = validate(workspace, self._known_elsewhere)
+        unread = {kind: _unread(staging, kind) for kind in staging.coverage}
+        if copy:
+            others = ownership.others(self.settings, self.source)
+        else:
+            others = ownership.announce(self.settings, self.source, staging.coverage)
+        self._leave_others_alone(others, quarantined)
+        self.progress("comparing")
+        return self._compare(name, quarantined, unread), begin
 
     def _view_known(self) -> None:
         """Make `known_KIND`: what was published, withdrawn or not, and may be referred to.
@@ -261,10 +383,12 @@ class _Run:
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
         return known_ids(self.settings, kind, ids, other_than=self.source)
 
-    def _leave_others_alone(self, quarantined: dict[str, int]) -> None:
-        """Put the records that are another source's into quarantine; see `bus.ingest.ownership`."""
+    def _leave_others_alone(self, others: set[str], quarantined: dict[str, int]) -> None:
+        """Put the records that are another source's into quarantine; see `bus.ingest.ownership`.
+
+        others: the kinds that other sources publish.
+        """
         workspace, staging = self.workspace, self.workspace.staging
-        others = ownership.announce(self.settings, self.source, staging.coverage)
         for kind in others.intersection(staging.coverage):
             record, before = workspace.record(kind), workspace.published(kind)
             workspace.require(record, before)
@@ -275,13 +399,7 @@ class _Run:
             ids = ownership.taken(
                 self.settings, kind, (row[0] for row in rows), other_than=self.source
             )
-            staging.faults += [
-                Fault(
-                    file, line, "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
-                )
-                for id_, file, line in rows
-                if id_ in ids
-            ]
+            staging.faults += ownership.faults(kind, (row for row in rows if row[0] in ids), MOST)
             workspace.sql(
                 f"DELETE FROM {record} WHERE sourcedId IN (SELECT unnest(?::VARCHAR[]))",
                 [sorted(ids)],
@@ -313,10 +431,9 @@ class _Run:
             report.stood[kind] = changes.stood
         return report
 
-    def _guard(self, report: Report, share: float | None, allow: bool) -> None:
-        """Stop before publishing when too much of a kind would go; say what would have been."""
-        if allow:
-            return
+    def objection(self, report: Report, share: float | None) -> str:
+        """What the guard says when too much of a kind would go, with what would have been; "" when
+        it lets the extract through."""
         limits = self.settings.mass_withdrawal
         if share is not None:
             limits = limits.model_copy(update={"share": share})
@@ -325,21 +442,27 @@ class _Run:
             stood = report.stood[kind]
             if objection := guard.objection(limits, counts["withdrawn"], stood):
                 broken.append(f"{counts['withdrawn']:,} of {stood:,} {kind} records ({objection})")
-        if broken:
-            would = "\n".join(
-                f"  {kind}: {counts['created']:,} created, {counts['updated']:,} updated, "
-                f"{counts['withdrawn']:,} withdrawn, {counts['unchanged']:,} unchanged"
-                for kind, counts in report.records.items()
-            )
-            raise Stop(
-                f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
-                f"Nothing was published. It would have been:\n{would}\n"
-                "If that is right, run it again with --allow-mass-withdrawal"
-            )
+        if not broken:
+            return ""
+        would = "\n".join(
+            f"  {kind}: {counts['created']:,} created, {counts['updated']:,} updated, "
+            f"{counts['withdrawn']:,} withdrawn, {counts['unchanged']:,} unchanged"
+            for kind, counts in report.records.items()
+        )
+        return (
+            f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
+            f"Nothing was published. It would have been:\n{would}\n"
+            "If that is right, run it again with --allow-mass-withdrawal"
+        )
 
     def _publish(
-        self, publisher: Publisher, report: Report, time: str, moved: str | None
-    ) -> list[str]:
+        self,
+        publisher: Publisher,
+        report: Report,
+        faults: quarantine.FaultChanges,
+        time: str,
+        moved: str | None,
+    ) -> None:
         """What comes into being in dependency order, then what goes in the reverse order.
 
         moved: the source's new position, which is published with the last of it.
@@ -359,28 +482,24 @@ class _Run:
             for kind, change, where in steps
             for records in self._records(kind, where)
         )
-        ids: list[str] = []
-        faults = report.faults
+        told = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or faults or moved is not None:
+            while following or not told or moved is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
                 with publisher.transaction():
                     for kind, change, records in batch:
                         publisher.publish(kind, change, records)
-                    ids += self._quarantine(publisher, faults, time)
+                    if not told:
+                        quarantine.publish_changes(
+                            publisher, self.settings, self.source, faults, time
+                        )
                     if not following and moved is not None:
                         position.publish(publisher, self.settings, self.source, moved)
                         moved = None
-                faults = []
-        return ids
-
-    def _quarantine(self, publisher: Publisher, faults: list[Fault], time: str) -> list[str]:
-        return quarantine.publish_new(
-            self.workspace, publisher, self.settings, self.source, faults, time
-        )
+                told = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """The records of a change in the extract's order, some thousand at a time."""

@@ -24,6 +24,11 @@ def read(settings: Settings, source: str) -> str:
     Raises `RetryLater` when Kafka does not answer.
     """
     topics.ensure(settings, [topics.positions(settings)])
+    return last(settings, source)
+
+
+def last(settings: Settings, source: str) -> str:
+    """As `read`, and no topic is made where there is none."""
     found = ""
     for message in scan(settings, topics.positions(settings)):
         if (message.key() or b"").decode("utf-8", "replace") == source:

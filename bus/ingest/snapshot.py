@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import duckdb
 
 from bus.delivery import Position
 from bus.errors import Never
-from bus.ingest import integrity
+from bus.ingest import integrity, quarantine
 from bus.ingest.coercion import text_literal
 from bus.ingest.columns import columns, definition, fingerprint, quoted
 from bus.ingest.workspace import Workspace
@@ -49,12 +50,19 @@ def cache_file(settings: Settings, source: str) -> Path:
     return settings.home / "published" / settings.topic_prefix / f"{name}.duckdb"
 
 
-def attach(workspace: Workspace, settings: Settings, source: str, rules: str = "") -> None:
+def attach(
+    workspace: Workspace,
+    settings: Settings,
+    source: str,
+    rules: str = "",
+    cache: Path | None = None,
+) -> None:
     """Attach the source's cache to a workspace and bring it up to what the topics hold.
 
     rules: the version of the source's own rules of reading, see `bus.ingest.pipeline.produce`.
+    cache: the file, when it is not the source's own but a copy of it (see `copy`).
     """
-    path = cache_file(settings, source)
+    path = cache or cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     failure = "could not read what was last published: Kafka says {}; try again when it is up"
     with Reader(settings, failure) as reader:
@@ -65,7 +73,16 @@ def attach(workspace: Workspace, settings: Settings, source: str, rules: str = "
             workspace.detach()
             _remove(path)
             _open(workspace, path, mark)
-        _catch_up(workspace, settings, source, reader, ends)
+        _catch_up(workspace, settings, source, path, reader, ends)
+
+
+def copy(settings: Settings, source: str, target: Path) -> None:
+    """Copy the source's cache as it stands, if there is one; nobody may be writing it."""
+    path = cache_file(settings, source)
+    for suffix in ("", ".wal"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            shutil.copyfile(part, target.with_name(target.name + suffix))
 
 
 def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None:
@@ -106,12 +123,14 @@ def _ends(settings: Settings) -> dict[Position, int]:
 
 def _mark(cluster: str, rules: str) -> str:
     """What the cache stands for beside the offsets: the cluster, the standard, how hashes are made,
-    and the rules by which rows were read and valid: the bus's and the source's own."""
+    the rules by which rows were read and valid, the bus's and the source's own, and what makes a
+    fault the same."""
     schemas = {
         name: (meaning(kind.schema), kind.owner, dict(kind.references))
         for name, kind in KINDS.items()
     }
-    parts = (cluster, duckdb.__version__, schemas, integrity.RULES, rules)
+    versions = (integrity.RULES, quarantine.IDENTITY, rules)
+    parts = (cluster, duckdb.__version__, schemas, *versions)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -144,8 +163,12 @@ def _create(workspace: Workspace, mark: str) -> None:
             f"CREATE TABLE {workspace.position} "
             "(topic VARCHAR, partition INTEGER, next_offset BIGINT)"
         )
-        # NULL: which faults are known is not, see `bus.ingest.quarantine.publish_new`
-        workspace.sql(f"CREATE TABLE {workspace.quarantined} AS SELECT NULL::VARCHAR AS id")
+        workspace.sql(
+            f"CREATE TABLE {workspace.quarantined} (id VARCHAR, key VARCHAR, kind VARCHAR, "
+            "line BIGINT, count BIGINT, told TIMESTAMP)"
+        )
+        # NULL: which faults stand is not known, see `bus.ingest.quarantine.compare`
+        workspace.sql(f"INSERT INTO {workspace.quarantined} (id) VALUES (NULL)")
         workspace.sql(f"INSERT INTO {workspace.about} VALUES (?)", [mark])
 
 
@@ -187,6 +210,7 @@ def _catch_up(
     workspace: Workspace,
     settings: Settings,
     source: str,
+    path: Path,
     reader: Reader,
     ends: dict[Position, int],
 ) -> None:
@@ -197,7 +221,7 @@ def _catch_up(
     for lots in _published(settings, source, reader, ends, positions):
         for kind, lot in lots.items():
             read.add(kind)
-            _read(workspace, cache_file(settings, source), decoders[kind], kind, lot)
+            _read(workspace, path, decoders[kind], kind, lot)
     with workspace.transaction():
         for kind in read:
             _upsert(workspace, kind)

@@ -17,6 +17,7 @@ from bus.registry import subjects
 from bus.settings import Settings
 from bus.source import ChangeBatch, Fault
 from bus.standard import KINDS, Record
+from bus.standard.fault_codes import FaultCode
 from bus.standard.json import ID_LENGTH, Invalid, from_json
 
 Follow = Callable[[str, Callable[[], bool]], Iterator[ChangeBatch]]
@@ -105,4 +106,5 @@ def _fault(kind: str, document: Mapping[str, Any], wrong: Invalid) -> Fault:
         value_class="",
         reason=str(wrong),
         kind=kind,
+        code=FaultCode.INVALID_RECORD,
     )

@@ -9,7 +9,8 @@ table                  columns                          who makes it          wh
 published.KIND         FIELDS, _fingerprint, _raw       snapshot              row_hashes, pipeline,
                                                                               diff
 published.position     topic, partition, next_offset    snapshot              snapshot
-published.quarantined  id                               snapshot, quarantine  quarantine
+published.quarantined  id, key, kind, line, count,      snapshot, quarantine  quarantine
+                       told
 published.about        mark                             snapshot              snapshot
 read_KIND              FIELDS, _id, _at, _offset        snapshot              snapshot
 latest                 at, _id                          snapshot              snapshot

@@ -138,12 +138,17 @@ class Publisher:
             value = self._encoders[kind].encode(record)
             self._send(name, value, record["sourcedId"], place, headers)
 
-    def raw(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
-        """Publish bytes as they are within a transaction."""
+    def raw(self, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
+        """Publish bytes as they are within a transaction; None: the key has no value any more."""
         self._send(topic, value, key, 0, headers)
 
     def _send(
-        self, topic: str, value: bytes, key: str | bytes, partition: int, headers: Headers
+        self,
+        topic: str,
+        value: bytes | None,
+        key: str | bytes,
+        partition: int,
+        headers: Headers,
     ) -> None:
         produce = self._producer.produce
         while True:

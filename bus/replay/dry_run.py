@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bus.consume.deadletters import value_class
 from bus.consume.translation import translate
 from bus.product import Product
 from bus.replay import history
@@ -21,6 +20,7 @@ from bus.replay.selection import Selection
 from bus.replay.window import Completeness, completeness
 from bus.settings import Settings
 from bus.standard import KINDS
+from bus.standard.masking import value_class
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ from bus.errors import Never, RetryLater, Stop
 from bus.local.event_loop import new_event_loop
 from bus.settings import Model
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode, Reason, code_of
 from consumers.delivery import endpoint
 from consumers.delivery.endpoint import Outcome, Standing
 
@@ -173,7 +174,7 @@ class Http:
                 f"{self._shown} is slow: {attempt.taken} events in {TRY_SECONDS:.0f} s; more follow"
             )
         refusals = {
-            id(message): Refusal(message, why)
+            id(message): Refusal(message, why, code_of(why))
             for part in batch.parts
             for message in part.messages
             if (why := self._settled.get(_place(part, message)))
@@ -256,7 +257,8 @@ class Http:
             try:
                 post = self._compose(part.kind, part.rows[i], message)
             except Never as never:
-                self._settled[place] = str(never)
+                code = never.code or FaultCode.UNTRANSLATABLE
+                self._settled[place] = Reason(str(never), code)
                 continue
             if post and not self._note(place, await self._request(post), attempt):
                 return
@@ -269,7 +271,8 @@ class Http:
             self._refused = 0
             attempt.taken += 1
         elif verdict == "refused":
-            self._settled[place] = f"the endpoint refused it with {why}"
+            reason = f"the endpoint refused it with {why}"
+            self._settled[place] = Reason(reason, FaultCode.REFUSED)
             self._refused += 1
             attempt.refusal = why
             attempt.halted |= self._refused >= self._settings.refusals_in_a_row
@@ -277,7 +280,8 @@ class Http:
             attempt.gone, attempt.halted = why, True
         elif why == BROKE and self._given_up(place):
             hours = self._settings.give_up_hours
-            self._settled[place] = f"the endpoint answered {why} to it for {hours:g} hours"
+            reason = f"the endpoint answered {why} to it for {hours:g} hours"
+            self._settled[place] = Reason(reason, FaultCode.ENDPOINT_FAILS)
         else:
             attempt.failures[why] += 1
             if after is not None:

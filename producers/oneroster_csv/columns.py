@@ -8,12 +8,13 @@ of the standard, then as misspelt by one letter where only one field can be mean
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from types import MappingProxyType
 
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
     "courses": {"schoolyearid": "schoolYearSourcedId", "grade": "grades"},
@@ -41,6 +42,15 @@ IGNORED: Mapping[str, frozenset[str]] = {
 """Columns of OneRoster that the standard does not have; a password is never read."""
 
 ROLE_FIELDS = ("sourcedId", "status", "userSourcedId", "roleType", "role", "orgSourcedId")
+
+PLAIN_NAME = r"[A-Za-z][A-Za-z_. -]{0,39}"
+"""What a name of a column looks like, so that it may be told."""
+
+KNOWN_SHARE = 4
+"""Of so many columns at most one may be unknown, for a line to be surely a header."""
+
+LIKE = 0.6
+"""How like a field's name a column's must be to be told as perhaps meant (difflib's ratio)."""
 
 SHORTEST_MISSPELT = 5
 """Shorter names differ by one letter from too many others."""
@@ -104,11 +114,12 @@ UNREAD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about a column: `field` as the standard names it, or ""."""
+    """Something about a column: `field` as the standard names it, or its place ("column 3")."""
 
     field: str
     value_class: str
     reason: str
+    code: FaultCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +134,9 @@ class Match:
 def match(file: File, header: Sequence[str]) -> Match:
     """Find the fields of a file in its header.
 
-    A header may be damaged and run on into somebody's data, so no name that is not known is ever
-    repeated: such a column is told by its place.
+    A header may be damaged and run on into somebody's data. So a name that is not known is
+    repeated only when the rest of the line is a header of OneRoster's; else such a column is told
+    by its place alone.
     """
     names = [normal(name) for name in header]
     fields = {normal(field): field for field in file.fields}
@@ -142,18 +154,62 @@ def match(file: File, header: Sequence[str]) -> Match:
             if name and name not in ignored and not name.startswith("metadata."):
                 unknown.append(at)
         elif field in found:
-            notes.append(Note(field, "", f"column {at + 1} is a second {field}; it was not read"))
+            reason = f"column {at + 1} is a second {field}; it was not read"
+            notes.append(Note(field, "", reason, FaultCode.REPEATED_COLUMN))
         else:
             found[field] = at
     misspelt = _misspelt([(at, names[at]) for at in unknown], set(file.fields) - found.keys())
+    sure = _is_header(header, unknown)
+
+    def told(at: int) -> str:
+        return f"column {at + 1}" + (f", '{header[at].strip()}'," if sure else "")
+
     for at in unknown:
         if (field := misspelt.get(at)) is not None:
-            found[field] = at
-            reason = f"column {at + 1} is misspelt; it was read as {field}"
+            found[field], code = at, FaultCode.MISSPELT_COLUMN
+            reason = f"{told(at)} is misspelt; it was read as {field}"
         else:
-            field, reason = "", f"column {at + 1} is none of OneRoster's; it was not read"
-        notes.append(Note(field, f"a name of {len(header[at])} characters", reason))
+            field, code = f"column {at + 1}", FaultCode.UNKNOWN_COLUMN
+            reason = f"{told(at)} is none of OneRoster's; it was not read"
+        notes.append(Note(field, f"a name of {len(header[at])} characters", reason, code))
+    left = {at: names[at] for at in unknown if at not in misspelt} if sure else {}
+    for field in _required(file):
+        if field not in found and (meant := _meant(field, left)) is not None:
+            reason = f"has no column {field}; its {told(meant)} may be meant"
+            notes.append(Note(field, "", reason, FaultCode.MISSING_COLUMN))
     return Match(found, _width(names), notes)
+
+
+def _is_header(header: Sequence[str], unknown: Sequence[int]) -> bool:
+    """Whether a line is surely a header of OneRoster's, though some of its names are not known.
+
+    A line that runs on into a row has about as many names that are not known as names that are,
+    or has empty ones.
+    """
+    plain = all(re.fullmatch(PLAIN_NAME, header[at].strip()) for at in unknown)
+    return plain and all(map(str.strip, header)) and len(header) > KNOWN_SHARE * len(unknown)
+
+
+def _required(file: File) -> Iterator[str]:
+    """The fields without which no row makes a record; but who a user is, roles.csv may say."""
+    for name in file.fields if file.kinds else ():
+        needed = all(_must_have(kind, name) for kind in file.kinds)
+        if needed and name not in (file.key, "role"):
+            yield name
+
+
+def _must_have(kind: str, name: str) -> bool:
+    """Whether a record of this kind has no value of its own for a field that is empty."""
+    field = next((one for one in KINDS[kind].schema["fields"] if one["name"] == name), None)
+    if field is None or "default" in field:
+        return False
+    return not (isinstance(field["type"], dict) and "default" in field["type"])
+
+
+def _meant(field: str, unknown: Mapping[int, str]) -> int | None:
+    """The column that may be meant by a field; None where none is like it."""
+    near = get_close_matches(normal(field), unknown.values(), n=1, cutoff=LIKE)
+    return next((at for at, name in unknown.items() if [name] == near), None)
 
 
 def normal(name: str) -> str:

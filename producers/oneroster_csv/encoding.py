@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 import numpy
 
+from bus.standard.fault_codes import FaultCode
+
 CHUNK = 1024**2
 RETURN, FEED = b"\r\n"
 
@@ -51,7 +53,7 @@ def as_utf8(path: Path, folder: Path) -> Text:
     notes, unreadable = [], False
     with path.open("rb") as source, copy.open("wb") as target:
         if encoding:
-            notes.append("the file is UTF-16, not UTF-8; it was read as that")
+            notes.append(IS_UTF_16)
             pieces = _from_utf_16(source, encoding)
         else:
             pieces = _from_bytes(source, notes)
@@ -67,8 +69,15 @@ def as_utf8(path: Path, folder: Path) -> Text:
     return Text(copy, measured.lines, measured.regular, tuple(notes), unreadable)
 
 
+IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as that"
 NULS = "the file holds NUL characters; they were taken out"
 NOT_UTF_8 = "the file is not UTF-8; lines that are not were read as Windows-1252"
+NOTED = {
+    IS_UTF_16: FaultCode.NOT_UTF_8,
+    NULS: FaultCode.NUL_CHARACTERS,
+    NOT_UTF_8: FaultCode.NOT_UTF_8,
+}
+"""The code of each note."""
 
 
 def utf_16(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from bus.source import Fault
+from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv.encoding import utf_16
 
 Mode = Literal["bulk", "delta", "absent"]
@@ -40,22 +41,26 @@ class Manifest:
 def read(path: Path | None, faults: list[Fault]) -> Manifest:
     """Read manifest.csv (UTF-8, or UTF-16 as Excel writes it), or what stands for it."""
     if path is None:
-        _note(faults, 0, "there is no manifest.csv; each file was read as holding all records")
+        reason = "there is no manifest.csv; each file was read as holding all records"
+        _note(faults, 0, reason, FaultCode.NO_MANIFEST)
         return Manifest()
     modes: dict[str, Mode] = {}
     for line, name, value in _properties(path):
         if name == "oneroster.version" and not value.startswith(VERSIONS):
-            _note(faults, line, f"the version is none of {', '.join(VERSIONS)}; it was read as 1.2")
+            reason = f"the version is none of {', '.join(VERSIONS)}; it was read as 1.2"
+            _note(faults, line, reason, FaultCode.UNKNOWN_DECLARATION)
         if not name.startswith("file."):
             continue
         file = name.removeprefix("file.").removesuffix(".csv")
         if value not in MODES:
-            _note(faults, line, "is none of bulk, delta, absent; it was read as delta")
+            reason = "is none of bulk, delta, absent; it was read as delta"
+            _note(faults, line, reason, FaultCode.UNKNOWN_DECLARATION)
         # Of two that disagree, and of a word that is not known, what withdraws nothing.
         mode = MODES.get(value, "delta")
         modes[file] = mode if modes.get(file, mode) == mode else "delta"
     if not modes:
-        _note(faults, 0, "manifest.csv names no file; each was read as holding changes only")
+        reason = "manifest.csv names no file; each was read as holding changes only"
+        _note(faults, 0, reason, FaultCode.NO_MANIFEST)
     return Manifest(modes, present=True)
 
 
@@ -81,5 +86,5 @@ def _properties(path: Path) -> list[tuple[int, str, str]]:
                 )
 
 
-def _note(faults: list[Fault], line: int, reason: str) -> None:
-    faults.append(Fault(NAME, line, "", "", reason, fatal=False))
+def _note(faults: list[Fault], line: int, reason: str, code: FaultCode) -> None:
+    faults.append(Fault(NAME, line, "", "", reason, fatal=False, code=code))

@@ -15,6 +15,7 @@ from bus.errors import Stop
 from bus.ingest.columns import quoted
 from bus.source import Coverage, Fault, Staging
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv import archive, manifest, users
 from producers.oneroster_csv.columns import FILES, UNREAD, File, normal
 from producers.oneroster_csv.encoding import Text, as_utf8
@@ -69,7 +70,8 @@ def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
         )
     if unknown:
         reason = f"{unknown} CSV files are none of OneRoster's; they were not read"
-        staging.faults.append(Fault("", 0, "", "", reason, fatal=False))
+        code = FaultCode.UNKNOWN_FILE
+        staging.faults.append(Fault("", 0, "", "", reason, fatal=False, code=code))
     return found
 
 
@@ -78,22 +80,25 @@ def _mode(
 ) -> Coverage | None:
     """How a file is to be read; None when it is not. What withdraws nothing is chosen in doubt."""
 
-    def note(reason: str, *, fatal: bool = False) -> None:
-        name = f"{file.name}.csv"
-        staging.faults.append(Fault(name, 0, "", "", reason, fatal=fatal, kind=file.kind))
+    def note(reason: str, code: FaultCode, *, fatal: bool = False) -> None:
+        name, kind = f"{file.name}.csv", file.kind
+        staging.faults.append(Fault(name, 0, "", "", reason, fatal=fatal, kind=kind, code=code))
 
     mode = declared.mode(file.name)
     if text is None:
         if mode in ("bulk", "delta"):
-            note(f"the manifest declares it as {mode}, but it is not there; send it", fatal=True)
+            reason = f"the manifest declares it as {mode}, but it is not there; send it"
+            note(reason, FaultCode.MISSING_FILE, fatal=True)
         return None
     if mode == "absent":
-        note("the manifest declares it as absent, but it is there; it was not read")
+        reason = "the manifest declares it as absent, but it is there; it was not read"
+        note(reason, FaultCode.UNEXPECTED_FILE)
         return None
     if file.kind and KINDS[file.kind].retention == "time":
         return "delta"  # what happened stays; a file holds the days it is about
     if mode is None and declared.present:
-        note("the manifest does not name it; it was read as holding changes only")
+        reason = "the manifest does not name it; it was read as holding changes only"
+        note(reason, FaultCode.UNDECLARED_FILE)
         return "delta"
     return mode or "bulk"
 

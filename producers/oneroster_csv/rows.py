@@ -24,8 +24,9 @@ from bus.ingest import row_hashes
 from bus.ingest.coercion import is_blank, text_literal
 from bus.ingest.columns import quoted
 from bus.source import Fault, Staging
+from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv.columns import File, Match, match
-from producers.oneroster_csv.encoding import UNREADABLE, Text
+from producers.oneroster_csv.encoding import NOTED, UNREADABLE, Text
 
 DELIMITERS = ",;\t|"
 
@@ -65,21 +66,40 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
     """
     name = f"{file.name}.csv"
     for note in text.notes:
-        staging.faults.append(Fault(name, 0, "", "", note, fatal=False, kind=file.kind))
+        staging.faults.append(
+            Fault(name, 0, "", "", note, fatal=False, kind=file.kind, code=NOTED[note])
+        )
     head = _head(file, text)
     if head is None:
         reason = f"has no header with a column {file.key}; nothing of the file was read"
-        staging.faults.append(Fault(name, 1, file.key, "", reason, kind=file.kind))
+        staging.faults.append(
+            Fault(name, 1, file.key, "", reason, kind=file.kind, code=FaultCode.NO_HEADER)
+        )
         return False
     if head.separator:
         reason = "the line sep=, which only Excel understands, was skipped; leave it out"
-        staging.faults.append(Fault(name, 1, "", "", reason, fatal=False, kind=file.kind))
+        code = FaultCode.SEPARATOR_LINE
+        staging.faults.append(
+            Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
+        )
     if head.delimiter != ",":
         reason = "its columns are not separated by commas; it was read as they are"
-        staging.faults.append(Fault(name, 1, "", "", reason, fatal=False, kind=file.kind))
+        code = FaultCode.OTHER_DELIMITER
+        staging.faults.append(
+            Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
+        )
     for told in head.match.notes:
         staging.faults.append(
-            Fault(name, 1, told.field, told.value_class, told.reason, fatal=False, kind=file.kind)
+            Fault(
+                name,
+                1,
+                told.field,
+                told.value_class,
+                told.reason,
+                fatal=False,
+                kind=file.kind,
+                code=told.code,
+            )
         )
     kinds = file.kinds if apart else ()
     if not _load_fast(staging, file, kinds, text, head, table):
@@ -186,16 +206,17 @@ def _load_carefully(
 def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
     """A row's values when it can be taken; None when it is empty, or told as a fault."""
     if row.fields is None:
-        faults.tell(row.line, "a row that cannot be read", UNCLOSED)
+        faults.tell(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
     elif not _says_something(row):
         return None
     elif unreadable and any(UNREADABLE in value for value in row.fields):
-        faults.tell(row.line, "bytes that are no text", UNREADABLE_ROW)
+        what, code = UNREADABLE_ROW, FaultCode.UNREADABLE_BYTES
+        faults.tell(row.line, "bytes that are no text", what, code)
     elif len(row.fields) < head.match.width or any(map(str.strip, row.fields[head.width :])):
-        what = "fewer" if len(row.fields) < head.match.width else "more"
-        faults.tell(
-            row.line, f"a row of {len(row.fields)} values", f"has {what} values than columns"
-        )
+        few = len(row.fields) < head.match.width
+        what = f"has {'fewer' if few else 'more'} values than columns"
+        code = FaultCode.TOO_FEW_VALUES if few else FaultCode.TOO_MANY_VALUES
+        faults.tell(row.line, f"a row of {len(row.fields)} values", what, code)
     else:
         return row.fields
     return None
@@ -207,23 +228,28 @@ class _Faults:
 
     staging: Staging
     file: File
-    numbers: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[tuple[FaultCode, str]] = field(default_factory=Counter)
 
-    def tell(self, line: int, value_class: str, what: str) -> None:
+    def tell(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
         """A row was left out."""
-        self.numbers[what] += 1
-        if self.numbers[what] <= MOST:
-            self._add(line, value_class, f"{what}; {MEND}")
+        self.numbers[code, what] += 1
+        if self.numbers[code, what] <= MOST:
+            self._add(line, value_class, f"{what}; {MEND}", code)
 
     def end(self) -> None:
         """Tell how many more there were."""
-        for what, number in self.numbers.items():
-            if number > MOST:
-                self._add(0, "", f"{number - MOST:,} more rows like those told: {what}; {MEND}")
+        for (code, what), number in self.numbers.items():
+            if (left := number - MOST) > 0:
+                more = f"{left:,} more rows like those told: {what}; {MEND}"
+                self._add(0, "", more, code, left)
 
-    def _add(self, line: int, value_class: str, reason: str) -> None:
-        name = f"{self.file.name}.csv"
-        self.staging.faults.append(Fault(name, line, "", value_class, reason, kind=self.file.kind))
+    def _add(
+        self, line: int, value_class: str, reason: str, code: FaultCode, count: int = 1
+    ) -> None:
+        name, kind = f"{self.file.name}.csv", self.file.kind
+        self.staging.faults.append(
+            Fault(name, line, "", value_class, reason, kind=kind, code=code, count=count)
+        )
 
 
 def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:

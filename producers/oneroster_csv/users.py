@@ -14,6 +14,7 @@ from bus.ingest.coercion import cleaned, plain, value_class
 from bus.ingest.columns import quoted
 from bus.source import Fault, Staging
 from bus.standard import KINDS
+from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv.rows import MOST
 
 USERS, ROLES = "oneroster_users", "oneroster_roles"
@@ -41,11 +42,12 @@ def split(staging: Staging, *, with_roles: bool) -> bool:
     """Make raw_student, raw_staff and raw_guardian of the users; False when roles are nowhere."""
     columns = _columns(staging, USERS)
     if with_roles and "role" not in _columns(staging, ROLES):
-        _fault(staging, "roles.csv", 1, "role", "", "has no column role; nothing of it was read")
+        reason = "has no column role; nothing of it was read"
+        _fault(staging, "roles.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         with_roles = False
     if not with_roles and "role" not in columns:
         reason = "has no column role, and there is no roles.csv; nothing of the file was read"
-        _fault(staging, "users.csv", 1, "role", "", reason)
+        _fault(staging, "users.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         return False
     if with_roles:
         _choose(staging)
@@ -169,15 +171,23 @@ def _tell(staging: Staging) -> None:
 def _tell_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
     told = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
     for line, what in told:
-        _fault(staging, file, line, column, what, reason)
+        _fault(staging, file, line, column, what, reason, FaultCode.UNKNOWN_ROLE)
     if len(told) == MOST:
         number = staging.con.execute(f"SELECT count(*) FROM ({found})").fetchall()[0][0]
         if number > MOST:
-            more = f"{number - MOST:,} more rows like those told: {reason}"
-            _fault(staging, file, 0, column, "", more)
+            left = number - MOST
+            more = f"{left:,} more rows like those told: {reason}"
+            _fault(staging, file, 0, column, "", more, FaultCode.UNKNOWN_ROLE, left)
 
 
 def _fault(
-    staging: Staging, file: str, line: int, column: str, value_class: str, reason: str
+    staging: Staging,
+    file: str,
+    line: int,
+    column: str,
+    value_class: str,
+    reason: str,
+    code: FaultCode,
+    count: int = 1,
 ) -> None:
-    staging.faults.append(Fault(file, line, column, value_class, reason))
+    staging.faults.append(Fault(file, line, column, value_class, reason, code=code, count=count))

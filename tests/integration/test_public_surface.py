@@ -28,7 +28,7 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of 32 bytes for a test.").decode
 REFUSED = ("student-0000000", "student-0000001", "student-0000002")
 DATA = {
     "bus consume": (".delivered",),
-    "bus deadletters list": (".reasons",),
+    "bus deadletters list": (".reasons", ".codes"),
     "bus deadletters show": (".record",),
     "bus demo": (
         ".day1.records",
@@ -40,6 +40,7 @@ DATA = {
     "bus produce oneroster-csv": (
         ".records",
         ".putOff",
+        ".differences[].fields",
         ".extracts[].records",
         ".extracts[].putOff",
     ),
@@ -142,6 +143,8 @@ def _extracts(seen: Seen, commands: Commands) -> None:
     seen.run("produce oneroster-csv", str(days[0]))
     with (days[1] / "users.csv").open("a", encoding="utf-8") as users:
         users.write("rubbish\n")
+    more = ("--dry-run", "--differences", "3")
+    seen.run("produce oneroster-csv", str(days[1]), *more)
     seen.run("produce oneroster-csv", str(days[1]), "--allow-mass-withdrawal")
     faults = seen.run("quarantine list")["faults"]
     assert faults

@@ -73,8 +73,40 @@ def test_unknown_columns_are_told_by_their_place() -> None:
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
     assert [(n.field, n.value_class, n.reason) for n in made.notes] == [
-        ("", "a name of 6 characters", "column 2 is none of OneRoster's; it was not read")
+        ("column 2", "a name of 6 characters", "column 2 is none of OneRoster's; it was not read")
     ]
+
+
+FIRST_NAMED = "sourcedId,status,enabledUser,orgSourcedIds,role,username,userIds"
+
+
+def test_an_unknown_column_is_named_when_the_rest_is_a_header_of_oneroster() -> None:
+    told = reasons("users", f"{FIRST_NAMED},first given name,familyName,email")
+    assert told == [
+        "column 8, 'first given name', is none of OneRoster's; it was not read",
+        "has no column givenName; its column 8, 'first given name', may be meant",
+    ]
+    assert reasons("users", f"{FIRST_NAMED},givename,familyName,email") == [
+        "column 8, 'givename', is misspelt; it was read as givenName"
+    ]
+    assert reasons("users", f"{FIRST_NAMED},givenName,familyName,planet") == [
+        "column 10, 'planet', is none of OneRoster's; it was not read"
+    ]
+
+
+@pytest.mark.parametrize(
+    "run_on",
+    [
+        f"{FIRST_NAMED},givenName,familyNameu1,active,true,s1,student,ada,x,Ada,Marker",
+        f"{FIRST_NAMED},givenName,familyName,emailu1,,,,,,,,Marker,",
+        f"{FIRST_NAMED},givenName,familyName,Marker 2",
+        f"{FIRST_NAMED},givenName,familyName,Marker\nu1",
+        f"{FIRST_NAMED},{'Marker' * 7},familyName",
+    ],
+)
+def test_a_header_that_may_hold_data_is_not_repeated(run_on: str) -> None:
+    told = reasons("users", run_on)
+    assert told and "Marker" not in " ".join(told)
 
 
 def test_a_second_column_of_the_same_name_is_not_read() -> None:

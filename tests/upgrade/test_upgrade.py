@@ -41,6 +41,8 @@ pytestmark = [pytest.mark.longest, pytest.mark.xdist_group("upgrade")]
 ARCHIVES = sorted(Path(__file__).parent.glob("home-*.tar.xz"))
 QUARANTINE = "schoolbus.quarantine"
 CHANGES = ("created", "updated", "withdrawn")
+QUARANTINED = ("quarantine", "list", "--all")
+"""Also what the second day no longer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         (paused,) = [id_ for id_, status in before["replays"].items() if status == "paused"]
         resumed = run("replay", "resume", paused, "--out", str(district.canvas))
         committed.append(cluster.committed())
-        lists = ("replay", "list"), ("deadletters", "list", "canvas"), ("quarantine", "list")
+        lists = ("replay", "list"), ("deadletters", "list", "canvas"), QUARANTINED
         with ThreadPoolExecutor() as pool:
             shown = list(pool.map(lambda arguments: run(*arguments), lists))
         return Story(
@@ -214,9 +216,9 @@ def test_no_event_is_published_twice(story: Story) -> None:
 
 def test_known_faults_are_not_reported_again(story: Story) -> None:
     assert story.ends["day 1 again"][f"{QUARANTINE}/0"] == story.before["ends"][f"{QUARANTINE}/0"]
-    times = Counter(one.key for one in story.reported)
+    times = Counter(one.key for one in story.reported if one.value)
     assert [fault for fault, number in times.items() if number > 1] == []
-    assert story.faults[: len(story.before["quarantine"])] == story.before["quarantine"]
+    assert alike(story.faults[: len(story.before["quarantine"])], story.before["quarantine"])
     new = len(story.faults) - len(story.before["quarantine"])
     assert new == story.before["day2"]["faults"]
 
@@ -282,7 +284,7 @@ def test_a_paused_replay_is_resumed_to_its_end(story: Story) -> None:
 
 
 def test_the_dead_letter_is_still_there(story: Story) -> None:
-    assert story.dead_letters == story.before["deadLetters"]["canvas"]
+    assert alike(story.dead_letters, story.before["deadLetters"]["canvas"])
     assert len(story.dead_letters) == 1
 
 
@@ -301,13 +303,23 @@ def test_a_lost_cache_changes_nothing(archive: Path, tmp_path: Path) -> None:
     new = [one for one in published if one.offset >= before["ends"][one.place]]
     expected = sum(sum(one.values()) for one in changes(before["day2"]["records"]).values())
     assert len(new) == expected
-    faults = Counter(one.key for one in reported)
+    faults = Counter(one.key for one in reported if one.value)
     assert len(faults) == len(before["quarantine"]) + before["day2"]["faults"]
     assert set(faults.values()) == {1}  # none is reported again
 
 
 def test_there_is_a_home_to_try() -> None:
     assert ARCHIVES
+
+
+def alike(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> bool:
+    """Whether these say what the earlier version said; codes came later, and say more."""
+    later = {"code", "count", "column"}
+
+    def said(one: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in one.items() if name not in later}
+
+    return [said(one) for one in found] == [said(one) for one in before]
 
 
 def _next_day(request: dict[str, Any]) -> dict[str, Any]:

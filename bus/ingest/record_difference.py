@@ -1,0 +1,71 @@
+"""What a run would change, record by record: ids and fields, personal values by their class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bus.ingest.columns import NOT_COMPARED, columns, quoted
+from bus.ingest.workspace import Workspace
+from bus.standard.masking import masked
+
+CHANGES = ("created", "updated", "withdrawn")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDifference:
+    """A record that would be published.
+
+    change: created, updated or withdrawn.
+    fields: of one that would be updated, each field that differs with the value before and after,
+            masked (see `bus.standard.masking`).
+    """
+
+    kind: str
+    id: str
+    change: str
+    fields: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` prints it: before and after by name."""
+        fields = {n: {"before": b, "after": a} for n, (b, a) in self.fields.items()}
+        return {**asdict(self), "fields": fields}
+
+
+def differences(workspace: Workspace, kinds: Iterable[str], most: int) -> list[RecordDifference]:
+    """The first changes of `change_KIND`, at most so many of each kind and change."""
+    found = []
+    for kind in kinds:
+        for change in CHANGES:
+            found += _of(workspace, kind, change, most)
+    return found
+
+
+def _of(workspace: Workspace, kind: str, change: str, most: int) -> list[RecordDifference]:
+    table, before = workspace.change(kind), workspace.published(kind)
+    workspace.require(table, before)
+    first = (
+        f"SELECT * FROM {table} WHERE _change = '{change}' AND NOT _moved "
+        f"ORDER BY _line, sourcedId LIMIT {most}"
+    )
+    if change != "updated":
+        rows = workspace.sql(f"SELECT sourcedId FROM ({first})")
+        return [RecordDifference(kind, id_, change) for (id_,) in rows]
+    names = [name for name in columns(kind) if name not in NOT_COMPARED]
+    now = ", ".join(f"c.{quoted(name)}" for name in names)
+    then = ", ".join(f"b.{quoted(name)}" for name in names)
+    rows = workspace.sql(
+        f"SELECT c.sourcedId, {now}, {then} FROM ({first}) c "
+        f"JOIN {before} b ON b.sourcedId = c.sourcedId ORDER BY c._line, c.sourcedId"
+    )
+    found = []
+    for id_, *values in rows:
+        after = dict(zip(names, values[: len(names)], strict=True))
+        earlier = dict(zip(names, values[len(names) :], strict=True))
+        differ = [name for name in names if after[name] != earlier[name]]
+        told, was = masked(kind, after), masked(kind, earlier)
+        found.append(
+            RecordDifference(kind, id_, change, {name: (was[name], told[name]) for name in differ})
+        )
+    return found

@@ -1,0 +1,176 @@
+"""The codes of faults: what is wrong with an input or a record, for a program.
+
+A code stays when its text is worded anew. What makes a fault known already goes by the code
+(`bus.ingest.quarantine`), and so does whoever counts faults or dead letters. `docs/faults.md` has
+the same table, and `tests/unit/test_fault_codes.py` holds the two to each other.
+
+A code is never given another meaning, and never taken away. A source or a product of your own may
+take one of these or give one of its own: lower-case words with hyphens between them.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+CODE = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
+"""What a code looks like."""
+
+
+class FaultCode(StrEnum):
+    """A code with its meaning."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> FaultCode:
+        """Both, as each member below gives them."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    OTHER = "other", "Told without a code, as by a source or a product of your own."
+
+    # Files of an extract
+    NO_MANIFEST = "no-manifest", "The extract has no manifest.csv, or one that names no file."
+    UNKNOWN_DECLARATION = "unknown-declaration", "manifest.csv says what OneRoster does not have."
+    UNDECLARED_FILE = "undeclared-file", "manifest.csv does not name a file that is there."
+    MISSING_FILE = "missing-file", "manifest.csv declares a file that is not there."
+    UNEXPECTED_FILE = "unexpected-file", "manifest.csv calls a file absent that is there."
+    UNKNOWN_FILE = "unknown-file", "The extract has CSV files that are none of OneRoster's."
+    NOT_UTF_8 = "not-utf-8", "A file is in another encoding than UTF-8."
+    NUL_CHARACTERS = "nul-characters", "A file holds NUL characters."
+    OTHER_DELIMITER = "other-delimiter", "A file's columns are not separated by commas."
+    SEPARATOR_LINE = "separator-line", "A file begins with a line sep=, which is for Excel."
+
+    # Columns of a file
+    NO_HEADER = "no-header", "A file's first line is no header that the bus knows."
+    MISSING_COLUMN = "missing-column", "A file lacks a column that its records must have."
+    UNKNOWN_COLUMN = "unknown-column", "A file has a column that is none of OneRoster's."
+    MISSPELT_COLUMN = "misspelt-column", "A column's name is one letter off."
+    REPEATED_COLUMN = "repeated-column", "A file has the same column twice."
+
+    # Rows of a file
+    BROKEN_QUOTES = "broken-quotes", "A row has a quote that does not open or close a value."
+    UNREADABLE_BYTES = "unreadable-bytes", "A row has bytes that are no text in any encoding."
+    TOO_FEW_VALUES = "too-few-values", "A row has fewer values than there are columns."
+    TOO_MANY_VALUES = "too-many-values", "A row has more values than there are columns."
+    UNKNOWN_ROLE = "unknown-role", "A user's role is none of OneRoster's."
+    REPEATED_ROW = "repeated-row", "A row says the same as another one, word for word."
+    DUPLICATE_ID = "duplicate-id", "Two rows have one id and different values."
+    FOREIGN_ID = "foreign-id", "The id is that of another source's record."
+
+    # Values
+    MISSING_VALUE = "missing-value", "A field that must have a value is empty."
+    NOT_AN_ID = "not-an-id", "An id is too long, or holds control characters."
+    TOO_LONG = "too-long", "A value is longer than the bus takes."
+    CONTROL_CHARACTERS = "control-characters", "A value holds characters that cannot be printed."
+    NOT_IN_LIST = "not-in-list", "A value is none of those that the standard lists."
+    OUTDATED_VALUE = "outdated-value", "A value is one that a later OneRoster took out."
+    NOT_A_BOOLEAN = "not-a-boolean", "A value is neither true nor false."
+    NOT_AN_INTEGER = "not-an-integer", "A value is no whole number, or too large a one."
+    NOT_A_NUMBER = "not-a-number", "A value is no number."
+    NOT_A_DATE = "not-a-date", "A value is no date of the years 1900 to 2200."
+    NOT_A_MOMENT = "not-a-moment", "A value is no moment of the years 1900 to 2200."
+
+    # References between records
+    UNKNOWN_REFERENCE = "unknown-reference", "A field names a record that is nowhere."
+    UNCHECKED_REFERENCE = (
+        "unchecked-reference",
+        "A field names a record of a kind that the source never published.",
+    )
+    CIRCULAR_REFERENCE = "circular-reference", "A field leads round to the record itself."
+
+    # Records that come one by one
+    INVALID_RECORD = "invalid-record", "A streamed record is none of the standard."
+
+    # What a product could not be told
+    UNDECODABLE = "undecodable", "A message's bytes are no record of the topic's kind."
+    REFERENCE_NOT_DELIVERED = (
+        "reference-not-delivered",
+        "What the record refers to was not delivered in time.",
+    )
+    UNTRANSLATABLE = "untranslatable", "The product cannot hold the record as it is."
+    TRANSLATION_FAILED = "translation-failed", "The product's translation has a defect."
+    REFUSED = "refused", "The product refused the record."
+    ENDPOINT_FAILS = "endpoint-fails", "The endpoint failed at this record for too long."
+
+
+class Reason(str):
+    """Why a product is not told a record: a text for a person, with its code."""
+
+    code: str
+
+    def __new__(cls, text: str, code: str) -> Reason:
+        """A text with its code."""
+        reason = super().__new__(cls, text)
+        reason.code = code
+        return reason
+
+
+def code_of(reason: str) -> str:
+    """The code of a reason; `other` of a text that has none."""
+    return reason.code if isinstance(reason, Reason) else FaultCode.OTHER
+
+
+_EARLIER: tuple[tuple[FaultCode, str], ...] = (
+    (FaultCode.NO_MANIFEST, r"there is no manifest\.csv|manifest\.csv names no file"),
+    (FaultCode.UNKNOWN_DECLARATION, r"the version is none of|is none of bulk, delta, absent"),
+    (FaultCode.UNDECLARED_FILE, r"the manifest does not name it"),
+    (FaultCode.MISSING_FILE, r"the manifest declares it as (bulk|delta), but"),
+    (FaultCode.UNEXPECTED_FILE, r"the manifest declares it as absent"),
+    (FaultCode.UNKNOWN_FILE, r"\d+ CSV files are none of OneRoster's"),
+    (FaultCode.NOT_UTF_8, r"the file is (not UTF-8|UTF-16)"),
+    (FaultCode.NUL_CHARACTERS, r"the file holds NUL characters"),
+    (FaultCode.OTHER_DELIMITER, r"its columns are not separated by commas"),
+    (FaultCode.NO_HEADER, r"has no header with a column"),
+    (FaultCode.MISSING_COLUMN, r"has no column role"),
+    (FaultCode.UNKNOWN_COLUMN, r"column \d+ is none of OneRoster's"),
+    (FaultCode.MISSPELT_COLUMN, r"column \d+ is misspelt"),
+    (FaultCode.REPEATED_COLUMN, r"column \d+ is a second"),
+    (FaultCode.BROKEN_QUOTES, r"holds a quote that does not open or close"),
+    (FaultCode.UNREADABLE_BYTES, r"holds bytes that are no text"),
+    (FaultCode.TOO_FEW_VALUES, r"has fewer values than columns"),
+    (FaultCode.TOO_MANY_VALUES, r"has more values than columns"),
+    (FaultCode.UNKNOWN_ROLE, r"the role is none of"),
+    (FaultCode.REPEATED_ROW, r"has the same id and the same values as"),
+    (FaultCode.DUPLICATE_ID, r"has the id of .*, which was kept"),
+    (FaultCode.FOREIGN_ID, r"is the id of a record of another source"),
+    (FaultCode.MISSING_VALUE, r"is required and empty|is empty; it was read as"),
+    (FaultCode.NOT_AN_ID, r"is no id: "),
+    (FaultCode.TOO_LONG, r"is longer than [\d,]+ characters"),
+    (FaultCode.CONTROL_CHARACTERS, r"holds control characters"),
+    (FaultCode.OUTDATED_VALUE, r"is inactive, which OneRoster"),
+    (FaultCode.NOT_A_BOOLEAN, r"is neither true nor false"),
+    (FaultCode.NOT_AN_INTEGER, r"is no whole number"),
+    (FaultCode.NOT_A_NUMBER, r"is no number"),
+    (FaultCode.NOT_A_DATE, r"is no date of"),
+    (FaultCode.NOT_A_MOMENT, r"is no moment of"),
+    (FaultCode.NOT_IN_LIST, r"is none of "),
+    (FaultCode.UNKNOWN_REFERENCE, r"names an? .* that is no valid, active record"),
+    (FaultCode.CIRCULAR_REFERENCE, r"leads round in a circle"),
+    (FaultCode.INVALID_RECORD, r"this is no \w+ of the standard"),
+    (
+        FaultCode.UNDECODABLE,
+        r"an erasure \(tombstone\)|the bytes do not decode|bytes are left over"
+        r"|the value is not Avro|schema \d+ in the registry|the registry has no schema",
+    ),
+    (FaultCode.REFERENCE_NOT_DELIVERED, r".* which was not delivered within"),
+    (FaultCode.TRANSLATION_FAILED, r"the translation failed"),
+    (FaultCode.REFUSED, r"the endpoint refused it|Canvas, \S+: "),
+    (FaultCode.ENDPOINT_FAILS, r"the endpoint answered .* to it for"),
+)
+"""How the texts of version 0.1.0 began, which kept no code. They stay as they are: what that
+version left in the topics says no more than these texts."""
+
+_MORE = re.compile(r"[\d,]+ more rows like those told: ")
+_REPLAYED = re.compile(r"in the replay \S+: ")
+
+
+def code_of_earlier(text: str) -> FaultCode:
+    """The code of a text of version 0.1.0; `other` of a text that was not the bus's own."""
+    bare = _REPLAYED.sub("", _MORE.sub("", text, count=1), count=1)
+    for code, begins in _EARLIER:
+        if re.match(begins, bare):
+            return code
+    return FaultCode.OTHER
