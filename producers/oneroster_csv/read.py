@@ -145,6 +145,7 @@ def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future
         for kind in file.kinds:
             if mode == "bulk" or kind != "guardian" or _any(staging, kind):
                 staging.coverage[kind] = mode
+                staging.expected.discard(kind)
 
 
 def _any(staging: Staging, kind: str) -> bool:
