@@ -434,6 +434,7 @@ def away(bus: Bus, lunch: FakeProduct, seconds: float) -> None:
 
     def back() -> None:
         bus.broker.down = False
+        bus.broker.restarts += 1
 
     def go(_: object) -> None:
         lunch.before = lambda _: None
