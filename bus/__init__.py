@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Staging,
         Streamed,
     )
-    from bus.subscription import Event, subscribe
+    from bus.subscription import Event, Subscription, Undecodable, subscribe
 
 __all__ = [
     "Attributes",
@@ -66,7 +66,9 @@ __all__ = [
     "Staging",
     "Stop",
     "Streamed",
+    "Subscription",
     "Table",
+    "Undecodable",
     "Unlocked",
     "attributes",
     "produce",
@@ -98,7 +100,9 @@ _HOME = {
     "Staging": "bus.source",
     "Stop": "bus.errors",
     "Streamed": "bus.source",
+    "Subscription": "bus.subscription",
     "Table": "bus.delivery",
+    "Undecodable": "bus.subscription",
     "Unlocked": "bus.delivery",
     "attributes": "bus.kafka.cloudevents",
     "produce": "bus.ingest.pipeline",

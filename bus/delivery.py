@@ -30,8 +30,8 @@ order in which the topics have them; rows of one student must not overtake each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from bus.standard.fault_codes import FaultCode
@@ -55,12 +55,20 @@ class Table:
     rows:    for each kind of record that it takes, the function from a record to a row.
     key:     the columns that make a row one thing to the product. Two records whose rows agree in
              them are the same thing to it.
+    gone:    for some columns the values that say that the row's thing is no more:
+             {"status": ("deleted", "suspended")}. Give the values of the product's own export too.
+             A row with any of them is gone. Leave it empty where a withdrawn record has no row.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: Mapping[str, Translate]
     key: tuple[str, ...] = ()
+    gone: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def is_gone(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row, of a translation or of an export, says that its thing is no more."""
+        return any(str(row.get(column)) in values for column, values in self.gone.items())
 
 
 class Position(NamedTuple):

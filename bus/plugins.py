@@ -74,19 +74,19 @@ def product_settings(product: Product, settings: Settings, **options: Any) -> An
     """A product's own settings: from bus.toml and the environment, then the given options."""
     given = {name: value for name, value in options.items() if value is not None}
     _warn_of_others(settings.products, "products", products(), product.name)
-    return _checked(product, settings.products.get(product.name, {}) | given)
+    return _checked(product, settings, settings.products.get(product.name, {}) | given)
 
 
 def settings_into(product: Product, settings: Settings, place: str) -> Any:
     """A product's own settings, but with another place to deliver to: a folder, or an address."""
     configured = settings.products.get(product.name, {})
     others = {name: value for name, value in configured.items() if name not in ("out", "url")}
-    return _checked(product, others | {"url" if "://" in place else "out": place})
+    return _checked(product, settings, others | {"url" if "://" in place else "out": place})
 
 
-def _checked(product: Product, values: dict[str, Any]) -> Any:
+def _checked(product: Product, settings: Settings, values: dict[str, Any]) -> Any:
     try:
-        return product.settings(**values)
+        return product.settings.model_validate(values, context={"home": settings.home})
     except ValidationError as error:
         raise Stop(f"[products.{product.name}]: {explain(error, product.settings)}") from None
 

@@ -44,7 +44,8 @@ class Product:
     tables:        in the product's own import order: what is referred to comes first.
     settings:      a pydantic model; filled from `[products.NAME]` in bus.toml, the environment
                    (`BUS_PRODUCTS__NAME__FIELD`) and the options `--out` and `--url` of
-                   `bus consume` (as fields `out` and `url`). Secrets are `SecretStr`.
+                   `bus consume` (as fields `out` and `url`). Secrets are `SecretStr`. Its
+                   validators find the bus's home in their context: {"home": Path}.
     open:          makes the delivery from the settings; may raise `Stop` with what is missing.
     batch_records: how many records at most are delivered at once.
     batch_seconds: how long the loop may wait to fill a batch, in seconds; it waits no longer when

@@ -7,13 +7,21 @@
 
 An event counts as handled when the next one is asked for; its offset is committed within a second
 then, and at the end. After a crash the last ones come again, with the same `event.id`.
+
+What does not decode is passed over: counted, logged, and given to a hook:
+
+    events = subscribe("student", group="acme", undecodable=lambda lost: alarm(lost.place))
+    for event in events: ...
+    print(events.undecodable.total())
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -30,6 +38,8 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, load
 from bus.standard import KINDS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +62,94 @@ class Event:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """A message that is no event of its kind, as its bytes do not decode.
+
+    kind:   the kind of record of its topic.
+    place:  topic/partition/offset.
+    reason: why it does not decode; without any value.
+    key:    the id of its record ("" without a key).
+    value:  its bytes; None: the record is to be forgotten (an erasure).
+    """
+
+    kind: str
+    place: str
+    reason: str
+    key: str = field(repr=False)
+    value: bytes | None = field(repr=False)
+
+
+class Subscription(Iterator[Event]):
+    """What `subscribe` gives: an iterator of events. Not for several threads.
+
+    undecodable: how many messages were passed over, by kind, since it began.
+    """
+
+    def __init__(
+        self,
+        kinds: tuple[str, ...],
+        group: str,
+        settings: Settings | None,
+        until_caught_up: bool,
+        hook: Callable[[Undecodable], object] | None,
+    ) -> None:
+        self.undecodable: Counter[str] = Counter()
+        self._group = group
+        self._hook = hook
+        self._events = _events(kinds, group, settings, until_caught_up, self._pass_over)
+
+    def __next__(self) -> Event:
+        """The next event; the one before it counts as handled."""
+        return next(self._events)
+
+    def close(self) -> None:
+        """Leave the group. The last event that was given does not count as handled."""
+        self._events.close()
+
+    def _pass_over(self, lost: Undecodable) -> None:
+        number = self.undecodable[lost.kind] + 1
+        if str(number).strip("0") == "1":  # the 1st, the 10th, the 100th: a topic may be full of it
+            log.warning(
+                "group %s passes over what does not decode: %d of kind %s by now, last %s: %s",
+                *(self._group, number, lost.kind, lost.place, lost.reason),
+            )
+        if self._hook is not None:
+            self._hook(lost)
+        self.undecodable[lost.kind] = number
+
+
 def subscribe(
     *kinds: str,
     group: str,
     settings: Settings | None = None,
     until_caught_up: bool = False,
-) -> Iterator[Event]:
+    undecodable: Callable[[Undecodable], object] | None = None,
+) -> Subscription:
     """The events of these kinds, from the first that this group has not handled; for ever, or until
     all is read that was there at the start.
 
-    One student's events of a kind come in order. What does not decode is passed over: it is in
-    nobody's power here, and its producer sees it in the bus's own dead letters. Raises `RetryLater`
-    when Kafka or the registry does not answer, `Stop` when no bus is up, ValueError for a kind that
-    the standard does not have.
+    undecodable: called with each message that does not decode, before the next event comes. It
+                 counts as handled when the call returns; when the call raises, reading ends with
+                 that, and the message comes again.
+
+    One student's events of a kind come in order. What does not decode is passed over, as its
+    producer alone can mend it: it is counted (`Subscription.undecodable`) and logged as a warning
+    of the logger `bus.subscription`, the 1st, the 10th, the 100th of a kind, without the record's
+    id and bytes. Raises, when the first event is asked for, `RetryLater` when Kafka or the registry
+    does not answer, `Stop` when no bus is up, and ValueError for a kind that the standard does not
+    have.
     """
+    return Subscription(kinds, group, settings, until_caught_up, undecodable)
+
+
+def _events(
+    kinds: tuple[str, ...],
+    group: str,
+    settings: Settings | None,
+    until_caught_up: bool,
+    pass_over: Callable[[Undecodable], None],
+) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
             f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
@@ -107,8 +191,11 @@ def subscribe(
                 elif error.fatal():
                     raise KafkaException(error)
                 continue
-            if event := _event(message, *decoders[place[0]]):
-                yield event
+            found = _event(message, *decoders[place[0]])
+            if isinstance(found, Event):
+                yield found
+            else:
+                pass_over(found)
             _handled(consumer, message)
     except KafkaException as error:
         raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
@@ -132,12 +219,15 @@ def _tell_in_one_line() -> None:
         sys.excepthook = hook
 
 
-def _event(message: Message, kind: str, decoder: Decoder) -> Event | None:
-    """The event of a message; None when it does not decode."""
+def _event(message: Message, kind: str, decoder: Decoder) -> Event | Undecodable:
+    """The event of a message, if it decodes."""
+    place, value = f"{message.topic()}/{message.partition()}/{message.offset()}", message.value()
     try:
-        record = decoder.decode(message.value())
-    except Never:
-        return None
+        record = decoder.decode(value)
+    except Never as reason:
+        key: bytes | str = message.key() or b""
+        name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        return Undecodable(kind, place, str(reason), name, value)
     about = attributes(message)
     return Event(
         kind=kind,
@@ -147,7 +237,7 @@ def _event(message: Message, kind: str, decoder: Decoder) -> Event | None:
         source=about.source,
         time=about.time,
         traceparent=about.traceparent,
-        place=f"{message.topic()}/{message.partition()}/{message.offset()}",
+        place=place,
     )
 
 

@@ -259,36 +259,42 @@ ACCOUNTS = Table(
     ("account_id", "parent_account_id", "name", "status"),
     {"org": account},
     ("account_id",),
+    {"status": ("deleted",)},
 )
 TERMS = Table(
     "terms.csv",
     ("term_id", "name", "status", "start_date", "end_date"),
     {"academicSession": term},
     ("term_id",),
+    {"status": ("deleted",)},
 )
 COURSES = Table(
     "courses.csv",
     ("course_id", "short_name", "long_name", "account_id", "term_id", "status"),
     {"class": course},
     ("course_id",),
+    {"status": ("completed", "deleted")},
 )
 SECTIONS = Table(
     "sections.csv",
     ("section_id", "course_id", "name", "status"),
     {"class": section},
     ("section_id",),
+    {"status": ("deleted",)},
 )
 USERS = Table(
     "users.csv",
     ("user_id", "login_id", "first_name", "last_name", "short_name", "email", "status"),
     {"student": user, "staff": user},
     ("user_id",),
+    {"status": ("suspended", "deleted")},
 )
 ENROLLMENTS = Table(
     "enrollments.csv",
     ("course_id", "section_id", "user_id", "role", "status", "start_date", "end_date"),
     {"enrollment": enrollment},
     ("section_id", "user_id", "role"),
+    {"status": ("inactive", "deleted")},
 )
 
 PRODUCT = Product(

@@ -194,7 +194,14 @@ def delivery(settings: WebhookSettings) -> Http:
 
 PRODUCT = Product(
     name="webhook",
-    tables=(Table("events", (), {kind: partial(to_json, kind) for kind in KINDS}),),
+    tables=(
+        Table(
+            "events",
+            (),
+            {kind: partial(to_json, kind) for kind in KINDS},
+            gone={"status": ("tobedeleted",)},
+        ),
+    ),
     settings=WebhookSettings,
     open=delivery,
     batch_records=500,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-def emit_differences(json: bool, product: str, found: Differences, more: dict[str, Any]) -> None:
-    """Print them, or the one JSON object with `more`."""
+def emit_differences(
+    json: bool, product: str, found: Differences, more: dict[str, Any], remarks: Sequence[str] = ()
+) -> None:
+    """Print them and, for a person, some remarks; or the one JSON object with `more`."""
     result = {
         "product": product,
         **more,
         "tables": found.numbers(),
         "differences": [one._asdict() for one in found.found],
     }
-    emit(json, result, lambda console: _show_differences(console, found))
+    emit(json, result, lambda console: _show_differences(console, found, remarks))
 
 
-def _show_differences(console: Console, found: Differences) -> None:
+def _show_differences(console: Console, found: Differences, remarks: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("table", "same", "missing", "extra", "different"):
         table.add_column(name, justify="left" if name == "table" else "right")
@@ -39,3 +42,5 @@ def _show_differences(console: Console, found: Differences) -> None:
         console.print(escape(f"{one.what} {one.table} {' '.join(one.key)}{columns}"))
     if len(found.found) > SHOWN:
         console.print(f"and {len(found.found) - SHOWN:,} more: --json has them all")
+    for remark in remarks:
+        console.print(escape(remark))

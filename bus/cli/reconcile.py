@@ -16,6 +16,7 @@ from bus.cli.replay_run import replayed
 
 if TYPE_CHECKING:
     from bus.product import Product
+    from bus.replay.product_rows import Differences
 
 MOST = 10_000
 """So many records are mended one by one; more of them are a case for a replay."""
@@ -44,7 +45,8 @@ def reconcile(
 ) -> None:
     """Compare what a product has with what the topics say: missing, extra, different.
 
-    `--repair` replays the latest state of just those records.
+    `--repair` replays the latest state of just those records. What is withdrawn is extra only where
+    the product's rows do not say that it is gone.
     """
     with failures(json):
         from bus import plugins
@@ -77,9 +79,47 @@ def reconcile(
         if repair and concerned:
             ended = replayed(loaded, product, concerned, why or "repair", out, url)
             more["repaired"] = ended
-        emit_differences(json, product, found, more)
-        if found.found and (more["repaired"] or {}).get("status") != "done":
+        remarks = _remarks(product, found, number, more["repaired"], repair=repair)
+        emit_differences(json, product, found, more, remarks)
+        if found.found and not _repaired(found, more["repaired"]):
             raise typer.Exit(1)
+
+
+def _repaired(found: Differences, repaired: dict[str, Any] | None) -> bool:
+    """Whether a replay has sent all that the product lacks, and nothing differs that none sends."""
+    ended = repaired is not None and repaired["status"] == "done"
+    return ended and not (found.unknown or (repaired or {}).get("left_out"))
+
+
+def _remarks(
+    product: str, found: Differences, number: int, repaired: dict[str, Any] | None, *, repair: bool
+) -> list[str]:
+    """What a repair did, or could do, about the differences; a line each.
+
+    number: of how many records the differences come. repaired: what is told of the replay.
+    """
+    remarks = []
+    if repaired:
+        sent = ", ".join(f"{n:,} {kind}" for kind, n in repaired["delivered"].items())
+        name, status = repaired["id"], repaired["status"]
+        remarks.append(
+            f"repaired: {product} was sent {sent or 'nothing'} again, as the topics have it now "
+            f"(replay {name}: {status}); compare again when it has taken that in"
+        )
+        if status != "done":
+            remarks.append(f"the repair has not ended: bus replay resume {name}")
+        if repaired["left_out"]:
+            remarks.append(
+                f"{repaired['left_out']:,} could not be sent: bus deadletters list {product}"
+            )
+    elif number and not repair:
+        remarks.append(f"--repair sends these {number:,} records again")
+    if found.unknown:
+        remarks.append(
+            f"{found.unknown:,} of the differences come of no record that the topics have; nothing "
+            f"can be sent for them: remove them at {product}, or leave them"
+        )
+    return remarks
 
 
 def _asked(product: Product, loaded: Any, folder: Path) -> Path:

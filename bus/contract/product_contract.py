@@ -16,7 +16,7 @@ from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract.example_records import a_record, records
 from bus.contract.fake_messages import Sent
-from bus.delivery import Batch, Delivery, Overtaken, Position, as_redelivery
+from bus.delivery import Batch, Delivery, Overtaken, Position, Row, as_redelivery
 from bus.errors import Never
 from bus.product import Product
 from bus.settings import registered_name
@@ -62,8 +62,40 @@ class ProductContract:
             assert record == before, f"{table.name} changes the record that it is given"
             assert function(copy.deepcopy(record)) == row, f"{table.name} is not pure"
             if table.columns:
-                for one in row if isinstance(row, list) else [row] if row is not None else []:
+                for one in _rows(row):
                     assert tuple(one) == table.columns
+
+    @settings(suppress_health_check=list(HealthCheck), deadline=None)
+    @given(data=st.data())
+    def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
+        """`bus reconcile` tells by `Table.gone` which rows a product keeps of what is no more: each
+        row that a withdrawal changes must say so."""
+        kind = data.draw(st.sampled_from(self.product.kinds))
+        record = data.draw(records(kind))
+        for table, function in self.product.translations(kind):
+            try:
+                before = _rows(function(record | {"status": "active"}))
+                after = _rows(function(record | {"status": "tobedeleted"}))
+            except Never:
+                continue
+            kept = [row for row in after if row not in before and not table.is_gone(row)]
+            assert not kept, (
+                f"{table.name} has a row of a withdrawn {kind} that Table.gone does not call gone; "
+                "name the column and the value that say it, as in gone={'status': ('deleted',)}"
+            )
+
+    def test_what_stands_is_not_gone(self) -> None:
+        """`Table.gone` names columns of its table, and does not call gone what stands."""
+        for table in self.product.tables:
+            if table.columns:
+                assert table.gone.keys() <= set(table.columns), f"{table.name} has no such column"
+            assert not any(isinstance(values, str) for values in table.gone.values()), (
+                f"the values in Table.gone of {table.name} are a tuple: ('deleted',)"
+            )
+        for kind, found in _district().items():
+            for table, function in self.product.translations(kind):
+                for row in (row for record in found for row in _rows(function(record))):
+                    assert not table.is_gone(row), f"{table.name} calls a {kind} gone that stands"
 
     # ---- the delivery --------------------------------------------------------------------------
 
@@ -181,6 +213,13 @@ class ProductContract:
         finally:
             delivery.close()
         return offsets
+
+
+def _rows(made: Any) -> list[Row]:
+    """What a translation made, as a list."""
+    if isinstance(made, list):
+        return made
+    return [] if made is None else [made]
 
 
 def _latest(state: Any) -> Any:

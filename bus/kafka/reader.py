@@ -23,6 +23,8 @@ AT_ONCE = 10_000
 """How many messages are taken at once."""
 PATIENCE = 1.0
 """For how many seconds one look waits for something to come."""
+SILENCE = 60.0
+"""After so many seconds in which nothing comes Kafka has gone away."""
 NO_LIMIT = 1 << 63
 
 Key = tuple[str | None, int | None]
@@ -221,8 +223,11 @@ def scan(
     start: Mapping[int, int] | None = None,
     stop: Mapping[int, int] | None = None,
     at_once: int = AT_ONCE,
+    silence: float = SILENCE,
 ) -> Iterator[Message]:
     """The messages of a topic, partition by partition in order; nothing for one that is not there.
+
+    Raises `RetryLater` when Kafka fails, or says nothing for `silence` seconds.
 
     start, stop: for some partitions, the first offset and the one before which to end; a partition
                  that `stop` does not name is read to its end, or not at all where `stop` is given.
@@ -234,14 +239,20 @@ def scan(
             places = [place for place in places if stop.get(place.partition, 0) > 0]
             last = {place: stop[place.partition] for place in places}
         first = {place: (start or {}).get(place.partition, 0) for place in places}
-        for batch in reader.batches(first, last, at_once=at_once):
+        for batch in reader.batches(first, last, at_once=at_once, silence=silence):
             yield from batch
 
 
 def passages(
-    settings: Settings, start: Mapping[Position, int], stop: Mapping[Position, int]
+    settings: Settings,
+    start: Mapping[Position, int],
+    stop: Mapping[Position, int],
+    *,
+    silence: float = SILENCE,
 ) -> Iterator[Message]:
     """The messages of some partitions, of any topics, each partition's in order.
+
+    Raises `RetryLater` when Kafka fails, or says nothing for `silence` seconds.
 
     start, stop: the offset to begin with, 0 for a partition that it does not name, and the one
                  before which to end, for each partition that is meant.
@@ -249,7 +260,7 @@ def passages(
     names = ", ".join(sorted({place.topic for place in stop}))
     with Reader(settings, _could_not_read(names)) as reader:
         first = {place: start.get(place, 0) for place, end in stop.items() if end > 0}
-        for batch in reader.batches(first, stop):
+        for batch in reader.batches(first, stop, silence=silence):
             yield from batch
 
 

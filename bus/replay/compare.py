@@ -9,13 +9,13 @@ the product really has.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
-from bus.delivery import Batch, Delivery
+from bus.delivery import Batch, Delivery, Part, Position
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay import history
@@ -23,11 +23,11 @@ from bus.replay.latest import LatestStates
 from bus.replay.product_rows import Differences, ProductStates, RowOrigin
 from bus.replay.record_filter import FilteredRecords, RecordFilter
 from bus.replay.replay_log import ReplayRequest
-from bus.replay.selection import select
-from bus.replay.window import resolve
+from bus.replay.selection import Selection, select
+from bus.replay.window import Window, resolve
 from bus.settings import Settings
 
-SHOULD, HAS, MADE = "should", "has", "made"
+SHOULD, HAS, MADE, TOLD = "should", "has", "made", "told"
 Progress = Callable[[int], None]
 
 
@@ -54,67 +54,128 @@ def reconcile(
     open_into: the product's delivery into a folder: what should be there is written as it would be
                for the product, with the district's settings.
 
-    An extra thing comes of the record that the topics say is gone, if they know of it at all.
+    An extra thing comes of the record that the topics say is gone, if they know of it at all. A row
+    of such a record is no difference while it says what the product was told last: that of a
+    product that keeps what is gone.
 
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
     if not any(table.columns for table in product.tables):
         raise Stop(f"{product.name} is told by requests: it has no files to be reconciled")
-    with _states(product) as states, tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
+    selection = select(settings, product.kinds)
+    window = resolve(settings, selection.kinds)
+    with (
+        _states(product) as states,
+        _opened(open_into, window) as standing,
+        _opened(open_into, window) as withdrawn,
+    ):
         states.read(HAS, export)
-        delivery = open_into(Path(folder))
-        try:
-            _should(settings, product, states, delivery, progress)
-        finally:
-            delivery.close()
-        states.read(SHOULD, Path(folder))
-        found = states.differences(SHOULD, HAS)
+        _should(settings, product, states, selection, window, standing, withdrawn, progress)
+        if standing.settle():
+            states.read(SHOULD, standing.folder)
+        with suppress(Stop):  # a set of nothing but what is withdrawn may not be written
+            if withdrawn.settle():
+                states.read(TOLD, withdrawn.folder)
+        found = states.differences(SHOULD, HAS, TOLD)
         concerned: dict[str, set[str]] = {}
         for one in found.found:
-            for source in states.sources_of(MADE, one.table, one.key):
+            sources = states.sources_of(MADE, one.table, one.key)
+            found.unknown += not sources
+            for source in sources:
                 concerned.setdefault(source.kind, set()).add(source.id)
         return found, concerned
+
+
+class _Written:
+    """What the product's delivery writes of some records, in a folder."""
+
+    def __init__(
+        self, open_into: Callable[[Path], Delivery], places: list[Position], folder: Path
+    ) -> None:
+        self._open_into, self._places, self.folder = open_into, places, folder
+        self._delivery: Delivery | None = None
+
+    def deliver(self, parts: list[Part], offsets: Mapping[Position, int]) -> None:
+        """Have these rows written; the delivery is opened for the first of them."""
+        if not any(row for part in parts for row in part.rows):
+            return
+        if self._delivery is None:
+            self._delivery = self._open_into(self.folder)
+            self._delivery.resume("", self._places)
+        self._delivery.deliver(Batch(parts, offsets))
+
+    def settle(self) -> bool:
+        """Have all of it written; whether there was anything."""
+        if self._delivery is None:
+            return False
+        self._delivery.settle()
+        return True
+
+    def close(self) -> None:
+        """Close the delivery."""
+        if self._delivery is not None:
+            self._delivery.close()
+
+
+@contextmanager
+def _opened(open_into: Callable[[Path], Delivery], window: Window) -> Iterator[_Written]:
+    with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
+        written = _Written(open_into, list(window.start), Path(folder))
+        try:
+            yield written
+        finally:
+            written.close()
 
 
 def _should(
     settings: Settings,
     product: Product,
     states: ProductStates,
-    delivery: Delivery,
+    selection: Selection,
+    window: Window,
+    standing: _Written,
+    withdrawn: _Written,
     progress: Progress,
 ) -> None:
-    """Deliver what stands, and note of which record each row is made, be it gone."""
-    selection = select(settings, product.kinds)
-    window = resolve(settings, selection.kinds)
+    """Deliver what stands and what is withdrawn; note of which record each row is made."""
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
     try:
-        delivery.resume("", list(window.start))
         sieve = RecordFilter(settings, about, selection, latest)
         number = 0
         for messages in history.read(settings, window, "level"):
             taken = FilteredRecords()
             sieve.take(messages, taken)
-            _made(product, states, taken.lots)
-            standing = {kind: _standing(lot) for kind, lot in taken.lots.items()}
-            parts, _, _ = translate(product, standing, {})
-            delivery.deliver(Batch(parts, taken.ends))
+            stand, gone = _apart(taken.lots)
+            standing.deliver(_made(product, states, stand), taken.ends)
+            withdrawn.deliver(_made(product, states, gone), taken.ends)
+            # Where a withdrawn record has no row, the row that it had tells of whom it was.
+            _made(product, states, {kind: _as_active(lot) for kind, lot in gone.items()})
             number += len(messages)
             progress(number)
-        delivery.settle()
     finally:
         latest.close()
 
 
-def _standing(lot: KindRecords) -> KindRecords:
-    found = KindRecords()
-    for record, message in zip(lot.records, lot.messages, strict=True):
-        if record["status"] != "tobedeleted":
-            found.add(record, message)
-    return found
+def _apart(
+    lots: Mapping[str, KindRecords],
+) -> tuple[dict[str, KindRecords], dict[str, KindRecords]]:
+    """The records that stand, and those that are withdrawn."""
+    stand: dict[str, KindRecords] = {}
+    gone: dict[str, KindRecords] = {}
+    for kind, lot in lots.items():
+        for record, message in zip(lot.records, lot.messages, strict=True):
+            side = gone if record["status"] == "tobedeleted" else stand
+            side.setdefault(kind, KindRecords()).add(record, message)
+    return stand, gone
 
 
-def _made(product: Product, states: ProductStates, lots: dict[str, KindRecords]) -> None:
+def _as_active(lot: KindRecords) -> KindRecords:
+    return KindRecords([record | {"status": "active"} for record in lot.records], lot.messages)
+
+
+def _made(product: Product, states: ProductStates, lots: Mapping[str, KindRecords]) -> list[Part]:
+    """The rows of records; of which record each is made is noted."""
     parts, _, _ = translate(product, lots, {})
     for part in parts:
         rows, sources = [], []
@@ -123,6 +184,7 @@ def _made(product: Product, states: ProductStates, lots: dict[str, KindRecords])
                 rows.append({name: one[name] for name in part.table.key})
                 sources.append(RowOrigin(part.kind, record["sourcedId"]))
         states.add(MADE, part.table, rows, sources)
+    return parts
 
 
 @contextmanager

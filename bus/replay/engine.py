@@ -3,7 +3,8 @@
     history → filter → deliver → replay log
 
 It reads outside any group, so the live consumer's offsets do not move, and it is a process of its
-own, so the live consumer does not wait for it. Killed at any moment it goes on, by `resume`, after
+own, so the live consumer does not wait for it. While Kafka is away it waits, and then reads on from
+where it was. Killed at any moment it goes on, by `resume`, after
 the last batch that the replay log has; that batch may be delivered once more, which each delivery
 bears as it does after a crash of the live consumer.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,7 +37,7 @@ from bus.delivery import (
     as_redelivery,
     is_unlocked,
 )
-from bus.errors import BusError, Stop
+from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.offsets import Offsets
@@ -45,7 +47,7 @@ from bus.registry.subjects import schema_lookup
 from bus.replay import history
 from bus.replay.latest import LatestStates
 from bus.replay.record_filter import FilteredRecords, RecordFilter
-from bus.replay.replay_log import ReplayEntry, ReplayLog, ReplayRequest, ReplayState, entry
+from bus.replay.replay_log import ReplayEntry, ReplayLog, ReplayRequest, ReplayState
 from bus.replay.selection import Selection
 from bus.replay.window import Window
 from bus.settings import Settings
@@ -120,9 +122,16 @@ class ReplayEngine:
         try:
             self._replay(self._about.window.after(self._state.reached))
         except _Wished as wished:
-            self._note(replace(self._state, status=wished.status))
+            try:
+                self._note(replace(self._state, status=wished.status))
+            except _Wished:
+                raise RetryLater(
+                    f"the replay is {wished.status}, but Kafka does not answer, so it is listed as "
+                    f"running; `bus replay resume {self._about.id}` goes on when Kafka is up"
+                ) from None
         except BusError as error:
-            self._note(replace(self._state, status="failed", error=str(error)))
+            with suppress(_Wished):  # Kafka is away, and it is to end
+                self._note(replace(self._state, status="failed", error=str(error)))
             raise
         else:
             # To the end, beyond which lie only the marks of transactions.
@@ -130,6 +139,7 @@ class ReplayEngine:
         finally:
             if self._latest:
                 self._latest.close()
+            self._log.close()
         return self._state
 
     def _replay(self, window: Window) -> None:
@@ -138,9 +148,10 @@ class ReplayEngine:
             self._retries.persist(lambda: topics.ensure(self._settings, [letters]))
         if needs_latest(self._product, self._about):
             unlocked = is_unlocked(self._delivery)
-            self._latest = LatestStates(self._settings, self._about.window, keep=unlocked)
+            look = partial(LatestStates, self._settings, self._about.window, keep=unlocked)
+            self._latest = self._retries.persist(look)
         if self._about.into:  # a place of the replay's own, which keeps its own account
-            window = window.after(self._resume(window))
+            window = window.after(self._retries.persist(partial(self._resume, window)))
         chosen = RecordFilter(self._settings, self._about, self._selection, self._latest)
         most = self._product.batch_records
         if self._about.rate:
@@ -148,12 +159,15 @@ class ReplayEngine:
         began, batch = self._clock(), FilteredRecords()
         first = began
         already = sum(self._state.delivered.values())
-        for messages in history.read(self._settings, window, order_of(self._about)):
+        persist = self._retries.persist  # also while Kafka is away
+        for messages in history.read(self._settings, window, order_of(self._about), persist):
             for at in range(0, len(messages), most):
                 self._retries.persist(partial(chosen.take, messages[at : at + most], batch))
                 if len(batch) >= most or self._clock() - began > NOTE_SECONDS:
                     batch, began = self._deliver(batch, began), self._clock()
                     self._keep_pace(first, already)
+                self._heed_wish()
+            if not messages:
                 self._heed_wish()
         if batch.ends:
             self._deliver(batch, began)
@@ -251,7 +265,10 @@ class ReplayEngine:
             raise _Wished("paused")
         if self._clock() - self._wish_read > WISH_SECONDS:
             self._wish_read = self._clock()
-            wish = entry(self._settings, self._about.id).wish
+            try:
+                wish = self._log.wish()
+            except RetryLater:  # whoever reads or writes next waits for Kafka
+                return
             if wish != "run":
                 raise _Wished("paused" if wish == "pause" else "cancelled")
 

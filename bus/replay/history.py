@@ -11,7 +11,7 @@ By level: what is referred to before what refers to it, for a product that gets 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
@@ -19,13 +19,17 @@ from typing import Any, Literal
 from confluent_kafka import Message
 
 from bus.delivery import Position
+from bus.errors import RetryLater
 from bus.kafka import topics
-from bus.kafka.reader import Reader
+from bus.kafka.reader import PATIENCE, Reader
 from bus.replay.window import Window
 from bus.settings import Settings
 from bus.standard import KINDS
 
 Order = Literal["time", "level"]
+Taken = tuple[list[Message], list[tuple[Position, int]]]
+Retry = Callable[[Callable[[], Taken]], Taken]
+"""Does something, as often as it likes while that raises `RetryLater`."""
 
 AT_ONCE = 10_000
 AHEAD = 60_000
@@ -33,18 +37,27 @@ AHEAD = 60_000
 FETCHED = {"fetch.message.max.bytes": 262_144}
 """What comes of one partition at once is kept until the others have come as far, so it is not much:
 some 6,000 messages."""
+SILENCE = 30.0
+"""After so many seconds in which nothing comes Kafka has gone away, and is asked anew."""
 FAILURE = "could not read history: Kafka says {}; go on when it is up"
 
 
-def read(settings: Settings, window: Window, order: Order) -> Iterator[list[Message]]:
-    """The messages of a window, some thousand at a time.
+def read(
+    settings: Settings, window: Window, order: Order, retry: Retry = lambda take: take()
+) -> Iterator[list[Message]]:
+    """The messages of a window, some thousand at a time; none after a second in which none came.
 
-    Raises `RetryLater` when Kafka does not answer.
+    retry: tries to read on; each try goes on where the last one that was well has ended.
+
+    Raises `RetryLater` when Kafka does not answer, unless `retry` tries again.
     """
     steps = [window] if order == "time" else list(_levels(settings, window))
     for step in steps:
-        with Reader(settings, FAILURE, FETCHED) as reader:
-            yield from _Merge(settings, reader, step).batches()
+        merge = _Merge(settings, step, retry)
+        try:
+            yield from merge.batches()
+        finally:
+            merge.close()
 
 
 def _levels(settings: Settings, window: Window) -> Iterator[Window]:
@@ -70,26 +83,57 @@ class _Line:
 
 
 class _Merge:
-    def __init__(self, settings: Settings, reader: Reader, window: Window) -> None:
-        self._reader = reader
+    def __init__(
+        self, settings: Settings, window: Window, retry: Retry = lambda take: take()
+    ) -> None:
+        self._settings = settings
+        self._reader: Reader | None = None
+        self._quiet = 0.0
         self._window = window
+        self._retry = retry
         self._lines = {
             p: _Line(KINDS[topics.kind_of(settings, p.topic) or ""].level, at)
             for p, at in window.start.items()
         }
 
     def batches(self) -> Iterator[list[Message]]:
-        self._reader.assign(self._window.start)
         while not all(line.done for line in self._lines.values()):
-            messages, ended = self._reader.take(AT_ONCE)
+            messages, ended = self._retry(self._take)
             self._keep(messages)
             for place, _ in ended:
                 self._end(place, self._lines[place])
-            if ready := self._ready():
+            ready = self._ready()
+            if ready or not (messages or ended):
                 yield ready
             self._gate()
         if ready := self._ready():
             yield ready
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _take(self) -> Taken:
+        """What comes next. After a failure a new client reads on where the lines are."""
+        try:
+            reader = self._opened()
+            found = reader.take(AT_ONCE)
+            self._quiet = 0.0 if any(found) else self._quiet + PATIENCE
+            if self._quiet >= SILENCE:
+                raise RetryLater(FAILURE.format("nothing"))
+        except RetryLater:
+            self.close()
+            raise
+        return found
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self._settings, FAILURE, FETCHED)
+            self._quiet = 0.0
+            lines = self._lines.items()
+            self._reader.assign({p: line.next for p, line in lines if line.read})
+        return self._reader
 
     def _keep(self, messages: Iterable[Message]) -> None:
         lines, stops = self._lines, self._window.stop
@@ -111,7 +155,7 @@ class _Merge:
         line.done = True
         if line.read:
             line.read = False
-            self._reader.drop([place])
+            self._opened().drop([place])
 
     def _ready(self) -> list[Message]:
         """What nothing that is still to be read can come before."""
@@ -153,9 +197,9 @@ class _Merge:
                 line.read = True
                 empty[place] = line.next
         if full:
-            self._reader.drop(full)
+            self._opened().drop(full)
         if empty:
-            self._reader.add(empty)
+            self._opened().add(empty)
 
 
 _when = itemgetter(0, 1)

@@ -53,7 +53,8 @@ class LatestStates:
         }
         for topic in dict.fromkeys(place.topic for place in window.start):
             self._look(settings, topic, window)
-        self._admin = AdminClient(client_settings(settings))
+        self._settings = settings
+        self._admin: AdminClient | None = None
         self._tail = Reader(settings, "Kafka says {} when read")
         self._tail.assign(self.seen)
 
@@ -73,6 +74,8 @@ class LatestStates:
 
     def follow(self) -> None:
         """Look at all that has come by now; raises `RetryLater` when Kafka does not answer."""
+        if self._admin is None:
+            self._admin = AdminClient(client_settings(self._settings))
         try:
             asked = {TopicPartition(*p): OffsetSpec.latest() for p in self.seen}  # type: ignore[no-untyped-call]
             answers = self._admin.list_offsets(asked, isolation_level=COMMITTED)
@@ -82,6 +85,9 @@ class LatestStates:
                 if answer.result().offset > self.seen[place := Position(p.topic, p.partition)]
             }
         except KafkaException as error:
+            # After a restart of Kafka the same client would ask with the old leaders' epochs for
+            # ever: librdkafka does not ask for metadata again when it hears FENCED_LEADER_EPOCH.
+            self._admin = None
             raise RetryLater(f"Kafka says {error.args[0].name()} when asked for ends") from None
         while left:
             messages, ended = self._tail.take(patience=10.0)

@@ -5,7 +5,8 @@ of CSV files, each batch one (sorted by name they are in the order of their impo
 thing the last row holds); a folder with one set of CSV files, the whole of it; or one zip. Or it is
 made of records, by the product's translation. Of a product that is told by requests it is read from
 the shadow of a replay (`bus.replay.json_lines_folder`). Rows are told apart by `Table.key`; only
-columns that both sides have are compared, as exports have columns of their own.
+columns that both sides have are compared, as exports have columns of their own. A row that is gone
+(`Table.gone`) is as one that is not there.
 
 Rows lie in DuckDB, on the disk where they are many: a big district has eight million of them.
 """
@@ -32,8 +33,6 @@ from bus.ingest.columns import quoted
 from bus.product import Product
 
 What = Literal["missing", "extra", "different"]
-GONE = ("deleted", "suspended", "inactive")
-"""What a row's `status` says of a thing that is no more; a product may have it or not."""
 AT_ONCE = 50_000
 SCHEMA = pyarrow.schema(
     [
@@ -71,10 +70,14 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class Differences:
-    """In what two states differ, and how many rows of each table are the same in both."""
+    """In what two states differ, and how many rows of each table are the same in both.
+
+    unknown: how many of the differences come of no record that the topics have.
+    """
 
     found: list[Difference] = field(default_factory=list)
     same: Counter[str] = field(default_factory=Counter)
+    unknown: int = 0
 
     def numbers(self) -> dict[str, dict[str, int]]:
         """For each table how many are the same, missing, extra, different."""
@@ -131,7 +134,7 @@ class ProductStates:
         for row, source in zip(rows, sources, strict=True):
             keys.append(json.dumps([row.get(name) or "" for name in table.key]))
             cells.append(json.dumps({n: v or "" for n, v in row.items() if n}))
-            gone.append(str(row.get("status", "")).lower() in GONE)
+            gone.append(table.is_gone(row))
             kinds.append(source.kind)
             ids.append(source.id)
         self._insert(f"{state} {table.name}", keys, cells, gone, kinds, ids)
@@ -147,7 +150,7 @@ class ProductStates:
                     f"{state} {table}",
                     [json.dumps([line["kind"], line["id"]]) for line in some],
                     [json.dumps({n: _text(v) for n, v in line["row"].items()}) for line in some],
-                    [line["row"].get("status") == "tobedeleted" for line in some],
+                    [self.tables[table].is_gone(line["row"]) for line in some],
                     [line["kind"] for line in some],
                     [line["id"] for line in some],
                 )
@@ -161,14 +164,18 @@ class ProductStates:
         self._con.execute(f"INSERT INTO {quoted(name)} FROM added")
         self._con.unregister("added")
 
-    def differences(self, first: str, second: str) -> Differences:
-        """How the second differs from the first; what is gone is as what is not there."""
+    def differences(self, first: str, second: str, told: str = "") -> Differences:
+        """How the second differs from the first; what is gone is as what is not there.
+
+        told: a state of what was told last of withdrawn records. A row that only the second state
+              has is no difference if it says what is told of it.
+        """
         found = Differences()
         there = {row[0] for row in self._con.execute("SHOW TABLES").fetchall()}
         for table in self.tables:
             sides = [
                 self._last(f"{state} {table}" if f"{state} {table}" in there else "")
-                for state in (first, second)
+                for state in (first, second, told)
             ]
             (number,) = self._con.execute(
                 f"SELECT count(*) FROM {sides[0]} a JOIN {sides[1]} b USING (key) "
@@ -176,12 +183,14 @@ class ProductStates:
             ).fetchall()[0]
             found.same[table] += number  # also where there is none, for the order of the tables
             cursor = self._con.execute(
-                f"SELECT key, a.cells, b.cells FROM {sides[0]} a "
-                f"FULL JOIN {sides[1]} b USING (key) WHERE a.cells IS DISTINCT FROM b.cells "
-                "ORDER BY key"
+                f"SELECT key, a.cells, b.cells, told.cells FROM {sides[0]} a "
+                f"FULL JOIN {sides[1]} b USING (key) LEFT JOIN {sides[2]} told USING (key) "
+                "WHERE a.cells IS DISTINCT FROM b.cells ORDER BY key"
             )
             while lines := cursor.fetchmany(AT_ONCE):
-                for key, before, after in lines:
+                for key, before, after, last in lines:
+                    if before is None and last is not None and not _unlike(last, after):
+                        continue
                     self._tell(found, table, key, before, after)
         return found
 
@@ -216,12 +225,16 @@ class ProductStates:
             what: What = "missing" if after is None else "extra"
             found.found.append(Difference(what, table, ids))
             return
-        one, other = json.loads(before), json.loads(after)
-        columns = tuple(name for name in one if name in other and not _same(one[name], other[name]))
-        if columns:
+        if columns := _unlike(before, after):
             found.found.append(Difference("different", table, ids, columns))
         else:
             found.same[table] += 1
+
+
+def _unlike(before: str, after: str) -> tuple[str, ...]:
+    """The columns that two rows both have, and in which they differ."""
+    one, other = json.loads(before), json.loads(after)
+    return tuple(name for name in one if name in other and not _same(one[name], other[name]))
 
 
 def _text(value: Any) -> str:

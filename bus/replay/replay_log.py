@@ -4,6 +4,8 @@ Compacted, with three keys for each replay, whose values are JSON: `ID/about`, w
 begins; `ID/state`, by the process that runs it, after each batch; `ID/wish`, by whoever wants it to
 pause, to go on or to end. A replay's own progress is here and nowhere else: it is in no consumer
 group, so no group's offsets move.
+
+A process that runs a replay reads the topic once, and then only what is new in it.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from bus.delivery import Position
-from bus.errors import Stop
+from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import now
 from bus.kafka.kafka_errors import explained
-from bus.kafka.reader import scan
+from bus.kafka.reader import Reader, scan
 from bus.kafka.sender import send
 from bus.kafka.transactions import fence
 from bus.replay.window import Window
@@ -36,6 +38,11 @@ from bus.settings import Settings
 Status = Literal["running", "paused", "cancelled", "done", "failed"]
 Wish = Literal["run", "pause", "cancel"]
 SECONDS = 30.0
+ABORT_SECONDS = 5.0
+LOOK_SECONDS = 5.0
+"""How long Kafka may take to say what is new in the topic."""
+FENCED = "another process runs this replay now; this one has ended"
+UNREAD = "could not read what is wished of the replay: Kafka says {}; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,41 +198,124 @@ def wish(settings: Settings, id_: str, to: Wish) -> None:
 
 
 class ReplayLog:
-    """Writes of one replay. Only one process can: an earlier one's next write fails."""
+    """The log of one replay, for the process that runs it. Only one process can write: an earlier
+    one's next write fails. Not for several threads."""
 
     def __init__(self, settings: Settings, id_: str) -> None:
         topics.ensure(settings, [topics.replays(settings)])
         self._settings = settings
         self._id = id_
         self._topic = topics.replays(settings)
-        self._producer = Producer(
-            client_settings(settings)
-            | {"transactional.id": f"{settings.topic_prefix}.replay.{id_}"}
-        )
-        with _explained():
-            fence(self._producer)
+        self._tail = _Tail(settings, id_)
+        self._start()
+        # What may be the last state there as long as no other process writes.
+        self._written = {self._tail.read().get("state")}
+
+    def close(self) -> None:
+        """Let go of the client that reads."""
+        self._tail.close()
 
     def begin(self, about: ReplayRequest) -> None:
         """Note what it is."""
-        self._write("about", asdict(about))
+        self._write("about", json.dumps(asdict(about)).encode())
 
     def note(self, state: ReplayState) -> None:
-        """Note how far it is."""
-        self._write("state", asdict(replace(state, at=now())))
+        """Note how far it is. It may be called again after `RetryLater`."""
+        value = json.dumps(asdict(replace(state, at=now()))).encode()
+        self._written.add(value)
+        self._write("state", value)
+        self._written = {value}
 
-    def _write(self, what: str, value: Any) -> None:
+    def wish(self) -> Wish:
+        """What is wished of it by now; raises `RetryLater` when Kafka does not answer."""
+        found: Wish = json.loads(self._tail.read().get("wish", b"{}")).get("to", "run")
+        return found
+
+    def _start(self) -> None:
+        """A producer that no earlier one of this replay can write beside."""
+        self._doubt = False
+        self._producer = Producer(
+            client_settings(self._settings)
+            | {"transactional.id": f"{self._settings.topic_prefix}.replay.{self._id}"}
+        )
         with _explained():
-            self._producer.begin_transaction()
-            self._producer.produce(
-                self._topic, json.dumps(value).encode(), f"{self._id}/{what}".encode()
-            )
-            self._producer.commit_transaction(SECONDS)
+            try:
+                fence(self._producer)
+            except KafkaException:
+                self._doubt = True
+                raise
+
+    def _write(self, what: str, value: bytes) -> None:
+        if self._doubt:
+            self._start_again()
+        try:
+            with _explained():
+                self._producer.begin_transaction()
+                self._producer.produce(self._topic, value, f"{self._id}/{what}".encode())
+                self._producer.commit_transaction(SECONDS)
+        except RetryLater:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        """End a transaction that failed. Where Kafka cannot do that now, or does not answer, the
+        next write has a new producer, whose start ends it."""
+        try:
+            self._producer.abort_transaction(ABORT_SECONDS)
+        except KafkaException:
+            self._doubt = True
+
+    def _start_again(self) -> None:
+        """Another producer, unless another process has gone on with the replay meanwhile: that one
+        must not be fenced off."""
+        if self._tail.read().get("state") not in self._written:
+            raise Stop(f"could not note the replay's progress: {FENCED}")
+        self._start()
+
+
+class _Tail:
+    """What the topic has of one replay, read only as far as it is new. Not for several threads."""
+
+    def __init__(self, settings: Settings, id_: str) -> None:
+        self._settings = settings
+        self._id = id_
+        self._topic = topics.replays(settings)
+        self._next: dict[Position, int] = {}
+        self._latest: dict[str, bytes] = {}
+        self._reader: Reader | None = None
+
+    def read(self) -> Mapping[str, bytes]:
+        """The latest value by what it is: about, state, wish.
+
+        Raises `RetryLater` when Kafka does not answer; the next call goes on from where it was.
+        """
+        try:
+            if self._reader is None:
+                self._reader = Reader(self._settings, UNREAD, seconds=LOOK_SECONDS)
+            if not self._next:
+                self._next = dict.fromkeys(self._reader.places([self._topic]), 0)
+            for batch in self._reader.batches(self._next, silence=LOOK_SECONDS):
+                for message in batch:
+                    id_, _, what = (message.key() or b"").decode().rpartition("/")
+                    if id_ == self._id:
+                        self._latest[what] = message.value() or b"{}"
+            self._next |= self._reader.reached
+        except RetryLater:
+            self.close()
+            raise
+        return self._latest
+
+    def close(self) -> None:
+        """Let go of the client."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
 
 def _explained() -> AbstractContextManager[None]:
     return explained(
         "note the replay's progress",
-        fenced="another process runs this replay now; this one has ended",
+        fenced=FENCED,
         later="`bus replay resume` goes on when it is up",
     )
 

@@ -29,9 +29,14 @@ from bus.errors import Never
 from bus.standard.kinds import KINDS, Record
 
 ID_LENGTH = 255
+BLANK = r" \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+"""Spaces, named one by one, as dialects of regular expressions differ in what `\\s` is."""
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-ID = rf"^[^{CONTROL}]*[^\s{CONTROL}][^{CONTROL}]*$"
-TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+ID = rf"^[^{CONTROL}]*[^{BLANK}{CONTROL}][^{CONTROL}]*$"
+UNFIT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+"""Control characters other than tab and line ends."""
+TEXT = rf"^[^{UNFIT}]*$"
+WANTED = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 MOMENT = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -82,6 +87,19 @@ def from_json(kind: str, document: Mapping[str, Any]) -> Record:
     return record
 
 
+def text_keywords(field: Mapping[str, Any]) -> dict[str, Any]:
+    """What `from_json` asks of the text in a field, as keywords of JSON Schema (2020-12,
+    "Validation", section 6.3).
+
+    field: the field of the schema, as Avro has it.
+    """
+    if _is_id(field):
+        return {"minLength": 1, "maxLength": ID_LENGTH, "pattern": ID}
+    if _is_wanted(field):
+        return {"minLength": 1, "pattern": WANTED}
+    return {"pattern": TEXT}
+
+
 def _problems(kind: str, error: NotValid) -> list[FieldProblem]:
     expected = _expected(kind)
     found: dict[str, str] = {}
@@ -129,7 +147,7 @@ def _checked(field: Mapping[str, Any], avro: Any) -> Any:
     if avro == "string" and _is_id(field):
         return Annotated[str, Field(strict=True, max_length=ID_LENGTH, pattern=ID)]
     if avro == "string" and _is_wanted(field):
-        return Annotated[str, Field(strict=True, pattern=TEXT), AfterValidator(_not_blank)]
+        return Annotated[str, Field(strict=True, pattern=WANTED)]
     return _PRIMITIVES[avro]
 
 
@@ -160,10 +178,10 @@ def _is_wanted(field: Mapping[str, Any]) -> bool:
     return bool(field["type"] == "string" and "default" not in field)
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("blank")
-    return text
+def _whole(number: Any) -> Any:
+    """JSON has one sort of number: 2027.0 is the whole number 2027 (JSON Schema 2020-12, "Core",
+    section 4.2.3)."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _utc(moment: datetime) -> datetime:
@@ -188,8 +206,8 @@ _LOGICAL: dict[str, Any] = {
 _PRIMITIVES: dict[str, Any] = {
     "string": Annotated[str, Field(strict=True, pattern=TEXT)],
     "boolean": Annotated[bool, Field(strict=True)],
-    "int": Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)],
-    "long": Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)],
+    "int": Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31), BeforeValidator(_whole)],
+    "long": Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63), BeforeValidator(_whole)],
     "float": Annotated[float, Field(strict=True)],
     "double": Annotated[float, Field(strict=True)],
 }

@@ -22,6 +22,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -155,8 +156,13 @@ class Standing:
     switched off as it was; to switch it on again, delete the file that the error names.
     """
 
-    def __init__(self, folder: Path, url: httpx2.URL, patience: timedelta) -> None:
-        """Raises `Stop` when the endpoint is switched off or the folder cannot be made."""
+    def __init__(
+        self, folder: Path, url: httpx2.URL, patience: timedelta, earlier: Path | None = None
+    ) -> None:
+        """Raises `Stop` when the endpoint is switched off or the folder cannot be made.
+
+        earlier: a folder in which the file may lie yet; it is moved from there.
+        """
         name = hashlib.sha256(str(url).encode()).hexdigest()[:12]
         self.file = folder / f"endpoint-{name}.json"
         self._shown = shown(url)
@@ -167,6 +173,8 @@ class Standing:
             raise Stop(
                 f"{folder} cannot be made ({error.strerror}); set `state` to a folder that can"
             ) from None
+        if earlier is not None:
+            self._move_from(earlier / self.file.name)
         known = self._read()
         if why := known.get("disabled"):
             raise self._stop(str(why))
@@ -194,6 +202,18 @@ class Standing:
         """Switch it off, also for later runs; raises `Stop`."""
         self._write({"disabled": why, "at": datetime.now(UTC).isoformat(timespec="seconds")})
         raise self._stop(why)
+
+    def _move_from(self, old: Path) -> None:
+        """Take over the file of an earlier version: with it an endpoint stays switched off."""
+        if self.file.exists() or not old.is_file():
+            return
+        try:
+            shutil.move(old, self.file)  # with its time, which says when it was tried last
+        except OSError as error:
+            raise Stop(
+                f"{old} cannot be moved to {self.file} ({error.strerror}); move it, as it says "
+                "whether the endpoint is switched off"
+            ) from None
 
     def _stop(self, why: str) -> Stop:
         return Stop(

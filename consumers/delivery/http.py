@@ -29,17 +29,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import aiohttp
 import httpx2
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 from yarl import URL
 
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.errors import Never, RetryLater, Stop
 from bus.local.event_loop import new_event_loop
-from bus.settings import Model
+from bus.settings import Model, load
 from bus.standard import KINDS
 from bus.standard.fault_codes import FaultCode, Reason, code_of
 from consumers.delivery import endpoint
@@ -83,7 +83,8 @@ class HttpSettings(Model):
     disable_after_hours: after so long without any success the endpoint is switched off.
     refusals_in_a_row:  after so many refused events, and none taken, the program stops.
     give_up_hours:      after so long an event that is answered 500 goes to the dead letters.
-    state:              the folder of the file that says since when an endpoint fails.
+    state:              the folder of the file that says since when an endpoint fails; None: the
+                        folder `products` of the home.
     """
 
     url: str = Field(default="", repr=False)
@@ -93,9 +94,23 @@ class HttpSettings(Model):
     disable_after_hours: float = Field(default=120.0, gt=0)
     refusals_in_a_row: int = Field(default=100, ge=1)
     give_up_hours: float = Field(default=6.0, ge=0)
-    state: Path = Field(
-        default_factory=lambda: Path(os.environ.get("BUS_HOME", ".bus")) / "products"
-    )
+    state: Path | None = None
+    _home: Path | None = None
+
+    @model_validator(mode="after")
+    def _of_this_bus(self, info: ValidationInfo) -> Self:
+        self._home = (info.context or {}).get("home")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """`state`, or where it lies without that; raises `Stop` for settings that are wrong."""
+        return self.state or (self._home or load().home) / "products"
+
+    @property
+    def earlier_folder(self) -> Path | None:
+        """Where version 0.1.0 had it, which did not look at `home` of bus.toml."""
+        return None if self.state else Path(os.environ.get("BUS_HOME", ".bus")) / "products"
 
 
 class Place(NamedTuple):
@@ -130,7 +145,10 @@ class Http:
         self._settings = settings
         self._compose = compose
         self._standing = Standing(
-            settings.state, self._url, timedelta(hours=settings.disable_after_hours)
+            settings.folder,
+            self._url,
+            timedelta(hours=settings.disable_after_hours),
+            settings.earlier_folder,
         )
         self._settled: dict[Place, str] = {}  # of the batch in hand: "" taken, else why refused
         self._broke: dict[Place, float] = {}  # of the batch in hand: when first answered 500

@@ -11,27 +11,43 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.standard import KINDS
+from bus.standard.json import DATE, MOMENT, text_keywords
+from producers.http.idempotency import LONGEST
 from producers.http.intake import SAME_ATTENDANCE
 from producers.http.problems import CONTENT_TYPE
 from producers.http.settings import HttpSettings
 
 Schema = dict[str, Any]
 
+FLOAT, DOUBLE = 3.4028234663852886e38, 1.7976931348623157e308
+"""The largest numbers of IEEE 754, binary32 and binary64."""
+
 PRIMITIVES: dict[str, Schema] = {
     "null": {"type": "null"},
     "string": {"type": "string"},
     "boolean": {"type": "boolean"},
-    "int": {"type": "integer"},
-    "long": {"type": "integer"},
-    "float": {"type": "number"},
-    "double": {"type": "number"},
+    "int": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
+    "long": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    "float": {"type": "number", "minimum": -FLOAT, "maximum": FLOAT},
+    "double": {"type": "number", "minimum": -DOUBLE, "maximum": DOUBLE},
 }
 LOGICAL: dict[str, Schema] = {
-    "date": {"type": "string", "format": "date"},
-    "timestamp-millis": {"type": "string", "format": "date-time"},
+    "date": {"type": "string", "format": "date", "pattern": DATE},
+    "timestamp-millis": {"type": "string", "format": "date-time", "pattern": MOMENT},
 }
+KEY = r'^(?:"(?:[ !#-\[\]-~]|\\["\\])+"|[!#-~][!-~]*)$'
+"""An Idempotency-Key, as `producers.http.idempotency` reads it: a quoted string, or a bare word."""
 OPTIONAL = {"attendance": ("sourcedId", "status")}
 """What may be left out although the schema has no default for it; see `producers.http.intake`."""
+NULLABLE = {"attendance": ("sourcedId",)}
+"""What may also be null: it is then as if it were left out."""
+RETRY_AFTER = {
+    "Retry-After": {
+        "description": "In how many seconds to send it again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
 
 PROBLEMS = {
     "400": "The body is not JSON, or the Idempotency-Key is malformed.",
@@ -44,8 +60,13 @@ PROBLEMS = {
     "422": "Records are wrong (`errors` names every field), or the Idempotency-Key came before "
     "with another body. Nothing was taken.",
     "429": "Too often, or too much waits for Kafka; see Retry-After.",
+    "500": "A fault of the service. Nothing is known of what was taken; its log says where it was.",
     "503": "Kafka has not confirmed it; see Retry-After.",
 }
+
+
+LATER = ("409", "429", "503")
+"""The answers to a request that is to be sent again as it is."""
 
 
 def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
@@ -69,6 +90,7 @@ def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
                 status: {
                     "description": text,
                     "content": {CONTENT_TYPE: {"schema": _ref("problem")}},
+                    **({"headers": RETRY_AFTER} if status in LATER else {}),
                 }
                 for status, text in PROBLEMS.items()
             },
@@ -82,12 +104,15 @@ def schema(kind: str) -> Schema:
     """The JSON Schema (2020-12) of one record as the service takes it."""
     avro = KINDS[kind].schema
     named: dict[str, Schema] = {}
-    left_out = OPTIONAL.get(kind, ())
+    left_out, nullable = OPTIONAL.get(kind, ()), NULLABLE.get(kind, ())
     return {
         "title": avro["name"],
         "description": avro["doc"],
         "type": "object",
-        "properties": {field["name"]: _property(field, named) for field in avro["fields"]},
+        "properties": {
+            field["name"]: _property(field, named, null=field["name"] in nullable)
+            for field in avro["fields"]
+        },
         "required": [
             field["name"]
             for field in avro["fields"]
@@ -97,26 +122,29 @@ def schema(kind: str) -> Schema:
     }
 
 
-def _property(field: Schema, named: dict[str, Schema]) -> Schema:
-    found = _type(field["type"], named) | {"description": field["doc"]}
+def _property(field: Schema, named: dict[str, Schema], *, null: bool) -> Schema:
+    avro = [field["type"], "null"] if null else field["type"]
+    found = _type(avro, named, text_keywords(field)) | {"description": field["doc"]}
     if "default" in field:
         found["default"] = field["default"]
     return found
 
 
-def _type(avro: Any, named: dict[str, Schema]) -> Schema:
+def _type(avro: Any, named: dict[str, Schema], text: Schema) -> Schema:
+    """The JSON Schema of an Avro type; `text` are the keywords of text in its field."""
     if isinstance(avro, list):
-        return {"anyOf": [_type(branch, named) for branch in avro]}
+        return {"anyOf": [_type(branch, named, text) for branch in avro]}
     if isinstance(avro, str):
-        return dict(named.get(avro) or PRIMITIVES[avro])
+        found = named.get(avro) or PRIMITIVES[avro]
+        return found | (text if avro == "string" else {})
     if logical := avro.get("logicalType"):
         return dict(LOGICAL[logical])
     if avro["type"] == "enum":
         named[avro["name"]] = {"type": "string", "enum": list(avro["symbols"])}
         return dict(named[avro["name"]])
     if avro["type"] == "array":
-        return {"type": "array", "items": _type(avro["items"], named)}
-    return _type(avro["type"], named)
+        return {"type": "array", "items": _type(avro["items"], named, text)}
+    return _type(avro["type"], named, text)
 
 
 def _operation(kind: str, http: HttpSettings) -> Schema:
@@ -137,7 +165,7 @@ def _operation(kind: str, http: HttpSettings) -> Schema:
                 "description": "A key of the client's own for this one request, such as a UUID in "
                 "double quotes. The same request sent again with it is answered again and not done "
                 f"again, for {http.idempotency_hours:g} hours.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+                "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": KEY},
             },
             {
                 "name": "traceparent",
@@ -200,10 +228,15 @@ _ACCEPTED: Schema = {
         "events": {
             "type": "array",
             "description": "One for each record, in their order.",
+            "minItems": 1,
             "items": {
                 "type": "object",
                 "properties": {
-                    "id": {"type": "string", "description": "The event's CloudEvents id."},
+                    "id": {
+                        "type": "string",
+                        "format": "uuid",
+                        "description": "The event's CloudEvents id.",
+                    },
                     "sourcedId": {"type": "string", "description": "The record's id."},
                 },
                 "required": ["id", "sourcedId"],

@@ -7,7 +7,9 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
-from tests.fakes.broker import Broker
+from confluent_kafka import KafkaError
+
+from tests.fakes.broker import Broker, failure
 from tests.fakes.consumer import metadata
 
 
@@ -16,6 +18,7 @@ class FakeAdmin:
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
         self._broker = broker
+        self._epoch: int | None = None  # of the leaders, as it learned it when it first asked
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """The topics and their partitions."""
@@ -28,8 +31,15 @@ class FakeAdmin:
         return {topic.topic: _done(None) for topic in new}
 
     def list_offsets(self, asked: Mapping[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
-        """The ends of partitions; what is not committed lies beyond."""
+        """The ends of partitions; what is not committed lies beyond.
+
+        One client asks with the leaders' epochs that it has learned once, as librdkafka's does.
+        """
         self._broker.answer()
+        if self._epoch is None:
+            self._epoch = self._broker.restarts
+        if self._epoch != self._broker.restarts:
+            raise failure(KafkaError.FENCED_LEADER_EPOCH)
         return {
             p: _done(SimpleNamespace(offset=self._broker.log((p.topic, p.partition)).stable))
             for p in asked

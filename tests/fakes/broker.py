@@ -134,6 +134,8 @@ class Broker:
     down:       whether consumers and producers get no answer.
     commits:    the commits to come that fail, by error code, the first of them first.
     unwritten:  how many flushes to come fail.
+    restarts:   how often it has come again.
+    ends:       the ends of transactions to come that fail, by error code, the first of them first.
     history:    what happened, in order: ("write", place, offset), ("commit", group, offsets), and
                 what tests add.
     """
@@ -145,6 +147,8 @@ class Broker:
         self.down = False
         self.commits: list[int] = []
         self.unwritten = 0
+        self.ends: list[int] = []
+        self.restarts = 0
         self.history: list[tuple[Any, ...]] = []
         self.topics: dict[str, list[Log]] = {}
         self.groups: dict[str, Group] = {}

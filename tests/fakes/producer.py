@@ -21,6 +21,7 @@ class FakeProducer:
         self._id = str(config.get("transactional.id", ""))
         self._epoch = 0
         self._kept: list[tuple[str, dict[str, Any], Report | None]] = []
+        self._open = False
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """The topics and their partitions."""
@@ -63,13 +64,22 @@ class FakeProducer:
         self._epoch = self._broker.epochs.get(self._id, 0) + 1
         self._broker.epochs[self._id] = self._epoch
 
+    def abort_transaction(self, timeout: float) -> None:
+        """Write nothing of it."""
+        self._broker.answer()
+        self._kept, self._open = [], False
+
     def begin_transaction(self) -> None:
-        """Begin one."""
-        self._kept = []
+        """Begin one; not while another is open."""
+        if self._open:
+            raise failure(KafkaError._STATE)
+        self._kept, self._open = [], True
 
     def commit_transaction(self, timeout: float) -> None:
         """Write all of it, and let it be read."""
         self._broker.answer()
+        if self._broker.ends:
+            raise failure(self._broker.ends.pop(0))
         if self._broker.epochs[self._id] != self._epoch:
             raise failure(KafkaError._FENCED)
         transaction = self._broker.transaction()
@@ -77,4 +87,4 @@ class FakeProducer:
             partition = self._broker.partition(topic, message["key"])
             transaction.append(topic, partition, **message)
         transaction.commit()
-        self._kept = []
+        self._kept, self._open = [], False

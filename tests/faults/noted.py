@@ -3,7 +3,8 @@
     python -m tests.faults.noted NOTES RECORDS ARGUMENT…
 
 NOTES is a file to which a line is added before and after each thing that a kill may tear; RECORDS
-is how large a transaction and a consumer's batch are at most. The notes of a producer say as well
+is how large a transaction and a consumer's batch are at most; a replay reads little more than that
+ahead. The notes of a producer say as well
 what belonged together: `commit RUN FIRST LAST` for a transaction of the events FIRST to LAST.
 """
 
@@ -23,6 +24,7 @@ from bus import cli
 from bus.consume.worker import Worker
 from bus.ingest import pipeline, snapshot
 from bus.kafka.transactions import Publisher
+from bus.replay import history
 from tests.faults import defects
 
 PIECE = 25
@@ -84,6 +86,7 @@ def main() -> None:
     notes = Notes(path)
     defects.build_in()
     pipeline.TRANSACTION_RECORDS = pipeline.BATCH = int(records)
+    history.AT_ONCE, history.AHEAD = int(records), 2 * int(records)
     note_transactions(notes)
     notes.around(snapshot, "attach")
     notes.around(snapshot, "remember")

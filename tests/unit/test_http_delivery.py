@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from bus import plugins
 from bus.delivery import Batch, Part, Position, Row, Table
 from bus.errors import Never, RetryLater, Stop
+from bus.product import Product
+from bus.settings import load
 from consumers.delivery import endpoint, http
 from consumers.delivery.http import Http, HttpSettings, Post
 from tests.webhook_receiver import Received, Receiver
@@ -384,6 +387,54 @@ def test_gone_switches_it_off_until_a_person_switches_it_on(
     (marker,) = tmp_path.glob("endpoint-*.json")
     marker.unlink()
     assert open_http().deliver(same) == []
+
+
+@pytest.fixture
+def of_a_bus(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Http]]:
+    """Opens the delivery as `bus consume` does, with `home` in bus.toml and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BUS_HOME", raising=False)
+    monkeypatch.delenv("BUS_CONFIG", raising=False)
+    (tmp_path / "bus.toml").write_text('home = "elsewhere/home"\n')
+    product = Product("hook", (EVENTS,), HttpSettings, lambda given: Http(given, compose))
+    opened = []
+
+    def make() -> Http:
+        settings = plugins.product_settings(product, load(), url=receiver.url)
+        opened.append(product.open(settings))
+        return opened[-1]  # type: ignore[return-value]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def test_what_is_known_of_an_endpoint_lies_in_the_home_of_bus_toml(
+    receiver: Receiver, of_a_bus: Callable[[], Http], tmp_path: Path
+) -> None:
+    receiver.next(503)
+    with pytest.raises(RetryLater):
+        of_a_bus().deliver(batch(part("attendance", ("s1", 0))))
+    assert len(list(tmp_path.glob("elsewhere/home/products/endpoint-*.json"))) == 1
+    assert not (tmp_path / ".bus").exists()
+
+
+def test_an_endpoint_that_an_earlier_version_switched_off_stays_off(
+    receiver: Receiver, of_a_bus: Callable[[], Http], open_http: Open, tmp_path: Path
+) -> None:
+    """Version 0.1.0 kept what it knew in .bus of the current folder, whatever bus.toml said."""
+    receiver.next(410)
+    with pytest.raises(Stop, match="410 Gone"):
+        open_http(state=tmp_path / ".bus" / "products").deliver(batch(part("student", ("s1", 0))))
+    with pytest.raises(Stop, match=r"delete elsewhere/home/products/endpoint-.*\.json"):
+        of_a_bus()
+    assert len(receiver.received) == 1
+
+    (marker,) = tmp_path.glob("elsewhere/home/products/endpoint-*.json")
+    marker.unlink()
+    assert of_a_bus().deliver(batch(part("student", ("s1", 0)))) == []  # it is switched on for good
 
 
 def failing_since(folder: Path, ago: timedelta) -> Path:

@@ -175,8 +175,8 @@ def test_what_came_first_is_read_first_and_a_partition_keeps_its_order(
     window = Window(dict.fromkeys(lines, 0), {p: len(line) for p, line in lines.items()})
     reads: Any = Reads(mixed, iter([1, 5, 2, 9]))
     with patch.object(reader, "Consumer", lambda _: reads):
-        merge = _Merge(NAMED, reader.Reader(NAMED, "{}"), window)
-    found: list[Any] = [message for batch in merge.batches() for message in batch]
+        merge = _Merge(NAMED, window)
+        found: list[Any] = [message for batch in merge.batches() for message in batch]
     assert len(found) == len(students) + len(enrollments)
     assert [m.time for m in found] == sorted(m.time for m in found)
     for place in lines:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bus.kafka import topics
+from bus.kafka.reader import Reader
+from bus.replay import replay_log
 from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Stop
 
 
@@ -420,3 +424,113 @@ def test_a_replay_never_takes_a_product_back_in_time(
             for message, _, record in lunch.told[len(before) :]:
                 assert (message.offset() or 0) >= told.get(record["sourcedId"], 0)
                 told[record["sourcedId"]] = message.offset() or 0
+
+
+# ---- when Kafka is away -------------------------------------------------------------------------
+
+
+def away(bus: Bus, lunch: FakeProduct, seconds: float) -> None:
+    """Kafka goes away when the product has the first batch, for so long."""
+
+    def back() -> None:
+        bus.broker.down = False
+        bus.broker.restarts += 1
+
+    def go(_: object) -> None:
+        lunch.before = lambda _: None
+        bus.broker.down = True
+        bus.clock.after(seconds, back)
+
+    lunch.before = go
+
+
+@pytest.mark.parametrize("tells_time", [False, True])
+@pytest.mark.parametrize("seconds", [3, 300])
+def test_a_replay_goes_on_when_kafka_comes_again(
+    bus: Bus, lunch: FakeProduct, seconds: float, tells_time: bool
+) -> None:
+    history(bus)
+    bus.broker.fetch = 1  # so that most is still to be read when it goes away
+    about = bus.about()
+    away(bus, lunch, seconds)
+    state = bus.replay(lunch, about, batch=1, tells_time=tells_time).run()
+    assert state.status == bus.state(about).status == "done"
+    # What it had is the first of the two states of s0 only where the product tells them apart.
+    assert lunch.ids == (STORY if tells_time else [STORY[0], *STORY[2:]])
+    assert sum(state.delivered.values()) == len(lunch.ids)
+
+
+def test_a_stop_while_kafka_is_away_ends_it_and_it_goes_on_later(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    history(bus)
+    bus.broker.fetch = 1
+    about = bus.about()
+    run = bus.replay(lunch, about, batch=1, tells_time=True)
+    away(bus, lunch, 1_000)
+    bus.clock.after(10, run.stop)
+    with pytest.raises(RetryLater, match=f"bus replay resume {about.id}"):
+        run.run()
+    bus.broker.down = False
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
+    assert sorted(set(lunch.ids)) == sorted(set(STORY))
+
+
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS])
+def test_a_note_that_fails_is_aborted_and_written_again(
+    bus: Bus, lunch: FakeProduct, code: int
+) -> None:
+    history(bus)
+    about = bus.about()
+    bus.broker.ends = [code] * 3
+    state = bus.replay(lunch, about, batch=1, tells_time=True)
+    with pytest.raises(RetryLater):
+        state.run()  # the very first note, which says that it begins
+    bus.broker.ends = []
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
+
+    about = bus.about()
+    lunch.before = lambda _: bus.broker.ends.append(code)
+    assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
+    assert bus.state(about).status == "done"
+    assert lunch.ids == STORY * 2
+
+
+def test_who_has_gone_on_meanwhile_is_not_fenced_off(bus: Bus, lunch: FakeProduct) -> None:
+    """Kafka is away from the one alone: another process resumes the replay, and ends it."""
+    history(bus)
+    about = bus.about()
+    run = bus.replay(lunch, about, batch=1, tells_time=True)
+
+    def taken_over(_: object) -> None:
+        lunch.before = lambda _: None
+        assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
+        bus.broker.ends = [KafkaError._TIMED_OUT]
+        run._log._doubt = True
+
+    lunch.before = taken_over
+    with pytest.raises(Stop, match="another process runs this replay now"):
+        run.run()
+    assert bus.state(about).status == "done"
+
+
+def test_the_topic_of_replays_is_read_once(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    class Counting(Reader):
+        def take(self, *args: Any, **kwargs: Any) -> Any:
+            messages, ended = super().take(*args, **kwargs)
+            given.extend(messages)
+            return messages, ended
+
+    history(bus)
+    run = bus.replay(lunch, bus.about(), batch=1, tells_time=True)
+    for _ in range(50):
+        bus.wish(bus.about(), "run")
+    monkeypatch.setattr(replay_log, "Reader", Counting)
+    lunch.before = lambda _: bus.clock.advance(2)
+    assert run.run().status == "done"
+    there = len(bus.broker.messages(topics.replays(bus.settings)))
+    assert 50 < len(given) <= there

@@ -198,3 +198,12 @@ def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None
         assert {one.field for one in invalid.problems} == {name}
     else:
         assert from_json(kind, to_json(kind, record)) == record
+
+
+def test_a_number_without_a_fraction_is_whole_however_it_is_written() -> None:
+    """JSON has one sort of number: 2027.0 is 2027."""
+    told = {"sourcedId": "y", "status": "active", "title": "2027", "type": "schoolYear"}
+    days = {"startDate": "2026-08-01", "endDate": "2027-07-31"}
+    record = from_json("academicSession", told | days | {"schoolYear": 2027.0})
+    assert record["schoolYear"] == 2027
+    assert isinstance(record["schoolYear"], int)

@@ -1,14 +1,135 @@
-"""A vendor's script when the bus does not answer: one line for a person, status 1."""
+"""A vendor's reading: what does not decode is passed over, and never in silence; when the bus does not
+answer, one line for a person says it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from bus import Event, Subscription, Undecodable, subscribe
+from tests.fakes.consumer import FakeConsumer
+from tests.fakes.harness import Bus
+
+GROUP = "vendor"
+
+
+class Member(FakeConsumer):
+    """A member that stores offsets: those that it stored are committed when it closes."""
+
+    def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any = None) -> None:
+        super().subscribe(topics, on_assign, on_revoke, on_lost or on_revoke)
+
+    def store_offsets(self, message: Any) -> None:
+        place = (message.topic(), message.partition())
+        self._group.committed[place] = message.offset() + 1
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
+    """Two students, and between them what is none."""
+    bus = Bus(monkeypatch)
+    monkeypatch.setattr("bus.subscription.Consumer", partial(Member, bus.broker))
+    monkeypatch.setattr("bus.subscription.schema_lookup", lambda _: _schema)
+    monkeypatch.setattr("bus.subscription.check_reachable", lambda _: None)
+    monkeypatch.setattr("bus.subscription._tell_in_one_line", lambda: None)  # of this process
+    bus.publish("student", "s1")
+    bus.publish("student", "secret-id", become="rubbish")
+    bus.publish("student", "s2")
+    return bus
+
+
+def _schema(schema_id: int) -> Any:
+    from tests.fakes.harness import _schema as found
+
+    return found(schema_id)
+
+
+def reading(bus: Bus, **options: Any) -> Subscription:
+    return subscribe("student", group=GROUP, settings=bus.settings, until_caught_up=True, **options)
+
+
+def ids(events: Any) -> list[str]:
+    return [event.record["sourcedId"] for event in events]
+
+
+def test_what_does_not_decode_is_counted_logged_and_told(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost: list[Undecodable] = []
+    events = reading(bus, undecodable=lost.append)
+    with caplog.at_level(logging.WARNING):
+        assert ids(events) == ["s1", "s2"]
+    assert events.undecodable == {"student": 1}
+    assert [(one.kind, one.place, one.key, one.value) for one in lost] == [
+        ("student", "schoolbus.student/0/1", "secret-id", b"rubbish")
+    ]
+    (said,) = caplog.messages
+    assert "1 of kind student" in said and "schoolbus.student/0/1: the value is not Avro" in said
+    assert "secret-id" not in said
+    assert "secret-id" not in repr(lost[0])
+
+
+def test_it_is_not_told_again(bus: Bus) -> None:
+    assert len(ids(reading(bus))) == 2
+    again = reading(bus)
+    assert (ids(again), again.undecodable) == ([], {})
+
+
+def test_an_erasure_is_told_with_its_key(bus: Bus) -> None:
+    bus.broker.append("schoolbus.student", 0, key=b"s1", value=None, headers=[])
+    lost: list[Undecodable] = []
+    ids(reading(bus, undecodable=lost.append))
+    assert (lost[-1].key, lost[-1].value) == ("s1", None)
+    assert "erasure" in lost[-1].reason
+
+
+def test_when_the_hook_raises_the_message_comes_again(bus: Bus) -> None:
+    def refuse(_: Undecodable) -> None:
+        raise RuntimeError("the vendor wants to know")
+
+    events = reading(bus, undecodable=refuse)
+    assert isinstance(next(events), Event)
+    with pytest.raises(RuntimeError, match="wants to know"):
+        next(events)
+    assert events.undecodable == {}
+    again = reading(bus)
+    assert ids(again) == ["s2"]
+    assert again.undecodable == {"student": 1}
+
+
+def test_a_topic_full_of_it_does_not_fill_the_log(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(120):
+        bus.publish("student", f"x{number}", become="rubbish")
+    events = reading(bus)
+    with caplog.at_level(logging.WARNING):
+        ids(events)
+    assert events.undecodable.total() == 121
+    assert [message.split(": ")[1].split(" ")[0] for message in caplog.messages] == [
+        "1",
+        "10",
+        "100",
+    ]
+
+
+def test_who_closes_leaves_the_group(bus: Bus) -> None:
+    events = reading(bus)
+    next(events)
+    events.close()
+    assert bus.broker.group(f"{bus.settings.topic_prefix}.{GROUP}").members == []
+    assert ids(reading(bus)) == ["s1", "s2"]
+
+
+# When the bus does not answer
 
 FIVE_LINES = """
 from bus import subscribe

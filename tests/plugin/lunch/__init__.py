@@ -14,6 +14,8 @@ from bus.standard import Enrollment, Student
 from lunch.folder import Folder
 
 LONGEST = 40
+EATS_NO_MORE = {"eats": ("no",)}
+"""How the lunchroom knows that somebody is gone."""
 
 
 def diner(record: Student) -> Row:
@@ -60,9 +62,19 @@ def open_folder(settings: Settings) -> Delivery:
 PRODUCT = Product(
     name="lunch",
     tables=(
-        Table("diners.csv", ("diner", "name", "grade", "eats"), {"student": diner}, ("diner",)),
         Table(
-            "places.csv", ("place", "diner", "school", "eats"), {"enrollment": place}, ("place",)
+            "diners.csv",
+            ("diner", "name", "grade", "eats"),
+            {"student": diner},
+            key=("diner",),
+            gone=EATS_NO_MORE,
+        ),
+        Table(
+            "places.csv",
+            ("place", "diner", "school", "eats"),
+            {"enrollment": place},
+            key=("place",),
+            gone=EATS_NO_MORE,
         ),
     ),
     settings=Settings,

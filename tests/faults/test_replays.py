@@ -1,0 +1,78 @@
+"""Kafka killed in the middle of replays: they wait, and go on from where they were.
+
+The processes of the replays live on, so nothing may come twice. What was delivered is what a dry run
+said before.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests import canvas_model
+from tests.faults.conftest import Findings
+from tests.faults.killing import LONGEST, Mortal, ready
+from tests.faults.published import DISTRICT, SECRET, Published
+from tests.faults.test_kills import kill
+from tests.integration.commands import Commands, until
+from tests.integration.conftest import Bus
+from tests.webhook_receiver import Receiver
+
+SOME = 60
+"""How many events a vendor has when Kafka is killed."""
+RATE = "80/s"
+
+
+def test_replays_survive_a_restart_of_kafka(
+    bus: Bus, commands: Commands, rng: random.Random, findings: Findings, turn: int
+) -> None:
+    mortal = Mortal(commands, rng)
+    commands.variables |= ready(commands.variables, SECRET)
+    canvas = commands.cwd / "canvas"
+    for day in (1, 2):
+        path = DISTRICT.write(commands.cwd / f"{day}.zip", day)
+        commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
+        commands.run("consume", "canvas", "--out", str(canvas), "--until-caught-up")
+    before, told = zips(canvas), canvas_model.apply(zips(canvas))
+
+    with Receiver(SECRET) as vendor:
+        replays = {
+            "canvas": ("replay", "canvas", "--out", str(canvas), "--rate", RATE),
+            "webhook": ("replay", "webhook", "--url", vendor.url, "--rate", RATE),
+        }
+        plans = {name: commands.run(*how, "--dry-run") for name, how in replays.items()}
+        processes = [mortal.start(*how) for how in replays.values()]
+        try:
+            until(
+                lambda: len(vendor.accepted) >= SOME and len(zips(canvas)) > len(before),
+                "both replays have begun",
+            )
+            kill(bus.home, "kafka", rng)
+            had = len(vendor.accepted)
+            statuses = [process.wait(LONGEST) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        events = list(vendor.accepted)
+
+    assert statuses == [0, 0]
+    for entry in commands.run("replay", "list")["replays"]:
+        plan = plans[entry["product"]]
+        assert (entry["status"], entry["share"], entry["left_out"]) == ("done", 1.0, 0)
+        assert entry["delivered"] == plan["delivered"]
+    published = Published.of(commands.settings)
+    published.told(events)
+    assert len(events) == len({event.id for event in events}), "told twice"
+    assert had < len(events), "it was over before Kafka was killed"
+    assert canvas_model.apply(zips(canvas)) == told
+    findings.add(
+        "kill -9: Kafka, in the middle of replays",
+        f"when a vendor had {had} of {len(events)} events",
+        "two replays went on by themselves; nothing lost, none twice",
+    )
+
+
+def zips(folder: Path) -> list[Path]:
+    """What was delivered, in order."""
+    return sorted(folder.glob("*.zip"))

@@ -1,0 +1,178 @@
+"""What a product has against what the topics say, without Kafka: which rows of what is gone count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.cli.reconcile import _remarks
+from bus.contract import ProductContract
+from bus.delivery import Row, Table
+from bus.product import Product
+from bus.replay.compare import reconcile
+from bus.replay.product_rows import Differences
+from consumers import canvas
+from consumers.delivery.csv_zip import Layout
+from consumers.delivery.zip_folder import ZipFolder
+from tests.fakes.harness import Bus
+
+NO_MORE = {"eats": ("no", "moved")}
+"""The lunchroom says `moved` by itself."""
+
+
+def diner(record: Any) -> Row:
+    return {
+        "diner": record["sourcedId"],
+        "name": record["givenName"],
+        "eats": "yes" if record["status"] == "active" else "no",
+    }
+
+
+def present(record: Any) -> Row | None:
+    return diner(record) if record["status"] == "active" else None
+
+
+def lunch(translate: Any = diner, gone: Mapping[str, tuple[str, ...]] = NO_MORE) -> Product:
+    diners = Table(
+        "diners.csv", ("diner", "name", "eats"), {"student": translate}, ("diner",), gone
+    )
+    return replace(canvas.PRODUCT, name="lunch", tables=(diners,))
+
+
+@pytest.fixture
+def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
+    """Ann eats here, and Bob does no more."""
+    bus = Bus(monkeypatch)
+    bus.publish("student", "ann", givenName="Ann")
+    bus.publish("student", "bob", givenName="Bob")
+    bus.publish("student", "bob", givenName="Bob", status="tobedeleted")
+    return bus
+
+
+def compared(
+    bus: Bus, folder: Path, product: Product, **has: str
+) -> tuple[list[tuple[Any, ...]], dict[str, set[str]], Differences]:
+    """What differs (what, key), of which records, and all that was found; `has` is text by file."""
+    export = folder / "export"
+    export.mkdir()
+    for name, text in has.items():
+        (export / f"{name}.csv").write_text(text.replace(" ", "\n"), encoding="utf-8")
+    found, concerned = reconcile(
+        bus.settings, product, export, lambda out: ZipFolder(out, product.name, Layout())
+    )
+    return [(one.what, *one.key) for one in found.found], concerned, found
+
+
+@pytest.mark.parametrize(
+    ("translate", "gone"),
+    [(diner, NO_MORE), (diner, {}), (present, NO_MORE)],
+    ids=["declared", "as it was told", "no row"],
+)
+def test_a_row_of_what_is_gone_is_no_difference(
+    bus: Bus, tmp_path: Path, translate: Any, gone: Any
+) -> None:
+    has = "diner,name,eats ann,Ann,yes" + (" bob,Bob,no" if translate is diner else "")
+    differences, concerned, _ = compared(bus, tmp_path, lunch(translate, gone), diners=has)
+    assert (differences, concerned) == ([], {})
+
+
+@pytest.mark.parametrize("translate", [diner, present])
+def test_a_row_that_should_be_gone_is_extra_and_its_record_is_known(
+    bus: Bus, tmp_path: Path, translate: Any
+) -> None:
+    has = "diner,name,eats ann,Ann,yes bob,Bob,yes"
+    differences, concerned, found = compared(bus, tmp_path, lunch(translate), diners=has)
+    assert differences == [("extra", "bob")]
+    assert (concerned, found.unknown) == ({"student": {"bob"}}, 0)
+
+
+def test_a_product_that_says_gone_of_what_stands_lacks_it(bus: Bus, tmp_path: Path) -> None:
+    has = "diner,name,eats ann,Ann,moved bob,Bob,no"
+    differences, concerned, _ = compared(bus, tmp_path, lunch(), diners=has)
+    assert (differences, concerned) == ([("missing", "ann")], {"student": {"ann"}})
+
+
+def test_of_rows_that_no_record_makes_only_those_count_that_are_not_gone(
+    bus: Bus, tmp_path: Path
+) -> None:
+    has = "diner,name,eats ann,Ann,yes cy,Cy,yes dan,Dan,moved"
+    differences, concerned, found = compared(bus, tmp_path, lunch(), diners=has)
+    assert (differences, concerned, found.unknown) == ([("extra", "cy")], {}, 1)
+
+
+def test_a_class_that_canvas_has_completed_keeps_its_section(bus: Bus, tmp_path: Path) -> None:
+    """Canvas keeps the section of a completed course as it is, and so do the rows."""
+    bus.publish("class", "c1", title="Art")
+    bus.publish("class", "c1", title="Art", status="tobedeleted")
+    bus.publish("class", "c2", title="Pottery")
+    bus.publish("class", "c2", title="Pottery", status="tobedeleted")
+    product = replace(canvas.PRODUCT, tables=(canvas.COURSES, canvas.SECTIONS))
+    differences, concerned, _ = compared(
+        bus,
+        tmp_path,
+        product,
+        courses="course_id,long_name,status c1,Art,completed c2,Pottery,active",
+        sections="section_id,course_id,name,status c1,c1,Art,active c2,c2,Pottery,active",
+    )
+    assert (differences, concerned) == ([("extra", "c2")], {"class": {"c2"}})
+
+
+# ---- what a product must say --------------------------------------------------------------------
+
+
+class Contract(ProductContract):
+    """Its tests, for a product that a test names."""
+
+
+@pytest.mark.parametrize(
+    ("product", "test", "wrong"),
+    [
+        (lunch(gone={}), "test_what_is_gone_is_declared", "that Table.gone does not call gone"),
+        (lunch(gone={"eat": ("no",)}), "test_what_stands_is_not_gone", "has no such column"),
+        (lunch(gone={"eats": ("yes",)}), "test_what_stands_is_not_gone", "gone that stands"),
+        (lunch(gone={"eats": "no"}), "test_what_stands_is_not_gone", "are a tuple"),  # type: ignore[dict-item]
+    ],
+)
+def test_the_contract_asks_which_rows_are_gone(product: Product, test: str, wrong: str) -> None:
+    contract = Contract()
+    contract.product = product
+    with pytest.raises(AssertionError, match=wrong):
+        getattr(contract, test)()
+
+
+@pytest.mark.parametrize("translate", [diner, present])
+def test_the_contract_takes_what_is_declared(translate: Any) -> None:
+    contract = Contract()
+    contract.product = lunch(translate)
+    contract.test_what_is_gone_is_declared()
+    contract.test_what_stands_is_not_gone()
+
+
+# ---- what is said of it -------------------------------------------------------------------------
+
+
+def test_a_repair_says_what_it_sent_and_what_it_could_not() -> None:
+    repaired = {"id": "lunch-1", "status": "done", "left_out": 1, "delivered": {"student": 1_200}}
+    told = _remarks("lunch", Differences(unknown=2), 1_201, repaired, repair=True)
+    assert told[0].startswith("repaired: lunch was sent 1,200 student again")
+    assert "replay lunch-1: done" in told[0]
+    assert "bus deadletters list lunch" in told[1]
+    assert told[2].startswith("2 of the differences come of no record that the topics have")
+
+
+def test_a_repair_that_did_not_end_says_how_to_go_on() -> None:
+    repaired = {"id": "lunch-1", "status": "paused", "left_out": 0, "delivered": {}}
+    told = _remarks("lunch", Differences(), 5, repaired, repair=True)
+    assert "was sent nothing again" in told[0]
+    assert told[1].endswith("bus replay resume lunch-1")
+
+
+def test_without_a_repair_it_says_what_one_would_send() -> None:
+    assert _remarks("lunch", Differences(), 5, None, repair=False) == [
+        "--repair sends these 5 records again"
+    ]
+    assert _remarks("lunch", Differences(), 0, None, repair=True) == []
