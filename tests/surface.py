@@ -517,8 +517,9 @@ def products() -> Lines:
             yield f"{where}: columns {', '.join(table.columns) or 'none, JSON'}"
             yield f"{where}: key {', '.join(table.key) or 'none'}"
             yield f"{where}: of {', '.join(sorted(table.rows))}"
-        for kind, fields in product.siblings.items():
-            yield f"product {name}: siblings of {kind} agree in {', '.join(fields)}"
+        for kind, rule in product.siblings.items():
+            days = f"; last day {rule.last or 'none'}, first day {rule.first or 'none'}"
+            yield f"product {name}: siblings of {kind} agree in {', '.join(rule.fields)}{days}"
 
 
 def python() -> Lines:

@@ -151,7 +151,7 @@ class ProductContract:
             if redelivery is None:
                 pytest.skip("cannot tell a replay from what is live")
             wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
-            parts, _, _ = translate(self.product, wanted, {})
+            parts, _, _ = translate(self.product, wanted)
             assert not list(redelivery.redeliver(Batch(parts, seen), "replay-1", seen))
             delivery.settle()
         finally:
@@ -172,7 +172,7 @@ class ProductContract:
             resumed = delivery.resume("cluster", list(offsets))
             if honour_resume:
                 lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
-            parts, _, letters = translate(self.product, lots, {})
+            parts, _, letters = translate(self.product, lots)
             assert not letters
             if parts:
                 assert not list(delivery.deliver(Batch(parts, offsets)))

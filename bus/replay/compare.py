@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bus.consume.dependency_order import KindRecords
+from bus.consume.equivalents import Equivalents
 from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery
 from bus.errors import Stop
 from bus.product import Product
+from bus.registry.subjects import schema_lookup
 from bus.replay import history
 from bus.replay.latest import LatestStates
 from bus.replay.product_rows import Differences, ProductStates, RowOrigin
@@ -64,7 +66,7 @@ def reconcile(
         states.read(HAS, export)
         delivery = open_into(Path(folder))
         try:
-            _should(settings, product, states, delivery, progress)
+            _should(settings, product, states, delivery, progress, Path(folder) / "standing")
         finally:
             delivery.close()
         states.read(SHOULD, Path(folder))
@@ -82,12 +84,14 @@ def _should(
     states: ProductStates,
     delivery: Delivery,
     progress: Progress,
+    folder: Path,
 ) -> None:
     """Deliver what stands, and note of which record each row is made, be it gone."""
     selection = select(settings, product.kinds)
     window = resolve(settings, selection.kinds)
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
+    equivalents = Equivalents(settings, product, schema_lookup(settings), folder, standing=True)
     try:
         delivery.resume("", list(window.start))
         sieve = RecordFilter(settings, about, selection, latest)
@@ -97,12 +101,14 @@ def _should(
             sieve.take(messages, taken)
             _made(product, states, taken.lots)
             standing = {kind: _standing(lot) for kind, lot in taken.lots.items()}
-            parts, _, _ = translate(product, standing, {})
+            told = equivalents.decide(standing, read_to=window.stop)
+            parts, _, _ = translate(product, told)
             delivery.deliver(Batch(parts, taken.ends))
             number += len(messages)
             progress(number)
         delivery.settle()
     finally:
+        equivalents.close()
         latest.close()
 
 
@@ -115,7 +121,7 @@ def _standing(lot: KindRecords) -> KindRecords:
 
 
 def _made(product: Product, states: ProductStates, lots: dict[str, KindRecords]) -> None:
-    parts, _, _ = translate(product, lots, {})
+    parts, _, _ = translate(product, lots)
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):

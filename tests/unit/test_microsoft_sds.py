@@ -335,7 +335,7 @@ def deliver(delivery: Any, changes: list[tuple[str, dict[str, Any]]], start: int
     lots: dict[str, KindRecords] = defaultdict(KindRecords)
     for at, (kind, record) in enumerate(changes, start=start):
         lots[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
-    parts, _, letters = translate(PRODUCT, lots, {})
+    parts, _, letters = translate(PRODUCT, lots)
     assert not letters
     places = {Position(f"schoolbus.{kind}", 0): start + len(changes) for kind in lots}
     delivery.deliver(Batch(parts, places))

@@ -39,7 +39,7 @@ def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, KindRecords]:
 
 
 def test_rows_in_the_products_order_beside_their_messages() -> None:
-    parts, told, letters = translate(PRODUCT, lot("a", "b"), {})
+    parts, told, letters = translate(PRODUCT, lot("a", "b"))
     assert [(p.table.name, p.rows) for p in parts] == [
         ("badges.csv", [{"badge": "a"}, {"badge": "b"}]),
         ("users.csv", [{"user_id": "a", "grade": "07"}, {"user_id": "b", "grade": "07"}]),
@@ -49,14 +49,14 @@ def test_rows_in_the_products_order_beside_their_messages() -> None:
 
 
 def test_none_is_not_told() -> None:
-    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"), {})
+    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"))
     assert [r["user_id"] for r in parts[1].rows] == ["a"]
     assert [m.offset() for m in parts[1].messages] == [0]
     assert letters == []
 
 
 def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
-    parts, told, letters = translate(PRODUCT, lot("nameless", "b"), {})
+    parts, told, letters = translate(PRODUCT, lot("nameless", "b"))
     assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
     assert told == {"student": 1}
     assert [(m.offset(), reason) for m, reason in letters] == [
@@ -65,12 +65,6 @@ def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
 
 
 def test_any_other_error_too_and_its_text_is_not_told() -> None:
-    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()), {})
+    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()))
     assert told == {"student": 0}
     assert reason == "the translation failed (IndexError); mend it, then retry this"
-
-
-def test_what_is_passed_over_is_not_told() -> None:
-    parts, told, _ = translate(PRODUCT, lot("a", "b"), {"student": {0}})
-    assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
-    assert told == {"student": 1}

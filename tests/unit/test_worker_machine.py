@@ -199,12 +199,19 @@ class Instances(RuleBasedStateMachine):
                     self.wrong.append(f"{part.kind} {id_} was delivered after its commit")
                 if part.kind == "enrollment" and record["status"] == "active":
                     for kind, name in (("student", "userSourcedId"), ("class", "classSourcedId")):
-                        if (kind, record[name]) not in known:
+                        if (kind, record[name]) not in known and self.carried(kind, message):
                             self.wrong.append(f"{id_} came before {kind} {record[name]}")
                 self.check_order(part.kind, record, message)
                 known.add((part.kind, id_))
         if not (self.lunch.failures or self.wrong):
             self.told |= {place(m) for part in batch.parts for m in part.messages if not fate(m)}
+
+    def carried(self, kind: str, message: Any) -> bool:
+        """Whether something of a kind was there before this message; else nobody waits for it."""
+        return any(
+            key(m)[0] == kind and self.when[place(m)] < self.when[place(message)]
+            for m in self.bus.published
+        )
 
     def check_order(self, kind: str, record: Any, message: Any) -> None:
         """Each student's records of a kind are told for the first time in order."""
