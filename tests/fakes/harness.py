@@ -92,6 +92,7 @@ LOOKUPS = (
     "bus.consume.backlog.schema_lookup",
     "bus.consume.worker.schema_lookup",
     "bus.consume.deadletters.schema_lookup",
+    "bus.replay.compare.schema_lookup",
     "bus.replay.engine.schema_lookup",
     "bus.replay.record_filter.schema_lookup",
     "bus.replay.selection.schema_lookup",
