@@ -47,8 +47,8 @@ class Equivalent:
     The rule. Of the active records the one with the latest last day counts; no last day is the
     latest. If that does not decide, the latest first day does, and then the greatest sourcedId. The
     product is told that record, with the earliest first day of all active ones (no first day is the
-    earliest), so that a later one does not take away what an earlier one gives. It is told again only
-    when this result changes. When none is active any more, it is told the withdrawal.
+    earliest), so that a later one does not take away what an earlier one gives. It is told again
+    only when this result changes. When none is active any more, it is told the withdrawal.
     """
 
     fields: tuple[str, ...]

@@ -12,8 +12,8 @@ the importer itself, instructure/canvas-lms, lib/sis. What they ask for:
   first or last second in local time; the delivery adds the offset of the setting `time_zone`.
 * An enrollment is the same one to Canvas when section, user and role agree
   (lib/sis/enrollment_importer.rb, the look-up of `all_enrollments`). Several of a student in one
-  class are told as one, by the rule of `bus.product.Equivalent`: until the latest last day, from the
-  earliest first day. The first day of the latest alone would lock out a student who has one
+  class are told as one, by the rule of `bus.product.Equivalent`: until the latest last day, from
+  the earliest first day. The first day of the latest alone would lock out a student who has one
   enrollment for each term: "values in SIS enrollment CSV files override term, course and section
   dates" (Canvas Resource Documents, "Terms, Courses, and Section Enrollments").
 

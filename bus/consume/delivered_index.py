@@ -8,9 +8,9 @@ for that, as a message's key is the record's id.
 
 A kind that is not carried is not waited for: its topic holds nothing, so no source publishes it (an
 extract without courses, say). What names such a record is delivered as it is; a product that needs
-the other record says so itself. When the kind comes later, what was delivered stays so, and from then
-on records wait for it as for any other. A kind is published before what refers to it, so it is enough
-to ask Kafka after a record was read that names one of a kind of which nothing is known.
+the other record says so itself. When the kind comes later, what was delivered stays so, and from
+then on records wait for it as for any other. A kind is published before what refers to it, so it is
+enough to ask Kafka after a record was read that names one of a kind of which nothing is known.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class DeliveredIndex:
         return {kind for kind, ids in self._ids.items() if not ids}
 
     def note_carried(self, kinds: Collection[str]) -> None:
-        """Of the unheard kinds the topics of these hold something, and those of the others do not."""
+        """Of the unheard kinds, these have topics that hold something; the others have not."""
         self._empty = self.unheard - set(kinds)
 
     def names_uncarried(self, kind: str, records: Sequence[Record]) -> bool:

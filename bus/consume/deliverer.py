@@ -137,9 +137,7 @@ class Deliverer:
 
         Returns what `bus.consume.translation.translate` does.
         """
-        told = self._retries.persist(
-            lambda: self._equivalents.decide(records, failures, read_to)
-        )
+        told = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
         return translate(self._product, told)
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:

@@ -2,45 +2,48 @@
 
 A district may have two enrollments of one student in one class: the student left and came back. To
 Canvas they are one. So all records that agree in some fields are decided together, by the rule that
-`bus.product.Equivalent` states, whatever their order and whichever batch they come in. The product is
-told the record that counts, and only when the result of the rule has changed. What stands is known by
-`bus.consume.standing_index`, so the cost is that of the changes.
+`bus.product.Equivalent` states, whatever their order and whichever batch they come in. The product
+is told the record that counts, and only when the result of the rule has changed. What stands is
+known by `bus.consume.standing_index`, so the cost is that of the changes.
 
 For each key (the fields' values) that a batch touches:
 
     before  the result of the rule over what stands, all of it delivered
     after   the same with the batch's records laid over: of one record the newest offset counts
 
-The product gets the record that counts after the batch, if the result differs from `before`, be it only
-between two records of the batch. If nobody stands any more it gets the withdrawal, always. A record
-that went to another key (an enrollment that names another class) is withdrawn from the old one.
+The product gets the record that counts after the batch, if the result differs from `before`, be it
+only between two records of the batch. If nobody stands any more it gets the withdrawal, always. A
+record that went to another key (an enrollment that names another class) is withdrawn from the old
+one.
 
-The record that counts need not be in the batch: one of several was withdrawn. Then it is fetched by its
-partition and offset; a record's newest state is never compacted away. Its row goes beside the message
-that caused it, in that message's place.
+The record that counts need not be in the batch: one of several was withdrawn. Then it is fetched by
+its partition and offset; a record's newest state is never compacted away. Its row goes beside the
+message that caused it, in that message's place.
 
 What a kill leaves, at each moment:
 
-    before the delivery            nothing has happened: it is decided again, the same
-    after it, before the index     the batch is read and decided again from the same `before`, be it cut
-                                   otherwise. What the product was told is the result after some record
-                                   of it. Where that differs from `before`, the key is told again, as
-                                   results between two records count too. Deliveries bear that
-    after the index, before the    the index is ahead of the group's offset: it is made anew up to that
-    commit                         offset, and the batch is decided again, the same
-    after the commit               the index may be behind, if the disk lost it: it reads what lies between
+* Before the delivery nothing has happened: it is decided again, the same.
+* After it, before the index: the batch is read again, perhaps cut otherwise, and decided from the
+  same `before`. What the product was told is the result after some record of it. Where that differs
+  from `before` the key is told again, as results between two records count too.
+* After the index, before the commit: the index is ahead of the group's offset. It is made anew up
+  to that offset, and the batch is decided again, the same.
+* After the commit: if the disk has lost the index's last state, it is behind, and reads what lies
+  between.
+
+So what a kill leaves is told once more at most, which deliveries bear.
 
 A batch that is given up in a rebalance does not change the index.
 
 Dead letters. A record that waited too long for what it refers to, that the product refuses or that
-cannot be translated, stands as it would in a place that is made anew from the topic: dead letters do
-not change what counts. Until it is mended the product has what it had before.
-`bus deadletters retry` is a replay of the record as it now stands: it brings what counts of its key.
-Bytes that do not decode are nothing; the state before them stands.
+cannot be translated, stands as it would in a place that is made anew from the topic: dead letters
+do not change what counts. Until it is mended the product has what it had before. `bus deadletters
+retry` is a replay of the record as it now stands: it brings what counts of its key. Bytes that do
+not decode are nothing; the state before them stands.
 
-A replay of history (into another place) has an index of its own, which begins with what stood at the
-window's start, so siblings before the window count. A replay of latest states tells, for each record
-that was chosen, what counts of all that stands in the topic, whichever records were chosen.
+A replay of history (into another place) has an index of its own, which begins with what stood at
+the window's start, so siblings before the window count. A replay of latest states tells, for each
+record that was chosen, what counts of all that stands in the topic, whichever records were chosen.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 Result = tuple[int, int, date | None] | None
-"""What counts: a record's number and offset, and the first day that is told; None: nobody stands."""
+"""What counts: a record's number and offset, and the first day that is told; None: nobody."""
 Place = tuple[int, int]
 """A partition and an offset."""
 
@@ -266,10 +269,7 @@ class _EquivalentKind:
         """The lot with what is told in the places of what caused it."""
         mine = {message_place(message): at for at, message in enumerate(lot.messages)}
         wanted = {
-            one.place
-            for several in told.values()
-            for one in several
-            if one.place not in mine
+            one.place for several in told.values() for one in several if one.place not in mine
         }
         fetched = self._fetched(wanted)
         found = KindRecords()
@@ -362,8 +362,8 @@ class _Judge:
                 if group.gone and group.gone[0] >= 0:
                     slot, place = group.gone
                     found[slot].append(_Told(place, gone=True))
-            elif group.changed and (one := self._what_counts(group, slots)):
-                found[one[0]].append(one[1])
+            elif group.changed and (result := self._what_counts(group, slots)):
+                found[result[0]].append(result[1])
         return found
 
     def _lay(self, one: Arrival) -> None:

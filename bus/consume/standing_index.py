@@ -1,26 +1,28 @@
 """What stands: of each group of equivalent records the active ones, as the product was told them.
 
-One DuckDB file for each consumer group, topic and partition: `BUS_HOME/standing/GROUP/TOPIC-N.duckdb`.
-Kafka is the store of record and this is a cache. Equivalent records share their owner and so their
-partition. So only the instance that has the partition uses its file: it opens the file with the first
-batch that needs it and closes it when the partition is taken away. Another instance on the same
-machine then opens the same file; one on another machine makes its own from the topic.
+One DuckDB file for each consumer group, topic and partition:
+`BUS_HOME/standing/GROUP/TOPIC-N.duckdb`. Kafka is the store of record and this is a cache.
+Equivalent records share their owner and so their partition. So only the instance that has the
+partition uses its file: it opens the file with the first batch that needs it and closes it when the
+partition is taken away. Another instance on the same machine then opens the same file; one on
+another machine makes its own from the topic.
 
     about   mark (the cluster, the rule, the layout), next: all before this offset is in the file
     member  one row for each active record: key, number, id, at_offset, first_day, last_day
 
-`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id; both
-are DuckDB's `hash`, the same in every process of one version of DuckDB, which the mark names. Both
-have 64 bits: of eight million keys two are the same with a probability of one in half a million.
+`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id;
+both are DuckDB's `hash`, the same in every process of one version of DuckDB, which the mark names.
+Both have 64 bits: of eight million keys two are the same with a probability of one in half a
+million.
 
 A file is made anew by reading the partition from its beginning when it is missing or damaged, when
 its mark is another, and when it is ahead of where the consumer goes on (somebody set the group's
-offsets back, and wants all told again). When it is behind, only what lies between is read. A file that
-cannot be written at all (a read-only disk, another process that still has it) is replaced by one in
-memory.
+offsets back, and wants all told again). When it is behind, only what lies between is read. A file
+that cannot be written at all (a read-only disk, another process that still has it) is replaced by
+one in memory.
 
-The file may also hold records that lie after `next`: they were delivered while one before them still
-waits for what it refers to. They are read again after a restart, and the newest state counts.
+The file may also hold records that lie after `next`: they were delivered while one before them
+still waits for what it refers to. They are read again after a restart, and the newest state counts.
 """
 
 from __future__ import annotations
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
-    import duckdb
     import pyarrow
     from confluent_kafka import Message
 
@@ -291,8 +292,8 @@ class StandingIndex:
         self._con.execute("BEGIN")
         try:
             self._con.execute(
-                f"CREATE OR REPLACE TEMP TABLE latest AS SELECT number, stands, key, id, at_offset, "
-                f"first_day, last_day {newest} "
+                f"CREATE OR REPLACE TEMP TABLE latest AS SELECT number, stands, key, id, "
+                f"at_offset, first_day, last_day {newest} "
                 "QUALIFY row_number() OVER (PARTITION BY number ORDER BY at_offset DESC) = 1"
             )
             if self._rows("SELECT 1 FROM latest SEMI JOIN touched USING (number) LIMIT 1"):
@@ -301,8 +302,8 @@ class StandingIndex:
                     "(SELECT number FROM latest SEMI JOIN touched USING (number))"
                 )
             self._con.execute(
-                f"INSERT INTO p{part}.member SELECT key, number, id, at_offset, first_day, last_day "
-                "FROM latest WHERE stands"
+                f"INSERT INTO p{part}.member SELECT key, number, id, at_offset, first_day, "
+                "last_day FROM latest WHERE stands"
             )
             self._con.execute(f"UPDATE p{part}.about SET next = ?", [next_offset])
             self._con.execute("COMMIT")

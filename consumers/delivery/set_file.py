@@ -2,8 +2,8 @@
 
 Valid means that nothing refers to what is not in the set: such a row is left out, or the reference
 is (`Reference`), and it comes back with what it refers to. A table may ask that something names its
-rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the same
-thing to the product (`Table.key`) are written once. Order of rows: by key.
+rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the
+same thing to the product (`Table.key`) are written once. Order of rows: by key.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def write_file(
     """Write it to `path`: its account for set.json, and how many rows were left out.
 
     named_by: the tables, each with all of its references, of which a row must name a row of this
-              table, or that is left out. They come later, and refer to nothing that comes later than
-              this table. Only a table with one key column can have them.
+              table, or that is left out. They come later, and refer to nothing that comes later
+              than this table. Only a table with one key column can have them.
 
     A temporary table of its name has the ids that are in it, for the files that refer to it; so
     files come in the order of `FullSet.tables`, within one transaction.

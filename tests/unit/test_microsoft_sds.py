@@ -414,9 +414,9 @@ def test_a_guardian_whose_last_student_has_left_is_not_in_the_set(tmp_path: Path
     gone = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
     back = a_record("student", sourcedId="st", orgSourcedIds=["s"], agentSourcedIds=["g"])
     assert ("g",) in written(tmp_path, a_school())["users.csv"]
-    assert ("g",) not in written(
-        tmp_path, [], [("student", other)], [("student", gone)]
-    )["users.csv"]
+    assert ("g",) not in written(tmp_path, [], [("student", other)], [("student", gone)])[
+        "users.csv"
+    ]
     assert ("g",) in written(tmp_path, [], [], [], [("student", back)])["users.csv"]
 
 
