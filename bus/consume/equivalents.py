@@ -56,7 +56,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bus.consume.dependency_order import KindRecords
-from bus.consume.standing_index import Arrival, Member, StandingIndex, columns, table
+from bus.consume.standing_index import Arrival, Member, StandingIndex, columns
 from bus.delivery import Position
 from bus.errors import Never
 from bus.kafka import topics
@@ -211,13 +211,8 @@ class _EquivalentKind:
         self, lot: KindRecords, dead: Sequence[Message], read_to: Mapping[Position, int]
     ) -> KindRecords:
         self._decided = False
-        arriving = columns(self._kind, self._rule, lot.records, lot.messages)
-        if dead and not self._standing:
-            unseen, letters = self._decoded(dead)
-            more = columns(self._kind, self._rule, unseen, letters)
-            more["slot"] = [-1] * len(unseen)
-            arriving = {name: values + more[name] for name, values in arriving.items()}
-        if not arriving["slot"]:
+        unseen = self._decoded(dead if not self._standing else ())
+        if not lot.messages and not unseen.messages:
             return lot
         if self._index is None:
             self._index = StandingIndex(
@@ -229,8 +224,11 @@ class _EquivalentKind:
                 self._writer_schema,
             )
         index = self._index
-        index.reach(self._goals(arriving, read_to))
-        index.take(table(self._kind, self._rule, arriving))
+        index.reach(self._goals([*lot.messages, *unseen.messages], read_to))
+        arriving = [columns(self._rule, lot)]
+        if unseen.messages:
+            arriving.append(columns(self._rule, unseen, told=False))
+        index.take(arriving)
         self._decided = True
         keys = index.shared(standing=self._standing)
         if not keys:
@@ -241,25 +239,20 @@ class _EquivalentKind:
         return self._lot(lot, {one.slot for one in arrivals}, told)
 
     def _goals(
-        self, arriving: Mapping[str, list[Any]], read_to: Mapping[Position, int]
+        self, messages: Sequence[Message], read_to: Mapping[Position, int]
     ) -> dict[int, int]:
         """For each partition of a batch the offset up to which the index must stand."""
-        parts = set(arriving["part"])
+        parts = {message.partition() or 0 for message in messages}
         if self._standing:
             ends = _of(self.topic, read_to)
             return {part: ends.get(part, 0) for part in parts}
-        missing = parts - self.begins.keys()
-        first = dict.fromkeys(missing, 0)
-        for part, offset in zip(arriving["part"], arriving["at_offset"], strict=True):
-            if part in missing:
-                first[part] = min(first[part] or offset, offset)
-        return {part: self.begins.get(part, first.get(part, 0)) for part in parts}
+        return {part: self.begins[part] for part in parts}
 
-    def _decoded(self, messages: Sequence[Message]) -> tuple[list[Record], list[Message]]:
+    def _decoded(self, messages: Sequence[Message]) -> KindRecords:
         """Those of these that hold a record."""
         records, failures = self._decoder.decode_all([message.value() for message in messages])
         bad = {index for index, _ in failures}
-        return records, [message for index, message in enumerate(messages) if index not in bad]
+        return KindRecords(records, [m for index, m in enumerate(messages) if index not in bad])
 
     # ---- what is told --------------------------------------------------------------------------
 
