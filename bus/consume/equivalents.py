@@ -36,10 +36,10 @@ So what a kill leaves is told once more at most, which deliveries bear.
 A batch that is given up in a rebalance does not change the index.
 
 Dead letters. A record that waited too long for what it refers to, that the product refuses or that
-cannot be translated, stands as it would in a place that is made anew from the topic: dead letters
-do not change what counts. Until it is mended the product has what it had before. `bus deadletters
-retry` is a replay of the record as it now stands: it brings what counts of its key. Bytes that do
-not decode are nothing; the state before them stands.
+cannot be translated, stands as it would in a place that is made anew from the topic. So dead
+letters do not change what counts, from the next batch on; until it is mended the product has what
+it had before. `bus deadletters retry` is a replay of the record as it now stands: it brings what
+counts of its key. Bytes that do not decode are nothing; the state before them stands.
 
 A replay of history (into another place) has an index of its own, which begins with what stood at
 the window's start, so siblings before the window count. A replay of latest states tells, for each
@@ -347,12 +347,13 @@ class _Judge:
         """What the product is told, by the place in the batch."""
         slots: dict[Place, int] = {}
         for one in arrivals:
-            slots[one.member.part, one.member.at_offset] = one.slot
-            self._lay(one)
+            if one.slot >= 0:  # a dead letter of this batch counts from the next batch on
+                slots[one.member.part, one.member.at_offset] = one.slot
+                self._lay(one)
         found: dict[int, list[_Told]] = defaultdict(list)
         for group in self._groups.values():
             if not group.standing:
-                if group.gone and group.gone[0] >= 0:
+                if group.gone:
                     slot, place = group.gone
                     found[slot].append(_Told(place, gone=True))
             elif group.changed and (result := self._what_counts(group, slots)):
@@ -379,8 +380,7 @@ class _Judge:
     def _touch(self, group: _Group, slot: int, place: Place) -> None:
         group.changed |= self._result(group) != group.before
         group.gone = (slot, place)
-        if slot >= 0:
-            group.cause = slot
+        group.cause = slot
 
     def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Told] | None:
         first = self._first(group)

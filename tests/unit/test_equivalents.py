@@ -212,6 +212,19 @@ def test_what_waited_too_long_stands_and_is_told_when_something_comes(
     assert consume(bus, lunch) == [("e-1b", "active", LEFT[1], BACK[2])]
 
 
+def test_what_becomes_a_dead_letter_is_not_told_beside_a_sibling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lunch: FakeProduct
+) -> None:
+    """A withdrawal waits for nothing, and goes in the batch in which its successor is given up."""
+    bus = Bus(monkeypatch, home=tmp_path, hold_seconds=0)
+    bus.carry("class")
+    bus.publish("student", "u-1")
+    enroll(bus, *LEFT, "tobedeleted")
+    enroll(bus, *BACK)
+    assert {status for _, status, *_ in consume(bus, lunch)} == {"tobedeleted"}
+    assert [letter.id for letter in bus.letters] == ["e-1b"]
+
+
 def test_a_record_that_is_no_sibling_is_told_as_it_is(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, "e-1", None, None)
     enroll(bus, "e-2", None, None, role="teacher")
@@ -261,6 +274,23 @@ def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
     assert consume(bus, lunch) == []
     enroll(bus, *BACK, "tobedeleted")
     assert consume(bus, lunch) == [("e-1a", "active", *LEFT[1:])]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_many_that_come_as_columns_are_the_same_as_few(
+    bus: Bus, lunch: FakeProduct, lost: bool
+) -> None:
+    """A large batch is decoded as a whole, and so is what is read when the index is made anew."""
+    for number in range(100):
+        enroll(bus, f"e{number}", *LEFT[1:], userSourcedId=f"s{number}")
+        bus.publish("student", f"s{number}")
+    assert len(consume(bus, lunch)) == 100
+    if lost:
+        index_file(bus).unlink()
+    enroll(bus, "f7", *BACK[1:], userSourcedId="s7")
+    assert consume(bus, lunch) == [("f7", "active", LEFT[1], BACK[2])]
+    enroll(bus, "f7", *BACK[1:], "tobedeleted", userSourcedId="s7")
+    assert consume(bus, lunch) == [("e7", "active", *LEFT[1:])]
 
 
 def test_what_is_behind_reads_what_lies_between(bus: Bus, lunch: FakeProduct) -> None:
