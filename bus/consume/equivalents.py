@@ -12,9 +12,9 @@ For each key (the fields' values) that a batch touches:
     after   the same with the batch's records laid over: of one record the newest offset counts
 
 The product gets the record that counts after the batch, if the result differs from `before`, be it
-only between two records of the batch. If nobody stands any more it gets the withdrawal, always. A
-record that went to another key (an enrollment that names another class) is withdrawn from the old
-one.
+only between two records of the batch; but not if another record than before counts and has the same
+rows. If nobody stands any more it gets the withdrawal, always. A record that went to another key
+(an enrollment that names another class) is withdrawn from the old one.
 
 The record that counts need not be in the batch: one of several was withdrawn. Then it is fetched by
 its partition and offset; a record's newest state is never compacted away. Its row goes beside the
@@ -70,10 +70,10 @@ from bus.standard import Record
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-Result = tuple[int, int, date | None] | None
-"""What counts: a record's number and offset, and the first day that is told; None: nobody."""
 Place = tuple[int, int]
 """A partition and an offset."""
+Result = tuple[Place, date | None] | None
+"""What counts: where the record lies, and the first day that is told; None: nobody stands."""
 
 
 def folder(settings: Settings, product: Product) -> Path:
@@ -100,8 +100,8 @@ class Equivalents:
         standing: bool = False,
     ) -> None:
         self._kinds = {
-            kind: _EquivalentKind(settings, kind, rule, writer_schema, folder, standing)
-            for kind, rule in product.siblings.items()
+            kind: _EquivalentKind(settings, product, kind, writer_schema, folder, standing)
+            for kind in product.siblings
         }
         self._topics = {one.topic: one for one in self._kinds.values()}
 
@@ -163,8 +163,8 @@ class _EquivalentKind:
     def __init__(
         self,
         settings: Settings,
+        product: Product,
         kind: str,
-        rule: Equivalent,
         writer_schema: Callable[[int], dict[str, Any]],
         folder: Path | None,
         standing: bool,
@@ -173,7 +173,8 @@ class _EquivalentKind:
         self.begins: dict[int, int] = {}
         self._settings = settings
         self._kind = kind
-        self._rule = rule
+        self._rule = product.siblings[kind]
+        self._translations = [translate for _, translate in product.translations(kind)]
         self._writer_schema = writer_schema
         self._folder = folder
         self._standing = standing
@@ -261,20 +262,18 @@ class _EquivalentKind:
     ) -> KindRecords:
         """The lot with what is told in the places of what caused it."""
         mine = {message_place(message): at for at, message in enumerate(lot.messages)}
-        wanted = {
-            one.place for several in told.values() for one in several if one.place not in mine
-        }
-        fetched = self._fetched(wanted)
+        every = [one for several in told.values() for one in several]
+        wanted = {place for one in every for place in one.places if place not in mine}
+        known = self._fetched(wanted)
+        known |= {place: lot.records[at] for place, at in mine.items()}
         found = KindRecords()
         for slot, (record, message) in enumerate(zip(lot.records, lot.messages, strict=True)):
             if slot not in concerned:
                 found.add(record, message)
                 continue
             for one in told.get(slot, ()):
-                at = mine.get(one.place)
-                theirs = fetched.get(one.place) if at is None else lot.records[at]
-                if theirs is not None:
-                    found.add(self._as_told(theirs, one), message)
+                if one.place in known and not self._is_the_same(one, known):
+                    found.add(self._as_told(known[one.place], one), message)
         return found
 
     def _as_told(self, record: Record, one: _Told) -> Record:
@@ -284,6 +283,22 @@ class _EquivalentKind:
         if name and record[name] != one.first_day:
             return {**record, name: one.first_day}
         return record
+
+    def _is_the_same(self, one: _Told, known: Mapping[Place, Record]) -> bool:
+        """Whether the product has these rows already, made from another record."""
+        if not one.others or any(place not in known for place in one.places):
+            return False
+        try:
+            rows = [
+                [
+                    translate(self._as_told(known[some.place], some))
+                    for translate in self._translations
+                ]
+                for some in (one, *one.others)
+            ]
+        except Exception:  # whatever it is, the translation of the batch tells it
+            return False
+        return all(other == rows[0] for other in rows)
 
     def _fetched(self, wanted: Iterable[Place]) -> dict[Place, Record]:
         """Records that are not in the batch, of those that are still in the topic."""
@@ -308,24 +323,31 @@ class _Told:
     place:     where the record lies.
     first_day: the first day that is told.
     gone:      it is told that nobody stands any more.
+    others:    what counted before. If all of these have the same rows, it need not be told.
     """
 
     place: Place
     first_day: date | None = None
     gone: bool = False
+    others: tuple[_Told, ...] = ()
+
+    @property
+    def places(self) -> list[Place]:
+        """Where all records lie that it needs."""
+        return [self.place, *(other.place for other in self.others)]
 
 
 @dataclass(slots=True)
 class _Group:
     """The records of one key, while a batch is laid over them.
 
-    standing: by number. cause: the last place in the batch that touched it. gone: what is told when
-    nobody stands.
+    standing: by number. results: those since `before` that differ from it. cause: the last place in
+    the batch that touched it. gone: what is told when nobody stands.
     """
 
     standing: dict[int, Member] = field(default_factory=dict)
     before: Result = None
-    changed: bool = False
+    results: set[Result] = field(default_factory=set)
     cause: int = -1
     gone: tuple[int, Place] | None = None
 
@@ -356,7 +378,7 @@ class _Judge:
                 if group.gone:
                     slot, place = group.gone
                     found[slot].append(_Told(place, gone=True))
-            elif group.changed and (result := self._what_counts(group, slots)):
+            elif group.results and (result := self._what_counts(group, slots)):
                 found[result[0]].append(result[1])
         return found
 
@@ -378,23 +400,29 @@ class _Judge:
         self._touch(group, one.slot, (member.part, member.at_offset))
 
     def _touch(self, group: _Group, slot: int, place: Place) -> None:
-        group.changed |= self._result(group) != group.before
+        if (result := self._result(group)) != group.before:
+            group.results.add(result)
         group.gone = (slot, place)
         group.cause = slot
 
     def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Told] | None:
-        first = self._first(group)
-        place = (first.part, first.at_offset)
-        slot = slots.get(place, -1)
-        if slot < 0:
-            slot = group.cause
-        return (slot, _Told(place, self._first_day(group))) if slot >= 0 else None
+        """The place in the batch and what is told there."""
+        result = self._result(group)
+        if result is None:
+            return None
+        if result[0] in slots:
+            return slots[result[0]], _Told(*result)
+        # A record that is not in the batch counts, because another was withdrawn. If its row is the
+        # same, the product has it.
+        others = {group.before, *group.results} - {result}
+        same = tuple(_Told(*other) for other in others if other is not None)
+        return group.cause, _Told(*result, others=same if len(same) == len(others) else ())
 
     def _result(self, group: _Group) -> Result:
         if not group.standing:
             return None
         first = self._first(group)
-        return first.number, first.at_offset, self._first_day(group)
+        return (first.part, first.at_offset), self._first_day(group)
 
     def _first(self, group: _Group) -> Member:
         """Which record counts: see `bus.product.Equivalent`."""

@@ -154,6 +154,19 @@ def test_the_one_that_counts_is_withdrawn_and_the_next_is_told(
     assert cause.key() == b"e-1b"  # beside the message that caused it
 
 
+def test_one_of_two_that_give_the_same_row_is_withdrawn_and_nothing_is_told(
+    bus: Bus, tmp_path: Path
+) -> None:
+    """To Canvas a row has no more than the person, the class, the role and the days."""
+    enroll(bus, "once", *BACK[1:])
+    enroll(bus, "twice", *BACK[1:])
+    assert len(to_canvas(bus, tmp_path / "out")) == 1
+    enroll(bus, "twice", *BACK[1:], "tobedeleted")
+    assert to_canvas(bus, tmp_path / "out") == []
+    enroll(bus, "once", *BACK[1:], "tobedeleted")
+    assert [row["status"] for row in to_canvas(bus, tmp_path / "out")] == ["inactive"]
+
+
 def test_the_last_is_withdrawn_and_that_is_told(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
