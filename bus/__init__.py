@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bus.errors import Never, RetryLater, Stop
     from bus.ingest.pipeline import produce
     from bus.kafka.cloudevents import Attributes, attributes
-    from bus.product import Product
+    from bus.product import Equivalent, Product
     from bus.settings import Settings
     from bus.source import (
         ChangeBatch,
@@ -47,6 +47,7 @@ __all__ = [
     "ChangeBatch",
     "Coverage",
     "Delivery",
+    "Equivalent",
     "Event",
     "Extracts",
     "Fault",
@@ -81,6 +82,7 @@ _HOME = {
     "ChangeBatch": "bus.source",
     "Coverage": "bus.source",
     "Delivery": "bus.delivery",
+    "Equivalent": "bus.product",
     "Event": "bus.subscription",
     "Extracts": "bus.source",
     "Fault": "bus.source",

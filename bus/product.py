@@ -36,6 +36,29 @@ from bus.standard import KINDS
 
 
 @dataclass(frozen=True, slots=True)
+class Equivalent:
+    """When several records of one kind are one thing to a product, and which of them counts.
+
+    A student who left a class and came back has two enrollments in it. To Canvas they are one.
+
+    fields: record fields; records that agree in all of them are one thing. The kind's `owner` is
+            among them, so that all of these records lie in one partition.
+    last:   the field with a record's last day, or "".
+    first:  the field with a record's first day, or "".
+
+    The rule. Of the active records the one with the latest last day counts; no last day is the
+    latest. If that does not decide, the latest first day does, and then the greatest sourcedId. The
+    product is told that record, with the earliest first day of all active ones (no first day is the
+    earliest), so that a later one does not take away what an earlier one gives. It is told again
+    only when this result changes. When none is active any more, it is told the withdrawal.
+    """
+
+    fields: tuple[str, ...]
+    last: str = ""
+    first: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """A product: its tables in the order in which it must get them, its settings, its delivery.
 
@@ -56,10 +79,9 @@ class Product:
     export:        for a product with an API: fetches what the product has, by its settings, as
                    files in a folder, for `bus reconcile`; the path of the folder or zip. It may
                    raise `Stop` and `RetryLater`.
-    siblings:      kinds whose records can be the same thing to the product, with the record fields
-                   that say so: {"enrollment": ("classSourcedId", "userSourcedId", "role")}. When
-                   such a record is withdrawn while a sibling is still active, the product is not
-                   told, because it would take the thing away that the sibling still gives.
+    siblings:      kinds whose records can be the same thing to the product, and how it is decided
+                   which of them counts: {"enrollment": Equivalent(("classSourcedId",
+                   "userSourcedId", "role"), last="endDate", first="beginDate")}.
     """
 
     name: str
@@ -70,7 +92,7 @@ class Product:
     batch_seconds: float = 1.0
     tells_time: bool = False
     export: Callable[[Any, Path], Path] | None = None
-    siblings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    siblings: Mapping[str, Equivalent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         registered_name("product", self.name)

@@ -11,7 +11,11 @@ the importer itself, instructure/canvas-lms, lib/sis. What they ask for:
 * Dates are ISO 8601; without an offset they are taken as UTC. A day of the district is told as its
   first or last second in local time; the delivery adds the offset of the setting `time_zone`.
 * An enrollment is the same one to Canvas when section, user and role agree
-  (lib/sis/enrollment_importer.rb, the look-up of `all_enrollments`).
+  (lib/sis/enrollment_importer.rb, the look-up of `all_enrollments`). Several of a student in one
+  class are told as one, by the rule of `bus.product.Equivalent`: until the latest last day, from
+  the earliest first day. The first day of the latest alone would lock out a student who has one
+  enrollment for each term: "values in SIS enrollment CSV files override term, course and section
+  dates" (Canvas Resource Documents, "Terms, Courses, and Section Enrollments").
 
 What is what:
 
@@ -52,7 +56,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bus.delivery import Redelivery, Row, Table
 from bus.errors import Never, Stop
-from bus.product import Product
+from bus.product import Equivalent, Product
 from bus.settings import TimeZone
 from bus.standard.records import AcademicSession, Class, Enrollment, Org, Staff, Student
 from consumers.delivery.canvas_api import export
@@ -305,5 +309,9 @@ PRODUCT = Product(
     batch_records=100_000,
     batch_seconds=5.0,
     export=export_from_canvas,
-    siblings={"enrollment": ("classSourcedId", "userSourcedId", "role")},
+    siblings={
+        "enrollment": Equivalent(
+            ("classSourcedId", "userSourcedId", "role"), last="endDate", first="beginDate"
+        )
+    },
 )

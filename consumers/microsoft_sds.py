@@ -29,6 +29,10 @@ What is what:
 Not told, because SDS does its work without: demographics and flags, passwords, phone numbers; the
 subject of a course, for which SDS has codes of its own.
 
+Who has no role and no relationship is not in the set: a guardian whose last student has left, say.
+Several enrollments of one person in one class with one role are one row, as long as one of them
+stands: that is the rule of `bus.product.Equivalent`, of which SDS takes the last day alone.
+
 Who may not sign in (enabledUser false) is not in the set; SDS has no other word for it. That does
 not go for guardians, who do not sign in but are written to. An enrollment is in the set until its
 last day in the district's time zone, and from the moment when it is known, as classes are made
@@ -348,6 +352,7 @@ def open_delivery(
         today=day(settings.time_zone, now),
         required=("orgs.csv", "users.csv", "roles.csv"),
         revision=REVISION,
+        named_by={"users.csv": (ROLES, RELATIONSHIPS)},
     )
 
 

@@ -37,7 +37,7 @@ from bus.bench.soak_benchmark import Soak, Trend
 from bus.bench.start_benchmark import Start
 from bus.bench.usage import Used
 from bus.cli import app
-from bus.consume import deadletters
+from bus.consume import deadletters, equivalents
 from bus.contract import Sent, a_record
 from bus.errors import Stop
 from bus.ingest import ownership, pipeline, quarantine, snapshot
@@ -518,8 +518,9 @@ def products() -> Lines:
             yield f"{where}: columns {', '.join(table.columns) or 'none, JSON'}"
             yield f"{where}: key {', '.join(table.key) or 'none'}"
             yield f"{where}: of {', '.join(sorted(table.rows))}"
-        for kind, fields in product.siblings.items():
-            yield f"product {name}: siblings of {kind} agree in {', '.join(fields)}"
+        for kind, rule in product.siblings.items():
+            days = f"; last day {rule.last or 'none'}, first day {rule.first or 'none'}"
+            yield f"product {name}: siblings of {kind} agree in {', '.join(rule.fields)}{days}"
 
 
 def python() -> Lines:
@@ -595,6 +596,8 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     with pytest.raises(Stop):
         pipeline.produce(named, "oneroster-csv/west", lambda _: None)
     yield from (f"file HOME/{name}" for name in seen)
+    standing = equivalents.folder(named, plugins.product("canvas")).relative_to(at)
+    yield f"file HOME/{standing}/TOPIC-N.duckdb"
 
     home.prepare(at)
     home.remember(at, home.Memory({"kafka": 1}, {"kafka": "1"}))

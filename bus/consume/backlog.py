@@ -62,15 +62,22 @@ class Backlog:
         return self._buffer.add(messages)
 
     def take(
-        self, retries: Retries, delivered_up_to: Callable[[int], float]
+        self,
+        retries: Retries,
+        delivered_up_to: Callable[[int], float],
+        ask_what_is_carried: Callable[[], object],
     ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
         """The next batch: records that may be delivered, by kind in dependency order; and
         (message, reason) for what does not decode and for what has waited too long.
 
-        delivered_up_to: see `DependencyOrder.take`.
+        delivered_up_to:     see `DependencyOrder.take`.
+        ask_what_is_carried: called when a record names one of a kind that was not carried when it
+                             was last asked.
         """
         taken = self._buffer.take()
         records, undecodable = retries.persist(lambda: self._buffer.decoded(taken))
+        if any(self.delivered.names_uncarried(kind, lot.records) for kind, lot in records.items()):
+            ask_what_is_carried()
         ready, given_up = self._ordering.take(records, self._clock(), delivered_up_to)
         self._batch = {kind: lot.messages for kind, lot in ready.items()}
         return ready, undecodable + given_up

@@ -78,7 +78,7 @@ class Buffer:
         undecodable: list[tuple[Message, str]] = []
         for kind, messages in taken.items():
             values = [message.value() for message in messages]
-            records, failures = self._decoders[kind].decode_all(values)
+            records, failures, columns = self._decoders[kind].decode_with_columns(values)
             if failures:
                 bad = {index for index, _ in failures}
                 undecodable += [
@@ -86,7 +86,7 @@ class Buffer:
                     for index, why in failures
                 ]
                 messages = [m for index, m in enumerate(messages) if index not in bad]
-            lots[kind] = KindRecords(records, messages)
+            lots[kind] = KindRecords(records, messages, columns)
         return lots, undecodable
 
 

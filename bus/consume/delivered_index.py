@@ -5,6 +5,12 @@ itself; what other instances deliver it reads from Kafka: a record that lies bef
 committed offset is delivered, or is a dead letter. Those that this instance has left out it knows,
 and does not take for delivered; those of other instances it cannot tell apart. Only keys are needed
 for that, as a message's key is the record's id.
+
+A kind that is not carried is not waited for: its topic holds nothing, so no source publishes it (an
+extract without courses, say). What names such a record is delivered as it is; a product that needs
+the other record says so itself. When the kind comes later, what was delivered stays so, and from
+then on records wait for it as for any other. A kind is published before what refers to it, so it is
+enough to ask Kafka after a record was read that names one of a kind of which nothing is known.
 """
 
 from __future__ import annotations
@@ -59,6 +65,28 @@ class DeliveredIndex:
         # Of those, what is only in the batch in hand: no state of it has been delivered before.
         self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         self._read: dict[Position, int] = {}
+        self._empty: set[str] = set()
+
+    # ---- what is carried -----------------------------------------------------------------------
+
+    @property
+    def unheard(self) -> set[str]:
+        """The kinds of which no record is known."""
+        return {kind for kind, ids in self._ids.items() if not ids}
+
+    def note_carried(self, kinds: Collection[str]) -> None:
+        """Of the unheard kinds, these have topics that hold something; the others have not."""
+        self._empty = self.unheard - set(kinds)
+
+    def names_uncarried(self, kind: str, records: Sequence[Record]) -> bool:
+        """Whether one of these names a record of a kind that was not carried when it was asked."""
+        fields = [field for field, targets, _ in self._checks[kind] if self._uncarried(targets)]
+        return any(record[field] for field in fields for record in records)
+
+    def _uncarried(self, targets: Iterable[str]) -> bool:
+        return all(target in self._empty and not self._ids[target] for target in targets)
+
+    # ---- what is delivered ---------------------------------------------------------------------
 
     def add(self, kind: str, id_: str) -> None:
         """Note that a record is in the batch in hand, and so is delivered with it."""
@@ -111,7 +139,7 @@ class DeliveredIndex:
         optional = None
         for field, targets, required in self._checks[kind]:
             value = record[field]
-            if not value:
+            if not value or self._uncarried(targets):
                 continue
             for one in (value,) if isinstance(value, str) else value:
                 key = hash(one)
@@ -130,6 +158,8 @@ class DeliveredIndex:
         Looks at each name once, so it takes much less time than asking `missing` for each record.
         """
         for field, targets, _ in self._checks[kind]:
+            if self._uncarried(targets):
+                continue
             values = [record[field] for record in records]
             named: set[str | None]
             if any(isinstance(value, list) for value in values[:1]):

@@ -1,7 +1,8 @@
 """Delivers one batch of records, for a consumer and for a replay alike.
 
-    pass over what an equivalent outlives → translate → write dead letters
+    decide which of equivalent records count → translate → write dead letters
         → hand over, again and again → write dead letters of what the product refuses
+        → note what stands at the product
 
 The first dead letters are written before the hand-over. A delivery that keeps its own offsets moves
 them past a record that it never gets; if the program died then, no dead letter would name that
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bus.consume import equivalents
 from bus.consume.deadletters import DeadLetters
 from bus.consume.dependency_order import KindRecords
+from bus.consume.equivalents import Equivalents
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
 from bus.delivery import Batch, Part, Position, Refusal
@@ -28,7 +29,6 @@ from bus.kafka.cloudevents import attributes, header
 from bus.observe.metrics import ConsumerMetrics
 from bus.observe.telemetry import span
 from bus.product import Product
-from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard.fault_codes import Reason, code_of
 
@@ -65,6 +65,7 @@ class Deliverer:
 
     hand_over:    hands one batch over; it is called again as long as it raises `RetryLater`.
     dead_letters: where a record goes that the product does not get; None: nowhere.
+    equivalents:  decides which of equivalent records the product is told.
     origin:       what each reason of a dead letter begins with.
     """
 
@@ -75,38 +76,38 @@ class Deliverer:
         hand_over: HandOver,
         retries: Retries,
         dead_letters: DeadLetters | None,
+        equivalents: Equivalents,
         metrics: ConsumerMetrics,
         *,
         origin: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
         self._product = product
         self._hand_over = hand_over
         self._retries = retries
         self._dead_letters = dead_letters
+        self._equivalents = equivalents
         self._metrics = metrics
         self._origin = origin
         self._clock = clock
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
-        self._writer_schema = schema_lookup(settings)
 
     def deliver(
         self,
         ready: Mapping[str, KindRecords],
         offsets: Mapping[Position, int],
         *,
-        read_to: Mapping[Position, int],
         failures: Failures,
+        read_to: Mapping[Position, int] | None = None,
     ) -> DeliveryOutcome:
         """Deliver these records; when it returns, each is delivered or is a dead letter.
 
         ready:    records by kind, in the order in which the product must have them.
         offsets:  for each partition up to where this batch, with all before it, accounts for.
-        read_to:  for each partition up to where it was read.
         failures: what is known to fail before it comes here.
+        read_to:  see `translated`.
         """
-        parts, delivered, untranslated = self.translated(ready, read_to)
+        parts, delivered, untranslated = self.translated(ready, failures, read_to)
         left_out = failures + untranslated
         self._write(left_out)
         if parts or left_out:
@@ -121,34 +122,25 @@ class Deliverer:
             left_out = left_out + refused
         for kind, number in (delivered := +delivered).items():
             self._metrics.delivered.labels(self._product.name, kind).inc(number)
+        self._retries.persist(lambda: self._equivalents.delivered(offsets))
         messages = tuple(message for message, _ in left_out)
         return DeliveryOutcome(delivered, messages, len(messages) if self._dead_letters else 0)
 
     def translated(
-        self, records: Mapping[str, KindRecords], read_to: Mapping[Position, int]
+        self,
+        records: Mapping[str, KindRecords],
+        failures: Failures,
+        read_to: Mapping[Position, int] | None = None,
     ) -> tuple[list[Part], Counter[str], Failures]:
-        """Translate these, but for withdrawals that an equivalent record outlives.
+        """Translate what the product is told of these.
+
+        failures: what goes to the dead letters instead.
+        read_to:  in a replay of latest states, for each partition up to where it was looked at.
 
         Returns what `bus.consume.translation.translate` does.
         """
-        outlived = self._retries.persist(lambda: self._outlived(records, read_to))
-        return translate(self._product, records, outlived)
-
-    def _outlived(
-        self, records: Mapping[str, KindRecords], read_to: Mapping[Position, int]
-    ) -> dict[str, Collection[int]]:
-        """For each kind the indexes of the withdrawals that the product must not hear of."""
-        found: dict[str, Collection[int]] = {}
-        for kind, fields in self._product.siblings.items():
-            if kind in records:
-                topic = topics.topic(self._settings, kind)
-                ends = {
-                    place.partition: at for place, at in read_to.items() if place.topic == topic
-                }
-                found[kind] = equivalents.outlived(
-                    self._settings, kind, fields, records[kind], self._writer_schema, ends
-                )
-        return found
+        told = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
+        return translate(self._product, told)
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
         """Hand the batch over, as often as it takes; what the product refuses."""

@@ -21,18 +21,24 @@ from bus.standard import KINDS, Record
 from bus.standard.fault_codes import FaultCode, Reason
 
 if TYPE_CHECKING:
+    import pyarrow
     from confluent_kafka import Message
 
 
 @dataclass(slots=True)
 class KindRecords:
-    """Records of one kind with their messages, side by side."""
+    """Records of one kind with their messages, side by side.
+
+    columns: the same records as columns, where they are at hand; else None.
+    """
 
     records: list[Any] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    columns: pyarrow.RecordBatch | None = None
 
     def add(self, record: Record, message: Message) -> None:
         """Append one."""
+        self.columns = None
         self.records.append(record)
         self.messages.append(message)
 

@@ -68,8 +68,16 @@ class GroupProgress:
         for place, offset in (own or {}).items():
             done[place] = max(offset, done.get(place, 0))
         self._delivered.refresh(done)
+        self.ask_what_is_carried()
         if waiting:
             self._look_round(done)
+
+    def ask_what_is_carried(self) -> None:
+        """Learn which kinds are not carried: nothing lies in their topics."""
+        unheard = self._delivered.unheard
+        asked = [topic for topic, kind in self._kinds.items() if kind in unheard]
+        ends = self._inquiry.ends(asked) if asked else {}
+        self._delivered.note_carried({self._kinds[place.topic] for place in ends})
 
     def _look_round(self, done: Mapping[Position, int]) -> None:
         """Learn up to when all that was in the topics has been delivered, level by level.

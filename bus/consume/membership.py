@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 
 from bus.consume.assignment import Assignment
 from bus.consume.backlog import Backlog
+from bus.consume.equivalents import Equivalents
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.worker_state import BatchInHand, Unsettled
@@ -42,6 +43,7 @@ class Membership:
         backlog: Backlog,
         progress: GroupProgress,
         gate: Gate,
+        equivalents: Equivalents,
         unsettled: Unsettled,
         assigned: Gauge,
     ) -> None:
@@ -51,6 +53,7 @@ class Membership:
         self._backlog = backlog
         self._progress = progress
         self._gate = gate
+        self._equivalents = equivalents
         self._unsettled = unsettled
         self._assigned = assigned
         self._in_hand: BatchInHand | None = None
@@ -95,6 +98,7 @@ class Membership:
         except BusError as error:  # who has them now takes them anyway
             log.info("partitions not released", why=str(error))
         self._partitions.revoke(gone)
+        self._equivalents.revoked(gone)
         self._backlog.drop(gone)
         self._assigned.set(len(self._partitions.next))
 
@@ -102,6 +106,7 @@ class Membership:
         """Find where to go on in these partitions. Return the offsets that the delivery keeps."""
         own = self._delivery.resume(self._inquiry.cluster(), asked)
         self._partitions.locate(asked, own)
+        self._equivalents.assigned({place: self._partitions.next[place] for place in asked})
         return {place: own[place] for place in asked if place in own}
 
     def _rewind(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 def translate(
-    product: Product, lots: Mapping[str, KindRecords], passed_over: Mapping[str, Collection[int]]
+    product: Product, lots: Mapping[str, KindRecords]
 ) -> tuple[list[Part], Counter[str], list[tuple[Message, str]]]:
     """From lots of records to parts of rows, in the product's own order.
 
-    passed_over: for some kinds, the indexes of records that the product is not told about.
     Returns the parts, how many records of each kind are told, and (message, reason) for the dead
     letters. A record that one table cannot take is told to none.
     """
@@ -38,7 +37,7 @@ def translate(
     told: dict[str, set[int] | int] = {}
     parts = []
     for _, kind, part, rows in made:
-        left_out = failed[kind].keys() | set(passed_over.get(kind, ()))
+        left_out = failed[kind].keys()
         if not left_out and None not in rows:
             part.rows = rows  # type: ignore[assignment]
             told[kind] = len(rows)

@@ -27,6 +27,7 @@ from bus.consume.assignment import Assignment
 from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
+from bus.consume.equivalents import Equivalents, folder
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
@@ -47,6 +48,7 @@ from bus.kafka.offsets import Offsets
 from bus.kafka.reader import some
 from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
+from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -92,12 +94,16 @@ class Worker:
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._retries = Retries(self._how, product.name, metrics, self._stay)
+        self._equivalents = Equivalents(
+            settings, product, schema_lookup(settings), folder(settings, product)
+        )
         self._deliverer = Deliverer(
             settings,
             product,
             self._hand_over,
             self._retries,
             DeadLetters(settings, product.name),
+            self._equivalents,
             metrics,
             clock=clock,
         )
@@ -118,6 +124,7 @@ class Worker:
             self._backlog,
             self._progress,
             self._gate,
+            self._equivalents,
             self._unsettled,
             metrics.assigned.labels(product.name),
         )
@@ -162,6 +169,7 @@ class Worker:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
             self._consumer.close()
+            self._equivalents.close()
             self._inquiry.close()
         return self.outcome
 
@@ -246,12 +254,14 @@ class Worker:
         if self._backlog.waiting:
             self._progress.ask_again(GROUP_SECONDS, waiting=True)
         with self._membership.batch_in_hand():
-            ready, failures = self._backlog.take(self._retries, self._progress.delivered_up_to)
+            ready, failures = self._backlog.take(
+                self._retries,
+                self._progress.delivered_up_to,
+                self._progress.ask_what_is_carried,
+            )
             offsets = self._offsets()
             self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
-            outcome = self._deliverer.deliver(
-                ready, offsets, read_to=self._partitions.next, failures=failures
-            )
+            outcome = self._deliverer.deliver(ready, offsets, failures=failures)
             self._backlog.confirm(outcome.left_out)
             self.outcome.dead_lettered += outcome.dead_lettered
             self.outcome.delivered.update(outcome.delivered)
@@ -268,6 +278,7 @@ class Worker:
         if self._unsettled:
             offsets = self._offsets()
             self._retries.persist(self._delivery.settle)
+            self._equivalents.reached(offsets)
             # Once more when it did not go: others wait for these offsets, and lag shows them.
             self._unsettled.settled(wholly=self._commit(offsets))
 

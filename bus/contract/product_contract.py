@@ -46,6 +46,17 @@ class ProductContract:
         assert len(names) == len(set(names))
         assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()
 
+    def test_equivalent_records_lie_in_one_partition_and_have_days(self) -> None:
+        """The rule can be decided where the records are, and ranks by days."""
+        for kind, rule in self.product.siblings.items():
+            assert kind in self.product.kinds, f"siblings of {kind}, which it does not take"
+            fields = KINDS[kind].fields
+            assert set(rule.fields) <= set(fields)
+            assert KINDS[kind].owner in rule.fields, "else they may lie in several partitions"
+            types = {field["name"]: field["type"] for field in KINDS[kind].schema["fields"]}
+            for day in filter(None, (rule.last, rule.first)):
+                assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is no day"
+
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:
@@ -184,7 +195,7 @@ class ProductContract:
             if redelivery is None:
                 pytest.skip("cannot tell a replay from what is live")
             wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
-            parts, _, _ = translate(self.product, wanted, {})
+            parts, _, _ = translate(self.product, wanted)
             assert not list(redelivery.redeliver(Batch(parts, seen), "replay-1", seen))
             delivery.settle()
         finally:
@@ -205,7 +216,7 @@ class ProductContract:
             resumed = delivery.resume("cluster", list(offsets))
             if honour_resume:
                 lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
-            parts, _, letters = translate(self.product, lots, {})
+            parts, _, letters = translate(self.product, lots)
             assert not letters
             if parts:
                 assert not list(delivery.deliver(Batch(parts, offsets)))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 10_000
 """How many messages are taken at once."""
+NEAR = 5_000
+"""Single messages that are so near to each other are read at one go, with what lies between."""
 PATIENCE = 1.0
 """For how many seconds one look waits for something to come."""
 SILENCE = 60.0
@@ -262,6 +264,38 @@ def passages(
         first = {place: start.get(place, 0) for place, end in stop.items() if end > 0}
         for batch in reader.batches(first, stop, silence=silence):
             yield from batch
+
+
+def messages_at(
+    settings: Settings, wanted: Mapping[Position, Iterable[int]]
+) -> dict[tuple[Position, int], Message]:
+    """Single messages by partition and offset, of those that are still there.
+
+    Those that lie near to each other are read at one go. Raises `RetryLater`.
+    """
+    found: dict[tuple[Position, int], Message] = {}
+    names = ", ".join(sorted({place.topic for place in wanted}))
+    with Reader(settings, _could_not_read(names)) as reader:
+        for place, offsets in wanted.items():
+            for run in _runs(sorted(set(offsets))):
+                meant = set(run)
+                for batch in reader.batches({place: run[0]}, {place: run[-1] + 1}):
+                    for message in batch:
+                        if (offset := message.offset()) in meant:
+                            found[place, offset or 0] = message
+    return found
+
+
+def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending offsets, cut where it is faster to begin anew than to read on."""
+    run: list[int] = []
+    for offset in offsets:
+        if run and offset - run[-1] > NEAR:
+            yield run
+            run = []
+        run.append(offset)
+    if run:
+        yield run
 
 
 def some(consumer: Consumer, at_most: int, patience: float = PATIENCE) -> list[Message]:

@@ -38,8 +38,11 @@ class BatchCodec:
 
         None: at least one of them is not as it should be; nothing is said of which.
         """
-        if (found := self.columns(values)) is None:
-            return None
+        found = self.columns(values)
+        return None if found is None else self.records(found)
+
+    def records(self, found: pyarrow.RecordBatch) -> list[Record] | None:
+        """The records of what `columns` gave; None: one of them is nothing that Python has."""
         try:
             return self._records([_values(column) for column in found])
         except (OverflowError, ValueError):  # a day or a moment that Python does not have

@@ -102,9 +102,16 @@ class Decoder:
         self, values: Sequence[bytes | None]
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         """The records of all values that decode, in order, and (index, reason) of the others."""
-        bare = self._bare(values)
-        if bare is not None and (block := self._blocks.read(bare)) is not None:
-            return block, []
+        records, failures, _ = self.decode_with_columns(values)
+        return records, failures
+
+    def decode_with_columns(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[list[Record], list[tuple[int, Never]], pyarrow.RecordBatch | None]:
+        """As `decode_all`; and the records as columns, if they were decoded as a whole."""
+        found = self.columns(values)
+        if found is not None and (block := self._blocks.records(found)) is not None:
+            return block, [], found
         decode = self.decode
         self._refused = {}  # a schema may be registered by the next time
         records = []
@@ -115,7 +122,7 @@ class Decoder:
             except Never as reason:
                 failures.append((index, reason))
         self._refused = None
-        return records, failures
+        return records, failures, None
 
     def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
         """The records of all values as columns (see `bus.registry.batch_codec`); None: they are to

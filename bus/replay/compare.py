@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from bus.consume.dependency_order import KindRecords
+from bus.consume.equivalents import Equivalents
 from bus.consume.translation import translate
 from bus.delivery import Batch, Delivery, Part, Position
 from bus.errors import Stop
 from bus.product import Product
+from bus.registry.subjects import schema_lookup
 from bus.replay import history
 from bus.replay.latest import LatestStates
 from bus.replay.product_rows import Differences, ProductStates, RowOrigin
@@ -68,9 +70,24 @@ def reconcile(
         _states(product) as states,
         _opened(open_into, window) as standing,
         _opened(open_into, window) as withdrawn,
+        tempfile.TemporaryDirectory(prefix="schoolbus-") as folder,
     ):
         states.read(HAS, export)
-        _should(settings, product, states, selection, window, standing, withdrawn, progress)
+        equivalents = Equivalents(
+            settings, product, schema_lookup(settings), Path(folder), standing=True
+        )
+        with closing(equivalents):
+            _should(
+                settings,
+                product,
+                states,
+                selection,
+                window,
+                equivalents,
+                standing,
+                withdrawn,
+                progress,
+            )
         if standing.settle():
             states.read(SHOULD, standing.folder)
         with suppress(Stop):  # a set of nothing but what is withdrawn may not be written
@@ -133,6 +150,7 @@ def _should(
     states: ProductStates,
     selection: Selection,
     window: Window,
+    equivalents: Equivalents,
     standing: _Written,
     withdrawn: _Written,
     progress: Progress,
@@ -147,7 +165,11 @@ def _should(
             taken = FilteredRecords()
             sieve.take(messages, taken)
             stand, gone = _apart(taken.lots)
-            standing.deliver(_made(product, states, stand), taken.ends)
+            parts = _made(product, states, stand)
+            if (told := equivalents.decide(stand, read_to=window.stop)) is not stand:
+                parts, _, _ = translate(product, told)
+            standing.deliver(parts, taken.ends)
+            # What is said of several that are gone counts only where none of them stands.
             withdrawn.deliver(_made(product, states, gone), taken.ends)
             # Where a withdrawn record has no row, the row that it had tells of whom it was.
             _made(product, states, {kind: _as_active(lot) for kind, lot in gone.items()})
@@ -176,7 +198,7 @@ def _as_active(lot: KindRecords) -> KindRecords:
 
 def _made(product: Product, states: ProductStates, lots: Mapping[str, KindRecords]) -> list[Part]:
     """The rows of records; of which record each is made is noted."""
-    parts, _, _ = translate(product, lots, {})
+    parts, _, _ = translate(product, lots)
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):

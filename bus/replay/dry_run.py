@@ -82,7 +82,7 @@ def plan(
 
 
 def _count(product: Product, taken: FilteredRecords, found: DryRun, students: set[int]) -> None:
-    parts, told, _ = translate(product, taken.lots, {})
+    parts, told, _ = translate(product, taken.lots)
     found.chosen += told
     found.untold += len(taken) - told.total() + len(taken.undecodable)
     for kind, lot in taken.lots.items():

@@ -9,22 +9,29 @@ the last batch that the replay log has; that batch may be delivered once more, w
 bears as it does after a crash of the live consumer.
 
 Records do not wait for one another here: a history is read in the order in which it was published.
+
+Equivalent records (`bus.consume.equivalents`) are decided as by the live consumer, from an index of
+the replay's own in a temporary folder. A replay of latest states decides again when it has looked
+further, so that it never brings what counted before something newer came.
 """
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bus.consume.buffer import Buffer, position
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.dependency_order import KindRecords
+from bus.consume.equivalents import Equivalents
 from bus.consume.retries import Retries, in_steps
 from bus.delivery import (
     Batch,
@@ -88,22 +95,14 @@ class ReplayEngine:
         self._progress = progress
         self._clock = clock
         self._stopping = event()
-        metrics = ConsumerMetrics()
-        self._retries = Retries(settings.consumer, product.name, metrics, self._stay)
+        self._metrics = ConsumerMetrics()
+        self._retries = Retries(settings.consumer, product.name, self._metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
-        self._deliverer = Deliverer(
-            settings,
-            product,
-            self._hand_over,
-            self._retries,
-            None if about.into else DeadLetters(settings, product.name),
-            metrics,
-            origin=f"in the replay {about.id}: ",
-            clock=clock,
-        )
         self._writer_schema = schema_lookup(settings)
         self._wish_read = clock()
         self._latest: LatestStates | None = None
+        self._in_hand: dict[str, KindRecords] = {}
+        self._decided_at: Mapping[Position, int] = {}
 
     def stop(self) -> None:
         """Ask it to pause after the batch in hand."""
@@ -120,7 +119,8 @@ class ReplayEngine:
             self._log.begin(self._about)
         self._note(replace(self._state, status="running", error=""))
         try:
-            self._replay(self._about.window.after(self._state.reached))
+            with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
+                self._replay(self._about.window.after(self._state.reached), Path(folder))
         except _Wished as wished:
             try:
                 self._note(replace(self._state, status=wished.status))
@@ -142,7 +142,7 @@ class ReplayEngine:
             self._log.close()
         return self._state
 
-    def _replay(self, window: Window) -> None:
+    def _replay(self, window: Window, folder: Path) -> None:
         if not self._about.into:
             letters = topics.deadletters(self._settings, self._product.name)
             self._retries.persist(lambda: topics.ensure(self._settings, [letters]))
@@ -152,6 +152,31 @@ class ReplayEngine:
             self._latest = self._retries.persist(look)
         if self._about.into:  # a place of the replay's own, which keeps its own account
             window = window.after(self._retries.persist(partial(self._resume, window)))
+        equivalents = Equivalents(
+            self._settings,
+            self._product,
+            self._writer_schema,
+            folder,
+            standing=self._latest is not None,
+        )
+        equivalents.assigned(window.start)
+        try:
+            self._run_through(window, equivalents)
+        finally:
+            equivalents.close()
+
+    def _run_through(self, window: Window, equivalents: Equivalents) -> None:
+        self._deliverer = Deliverer(
+            self._settings,
+            self._product,
+            self._hand_over,
+            self._retries,
+            None if self._about.into else DeadLetters(self._settings, self._product.name),
+            equivalents,
+            self._metrics,
+            origin=f"in the replay {self._about.id}: ",
+            clock=self._clock,
+        )
         chosen = RecordFilter(self._settings, self._about, self._selection, self._latest)
         most = self._product.batch_records
         if self._about.rate:
@@ -184,11 +209,10 @@ class ReplayEngine:
 
     def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
         """Deliver a batch and note it; an empty batch for what comes next."""
+        self._in_hand = self._ordered(batch.lots)
+        self._decided_at = self._read_to(batch.ends)
         outcome = self._deliverer.deliver(
-            self._ordered(batch.lots),
-            batch.ends,
-            read_to=self._read_to(batch.ends),
-            failures=batch.undecodable,
+            self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_at
         )
         seconds, left_out = self._clock() - began, len(outcome.left_out)
         self._note(self._state.plus(batch.ends, outcome.delivered, batch.passed, left_out, seconds))
@@ -217,6 +241,7 @@ class ReplayEngine:
         """Hand over what is still a record's latest state; the rest goes out of the batch."""
         while True:
             latest.follow()
+            self._decide_again(batch, latest)
             left = [_latest_of(part, latest) for part in batch.parts]
             batch.parts = [part for part in left if part.rows]
             try:
@@ -227,6 +252,25 @@ class ReplayEngine:
         if is_unlocked(self._delivery):
             self._have_the_last_word(batch.parts, batch.offsets, latest)
         return refusals
+
+    def _decide_again(self, batch: Batch, latest: LatestStates) -> bool:
+        """Make the rows of equivalent records anew if more has come; whether any changed.
+
+        What is translated again failed or did not fail before as it does now, so its dead letters
+        are written already.
+        """
+        read_to = self._read_to(batch.offsets)
+        kinds = self._product.siblings.keys() & self._in_hand.keys()
+        if not kinds or read_to == self._decided_at:
+            return False
+        self._decided_at = read_to
+        again = {kind: self._in_hand[kind] for kind in kinds}
+        parts, _, _ = self._deliverer.translated(again, [], read_to)
+        before = [part for part in batch.parts if part.kind in kinds]
+        batch.parts = _in_order(
+            self._product, [part for part in batch.parts if part.kind not in kinds] + parts
+        )
+        return [part.rows for part in parts] != [part.rows for part in before]
 
     def _have_the_last_word(
         self, parts: list[Part], ends: Mapping[Position, int], latest: LatestStates
@@ -241,13 +285,20 @@ class ReplayEngine:
             self._retries.persist(latest.follow)
             told = {id(m): m for part in parts for m in part.messages}.values()
             newer = {id(one): one for m in told if (one := latest.newest(m)) is not m}
-            if not newer:
+            batch = Batch(list(parts), ends)
+            if not self._decide_again(batch, latest) and not newer:
                 return
-            buffer.add(list(newer.values()))
-            records, _ = self._retries.persist(partial(buffer.decoded, buffer.take()))
-            ordered = self._ordered(records)
-            parts, _, _ = self._deliverer.translated(ordered, self._read_to(ends))
-            batch = Batch(parts, ends)
+            changed = {one.key() for one in newer.values()}
+            siblings = self._product.siblings
+            parts = [part for part in batch.parts if part.kind in siblings]
+            parts = [_without(part, changed) for part in parts]
+            if newer:
+                buffer.add(list(newer.values()))
+                records, _ = self._retries.persist(partial(buffer.decoded, buffer.take()))
+                ordered = self._ordered(records)
+                more, _, _ = self._deliverer.translated(ordered, [], self._read_to(ends))
+                parts = _in_order(self._product, [*parts, *more])
+            batch = Batch([part for part in parts if part.rows], ends)
             self._retries.persist(
                 partial(self._redelivery.redeliver, batch, self._about.id, latest.seen)
             )
@@ -313,6 +364,17 @@ def _latest_of(part: Part, latest: LatestStates) -> Part:
         if latest.is_latest(position(message), message.offset() or 0, message.key())
     ]
     return part.only(keep)
+
+
+def _without(part: Part, keys: Collection[bytes | None]) -> Part:
+    """A part without the rows of these records."""
+    return part.only([at for at, m in enumerate(part.messages) if m.key() not in keys])
+
+
+def _in_order(product: Product, parts: Sequence[Part]) -> list[Part]:
+    """Parts in the product's order of tables."""
+    order = {table.name: at for at, table in enumerate(product.tables)}
+    return sorted(parts, key=lambda part: order[part.table.name])
 
 
 def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:

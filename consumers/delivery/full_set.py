@@ -51,6 +51,8 @@ class FullSet:
     today:      the district's day, on which such rows are in the set or not.
     required:   the tables without whose rows there is no set.
     revision:   another one when the same records give other rows than before.
+    named_by:   for each table whose rows are in the set only if something names them: the tables
+                that do (see `consumers.delivery.set_file.write_file`).
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class FullSet:
         today: Callable[[], date],
         required: Sequence[str] = (),
         revision: str = "",
+        named_by: Mapping[str, Sequence[Table]] | None = None,
     ) -> None:
         self._tables = tables
+        self._named_by = named_by or {}
         self._references = references
         self._today = today
         self._required = required
@@ -116,7 +120,13 @@ class FullSet:
             for table in self._tables:
                 part = own / f"{table.name}.part"
                 references = self._references.get(table.name, ())
-                files[table.name], missing = write_file(sql, part, table, references, today)
+                named_by = [
+                    (other, self._references.get(other.name, ()))
+                    for other in self._named_by.get(table.name, ())
+                ]
+                files[table.name], missing = write_file(
+                    sql, part, table, references, today, named_by
+                )
                 if missing:
                     left_out[table.name] = missing
         empty = [name for name in self._required if not files[name]["rows"]]

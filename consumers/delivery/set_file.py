@@ -1,8 +1,9 @@
 """One file of a whole set, from the rows of a `SetState`: what is in it, in which order.
 
 Valid means that nothing refers to what is not in the set: such a row is left out, or the reference
-is (`Reference`), and it comes back with what it refers to. Rows that are the same thing to the
-product (`Table.key`) are written once. Order of rows: by key.
+is (`Reference`), and it comes back with what it refers to. A table may ask that something names its
+rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the
+same thing to the product (`Table.key`) are written once. Order of rows: by key.
 """
 
 from __future__ import annotations
@@ -47,8 +48,13 @@ def write_file(
     table: Table,
     references: Iterable[Reference],
     today: str,
+    named_by: Sequence[tuple[Table, Sequence[Reference]]] = (),
 ) -> tuple[dict[str, Any], int]:
     """Write it to `path`: its account for set.json, and how many rows were left out.
+
+    named_by: the tables, each with all of its references, of which a row must name a row of this
+              table, or that is left out. They come later, and refer to nothing that comes later
+              than this table. Only a table with one key column can have them.
 
     A temporary table of its name has the ids that are in it, for the files that refer to it; so
     files come in the order of `FullSet.tables`, within one transaction.
@@ -65,6 +71,9 @@ def write_file(
             f'INSERT OR IGNORE INTO temp."{table.name}" SELECT {cell[table.key[0]]}, kind {rows}',
             said,
         )
+    if named_by:
+        _leave_out_unnamed(sql, table, named_by, said)
+        rows += f' AND ({cell[table.key[0]]}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
     (standing,) = sql.execute(
         f'SELECT count(*) FROM main."{table.name}" WHERE {STANDING}', said
     ).fetchone()
@@ -91,6 +100,32 @@ def write_file(
             read += len(some)
             written += len(lines)
     return {"rows": written, "sha256": digest.hexdigest()}, standing - read
+
+
+def _leave_out_unnamed(
+    sql: sqlite3.Connection,
+    table: Table,
+    named_by: Iterable[tuple[Table, Sequence[Reference]]],
+    said: Mapping[str, str],
+) -> None:
+    """Take out of the table's ids those that no row which is in the set names."""
+    sql.execute("CREATE TEMP TABLE named (id, kind, PRIMARY KEY (id, kind)) WITHOUT ROWID")
+    for other, references in named_by:
+        cell = {name: f"json_extract(cells, '$[{at}]')" for at, name in enumerate(other.columns)}
+        _, where = _valid(cell, references)
+        for reference in references:
+            if reference.to == table.name:
+                kind = " AND kind = :kind" if reference.kind else ""
+                sql.execute(
+                    f'INSERT OR IGNORE INTO named SELECT id, kind FROM temp."{table.name}" '
+                    f'WHERE id IN (SELECT {cell[reference.column]} FROM main."{other.name}" '
+                    f"WHERE {' AND '.join(where)}){kind}",
+                    {**said, "kind": reference.kind},
+                )
+    sql.execute(
+        f'DELETE FROM temp."{table.name}" WHERE (id, kind) NOT IN (SELECT id, kind FROM named)'
+    )
+    sql.execute("DROP TABLE named")
 
 
 def _valid(

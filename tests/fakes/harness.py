@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -89,8 +90,9 @@ PRODUCERS = ("bus.kafka.sender.Producer", "bus.replay.replay_log.Producer")
 ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
 LOOKUPS = (
     "bus.consume.backlog.schema_lookup",
-    "bus.consume.deliverer.schema_lookup",
+    "bus.consume.worker.schema_lookup",
     "bus.consume.deadletters.schema_lookup",
+    "bus.replay.compare.schema_lookup",
     "bus.replay.engine.schema_lookup",
     "bus.replay.record_filter.schema_lookup",
     "bus.replay.selection.schema_lookup",
@@ -126,15 +128,22 @@ def fate(message: Message) -> str:
 class Bus:
     """A district's bus: a broker, a clock, and settings that lead to both.
 
+    home:     BUS_HOME, where a product with equivalent records keeps what stands.
     consumer: settings of the consumer's loop; see `bus.settings.ConsumerSettings`.
     """
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *, partitions: int = 1, **consumer: Any
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        partitions: int = 1,
+        home: Path = Path(".bus"),
+        **consumer: Any,
     ) -> None:
         self.clock = Clock()
         self.broker = Broker(self.clock)
         self.settings = Settings(
+            home=home,
             kafka=KafkaSettings(bootstrap="fake:9092", partitions=partitions),
             consumer=ConsumerSettings(**consumer),
         )
@@ -190,6 +199,17 @@ class Bus:
         """Publish an enrollment, named after both."""
         fields = {"userSourcedId": student, "classSourcedId": class_, **more}
         return self.publish("enrollment", f"{student}-{class_}", **fields)
+
+    def carry(self, *kinds: str) -> None:
+        """Let the topics of these kinds hold something that is no record: an aborted transaction.
+
+        A kind whose topic holds nothing is not waited for.
+        """
+        for kind in kinds:
+            aborted = self.broker.transaction()
+            for partition in range(self.partitions):
+                aborted.append(topics.topic(self.settings, kind), partition)
+            aborted.abort()
 
     def place(self, kind: str, partition: int = 0) -> Position:
         """A partition of a kind's topic."""
@@ -261,11 +281,12 @@ class Bus:
         batch: int = 100,
         tells_time: bool = False,
         kinds: tuple[str, ...] = TAKEN,
+        **how: Any,
     ) -> ReplayEngine:
         """A process that runs a replay, from where the ledger says; `batch` records at once."""
         topics.ensure(self.settings, [topics.replays(self.settings)])
         known = replay_log.entries(self.settings).get(about.id)
-        product = replace(PRODUCT, batch_records=batch, tells_time=tells_time)
+        product = replace(PRODUCT, batch_records=batch, tells_time=tells_time, **how)
         return ReplayEngine(
             self.settings,
             product,
@@ -339,11 +360,15 @@ class Instance:
     def leave(self) -> None:
         """Close in order."""
         self.consumer.close()
+        self.loop._equivalents.close()
         self.loop._inquiry.close()
 
     def kill(self) -> None:
         """End as a killed process does; what is not committed is lost."""
         self.consumer.kill()
+        for one in self.loop._equivalents._kinds.values():
+            if one._index:
+                one._index._con.close()  # or the file stays this process's own
 
     @property
     def places(self) -> set[Position]:

@@ -92,7 +92,7 @@ def translated(kind: str, records: list[dict[str, Any]]) -> None:
     """Each record is told to each product, or left out by it, or has a reason."""
     lots = {kind: KindRecords(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
     for product in PRODUCTS:
-        parts, _, letters = translate(product, lots, {})
+        parts, _, letters = translate(product, lots)
         assert all(len(part.rows) == len(part.messages) for part in parts)
         assert all(reason and MARK not in reason for _, reason in letters)
 

@@ -85,7 +85,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         west = [entry("/west", fault) for fault in [*EMPTY, MORE, NOTED]]
         return [*west, entry("/sis", STREAMED)]
 
-    monkeypatch.setattr(bus.settings, "load", lambda: None)
+    monkeypatch.setattr("bus.cli.quarantine.settings_of_reached", lambda: None)
     monkeypatch.setattr(bus.ingest.quarantine, "read", read)
     return asked
 

@@ -335,7 +335,7 @@ def deliver(delivery: Any, changes: list[tuple[str, dict[str, Any]]], start: int
     lots: dict[str, KindRecords] = defaultdict(KindRecords)
     for at, (kind, record) in enumerate(changes, start=start):
         lots[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
-    parts, _, letters = translate(PRODUCT, lots, {})
+    parts, _, letters = translate(PRODUCT, lots)
     assert not letters
     places = {Position(f"schoolbus.{kind}", 0): start + len(changes) for kind in lots}
     delivery.deliver(Batch(parts, places))
@@ -396,6 +396,70 @@ def test_a_student_who_leaves_takes_the_rosters_and_ties_along(tmp_path: Path) -
     assert sds_model.rosters(state) == {("c", "t", "teacher")}
     assert ("st",) not in state["users.csv"]
     assert not state["relationships.csv"]
+
+
+def written(out: Path, *days: list[tuple[str, dict[str, Any]]]) -> sds_model.State:
+    """Deliver some days, one batch each; the set after the last."""
+    delivery = opened(out)
+    for at, changes in enumerate(days):
+        deliver(delivery, changes, start=at * 100)
+    delivery.settle()
+    delivery.close()
+    return sds_model.load(out)
+
+
+def test_a_guardian_whose_last_student_has_left_is_not_in_the_set(tmp_path: Path) -> None:
+    """Case 6 of the field: neither a role nor a relationship is left."""
+    other = a_record("student", sourcedId="other", orgSourcedIds=["s"])
+    gone = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
+    back = a_record("student", sourcedId="st", orgSourcedIds=["s"], agentSourcedIds=["g"])
+    assert ("g",) in written(tmp_path, a_school())["users.csv"]
+    assert ("g",) not in written(tmp_path, [], [("student", other)], [("student", gone)])[
+        "users.csv"
+    ]
+    assert ("g",) in written(tmp_path, [], [], [], [("student", back)])["users.csv"]
+
+
+@pytest.mark.parametrize("kind", ["student", "staff"])
+def test_who_has_neither_a_role_nor_a_relationship_is_not_in_the_set(
+    tmp_path: Path, kind: str
+) -> None:
+    nowhere = a_record(
+        kind, sourcedId="n", orgSourcedIds=["unknown"], primaryOrgSourcedId=None, agentSourcedIds=[]
+    )
+    state = written(tmp_path, [*a_school(), (kind, nowhere)])
+    assert ("n",) not in state["users.csv"]
+    assert {("st",), ("t",), ("g",)} <= state["users.csv"].keys()
+
+
+def test_a_relationship_is_enough(tmp_path: Path) -> None:
+    tied = a_record(
+        "student", sourcedId="n", orgSourcedIds=[], primaryOrgSourcedId=None, agentSourcedIds=["g"]
+    )
+    state = written(tmp_path, [*a_school(), ("student", tied)])
+    assert ("n",) in state["users.csv"]
+    assert ("n", "g") in state["relationships.csv"]
+
+
+LEFT = {"sourcedId": "e-1a", "beginDate": date(2026, 8, 24), "endDate": date(2026, 9, 11)}
+BACK = {"sourcedId": "e-1b", "beginDate": date(2026, 10, 1), "endDate": date(2026, 12, 18)}
+
+
+@pytest.mark.parametrize("order", [(LEFT, BACK), (BACK, LEFT)])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_student_who_came_back_is_in_the_class_once_until_the_latest_day(
+    tmp_path: Path, order: Any, apart: bool
+) -> None:
+    """Case 2 of the field, for whole sets."""
+    place = {"classSourcedId": "c", "schoolSourcedId": "s", "userSourcedId": "st"}
+    school = [one for one in a_school() if one[1]["sourcedId"] != "e1"]
+    own = [("enrollment", a_record("enrollment", **place, **one, role="student")) for one in order]
+    days = [school, [own[0]], [own[1]]] if apart else [school, own]
+    state = written(tmp_path, *days)
+    assert sorted(sds_model.rosters(state)) == [("c", "st", "student"), ("c", "t", "teacher")]
+    gone = a_record("enrollment", **place, **BACK, role="student", status="tobedeleted")
+    state = written(tmp_path, *([[]] * 4), [("enrollment", gone)])
+    assert sds_model.rosters(state) == {("c", "t", "teacher")}  # the other ended in September
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, KindRecords]:
 
 
 def test_rows_in_the_products_order_beside_their_messages() -> None:
-    parts, told, letters = translate(PRODUCT, lot("a", "b"), {})
+    parts, told, letters = translate(PRODUCT, lot("a", "b"))
     assert [(p.table.name, p.rows) for p in parts] == [
         ("badges.csv", [{"badge": "a"}, {"badge": "b"}]),
         ("users.csv", [{"user_id": "a", "grade": "07"}, {"user_id": "b", "grade": "07"}]),
@@ -51,14 +51,14 @@ def test_rows_in_the_products_order_beside_their_messages() -> None:
 
 
 def test_none_is_not_told() -> None:
-    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"), {})
+    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"))
     assert [r["user_id"] for r in parts[1].rows] == ["a"]
     assert [m.offset() for m in parts[1].messages] == [0]
     assert letters == []
 
 
 def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
-    parts, told, letters = translate(PRODUCT, lot("nameless", "b"), {})
+    parts, told, letters = translate(PRODUCT, lot("nameless", "b"))
     assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
     assert told == {"student": 1}
     assert [(m.offset(), reason) for m, reason in letters] == [
@@ -67,7 +67,7 @@ def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
 
 
 def test_any_other_error_too_and_its_text_is_not_told() -> None:
-    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()), {})
+    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()))
     assert told == {"student": 0}
     line = user.__code__.co_firstlineno + 5
     assert reason == (
@@ -103,12 +103,6 @@ def test_a_key_is_told_when_the_code_spells_it_and_never_when_it_is_a_value(
     lunch = Product("lunch", (Table("a", (), {"student": function}),), BaseModel, lambda _: None)  # type: ignore[arg-type, return-value]
     records = lot("a")
     records["student"].records[0]["familyName"] = "Lovelace"
-    _, _, [(_, reason)] = translate(lunch, records, {})
+    _, _, [(_, reason)] = translate(lunch, records)
     assert f"the translation failed ({told}" in reason
     assert "Lovelace" not in reason
-
-
-def test_what_is_passed_over_is_not_told() -> None:
-    parts, told, _ = translate(PRODUCT, lot("a", "b"), {"student": {0}})
-    assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
-    assert told == {"student": 1}

@@ -325,6 +325,7 @@ def test_a_letter_of_what_does_not_decode_is_there_before_the_rest_is_delivered(
 def test_an_enrollment_is_held_until_its_class_comes_and_no_commit_passes_it(
     bus: Bus, lunch: FakeProduct
 ) -> None:
+    bus.carry("class")
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     bus.enroll("s2", "c1", status="tobedeleted")  # a withdrawal waits for nothing
@@ -332,12 +333,13 @@ def test_an_enrollment_is_held_until_its_class_comes_and_no_commit_passes_it(
     seen = []
     bus.clock.after(9, lambda: seen.append((lunch.ids, bus.committed())))
     bus.worker(lunch).run_for(20)
-    assert seen == [(["s1", "s2-c1"], {bus.place("student"): 1})]
+    assert seen == [(["s1", "s2-c1"], {bus.place("student"): 1, bus.place("class"): 2})]
     assert lunch.ids == ["s1", "s2-c1", "c1", "s1-c1"]
     assert bus.committed() == bus.ends()
 
 
 def test_what_is_held_comes_again_after_a_kill(bus: Bus, lunch: FakeProduct) -> None:
+    bus.carry("class")
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     first = bus.worker(lunch).join()
@@ -353,6 +355,7 @@ def test_after_the_time_to_hold_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch, lunch: FakeProduct
 ) -> None:
     bus = Bus(monkeypatch, hold_seconds=100)
+    bus.carry("class")
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     seen = []
@@ -362,6 +365,51 @@ def test_after_the_time_to_hold_it_is_given_up(
     assert seen == [0]
     assert "enrollment s1-c1 refers to class c1, which was not delivered" in letter.reason
     assert bus.committed() == bus.ends()
+
+
+def test_a_kind_that_nobody_publishes_is_not_waited_for(bus: Bus, lunch: FakeProduct) -> None:
+    """Case 1 of the field: an extract without courses.csv; here one without classes."""
+    bus.publish("student", "s1")
+    bus.enroll("s1", "c1")
+    before = bus.clock.now
+    bus.worker(lunch).run(until_caught_up=True)
+    assert lunch.ids == ["s1", "s1-c1"]
+    assert bus.letters == []
+    assert bus.clock.now - before < 5  # it did not wait
+    assert bus.committed() == bus.ends()
+
+
+def test_a_kind_that_comes_later_is_waited_for_from_then_on(bus: Bus, lunch: FakeProduct) -> None:
+    bus.publish("student", "s1")
+    bus.enroll("s1", "c1")
+
+    def later() -> None:
+        bus.publish("class", "c1")  # what was delivered without it stays so
+        bus.enroll("s1", "c2")
+
+    bus.clock.after(5, later)
+    seen = []
+    bus.clock.after(15, lambda: seen.append(list(lunch.ids)))
+    bus.clock.after(16, lambda: bus.publish("class", "c2"))
+    bus.worker(lunch).run_for(30)
+    assert seen == [["s1", "s1-c1", "c1"]]
+    assert lunch.ids == ["s1", "s1-c1", "c1", "c2", "s1-c2"]
+
+
+def test_a_kind_that_another_copy_reads_is_waited_for(bus: Bus, lunch: FakeProduct) -> None:
+    """The copy that has the enrollments knows of the new kind, though it reads nothing of it."""
+    bus.publish("student", "s1")
+    quick, slow = bus.worker(lunch).join(), bus.worker(lunch).join()
+    bus.share({p: slow if p[0] == bus.place("class").topic else quick for p in bus.every_place()})
+    slow.turn()
+    quick.turn(20)
+    bus.publish("class", "c1")
+    bus.enroll("s1", "c1")
+    quick.turn(20)
+    assert (quick.waiting, lunch.ids) == (1, ["s1"])
+    slow.turn(20)
+    quick.turn(20)
+    assert lunch.ids == ["s1", "c1", "s1-c1"]
 
 
 @pytest.mark.parametrize("become", ["refused", "untranslatable", "rubbish"])
@@ -424,6 +472,7 @@ def test_when_many_wait_no_more_of_them_are_read(
     monkeypatch: pytest.MonkeyPatch, lunch: FakeProduct
 ) -> None:
     bus = Bus(monkeypatch, hold_records=2)
+    bus.carry("class")
     bus.publish("student", "s1")
     for number in range(2):
         bus.enroll("s1", f"c{number}")
@@ -476,6 +525,7 @@ def test_a_batch_that_is_partly_anothers_now_is_dropped_and_read_again(
     monkeypatch: pytest.MonkeyPatch, lunch: FakeProduct
 ) -> None:
     bus, one, other = two_partitions(monkeypatch)
+    bus.carry("class")
     bus.enroll(one, "c1")  # is held, and read again with the rest
     first, second = bus.worker(lunch).join(), bus.worker(lunch)
     first.turn()
@@ -535,6 +585,7 @@ def test_a_batch_goes_on_when_nothing_of_it_is_anothers(bus: Bus, lunch: FakePro
 def test_what_is_held_or_in_hand_is_dropped_with_its_partition(
     bus: Bus, lunch: FakeProduct
 ) -> None:
+    bus.carry("student", "class")
     bus.enroll("s1", "c1")
     first = bus.worker(lunch).join()
     first.turn(20)

@@ -1,0 +1,449 @@
+"""What stands: of each group of equivalent records the active ones, as the product was told them.
+
+One DuckDB file for each consumer group, topic and partition:
+`BUS_HOME/standing/GROUP/TOPIC-N.duckdb`. Kafka is the store of record and this is a cache.
+Equivalent records share their owner and so their partition. So only the instance that has the
+partition uses its file: it opens the file with the first batch that needs it and closes it when the
+partition is taken away. Another instance on the same machine then opens the same file; one on
+another machine makes its own from the topic.
+
+    about   mark (the cluster, the rule, the layout), next: all before this offset is in the file
+    member  one row for each active record: key, number, id, at_offset, first_day, last_day
+
+`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id;
+both are DuckDB's `hash`, the same in every process of one version of DuckDB, which the mark names.
+Both have 64 bits: of eight million keys two are the same with a probability of one in half a
+million.
+
+A file is made anew by reading the partition from its beginning when it is missing or damaged, when
+its mark is another, and when it is ahead of where the consumer goes on (somebody set the group's
+offsets back, and wants all told again). When it is behind, only what lies between is read. A file
+that cannot be written at all (a read-only disk, another process that still has it) is replaced by
+one in memory.
+
+The file may also hold records that lie after `next`: they were delivered while one before them
+still waits for what it refers to. They are read again after a restart, and the newest state counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bus.consume.dependency_order import KindRecords
+from bus.delivery import Position
+from bus.errors import RetryLater, Stop
+from bus.kafka.reader import Reader
+from bus.product import Equivalent
+from bus.registry.codec import Decoder
+from bus.settings import Settings
+from bus.standard import KINDS
+from bus.standard.meaning import meaning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    import pyarrow
+    from confluent_kafka import Message
+
+LAYOUT = "1"
+"""Of the files; to be raised when their tables or the rule of `bus.product.Equivalent` change."""
+TAKEN = 50_000
+"""So many records are taken at once when a file is made or brought up to date."""
+MEMORY = "256MB"
+log = logging.getLogger(__name__)
+
+
+class Member(NamedTuple):
+    """An active record of a group of equivalent ones."""
+
+    key: int
+    number: int
+    id: str
+    part: int
+    at_offset: int
+    first_day: date | None
+    last_day: date | None
+
+
+class Arrival(NamedTuple):
+    """A record of the batch in hand; `slot` is its index in the lot, below 0 if it is not told."""
+
+    slot: int
+    member: Member
+    stands: bool
+
+
+class StandingIndex:
+    """The standing records of one kind, of the partitions that this instance has.
+
+    folder:        where the files are; None: in memory, for as long as the object lives.
+    writer_schema: see `bus.registry.codec.Decoder`.
+
+    Methods raise `RetryLater` when Kafka, the registry or the disk do not answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        kind: str,
+        topic: str,
+        rule: Equivalent,
+        folder: Path | None,
+        writer_schema: Callable[[int], dict[str, Any]],
+    ) -> None:
+        import duckdb
+
+        self._duckdb = duckdb
+        self._settings = settings
+        self._kind = kind
+        self._topic = topic
+        self._rule = rule
+        self._folder = folder
+        self._decoder = Decoder(kind, writer_schema)
+        self._next: dict[int, int] = {}
+        self._written: dict[int, int] = {}
+        self._parts: list[int] = []  # the partitions of the batch in hand
+        self._unwritten: set[int] = set()  # those of them that are not written
+        self._unique = False  # no two of its records are one record
+        self._apart = False  # no two of its records have one key, and none has a member
+        self._touched: set[int] = set()  # the partitions with members that have its keys or ids
+        self._con = duckdb.connect(":memory:")
+        self._con.execute("SET threads = 1")
+        self._con.execute(f"SET memory_limit = '{MEMORY}'")
+        self._con.execute("SET enable_progress_bar = false")
+        self._con.execute("SET temp_directory = ''")
+
+    def close(self) -> None:
+        """Close all files, with what is known of how far they stand."""
+        self.release(list(self._next))
+        self._con.close()
+
+    # ---- partitions ----------------------------------------------------------------------------
+
+    def reach(self, goals: Mapping[int, int]) -> None:
+        """Open the files of these partitions and bring each up to its offset.
+
+        A file that is open already and stands for more is left as it is.
+        """
+        cluster = ""
+        behind = {part: goal for part, goal in goals.items() if self._next.get(part, -1) < goal}
+        if not behind:
+            return
+        failure = f"could not read what stands of {self._kind}: Kafka says {{}}"
+        with Reader(self._settings, failure) as reader, self._faults():
+            for part, goal in behind.items():
+                if part not in self._next:
+                    cluster = cluster or reader.cluster()
+                    self._open(part, goal, self._mark(cluster, part))
+            start = {part: self._next[part] for part, goal in behind.items()}
+            short = {part for part, goal in behind.items() if start[part] < goal}
+            kept: list[Message] = []
+            for batch in reader.batches(
+                {Position(self._topic, part): start[part] for part in short},
+                {Position(self._topic, part): behind[part] for part in short},
+            ):
+                kept += batch
+                if len(kept) >= TAKEN:
+                    self._absorb(kept)
+                    kept = []
+            if kept:
+                self._absorb(kept)
+            for part in short:
+                self._write_next(part, behind[part])
+
+    def note(self, reached: Mapping[int, int]) -> None:
+        """All that lies before these offsets was delivered, and is in the open files."""
+        for part, offset in reached.items():
+            if part in self._next:
+                self._next[part] = max(offset, self._next[part])
+
+    def release(self, parts: Iterable[int]) -> None:
+        """Close the files of these partitions: another instance has them now."""
+        for part in parts:
+            if part not in self._next:
+                continue
+            try:
+                if self._next[part] != self._written[part]:
+                    self._write_next(part, self._next[part])
+                self._con.execute(f"DETACH p{part}")
+            except self._duckdb.Error as error:  # it is brought up to date by whoever opens it
+                log.info("what stands was not closed in order: %s", type(error).__name__)
+            del self._next[part], self._written[part]
+            self._unwritten.discard(part)
+
+    # ---- the batch in hand ---------------------------------------------------------------------
+
+    def take(self, arriving: Sequence[pyarrow.Table]) -> None:
+        """Look at a batch (see `columns`), of one or more tables; nothing is written yet."""
+        with self._faults():
+            self._load(arriving)
+            self._unwritten = set(self._parts)
+
+    def shared(self, *, standing: bool) -> set[int]:
+        """The keys of the batch for which a record cannot be judged alone: several of its records
+        have it, or another one stands with it, or a record goes from one key to another.
+
+        standing: whether the files hold the batch already; then also those of which it has not the
+                  newest state.
+        """
+        moved = (
+            "SELECT n.key FROM news n JOIN touched t USING (number) WHERE t.key <> n.key "
+            "UNION SELECT t.key FROM news n JOIN touched t USING (number) WHERE t.key <> n.key"
+        )
+        if standing:
+            moved = (
+                "SELECT n.key FROM news n JOIN touched t USING (number) "
+                "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.stands "
+                "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) WHERE n.stands"
+            )
+        if self._apart and not standing:
+            return set()
+        with self._faults():
+            found = self._rows(
+                "SELECT key FROM news GROUP BY key HAVING count(*) > 1 UNION "
+                "SELECT n.key FROM news n JOIN touched t USING (key) WHERE t.number <> n.number "
+                "UNION SELECT key FROM news WHERE number IN (SELECT number FROM news "
+                f"GROUP BY number HAVING count(DISTINCT key) > 1) UNION {moved}"
+            )
+        return {key for (key,) in found}
+
+    def members(self, keys: set[int]) -> list[Member]:
+        """The active records of these keys."""
+        with self._faults():
+            self._wanted(keys)
+            found = [
+                row
+                for part in self._parts
+                for row in self._rows(
+                    f"SELECT key, number, id, {part}, at_offset, first_day, last_day "
+                    f"FROM p{part}.member SEMI JOIN wanted USING (key)"
+                )
+            ]
+        return [Member(*row) for row in found]
+
+    def arrivals(self, keys: set[int]) -> list[Arrival]:
+        """The records of the batch that have these keys, in the order of their partition."""
+        with self._faults():
+            self._wanted(keys)
+            found = self._rows(
+                "SELECT slot, stands, key, number, id, part, at_offset, first_day, last_day "
+                "FROM news SEMI JOIN wanted USING (key) ORDER BY part, at_offset"
+            )
+        return [Arrival(slot, Member(*row), stands) for slot, stands, *row in found]
+
+    def write(self, reached: Mapping[int, int]) -> None:
+        """Write the batch in hand, which was delivered; and note what was reached.
+
+        Calling it again goes on with the rest.
+        """
+        with self._faults():
+            for part in sorted(self._unwritten & self._next.keys()):
+                self._write(part, max(reached.get(part, 0), self._next[part]))
+                self._unwritten.discard(part)
+        self._unwritten = set()
+        self.note(reached)
+
+    # ---- within --------------------------------------------------------------------------------
+
+    def _wanted(self, keys: set[int]) -> None:
+        self._con.execute("CREATE OR REPLACE TEMP TABLE wanted (key UBIGINT)")
+        self._con.execute("INSERT INTO wanted SELECT unnest(?::UBIGINT[])", [list(keys)])
+
+    def _rows(self, query: str) -> list[Any]:
+        return self._con.execute(query).fetchall()
+
+    def _load(self, arriving: Sequence[pyarrow.Table]) -> None:
+        """Make `news` of a batch, and `touched` of the members that have its keys and ids."""
+        agree = ", ".join(f'CAST("{field}" AS VARCHAR)' for field in self._rule.fields)
+        first, last = (
+            f'CAST("{field}" AS DATE)' if field else "CAST(NULL AS DATE)"
+            for field in (self._rule.first, self._rule.last)
+        )
+        self._con.execute(
+            "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, part INTEGER, at_offset BIGINT, "
+            "id VARCHAR, number UBIGINT, key UBIGINT, stands BOOLEAN, first_day DATE, "
+            "last_day DATE)"
+        )
+        for some in arriving:
+            self._con.register("arriving", some)
+            self._con.execute(
+                "INSERT INTO news SELECT slot, part, at_offset, "
+                'CAST("sourcedId" AS VARCHAR) AS id, hash(part, id) AS number, '
+                f"hash(part, {agree}) AS key, CAST(\"status\" AS VARCHAR) = 'active', "
+                f"{first}, {last} FROM arriving"
+            )
+            self._con.unregister("arriving")
+        ((number, numbers, keys),) = self._rows(
+            "SELECT count(*), count(DISTINCT number), count(DISTINCT key) FROM news"
+        )
+        self._con.execute(
+            "CREATE OR REPLACE TEMP TABLE touched "
+            "(part INTEGER, key UBIGINT, number UBIGINT, at_offset BIGINT)"
+        )
+        found = self._rows("SELECT DISTINCT part FROM news ORDER BY part")
+        self._parts = [part for (part,) in found if part in self._next]
+        for part in self._parts:
+            member, ours = f"p{part}.member", f"(FROM news WHERE part = {part})"
+            # Two joins take a third of the time of one condition with OR.
+            self._con.execute(
+                f"INSERT INTO touched SELECT {part}, key, number, at_offset FROM {member} "
+                f"SEMI JOIN {ours} USING (number) UNION "
+                f"SELECT {part}, key, number, at_offset FROM {member} SEMI JOIN {ours} USING (key)"
+            )
+        self._touched = {part for (part,) in self._rows("SELECT DISTINCT part FROM touched")}
+        self._unique = number == numbers
+        self._apart = number == numbers == keys and not self._touched
+
+    def _write(self, part: int, next_offset: int) -> None:
+        """Write what `news` holds of one partition: the newest state of each record counts."""
+        columns = "key, number, id, at_offset, first_day, last_day"
+        source, member = f"FROM news n WHERE part = {part}", f"p{part}.member"
+        self._con.execute("BEGIN")
+        try:
+            if part in self._touched or not self._unique:
+                known = f"FROM touched t WHERE part = {part} AND t.number = n.number"
+                self._con.execute(
+                    f"CREATE OR REPLACE TEMP TABLE latest AS SELECT stands, {columns} {source} "
+                    f"AND NOT EXISTS (SELECT 1 {known} AND t.at_offset >= n.at_offset) "
+                    "QUALIFY row_number() OVER (PARTITION BY number ORDER BY at_offset DESC) = 1"
+                )
+                self._con.execute(
+                    f"DELETE FROM {member} WHERE number IN (SELECT number FROM latest n "
+                    f"WHERE EXISTS (SELECT 1 {known}))"
+                )
+                source = "FROM latest WHERE true"
+            self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND stands")
+            self._con.execute(f"UPDATE p{part}.about SET next = ?", [next_offset])
+            self._con.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._next[part] = self._written[part] = next_offset
+
+    def _write_next(self, part: int, offset: int) -> None:
+        self._con.execute(f"UPDATE p{part}.about SET next = ?", [offset])
+        self._next[part] = self._written[part] = offset
+
+    def _roll_back(self) -> None:
+        try:
+            self._con.execute("ROLLBACK")
+        except self._duckdb.Error:  # what failed has ended the transaction
+            log.debug("nothing to roll back")
+
+    def _absorb(self, messages: Sequence[Message]) -> None:
+        """Write what was read, which the product has been told."""
+        values = [message.value() for message in messages]
+        records, failures, whole = self._decoder.decode_with_columns(values)
+        if failures:  # no product was told of those
+            bad = {index for index, _ in failures}
+            messages = [message for index, message in enumerate(messages) if index not in bad]
+        self._load([columns(self._rule, KindRecords(records, list(messages), whole))])
+        ends = {message.partition() or 0: (message.offset() or 0) + 1 for message in messages}
+        for part, end in ends.items():
+            self._write(part, end)
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    def _mark(self, cluster: str, part: int) -> str:
+        about = KINDS[self._kind]
+        rule = (list(self._rule.fields), self._rule.first, self._rule.last)
+        parts = (LAYOUT, cluster, self._duckdb.__version__, self._topic, part, rule)
+        said = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def _open(self, part: int, goal: int, mark: str) -> None:
+        """Open the file of a partition, or an empty one."""
+        if self._folder is not None:
+            path = self._folder / f"{self._topic}-{part}.duckdb"
+            for _ in range(2):
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    if self._attach(part, str(path), goal, mark):
+                        return
+                    for file in (path, Path(f"{path}.wal")):
+                        file.unlink(missing_ok=True)
+                except (OSError, self._duckdb.IOException) as error:
+                    log.info("what stands is kept in memory: %s", type(error).__name__)
+                    break
+        self._attach(part, ":memory:", goal, mark)
+
+    def _attach(self, part: int, where: str, goal: int, mark: str) -> bool:
+        """Attach a file; whether it can be used. Raises what `_open` heeds."""
+        name = f"p{part}"
+        try:
+            self._con.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}")
+        except self._duckdb.IOException as error:
+            if "lock" in str(error).lower():  # else it is no such file, or a damaged one
+                raise
+            return False
+        except self._duckdb.Error as error:
+            if "already attached" in str(error):
+                raise self._duckdb.IOException("in use") from None
+            return False
+        try:
+            self._con.execute(
+                f"CREATE TABLE IF NOT EXISTS {name}.about (mark VARCHAR, next BIGINT)"
+            )
+            self._con.execute(
+                f"CREATE TABLE IF NOT EXISTS {name}.member (key UBIGINT, number UBIGINT, "
+                "id VARCHAR, at_offset BIGINT, first_day DATE, last_day DATE)"
+            )
+            found = self._rows(f"SELECT mark, next FROM {name}.about")
+            if not found:
+                self._con.execute(f"INSERT INTO {name}.about VALUES (?, 0)", [mark])
+                found = [(mark, 0)]
+            if found[0][0] == mark and found[0][1] <= goal:
+                self._next[part] = self._written[part] = found[0][1]
+                return True
+        except self._duckdb.Error as error:
+            log.debug("a file of what stands is damaged: %s", type(error).__name__)
+        self._con.execute(f"DETACH {name}")
+        return False
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What the disk says, in the bus's terms."""
+        try:
+            yield
+        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
+            raise RetryLater(
+                f"{self._folder}: {type(error).__name__} of DuckDB when what stands of "
+                f"{self._kind} was kept; free some space there"
+            ) from None
+        except (self._duckdb.FatalException, self._duckdb.InternalException) as error:
+            raise Stop(
+                f"{self._folder}: {type(error).__name__} of DuckDB; delete that folder and start "
+                "again: it is made anew from Kafka"
+            ) from None
+
+
+def columns(rule: Equivalent, lot: KindRecords, *, told: bool = True) -> pyarrow.Table:
+    """What `StandingIndex.take` needs of records.
+
+    told: whether the product is told of them; else their place in the lot is -1.
+    """
+    import numpy
+    import pyarrow
+
+    number = len(lot.messages)
+    slots = numpy.arange(number, dtype=numpy.int64) if told else numpy.full(number, -1)
+    side = {
+        "slot": pyarrow.array(slots, pyarrow.int64()),
+        "part": pyarrow.array([m.partition() for m in lot.messages], pyarrow.int32()),
+        "at_offset": pyarrow.array([m.offset() for m in lot.messages], pyarrow.int64()),
+    }
+    names = ("sourcedId", "status", *rule.fields, rule.first, rule.last)
+    fields = dict.fromkeys(name for name in names if name)
+    if lot.columns is not None:
+        return pyarrow.table(side | {name: lot.columns.column(name) for name in fields})
+    days = {rule.first, rule.last}
+    values = {name: [record[name] for record in lot.records] for name in fields}
+    types = {name: pyarrow.date32() if name in days else None for name in fields}
+    return pyarrow.table(side | {name: pyarrow.array(values[name], types[name]) for name in fields})
