@@ -27,6 +27,7 @@ def test_what_names_an_absent_kind_flows_and_is_noted_once(way_in: WayIn) -> Non
     assert day.record("class", "cl-1")["courseSourcedId"] == "co-1"
     assert notes(day) == [("classes.csv", "courseSourcedId", "2 rows have it", False)]
     assert "names a course, which this extract does not carry" in day.faults[0].reason
+    assert (day.faults[0].code, day.faults[0].count) == ("unchecked-reference", 2)
 
 
 def test_it_is_noted_each_day_and_nothing_is_published_twice(way_in: WayIn) -> None:

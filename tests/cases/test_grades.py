@@ -68,6 +68,7 @@ def test_it_is_noted_once_for_each_value_with_a_count(way_in: WayIn) -> None:
         ("users.csv", 6, "text of 2 characters", "1 row has it", False),
     ]
     assert "PPK" not in str(day.faults)
+    assert [(f.code, f.count) for f in day.faults] == [("not-in-list", 3), ("not-in-list", 1)]
 
 
 def test_of_very_many_values_only_some_are_told(

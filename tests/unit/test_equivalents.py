@@ -595,6 +595,12 @@ def test_a_reconciliation_knows_what_counts(bus: Bus, tmp_path: Path, order: Any
     assert compared() == 0
     enroll(bus, *BACK, "tobedeleted")
     assert compared() == 1
+    to_canvas(bus, out)
+    assert compared() == 0
+    enroll(bus, *LEFT, "tobedeleted")
+    assert compared() == 1, "Canvas has it yet"
+    to_canvas(bus, out)
+    assert compared() == 0, "its row says that it is gone"
 
 
 # ---- whatever happens ---------------------------------------------------------------------------

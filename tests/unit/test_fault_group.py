@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 import bus.ingest.quarantine
-import bus.settings
 from bus.cli import app
 from bus.ingest import ownership
 from bus.ingest.fault_group import grouped
@@ -51,6 +50,18 @@ def test_what_left_out_rows_comes_first_and_sources_stay_apart() -> None:
         ("west", 29_998),
         ("west", 1),
     ]
+
+
+def test_values_that_are_told_once_each_are_one_group_with_all_their_rows() -> None:
+    text = "is none of KG, 01; it was kept"
+    about = {"fatal": False, "kind": "student", "code": "not-in-list"}
+    found = [
+        Fault("users.csv", 5, "grades", "a", f"{text}; 3 rows have it", count=3, **about),  # type: ignore[arg-type]
+        Fault("users.csv", 6, "grades", "b", f"{text}; 1 row has it", **about),  # type: ignore[arg-type]
+        Fault("users.csv", 0, "grades", "", f"2 more texts like those told: {text}", count=9, **about),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    (group,) = grouped(("west", fault) for fault in found)
+    assert (group.reason, group.count, group.lines, group.classes) == (text, 13, [5, 6], ["a", "b"])
 
 
 def test_the_ids_of_another_source_are_told_as_far_as_there_are_few() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +113,18 @@ def test_a_row_of_no_known_kind_is_looked_at_by_an_extract_that_is_whole(
     run(workspace, nobody)
     assert not run(workspace, coverage={"student": "bulk", "class": "delta"})
     assert run(workspace, coverage={"student": "bulk", "attendance": "delta"}).gone
+
+
+def test_several_values_of_one_field_are_several_faults(workspace: Workspace, topic: Topic) -> None:
+    """Two grades of one row that are on no list: the place and the code are the same."""
+    one = replace(FAULT, column="grades", code="not-in-list", value_class="a", count=3)
+    two = replace(one, value_class="b", count=1)
+    new = run(workspace, one, two).new
+    assert list(new.values()) == [one, two]
+    assert not run(workspace, one, two)
+    topic += [(key, {"source": SOURCE, "time": "T", **asdict(new[key])}) for key in reversed(new)]
+    assert quarantine._in_the_topic(SETTINGS, SOURCE).keys() == new.keys()
+    assert run(workspace, one).gone == [fault_id(SOURCE, two, 1)]
 
 
 def test_another_number_of_rows_is_told(workspace: Workspace) -> None:

@@ -338,6 +338,7 @@ def test_a_dry_run_is_asked_with_the_options_of_the_run(calls: list[dict[str, An
     assert told["records"] == report().as_json()["records"]
     (asked,) = calls
     assert (asked["source"], asked["most"], asked["polled"]) == ("west", 3, False)
+    assert asked["mass_withdrawal_share"] is None, "so the setting counts"
     assert run("--dry-run", "--json", source=POLLED).exit_code == 0
     assert calls[-1]["polled"]
 
