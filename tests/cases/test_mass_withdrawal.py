@@ -54,6 +54,19 @@ def test_all_of_a_kind_of_more_than_three_stops_it(way_in: WayIn) -> None:
     assert len(way_in.day(academicSessions=none, allow=True).events) >= 5
 
 
+def test_a_dry_run_says_what_the_guard_would_say_by_the_same_settings(way_in: WayIn) -> None:
+    way_in.day(academicSessions=sessions(*TERMS))
+    less = sessions(*TERMS[1:])
+    assert way_in.dry_run(academicSessions=less).guard == ""
+    way_in.set(records=0)
+    found = way_in.dry_run(academicSessions=less)
+    assert "1 of 5 academicSession records (more than 0 records and more than 10% of" in found.guard
+    assert [(one.change, one.id) for one in found.differences] == [("withdrawn", "t-w")]
+    with pytest.raises(Stop) as stop:
+        way_in.day(academicSessions=less)
+    assert str(stop.value) == found.guard
+
+
 def test_all_three_of_a_kind_may_go(way_in: WayIn) -> None:
     way_in.day()
     none = "sourcedId,status,classSourcedId,schoolSourcedId,userSourcedId,role\n"

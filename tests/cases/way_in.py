@@ -15,7 +15,7 @@ import pytest
 
 from bus.delivery import Position
 from bus.ingest import ownership, pipeline, quarantine, snapshot
-from bus.ingest.pipeline import Report
+from bus.ingest.pipeline import ExtractDryRun, Report
 from bus.kafka import topics
 from bus.registry import subjects
 from bus.registry.batch_codec import rows
@@ -145,6 +145,7 @@ class WayIn:
             (pipeline, "Publisher", lambda *_, **__: self.topics),
             (pipeline, "known_ids", lambda *_, **__: set()),
             (ownership, "announce", lambda *_: set()),
+            (ownership, "others", lambda *_: set()),
             (quarantine, "scan", lambda *_: []),
             (snapshot, "Reader", lambda *_: self.topics),
             (snapshot, "schema_lookup", lambda _: lambda id_: list(KINDS.values())[id_].schema),
@@ -162,9 +163,18 @@ class WayIn:
 
         Raises `Stop` when the guard does.
         """
-        path = district.write(self._folder / f"day {next(self._numbers)}", **how)
+        path = self._extract(how)
         begin = len(self.topics.log)
         report = pipeline.produce(
             self._settings, "sis", partial(read, path), allow_mass_withdrawal=allow, rules=rules
         )
         return Day(report, self.topics.log[begin:])
+
+    def dry_run(self, **how: Any) -> ExtractDryRun:
+        """What the next day's extract would do."""
+        return pipeline.dry_run(
+            self._settings, "sis", partial(read, self._extract(how)), rules=RULES, most=10
+        )
+
+    def _extract(self, how: Mapping[str, Any]) -> Path:
+        return district.write(self._folder / f"day {next(self._numbers)}", **how)
