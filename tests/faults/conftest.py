@@ -29,13 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("turn", range(1, turns + 1))
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `long` is left out of the short form. What needs a network with proxies is
-    left to one worker of pytest-xdist, so that there is one network."""
-    for item in items:
-        if "net" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("net"))
+    """What is marked `long` is left out of the short form."""
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):

@@ -81,6 +81,7 @@ def producing(path: Path) -> tuple[str, ...]:
     return ("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
 
 
+@pytest.mark.longest
 def test_the_producer(
     commands: Commands, rng: random.Random, findings: Findings, long: bool
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_consumer(
     findings.add(f"kill -9: consumer of {product}", mortal.told, "the SIS's; in order; none twice")
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize("part", ["kafka", "registry"])
 def test_a_part_of_the_bus(
     bus: Bus,

@@ -16,8 +16,6 @@ import pytest
 from tests.integration.commands import Commands, until
 from tests.webhook_receiver import Received, Receiver
 
-pytestmark = pytest.mark.xdist_group("http")  # its fixtures are made once
-
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 

@@ -36,8 +36,6 @@ from tests.secured_cluster import (
     district,
 )
 
-pytestmark = pytest.mark.xdist_group("own_cluster")  # its fixtures are made once
-
 STUDENTS = 50
 GUESS = "wrong-guess-4711"
 SECRETS = (

@@ -23,8 +23,6 @@ from bus.standard import KINDS
 from tests.integration.conftest import Bus
 from tests.three_versions import knowing, versions, written
 
-pytestmark = pytest.mark.xdist_group("versions")  # its fixtures are made once
-
 VERSIONS = {kind: versions(kind) for kind in KINDS}
 LATEST = {kind: said[2] for kind, said in VERSIONS.items()}
 

@@ -36,7 +36,7 @@ from tests.upgrade.district import (
 )
 from tests.webhook_receiver import Receiver
 
-pytestmark = [pytest.mark.longest, pytest.mark.xdist_group("upgrade")]
+pytestmark = pytest.mark.longest
 
 ARCHIVES = sorted(Path(__file__).parent.glob("home-*.tar.xz"))
 QUARANTINE = "schoolbus.quarantine"
