@@ -95,9 +95,9 @@ class Subscription(Iterator[Event]):
         hook: Callable[[Undecodable], object] | None,
     ) -> None:
         self.undecodable: Counter[str] = Counter()
-        self._group = group
-        self._hook = hook
-        self._events = _events(kinds, group, settings, until_caught_up, self._pass_over)
+        # Not a method of this object: whoever lets go of the object leaves the group at once.
+        losses = _Losses(group, self.undecodable, hook)
+        self._events = _events(kinds, group, settings, until_caught_up, losses.add)
 
     def __next__(self) -> Event:
         """The next event; the one before it counts as handled."""
@@ -107,16 +107,26 @@ class Subscription(Iterator[Event]):
         """Leave the group. The last event that was given does not count as handled."""
         self._events.close()
 
-    def _pass_over(self, lost: Undecodable) -> None:
-        number = self.undecodable[lost.kind] + 1
+
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """What a subscription passes over: counted, logged, told to the hook."""
+
+    group: str
+    counts: Counter[str]
+    hook: Callable[[Undecodable], object] | None
+
+    def add(self, lost: Undecodable) -> None:
+        """One more."""
+        number = self.counts[lost.kind] + 1
         if str(number).strip("0") == "1":  # the 1st, the 10th, the 100th: a topic may be full of it
             log.warning(
                 "group %s passes over what does not decode: %d of kind %s by now, last %s: %s",
-                *(self._group, number, lost.kind, lost.place, lost.reason),
+                *(self.group, number, lost.kind, lost.place, lost.reason),
             )
-        if self._hook is not None:
-            self._hook(lost)
-        self.undecodable[lost.kind] = number
+        if self.hook is not None:
+            self.hook(lost)
+        self.counts[lost.kind] = number
 
 
 def subscribe(

@@ -46,7 +46,9 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         ids = registered(settings, folder / f"v{version}", version)
         for kind, said in VERSIONS.items():
             note = {"note": "by the door"} if version == 1 else {"districtNote": "by the door"}
-            one = a_record(kind, sourcedId=f"{kind}-{version}") | (note if version else {})
+            # Each enrollment is another student's: of one student they would be one to Canvas.
+            own = {"userSourcedId": f"student-{version}"} if kind == "enrollment" else {}
+            one = a_record(kind, sourcedId=f"{kind}-{version}", **own) | (note if version else {})
             headers = envelope(kind, "created", source="/versions", time=now(), traceparent=None)
             producer.produce(
                 topics.topic(settings, kind),

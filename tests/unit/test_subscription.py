@@ -3,6 +3,7 @@ answer, one line for a person says it."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -127,6 +128,18 @@ def test_who_closes_leaves_the_group(bus: Bus) -> None:
     events.close()
     assert bus.broker.group(f"{bus.settings.topic_prefix}.{GROUP}").members == []
     assert ids(reading(bus)) == ["s1", "s2"]
+
+
+def test_who_lets_go_of_the_events_leaves_the_group(bus: Bus) -> None:
+    """As after a `break`: a member that stays and does not poll would hold up all others."""
+    events = reading(bus)
+    next(events)
+    gc.disable()
+    try:
+        del events
+        assert bus.broker.group(f"{bus.settings.topic_prefix}.{GROUP}").members == []
+    finally:
+        gc.enable()
 
 
 # When the bus does not answer
