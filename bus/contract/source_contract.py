@@ -19,7 +19,7 @@ from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
 
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Of damaged extracts: each is read whole, which takes half a second."""
+"""How many damaged extracts are tried: fewer than of other examples, as each is read whole."""
 
 
 class SourceContract:

@@ -169,7 +169,7 @@ class _Run:
         """Leave out the rows that cannot do without what is not there; how many."""
         workspace = self.workspace
         record, doomed = workspace.record(kind), workspace.doomed
-        any_doomed = False
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
         for name in names:
             if self._dangling(kind, name):
                 reason = _absent(
@@ -177,12 +177,7 @@ class _Run:
                     "the row was left out; send that too, or mend the id",
                 )
                 self._tell_bad(kind, Sort(name, reason, True))
-                if not any_doomed:
-                    workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
-                    any_doomed = True
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
-        if not any_doomed:
-            return 0
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
     def _is_list(self, kind: str, name: str) -> bool:
@@ -358,7 +353,7 @@ class _Run:
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
         """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0]."""
         workspace, faulty = self.workspace, self.workspace.faulty
-        # Asked once: SQL that looks at every field of a kind takes DuckDB long to plan.
+        # `found` may look at every field of a kind, which DuckDB takes long to plan: run it once.
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return
@@ -373,7 +368,7 @@ class _Run:
             FROM {faulty} GROUP BY 1, 2 ORDER BY 1, 2
             """
         )
-        faults = self.workspace.staging.faults
+        faults = workspace.staging.faults
         for file, code, number, first in groups:
             sort = sorts[code - 1]
             for one in first:
