@@ -11,6 +11,7 @@ and a note of how long the tests took, for `make test` to show.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ settings.register_profile("quick", max_examples=8, derandomize=True)
 settings.register_profile("full", max_examples=60, derandomize=True)
 settings.register_profile("explore", max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure() -> None:
+    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,14 +53,14 @@ TOGETHER = {
     "upgrade/test_upgrade.py": "upgrade",
     "faults/test_network.py": "network",
     "faults/test_products.py": "network",
-    "faults/test_rubbish_messages.py": "network",
     "faults/test_transactions.py": "network",
 }
-"""Files whose tests share what takes long to make: one worker of pytest-xdist has them all."""
+"""Files whose tests share fixtures that take long to make. One worker of pytest-xdist runs all files
+of one name here."""
 
 
 class Together(LoadScopeScheduling):
-    """Gives workers one test at a time, but for those of `TOGETHER`."""
+    """Gives a worker one test at a time, or all tests of one name in `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].removeprefix("tests/")
@@ -63,7 +69,7 @@ class Together(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadgroup`, in the place of xdist's own (3.8 finds no groups with pytest 9.2)."""
+    """For `--dist loadgroup`: xdist 3.8 finds no `xdist_group` marks under pytest 9.2."""
     return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 

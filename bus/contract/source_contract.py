@@ -21,7 +21,7 @@ from bus.standard import KINDS
 from bus.standard.fault_codes import CODE
 
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Of damaged extracts: each is read whole, which takes half a second."""
+"""How many damaged extracts are tried: fewer than of other examples, as each is read whole."""
 
 
 class SourceContract:

@@ -110,7 +110,7 @@ def reading(
 
     raw:    the table; `there`: its columns. A field that is not among them is empty, and so is
             `_raw` (see `bus.ingest.row_hashes`).
-    faults: whether it gives `_faults` too. That takes DuckDB as long to plan as all the rest.
+    faults: whether the SELECT gives `_faults` too, which DuckDB takes long to plan.
 
     Beside the fields, `_line`, `_file` and `_raw` it gives
 
@@ -140,10 +140,10 @@ def reading(
         wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
-    all_wrong = f"CASE WHEN _worst IS NOT NULL THEN [{', '.join(wrong)}] END AS _faults"
+    listed = f", CASE WHEN _worst IS NOT NULL THEN [{', '.join(wrong)}] END AS _faults"
     return (
         f"""
-        SELECT {", ".join(values)}, _line, _file, _raw, _worst{f", {all_wrong}" if faults else ""}
+        SELECT {", ".join(values)}, _line, _file, _raw, _worst{listed if faults else ""}
         FROM (SELECT *, least({worst}) AS _worst
         FROM (SELECT *, {", ".join(codes)}
         FROM (SELECT *, {", ".join(made)}

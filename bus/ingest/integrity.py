@@ -189,7 +189,7 @@ class _Run:
         """Leave out the rows that cannot do without what is not there; how many."""
         workspace = self.workspace
         record, doomed = workspace.record(kind), workspace.doomed
-        any_doomed = False
+        workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
         for name in names:
             if self._dangling(kind, name):
                 reason = _absent(
@@ -197,12 +197,7 @@ class _Run:
                     "the row was left out; send that too, or mend the id",
                 )
                 self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
-                if not any_doomed:
-                    workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
-                    any_doomed = True
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
-        if not any_doomed:
-            return 0
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
     def _uncarried(self, kind: str, name: str) -> list[str]:
@@ -434,7 +429,7 @@ class _Run:
         It gives `text` too when some of the sorts are told once for each text.
         """
         workspace, faulty = self.workspace, self.workspace.faulty
-        # Asked once: SQL that looks at every field of a kind takes DuckDB long to plan.
+        # `found` may look at every field of a kind, which DuckDB takes long to plan: run it once.
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return

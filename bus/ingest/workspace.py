@@ -170,7 +170,7 @@ class Workspace:
 
     @property
     def faulty(self) -> WorkTable:
-        """The rows with a fault of one step."""
+        """The faults that one step has found, each with its row's place."""
         return WorkTable("faulty", VALIDATING)
 
     @property

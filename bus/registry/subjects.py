@@ -215,7 +215,7 @@ def _findings(
     local: Mapping[str, dict[str, Any]],
     takers: Takers | None,
 ) -> list[Finding]:
-    """What each schema is against the registry; nothing more is asked of a subject not there."""
+    """Compare each schema with the registry. A subject that it does not list is new."""
     with answered():
         there = set(registry.get_subjects())
     found = []

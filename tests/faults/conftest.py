@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from tests.faults.network import net
 from tests.faults.published import extracts, published
 from tests.integration.conftest import Bus, commands, settings_of
 
-__all__ = ["commands", "extracts", "net", "published", "tidy"]
+__all__ = ["commands", "extracts", "net", "published"]
 
 FINDINGS = pytest.StashKey["Findings"]()
 
@@ -49,13 +48,7 @@ class Findings:
 
 
 @pytest.fixture(scope="session")
-def tidy() -> None:
-    """pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def bus(tidy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
     """A bus that no other worker of pytest-xdist has: it may be killed."""
     home = tmp_path_factory.mktemp("bus") / "home"
     local.up(home)

@@ -7,7 +7,6 @@ advertises that proxy's port. Its own requests to itself go by its own listener,
 from __future__ import annotations
 
 import random
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -154,7 +153,5 @@ def weather(
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     """One such bus for all tests; each leaves its ways free."""
-    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with network(tmp_path_factory.mktemp("network") / "home") as one:
         yield one

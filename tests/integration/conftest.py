@@ -8,7 +8,6 @@ stops it when all have ended.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -23,15 +22,12 @@ from tests.integration import containers
 from tests.integration.commands import Commands
 
 EMBEDDED = "embedded: a test of the embedded bus itself, or of commands that start one"
-
-
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+"""The name of this worker of pytest-xdist; "" in their parent, and without them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", EMBEDDED)
-    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
@@ -71,7 +67,7 @@ class Bus:
 
 @pytest.fixture(scope="session")
 def bus(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    """The bus of this run; stopped at its end, whatever happened."""
+    """The bus of this run; `pytest_sessionfinish` stops the embedded one."""
     home = shared_home(tmp_path_factory)
     home.parent.mkdir(exist_ok=True)
     if pytestconfig.getoption("--bus") == "testcontainers":

@@ -22,11 +22,17 @@ from tests.integration.in_process import Done
 DISTRICT = District(seed=2, students=20)
 COMMANDS = {
     "published": (("produce", "oneroster-csv", "1.zip"), 0),
+    "nothing new": (("produce", "oneroster-csv", "1.zip"), 0),
     "consumed": (("consume", "canvas", "--out", "canvas", "--until-caught-up"), 0),
+    "caught up": (("consume", "canvas", "--out", "canvas", "--until-caught-up"), 0),
     "replayed": (("replay", "microsoft-sds", "--into", "sds"), 0),
+    "registered": (("schemas", "list"), 0),
     "listed": (("quarantine", "list"), 0),
+    "well": (("doctor",), 0),
     "failed": (("produce", "oneroster-csv", "2.zip"), 1),
+    "no such place": (("deadletters", "show", "canvas", "schoolbus.student/0/7"), 1),
     "no such product": (("consume", "blackboard"), 2),
+    "no such option": (("consume", "canvas", "--fast"), 2),
     "no such command": (("fly",), 2),
 }
 """What to run, one after the other, and with which status it ends."""

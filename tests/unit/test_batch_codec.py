@@ -20,7 +20,7 @@ from bus.standard import KINDS
 
 FRAME = 5
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Of tables of DuckDB, for each kind."""
+"""How many batches are tried of each kind where each needs a database of its own."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from bus.standard import KINDS
 Row = dict[str, str | None]
 
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Of whole extracts, as DuckDB plans some hundred statements for each."""
+"""How many extracts are tried: fewer than of other examples, as each is checked whole."""
 
 
 class Extract:

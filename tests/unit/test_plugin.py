@@ -95,7 +95,7 @@ def test_it_passes_the_contract(installed: Installed) -> None:
 def test_its_types_fit(installed: Installed) -> None:
     """That Schoolbus is typed for others (`py.typed`) is part of it."""
     checked = [str(installed.target / "lunch"), "contract_lunch.py"]
-    # With the cache of `make check`, which has read all of Schoolbus by then.
-    ours = ["--config-file", "pyproject.toml", "--cache-dir", ".mypy_cache"]
-    options = [str(REPOSITORY / one) if not one.startswith("-") else one for one in ours]
-    installed.run("-m", "mypy", "--strict", *options, *checked)
+    # With the configuration and the cache of `make check`, which has checked Schoolbus before.
+    config, cache = str(REPOSITORY / "pyproject.toml"), str(REPOSITORY / ".mypy_cache")
+    ours = ["--config-file", config, "--cache-dir", cache]
+    installed.run("-m", "mypy", "--strict", *ours, *checked)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import tarfile
 from collections import Counter
@@ -104,12 +103,6 @@ def remembered(district: District) -> dict[str, int]:
     """The ports that a home remembers."""
     found: dict[str, int] = json.loads((district.home / "bus.json").read_text("utf-8"))["ports"]
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tidy() -> None:
-    """pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", params=ARCHIVES, ids=lambda path: path.name)
