@@ -650,7 +650,7 @@ def bench_json() -> Lines:
     fresh = Freshness(1, 1, 1, 1.5, numbers, numbers, {"bus": used})
     soak = Soak(1.5, 1, 1, 1, 1, 1, {"bus": course}, {"bus": course})
     for names, found, data in (
-        (("consume", "produce", "district", "replay"), many, ()),
+        (("consume", "produce", "district", "day", "replay"), many, ()),
         (("freshness",), {"machine": "", "rates": [fresh.as_json()]}, (".rates[].used",)),
         (("soak",), {"machine": "", **soak.as_json()}, (".memory", ".handles")),
         (

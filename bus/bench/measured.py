@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +89,26 @@ def together(
     answers, cpu, peaks, resident = zip(*found, strict=True)
     by_quarter = tuple(sum(each) for each in zip(*resident, strict=False))
     return list(answers), Cost(seconds, sum(cpu), sum(peaks), by_quarter)
+
+
+def command(arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple[Any, Cost]:
+    """Run a command to its end in a folder; the JSON that it printed, and its cost, start included.
+
+    Raises `Stop` when it fails.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(arguments, cwd=folder, env=env, stdout=out, stderr=err)
+        # Its own use alone: `resource.RUSAGE_CHILDREN` adds up all commands.
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            raise Stop(f"`{' '.join(arguments)}` ended with {process.returncode}:\n{err.read()}")
+        peak = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+        return json.load(out), Cost(seconds, used.ru_utime + used.ru_stime, peak)
 
 
 def _answer(pipe: Any) -> Any:

@@ -102,6 +102,38 @@ def district(
 
 
 @app.command()
+def day(
+    students: Annotated[
+        list[int] | None, typer.Option(min=100, help="The district's size; repeatable.")
+    ] = None,
+    product: Annotated[
+        list[str] | None, typer.Option(help="Into this product only; repeatable.")
+    ] = None,
+    change: Annotated[float, typer.Option(min=0, max=1, help="Changed each later day.")] = 0.01,
+    json: Json = False,
+) -> None:
+    """A district's second day into each product, beside its first; each with its start.
+
+    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    """
+    with failures(json):
+        from bus.bench.day_benchmark import TITLES, measure
+        from bus.errors import Stop
+        from bus.settings import load
+
+        if unknown := set(product or ()) - TITLES.keys():
+            raise Stop(f"--product {min(unknown)}: is not measured; say one of {', '.join(TITLES)}")
+        found = measure(
+            load().home / "bench",
+            students=students or [100_000, 1_000_000],
+            products=product or [*TITLES],
+            change=change,
+            progress=_progress,
+        )
+        _emit(json, found)
+
+
+@app.command()
 def replay(
     students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
     attendance: Annotated[

@@ -45,7 +45,7 @@ class Stage:
             registry=RegistrySettings(),
         )
         self.webhook_secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        self._env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+        self.env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
         self._ends = ExitStack()
 
     def __enter__(self) -> Stage:
@@ -73,7 +73,7 @@ class Stage:
 
     def set(self, **variables: str) -> None:
         """Settings of the commands that are run from now on, as environment variables."""
-        self._env |= variables
+        self.env |= variables
 
     def run(
         self, *arguments: str, fails: bool = False, patience: float = PATIENCE
@@ -83,9 +83,9 @@ class Stage:
         patience: how many seconds it may take.
         """
         done = subprocess.run(
-            self._command(*arguments),
+            self.command(*arguments),
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             capture_output=True,
             text=True,
             timeout=patience,
@@ -100,9 +100,9 @@ class Stage:
         """Start `bus …` and let it run; its log is log/NAME.txt. It gets SIGTERM at the end."""
         log = self._ends.enter_context((self.folder / "log" / f"{name}.txt").open("w"))
         process = subprocess.Popen(
-            self._command(*arguments),
+            self.command(*arguments),
             cwd=self.folder,
-            env=self._env,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -114,7 +114,8 @@ class Stage:
         """Stop Kafka and the registry as well when the block ends."""
         self._ends.callback(local.down, self.folder)
 
-    def _command(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
+        """The words of `bus … --json` with this Python."""
         return [sys.executable, "-m", "bus", *arguments, "--json"]
 
 
