@@ -12,11 +12,16 @@ Row = dict[str, str]
 
 
 class Truth(NamedTuple):
-    """rosters: (class, person, role) of all that is active; people: (given, family name) by id."""
+    """What is active.
+
+    rosters: (class, person, role). people: (given, family name) by id. agents: the ids that students
+    name as theirs.
+    """
 
     rosters: set[tuple[str, str, str]]
     people: dict[str, tuple[str, str]]
     classes: dict[str, str]
+    agents: set[str]
 
 
 def truth(extract: Path) -> Truth:
@@ -31,6 +36,7 @@ def truth(extract: Path) -> Truth:
         },
         people={id_: (row["givenName"], row["familyName"]) for id_, row in users.items()},
         classes={id_: row["title"] for id_, row in classes.items()},
+        agents={id_ for row in users.values() for id_ in row.get("agentSourcedIds", "").split(",")},
     )
 
 

@@ -6,11 +6,15 @@ committed offset is delivered, or is a dead letter. Those that this instance has
 and does not take for delivered; those of other instances it cannot tell apart. Only keys are needed
 for that, as a message's key is the record's id.
 
-A kind that is not carried is not waited for: its topic holds nothing, so no source publishes it (an
+A kind that nobody carries is not waited for: its topic holds nothing, so no source publishes it (an
 extract without courses, say). What names such a record is delivered as it is; a product that needs
 the other record says so itself. When the kind comes later, what was delivered stays so, and from
 then on records wait for it as for any other. A kind is published before what refers to it, so it is
 enough to ask Kafka after a record was read that names one of a kind of which nothing is known.
+
+A kind that one source does not carry may come from another. So a record whose source could not
+check a reference (`bus.kafka.cloudevents`, `unchecked`) waits as long as any other, and then goes
+on without it, though the reference is a required one.
 """
 
 from __future__ import annotations
@@ -128,8 +132,10 @@ class DeliveredIndex:
         for new in self._in_hand.values():
             new.clear()
 
-    def missing(self, kind: str, record: Record) -> Missing | None:
+    def missing(self, kind: str, record: Record, unchecked: Collection[str] = ()) -> Missing | None:
         """What a record waits for, or None; a required reference before an optional one.
+
+        unchecked: fields whose references the source could not check: they count as optional.
 
         A withdrawn record waits for nothing: it takes away, and what it names may be gone already.
         """
@@ -147,9 +153,9 @@ class DeliveredIndex:
                     if key in ids[target]:
                         break
                 else:
-                    if required:
+                    if required and field not in unchecked:
                         return Missing(targets, one, required)
-                    optional = optional or Missing(targets, one, required)
+                    optional = optional or Missing(targets, one, False)
         return optional
 
     def complete(self, kind: str, records: Sequence[Record]) -> bool:

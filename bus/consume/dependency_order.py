@@ -3,8 +3,9 @@
 A record waits until what it refers to has been delivered. While a record of a student waits, the
 later records of that student wait behind it, but for those of a lower level: a student's own
 record does not wait behind an enrollment, which may be waiting for just that. What has waited too
-long goes on without an optional reference, and to the dead letters without a required one; but not
-before all has been delivered that was in the topics when it came, however long that takes.
+long goes on without an optional reference or one that its source could not check, and to the dead
+letters without a required one; but not before all has been delivered that was in the topics when it
+came, however long that takes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bus.consume.delivered_index import DeliveredIndex
 from bus.delivery import Position
+from bus.kafka.cloudevents import unchecked
 from bus.standard import KINDS, Record
 from bus.standard.fault_codes import FaultCode, Reason
 
@@ -126,6 +128,8 @@ class DependencyOrder:
                     kept.append(one)
                     continue
                 lacks = self._delivered.missing(one.kind, one.record)
+                if lacks and lacks.required:
+                    lacks = self._delivered.missing(one.kind, one.record, unchecked(one.message))
                 early = clock - one.since < self._hold_seconds
                 if lacks and (early or one.since > delivered_up_to(one.level)):
                     kept.append(one)

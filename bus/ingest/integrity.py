@@ -71,6 +71,31 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
     return left_out
 
 
+def unchecked(workspace: Workspace) -> dict[str, list[str]]:
+    """For each kind in the extract the fields whose references cannot be checked."""
+    kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
+    return {
+        kind: [name for name in KINDS[kind].references if _uncarried(workspace, kind, name)]
+        for kind in kinds
+    }
+
+
+def _uncarried(workspace: Workspace, kind: str, name: str) -> list[str]:
+    """The kinds that a field may name, that this extract does not carry, and of which this source
+    has never published a record."""
+    staging = workspace.staging
+    return [
+        target
+        for target in KINDS[kind].references[name]
+        if target not in staging.coverage
+        and target not in staging.expected
+        and not (
+            workspace.has(known := workspace.known(target))
+            and workspace.sql(f"SELECT 1 FROM {known} LIMIT 1")
+        )
+    ]
+
+
 def without_id(fault: Fault) -> bool:
     """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
     return fault.value_class == "empty" or fault.code == FaultCode.NOT_AN_ID
@@ -168,7 +193,7 @@ class _Run:
     def settle(self, kind: str) -> int:
         """Check what the records of a kind name; how many rows were left out."""
         references = KINDS[kind].references
-        kept = [name for name in references if self._uncarried(kind, name)]
+        kept = [name for name in references if _uncarried(self.workspace, kind, name)]
         required = [name for name in KINDS[kind].required if name not in kept]
         others = [name for name in references if name not in (*required, *kept)]
         left_out = self._require(kind, required)
@@ -199,21 +224,6 @@ class _Run:
                 self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
-
-    def _uncarried(self, kind: str, name: str) -> list[str]:
-        """The kinds that a field may name, that this extract does not carry, and of which this
-        source has never published a record."""
-        workspace, staging = self.workspace, self.workspace.staging
-        return [
-            target
-            for target in KINDS[kind].references[name]
-            if target not in staging.coverage
-            and target not in staging.expected
-            and not (
-                workspace.has(known := workspace.known(target))
-                and workspace.sql(f"SELECT 1 FROM {known} LIMIT 1")
-            )
-        ]
 
     def _is_list(self, kind: str, name: str) -> bool:
         return columns(kind)[name].endswith("[]")
@@ -391,7 +401,7 @@ class _Run:
         record, bad = self.workspace.record(kind), self.workspace.bad
         rows = f"SELECT _file, _line FROM {record} r JOIN {bad} b ON b.r = r.rowid"
         self._doubt_rows(kind, rows)
-        targets = self._uncarried(kind, name)
+        targets = _uncarried(self.workspace, kind, name)
         groups = self.workspace.sql(
             f"SELECT coalesce(_file, ''), count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1"
         )

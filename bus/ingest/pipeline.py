@@ -26,7 +26,7 @@ from bus.errors import RetryLater, Stop
 from bus.ingest import diff, guard, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
 from bus.ingest.fault_group import grouped
-from bus.ingest.integrity import MOST, validate, without_id
+from bus.ingest.integrity import MOST, unchecked, validate, without_id
 from bus.ingest.record_difference import RecordDifference, differences
 from bus.ingest.workspace import Workspace
 from bus.kafka import topics
@@ -326,6 +326,7 @@ class _Run:
             faults = quarantine.compare(
                 workspace, self.settings, self.source, report.faults, staging.coverage
             )
+            publisher.unchecked = unchecked(workspace)
             self._publish(publisher, report, faults, time, moved)
         finally:
             publisher.close()

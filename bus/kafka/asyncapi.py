@@ -204,6 +204,10 @@ def _attributes() -> dict[str, Any]:
             "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
             "description": "W3C trace context, where the publisher has one.",
         },
+        cloudevents.UNCHECKED: {
+            "pattern": "^[A-Za-z]+(,[A-Za-z]+)*$",
+            "description": "Fields that name records of kinds which the source does not carry.",
+        },
     }
     return {
         "type": "object",

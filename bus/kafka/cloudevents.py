@@ -4,12 +4,17 @@ Source: CloudEvents 1.0.2, "Kafka Protocol Binding", section 3.2 (binary content
 are headers `ce_<name>`, the datacontenttype is the header `content-type`. The W3C trace context
 goes along as `traceparent`, as OpenTelemetry's messaging conventions have it.
 
+One attribute is an extension of the bus's own, `unchecked`: the fields, with commas between them,
+that name records which the source could not look for, as it carries no such kind (an extract
+without courses, say). A consumer waits for these records for a while, but not for ever.
+
 The value is the record itself (see `bus.registry.codec`); nothing of the envelope is in it, so that
 any Kafka tool can use a topic as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +27,7 @@ Change = Literal["created", "updated", "withdrawn", "recorded"]
 recorded: one record as a client sent it, with nothing to compare it with."""
 
 TYPE_PREFIX = "org.schoolbus."
+UNCHECKED = "ce_unchecked"
 CONTENT_TYPE = "application/avro"
 Headers = list[tuple[str, str | bytes | None]]
 """As confluent_kafka takes them; those of the bus are bytes."""
@@ -46,11 +52,18 @@ class Attributes:
 
 
 def envelope(
-    kind: str, change: Change, *, source: str, time: str, traceparent: str | None
+    kind: str,
+    change: Change,
+    *,
+    source: str,
+    time: str,
+    traceparent: str | None,
+    unchecked: Iterable[str] = (),
 ) -> Headers:
     """The headers that all events of one kind and change in a run share; add `ce_id` to each.
 
-    time: RFC 3339 in UTC, as `now()` gives it.
+    time:      RFC 3339 in UTC, as `now()` gives it.
+    unchecked: the fields whose references the source could not check.
     """
     headers: Headers = [
         ("ce_specversion", b"1.0"),
@@ -61,6 +74,8 @@ def envelope(
     ]
     if traceparent:
         headers.append(("traceparent", traceparent.encode()))
+    if names := ",".join(unchecked):
+        headers.append((UNCHECKED, names.encode()))
     return headers
 
 
@@ -80,6 +95,11 @@ def header(message: Message, name: str) -> str | None:
         if key == name and value is not None:
             return value.decode("utf-8", "replace")
     return None
+
+
+def unchecked(message: Message) -> frozenset[str]:
+    """The fields of a record whose references its source could not check."""
+    return frozenset((header(message, UNCHECKED) or "").split(",")) - {""}
 
 
 def attributes(message: Message) -> Attributes:

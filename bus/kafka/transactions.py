@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,8 @@ class Publisher:
     time:        the CloudEvents time of all its events, RFC 3339 in UTC.
     traceparent: the W3C trace context of the run, or None.
     schema_ids:  for each kind the id under which the registry knows our schema.
+    unchecked:   for some kinds the fields whose references the source could not check; may be set
+                 at any time before these are published.
     replaced:    whether a connection broke, so that a second producer had to go on; what the topics
                  hold is then better read than reckoned.
     """
@@ -65,6 +67,7 @@ class Publisher:
         self._run = uuid.uuid4().hex
         self._number = count(1)
         self.replaced = False
+        self.unchecked: Mapping[str, Collection[str]] = {}
         self._partitions = topics.count(settings, self._start())
 
     def _start(self) -> dict[str, int]:
@@ -105,7 +108,12 @@ class Publisher:
         has it.
         """
         shared = envelope(
-            kind, change, source=self._source, time=self._time, traceparent=self._traceparent
+            kind,
+            change,
+            source=self._source,
+            time=self._time,
+            traceparent=self._traceparent,
+            unchecked=self.unchecked.get(kind, ()) if change != "withdrawn" else (),
         )
         name = topics.topic(self._settings, kind)
         ids = batch.column("sourcedId").to_pylist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -81,6 +81,7 @@ class Topics:
 
     log: list[Event] = field(default_factory=list)
     replaced: bool = False
+    unchecked: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     # As a publisher
 

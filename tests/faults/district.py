@@ -2,8 +2,8 @@
 
 `Sis` is the system: plain records, changed by hand, written as OneRoster CSV extracts. `Told` is
 what anybody who read those extracts by the rules must know afterwards (OneRoster 1.1 CSV: bulk and
-delta, "tobedeleted"; docs/sources.md: what is in quarantine stands as it stood). Both are as plain
-as can be and know nothing of the bus.
+delta, "tobedeleted"; docs/sources.md: what is in quarantine stands as it stood, and what names a
+kind that was never carried is kept). Both are as plain as can be and know nothing of the bus.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = {
     "courses": "title courseCode orgSourcedId schoolYearSourcedId",
     "classes": "title classCode classType courseSourcedId schoolSourcedId termSourcedIds",
     "users": "role enabledUser orgSourcedIds username givenName familyName",
-    "enrollments": "classSourcedId schoolSourcedId userSourcedId role",
+    "enrollments": "classSourcedId schoolSourcedId userSourcedId role beginDate endDate",
 }
 """The files and, beside sourcedId and status, their columns."""
 KINDS = {
@@ -58,6 +58,16 @@ OPTIONAL = {
 }
 NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
 ROLES = "student teacher aide proctor".split()
+DATES = (
+    ("", ""),
+    ("2026-08-17", "2099-06-10"),
+    ("2026-10-01", "2099-01-15"),
+    ("2026-08-17", "2099-01-15"),
+)
+"""First and last days of enrollments. One student may have several in one class."""
+SPARED = ("courses", "academicSessions")
+"""Files without which a district's classes mean something to every product: Canvas takes no class
+without its school."""
 
 Rubbish = Literal["status", "short", "no id", "empty", "twice", "nowhere", "quote", "role"]
 RUBBISH: tuple[Rubbish, ...] = (
@@ -212,6 +222,8 @@ class Sis:
             "schoolSourcedId": school[0],
             "userSourcedId": person,
             "role": role,
+            "beginDate": DATES[c % len(DATES)][0],
+            "endDate": DATES[c % len(DATES)][1],
         }
 
     def _all(self, kind: str) -> list[str]:
@@ -239,7 +251,11 @@ class Sis:
         for (kind, id_), sort in spoilt.items():
             if sort == "role" and kind not in PEOPLE:
                 spoilt[kind, id_] = "short"
-            if sort == "nowhere" and (kind not in REQUIRED or self.records[kind, id_].gone):
+            if sort == "nowhere" and (
+                kind not in REQUIRED
+                or self.records[kind, id_].gone
+                or not all(KINDS[to] in modes for to in next(iter(REQUIRED[kind].values())))
+            ):
                 spoilt[kind, id_] = "status"
         rows: dict[str, list[Row]] = {file: [] for file in modes}
         for kind, id_ in sorted(keys, key=lambda key: list(KINDS).index(key[0])):
@@ -258,16 +274,26 @@ class Told:
     records: dict[Key, Row] = field(default_factory=dict)
     active: set[Key] = field(default_factory=set)
 
+    def may_lack(self, file: str) -> bool:
+        """Whether an extract may leave out a file: what it names was told, or can be spared."""
+        kinds = {kind for kind in KINDS if KINDS[kind] == file}
+        return file in SPARED or kinds <= {kind for kind, _ in self.records}
+
     def take(self, extract: Extract) -> None:
         """An extract is taken."""
         there, put_off = self._there(extract)
         now: set[Key] = set()
+        known = {kind for kind, _ in self.records}
+
+        def uncarried(targets: tuple[str, ...]) -> bool:
+            return any(KINDS[to] not in extract.modes and to not in known for to in targets)
+
         for kind, file in KINDS.items():
             if file not in extract.modes:
                 continue
 
             def stands(targets: tuple[str, ...], id_: str) -> bool:
-                return any(
+                return uncarried(targets) or any(
                     (target, id_) in now
                     or (
                         (target, id_) in self.records

@@ -35,7 +35,7 @@ def _users(told: Told) -> dict[str, Row]:
 
 
 def canvas(told: Told) -> State:
-    """Who is active in what; what stands, by name; of the people all that were ever told."""
+    """Who is active in what and when; what stands, by name; of the people all that were ever told."""
     users, classes = _users(told), _standing(told, "class")
     return {
         "accounts": {
@@ -53,13 +53,30 @@ def canvas(told: Told) -> State:
         "users": {i: r["givenName"] for i, r in users.items()},
         "suspended": {i for kind, i in told.records if kind in PEOPLE} - users.keys(),
         "rosters": {
-            (r["classSourcedId"], r["userSourcedId"], CANVAS_ROLES[r["role"]])
-            for r in _standing(told, "enrollment").values()
-            if r["classSourcedId"] in classes
-            and r["userSourcedId"] in users
-            and r["role"] in CANVAS_ROLES
+            (klass, user, CANVAS_ROLES[role]): _dates(rows)
+            for (klass, user, role), rows in _same(_standing(told, "enrollment")).items()
+            if klass in classes and user in users and role in CANVAS_ROLES
         },
     }
+
+
+def _same(enrollments: dict[str, Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Those that are one to Canvas, by class, person and role."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in enrollments.values():
+        key = row["classSourcedId"], row["userSourcedId"], row["role"]
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def _dates(rows: list[Row]) -> tuple[str, str]:
+    """The first and the last day that Canvas is told of enrollments that are one to it: the latest
+    last day, the earliest first day, no day at all for either if one of the two is missing."""
+    first, last = (
+        "" if any(not row[name] for row in rows) else choose(row[name] for row in rows)
+        for name, choose in (("beginDate", min), ("endDate", max))
+    )
+    return (first, last) if first and last else ("", "")
 
 
 def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
@@ -86,15 +103,26 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
         },
         "users": {i: r["first_name"] for i, r in rows("users.csv", "active").items()},
         "suspended": set(rows("users.csv", "suspended")),
-        "rosters": {one for one in canvas_model.rosters(state) if one[0].startswith(mark)},
+        "rosters": {
+            one: (row["start_date"][:10], row["end_date"][:10])
+            for one in canvas_model.rosters(state)
+            if one[0].startswith(mark) and (row := state["enrollments.csv"][one])
+        },
     }
 
 
 def sds(told: Told) -> State:
-    """The set, file by file, as it refers to nothing that is not in it."""
+    """The set, file by file, as it refers to nothing that is not in it; of people who has a role."""
     orgs, sessions, users = _standing(told, "org"), _standing(told, "academicSession"), _users(told)
     courses = {i: r for i, r in _standing(told, "course").items() if r["orgSourcedId"] in orgs}
     classes = {i: r for i, r in _standing(told, "class").items() if r["schoolSourcedId"] in orgs}
+    roles = {
+        (i, org, r["role"])
+        for i, r in users.items()
+        for org in r["orgSourcedIds"].split(",")
+        if org in orgs
+    }
+    users = {i: r for i, r in users.items() if any(i == user for user, *_ in roles)}
     return {
         "orgs.csv": {
             i: (r["name"], r["parentSourcedId"] if r["parentSourcedId"] in orgs else "")
@@ -102,12 +130,7 @@ def sds(told: Told) -> State:
         },
         "academicSessions.csv": {i: r["title"] for i, r in sessions.items()},
         "users.csv": {i: r["givenName"] for i, r in users.items()},
-        "roles.csv": {
-            (i, org, r["role"])
-            for i, r in users.items()
-            for org in r["orgSourcedIds"].split(",")
-            if org in orgs
-        },
+        "roles.csv": roles,
         "courses.csv": {
             i: (
                 r["title"],

@@ -184,3 +184,25 @@ def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
             id_ for kind, id_ in gone if kind == "enrollment" and id_.startswith(f"{student}-")
         ]
         assert of_one == [f"{student}-{c}" for c in range(3)] * 2
+
+
+def test_what_its_source_could_not_check_is_waited_for_but_not_for_ever() -> None:
+    """The source carries no classes; another one may."""
+    waits, delivered = ordering()
+    delivered.add("student", "s1")
+    unchecked = Sent("enrollment", "e1", 0, more=[("ce_unchecked", b"classSourcedId,other")])
+    lot = {"enrollment": KindRecords([ENROLLMENT], [unchecked])}  # type: ignore[list-item]
+    assert ids(waits.take(lot, 0)[0]) == {}
+    assert ids(waits.take({}, 29)[0]) == {}
+    ready, given_up = waits.take({}, 31)
+    assert ids(ready) == {"enrollment": ["e1"]}
+    assert given_up == []
+
+
+def test_what_it_could_check_is_required_as_before() -> None:
+    waits, _ = ordering()
+    unchecked = Sent("enrollment", "e1", 0, more=[("ce_unchecked", b"classSourcedId")])
+    waits.take({"enrollment": KindRecords([ENROLLMENT], [unchecked])}, 0)  # type: ignore[list-item]
+    ready, given_up = waits.take({}, 31)
+    assert ids(ready) == {}
+    assert ["student or staff s1" in reason for _, reason in given_up] == [True]
