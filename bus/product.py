@@ -82,6 +82,10 @@ class Product:
     siblings:      kinds whose records can be the same thing to the product, and how it is decided
                    which of them counts: {"enrollment": Equivalent(("classSourcedId",
                    "userSourcedId", "role"), last="endDate", first="beginDate")}.
+    unique:        kinds with the field whose value only one record may have at the product, of
+                   whichever of these kinds, without regard to case: {"student": "username"}. A
+                   record whose value another one still has comes with None there, and again with
+                   its value when the other one has another (`bus.consume.unique_values`).
     """
 
     name: str
@@ -93,6 +97,7 @@ class Product:
     tells_time: bool = False
     export: Callable[[Any, Path], Path] | None = None
     siblings: Mapping[str, Equivalent] = field(default_factory=dict)
+    unique: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         registered_name("product", self.name)

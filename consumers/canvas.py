@@ -124,12 +124,14 @@ def user(record: Student | Staff) -> Row:
 
     login_id is required and unique. Without a username it is the sourcedId, not the email address:
     siblings often share a parent's, and Canvas gives a login that it finds by its name to the user
-    who asks for it (lib/sis/user_importer.rb, `pseudo_by_login`), which would be the parent's.
+    who asks for it (lib/sis/user_importer.rb, `pseudo_by_login`), which would be the parent's. It
+    is the sourcedId as well of who has left, so that the username is free for somebody else.
     short_name is sent as Canvas infers it only once, and would show the old name after a change.
     """
     first = record["preferredFirstName"] or record["givenName"]
     last = record["preferredLastName"] or record["familyName"]
-    login = record["username"] or record["sourcedId"]
+    stands = record["status"] == "active"
+    login = (record["username"] if stands else None) or record["sourcedId"]
     if len(login) > LONGEST:
         raise Never(f"the username has more than {LONGEST} characters; shorten it in the SIS")
     return {
@@ -139,9 +141,7 @@ def user(record: Student | Staff) -> Row:
         "last_name": last[:LONGEST],
         "short_name": f"{first} {last}"[:LONGEST],
         "email": record["email"] or "",
-        "status": "active"
-        if record["status"] == "active" and record["enabledUser"]
-        else "suspended",
+        "status": "active" if stands and record["enabledUser"] else "suspended",
     }
 
 
@@ -314,4 +314,5 @@ PRODUCT = Product(
             ("classSourcedId", "userSourcedId", "role"), last="endDate", first="beginDate"
         )
     },
+    unique={"student": "username", "staff": "username"},
 )

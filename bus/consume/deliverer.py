@@ -2,7 +2,7 @@
 
     decide which of equivalent records count → translate → write dead letters
         → hand over, again and again → write dead letters of what the product refuses
-        → note what stands at the product
+        → note what stands at the product → tell what that has set free
 
 The first dead letters are written before the hand-over. A delivery that keeps its own offsets moves
 them past a record that it never gets; if the program died then, no dead letter would name that
@@ -23,6 +23,7 @@ from bus.consume.dependency_order import KindRecords
 from bus.consume.equivalents import Equivalents
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
+from bus.consume.unique_values import UniqueValues
 from bus.delivery import Batch, Part, Position, Refusal
 from bus.kafka import topics
 from bus.kafka.cloudevents import attributes, header
@@ -66,6 +67,7 @@ class Deliverer:
     hand_over:    hands one batch over; it is called again as long as it raises `RetryLater`.
     dead_letters: where a record goes that the product does not get; None: nowhere.
     equivalents:  decides which of equivalent records the product is told.
+    unique:       decides which records are told without a value that another one has; None: none.
     origin:       what each reason of a dead letter begins with.
     """
 
@@ -79,6 +81,7 @@ class Deliverer:
         equivalents: Equivalents,
         metrics: ConsumerMetrics,
         *,
+        unique: UniqueValues | None = None,
         origin: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +90,7 @@ class Deliverer:
         self._retries = retries
         self._dead_letters = dead_letters
         self._equivalents = equivalents
+        self._unique = unique
         self._metrics = metrics
         self._origin = origin
         self._clock = clock
@@ -124,6 +128,9 @@ class Deliverer:
             self._metrics.delivered.labels(self._product.name, kind).inc(number)
         self._retries.persist(lambda: self._equivalents.delivered(offsets))
         messages = tuple(message for message, _ in left_out)
+        if unique := self._unique:
+            self._retries.persist(lambda: unique.delivered(offsets, messages))
+            self.deliver_freed()
         return DeliveryOutcome(delivered, messages, len(messages) if self._dead_letters else 0)
 
     def translated(
@@ -140,7 +147,20 @@ class Deliverer:
         Returns what `bus.consume.translation.translate` does.
         """
         told = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
+        if unique := self._unique:
+            told = self._retries.persist(lambda: unique.decide(told))
         return translate(self._product, told)
+
+    def deliver_freed(self) -> None:
+        """Tell records again that were told without a value which nobody else has any more."""
+        if (unique := self._unique) is None or not unique.owing:
+            return
+        if freed := self._retries.persist(unique.freed):
+            parts, _, untranslated = translate(self._product, freed)
+            refusals = self._persist(Batch(parts, {})) if parts else ()
+            refused: Failures = [(one.message, Reason(one.reason, one.code)) for one in refusals]
+            self._write(untranslated + refused)
+            self._retries.persist(lambda: unique.told(freed))
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
         """Hand the batch over, as often as it takes; what the product refuses."""

@@ -5,7 +5,7 @@ Kafka tells of both inside of a poll, so also while a batch is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -17,6 +17,7 @@ from bus.consume.backlog import Backlog
 from bus.consume.equivalents import Equivalents
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
+from bus.consume.unique_values import UniqueValues
 from bus.consume.worker_state import BatchInHand, Unsettled
 from bus.delivery import Delivery, Position
 from bus.errors import BusError
@@ -32,6 +33,7 @@ class LostPartition(Exception):  # noqa: N818
 class Membership:
     """Keeps what was read in step with the partitions that this instance has.
 
+    indexes:  what keeps account of this instance's partitions, beside the backlog.
     assigned: the metric of how many those are.
     """
 
@@ -43,7 +45,7 @@ class Membership:
         backlog: Backlog,
         progress: GroupProgress,
         gate: Gate,
-        equivalents: Equivalents,
+        indexes: Sequence[Equivalents | UniqueValues],
         unsettled: Unsettled,
         assigned: Gauge,
     ) -> None:
@@ -53,7 +55,7 @@ class Membership:
         self._backlog = backlog
         self._progress = progress
         self._gate = gate
-        self._equivalents = equivalents
+        self._indexes = indexes
         self._unsettled = unsettled
         self._assigned = assigned
         self._in_hand: BatchInHand | None = None
@@ -98,7 +100,8 @@ class Membership:
         except BusError as error:  # who has them now takes them anyway
             log.info("partitions not released", why=str(error))
         self._partitions.revoke(gone)
-        self._equivalents.revoked(gone)
+        for index in self._indexes:
+            index.revoked(gone)
         self._backlog.drop(gone)
         self._assigned.set(len(self._partitions.next))
 
@@ -106,7 +109,8 @@ class Membership:
         """Find where to go on in these partitions. Return the offsets that the delivery keeps."""
         own = self._delivery.resume(self._inquiry.cluster(), asked)
         self._partitions.locate(asked, own)
-        self._equivalents.assigned({place: self._partitions.next[place] for place in asked})
+        for index in self._indexes:
+            index.assigned({place: self._partitions.next[place] for place in asked})
         return {place: own[place] for place in asked if place in own}
 
     def _rewind(self) -> None:

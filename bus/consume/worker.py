@@ -14,6 +14,7 @@ as open, which readiness and metrics show.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
 from bus.consume.retries import Retries, in_steps
+from bus.consume.unique_values import UniqueValues
 from bus.consume.worker_state import (
     Clock,
     Heartbeat,
@@ -56,6 +58,8 @@ log = structlog.get_logger(__name__)
 POLL_RECORDS = 10_000
 IDLE_SECONDS = 60.0
 """While nothing comes, what depends on the day alone is looked after so often."""
+FREED_SECONDS = 5.0
+"""While a record was told without its value, what others have set free is looked for so often."""
 GROUP_SECONDS = 1.0
 """While something waits, what all instances have delivered is asked for so often."""
 QUIET_SECONDS = 0.5
@@ -90,12 +94,19 @@ class Worker:
         self._stopping = StopRequest(clock, event())
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
+        self._looked = -math.inf
         self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
         self._retries = Retries(self._how, product.name, metrics, self._stay)
         self._equivalents = Equivalents(
             settings, product, schema_lookup(settings), folder(settings, product)
+        )
+        group = group_settings(settings, product.name)
+        self._consumer = consumer(group)
+        self._inquiry = Offsets(group, self._stopping.wait)
+        self._unique = UniqueValues(
+            settings, product, schema_lookup(settings), folder(settings, product), self._inquiry
         )
         self._deliverer = Deliverer(
             settings,
@@ -105,11 +116,9 @@ class Worker:
             DeadLetters(settings, product.name),
             self._equivalents,
             metrics,
+            unique=self._unique,
             clock=clock,
         )
-        group = group_settings(settings, product.name)
-        self._consumer = consumer(group)
-        self._inquiry = Offsets(group, self._stopping.wait)
         self._backlog = Backlog(settings, self._kinds, self._how.hold_seconds, clock)
         self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
         self._progress = GroupProgress(
@@ -124,7 +133,7 @@ class Worker:
             self._backlog,
             self._progress,
             self._gate,
-            self._equivalents,
+            (self._equivalents, self._unique),
             self._unsettled,
             metrics.assigned.labels(product.name),
         )
@@ -170,6 +179,7 @@ class Worker:
         finally:
             self._consumer.close()
             self._equivalents.close()
+            self._unique.close()
             self._inquiry.close()
         return self.outcome
 
@@ -212,6 +222,7 @@ class Worker:
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
+            self._tell_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
 
@@ -266,6 +277,13 @@ class Worker:
             self.outcome.dead_lettered += outcome.dead_lettered
             self.outcome.delivered.update(outcome.delivered)
             self._commit(offsets)
+
+    def _tell_freed(self) -> None:
+        """Tell what other instances have set free."""
+        if self._unique.owing and self._clock() - self._looked > FREED_SECONDS:
+            self._looked = self._clock()
+            with self._membership.batch_in_hand():
+                self._deliverer.deliver_freed()
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
         """Try to hand a batch to the delivery; what it refuses."""

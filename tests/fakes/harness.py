@@ -361,6 +361,7 @@ class Instance:
         """Close in order."""
         self.consumer.close()
         self.loop._equivalents.close()
+        self.loop._unique.close()
         self.loop._inquiry.close()
 
     def kill(self) -> None:
@@ -369,6 +370,7 @@ class Instance:
         for one in self.loop._equivalents._kinds.values():
             if one._index:
                 one._index._con.close()  # or the file stays this process's own
+        self.loop._unique.close()
 
     @property
     def places(self) -> set[Position]:
