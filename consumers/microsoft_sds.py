@@ -33,6 +33,10 @@ Who has no role and no relationship is not in the set: a guardian whose last stu
 Several enrollments of one person in one class with one role are one row, as long as one of them
 stands: that is the rule of `bus.product.Equivalent`, of which SDS takes the last day alone.
 
+A username is one person's. Where the system gives it to two, as parents who share an address, the
+first by sourcedId keeps it and the other's is the sourcedId. An email address of two students or
+staff is the first one's too; guardians keep theirs, as they are written to.
+
 Who may not sign in (enabledUser false) is not in the set; SDS has no other word for it. That does
 not go for guardians, who do not sign in but are written to. An enrollment is in the set until its
 last day in the district's time zone, and from the moment when it is known, as classes are made
@@ -64,7 +68,7 @@ from bus.standard.records import (
     Student,
 )
 from consumers.delivery.full_set import FullSet
-from consumers.delivery.set_file import Reference
+from consumers.delivery.set_file import Reference, Unique
 
 REVISION = "1"
 """To be raised with every change of what rows a record gives."""
@@ -353,6 +357,12 @@ def open_delivery(
         required=("orgs.csv", "users.csv", "roles.csv"),
         revision=REVISION,
         named_by={"users.csv": (ROLES, RELATIONSHIPS)},
+        unique={
+            "users.csv": (
+                Unique("username", instead="sourcedId"),
+                Unique("email", kinds=("student", "staff")),
+            )
+        },
     )
 
 

@@ -35,7 +35,7 @@ import structlog
 
 from bus.delivery import Batch, Position, Refusal, Table
 from consumers.delivery.disk import private, sync
-from consumers.delivery.set_file import Reference, write_file
+from consumers.delivery.set_file import Reference, Unique, write_file
 from consumers.delivery.set_state import SetState
 from consumers.delivery.shared_folder import SharedFolder
 
@@ -53,6 +53,7 @@ class FullSet:
     revision:   another one when the same records give other rows than before.
     named_by:   for each table whose rows are in the set only if something names them: the tables
                 that do (see `consumers.delivery.set_file.write_file`).
+    unique:     for each table the columns whose value only one row may have.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class FullSet:
         required: Sequence[str] = (),
         revision: str = "",
         named_by: Mapping[str, Sequence[Table]] | None = None,
+        unique: Mapping[str, Sequence[Unique]] | None = None,
     ) -> None:
         self._tables = tables
         self._named_by = named_by or {}
+        self._unique = unique or {}
         self._references = references
         self._today = today
         self._required = required
@@ -124,8 +127,9 @@ class FullSet:
                     (other, self._references.get(other.name, ()))
                     for other in self._named_by.get(table.name, ())
                 ]
+                unique = self._unique.get(table.name, ())
                 files[table.name], missing = write_file(
-                    sql, part, table, references, today, named_by
+                    sql, part, table, references, today, named_by, unique
                 )
                 if missing:
                     left_out[table.name] = missing

@@ -3,7 +3,8 @@
 Valid means that nothing refers to what is not in the set: such a row is left out, or the reference
 is (`Reference`), and it comes back with what it refers to. A table may ask that something names its
 rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the
-same thing to the product (`Table.key`) are written once. Order of rows: by key.
+same thing to the product (`Table.key`) are written once. A value that only one row may have
+(`Unique`) is the first one's. Order of rows: by key.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ class Reference:
     kind: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """A column whose value only one row of the set may have, without regard to case.
+
+    The first row, by key, keeps it; the others have what another column of theirs has.
+
+    instead: that column; "" for an empty cell.
+    kinds:   only rows that were made from records of these kinds are meant; () for any.
+    """
+
+    column: str
+    instead: str = ""
+    kinds: tuple[str, ...] = ()
+
+
 def write_file(
     sql: sqlite3.Connection,
     path: Path,
@@ -49,6 +65,7 @@ def write_file(
     references: Iterable[Reference],
     today: str,
     named_by: Sequence[tuple[Table, Sequence[Reference]]] = (),
+    unique: Sequence[Unique] = (),
 ) -> tuple[dict[str, Any], int]:
     """Write it to `path`: its account for set.json, and how many rows were left out.
 
@@ -78,7 +95,9 @@ def write_file(
         f'SELECT count(*) FROM main."{table.name}" WHERE {STANDING}', said
     ).fetchone()
     order = ", ".join([*(cell[name] for name in table.key), "kind", "id", "owner", "at"])
-    found = sql.execute(f"SELECT {', '.join(shown.values())} {rows} ORDER BY {order}", said)
+    wanted = ", ".join([*shown.values(), "kind"] if unique else shown.values())
+    found = sql.execute(f"SELECT {wanted} {rows} ORDER BY {order}", said)
+    once = _Once(table, unique)
     key = itemgetter(*(table.columns.index(name) for name in table.key))
     digest = hashlib.sha256()
     read = written = 0
@@ -96,10 +115,32 @@ def write_file(
             for line in some:
                 if key(line) != last:
                     last = key(line)
-                    lines.append(line)
+                    lines.append(once.of(line) if unique else line)
             read += len(some)
             written += len(lines)
     return {"rows": written, "sha256": digest.hexdigest()}, standing - read
+
+
+class _Once:
+    """Gives each value of the columns of `Unique` to one row. Lines end with the record's kind."""
+
+    def __init__(self, table: Table, unique: Iterable[Unique]) -> None:
+        at = {name: number for number, name in enumerate(table.columns)}
+        self._columns = [
+            (at[one.column], at.get(one.instead), frozenset(one.kinds), set[int]())
+            for one in unique
+        ]
+
+    def of(self, line: Sequence[str]) -> list[str]:
+        """A line without its kind, as it goes into the file."""
+        *cells, kind = line
+        for at, instead, kinds, seen in self._columns:
+            if not cells[at] or (kinds and kind not in kinds):
+                continue
+            if (mark := hash(cells[at].lower())) in seen:
+                cells[at] = "" if instead is None else cells[instead]
+            seen.add(mark)
+        return cells
 
 
 def _leave_out_unnamed(

@@ -57,6 +57,8 @@ OPTIONAL = {
     "staff": {"orgSourcedIds": ("org",)},
 }
 NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
+USERNAMES = "red blue green".split()
+"""Few, so that they are freed and taken, and swapped."""
 ROLES = "student teacher aide proctor".split()
 DATES = (
     ("", ""),
@@ -188,7 +190,7 @@ class Sis:
                 "role": "student" if kind == "student" else "teacher",
                 "enabledUser": "false" if c == 3 else "true",
                 "orgSourcedIds": ",".join(self._some("org", b, 1 + c % 2)),
-                "username": self.id(kind, change.number),
+                "username": self._username((kind, self.id(kind, change.number)), a + 2 * b + c),
                 "givenName": name,
                 "familyName": "Li",
             }
@@ -225,6 +227,21 @@ class Sis:
             "beginDate": DATES[c % len(DATES)][0],
             "endDate": DATES[c % len(DATES)][1],
         }
+
+    def _username(self, person: Key, wish: int) -> str:
+        """A person's username: the id, or a name of a few, which may be another's. That one then
+        gets what this person had, so that each is one person's."""
+        if wish % 8 >= len(USERNAMES):
+            return person[1]
+        wanted = f"{self.mark}{USERNAMES[wish % 8]}"
+        before = self.records.get(person)
+        had = before.fields["username"] if before and not before.gone else person[1]
+        for key, record in self.records.items():
+            holds = key[0] in PEOPLE and not record.gone and record.fields["username"] == wanted
+            if holds and key != person:
+                record.fields = {**record.fields, "username": key[1] if had == person[1] else had}
+                self.unsent.add(key)
+        return wanted
 
     def _all(self, kind: str) -> list[str]:
         return sorted(

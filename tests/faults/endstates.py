@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests import canvas_model, sds_model
@@ -28,10 +28,27 @@ def _standing(told: Told, kind: str) -> dict[str, Row]:
     return {id_: told.records[kind, id_] for k, id_ in sorted(told.active) if k == kind}
 
 
+def _people(told: Told) -> dict[str, Row]:
+    return {id_: row for kind in PEOPLE for id_, row in _standing(told, kind).items()}
+
+
 def _users(told: Told) -> dict[str, Row]:
     """Who may sign in."""
-    people = {id_: row for kind in PEOPLE for id_, row in _standing(told, kind).items()}
-    return {id_: row for id_, row in people.items() if row["enabledUser"] == "true"}
+    return {id_: row for id_, row in _people(told).items() if row["enabledUser"] == "true"}
+
+
+CONTESTED = "one of several who want it"
+
+
+def _login(told: Told, person: Row) -> str:
+    """The username; `CONTESTED` if it is another's too, whose change is in quarantine. Then only
+    one of them has it, and the others have their ids."""
+    wanted = [row["username"] for row in _people(told).values()]
+    return CONTESTED if wanted.count(person["username"]) > 1 else person["username"]
+
+
+def _one_of(contested: Mapping[str, str], login: str, id_: str) -> str:
+    return CONTESTED if login in (contested.get(id_), id_) and id_ in contested else login
 
 
 def canvas(told: Told) -> State:
@@ -50,7 +67,7 @@ def canvas(told: Told) -> State:
             )
             for i, r in classes.items()
         },
-        "users": {i: r["givenName"] for i, r in users.items()},
+        "users": {i: (r["givenName"], _login(told, r)) for i, r in users.items()},
         "suspended": {i for kind, i in told.records if kind in PEOPLE} - users.keys(),
         "rosters": {
             (klass, user, CANVAS_ROLES[role]): _dates(rows)
@@ -90,6 +107,7 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
         }
 
     stand = {id_ for _, id_ in told.active}
+    contested = {i: r["username"] for i, r in _people(told).items() if _login(told, r) == CONTESTED}
     return {
         "accounts": {
             i: (r["name"], r["parent_account_id"])
@@ -101,7 +119,10 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
             i: (r["long_name"], r["account_id"], r["term_id"])
             for i, r in rows("courses.csv", "active").items()
         },
-        "users": {i: r["first_name"] for i, r in rows("users.csv", "active").items()},
+        "users": {
+            i: (r["first_name"], _one_of(contested, r["login_id"], i))
+            for i, r in rows("users.csv", "active").items()
+        },
         "suspended": set(rows("users.csv", "suspended")),
         "rosters": {
             one: (row["start_date"][:10], row["end_date"][:10])
@@ -129,7 +150,10 @@ def sds(told: Told) -> State:
             for i, r in orgs.items()
         },
         "academicSessions.csv": {i: r["title"] for i, r in sessions.items()},
-        "users.csv": {i: r["givenName"] for i, r in users.items()},
+        "users.csv": {
+            i: (r["givenName"], r["username"] if _first(users, r) == i else i)
+            for i, r in users.items()
+        },
         "roles.csv": roles,
         "courses.csv": {
             i: (
@@ -154,6 +178,11 @@ def sds(told: Told) -> State:
     }
 
 
+def _first(users: Mapping[str, Row], person: Row) -> str:
+    """The first who has a person's username."""
+    return min(i for i, row in users.items() if row["username"] == person["username"])
+
+
 def sds_has(state: sds_model.State, mark: str) -> State:
     """The same of the set in the folder."""
 
@@ -163,7 +192,7 @@ def sds_has(state: sds_model.State, mark: str) -> State:
     return {
         "orgs.csv": {i: (r["name"], r["parentSourcedId"]) for i, r in rows("orgs.csv").items()},
         "academicSessions.csv": {i: r["title"] for i, r in rows("academicSessions.csv").items()},
-        "users.csv": {i: r["givenName"] for i, r in rows("users.csv").items()},
+        "users.csv": {i: (r["givenName"], r["username"]) for i, r in rows("users.csv").items()},
         "roles.csv": {key[:3] for key in state["roles.csv"] if key[0].startswith(mark)},
         "courses.csv": {
             i: (r["title"], r["schoolYearSourcedId"]) for i, r in rows("courses.csv").items()

@@ -159,6 +159,14 @@ def test_who_may_not_sign_in_or_has_left_is_suspended(change: dict[str, Any]) ->
     assert told("student", PERSON, **change)["users.csv"]["status"] == "suspended"
 
 
+def test_who_has_left_gives_the_login_back() -> None:
+    """Case 3 of the field: Canvas refuses a login that another user has, suspended or not."""
+    row = told("student", PERSON | {"username": "jlepik"}, status="tobedeleted")["users.csv"]
+    assert row["login_id"] == row["user_id"]
+    row = told("student", PERSON | {"username": "jlepik"}, enabledUser=False)["users.csv"]
+    assert row["login_id"] == "jlepik"
+
+
 def test_an_enrollment_without_dates_follows_the_term() -> None:
     assert told("enrollment", ENROLLMENT)["enrollments.csv"] == {
         "course_id": "c1",

@@ -441,6 +441,48 @@ def test_a_relationship_is_enough(tmp_path: Path) -> None:
     assert ("n", "g") in state["relationships.csv"]
 
 
+def test_a_username_that_the_system_gave_to_two_is_the_first_ones(tmp_path: Path) -> None:
+    """Case 3 of the field: SDS takes a username once."""
+    people = [
+        (kind, a_record(kind, sourcedId=id_, username=name, orgSourcedIds=["s"]))
+        for kind, id_, name in (
+            ("student", "m", "Red"),
+            ("student", "n", "red"),
+            ("staff", "o", ""),
+        )
+    ]
+    users = written(tmp_path, [*a_school(), *people])["users.csv"]
+    assert [users[id_,]["username"] for id_ in "mn"] == ["Red", "n"]
+
+
+def test_an_address_of_two_students_is_the_first_ones_and_guardians_keep_theirs(
+    tmp_path: Path,
+) -> None:
+    tie = {"agentSourcedIds": ["m", "n"], "role": "parent", "email": "family@x.example"}
+    people = [
+        (kind, a_record(kind, sourcedId=id_, username=id_, orgSourcedIds=["s"], **more))
+        for kind, id_, more in (
+            ("student", "m", {"email": "family@x.example"}),
+            ("student", "n", {"email": "Family@x.example"}),
+            ("guardian", "y", tie),
+            ("guardian", "z", tie),
+        )
+    ]
+    users = written(tmp_path, [*a_school(), *people])["users.csv"]
+    assert [bool(users[id_,]["email"]) for id_ in "mnyz"] == [True, False, True, True]
+
+
+def test_two_swap_their_usernames_and_the_set_has_it_so(tmp_path: Path) -> None:
+    def both(one: str, two: str) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            ("student", a_record("student", sourcedId=id_, username=name, orgSourcedIds=["s"]))
+            for id_, name in (("m", one), ("n", two))
+        ]
+
+    users = written(tmp_path, [*a_school(), *both("red", "blue")], both("blue", "red"))["users.csv"]
+    assert [users[id_,]["username"] for id_ in "mn"] == ["blue", "red"]
+
+
 LEFT = {"sourcedId": "e-1a", "beginDate": date(2026, 8, 24), "endDate": date(2026, 9, 11)}
 BACK = {"sourcedId": "e-1b", "beginDate": date(2026, 10, 1), "endDate": date(2026, 12, 18)}
 
