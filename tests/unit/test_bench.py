@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from bus.bench.freshness_benchmark import _figures
-from bus.bench.measured import alone
+from bus.bench.measured import alone, command
 from bus.bench.soak_benchmark import _course
 from bus.bench.traffic import CLASS, SINGLY, at_once
 from bus.bench.usage import Look, Usage
+from bus.errors import Stop
 
 
 def looks(values: list[float]) -> list[Look]:
@@ -80,3 +83,17 @@ def test_memory_that_grows_is_seen_from_quarter_to_quarter() -> None:
     assert len(cost.quarters) == 4
     assert last > first + 16
     assert last <= cost.peak_mib + 1
+
+
+def test_a_command_is_measured_with_its_start(tmp_path: Path) -> None:
+    program = "import json, os; x = bytearray(200 << 20); print(json.dumps(os.environ['WHO']))"
+    found, cost = command([sys.executable, "-c", program], tmp_path, {**os.environ, "WHO": "me"})
+    assert found == "me"
+    assert 0 < cost.cpu_seconds < 60
+    assert cost.peak_mib > 200, "of that process, not of this one"
+
+
+def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
+    with pytest.raises(Stop, match="no such thing"):
+        command(line, tmp_path, dict(os.environ))
