@@ -14,7 +14,8 @@ For each key (the fields' values) that a batch touches:
 The product gets the record that counts after the batch, if the result differs from `before`, be it
 only between two records of the batch; but not if another record than before counts and has the same
 rows. If nobody stands any more it gets the withdrawal, always. A record that went to another key
-(an enrollment that names another class) is withdrawn from the old one.
+of the same owner (an enrollment that names another class) is withdrawn from the old one; the source
+withdraws one that went to another owner (`bus.ingest.diff`).
 
 The record that counts need not be in the batch: one of several was withdrawn. Then it is fetched by
 its partition and offset; a record's newest state is never compacted away. Its row goes beside the

@@ -8,12 +8,16 @@ partition is taken away. Another instance on the same machine then opens the sam
 another machine makes its own from the topic.
 
     about   mark (the cluster, the rule, the layout), next: all before this offset is in the file
-    member  one row for each active record: key, number, id, at_offset, first_day, last_day
+    member  one row for each active record: owner, key, number, id, at_offset, first_day, last_day
 
-`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id;
-both are DuckDB's `hash`, the same in every process of one version of DuckDB, which the mark names.
-Both have 64 bits: of eight million keys two are the same with a probability of one in half a
-million.
+`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id,
+`owner` one of the person whose it is; all are DuckDB's `hash`, the same in every process of one
+version of DuckDB, which the mark names. They have 64 bits: of eight million keys two are the same
+with a probability of one in half a million.
+
+Equivalent records have one owner, so only the owners of a batch are looked up, and of them only
+those that may be in a file at all (`_Seen`): on a first day hardly any. What was delivered is
+written while the next batch is read.
 
 A file is made anew by reading the partition from its beginning when it is missing or damaged, when
 its mark is another, and when it is ahead of where the consumer goes on (somebody set the group's
@@ -31,6 +35,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,14 +54,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
+    import numpy
     import pyarrow
     from confluent_kafka import Message
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Of the files; to be raised when their tables or the rule of `bus.product.Equivalent` change."""
 TAKEN = 50_000
 """So many records are taken at once when a file is made or brought up to date."""
 MEMORY = "256MB"
+BESIDE = 5_000
+"""A batch of more records is written beside what comes next."""
 log = logging.getLogger(__name__)
 
 
@@ -111,9 +119,14 @@ class StandingIndex:
         self._written: dict[int, int] = {}
         self._parts: list[int] = []  # the partitions of the batch in hand
         self._unwritten: set[int] = set()  # those of them that are not written
+        self._delivered = False  # the product has the batch
+        self._number = 0  # of its records
         self._unique = False  # no two of its records are one record
         self._apart = False  # no two of its records have one key, and none has a member
         self._touched: set[int] = set()  # the partitions with members that have its keys or ids
+        self._seen = _Seen()
+        self._thread = ThreadPoolExecutor(1, "standing")
+        self._writing: Future[None] | None = None
         self._con = duckdb.connect(":memory:")
         self._con.execute("SET threads = 1")
         self._con.execute(f"SET memory_limit = '{MEMORY}'")
@@ -122,8 +135,11 @@ class StandingIndex:
 
     def close(self) -> None:
         """Close all files, with what is known of how far they stand."""
-        self.release(list(self._next))
-        self._con.close()
+        try:
+            self.release(list(self._next))
+        finally:
+            self._thread.shutdown()
+            self._con.close()
 
     # ---- partitions ----------------------------------------------------------------------------
 
@@ -132,6 +148,7 @@ class StandingIndex:
 
         A file that is open already and stands for more is left as it is.
         """
+        self._finish_writing()
         cluster = ""
         behind = {part: goal for part, goal in goals.items() if self._next.get(part, -1) < goal}
         if not behind:
@@ -166,6 +183,11 @@ class StandingIndex:
 
     def release(self, parts: Iterable[int]) -> None:
         """Close the files of these partitions: another instance has them now."""
+        try:
+            self._finish_writing()
+        except (RetryLater, Stop) as error:  # they are brought up to date by whoever opens them
+            log.info("what stands was not written: %s", error)
+            self._unwritten.clear()
         for part in parts:
             if part not in self._next:
                 continue
@@ -182,9 +204,10 @@ class StandingIndex:
 
     def take(self, arriving: Sequence[pyarrow.Table]) -> None:
         """Look at a batch (see `columns`), of one or more tables; nothing is written yet."""
+        self._finish_writing()
         with self._faults():
             self._load(arriving)
-            self._unwritten = set(self._parts)
+            self._unwritten, self._delivered = set(self._parts), False
 
     def shared(self, *, standing: bool) -> set[int]:
         """The keys of the batch for which a record cannot be judged alone: several of its records
@@ -241,16 +264,42 @@ class StandingIndex:
     def write(self, reached: Mapping[int, int]) -> None:
         """Write the batch in hand, which was delivered; and note what was reached.
 
-        Calling it again goes on with the rest.
+        A large batch is written beside what comes next; if that fails, the next call of a method
+        goes on with the rest and raises.
         """
-        with self._faults():
-            for part in sorted(self._unwritten & self._next.keys()):
-                self._write(part, max(reached.get(part, 0), self._next[part]))
-                self._unwritten.discard(part)
-        self._unwritten = set()
+        if not self._delivered:
+            self._delivered = True
+            self._note_owners()
         self.note(reached)
+        if self._number > BESIDE:
+            self._writing = self._thread.submit(self._write_all)
+        else:
+            with self._faults():
+                self._write_all()
 
     # ---- within --------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        for part in sorted(self._unwritten & self._next.keys()):
+            self._write(part, self._next[part])
+            self._unwritten.discard(part)
+        self._unwritten = set()
+
+    def _note_owners(self) -> None:
+        """The owners of the batch may be in the files from now on."""
+        owners = self._con.execute("SELECT owner FROM news").fetchnumpy()
+        self._seen.add(owners["owner"])
+
+    def _finish_writing(self) -> None:
+        """Come back when the last batch is written; raises as a method does when it cannot be."""
+        if self._writing is not None:
+            failure = self._writing.exception()
+            self._writing = None
+            if failure is not None:
+                log.info("what stands is written again: %s", type(failure).__name__)
+        if self._unwritten and self._delivered:
+            with self._faults():
+                self._write_all()
 
     def _wanted(self, keys: set[int]) -> None:
         self._con.execute("CREATE OR REPLACE TEMP TABLE wanted (key UBIGINT)")
@@ -261,6 +310,9 @@ class StandingIndex:
 
     def _load(self, arriving: Sequence[pyarrow.Table]) -> None:
         """Make `news` of a batch, and `touched` of the members that have its keys and ids."""
+        import numpy
+        import pyarrow
+
         agree = ", ".join(f'CAST("{field}" AS VARCHAR)' for field in self._rule.fields)
         first, last = (
             f'CAST("{field}" AS DATE)' if field else "CAST(NULL AS DATE)"
@@ -268,42 +320,53 @@ class StandingIndex:
         )
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, part INTEGER, at_offset BIGINT, "
-            "id VARCHAR, number UBIGINT, key UBIGINT, stands BOOLEAN, first_day DATE, "
-            "last_day DATE)"
+            "id VARCHAR, owner UBIGINT, number UBIGINT, key UBIGINT, stands BOOLEAN, "
+            "first_day DATE, last_day DATE)"
         )
         for some in arriving:
             self._con.register("arriving", some)
             self._con.execute(
                 "INSERT INTO news SELECT slot, part, at_offset, "
-                'CAST("sourcedId" AS VARCHAR) AS id, hash(part, id) AS number, '
+                'CAST("sourcedId" AS VARCHAR) AS id, '
+                f'hash(part, CAST("{KINDS[self._kind].owner}" AS VARCHAR)), '
+                "hash(part, id) AS number, "
                 f"hash(part, {agree}) AS key, CAST(\"status\" AS VARCHAR) = 'active', "
                 f"{first}, {last} FROM arriving"
             )
             self._con.unregister("arriving")
-        ((number, numbers, keys),) = self._rows(
-            "SELECT count(*), count(DISTINCT number), count(DISTINCT key) FROM news"
-        )
+        news = self._con.execute("SELECT part, owner, number, key FROM news").fetchnumpy()
+        self._number = len(news["part"])
+        self._parts = [int(p) for p in numpy.unique(news["part"]) if int(p) in self._next]
+        self._unique = _all_differ(news["number"])
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE touched "
             "(part INTEGER, key UBIGINT, number UBIGINT, at_offset BIGINT)"
         )
-        found = self._rows("SELECT DISTINCT part FROM news ORDER BY part")
-        self._parts = [part for (part,) in found if part in self._next]
-        for part in self._parts:
-            member, ours = f"p{part}.member", f"(FROM news WHERE part = {part})"
+        known = self._seen.among(news["owner"])
+        if known.any():
+            owners = pyarrow.table({"owner": numpy.unique(news["owner"][known])})
+            self._touch(owners, {int(p) for p in numpy.unique(news["part"][known])})
+        self._touched = {part for (part,) in self._rows("SELECT DISTINCT part FROM touched")}
+        self._apart = self._unique and not self._touched and _all_differ(news["key"])
+
+    def _touch(self, owners: pyarrow.Table, parts: set[int]) -> None:
+        """Note the members of these owners that have keys or ids of the batch."""
+        self._con.register("owners", owners)
+        for part in sorted(parts & self._next.keys()):
+            self._con.execute(
+                "CREATE OR REPLACE TEMP TABLE near AS SELECT key, number, at_offset "
+                f"FROM p{part}.member SEMI JOIN owners USING (owner)"
+            )
             # Two joins take a third of the time of one condition with OR.
             self._con.execute(
-                f"INSERT INTO touched SELECT {part}, key, number, at_offset FROM {member} "
-                f"SEMI JOIN {ours} USING (number) UNION "
-                f"SELECT {part}, key, number, at_offset FROM {member} SEMI JOIN {ours} USING (key)"
+                f"INSERT INTO touched SELECT {part}, * FROM near SEMI JOIN news USING (number) "
+                f"UNION SELECT {part}, * FROM near SEMI JOIN news USING (key)"
             )
-        self._touched = {part for (part,) in self._rows("SELECT DISTINCT part FROM touched")}
-        self._unique = number == numbers
-        self._apart = number == numbers == keys and not self._touched
+        self._con.unregister("owners")
 
     def _write(self, part: int, next_offset: int) -> None:
         """Write what `news` holds of one partition: the newest state of each record counts."""
-        columns = "key, number, id, at_offset, first_day, last_day"
+        columns = "owner, key, number, id, at_offset, first_day, last_day"
         source, member = f"FROM news n WHERE part = {part}", f"p{part}.member"
         self._con.execute("BEGIN")
         try:
@@ -325,7 +388,7 @@ class StandingIndex:
         except BaseException:
             self._roll_back()
             raise
-        self._next[part] = self._written[part] = next_offset
+        self._written[part] = next_offset
 
     def _write_next(self, part: int, offset: int) -> None:
         self._con.execute(f"UPDATE p{part}.about SET next = ?", [offset])
@@ -348,6 +411,8 @@ class StandingIndex:
         ends = {message.partition() or 0: (message.offset() or 0) + 1 for message in messages}
         for part, end in ends.items():
             self._write(part, end)
+            self._next[part] = end
+        self._note_owners()
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -392,8 +457,8 @@ class StandingIndex:
                 f"CREATE TABLE IF NOT EXISTS {name}.about (mark VARCHAR, next BIGINT)"
             )
             self._con.execute(
-                f"CREATE TABLE IF NOT EXISTS {name}.member (key UBIGINT, number UBIGINT, "
-                "id VARCHAR, at_offset BIGINT, first_day DATE, last_day DATE)"
+                f"CREATE TABLE IF NOT EXISTS {name}.member (owner UBIGINT, key UBIGINT, "
+                "number UBIGINT, id VARCHAR, at_offset BIGINT, first_day DATE, last_day DATE)"
             )
             found = self._rows(f"SELECT mark, next FROM {name}.about")
             if not found:
@@ -401,6 +466,8 @@ class StandingIndex:
                 found = [(mark, 0)]
             if found[0][0] == mark and found[0][1] <= goal:
                 self._next[part] = self._written[part] = found[0][1]
+                owners = self._con.execute(f"SELECT DISTINCT owner FROM {name}.member")
+                self._seen.add(owners.fetchnumpy()["owner"])
                 return True
         except self._duckdb.Error as error:
             log.debug("a file of what stands is damaged: %s", type(error).__name__)
@@ -422,6 +489,42 @@ class StandingIndex:
                 f"{self._folder}: {type(error).__name__} of DuckDB; delete that folder and start "
                 "again: it is made anew from Kafka"
             ) from None
+
+
+class _Seen:
+    """Which owners may be in the files: it never forgets one, and takes few others for one.
+
+    It is a Bloom filter with two bits for each owner. With a million owners it takes one in a
+    hundred others for known.
+    """
+
+    SIZE = 1 << 24
+
+    def __init__(self) -> None:
+        import numpy
+
+        self._bits = numpy.zeros(self.SIZE, bool)
+
+    def add(self, owners: numpy.ndarray) -> None:
+        """Note these (64-bit hashes)."""
+        for at in self._places(owners):
+            self._bits[at] = True
+
+    def among(self, owners: numpy.ndarray) -> numpy.ndarray:
+        """For each of these, whether it may have been noted."""
+        one, other = self._places(owners)
+        found: numpy.ndarray = self._bits[one] & self._bits[other]
+        return found
+
+    def _places(self, owners: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        return owners % self.SIZE, (owners >> 32) % self.SIZE
+
+
+def _all_differ(hashes: numpy.ndarray) -> bool:
+    import numpy
+
+    ordered = numpy.sort(hashes)
+    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def columns(rule: Equivalent, lot: KindRecords, *, told: bool = True) -> pyarrow.Table:

@@ -369,6 +369,7 @@ class Instance:
         self.consumer.kill()
         for one in self.loop._equivalents._kinds.values():
             if one._index:
+                one._index._thread.shutdown()
                 one._index._con.close()  # or the file stays this process's own
         self.loop._unique.close()
 

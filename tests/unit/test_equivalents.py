@@ -20,6 +20,8 @@ from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bus.consume import standing_index
+from bus.consume.standing_index import StandingIndex
 from bus.product import Equivalent
 from bus.replay.compare import reconcile
 from consumers import canvas
@@ -355,6 +357,45 @@ def test_bytes_that_do_not_decode_are_nothing(bus: Bus, lunch: FakeProduct) -> N
     index_file(bus).unlink()
     enroll(bus, *BACK)
     assert consume(bus, lunch) == [("e-1b", "active", LEFT[1], BACK[2])]
+
+
+def test_a_large_batch_is_written_beside_what_comes_next(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_index, "BESIDE", 0)
+    copy = consumer(bus, lunch, batch_records=1).join()
+    for one in (BACK, LEFT):
+        enroll(bus, *one)
+    enroll(bus, *BACK, "tobedeleted")
+    copy.turn(30)
+    assert told(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
+    copy.leave()
+    enroll(bus, *BACK)
+    assert consume(bus, lunch)[-1] == ("e-1b", "active", LEFT[1], BACK[2])
+
+
+def test_what_could_not_be_written_is_written_with_what_comes_next(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_index, "BESIDE", 0)
+    write, failures = StandingIndex._write, [True]
+
+    def full(index: StandingIndex, part: int, offset: int) -> None:
+        if failures:
+            failures.pop()
+            raise index._duckdb.IOException("no space left")
+        write(index, part, offset)
+
+    monkeypatch.setattr(StandingIndex, "_write", full)
+    copy = consumer(bus, lunch).join()
+    enroll(bus, *BACK)
+    copy.turn(20)
+    enroll(bus, *LEFT, primary=True)
+    copy.turn(20)
+    assert failures == []
+    enroll(bus, *LEFT)
+    copy.turn(20)
+    assert [one[0] for one in told(lunch)] == ["e-1b", "e-1b"]
 
 
 def test_another_copy_takes_the_file_over(bus: Bus, lunch: FakeProduct) -> None:
