@@ -55,6 +55,18 @@ class Products:
             "webhook": lambda: checker.webhook(self.vendor.accepted),
         }
 
+    def wait(self, product: str, extract: Path) -> None:
+        """Come back when it has what the system has."""
+
+        def there() -> bool:
+            try:
+                self.has[product]().is_the_sis(extract)
+            except AssertionError:
+                return False
+            return True
+
+        until(there, f"{product}: all that the system has", 90)
+
     def check(self, commands: Commands, product: str, extract: Path) -> None:
         """It has what the system has, story by story, and no dead letter."""
         published = Topics.of(commands.settings)
@@ -150,7 +162,7 @@ def test_a_part_of_the_bus(
             tries += mortal.finish(*producing(path), tries=3)
         published = Topics.of(commands.settings)
         for product in PRODUCTS:
-            until(lambda: told(products, product, published), f"{product}: all events", 90)  # noqa: B023
+            products.wait(product, path)
     published.is_sound()
     published.is_the_sis(path)
     published.is_whole(checker.notes(mortal.notes))
@@ -171,14 +183,3 @@ def kill(home: Path, part: str, rng: random.Random) -> None:
     running.kill()
     time.sleep(rng.uniform(0, 2))
     local.up(home)
-
-
-def told(products: Products, product: str, published: Topics) -> bool:
-    """Whether a product has been told of everybody."""
-    try:
-        has = products.has[product]()
-    except AssertionError:  # no whole set there yet
-        return False
-    people = published.people(has.kinds)
-    standing = {key for key, story in people.items() if story[-1].told != checker.GONE}
-    return {key for key, names in has.told.items() if names[-1] != checker.GONE} == standing

@@ -121,8 +121,11 @@ def _end(process: subprocess.Popen[str]) -> str:
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """What `condition` answers as soon as it is true; fails when that takes too long."""
-    deadline = time.monotonic() + seconds
+    began = asked = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
+        answered = time.monotonic()
+        assert answered < began + seconds, f"{what}: not within {seconds:g} s"
+        # Asking must not take the CPU from what is waited for.
+        time.sleep(max(0.05, 2 * (answered - asked)))
+        asked = time.monotonic()
     return found
