@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from bus import local
+from bus.errors import BusError
+from bus.kafka.client import client_settings
 from bus.registry import subjects
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.integration import containers
@@ -91,18 +96,37 @@ NUMBERS = count(1)
 
 
 @pytest.fixture
-def commands(bus: Bus, tmp_path: Path) -> Commands:
+def commands(bus: Bus, tmp_path: Path) -> Iterator[Commands]:
     """`bus …` for one test, under topics of its own; the schemas are registered."""
-    return _commands(bus, tmp_path)
+    with _commands(bus, tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Commands:
+def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """`bus …` for all tests of a module, under topics of its own; the schemas are registered."""
-    return _commands(bus, tmp_path_factory.mktemp("module"))
+    with _commands(bus, tmp_path_factory.mktemp("module")) as found:
+        yield found
 
 
-def _commands(bus: Bus, folder: Path) -> Commands:
+@contextmanager
+def _commands(bus: Bus, folder: Path) -> Iterator[Commands]:
     settings = bus.settings.model_copy(update={"topic_prefix": f"test{WORKER}{next(NUMBERS)}"})
     subjects.apply(settings)
-    return Commands(settings, folder)
+    try:
+        yield Commands(settings, folder)
+    finally:
+        _delete_topics(settings)
+
+
+def _delete_topics(settings: Settings) -> None:
+    """Every client that looks for topics is given all of them, so what nobody needs goes."""
+    try:
+        admin = AdminClient(client_settings(settings))
+        there = admin.list_topics(timeout=10).topics
+    except (BusError, KafkaException):
+        return  # the test has stopped the bus
+    names = [name for name in there if name.startswith(f"{settings.topic_prefix}.")]
+    if names:
+        for deleted in admin.delete_topics(names).values():
+            deleted.exception()
