@@ -43,7 +43,7 @@ from tests.faults.mortal import Killed, Life, MortalDelivery, MortalLoop, mortal
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
-engine.MAX_SHRINKING_SECONDS = 1_800
+engine.MAX_SHRINKING_SECONDS = 90
 """Hypothesis's own five minutes are some sixty tries here, as each is days of a whole bus."""
 HOST = "host-"
 """The mark of a district in which nothing happens: no product is ever without people."""
