@@ -111,7 +111,9 @@ class Batch:
 
     parts:   in the order in which the product must have them.
     offsets: for each partition the offset after the last record that this batch (and all before
-             it) accounts for; a delivery that keeps a journal writes them with the data.
+             it) accounts for; a delivery that keeps a journal writes them with the data. Empty
+             where records are told again in another form (`bus.consume.unique_values`): they are to
+             be delivered though they lie before the offsets that were delivered.
     """
 
     parts: list[Part]

@@ -198,7 +198,10 @@ class Worker:
             return False
         self._settle()  # which, if it has to wait, takes what comes meanwhile
         nothing_waits = not self._backlog.waiting and self._all_taken()
-        return nothing_waits and self._progress.reached(goal)
+        if nothing_waits and self._progress.reached(goal):
+            self._tell_freed()  # what an earlier process did not come to
+            return True
+        return False
 
     def _all_taken(self) -> bool:
         """Whether the topics have been read to their ends, and none of it is in the backlog."""
@@ -222,7 +225,8 @@ class Worker:
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            self._tell_freed()
+            if self._clock() - self._looked > FREED_SECONDS:
+                self._tell_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
 
@@ -279,9 +283,9 @@ class Worker:
             self._commit(offsets)
 
     def _tell_freed(self) -> None:
-        """Tell what other instances have set free."""
-        if self._unique.owing and self._clock() - self._looked > FREED_SECONDS:
-            self._looked = self._clock()
+        """Tell what other instances have set free, or a process that was killed."""
+        self._looked = self._clock()
+        if self._unique.owing:
             with self._membership.batch_in_hand():
                 self._deliverer.deliver_freed()
 

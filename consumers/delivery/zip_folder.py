@@ -72,7 +72,7 @@ class ZipFolder:
         """Write the batch as one zip; nothing is ever refused by a folder."""
         with self._alone() as journal:
             lost = self._lost(journal)
-            parts = self._new([without(part, lost) for part in batch.parts])
+            parts = self._new([without(part, lost) for part in batch.parts], batch.offsets)
             found = sheets(parts, self._layout)
             ours = {p: offset for p, offset in batch.offsets.items() if p not in lost}
             offsets = {_key(position): offset for position, offset in ours.items()}
@@ -125,9 +125,12 @@ class ZipFolder:
         owners, us = journal["owners"], self._folder.instance
         return {p for p in self._claimed if owners.get(_key(p), us) != us}
 
-    def _new(self, parts: Iterable[Part]) -> list[Part]:
-        """Parts without what is written already: by its offset, or in a zip that was given."""
-        written: Mapping[Any, int] = self._written
+    def _new(self, parts: Iterable[Part], offsets: Mapping[Position, int]) -> list[Part]:
+        """Parts without what is written already: by its offset, or in a zip that was given.
+
+        offsets: the batch's; a batch without any tells again what was written.
+        """
+        written: Mapping[Any, int] = self._written if offsets else {}
         given = {_place(message) for part in self._given for message in part.messages}
 
         def new(message: Message) -> bool:

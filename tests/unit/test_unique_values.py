@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from consumers import canvas
+from tests import canvas_model
 from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, Refusal, RetryLater
 
 UNIQUE = {"student": "username", "staff": "username"}
@@ -189,6 +191,45 @@ def test_what_is_told_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: Strict
     student(bus, "third", "blue")
     consume(bus, lunch)
     assert len(refused) == 1, "it is not told again and again"
+
+
+def test_a_kill_after_the_zip_that_set_it_free(bus: Bus, lunch: Strict) -> None:
+    """The product keeps the offsets itself, so the batch does not come again."""
+    student(bus, "a", "red")
+    consume(bus, lunch)
+    lunch.journal = {}
+    student(bus, "a", "pink")
+    student(bus, "b", "red")
+    lunch.aftermath.append(Killed())
+    copy = bus.worker(lunch, unique=UNIQUE).join()
+    with contextlib.suppress(Killed):
+        copy.turn(12)
+    copy.kill()
+    assert lunch.logins == {"a": "pink", "b": None}
+    assert consume(bus, lunch) == {"a": "pink", "b": "red"}
+
+
+def test_canvas_takes_a_swap_and_a_child_that_came_back(bus: Bus, tmp_path: Path) -> None:
+    """Its model refuses a login that another user has."""
+    out = tmp_path / "out"
+
+    def to_canvas() -> dict[str, str]:
+        delivery = canvas.open_delivery(canvas.Settings(out=out))
+        Instance(bus, delivery, canvas.PRODUCT).run(until_caught_up=True)  # type: ignore[arg-type]
+        delivery.close()
+        users = canvas_model.apply(sorted(out.glob("*.zip")))["users.csv"]
+        return {id_: row["login_id"] for (id_,), row in users.items()}
+
+    student(bus, "a", "red")
+    student(bus, "b", "blue")
+    assert to_canvas() == {"a": "red", "b": "blue"}
+    student(bus, "a", "blue")
+    student(bus, "b", "red")
+    student(bus, "c", None)
+    assert to_canvas() == {"a": "blue", "b": "red", "c": "c"}
+    student(bus, "c", "blue")
+    student(bus, "a", "blue", "tobedeleted")
+    assert to_canvas() == {"a": "a", "b": "red", "c": "blue"}
 
 
 # ---- two instances ------------------------------------------------------------------------------

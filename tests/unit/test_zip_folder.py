@@ -201,6 +201,17 @@ def test_the_same_batch_or_one_that_overlaps_is_not_written_twice(tmp_path: Path
     assert contents(tmp_path) == ["Ann", "Bob", "Cleo"]
 
 
+def test_what_is_told_again_without_offsets_is_written_though_it_lies_before(
+    tmp_path: Path,
+) -> None:
+    folder = ZipFolder(tmp_path, "canvas")
+    folder.resume("cluster", [P0])
+    folder.deliver(batch("Ann", "Bob"))
+    folder.deliver(Batch(batch("Ada").parts, {}))
+    assert contents(tmp_path) == ["Ann", "Bob", "Ada"]
+    assert ZipFolder(tmp_path, "canvas").resume("cluster", [P0]) == {P0: 2}
+
+
 def test_a_replay_from_an_earlier_offset_is_written_again(tmp_path: Path) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     folder.deliver(batch("Ann", "Bob"))
