@@ -54,9 +54,16 @@ TOGETHER = {
     "faults/test_network.py": "network",
     "faults/test_products.py": "network",
     "faults/test_transactions.py": "network",
+    "faults/test_kills.py": "kills",
+    "faults/test_replays.py": "kills",
+    "faults/test_brokers.py": "days",
+    "faults/test_controls.py": "days",
+    "faults/test_days.py": "days",
+    "faults/test_disk.py": "days",
+    "faults/test_rubbish_messages.py": "days",
 }
-"""Files whose tests share fixtures that take long to make. One worker of pytest-xdist runs all files
-of one name here."""
+"""Files whose tests share fixtures that take long to make, such as a bus that may be killed. One
+worker of pytest-xdist runs all files of one name here."""
 
 
 class Together(LoadScopeScheduling):
@@ -84,4 +91,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     worker = hasattr(config, "workerinput")  # of pytest-xdist: it tells its parent, which notes
     if (named := os.environ.get(times.VARIABLE)) and not worker:
         part = times.folders(config.args)
-        times.note(Path(named), part, len(terminalreporter.stats.get("passed", ())))
+        passed = terminalreporter.stats.get("passed", ())
+        times.note(Path(named), part, len(passed), times.by_folder(passed))

@@ -1,4 +1,5 @@
-"""How long each part of `make test` took, and how many tests passed in it.
+"""How long each part of `make test` took, and how many tests passed in it; then the same of each
+folder, where the time is that of its tests one after the other, as several run at once.
 
 `python -m tests.times begin` forgets what was noted, `… note PART` notes that a part ends now, which
 began when the part before it ended, `… show` prints the table. pytest notes its folders by itself
@@ -11,16 +12,33 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "TEST_TIMES"
 
 
-def note(file: Path, part: str, passed: int = 0) -> None:
+Folders = Mapping[str, tuple[float, int]]
+"""Of each folder the seconds of its tests, and how many there are."""
+
+
+def note(file: Path, part: str, passed: int = 0, folders: Folders | None = None) -> None:
     """Note that a part ends now, in which so many tests passed; "" is the beginning of all."""
+    line = {"part": part, "at": time.time(), "passed": passed, "folders": folders or {}}
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"part": part, "at": time.time(), "passed": passed}) + "\n")
+        lines.write(json.dumps(line) + "\n")
+
+
+def by_folder(passed: Iterable[Any]) -> Folders:
+    """The folders of pytest's reports of tests that passed. What fixtures took is not in it."""
+    found: dict[str, tuple[float, int]] = {}
+    for report in passed:
+        folder = report.nodeid.removeprefix("tests/").partition("/")[0]
+        seconds, number = found.get(folder, (0.0, 0))
+        found[folder] = (seconds + report.duration, number + 1)
+    return found
 
 
 def folders(arguments: list[str]) -> str:
@@ -28,16 +46,30 @@ def folders(arguments: list[str]) -> str:
     return ", ".join(Path(one).name for one in arguments)
 
 
-def table(notes: list[dict[str, float]]) -> str:
-    """A line for each part, and one for all; a part that came in pieces has one line."""
+def table(notes: list[dict[str, Any]]) -> str:
+    """A line for each part, and one for all; a part that came in pieces has one line. Then a line
+    for each folder."""
     parts: dict[str, list[float]] = {}
     for before, one in pairwise(notes):
         sums = parts.setdefault(str(one["part"]), [0, 0])
         sums[0] += one["at"] - before["at"]
         sums[1] += one["passed"]
     parts["all"] = [sum(column) for column in zip([0, 0], *parts.values(), strict=True)]
-    rows = [f"{part:<16}{seconds:>8.0f}{passed:>8}" for part, (seconds, passed) in parts.items()]
-    return "\n".join([f"{'part':<16}{'seconds':>8}{'passed':>8}", *rows])
+    each: dict[str, list[float]] = {}
+    for one in notes:
+        for folder, (seconds, number) in one.get("folders", {}).items():
+            sums = each.setdefault(folder, [0, 0])
+            sums[0] += seconds
+            sums[1] += number
+    return "\n".join([*_lines("part", "seconds", parts), "", *_lines("folder", "if alone", each)])
+
+
+def _lines(what: str, took: str, rows: Mapping[str, Sequence[float]]) -> list[str]:
+    width = max(map(len, (what, *rows))) + 2
+    found = [
+        f"{name:<{width}}{seconds:>9.0f}{passed:>8}" for name, (seconds, passed) in rows.items()
+    ]
+    return [f"{what:<{width}}{took:>9}{'passed':>8}", *found]
 
 
 def main() -> None:
