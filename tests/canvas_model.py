@@ -80,7 +80,8 @@ def rosters(state: State) -> set[tuple[str, str, str]]:
     """Who is active in what: (section, user, role) of all that is active at every level."""
     return {
         (section, user, role)
-        for (section, user, role), row in state["enrollments.csv"].items()
+        # As a list: a server that takes zips meanwhile may add to it.
+        for (section, user, role), row in list(state["enrollments.csv"].items())
         if row["status"] == "active"
         and state["users.csv"][user,]["status"] == "active"
         and state["courses.csv"][state["sections.csv"][section,]["course_id"],]["status"]

@@ -54,16 +54,9 @@ TOGETHER = {
     "faults/test_network.py": "network",
     "faults/test_products.py": "network",
     "faults/test_transactions.py": "network",
-    "faults/test_kills.py": "kills",
-    "faults/test_replays.py": "kills",
-    "faults/test_brokers.py": "days",
-    "faults/test_controls.py": "days",
-    "faults/test_days.py": "days",
-    "faults/test_disk.py": "days",
-    "faults/test_rubbish_messages.py": "days",
 }
-"""Files whose tests share fixtures that take long to make, such as a bus that may be killed. One
-worker of pytest-xdist runs all files of one name here."""
+"""Files whose tests share fixtures that take long to make. One worker of pytest-xdist runs all files
+of one name here."""
 
 
 class Together(LoadScopeScheduling):

@@ -26,7 +26,7 @@ from tests.faults import checker
 from tests.faults.checker import Topics
 from tests.faults.conftest import Findings
 from tests.faults.killing import ready
-from tests.faults.test_kills import SECRET, Products, days, producing, told
+from tests.faults.test_kills import SECRET, Products, days, producing
 from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
@@ -100,8 +100,7 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
         arguments = products.arguments[product]
         with commands.running(*arguments) as process:
             commands.run(*producing(first))
-            published = Topics.of(commands.settings)
-            until(lambda: told(products, product, published), "the first day")
+            products.wait(product, first)
             small.fill()
             commands.run(*producing(second))
             published = Topics.of(commands.settings)
@@ -112,7 +111,7 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
                 at = checker.committed(commands.settings, product)
                 products.has[product]().is_not_behind(published, at)
             small.free()
-            until(lambda: told(products, product, published), "all there")
+            products.wait(product, second)
         commands.run(*arguments, "--until-caught-up")
         products.check(commands, product, second)
     findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
