@@ -21,7 +21,7 @@ from tests.faults.conftest import Findings
 from tests.faults.killing import Mortal, ready, watching
 from tests.faults.test_kills import PRODUCTS, SECRET, Products, days, producing
 from tests.faults.three_brokers import IDS, OFFSETS, TRANSACTIONS, Brokers, three_brokers
-from tests.integration.commands import Commands, until
+from tests.integration.commands import Commands
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 

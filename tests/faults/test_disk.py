@@ -27,7 +27,7 @@ from tests.faults.checker import Topics
 from tests.faults.conftest import Findings
 from tests.faults.killing import ready
 from tests.faults.test_kills import SECRET, Products, days, producing
-from tests.integration.commands import Commands, until
+from tests.integration.commands import Commands
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
