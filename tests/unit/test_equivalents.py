@@ -29,6 +29,8 @@ from tests.fakes.harness import Bus, FakeProduct, Instance, Killed, RetryLater
 
 RULE = Equivalent(("classSourcedId", "userSourcedId", "role"), last="endDate", first="beginDate")
 SIBLINGS = {"enrollment": RULE}
+EXAMPLES = max(5, settings().max_examples // 3)
+"""Each is some runs of a consumer with files of its own."""
 FIRST_DAY = date(2026, 8, 24)
 LEFT = ("e-1a", date(2026, 8, 24), date(2026, 9, 11))
 BACK = ("e-1b", date(2026, 10, 1), date(2026, 12, 18))
@@ -667,7 +669,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=40)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
 @given(steps=STEPS)
 def test_whatever_happens_the_product_ends_with_what_counts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]

@@ -20,6 +20,8 @@ from tests import canvas_model
 from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, Refusal, RetryLater
 
 UNIQUE = {"student": "username", "staff": "username"}
+EXAMPLES = max(5, settings().max_examples // 3)
+"""Each is some runs of a consumer with files of its own."""
 Logins = dict[str, str | None]
 
 
@@ -312,7 +314,7 @@ STEPS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
 @given(steps=STEPS, order=st.randoms(use_true_random=False))
 def test_in_the_end_each_has_its_own(
     steps: list[Any], order: Any, tmp_path_factory: pytest.TempPathFactory
