@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -349,6 +349,7 @@ class _Run:
         begin = staging.position = last(self.settings, self.source) if polled else ""
         self.progress("reading")
         read(staging)
+        own = len(staging.faults)
         for raw in map(workspace.raw, staging.coverage):
             workspace.require(raw)
             workspace.sql(f"ALTER TABLE {raw} ADD COLUMN IF NOT EXISTS sourcedId VARCHAR")
@@ -356,7 +357,10 @@ class _Run:
         row_hashes.set_apart(workspace)
         self._view_known()
         quarantined = validate(workspace, self._known_elsewhere)
-        unread = {kind: _unread(staging, kind) for kind in staging.coverage}
+        unread = {
+            kind: _left_out(staging.faults[:own], kind) + _without_id(staging.faults[own:], kind)
+            for kind in staging.coverage
+        }
         if copy:
             others = ownership.others(self.settings, self.source)
         else:
@@ -521,13 +525,15 @@ def _upto(
             return
 
 
-def _unread(staging: Staging, kind: str) -> int:
-    """How many rows of this kind's file were left out without their id being known."""
+def _left_out(own: Iterable[Fault], kind: str) -> int:
+    """How many rows of a kind the source itself left out: nobody here knows whose they are."""
+    return sum(1 for f in own if f.fatal and f.line > 1 and f.kind in (kind, ""))
+
+
+def _without_id(found: Iterable[Fault], kind: str) -> int:
+    """How many rows of a kind were left out since, without their id being known."""
     return sum(
         1
-        for f in staging.faults
-        if f.fatal
-        and f.line > 1
-        and f.kind in (kind, "")
-        and (not f.column or (f.column == "sourcedId" and without_id(f)))
+        for f in found
+        if f.fatal and f.kind in (kind, "") and f.column == "sourcedId" and without_id(f)
     )

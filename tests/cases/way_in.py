@@ -164,10 +164,13 @@ class WayIn:
 
         Raises `Stop` when the guard does.
         """
-        path = self._extract(how)
+        return self.publish(partial(read, self._extract(how)), allow=allow, rules=rules)
+
+    def publish(self, read: pipeline.Read, *, allow: bool = False, rules: str = "") -> Day:
+        """Publish what a source reads."""
         begin = len(self.topics.log)
         report = pipeline.produce(
-            self._settings, "sis", partial(read, path), allow_mass_withdrawal=allow, rules=rules
+            self._settings, "sis", read, allow_mass_withdrawal=allow, rules=rules
         )
         return Day(report, self.topics.log[begin:])
 
