@@ -22,8 +22,9 @@ from bus.errors import BusError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 """The option that every command has: `json: Json = False`."""
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+# No emoji: an id such as m8:ghost:1 is no picture.
+stdout = Console(highlight=False, emoji=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def emit(json_wanted: bool, result: dict[str, Any], text: Callable[[Console], None]) -> None:

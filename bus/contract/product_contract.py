@@ -57,6 +57,17 @@ class ProductContract:
             for day in filter(None, (rule.last, rule.first)):
                 assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is no day"
 
+    def test_who_has_left_gives_a_unique_value_back(self) -> None:
+        """The row of a withdrawn record does not hold it; and a record can be told without it."""
+        value = "the-only-one"
+        for kind, field in self.product.unique.items():
+            assert field in KINDS[kind].fields, f"unique {field}: {kind} has no such field"
+            record = a_record(kind, **{field: value})
+            for table, function in self.product.translations(kind):
+                rows = function({**record, "status": "tobedeleted"})
+                assert value not in repr(rows), f"{table.name}: who has left keeps {field}"
+                function({**record, field: None})
+
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:

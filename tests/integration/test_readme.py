@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import products_page
+from tests import page_package
 from tests.installed import install
 from tests.integration import in_process
 
@@ -37,7 +37,7 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     (example,) = blocks("README.md", "python")
     made = tmp_path / "package"  # what docs/products.md shows, for the commands that it then shows
     made.mkdir()
-    env["PYTHONPATH"] = str(install(products_page.write(made / "source"), made))
+    env["PYTHONPATH"] = str(install(page_package.write("library", made / "source"), made))
     try:
         for command in commands[:-1]:
             done = _run(command.split(), tmp_path, env)

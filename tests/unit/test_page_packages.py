@@ -1,0 +1,59 @@
+"""The examples of docs/products.md and docs/sources.md, word for word: packages that install, are
+accepted and typed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import page_package, surface
+from tests.installed import install, run
+
+
+@pytest.fixture(scope="module", params=page_package.PACKAGES)
+def module(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(module: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's package, installed; only its test is left beside it."""
+    folder = tmp_path_factory.mktemp(module)
+    source = page_package.write(module, folder / "source")
+    install(source, folder)
+    (source / f"{module}.py").unlink()  # what is tested is what the wheel has
+    return source
+
+
+def python(checkout: Path, *arguments: str) -> str:
+    clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
+    env = clean | {"PYTHONPATH": str(checkout.parent / "target")}
+    return run([sys.executable, *arguments], checkout, env)
+
+
+@pytest.mark.slow
+def test_it_passes_its_tests(checkout: Path, module: str) -> None:
+    told = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_{module}.py")
+    assert " passed" in told
+    assert "skipped" not in told
+
+
+@pytest.mark.slow
+def test_its_types_fit(checkout: Path, module: str) -> None:
+    cache = str(checkout / "cache")
+    installed = str(checkout.parent / "target" / f"{module}.py")
+    python(checkout, "-m", "mypy", "--strict", "--cache-dir", cache, installed, f"test_{module}.py")
+
+
+def test_it_imports_only_names_that_stay(module: str, tmp_path: Path) -> None:
+    listed = surface.documented()
+    for name in (f"{module}.py", f"test_{module}.py"):
+        code = (page_package.write(module, tmp_path / name) / name).read_text("utf-8")
+        for line in code.splitlines():
+            if line.startswith(("from bus", "from consumers")):
+                where, _, names = line.removeprefix("from ").partition(" import ")
+                assert {f"{where}.{one}" for one in names.split(", ")} <= set(listed)
