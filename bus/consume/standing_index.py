@@ -185,14 +185,14 @@ class StandingIndex:
         """Close the files of these partitions: another instance has them now."""
         try:
             self._finish_writing()
-        except (RetryLater, Stop) as error:  # they are brought up to date by whoever opens them
-            log.info("what stands was not written: %s", error)
-            self._unwritten.clear()
+        except (RetryLater, Stop) as error:
+            log.info("a file of what stands is behind, and its next owner reads on: %s", error)
         for part in parts:
             if part not in self._next:
                 continue
             try:
-                if self._next[part] != self._written[part]:
+                behind = self._delivered and part in self._unwritten
+                if self._next[part] != self._written[part] and not behind:
                     self._write_next(part, self._next[part])
                 self._con.execute(f"DETACH p{part}")
             except self._duckdb.Error as error:  # it is brought up to date by whoever opens it

@@ -400,6 +400,24 @@ def test_what_could_not_be_written_is_written_with_what_comes_next(
     assert [one[0] for one in told(lunch)] == ["e-1b", "e-1b"]
 
 
+def test_a_file_does_not_stand_for_what_could_not_be_written(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_index, "BESIDE", 0)
+
+    def full(index: StandingIndex, part: int, offset: int) -> None:
+        raise index._duckdb.IOException("no space left")
+
+    copy = consumer(bus, lunch).join()
+    with monkeypatch.context() as disk:
+        disk.setattr(StandingIndex, "_write", full)
+        enroll(bus, *BACK)
+        copy.turn(20)
+        copy.leave()
+    enroll(bus, *LEFT, primary=True)
+    assert consume(bus, lunch)[-1] == ("e-1b", "active", LEFT[1], BACK[2])
+
+
 def test_another_copy_takes_the_file_over(bus: Bus, lunch: FakeProduct) -> None:
     first = consumer(bus, lunch).join()
     enroll(bus, *BACK)
