@@ -21,9 +21,8 @@ written while the next batch is read.
 
 A file is made anew by reading the partition from its beginning when it is missing or damaged, when
 its mark is another, and when it is ahead of where the consumer goes on (somebody set the group's
-offsets back, and wants all told again). When it is behind, only what lies between is read. A file
-that cannot be written at all (a read-only disk, another process that still has it) is replaced by
-one in memory.
+offsets back, and wants all told again). When it is behind, only what lies between is read.
+`bus.consume.cache_database` says what becomes of a file that cannot be written.
 
 The file may also hold records that lie after `next`: they were delivered while one before them
 still waits for what it refers to. They are read again after a restart, and the newest state counts.
@@ -36,10 +35,10 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bus.consume.cache_database import CacheDatabase
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.errors import RetryLater, Stop
@@ -51,7 +50,6 @@ from bus.standard import KINDS
 from bus.standard.meaning import meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import date
 
     import numpy
@@ -62,7 +60,6 @@ LAYOUT = "2"
 """Of the files; to be raised when their tables or the rule of `bus.product.Equivalent` change."""
 TAKEN = 50_000
 """So many records are taken at once when a file is made or brought up to date."""
-MEMORY = "256MB"
 BESIDE = 5_000
 """A batch of more records is written beside what comes next."""
 log = logging.getLogger(__name__)
@@ -106,14 +103,10 @@ class StandingIndex:
         folder: Path | None,
         writer_schema: Callable[[int], dict[str, Any]],
     ) -> None:
-        import duckdb
-
-        self._duckdb = duckdb
         self._settings = settings
         self._kind = kind
         self._topic = topic
         self._rule = rule
-        self._folder = folder
         self._decoder = Decoder(kind, writer_schema)
         self._next: dict[int, int] = {}
         self._written: dict[int, int] = {}
@@ -127,11 +120,8 @@ class StandingIndex:
         self._seen = _Seen()
         self._thread = ThreadPoolExecutor(1, "standing")
         self._writing: Future[None] | None = None
-        self._con = duckdb.connect(":memory:")
-        self._con.execute("SET threads = 1")
-        self._con.execute(f"SET memory_limit = '{MEMORY}'")
-        self._con.execute("SET enable_progress_bar = false")
-        self._con.execute("SET temp_directory = ''")
+        self._files = CacheDatabase(folder, f"what stands of {kind}")
+        self._con = self._files.con
 
     def close(self) -> None:
         """Close all files, with what is known of how far they stand."""
@@ -139,7 +129,7 @@ class StandingIndex:
             self.release(list(self._next))
         finally:
             self._thread.shutdown()
-            self._con.close()
+            self._files.close()
 
     # ---- partitions ----------------------------------------------------------------------------
 
@@ -154,7 +144,7 @@ class StandingIndex:
         if not behind:
             return
         failure = f"could not read what stands of {self._kind}: Kafka says {{}}"
-        with Reader(self._settings, failure) as reader, self._faults():
+        with Reader(self._settings, failure) as reader, self._files.faults():
             for part, goal in behind.items():
                 if part not in self._next:
                     cluster = cluster or reader.cluster()
@@ -186,17 +176,17 @@ class StandingIndex:
         try:
             self._finish_writing()
         except (RetryLater, Stop) as error:
-            log.info("a file of what stands is behind, and its next owner reads on: %s", error)
+            log.info("a file is behind; its next owner reads on from the topic: %s", error)
         for part in parts:
             if part not in self._next:
                 continue
-            try:
-                behind = self._delivered and part in self._unwritten
-                if self._next[part] != self._written[part] and not behind:
+            behind = self._delivered and part in self._unwritten
+            if self._next[part] != self._written[part] and not behind:
+                try:
                     self._write_next(part, self._next[part])
-                self._con.execute(f"DETACH p{part}")
-            except self._duckdb.Error as error:  # it is brought up to date by whoever opens it
-                log.info("what stands was not closed in order: %s", type(error).__name__)
+                except self._files.error as error:
+                    log.info("how far a file stands was not written: %s", type(error).__name__)
+            self._files.detach(f"p{part}")
             del self._next[part], self._written[part]
             self._unwritten.discard(part)
 
@@ -205,7 +195,7 @@ class StandingIndex:
     def take(self, arriving: Sequence[pyarrow.Table]) -> None:
         """Look at a batch (see `columns`), of one or more tables; nothing is written yet."""
         self._finish_writing()
-        with self._faults():
+        with self._files.faults():
             self._load(arriving)
             self._unwritten, self._delivered = set(self._parts), False
 
@@ -228,8 +218,8 @@ class StandingIndex:
             )
         if self._apart and not standing:
             return set()
-        with self._faults():
-            found = self._rows(
+        with self._files.faults():
+            found = self._files.rows(
                 "SELECT key FROM news GROUP BY key HAVING count(*) > 1 UNION "
                 "SELECT n.key FROM news n JOIN touched t USING (key) WHERE t.number <> n.number "
                 "UNION SELECT key FROM news WHERE number IN (SELECT number FROM news "
@@ -239,12 +229,12 @@ class StandingIndex:
 
     def members(self, keys: set[int]) -> list[Member]:
         """The active records of these keys."""
-        with self._faults():
+        with self._files.faults():
             self._wanted(keys)
             found = [
                 row
                 for part in self._parts
-                for row in self._rows(
+                for row in self._files.rows(
                     f"SELECT key, number, id, {part}, at_offset, first_day, last_day "
                     f"FROM p{part}.member SEMI JOIN wanted USING (key)"
                 )
@@ -253,9 +243,9 @@ class StandingIndex:
 
     def arrivals(self, keys: set[int]) -> list[Arrival]:
         """The records of the batch that have these keys, in the order of their partition."""
-        with self._faults():
+        with self._files.faults():
             self._wanted(keys)
-            found = self._rows(
+            found = self._files.rows(
                 "SELECT slot, stands, key, number, id, part, at_offset, first_day, last_day "
                 "FROM news SEMI JOIN wanted USING (key) ORDER BY part, at_offset"
             )
@@ -274,7 +264,7 @@ class StandingIndex:
         if self._number > BESIDE:
             self._writing = self._thread.submit(self._write_all)
         else:
-            with self._faults():
+            with self._files.faults():
                 self._write_all()
 
     # ---- within --------------------------------------------------------------------------------
@@ -298,15 +288,12 @@ class StandingIndex:
             if failure is not None:
                 log.info("what stands is written again: %s", type(failure).__name__)
         if self._unwritten and self._delivered:
-            with self._faults():
+            with self._files.faults():
                 self._write_all()
 
     def _wanted(self, keys: set[int]) -> None:
         self._con.execute("CREATE OR REPLACE TEMP TABLE wanted (key UBIGINT)")
         self._con.execute("INSERT INTO wanted SELECT unnest(?::UBIGINT[])", [list(keys)])
-
-    def _rows(self, query: str) -> list[Any]:
-        return self._con.execute(query).fetchall()
 
     def _load(self, arriving: Sequence[pyarrow.Table]) -> None:
         """Make `news` of a batch, and `touched` of the members that have its keys and ids."""
@@ -346,7 +333,7 @@ class StandingIndex:
         if known.any():
             owners = pyarrow.table({"owner": numpy.unique(news["owner"][known])})
             self._touch(owners, {int(p) for p in numpy.unique(news["part"][known])})
-        self._touched = {part for (part,) in self._rows("SELECT DISTINCT part FROM touched")}
+        self._touched = {part for (part,) in self._files.rows("SELECT DISTINCT part FROM touched")}
         self._apart = self._unique and not self._touched and _all_differ(news["key"])
 
     def _touch(self, owners: pyarrow.Table, parts: set[int]) -> None:
@@ -368,8 +355,7 @@ class StandingIndex:
         """Write what `news` holds of one partition: the newest state of each record counts."""
         columns = "owner, key, number, id, at_offset, first_day, last_day"
         source, member = f"FROM news n WHERE part = {part}", f"p{part}.member"
-        self._con.execute("BEGIN")
-        try:
+        with self._files.transaction():
             if part in self._touched or not self._unique:
                 known = f"FROM touched t WHERE part = {part} AND t.number = n.number"
                 self._con.execute(
@@ -384,21 +370,11 @@ class StandingIndex:
                 source = "FROM latest WHERE true"
             self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND stands")
             self._con.execute(f"UPDATE p{part}.about SET next = ?", [next_offset])
-            self._con.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
         self._written[part] = next_offset
 
     def _write_next(self, part: int, offset: int) -> None:
         self._con.execute(f"UPDATE p{part}.about SET next = ?", [offset])
         self._next[part] = self._written[part] = offset
-
-    def _roll_back(self) -> None:
-        try:
-            self._con.execute("ROLLBACK")
-        except self._duckdb.Error:  # what failed has ended the transaction
-            log.debug("nothing to roll back")
 
     def _absorb(self, messages: Sequence[Message]) -> None:
         """Write what was read, which the product has been told."""
@@ -419,76 +395,33 @@ class StandingIndex:
     def _mark(self, cluster: str, part: int) -> str:
         about = KINDS[self._kind]
         rule = (list(self._rule.fields), self._rule.first, self._rule.last)
-        parts = (LAYOUT, cluster, self._duckdb.__version__, self._topic, part, rule)
+        parts = (LAYOUT, cluster, self._files.version, self._topic, part, rule)
         said = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def _open(self, part: int, goal: int, mark: str) -> None:
         """Open the file of a partition, or an empty one."""
-        if self._folder is not None:
-            path = self._folder / f"{self._topic}-{part}.duckdb"
-            for _ in range(2):
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    if self._attach(part, str(path), goal, mark):
-                        return
-                    for file in (path, Path(f"{path}.wal")):
-                        file.unlink(missing_ok=True)
-                except (OSError, self._duckdb.IOException) as error:
-                    log.info("what stands is kept in memory: %s", type(error).__name__)
-                    break
-        self._attach(part, ":memory:", goal, mark)
+        file = f"{self._topic}-{part}.duckdb"
+        self._files.open(f"p{part}", file, lambda: self._is_usable(part, goal, mark))
 
-    def _attach(self, part: int, where: str, goal: int, mark: str) -> bool:
-        """Attach a file; whether it can be used. Raises what `_open` heeds."""
+    def _is_usable(self, part: int, goal: int, mark: str) -> bool:
+        """Make the tables of a file that is new; whether it is ours and not ahead of `goal`."""
         name = f"p{part}"
-        try:
-            self._con.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}")
-        except self._duckdb.IOException as error:
-            if "lock" in str(error).lower():  # else it is no such file, or a damaged one
-                raise
+        self._con.execute(f"CREATE TABLE IF NOT EXISTS {name}.about (mark VARCHAR, next BIGINT)")
+        self._con.execute(
+            f"CREATE TABLE IF NOT EXISTS {name}.member (owner UBIGINT, key UBIGINT, "
+            "number UBIGINT, id VARCHAR, at_offset BIGINT, first_day DATE, last_day DATE)"
+        )
+        found = self._files.rows(f"SELECT mark, next FROM {name}.about")
+        if not found:
+            self._con.execute(f"INSERT INTO {name}.about VALUES (?, 0)", [mark])
+            found = [(mark, 0)]
+        if found[0][0] != mark or found[0][1] > goal:
             return False
-        except self._duckdb.Error as error:
-            if "already attached" in str(error):
-                raise self._duckdb.IOException("in use") from None
-            return False
-        try:
-            self._con.execute(
-                f"CREATE TABLE IF NOT EXISTS {name}.about (mark VARCHAR, next BIGINT)"
-            )
-            self._con.execute(
-                f"CREATE TABLE IF NOT EXISTS {name}.member (owner UBIGINT, key UBIGINT, "
-                "number UBIGINT, id VARCHAR, at_offset BIGINT, first_day DATE, last_day DATE)"
-            )
-            found = self._rows(f"SELECT mark, next FROM {name}.about")
-            if not found:
-                self._con.execute(f"INSERT INTO {name}.about VALUES (?, 0)", [mark])
-                found = [(mark, 0)]
-            if found[0][0] == mark and found[0][1] <= goal:
-                self._next[part] = self._written[part] = found[0][1]
-                owners = self._con.execute(f"SELECT DISTINCT owner FROM {name}.member")
-                self._seen.add(owners.fetchnumpy()["owner"])
-                return True
-        except self._duckdb.Error as error:
-            log.debug("a file of what stands is damaged: %s", type(error).__name__)
-        self._con.execute(f"DETACH {name}")
-        return False
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """What the disk says, in the bus's terms."""
-        try:
-            yield
-        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
-            raise RetryLater(
-                f"{self._folder}: {type(error).__name__} of DuckDB when what stands of "
-                f"{self._kind} was kept; free some space there"
-            ) from None
-        except (self._duckdb.FatalException, self._duckdb.InternalException) as error:
-            raise Stop(
-                f"{self._folder}: {type(error).__name__} of DuckDB; delete that folder and start "
-                "again: it is made anew from Kafka"
-            ) from None
+        self._next[part] = self._written[part] = found[0][1]
+        owners = self._con.execute(f"SELECT DISTINCT owner FROM {name}.member")
+        self._seen.add(owners.fetchnumpy()["owner"])
+        return True
 
 
 class _Seen:

@@ -22,15 +22,8 @@ what it wants. A value that no such record wants is free, as the record that had
 before that was committed. Two instances that tell one value of two new records at the same moment
 cannot know of each other: that is a fault of the system's, and the product refuses the second.
 
-It is kept in `BUS_HOME/standing/GROUP/unique.duckdb`, for all partitions. Kafka is the store of
-record and this is a cache: it is made anew by reading the topics when it is missing, damaged or
-another version's; then of several that want one value the oldest record counts as having it.
-A second instance on the same machine, which cannot open the file, keeps it in memory.
-
-    about  mark: the cluster, the rule, the layout
-    reach  kind, part, next: all before this offset is in the file
-    claim  kind, number (a hash of the record's id), value (a hash of the value, without regard to
-           case), part, at_offset, at_time (milliseconds), told: whether the product has it
+It is kept in a file (`bus.consume.claim_index`), a cache of the topics. A second instance on the
+same machine cannot open the file, and keeps it in memory.
 
 What a kill leaves, at each moment: before the file is written, the batch comes again and is
 decided from the same; after it, the batch comes again and is told as before, as the file says what
@@ -49,9 +42,10 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
 
+from bus.consume.claim_index import FILE, ClaimIndex
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
-from bus.errors import RetryLater, Stop
+from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.offsets import Offsets
 from bus.kafka.reader import Reader, messages_at
@@ -69,13 +63,7 @@ LAYOUT = "1"
 """Of the file; to be raised when its tables or the rule change."""
 TAKEN = 50_000
 """So many records are taken at once when the file is brought up to date."""
-MEMORY = "256MB"
 log = logging.getLogger(__name__)
-
-
-def file_in(folder: Path) -> Path:
-    """The file of what is known."""
-    return folder / "unique.duckdb"
 
 
 class UniqueValues:
@@ -103,7 +91,7 @@ class UniqueValues:
         self._folder = folder
         self._inquiry = inquiry
         self._begins: dict[Position, int] = {}  # the partitions of this instance
-        self._table: _Claims | None = None
+        self._table: ClaimIndex | None = None
         self._pending = False  # a batch was decided and is not delivered yet
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
@@ -119,7 +107,7 @@ class UniqueValues:
     def owing(self) -> bool:
         """Whether some record may have been told without its value."""
         if self._table is None:
-            return bool(self._fields) and file_in(self._folder).exists()
+            return bool(self._fields) and (self._folder / FILE).exists()
         return self._table.owing
 
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
@@ -198,24 +186,24 @@ class UniqueValues:
             if place.topic in self._topics
         }
 
-    def _claims(self) -> _Claims:
+    def _claims(self) -> ClaimIndex:
         """What is known, of this instance's partitions up to where it began with them."""
         if self._table is None:
             with self._asked():
                 cluster = self._inquiry.cluster()
-            self._table = _Claims(self._folder, self._mark(cluster))
+            self._table = ClaimIndex(self._folder, self._mark(cluster))
         self._read_up_to(self._table, self._begins)
         self._table.own({self._number(place) for place in self._begins})
         return self._table
 
-    def _catch_up(self, claims: _Claims) -> bool:
+    def _catch_up(self, claims: ClaimIndex) -> bool:
         """Learn what other instances have committed; whether that was anything new."""
         with self._asked():
             places = self._inquiry.partitions(self._topics)
             committed = self._inquiry.committed([p for p in places if p not in self._begins])
         return self._read_up_to(claims, committed)
 
-    def _read_up_to(self, claims: _Claims, goals: Mapping[Position, int]) -> bool:
+    def _read_up_to(self, claims: ClaimIndex, goals: Mapping[Position, int]) -> bool:
         """Take in what lies before these offsets; whether that was anything new."""
         start = {place: claims.next(*self._number(place)) for place in goals}
         behind = {place: goal for place, goal in goals.items() if start[place] < goal}
@@ -246,7 +234,7 @@ class UniqueValues:
     def _number(self, place: Position) -> tuple[int, int]:
         return self._kinds.index(self._topics[place.topic]), place.partition
 
-    def _absorb(self, claims: _Claims, messages: Sequence[Message]) -> None:
+    def _absorb(self, claims: ClaimIndex, messages: Sequence[Message]) -> None:
         """Note what was read, which the product has been told."""
         tables = []
         for topic, kind in self._topics.items():
@@ -263,7 +251,7 @@ class UniqueValues:
             claims.write({}, set(), read=True)
 
     def _columns(self, kind: str, lot: KindRecords) -> pyarrow.Table:
-        """What `_Claims.take` needs of records."""
+        """What `ClaimIndex.take` needs of records."""
         import pyarrow
 
         number, messages = len(lot.messages), lot.messages
@@ -310,272 +298,3 @@ class UniqueValues:
         names = [topics.topic(self._settings, kind) for kind in self._kinds]
         parts = (LAYOUT, cluster, duckdb.__version__, names, list(self._fields.values()))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-class _Claims:
-    """The tables of the module's docstring, and of the batch in hand:
-
-    news    slot, kind, number, value, part, at_offset, at_time: its records; value NULL: none
-    denied  kind, slot, number: those whose value another one has
-    """
-
-    def __init__(self, folder: Path, mark: str) -> None:
-        import duckdb
-
-        self._duckdb = duckdb
-        self._folder = folder
-        self._con = duckdb.connect(":memory:")
-        self._con.execute("SET threads = 1")
-        self._con.execute(f"SET memory_limit = '{MEMORY}'")
-        self._con.execute("SET enable_progress_bar = false")
-        self._con.execute("SET temp_directory = ''")
-        self._open(mark)
-        self._next: dict[tuple[int, int], int] = {
-            (k, p): at for k, p, at in self._rows("SELECT * FROM held.reach")
-        }
-        self._con.execute("CREATE TEMP TABLE own (kind TINYINT, part INTEGER)")
-        self._own: set[tuple[int, int]] = set()
-        self.owing = self._any_untold()
-
-    def close(self) -> None:
-        self._con.close()
-
-    def own(self, places: set[tuple[int, int]]) -> None:
-        """Of these partitions this instance knows what the product was told."""
-        if places == self._own:
-            return
-        self._own = places
-        self._con.execute("DELETE FROM own")
-        for kind, part in places:
-            self._con.execute("INSERT INTO own VALUES (?, ?)", [kind, part])
-
-    def next(self, kind: int, part: int) -> int:
-        """All before this offset is in the tables."""
-        return self._next.get((kind, part), 0)
-
-    def note(self, reached: Mapping[tuple[int, int], int]) -> None:
-        """All before these offsets is in the tables."""
-        moved = {at: offset for at, offset in reached.items() if offset > self.next(*at)}
-        if moved:
-            with self._faults(), self._transaction():
-                self._note(moved)
-
-    def take(self, arriving: Sequence[pyarrow.Table]) -> None:
-        """Look at a batch (see `UniqueValues._columns`); nothing is written yet."""
-        with self._faults():
-            self._con.execute(
-                "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, kind TINYINT, number UBIGINT, "
-                "value UBIGINT, part INTEGER, at_offset BIGINT, at_time BIGINT)"
-            )
-            for some in arriving:
-                self._con.register("arriving", some)
-                self._con.execute(
-                    "INSERT INTO news SELECT slot, kind, hash(CAST(id AS VARCHAR)), "
-                    "CASE WHEN CAST(status AS VARCHAR) = 'active' AND value <> '' "
-                    "THEN hash(lower(CAST(value AS VARCHAR))) END, part, at_offset, at_time "
-                    "FROM arriving"
-                )
-                self._con.unregister("arriving")
-            self._con.execute(
-                """
-                CREATE OR REPLACE TEMP TABLE denied AS
-                WITH others AS (
-                    SELECT n.kind, n.slot, n.number FROM news n JOIN held.claim c USING (value)
-                    WHERE c.number <> n.number AND (
-                        c.told OR NOT EXISTS (FROM own WHERE kind = c.kind AND part = c.part))
-                ), first AS (
-                    SELECT value, arg_min(number, (at_time, kind, part, at_offset)) AS number
-                    FROM news WHERE value IS NOT NULL
-                    GROUP BY value HAVING count(DISTINCT number) > 1
-                ), later AS (
-                    SELECT n.kind, n.slot, n.number FROM news n JOIN first f USING (value)
-                    WHERE f.number <> n.number
-                )
-                SELECT * FROM (FROM others UNION FROM later) d
-                WHERE NOT EXISTS (
-                    FROM held.claim c JOIN news n ON n.kind = d.kind AND n.slot = d.slot
-                    WHERE c.number = d.number AND c.value = n.value AND c.told)
-                """
-            )
-
-    def new_values(self) -> bool:
-        """Whether a record of the batch has a value that the product does not have of it."""
-        with self._faults():
-            return bool(
-                self._rows(
-                    "SELECT 1 FROM news n WHERE value IS NOT NULL AND NOT EXISTS ("
-                    "FROM held.claim c WHERE c.kind = n.kind AND c.number = n.number "
-                    "AND c.value = n.value AND c.told) LIMIT 1"
-                )
-            )
-
-    def taken(self) -> set[tuple[int, int]]:
-        """The records of the batch, by kind and slot, whose value another one has."""
-        with self._faults():
-            return {(kind, slot) for kind, slot in self._rows("SELECT kind, slot FROM denied")}
-
-    def write(
-        self,
-        reached: Mapping[tuple[int, int], int],
-        lost: set[tuple[int, int | None, int | None]],
-        *,
-        read: bool = False,
-    ) -> None:
-        """Write the batch, but for what the product did not take (`lost`: kind, partition, offset).
-
-        read: whether it was read rather than told. Then of several that want one value the oldest
-              counts as having it.
-        """
-        with self._faults(), self._transaction():
-            for kind, part, offset in lost:
-                self._con.execute(
-                    "DELETE FROM news WHERE kind = ? AND part = ? AND at_offset = ?",
-                    [kind, part, offset],
-                )
-            self._con.execute(
-                "CREATE OR REPLACE TEMP TABLE latest AS SELECT * FROM news "
-                "QUALIFY row_number() OVER (PARTITION BY kind, number ORDER BY at_offset DESC) = 1"
-            )
-            self._con.execute(
-                "DELETE FROM latest WHERE EXISTS (FROM held.claim c WHERE c.kind = latest.kind "
-                "AND c.number = latest.number AND c.at_offset > latest.at_offset)"
-            )
-            self._con.execute(
-                "DELETE FROM held.claim WHERE EXISTS (FROM latest n "
-                "WHERE n.kind = claim.kind AND n.number = claim.number)"
-            )
-            self._con.execute(
-                "INSERT INTO held.claim SELECT kind, number, value, part, at_offset, at_time, "
-                "NOT EXISTS (FROM denied d WHERE d.kind = n.kind AND d.slot = n.slot) "
-                "FROM latest n WHERE value IS NOT NULL"
-            )
-            if read:
-                self._con.execute(
-                    """
-                    UPDATE held.claim SET told = (claim.number = f.number) FROM (
-                        SELECT value, arg_min(number, (at_time, kind, part, at_offset)) AS number
-                        FROM held.claim WHERE value IN (SELECT value FROM latest)
-                        GROUP BY value HAVING count(DISTINCT number) > 1) f
-                    WHERE claim.value = f.value
-                    """
-                )
-            self._note(reached)
-        self.owing = self._any_untold()
-
-    def free(self) -> list[tuple[int, int, int]]:
-        """(kind, partition, offset) of the records whose value nobody else has any more: of several
-        that want it the oldest of this instance."""
-        with self._faults():
-            found = self._rows(
-                """
-                SELECT c.kind, c.part, c.at_offset FROM held.claim c JOIN own USING (kind, part)
-                WHERE NOT c.told AND NOT EXISTS (
-                    FROM held.claim o WHERE o.value = c.value AND o.number <> c.number AND (
-                        o.told OR NOT EXISTS (FROM own WHERE kind = o.kind AND part = o.part)))
-                QUALIFY row_number() OVER (
-                    PARTITION BY value ORDER BY at_time, kind, part, at_offset) = 1
-                """
-            )
-        return [tuple(row) for row in found]
-
-    def note_told(self, places: Sequence[tuple[int, int, int]]) -> None:
-        """The product has these records with their values."""
-        with self._faults(), self._transaction():
-            for place in places:
-                self._con.execute(
-                    "UPDATE held.claim SET told = true "
-                    "WHERE kind = ? AND part = ? AND at_offset = ?",
-                    list(place),
-                )
-        self.owing = self._any_untold()
-
-    # ---- within --------------------------------------------------------------------------------
-
-    def _rows(self, query: str) -> list[Any]:
-        return self._con.execute(query).fetchall()
-
-    def _any_untold(self) -> bool:
-        return bool(self._rows("SELECT 1 FROM held.claim WHERE NOT told LIMIT 1"))
-
-    def _note(self, reached: Mapping[tuple[int, int], int]) -> None:
-        for (kind, part), offset in reached.items():
-            if offset > self.next(kind, part):
-                self._con.execute(
-                    "DELETE FROM held.reach WHERE kind = ? AND part = ?", [kind, part]
-                )
-                self._con.execute("INSERT INTO held.reach VALUES (?, ?, ?)", [kind, part, offset])
-                self._next[kind, part] = offset
-
-    def _open(self, mark: str) -> None:
-        path = file_in(self._folder)
-        for _ in range(2):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                if self._attach(str(path), mark):
-                    return
-                for file in (path, Path(f"{path}.wal")):
-                    file.unlink(missing_ok=True)
-            except (OSError, self._duckdb.IOException) as error:
-                log.info("which values are taken is kept in memory: %s", type(error).__name__)
-                break
-        self._attach(":memory:", mark)
-
-    def _attach(self, where: str, mark: str) -> bool:
-        """Attach a file; whether it can be used. Raises what `_open` heeds."""
-        try:
-            self._con.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS held")
-        except self._duckdb.IOException as error:
-            if "lock" in str(error).lower():  # else it is no such file, or a damaged one
-                raise
-            return False
-        except self._duckdb.Error as error:
-            if "already attached" in str(error):
-                raise self._duckdb.IOException("in use") from None
-            return False
-        try:
-            self._con.execute("CREATE TABLE IF NOT EXISTS held.about (mark VARCHAR)")
-            self._con.execute(
-                "CREATE TABLE IF NOT EXISTS held.reach (kind TINYINT, part INTEGER, next BIGINT)"
-            )
-            self._con.execute(
-                "CREATE TABLE IF NOT EXISTS held.claim (kind TINYINT, number UBIGINT, "
-                "value UBIGINT, part INTEGER, at_offset BIGINT, at_time BIGINT, told BOOLEAN)"
-            )
-            found = self._rows("SELECT mark FROM held.about")
-            if not found:
-                self._con.execute("INSERT INTO held.about VALUES (?)", [mark])
-            if not found or found[0][0] == mark:
-                return True
-        except self._duckdb.Error as error:
-            log.debug("the file of taken values is damaged: %s", type(error).__name__)
-        self._con.execute("DETACH held")
-        return False
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._con.execute("BEGIN")
-        try:
-            yield
-            self._con.execute("COMMIT")
-        except BaseException:
-            try:
-                self._con.execute("ROLLBACK")
-            except self._duckdb.Error:  # what failed has ended the transaction
-                log.debug("nothing to roll back")
-            raise
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """What the disk says, in the bus's terms."""
-        try:
-            yield
-        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
-            raise RetryLater(
-                f"{self._folder}: {type(error).__name__} of DuckDB when it was kept which values "
-                "are taken; free some space there"
-            ) from None
-        except (self._duckdb.FatalException, self._duckdb.InternalException) as error:
-            raise Stop(
-                f"{self._folder}: {type(error).__name__} of DuckDB; delete that folder and start "
-                "again: it is made anew from Kafka"
-            ) from None

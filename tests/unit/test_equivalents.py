@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
@@ -385,7 +386,7 @@ def test_what_could_not_be_written_is_written_with_what_comes_next(
     def full(index: StandingIndex, part: int, offset: int) -> None:
         if failures:
             failures.pop()
-            raise index._duckdb.IOException("no space left")
+            raise duckdb.IOException("no space left")
         write(index, part, offset)
 
     monkeypatch.setattr(StandingIndex, "_write", full)
@@ -406,7 +407,7 @@ def test_a_file_does_not_stand_for_what_could_not_be_written(
     monkeypatch.setattr(standing_index, "BESIDE", 0)
 
     def full(index: StandingIndex, part: int, offset: int) -> None:
-        raise index._duckdb.IOException("no space left")
+        raise duckdb.IOException("no space left")
 
     copy = consumer(bus, lunch).join()
     with monkeypatch.context() as disk:

@@ -1,0 +1,228 @@
+"""Which record wants a value that only one may have, and which has it at the product.
+
+One DuckDB file for all partitions of a group, `BUS_HOME/standing/GROUP/unique.duckdb`:
+
+    about  mark: the cluster, the rule, the layout
+    reach  kind, part, next: all before this offset is in the file
+    claim  kind, number (a hash of the record's id), value (a hash of the value, without regard to
+           case), part, at_offset, at_time (milliseconds), told: whether the product has it
+
+It is a cache of the topics (`bus.consume.cache_database`). It is made anew when it is another
+cluster's or another rule's; then of several records that want one value the oldest counts as having
+it. A kind is its number in the order of `bus.product.Product.unique`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bus.consume.cache_database import CacheDatabase
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FILE = "unique.duckdb"
+
+
+class ClaimIndex:
+    """The claims of all partitions, and two tables of the batch in hand:
+
+    news    slot, kind, number, value, part, at_offset, at_time: its records; value NULL: none
+    denied  kind, slot, number: those whose value another one has
+    """
+
+    def __init__(self, folder: Path, mark: str) -> None:
+        self._files = CacheDatabase(folder, "which values are taken")
+        self._con = self._files.con
+        self._files.open("held", FILE, lambda: self._is_usable(mark))
+        self._next: dict[tuple[int, int], int] = {
+            (k, p): at for k, p, at in self._files.rows("SELECT * FROM held.reach")
+        }
+        self._con.execute("CREATE TEMP TABLE own (kind TINYINT, part INTEGER)")
+        self._own: set[tuple[int, int]] = set()
+        self.owing = self._any_untold()
+
+    def close(self) -> None:
+        self._files.close()
+
+    def own(self, places: set[tuple[int, int]]) -> None:
+        """Of these partitions this instance knows what the product was told."""
+        if places == self._own:
+            return
+        self._own = places
+        self._con.execute("DELETE FROM own")
+        for kind, part in places:
+            self._con.execute("INSERT INTO own VALUES (?, ?)", [kind, part])
+
+    def next(self, kind: int, part: int) -> int:
+        """All before this offset is in the tables."""
+        return self._next.get((kind, part), 0)
+
+    def note(self, reached: Mapping[tuple[int, int], int]) -> None:
+        """All before these offsets is in the tables."""
+        moved = {at: offset for at, offset in reached.items() if offset > self.next(*at)}
+        if moved:
+            with self._files.faults(), self._files.transaction():
+                self._note(moved)
+
+    def take(self, arriving: Sequence[pyarrow.Table]) -> None:
+        """Look at a batch (see `UniqueValues._columns`); nothing is written yet."""
+        with self._files.faults():
+            self._con.execute(
+                "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, kind TINYINT, number UBIGINT, "
+                "value UBIGINT, part INTEGER, at_offset BIGINT, at_time BIGINT)"
+            )
+            for some in arriving:
+                self._con.register("arriving", some)
+                self._con.execute(
+                    "INSERT INTO news SELECT slot, kind, hash(CAST(id AS VARCHAR)), "
+                    "CASE WHEN CAST(status AS VARCHAR) = 'active' AND value <> '' "
+                    "THEN hash(lower(CAST(value AS VARCHAR))) END, part, at_offset, at_time "
+                    "FROM arriving"
+                )
+                self._con.unregister("arriving")
+            self._con.execute(
+                """
+                CREATE OR REPLACE TEMP TABLE denied AS
+                WITH others AS (
+                    SELECT n.kind, n.slot, n.number FROM news n JOIN held.claim c USING (value)
+                    WHERE c.number <> n.number AND (
+                        c.told OR NOT EXISTS (FROM own WHERE kind = c.kind AND part = c.part))
+                ), first AS (
+                    SELECT value, arg_min(number, (at_time, kind, part, at_offset)) AS number
+                    FROM news WHERE value IS NOT NULL
+                    GROUP BY value HAVING count(DISTINCT number) > 1
+                ), later AS (
+                    SELECT n.kind, n.slot, n.number FROM news n JOIN first f USING (value)
+                    WHERE f.number <> n.number
+                )
+                SELECT * FROM (FROM others UNION FROM later) d
+                WHERE NOT EXISTS (
+                    FROM held.claim c JOIN news n ON n.kind = d.kind AND n.slot = d.slot
+                    WHERE c.number = d.number AND c.value = n.value AND c.told)
+                """
+            )
+
+    def new_values(self) -> bool:
+        """Whether a record of the batch has a value that the product does not have of it."""
+        with self._files.faults():
+            return bool(
+                self._files.rows(
+                    "SELECT 1 FROM news n WHERE value IS NOT NULL AND NOT EXISTS ("
+                    "FROM held.claim c WHERE c.kind = n.kind AND c.number = n.number "
+                    "AND c.value = n.value AND c.told) LIMIT 1"
+                )
+            )
+
+    def taken(self) -> set[tuple[int, int]]:
+        """The records of the batch, by kind and slot, whose value another one has."""
+        with self._files.faults():
+            return {
+                (kind, slot) for kind, slot in self._files.rows("SELECT kind, slot FROM denied")
+            }
+
+    def write(
+        self,
+        reached: Mapping[tuple[int, int], int],
+        lost: set[tuple[int, int | None, int | None]],
+        *,
+        read: bool = False,
+    ) -> None:
+        """Write the batch, but for what the product did not take (`lost`: kind, partition, offset).
+
+        read: whether it was read rather than told. Then of several that want one value the oldest
+              counts as having it.
+        """
+        with self._files.faults(), self._files.transaction():
+            for kind, part, offset in lost:
+                self._con.execute(
+                    "DELETE FROM news WHERE kind = ? AND part = ? AND at_offset = ?",
+                    [kind, part, offset],
+                )
+            self._con.execute(
+                "CREATE OR REPLACE TEMP TABLE latest AS SELECT * FROM news "
+                "QUALIFY row_number() OVER (PARTITION BY kind, number ORDER BY at_offset DESC) = 1"
+            )
+            self._con.execute(
+                "DELETE FROM latest WHERE EXISTS (FROM held.claim c WHERE c.kind = latest.kind "
+                "AND c.number = latest.number AND c.at_offset > latest.at_offset)"
+            )
+            self._con.execute(
+                "DELETE FROM held.claim WHERE EXISTS (FROM latest n "
+                "WHERE n.kind = claim.kind AND n.number = claim.number)"
+            )
+            self._con.execute(
+                "INSERT INTO held.claim SELECT kind, number, value, part, at_offset, at_time, "
+                "NOT EXISTS (FROM denied d WHERE d.kind = n.kind AND d.slot = n.slot) "
+                "FROM latest n WHERE value IS NOT NULL"
+            )
+            if read:
+                self._con.execute(
+                    """
+                    UPDATE held.claim SET told = (claim.number = f.number) FROM (
+                        SELECT value, arg_min(number, (at_time, kind, part, at_offset)) AS number
+                        FROM held.claim WHERE value IN (SELECT value FROM latest)
+                        GROUP BY value HAVING count(DISTINCT number) > 1) f
+                    WHERE claim.value = f.value
+                    """
+                )
+            self._note(reached)
+        self.owing = self._any_untold()
+
+    def free(self) -> list[tuple[int, int, int]]:
+        """(kind, partition, offset) of the records whose value nobody else has any more: of several
+        that want it the oldest of this instance."""
+        with self._files.faults():
+            found = self._files.rows(
+                """
+                SELECT c.kind, c.part, c.at_offset FROM held.claim c JOIN own USING (kind, part)
+                WHERE NOT c.told AND NOT EXISTS (
+                    FROM held.claim o WHERE o.value = c.value AND o.number <> c.number AND (
+                        o.told OR NOT EXISTS (FROM own WHERE kind = o.kind AND part = o.part)))
+                QUALIFY row_number() OVER (
+                    PARTITION BY value ORDER BY at_time, kind, part, at_offset) = 1
+                """
+            )
+        return [tuple(row) for row in found]
+
+    def note_told(self, places: Sequence[tuple[int, int, int]]) -> None:
+        """The product has these records with their values."""
+        with self._files.faults(), self._files.transaction():
+            for place in places:
+                self._con.execute(
+                    "UPDATE held.claim SET told = true "
+                    "WHERE kind = ? AND part = ? AND at_offset = ?",
+                    list(place),
+                )
+        self.owing = self._any_untold()
+
+    # ---- within --------------------------------------------------------------------------------
+
+    def _any_untold(self) -> bool:
+        return bool(self._files.rows("SELECT 1 FROM held.claim WHERE NOT told LIMIT 1"))
+
+    def _note(self, reached: Mapping[tuple[int, int], int]) -> None:
+        for (kind, part), offset in reached.items():
+            if offset > self.next(kind, part):
+                self._con.execute(
+                    "DELETE FROM held.reach WHERE kind = ? AND part = ?", [kind, part]
+                )
+                self._con.execute("INSERT INTO held.reach VALUES (?, ?, ?)", [kind, part, offset])
+                self._next[kind, part] = offset
+
+    def _is_usable(self, mark: str) -> bool:
+        """Make the tables of a file that is new; whether it is of this cluster and this rule."""
+        self._con.execute("CREATE TABLE IF NOT EXISTS held.about (mark VARCHAR)")
+        self._con.execute(
+            "CREATE TABLE IF NOT EXISTS held.reach (kind TINYINT, part INTEGER, next BIGINT)"
+        )
+        self._con.execute(
+            "CREATE TABLE IF NOT EXISTS held.claim (kind TINYINT, number UBIGINT, value UBIGINT, "
+            "part INTEGER, at_offset BIGINT, at_time BIGINT, told BOOLEAN)"
+        )
+        found = self._files.rows("SELECT mark FROM held.about")
+        if not found:
+            self._con.execute("INSERT INTO held.about VALUES (?)", [mark])
+        return not found or found[0][0] == mark
