@@ -13,6 +13,7 @@ command, `bus consume PRODUCT --until-caught-up`, timed from outside with its st
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -33,15 +34,11 @@ TARGETS = {
     "microsoft-sds": "at most what writing the files once takes (a ratio of 1)",
     "webhook": "",
 }
-
-
 SUBJECTS = {1: "first day", 2: "second day", 3: "third day, its index lost"}
 
 
 def writing(source: str, target: str) -> Callable[[], int]:
     """Write the CSV files of one folder to another, row by row; how many rows that is."""
-    import csv
-
     def run() -> int:
         number = 0
         for path in sorted(Path(source).glob("*.csv")):
