@@ -39,6 +39,7 @@ SUBJECTS = {1: "first day", 2: "second day", 3: "third day, its index lost"}
 
 def writing(source: str, target: str) -> Callable[[], int]:
     """Write the CSV files of one folder to another, row by row; how many rows that is."""
+
     def run() -> int:
         number = 0
         for path in sorted(Path(source).glob("*.csv")):
