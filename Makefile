@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # What each part of `make test` took is noted as it goes and shown at the end: tests/times.py.
 TIMES := TEST_TIMES="$(CURDIR)/$(VENV)/times.jsonl"
 
+# The tests start `bus` hundreds of times; without bytecode each start compiles a hundred files.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test parts check unit faults lock clean
 
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -83,7 +83,7 @@ class Part:
     """Rows of one table made from records of one kind; the four lists run side by side.
 
     messages[i] is the Kafka message of rows[i]: its headers hold the CloudEvents attributes
-    (read them with `bus.kafka.cloudevents.attributes`). records[i] is the decoded record.
+    (read them with `bus.attributes`). records[i] is the decoded record.
     """
 
     table: Table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,13 @@ from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 
 
-def up(json: Json = False) -> None:
+def up(
+    timeout: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds that Kafka and the registry may take to answer."),
+    ] = 120.0,
+    json: Json = False,
+) -> None:
     """Start Kafka and the schema registry of BUS_HOME, on this machine alone."""
     with failures(json):
         from bus import local, settings
@@ -26,7 +32,7 @@ def up(json: Json = False) -> None:
                 f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), which "
                 "`bus up` does not start; take [kafka] bootstrap away for the embedded bus"
             )
-        found = local.up(named.home, say=_say)
+        found = local.up(named.home, say=_say, ready_seconds=timeout)
 
     def text(out: Console) -> None:
         out.print(f"Kafka     {found.bootstrap}")

@@ -18,6 +18,6 @@ def _installed(name: str) -> str:
 
 
 ProductName = Annotated[
-    str, typer.Argument(callback=_installed, help="canvas, microsoft-sds, webhook, …")
+    str, typer.Argument(callback=_installed, help="An installed product, such as canvas.")
 ]
 """The argument of every command that is about a product: `product: ProductName`."""

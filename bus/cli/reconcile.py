@@ -61,7 +61,7 @@ def reconcile(
             TemporaryDirectory(prefix="schoolbus-") as folder,
             stderr.status("asking the product") as status,
         ):
-            has = export or _asked(what, loaded, Path(folder))
+            has = export or _asked(what, loaded, Path(folder), out, url)
             status.update("reading the topics")
             found, concerned = compare(
                 loaded,
@@ -122,11 +122,11 @@ def _remarks(
     return remarks
 
 
-def _asked(product: Product, loaded: Any, folder: Path) -> Path:
+def _asked(product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None) -> Path:
     """What the product itself says it has; raises `Stop` when it cannot be asked."""
     from bus import plugins
     from bus.errors import Stop
 
     if product.export is None:
         raise Stop(f"{product.name} cannot be asked what it has: name an export (--export PATH)")
-    return product.export(plugins.product_settings(product, loaded), folder)
+    return product.export(plugins.product_settings(product, loaded, out=out, url=url), folder)

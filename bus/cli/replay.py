@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -164,6 +163,8 @@ def _absolute(into: str | None) -> str:
 
 
 def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: Any) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     from bus.replay.dry_run import plan
     from bus.replay.engine import needs_latest
 

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from bus.cli.output import stderr
 
 if TYPE_CHECKING:
@@ -102,6 +100,8 @@ class _bar:  # noqa: N801 - reads as a word
     """A line on stderr that says how far a replay is, how fast and how long yet."""
 
     def __init__(self, about: ReplayRequest) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

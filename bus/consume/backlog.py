@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.consume.buffer import Buffer
@@ -26,12 +27,18 @@ class Backlog:
 
     kinds:     for each topic the kind of its records.
     delivered: which records a record need not wait for.
+    folder:    where the group keeps what it knows between two runs.
     """
 
     def __init__(
-        self, settings: Settings, kinds: Mapping[str, str], hold_seconds: float, clock: Clock
+        self,
+        settings: Settings,
+        kinds: Mapping[str, str],
+        hold_seconds: float,
+        clock: Clock,
+        folder: Path | None = None,
     ) -> None:
-        self.delivered = DeliveredIndex(settings, kinds.values())
+        self.delivered = DeliveredIndex(settings, kinds.values(), folder)
         self._clock = clock
         self._buffer = Buffer(kinds, schema_lookup(settings), clock=clock)
         self._ordering = DependencyOrder(self.delivered, hold_seconds)
@@ -59,6 +66,7 @@ class Backlog:
 
     def add(self, messages: Sequence[Message]) -> dict[Position, int]:
         """Keep what was read; for each partition the offset after its last."""
+        self.delivered.took(messages)
         return self._buffer.add(messages)
 
     def take(

@@ -56,8 +56,8 @@ class CacheDatabase:
         """What a query finds."""
         return self.con.execute(query).fetchall()
 
-    def open(self, name: str, file: str, is_usable: Callable[[], bool]) -> None:
-        """Attach a file of the folder under a name, or one in memory.
+    def open(self, name: str, file: str, is_usable: Callable[[], bool]) -> bool:
+        """Attach a file of the folder under a name, or one in memory. Return whether it is a file.
 
         is_usable: makes the tables where they are not there, and says whether what is in them can
                    be used. If not, the file is deleted and made anew.
@@ -68,13 +68,14 @@ class CacheDatabase:
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                     if self._attach(name, str(path), is_usable):
-                        return
+                        return True
                     for each in (path, Path(f"{path}.wal")):
                         each.unlink(missing_ok=True)
                 except (OSError, self._duckdb.IOException) as error:
                     log.info("%s is kept in memory: %s", self._what, type(error).__name__)
                     break
         self._attach(name, ":memory:", is_usable)
+        return False
 
     def detach(self, name: str) -> None:
         """Close one file. An error is logged: who opens it next reads on from the topic."""

@@ -4,7 +4,8 @@ A record is delivered after what it refers to. What this instance of a consumer 
 itself; what other instances deliver it reads from Kafka: a record that lies before the group's
 committed offset is delivered, or is a dead letter. Those that this instance has left out it knows,
 and does not take for delivered; those of other instances it cannot tell apart. Only keys are needed
-for that, as a message's key is the record's id.
+for that, as a message's key is the record's id. What is known is kept in a file between two runs
+(`bus.consume.delivered_file`), so a start reads only what the group has delivered since.
 
 A kind that nobody carries is not waited for: its topic holds nothing, so no source publishes it (an
 extract without courses, say). What names such a record is delivered as it is; a product that needs
@@ -19,11 +20,16 @@ on without it, though the reference is a required one.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.delivery import Position
+from bus.errors import BusError
 from bus.kafka import topics
 from bus.kafka.reader import passages
 from bus.settings import Settings
@@ -31,6 +37,12 @@ from bus.standard import KINDS, Record
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+    from bus.consume.delivered_file import DeliveredFile
+
+LAYOUT = "1"
+"""Of the file; to be raised when its tables change."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +61,13 @@ class DeliveredIndex:
     """The ids of the delivered records of the kinds that a product's records refer to.
 
     Ids are kept as their 64-bit hashes, some 60 bytes each: a million students take 60 MB.
+
+    folder: where the file of the group is; None: nothing is kept between two runs.
     """
 
-    def __init__(self, settings: Settings, kinds: Iterable[str]) -> None:
+    def __init__(
+        self, settings: Settings, kinds: Iterable[str], folder: Path | None = None
+    ) -> None:
         taken = set(kinds)
         self._settings = settings
         self._checks: dict[str, list[tuple[str, tuple[str, ...], bool]]] = {}
@@ -70,6 +86,11 @@ class DeliveredIndex:
         self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         self._read: dict[Position, int] = {}
         self._empty: set[str] = set()
+        self._folder = folder if self.kinds else None
+        self._file: DeliveredFile | None = None
+        # Of this instance's partitions: where it began, and what it took and has not committed.
+        self._begins: dict[Position, int] = {}
+        self._taken: dict[Position, list[tuple[int, str]]] = {}
 
     # ---- what is carried -----------------------------------------------------------------------
 
@@ -186,12 +207,101 @@ class DeliveredIndex:
         }
         before = sum(map(len, self._ids.values()))
         if stop:
+            added: dict[str, list[str]] = {topic: [] for topic in self._topics}
             for message in passages(self._settings, self._read, stop):
-                kind, key = self._topics[message.topic() or ""], _key(message)
+                id_ = _id(message)
+                kind, key = self._topics[message.topic() or ""], hash(id_)
                 self._ids[kind].add(key)
                 self._in_hand[kind].discard(key)
+                if self._file and (message.offset() or 0) >= self._file.reach.get(_at(message), 0):
+                    added[message.topic() or ""].append(id_)
             self._read |= stop
+            self._write(added, stop)
         return sum(map(len, self._ids.values())) - before
+
+    # ---- what is kept between two runs ---------------------------------------------------------
+
+    @property
+    def is_recalled(self) -> bool:
+        """Whether the file has been read, or there is none to read."""
+        return self._folder is None or self._file is not None
+
+    def recall(self, cluster: str, committed: Mapping[Position, int]) -> None:
+        """Take in what an earlier run has kept, if the offsets that the group committed fit it.
+
+        cluster: Kafka's cluster id. The ids of another cluster mean nothing.
+
+        Raises `RetryLater` or `Stop` when the disk fails.
+        """
+        from bus.consume.delivered_file import DeliveredFile
+
+        if self._folder is None:
+            return
+        mark = hashlib.sha256(json.dumps([LAYOUT, cluster, sorted(self._topics)]).encode())
+        file = DeliveredFile(self._folder, mark.hexdigest(), sorted(self._topics))
+        if not file.on_disk:
+            file.close()
+            self._folder = None
+            return
+        self._file = file
+        if any(offset > committed.get(place, 0) for place, offset in file.reach.items()):
+            file.empty()  # somebody has set the group's offsets back, or made a topic anew
+        for topic, kind in self._topics.items():
+            self._ids[kind] |= file.ids.pop(topic)
+        self._read |= file.reach
+
+    def assigned(self, begins: Mapping[Position, int]) -> None:
+        """Note that this instance reads these partitions, each from an offset on."""
+        for place, offset in begins.items():
+            if place.topic in self._topics:
+                self._begins[place], self._taken[place] = offset, []
+
+    def revoked(self, places: Iterable[Position]) -> None:
+        """Note that these partitions are another instance's now."""
+        for place in places:
+            self._begins.pop(place, None)
+            self._taken.pop(place, None)
+
+    def took(self, messages: Iterable[Message]) -> None:
+        """Note what was read, to be kept when its offsets are committed."""
+        for message in messages:
+            if message.topic() not in self._topics:
+                continue
+            if (taken := self._taken.get(_at(message))) is not None:
+                taken.append((message.offset() or 0, _id(message)))
+
+    def committed(self, offsets: Mapping[Position, int]) -> None:
+        """Keep what lies before offsets that the group has just committed."""
+        added: dict[str, list[str]] = {}
+        reached: dict[Position, int] = {}
+        for place, offset in offsets.items():
+            taken = self._taken.get(place)
+            if not taken or taken[0][0] >= offset:
+                continue
+            ids = [id_ for at, id_ in taken if at < offset]
+            self._taken[place] = [one for one in taken if one[0] >= offset]
+            # Without a gap between what the file has and what was taken; else the next start reads.
+            if self._file and self._begins[place] <= self._file.reach.get(place, 0) < offset:
+                added.setdefault(place.topic, []).extend(ids)
+                reached[place] = offset
+        self._write(added, reached)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, ids: Mapping[str, Sequence[str]], reached: Mapping[Position, int]) -> None:
+        """Write to the file. If the disk fails, go on without it: it is only a cache."""
+        if self._file is None or not reached:
+            return
+        try:
+            self._file.write(ids, reached)
+        except BusError as error:
+            log.info("which records are delivered is kept in memory from now on: %s", error)
+            self.close()
+            self._folder = None
 
 
 _Place = tuple[str, int, int]
@@ -202,5 +312,13 @@ def _place(message: Message) -> _Place:
     return message.topic() or "", message.partition() or 0, message.offset() or 0
 
 
+def _at(message: Message) -> Position:
+    return Position(message.topic() or "", message.partition() or 0)
+
+
+def _id(message: Message) -> str:
+    return (message.key() or b"").decode("utf-8", "replace")
+
+
 def _key(message: Message) -> int:
-    return hash((message.key() or b"").decode("utf-8", "replace"))
+    return hash(_id(message))

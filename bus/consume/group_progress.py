@@ -67,6 +67,8 @@ class GroupProgress:
         done = {place: at for place, at in committed.items() if at > 0}
         for place, offset in (own or {}).items():
             done[place] = max(offset, done.get(place, 0))
+        if not self._delivered.is_recalled:
+            self._delivered.recall(self._inquiry.cluster(), done)
         self._delivered.refresh(done)
         self.ask_what_is_carried()
         if waiting:

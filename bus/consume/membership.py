@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 
 from bus.consume.assignment import Assignment
 from bus.consume.backlog import Backlog
+from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.equivalents import Equivalents
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
@@ -45,7 +46,7 @@ class Membership:
         backlog: Backlog,
         progress: GroupProgress,
         gate: Gate,
-        indexes: Sequence[Equivalents | UniqueValues],
+        indexes: Sequence[DeliveredIndex | Equivalents | UniqueValues],
         unsettled: Unsettled,
         assigned: Gauge,
     ) -> None:

@@ -119,7 +119,13 @@ class Worker:
             unique=self._unique,
             clock=clock,
         )
-        self._backlog = Backlog(settings, self._kinds, self._how.hold_seconds, clock)
+        self._backlog = Backlog(
+            settings,
+            self._kinds,
+            self._how.hold_seconds,
+            clock,
+            folder=folder(settings, product),
+        )
         self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
         self._progress = GroupProgress(
             self._inquiry, self._partitions, self._backlog.delivered, self._kinds, clock=clock
@@ -133,7 +139,7 @@ class Worker:
             self._backlog,
             self._progress,
             self._gate,
-            (self._equivalents, self._unique),
+            (self._backlog.delivered, self._equivalents, self._unique),
             self._unsettled,
             metrics.assigned.labels(product.name),
         )
@@ -178,6 +184,7 @@ class Worker:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
             self._consumer.close()
+            self._backlog.delivered.close()
             self._equivalents.close()
             self._unique.close()
             self._inquiry.close()
@@ -314,14 +321,12 @@ class Worker:
         Whether it went: not so while the group is being divided anew. What is not committed is
         delivered again, which the deliveries bear, so going on is safe.
         """
-        ours = [
-            TopicPartition(*p, offset)
-            for p, offset in offsets.items()
-            if p in self._partitions.next
-        ]
+        ours = {p: offset for p, offset in offsets.items() if p in self._partitions.next}
         try:
             if ours:
-                self._consumer.commit(offsets=ours, asynchronous=False)
+                places = [TopicPartition(*p, offset) for p, offset in ours.items()]
+                self._consumer.commit(offsets=places, asynchronous=False)
+                self._backlog.delivered.committed(ours)
         except KafkaException as error:
             log.info("offsets are committed with the next batch", error=error.args[0].name())
             return False

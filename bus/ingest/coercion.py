@@ -45,6 +45,9 @@ MEANINGFUL = (
 )
 """The characters of Cf that stay."""
 
+DIRT = rf"\A[{BLANK}{INVISIBLE}]+|[{BLANK}{INVISIBLE}]+\z|[{INVISIBLE}]+"
+"""What `cleaned` takes out of a text."""
+
 YES = ("true", "t", "yes", "y", "1")
 NO = ("false", "f", "no", "n", "0")
 
@@ -81,6 +84,7 @@ class Flaw(NamedTuple):
 
     The SQL may name the field's text by the field's name, and what was made of it by `made_of`.
     `once`: it is told once for each text that has it, with a count.
+    `empty`: it may hold where there is no text.
     """
 
     when: str
@@ -88,6 +92,7 @@ class Flaw(NamedTuple):
     fatal: bool
     code: str = FaultCode.OTHER
     once: bool = False
+    empty: bool = False
 
 
 class Conversion(NamedTuple):
@@ -124,19 +129,26 @@ def reading(
     sorts: list[Sort] = []
     for field in KINDS[kind].schema["fields"]:
         name, how = field["name"], conversion(field)
-        text = f"CAST(r.{quoted(name)} AS VARCHAR)" if name.lower() in columns_there else "NULL"
         value = f"coalesce({made_of(name)}, {how.instead})"
-        texts.append(f"nullif({_trimmed(field, text)}, '') AS {quoted(name)}")
-        made.append(f"{how.value} AS {made_of(name)}")
+        # A column that is not there takes DuckDB as long to plan as one that is.
+        is_there = name.lower() in columns_there
+        text = f"CAST(r.{quoted(name)} AS VARCHAR)"
+        text = f"nullif({_trimmed(field, text)}, '')" if is_there else "NULL::VARCHAR"
+        texts.append(f"{text} AS {quoted(name)}")
+        nothing = f"CAST(NULL AS {column_type(field['type'])})"
+        made.append(f"{how.value if is_there else nothing} AS {made_of(name)}")
         values.append(f"CAST({value} AS {column_type(field['type'])}) AS {quoted(name)}")
         cases = []
         for flaw in how.flaws:
             sorts.append(Sort(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
+            if not (is_there or flaw.empty):
+                continue
             cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
         code = quoted(f"{name}?")
         codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
         said = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
-        told = f"{{'code': abs({code}), 'class': {value_class(quoted(name))}, 'text': {said}}}"
+        class_ = value_class(quoted(name)) if is_there else "'empty'"
+        told = f"{{'code': abs({code}), 'class': {class_}, 'text': {said}}}"
         wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
@@ -208,9 +220,7 @@ def cleaned(text: str) -> str:
 
     Few texts have any, and to look for them takes a third of the time that a trim takes.
     """
-    dirt = rf"\A[{BLANK}{INVISIBLE}]+|[{BLANK}{INVISIBLE}]+\z|[{INVISIBLE}]+"
-    clean = f"regexp_replace({text}, {text_literal(dirt)}, '', 'g')"
-    return f"CASE WHEN {_holds(text, dirt)} THEN {clean} ELSE {text} END"
+    return f"CASE WHEN {_holds(text, DIRT)} THEN {_without(text, DIRT)} ELSE {text} END"
 
 
 def is_blank(text: str) -> str:
@@ -258,6 +268,10 @@ def _holds(text: str, pattern: str) -> str:
     return f"regexp_matches({text}, {text_literal(pattern)})"
 
 
+def _without(text: str, pattern: str) -> str:
+    return f"regexp_replace({text}, {text_literal(pattern)}, '', 'g')"
+
+
 def _fits(text: str) -> str:
     """SQL: whether a text is an id."""
     return f"length({text}) <= {ID_LENGTH} AND NOT {_holds(text, CONTROL)}"
@@ -277,7 +291,7 @@ def _checked(field: Mapping[str, Any], value: str, what: str, code: FaultCode) -
 
 def _empty(made: str) -> Flaw:
     reason = f"is required and empty; {LEFT_OUT}"
-    return Flaw(f"{made} IS NULL", reason, True, FaultCode.MISSING_VALUE)
+    return Flaw(f"{made} IS NULL", reason, True, FaultCode.MISSING_VALUE, empty=True)
 
 
 def _words(field: Mapping[str, Any]) -> Conversion:
@@ -295,8 +309,9 @@ def _words(field: Mapping[str, Any]) -> Conversion:
 
 
 def _printed(text: str) -> str:
-    stripped = f"regexp_replace({text}, {text_literal(UNPRINTED)}, '', 'g')"
-    return f"CASE WHEN {_holds(text, CONTROL)} THEN nullif({cleaned(stripped)}, '') ELSE {text} END"
+    # So few texts hold any that it does not matter how long it takes; planning it does.
+    stripped = _without(_without(text, UNPRINTED), DIRT)
+    return f"CASE WHEN {_holds(text, CONTROL)} THEN nullif({stripped}, '') ELSE {text} END"
 
 
 def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
@@ -358,7 +373,9 @@ def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversio
     unknown = Flaw(unread, reason, False, FaultCode.NOT_IN_LIST, once=True)
     if "default" not in field:
         reason = f"is empty; it was read as {other}"
-        empty = Flaw(f"{text} IS NULL", reason, False, FaultCode.MISSING_VALUE, once=True)
+        empty = Flaw(
+            f"{text} IS NULL", reason, False, FaultCode.MISSING_VALUE, once=True, empty=True
+        )
         return Conversion(value, text_literal(other), (unknown, empty))
     instead = f"CASE WHEN {text} IS NULL THEN {default(field)} ELSE {text_literal(other)} END"
     return Conversion(value, instead, (unknown,))

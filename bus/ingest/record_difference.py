@@ -65,7 +65,11 @@ def _of(workspace: Workspace, kind: str, change: str, most: int) -> list[RecordD
         earlier = dict(zip(names, values[len(names) :], strict=True))
         differ = [name for name in names if after[name] != earlier[name]]
         told, was = masked(kind, after), masked(kind, earlier)
-        found.append(
-            RecordDifference(kind, id_, change, {name: (was[name], told[name]) for name in differ})
-        )
+        fields = {name: (was[name], _other(told[name], was[name])) for name in differ}
+        found.append(RecordDifference(kind, id_, change, fields))
     return found
+
+
+def _other(after: str, before: str) -> str:
+    """The value after; one that looks the same when masked is marked."""
+    return f"{after} (changed)" if after == before else after

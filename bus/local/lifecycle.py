@@ -249,7 +249,7 @@ def _explain(home: Path, name: str, started: psutil.Process, seconds: float) -> 
     if process.alive(started):
         return (
             f"{name} did not answer within {seconds:.0f} s (is the machine very busy?): see "
-            f"{home / 'logs' / name}.log and run `bus up` again"
+            f"{home / 'logs' / name}.log and run `bus up` again, or `bus up --timeout SECONDS`"
         )
     machine.java_version(machine.java())  # raises with the cause when Java itself does not run
     return process.died(home, name)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import uvicorn
-from prometheus_client import CollectorRegistry, make_asgi_app
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from prometheus_client import CollectorRegistry
 
 from bus.errors import Stop
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
 
 Check = Callable[[], str]
 """Says what is wrong, or "" when all is well."""
@@ -31,6 +31,12 @@ def served(
     if not port:
         yield
         return
+    # Here, as most consumers have no port, and an HTTP server takes a twentieth of their start.
+    import uvicorn
+    from prometheus_client import make_asgi_app
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route
 
     def answer(check: Check) -> Callable[[Request], PlainTextResponse]:
         def endpoint(_: Request) -> PlainTextResponse:

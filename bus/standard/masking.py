@@ -30,5 +30,5 @@ def value_class(value: Any) -> str:
     if isinstance(value, str):
         return f"text of {len(value)} characters"
     if isinstance(value, list | tuple | dict):
-        return f"{len(value)} values"
+        return f"{len(value)} value" + ("" if len(value) == 1 else "s")
     return type(value).__name__

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from bus.consume import deadletters
 from bus.consume.assignment import Assignment
+from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetter
 from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.group_progress import GroupProgress
@@ -129,6 +130,7 @@ class Bus:
     """A district's bus: a broker, a clock, and settings that lead to both.
 
     home:     BUS_HOME, where a product with equivalent records keeps what stands.
+    recalls:  whether a consumer keeps there which records are delivered.
     consumer: settings of the consumer's loop; see `bus.settings.ConsumerSettings`.
     """
 
@@ -138,6 +140,7 @@ class Bus:
         *,
         partitions: int = 1,
         home: Path = Path(".bus"),
+        recalls: bool = False,
         **consumer: Any,
     ) -> None:
         self.clock = Clock()
@@ -161,6 +164,8 @@ class Bus:
         ):
             for name in names:
                 monkeypatch.setattr(name, fake)
+        if not recalls:
+            monkeypatch.setattr("bus.consume.worker.Backlog", _forgetful)
         random.seed(1)  # the jitter between tries
 
     # ---- topics --------------------------------------------------------------------------------
@@ -360,6 +365,7 @@ class Instance:
     def leave(self) -> None:
         """Close in order."""
         self.consumer.close()
+        self.loop._backlog.delivered.close()
         self.loop._equivalents.close()
         self.loop._unique.close()
         self.loop._inquiry.close()
@@ -372,6 +378,7 @@ class Instance:
                 one._index._thread.shutdown()
                 one._index._con.close()  # or the file stays this process's own
         self.loop._unique.close()
+        self.loop._backlog.delivered.close()
 
     @property
     def places(self) -> set[Position]:
@@ -420,6 +427,11 @@ class Group:
     def paused(self) -> set[str]:
         """The kinds of which it reads nothing now."""
         return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
+
+
+def _forgetful(*arguments: Any, **more: Any) -> Backlog:
+    """A backlog that keeps nothing between two runs, as a file for each takes time."""
+    return Backlog(*arguments, **{**more, "folder": None})
 
 
 def _schema(schema_id: int) -> dict[str, Any]:

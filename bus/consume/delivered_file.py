@@ -1,0 +1,125 @@
+"""What an index of delivered records keeps between two runs of a consumer.
+
+A consumer must know the ids of all delivered records that others may refer to. To read them from
+Kafka at each start takes time in proportion to the district. So they are kept in one DuckDB file of
+the group, `BUS_HOME/standing/GROUP/delivered.duckdb`, and a start reads what was added since:
+
+    about      mark: the cluster, the layout, the topics
+    reach      topic, part, next: the ids of all messages before this offset are in the file
+    delivered  topic, id: the key of a message; the same id may be there several times
+
+It is a cache of the topics (`bus.consume.cache_database`). Only offsets that the group has
+committed get into it, so a kill at any moment leaves a file that is true and may lag behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bus.consume.cache_database import CacheDatabase
+from bus.delivery import Position
+
+FILE = "delivered.duckdb"
+ROWS = 100_000
+"""So many ids are taken from the file at once."""
+REPEATED = 100_000
+"""The file is written anew when so many of its ids are there more than once."""
+
+
+class DeliveredFile:
+    """The file of one group. For one thread.
+
+    topics: those whose ids are kept.
+    ids:    for each topic the hashes of the ids in the file, as they were when it was opened.
+    reach:  for each partition the offset before which all ids are in the file.
+    """
+
+    def __init__(self, folder: Path, mark: str, topics: Sequence[str]) -> None:
+        self.ids: dict[str, set[int]] = {}
+        self.reach: dict[Position, int] = {}
+        self._topics = list(topics)
+        self._files = CacheDatabase(folder, "which records are delivered")
+        self._con = self._files.con
+        self.on_disk = self._files.open("held", FILE, lambda: self._is_usable(mark))
+        """Whether there is a file. A second instance on the same machine cannot have it too."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._files.close()
+
+    def empty(self) -> None:
+        """Begin anew: the file does not fit what the group has committed."""
+        with self._files.faults(), self._files.transaction():
+            self._con.execute("DELETE FROM held.delivered")
+            self._con.execute("DELETE FROM held.reach")
+        self.ids = {topic: set() for topic in self._topics}
+        self.reach = {}
+
+    def write(self, ids: Mapping[str, Sequence[str]], reached: Mapping[Position, int]) -> None:
+        """Add the ids of each topic; all ids before these offsets are in the file then.
+
+        Raises `RetryLater` or `Stop` when the disk does not take them. Then nothing has changed.
+        """
+        import pyarrow
+
+        with self._files.faults(), self._files.transaction():
+            for topic, added in ids.items():
+                if not added:
+                    continue
+                rows = pyarrow.table({"id": pyarrow.array(added, pyarrow.string())})
+                self._con.register("added", rows)
+                self._con.execute(
+                    "INSERT INTO held.delivered SELECT ?, id FROM added",
+                    [self._topics.index(topic)],
+                )
+                self._con.unregister("added")
+            for place, offset in reached.items():
+                self._con.execute(
+                    "DELETE FROM held.reach WHERE topic = ? AND part = ?", self._key(place)
+                )
+                self._con.execute(
+                    "INSERT INTO held.reach VALUES (?, ?, ?)", [*self._key(place), offset]
+                )
+        self.reach |= reached
+
+    # ---- within --------------------------------------------------------------------------------
+
+    def _key(self, place: Position) -> list[int]:
+        return [self._topics.index(place.topic), place.partition]
+
+    def _is_usable(self, mark: str) -> bool:
+        """Make the tables of a new file, or read one that is of this mark."""
+        for table in (
+            "about (mark VARCHAR)",
+            "reach (topic TINYINT, part INTEGER, next BIGINT)",
+            "delivered (topic TINYINT, id VARCHAR)",
+        ):
+            self._con.execute(f"CREATE TABLE IF NOT EXISTS held.{table}")
+        self.ids = {topic: set() for topic in self._topics}
+        found = self._files.rows("SELECT mark FROM held.about")
+        if not found:
+            self._con.execute("INSERT INTO held.about VALUES (?)", [mark])
+        elif found[0][0] != mark:
+            return False
+        self.reach = {
+            Position(self._topics[topic], part): offset
+            for topic, part, offset in self._files.rows("SELECT topic, part, next FROM held.reach")
+        }
+        number = 0
+        for at, topic in enumerate(self._topics):
+            for some in self._ids_of(at):
+                self.ids[topic].update(hash(id_) for (id_,) in some)
+                number += len(some)
+        if number - sum(map(len, self.ids.values())) > REPEATED:
+            with self._files.transaction():
+                self._con.execute(
+                    "CREATE OR REPLACE TABLE held.delivered AS "
+                    "SELECT DISTINCT topic, id FROM held.delivered"
+                )
+        return True
+
+    def _ids_of(self, topic: int) -> Iterator[list[tuple[str]]]:
+        cursor = self._con.execute("SELECT id FROM held.delivered WHERE topic = ?", [topic])
+        while some := cursor.fetchmany(ROWS):
+            yield some
