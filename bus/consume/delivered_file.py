@@ -109,7 +109,7 @@ class DeliveredFile:
         number = 0
         for at, topic in enumerate(self._topics):
             for some in self._ids_of(at):
-                self.ids[topic].update(hash(id_) for (id_,) in some)
+                self.ids[topic].update(map(hash, some))
                 number += len(some)
         if number - sum(map(len, self.ids.values())) > REPEATED:
             with self._files.transaction():
@@ -119,7 +119,7 @@ class DeliveredFile:
                 )
         return True
 
-    def _ids_of(self, topic: int) -> Iterator[list[tuple[str]]]:
-        cursor = self._con.execute("SELECT id FROM held.delivered WHERE topic = ?", [topic])
-        while some := cursor.fetchmany(ROWS):
-            yield some
+    def _ids_of(self, topic: int) -> Iterator[list[str]]:
+        found = self._con.sql(f"SELECT id FROM held.delivered WHERE topic = {topic:d}")
+        for some in found.to_arrow_reader(ROWS):
+            yield some.column(0).to_pylist()
