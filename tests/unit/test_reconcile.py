@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from bus.cli.reconcile import _remarks
 from bus.contract import ProductContract
@@ -126,6 +128,12 @@ def test_a_class_that_canvas_has_completed_keeps_its_section(bus: Bus, tmp_path:
 
 class Contract(ProductContract):
     """Its tests, for a product that a test names."""
+
+    @settings(phases=[Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
+    @given(data=st.data())
+    def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
+        """Without a search for the simplest record, which takes long and changes no outcome."""
+        ProductContract.test_what_is_gone_is_declared.hypothesis.inner_test(self, data)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
