@@ -115,5 +115,12 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that `import bus` costs nothing."""
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        try:
+            return getattr(import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            from bus.errors import missing_extra
+
+            if stop := missing_extra(error):
+                raise ModuleNotFoundError(str(stop), name=error.name) from None
+            raise
     raise AttributeError(f"module 'bus' has no attribute {name!r}")

@@ -1,5 +1,23 @@
-"""`python -m bus`: the same as `bus`."""
+"""The command `bus`; `python -m bus` is the same."""
 
-from bus.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from bus.errors import missing_extra
+
+
+def main() -> None:
+    """Run the command line. If a package is missing, name its extra and exit with 1."""
+    try:
+        from bus.cli import main as run
+    except ModuleNotFoundError as error:
+        stop = missing_extra(error)
+        if stop is None:
+            raise
+        sys.exit(f"error: {stop}")
+    run()
+
+
+if __name__ == "__main__":
+    main()

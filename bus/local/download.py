@@ -1,8 +1,8 @@
 """The programs of the embedded bus, fetched once into a cache that all homes share.
 
 What is fetched is pinned in `artifacts.txt` by coordinates, SHA-256 and size. The cache is
-`BUS_CACHE_DIR`, else the user's cache folder; the repository is `BUS_MAVEN_REPOSITORY`, else the
-one that jgo knows. A damaged file is fetched again. That all is in order is seen from sizes and
+`BUS_CACHE_DIR`, else the user's cache folder; the repository is `BUS_MAVEN_REPOSITORY`, else Maven
+Central. A damaged file is fetched again. That all is in order is seen from sizes and
 times (the `.verified` file), not by hashing 200 MB at each start; `bus doctor` hashes them.
 """
 
@@ -27,6 +27,9 @@ from bus.local.progress import Bar, progress
 
 Say = Callable[[str], None]
 """Tells a person what is going on; one line a call."""
+
+MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
+"""Source: Apache Maven, "Introduction to Repositories" (the default remote repository)."""
 
 TRIES = 3
 """How often a file is tried again, with growing pauses, before it is given up."""
@@ -95,9 +98,7 @@ def cache() -> Path:
 
 def repository() -> str:
     """The base address from which artifacts are fetched, without a slash at its end."""
-    from jgo.constants import MAVEN_CENTRAL_URL
-
-    return str(os.environ.get("BUS_MAVEN_REPOSITORY") or MAVEN_CENTRAL_URL).rstrip("/")
+    return (os.environ.get("BUS_MAVEN_REPOSITORY") or MAVEN_CENTRAL).rstrip("/")
 
 
 def without_password(address: str) -> str:
