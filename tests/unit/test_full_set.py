@@ -382,7 +382,7 @@ def test_another_cluster_revision_or_layout_is_read_anew(
     new.close()
 
 
-STEPS = 40
+STEPS = 45
 
 
 def _die_at(step: int, out: Path) -> int:
