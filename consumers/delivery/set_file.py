@@ -143,16 +143,17 @@ def _line(columns: int) -> str:
     A cell is quoted if it holds a comma, a quote or a line break, as Python's csv module does. Few
     do, so first the row is looked at as a whole.
     """
-    names = [f"s{at}" for at in range(columns)]
+    cells = [f"s{at}" for at in range(columns)]
     if columns == 1:  # an empty line is no row
-        names = ["if(s0 = '', '\"\"', s0)"]
+        cells = ["if(s0 = '', '\"\"', s0)"]
     quoted = [
-        f"if(regexp_matches(s{at}, '[,\"\r\n]'), '\"' || replace(s{at}, '\"', '\"\"') || '\"', {name})"
-        for at, name in enumerate(names)
+        f"if(regexp_matches(s{at}, '[,\"\\r\\n]'), "
+        f"'\"' || replace(s{at}, '\"', '\"\"') || '\"', {cell})"
+        for at, cell in enumerate(cells)
     ]
     row = " || ".join(f"s{at}" for at in range(columns))
     special = " OR ".join(f"contains({row}, chr({ord(one)}))" for one in ',"\r\n')
-    plain, other = (" || ',' || ".join(cells) for cells in (names, quoted))
+    plain, other = (" || ',' || ".join(some) for some in (cells, quoted))
     return f"if({special}, {other}, {plain}) || chr(13) || chr(10)"
 
 
@@ -164,7 +165,8 @@ def _make_unique(
     Python says what a small letter is: DuckDB knows only those of one character.
     """
     con.execute(
-        f"CREATE OR REPLACE TEMP TABLE line AS SELECT *, row_number() OVER () AS number FROM ({lines})"
+        "CREATE OR REPLACE TEMP TABLE line AS "
+        f"SELECT *, row_number() OVER () AS number FROM ({lines})"
     )
     con.create_function("small", lambda text: text.lower(), ["VARCHAR"], "VARCHAR")
     for one in unique:
@@ -175,8 +177,9 @@ def _make_unique(
         if one.kinds:
             meant += f" AND kind IN ({', '.join(map(_text, one.kinds))})"
         con.execute(
-            f"UPDATE line SET {cell} = {instead} FROM (SELECT {small} AS value, min(number) AS first "
-            f"FROM line WHERE {meant} GROUP BY ALL HAVING count(*) > 1) "
+            f"UPDATE line SET {cell} = {instead} FROM "
+            f"(SELECT {small} AS value, min(number) AS first FROM line WHERE {meant} "
+            "GROUP BY ALL HAVING count(*) > 1) "
             f"WHERE {meant} AND {small} = value AND number > first"
         )
     con.remove_function("small")
@@ -212,8 +215,9 @@ def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], li
         if reference.many:
             ids = f"string_split({cell}, ',')"
             shown[reference.column] = (
-                "(SELECT coalesce(string_agg(id, ',' ORDER BY number), '') FROM (SELECT "
-                f"unnest({ids}) AS id, generate_subscripts({ids}, 1) AS number) WHERE id IN {present})"
+                "(SELECT coalesce(string_agg(id, ',' ORDER BY number), '') FROM "
+                f"(SELECT unnest({ids}) AS id, generate_subscripts({ids}, 1) AS number) "
+                f"WHERE id IN {present})"
             )
         elif reference.required:
             conditions.append(f"{cell} IN {present}")

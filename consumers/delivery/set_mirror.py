@@ -15,7 +15,8 @@ The state has the mark of the mirror whose changes it notes. When the two marks 
 has not noted all changes, the mirror is made anew from all rows. Both marks change in one step,
 during which nobody changes the state: first DuckDB commits, then SQLite. A kill
 
-    before DuckDB commits     leaves both marks as they were: the same records are taken again
+    before DuckDB commits     leaves both marks as they were: the same records are taken again; or
+                              a new mirror without a mark, which nobody uses
     between the two commits   leaves a mirror with a mark that no state has: it is made anew
     after SQLite's commit     leaves a mirror in step, also if no file of the set is written yet
 
@@ -30,7 +31,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from bus.consume.cache_database import CacheDatabase
@@ -95,7 +96,7 @@ class SetMirror:
             if mark and not mark.startswith(f"{LAYOUT}:"):
                 mark = None
             self._database.open("mirror", FILE, lambda: self._is_usable(mark))
-            if not self._is_marked():
+            if not self._database.rows("FROM mirror.about"):
                 self._take(state, changed=False)
             elif any(state.changed(table.name) for table in self._tables):
                 self._take(state, changed=True)
@@ -105,25 +106,30 @@ class SetMirror:
 
     def _is_usable(self, mark: str | None) -> bool:
         """Make the tables of a file that is new; whether another one has the state's mark."""
+        if self._database.rows(
+            "FROM duckdb_tables() WHERE database_name = 'mirror' AND table_name = 'about'"
+        ):
+            return self._database.rows("FROM mirror.about") == [(mark,)]
         path = self._own / FILE
         if path.exists():
             path.chmod(0o600)
-        self._con.execute("CREATE TABLE IF NOT EXISTS mirror.about (mark VARCHAR)")
         for table in self._tables:
             cells = "".join(f", c{at} VARCHAR" for at in range(len(table.columns)))
             self._con.execute(
-                f'CREATE TABLE IF NOT EXISTS mirror."{table.name}" (kind VARCHAR, id VARCHAR, '
-                f'owner VARCHAR, "at" INTEGER, last_day VARCHAR{cells})'
+                f'CREATE TABLE mirror."{table.name}" (kind VARCHAR, id VARCHAR, owner VARCHAR, '
+                f'"at" INTEGER, last_day VARCHAR{cells})'
             )
-        return not self._is_marked() or self._database.rows("FROM mirror.about") == [(mark,)]
-
-    def _is_marked(self) -> bool:
-        return bool(self._database.rows("FROM mirror.about"))
+        self._con.execute("CREATE TABLE mirror.about (mark VARCHAR)")
+        return True
 
     def _take(self, state: SetState, *, changed: bool) -> None:
-        """Take all rows or those of the changed records, and a new mark; the state notes it."""
+        """Take all rows or those of the changed records, and a new mark; the state notes it.
+
+        Changed records are one transaction. All rows are many, as one would hold them in memory:
+        until it has a mark, nobody uses the file.
+        """
         mark = f"{LAYOUT}:{uuid.uuid4().hex}"
-        with self._database.transaction():
+        with self._database.transaction() if changed else nullcontext():
             for table in self._tables:
                 keys = state.changed(table.name) if changed else []
                 if keys:
