@@ -191,17 +191,20 @@ def _leave_out_unnamed(
     named_by: Iterable[tuple[Table, Sequence[Reference]]],
     standing: str,
 ) -> None:
-    """Take out of the table's ids those that no row which is in the set names."""
-    named = ["false"]
+    """Leave in the table's ids only those that a row which is in the set names."""
+    ids = f'temp."{table.name}"'
+    named = [f"SELECT id, kind FROM {ids} WHERE false"]
     for other, references in named_by:
         where = " AND ".join([standing, *_valid(other, references)[1]])
         for reference in references:
             if reference.to == table.name:
-                cell = _cell(other, reference.column)
+                said = f'SELECT {_cell(other, reference.column)} FROM mirror."{other.name}"'
                 kind = f" AND kind = {_text(reference.kind)}" if reference.kind else ""
-                source = f'mirror."{other.name}"'
-                named.append(f"(id IN (SELECT {cell} FROM {source} WHERE {where}){kind})")
-    con.execute(f'DELETE FROM temp."{table.name}" WHERE ({" OR ".join(named)}) IS NOT TRUE')
+                named.append(f"SELECT id, kind FROM {ids} WHERE id IN ({said} WHERE {where}){kind}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE named AS {' UNION '.join(named)}")
+    con.execute(f"TRUNCATE {ids}")
+    con.execute(f"INSERT INTO {ids} FROM named")
+    con.execute("DROP TABLE named")
 
 
 def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], list[str]]:
