@@ -27,10 +27,11 @@ class CacheDatabase:
 
     folder: where the files are; None: all is in memory, for as long as the object lives.
     what:   what the files hold, for a person ("what stands of enrollment").
+    spill:  where a query puts what memory cannot hold; None: such a query fails.
     error:  the base of all that DuckDB raises.
     """
 
-    def __init__(self, folder: Path | None, what: str) -> None:
+    def __init__(self, folder: Path | None, what: str, spill: Path | None = None) -> None:
         import duckdb
 
         self._duckdb = duckdb
@@ -41,7 +42,7 @@ class CacheDatabase:
         self.con.execute("SET threads = 1")
         self.con.execute(f"SET memory_limit = '{MEMORY}'")
         self.con.execute("SET enable_progress_bar = false")
-        self.con.execute("SET temp_directory = ''")
+        self.con.execute(f"SET temp_directory = {_quoted(spill or '')}")
 
     @property
     def version(self) -> str:
@@ -117,7 +118,7 @@ class CacheDatabase:
     def _attach(self, name: str, where: str, is_usable: Callable[[], bool]) -> bool:
         """Attach a file; whether it can be used. Raises `IOException` where none can be."""
         try:
-            self.con.execute(f"ATTACH '{where.replace(chr(39), chr(39) * 2)}' AS {name}")
+            self.con.execute(f"ATTACH {_quoted(where)} AS {name}")
         except self._duckdb.IOException as error:
             if "lock" in str(error).lower():  # else it is no such file, or a damaged one
                 raise
@@ -133,3 +134,8 @@ class CacheDatabase:
             log.debug("a file of %s is damaged: %s", self._what, type(error).__name__)
         self.con.execute(f"DETACH {name}")
         return False
+
+
+def _quoted(text: object) -> str:
+    """A text as SQL writes it."""
+    return "'" + str(text).replace("'", "''") + "'"

@@ -2,7 +2,8 @@
 
 For products that take whole sets, where what is left out counts as removed. The rows of every
 record are kept in `OUT/.schoolbus/state.sqlite` (`consumers.delivery.set_state`); a folder without
-it is read anew from the topics' beginnings.
+it is read anew from the topics' beginnings. The files are written from a mirror of these rows
+(`consumers.delivery.set_mirror`), which may be deleted at any time.
 
 The set is written when the consumer has caught up (`settle`) and something has changed since the
 last set; the state remembers that, also over a crash. It is written so:
@@ -28,14 +29,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from bus.delivery import Batch, Position, Refusal, Table
 from consumers.delivery.disk import private, sync
 from consumers.delivery.set_file import Reference, Unique, write_file
+from consumers.delivery.set_mirror import SetMirror
 from consumers.delivery.set_state import SetState
 from consumers.delivery.shared_folder import SharedFolder
 
@@ -118,21 +122,7 @@ class FullSet:
     def _write(self, today: str) -> None:
         """The steps of the module's docstring."""
         out, own = self._folder.out, self._folder.own
-        files, left_out = {}, {}
-        with self._state.moment() as (sql, changes):
-            for table in self._tables:
-                part = own / f"{table.name}.part"
-                references = self._references.get(table.name, ())
-                named_by = [
-                    (other, self._references.get(other.name, ()))
-                    for other in self._named_by.get(table.name, ())
-                ]
-                unique = self._unique.get(table.name, ())
-                files[table.name], missing = write_file(
-                    sql, part, table, references, today, named_by, unique
-                )
-                if missing:
-                    left_out[table.name] = missing
+        changes, files, left_out = self._write_parts(today)
         empty = [name for name in self._required if not files[name]["rows"]]
         if empty:
             if empty != self._empty:  # said once, not at every try
@@ -153,3 +143,40 @@ class FullSet:
         self._state.note_written(changes, today)
         if left_out:
             log.info("rows left out, as what they refer to is not in the set", **left_out)
+
+    def _write_parts(self, today: str) -> tuple[str, dict[str, Any], dict[str, int]]:
+        """Step 1: which change the files are of, the account of each, the rows left out of each.
+
+        A mirror that fails is deleted, and all is done once more with a new one.
+        """
+        mirror = SetMirror(self._folder, self._tables)
+        try:
+            return self._write_from(mirror, today)
+        except mirror.error as error:
+            log.info("the mirror of the set's rows is made anew", error=type(error).__name__)
+            mirror.delete()
+        finally:
+            mirror.close()
+        mirror = SetMirror(self._folder, self._tables)
+        with mirror.faults(), closing(mirror):
+            return self._write_from(mirror, today)
+
+    def _write_from(
+        self, mirror: SetMirror, today: str
+    ) -> tuple[str, dict[str, Any], dict[str, int]]:
+        con, changes = mirror.follow(self._state)
+        files, left_out = {}, {}
+        for table in self._tables:
+            references = self._references.get(table.name, ())
+            named_by = [
+                (other, self._references.get(other.name, ()))
+                for other in self._named_by.get(table.name, ())
+            ]
+            unique = self._unique.get(table.name, ())
+            part = self._folder.own / f"{table.name}.part"
+            files[table.name], missing = write_file(
+                con, part, table, references, today, named_by, unique
+            )
+            if missing:
+                left_out[table.name] = missing
+        return changes, files, left_out

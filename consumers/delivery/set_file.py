@@ -1,10 +1,13 @@
-"""One file of a whole set, from the rows of a `SetState`: what is in it, in which order.
+"""One file of a whole set, from the rows of a `SetMirror`: what is in it, in which order.
 
 Valid means that nothing refers to what is not in the set: such a row is left out, or the reference
 is (`Reference`), and it comes back with what it refers to. A table may ask that something names its
 rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the
 same thing to the product (`Table.key`) are written once. A value that only one row may have
 (`Unique`) is the first one's. Order of rows: by key.
+
+DuckDB makes the text of each line, and the lines of a batch lie one after the other in the memory
+that it hands over. So they go into the file as they are, and nothing here goes from row to row.
 """
 
 from __future__ import annotations
@@ -12,19 +15,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bus.delivery import Table
 from consumers.delivery.disk import private
 
-LINES = 10_000
-STANDING = "(last_day IS NULL OR last_day >= :today)"
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow
+
+LINES = 50_000
+"""So many lines are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Unique:
 
 
 def write_file(
-    sql: sqlite3.Connection,
+    con: duckdb.DuckDBPyConnection,
     path: Path,
     table: Table,
     references: Iterable[Reference],
@@ -69,122 +73,167 @@ def write_file(
 ) -> tuple[dict[str, Any], int]:
     """Write it to `path`: its account for set.json, and how many rows were left out.
 
+    con:      DuckDB with the rows in the schema `mirror` (`consumers.delivery.set_mirror`).
     named_by: the tables, each with all of its references, of which a row must name a row of this
               table, or that is left out. They come later, and refer to nothing that comes later
               than this table. Only a table with one key column can have them.
 
     A temporary table of its name has the ids that are in it, for the files that refer to it; so
-    files come in the order of `FullSet.tables`, within one transaction.
+    files come in the order of `FullSet.tables`, on one connection.
     """
-    cell = {name: f"json_extract(cells, '$[{at}]')" for at, name in enumerate(table.columns)}
-    said = {"today": today}
-    shown, where = _valid(cell, references)
-    rows = f'FROM main."{table.name}" WHERE {" AND ".join(where)}'
-    sql.execute(
-        f'CREATE TEMP TABLE "{table.name}" (id, kind, PRIMARY KEY (id, kind)) WITHOUT ROWID'
-    )
+    standing = f"(last_day IS NULL OR last_day >= {_text(today)})"
+    shown, conditions = _valid(table, references)
+    where = " AND ".join([standing, *conditions])
+    source = f'mirror."{table.name}"'
+    con.execute(f'CREATE OR REPLACE TEMP TABLE "{table.name}" (id VARCHAR, kind VARCHAR)')
     if len(table.key) == 1:
-        sql.execute(
-            f'INSERT OR IGNORE INTO temp."{table.name}" SELECT {cell[table.key[0]]}, kind {rows}',
-            said,
+        key = _cell(table, table.key[0])
+        con.execute(
+            f'INSERT INTO temp."{table.name}" SELECT {key}, kind FROM {source} WHERE {where}'
         )
-    if named_by:
-        _leave_out_unnamed(sql, table, named_by, said)
-        rows += f' AND ({cell[table.key[0]]}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
-    (standing,) = sql.execute(
-        f'SELECT count(*) FROM main."{table.name}" WHERE {STANDING}', said
-    ).fetchone()
-    order = ", ".join([*(cell[name] for name in table.key), "kind", "id", "owner", "at"])
-    wanted = ", ".join([*shown.values(), "kind"] if unique else shown.values())
-    found = sql.execute(f"SELECT {wanted} {rows} ORDER BY {order}", said)
-    once = _Once(table, unique)
-    key = itemgetter(*(table.columns.index(name) for name in table.key))
+        if named_by:
+            _leave_out_unnamed(con, table, named_by, standing)
+            where += f' AND ({key}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
+    ((all_standing,),) = con.execute(f"SELECT count(*) FROM {source} WHERE {standing}").fetchall()
+    keys = [table.columns.index(name) for name in table.key]
+    # By what is shown where that is the cell itself: DuckDB then carries it once.
+    ordered = (f"s{at}" if shown[at] == f"c{at}" else f"c{at}" for at in keys)
+    order = ", ".join([*ordered, 'kind, id, owner, "at"'])
+    same = " AND ".join(f"s{at} = lag(s{at}) OVER ()" for at in keys)
+    cells = ", ".join(f"{sql} AS s{at}" for at, sql in enumerate(shown))
+    lines = (
+        f"SELECT *, coalesce({same}, false) AS again "
+        f"FROM (SELECT kind, {cells} FROM {source} WHERE {where} ORDER BY {order})"
+    )
+    if unique:
+        _make_unique(con, table, unique, lines)
+        lines = "SELECT * FROM line ORDER BY number"
+    # A row that is written already is an empty line: so both numbers come of one query.
+    query = f"SELECT again, if(again, '', {_line(len(table.columns))}) FROM ({lines})"
     digest = hashlib.sha256()
     read = written = 0
-    last: Any = None
     with private(path) as file:
-        lines: list[Sequence[str]] = [table.columns]
-        while lines:
-            text = io.StringIO()
-            csv.writer(text).writerows(lines)  # RFC 4180: CRLF
-            data = text.getvalue().encode()
+        header = io.StringIO()
+        csv.writer(header).writerow(table.columns)  # RFC 4180: CRLF
+        data: bytes | memoryview = header.getvalue().encode()
+        digest.update(data)
+        file.write(data)
+        for batch in con.sql(query).to_arrow_reader(LINES):
+            again, texts = batch.columns
+            data = _bytes(texts)
             digest.update(data)
             file.write(data)
-            some = list(islice(found, LINES))
-            lines = []
-            for line in some:
-                if key(line) != last:
-                    last = key(line)
-                    lines.append(once.of(line) if unique else line)
-            read += len(some)
-            written += len(lines)
-    return {"rows": written, "sha256": digest.hexdigest()}, standing - read
+            read += len(again)
+            written += len(again) - again.true_count
+    return {"rows": written, "sha256": digest.hexdigest()}, all_standing - read
 
 
-class _Once:
-    """Gives each value of the columns of `Unique` to one row. Lines end with the record's kind."""
+def _bytes(texts: pyarrow.StringArray) -> memoryview:
+    """The bytes of all texts, one after the other, as they lie in memory."""
+    _, places, data = texts.buffers()
+    if not data:
+        return memoryview(b"")
+    offsets = memoryview(places).cast("i")
+    return memoryview(data)[offsets[texts.offset] : offsets[texts.offset + len(texts)]]
 
-    def __init__(self, table: Table, unique: Iterable[Unique]) -> None:
-        at = {name: number for number, name in enumerate(table.columns)}
-        self._columns = [
-            (at[one.column], at.get(one.instead), frozenset(one.kinds), set[int]())
-            for one in unique
-        ]
 
-    def of(self, line: Sequence[str]) -> list[str]:
-        """A line without its kind, as it goes into the file."""
-        *cells, kind = line
-        for at, instead, kinds, seen in self._columns:
-            if not cells[at] or (kinds and kind not in kinds):
-                continue
-            if (mark := hash(cells[at].lower())) in seen:
-                cells[at] = "" if instead is None else cells[instead]
-            seen.add(mark)
-        return cells
+def _line(columns: int) -> str:
+    """The SQL of a line of CSV, from its cells s0, s1, …
+
+    A cell is quoted if it holds a comma, a quote or a line break, as Python's csv module does. Few
+    do, so first the row is looked at as a whole.
+    """
+    cells = [f"s{at}" for at in range(columns)]
+    if columns == 1:  # an empty line is no row
+        cells = ["if(s0 = '', '\"\"', s0)"]
+    quoted = [
+        f"if(regexp_matches(s{at}, '[,\"\\r\\n]'), "
+        f"'\"' || replace(s{at}, '\"', '\"\"') || '\"', {cell})"
+        for at, cell in enumerate(cells)
+    ]
+    row = " || ".join(f"s{at}" for at in range(columns))
+    special = " OR ".join(f"contains({row}, chr({ord(one)}))" for one in ',"\r\n')
+    plain, other = (" || ',' || ".join(some) for some in (cells, quoted))
+    return f"if({special}, {other}, {plain}) || chr(13) || chr(10)"
+
+
+def _make_unique(
+    con: duckdb.DuckDBPyConnection, table: Table, unique: Iterable[Unique], lines: str
+) -> None:
+    """Put the lines into a temporary table, and give each value of `Unique` to one of them.
+
+    Python says what a small letter is: DuckDB knows only those of one character.
+    """
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE line AS "
+        f"SELECT *, row_number() OVER () AS number FROM ({lines})"
+    )
+    con.create_function("small", lambda text: text.lower(), ["VARCHAR"], "VARCHAR")
+    for one in unique:
+        cell = f"s{table.columns.index(one.column)}"
+        instead = f"s{table.columns.index(one.instead)}" if one.instead else "''"
+        small = f"if(strlen({cell}) = length({cell}), lower({cell}), small({cell}))"
+        meant = f"NOT again AND {cell} <> ''"
+        if one.kinds:
+            meant += f" AND kind IN ({', '.join(map(_text, one.kinds))})"
+        con.execute(
+            f"UPDATE line SET {cell} = {instead} FROM "
+            f"(SELECT {small} AS value, min(number) AS first FROM line WHERE {meant} "
+            "GROUP BY ALL HAVING count(*) > 1) "
+            f"WHERE {meant} AND {small} = value AND number > first"
+        )
+    con.remove_function("small")
 
 
 def _leave_out_unnamed(
-    sql: sqlite3.Connection,
+    con: duckdb.DuckDBPyConnection,
     table: Table,
     named_by: Iterable[tuple[Table, Sequence[Reference]]],
-    said: Mapping[str, str],
+    standing: str,
 ) -> None:
-    """Take out of the table's ids those that no row which is in the set names."""
-    sql.execute("CREATE TEMP TABLE named (id, kind, PRIMARY KEY (id, kind)) WITHOUT ROWID")
+    """Leave in the table's ids only those that a row which is in the set names."""
+    ids = f'temp."{table.name}"'
+    named = [f"SELECT id, kind FROM {ids} WHERE false"]
     for other, references in named_by:
-        cell = {name: f"json_extract(cells, '$[{at}]')" for at, name in enumerate(other.columns)}
-        _, where = _valid(cell, references)
+        where = " AND ".join([standing, *_valid(other, references)[1]])
         for reference in references:
             if reference.to == table.name:
-                kind = " AND kind = :kind" if reference.kind else ""
-                sql.execute(
-                    f'INSERT OR IGNORE INTO named SELECT id, kind FROM temp."{table.name}" '
-                    f'WHERE id IN (SELECT {cell[reference.column]} FROM main."{other.name}" '
-                    f"WHERE {' AND '.join(where)}){kind}",
-                    {**said, "kind": reference.kind},
-                )
-    sql.execute(
-        f'DELETE FROM temp."{table.name}" WHERE (id, kind) NOT IN (SELECT id, kind FROM named)'
-    )
-    sql.execute("DROP TABLE named")
+                said = f'SELECT {_cell(other, reference.column)} FROM mirror."{other.name}"'
+                kind = f" AND kind = {_text(reference.kind)}" if reference.kind else ""
+                named.append(f"SELECT id, kind FROM {ids} WHERE id IN ({said} WHERE {where}){kind}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE named AS {' UNION '.join(named)}")
+    con.execute(f"TRUNCATE {ids}")
+    con.execute(f"INSERT INTO {ids} FROM named")
+    con.execute("DROP TABLE named")
 
 
-def _valid(
-    cell: Mapping[str, str], references: Iterable[Reference]
-) -> tuple[dict[str, str], list[str]]:
+def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], list[str]]:
     """The SQL of each column, and the conditions on a row, so that no reference is broken."""
-    shown, where = dict(cell), [STANDING]
+    shown = {name: _cell(table, name) for name in table.columns}
+    conditions = []
     for reference in references:
-        name, present = reference.column, f'(SELECT id FROM temp."{reference.to}"'
-        present += f" WHERE kind = '{reference.kind}')" if reference.kind else ")"
+        cell = _cell(table, reference.column)
+        present = f'(SELECT id FROM temp."{reference.to}"'
+        present += f" WHERE kind = {_text(reference.kind)})" if reference.kind else ")"
         if reference.many:
-            listed = f"json_each('[' || replace(json_quote({cell[name]}), ',', '\",\"') || ']')"
-            shown[name] = (
-                f"(SELECT coalesce(group_concat(value, ','), '') FROM {listed}"
-                f" WHERE value IN {present})"
+            ids = f"string_split({cell}, ',')"
+            shown[reference.column] = (
+                "(SELECT coalesce(string_agg(id, ',' ORDER BY number), '') FROM "
+                f"(SELECT unnest({ids}) AS id, generate_subscripts({ids}, 1) AS number) "
+                f"WHERE id IN {present})"
             )
         elif reference.required:
-            where.append(f"{cell[name]} IN {present}")
+            conditions.append(f"{cell} IN {present}")
         else:
-            shown[name] = f"iif({cell[name]} IN {present}, {cell[name]}, '')"
-    return shown, where
+            shown[reference.column] = f"if({cell} IN {present}, {cell}, '')"
+    return list(shown.values()), conditions
+
+
+def _cell(table: Table, column: str) -> str:
+    """A column of the mirror."""
+    return f"c{table.columns.index(column)}"
+
+
+def _text(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"

@@ -6,8 +6,15 @@ another cluster, of other columns or of another revision of the translation is e
 anew.
 
     place        of each partition: the next offset, its owner, whether the owner has caught up
-    fact         by name: the cluster, the layout, how often rows changed, which change is written
+    fact         by name: the cluster, the layout, how often rows changed, which change is written;
+                 the mark of the mirror, the last change that is in `changed`, its room
     "TABLE.csv"  the rows of a table, each as a JSON list of its cells
+    changed      the records whose rows have changed since the mirror was in step
+
+The mirror (`consumers.delivery.set_mirror`) holds the same rows. `changed` tells it which ones to
+take. It is whole only if its last change is the state's: a version of the bus that does not know it
+changes rows without a word. There is nothing in it before there is a mirror, nor when its room is
+used up: when so many records have changed, the mirror is made anew, and `changed` begins again.
 """
 
 from __future__ import annotations
@@ -32,12 +39,18 @@ CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWI
 CREATE TABLE IF NOT EXISTS place (
     topic TEXT, number INTEGER, next INTEGER, owner TEXT, caught_up INTEGER,
     PRIMARY KEY (topic, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS changed (
+    name TEXT, kind TEXT, id TEXT, owner TEXT,
+    PRIMARY KEY (name, kind, id, owner)) WITHOUT ROWID;
 """
 ROWS = """
 CREATE TABLE "{}" (
     kind TEXT, id TEXT, owner TEXT, at INTEGER, cells TEXT, last_day TEXT,
     PRIMARY KEY (kind, id, owner, at)) WITHOUT ROWID
 """
+Key = tuple[str, str, str]
+"""What a record is known by: its kind, its id, its owner."""
+Line = tuple[str, str, str, int, str, str | None]
 FORMAT = "2"
 """Of the state; to be raised when the tables change."""
 
@@ -168,38 +181,88 @@ class SetState:
             for name in self._ends
         )
 
-    @contextmanager
-    def moment(self) -> Iterator[tuple[sqlite3.Connection, str]]:
-        """The rows of one moment, whatever other instances bring; and how often rows had changed
-        by then, for `note_written`. Temporary tables go when it ends."""
-        self._sql.execute("BEGIN")
-        try:
-            yield self._sql, self._fact("changes") or ""
-        finally:
-            self._sql.execute("ROLLBACK")
-
     def note_written(self, changes: str, today: str) -> None:
         """The set of that moment and day is written."""
         with self._change():
             self._learn(written=changes, day=today)
 
+    # ---- the mirror ---------------------------------------------------------------------------
+
+    @contextmanager
+    def moment(self) -> Iterator[str]:
+        """Rows stand still until it ends: other instances wait. Gives how often they had changed,
+        for `note_written`. The methods below are called within it."""
+        with self._change():
+            yield self._fact("changes") or ""
+
+    @property
+    def mirror(self) -> str | None:
+        """The mark of the mirror that is in step but for the `changed` records; None for none."""
+        return self._fact("mirror") if self._is_followed() else None
+
+    def changed(self, name: str) -> list[Key]:
+        """The records whose rows in a table have changed since the mirror was in step."""
+        found = self._sql.execute("SELECT kind, id, owner FROM changed WHERE name = ?", (name,))
+        return found.fetchall()
+
+    def blocks(self, name: str, *, changed: bool, size: int) -> Iterator[list[Line]]:
+        """The rows of a table, of all records or of the changed ones: kind, id, owner, at, cells
+        as JSON, last day."""
+        source = f'FROM "{name}" t'
+        if changed:  # SQLite takes a cross join in the order in which it is written
+            source = (
+                f'FROM changed c CROSS JOIN "{name}" t ON t.kind = c.kind AND t.id = c.id '
+                f"AND t.owner = c.owner WHERE c.name = '{name}'"
+            )
+        found = self._sql.execute(f"SELECT t.* {source}")
+        while block := found.fetchmany(size):
+            yield block
+
+    def note_mirrored(self, mark: str, room: int | None = None) -> None:
+        """The mirror of this mark is in step; from now on what changes is noted for it.
+
+        room: of a new mirror: how many changed records may be noted until it is made anew.
+        """
+        self._sql.execute("DELETE FROM changed")
+        self._learn(mirror=mark, logged=self._fact("changes") or "")
+        if room is not None:
+            self._learn(room=str(room))
+
     # ---- within a transaction -----------------------------------------------------------------
 
     def _keep_rows(self, parts: Sequence[Part]) -> None:
-        for part in parts:
-            self._keep(part)
-        if parts:
-            self._learn(changes=str(int(self._fact("changes") or 0) + 1))
+        if not parts:
+            return
+        followed = self._is_followed()
+        keys = [(part.table.name, *key) for part in parts for key in self._keep(part)]
+        changes = str(int(self._fact("changes") or 0) + 1)
+        self._learn(changes=changes)
+        if followed:
+            self._log(keys, changes)
 
-    def _keep(self, part: Part) -> None:
-        """A part's rows in the place of those that its records had.
+    def _is_followed(self) -> bool:
+        """Whether `changed` is whole."""
+        logged = self._fact("logged")
+        return logged is not None and logged == self._fact("changes")
+
+    def _log(self, keys: Sequence[tuple[str, ...]], changes: str) -> None:
+        """Note the records of a change, if there is room; else `changed` ends here."""
+        room = int(self._fact("room") or 0) - len(keys)
+        if room < 0:
+            self._sql.execute("DELETE FROM changed")
+            return
+        self._sql.executemany("INSERT OR IGNORE INTO changed VALUES (?, ?, ?, ?)", keys)
+        self._learn(logged=changes, room=str(room))
+
+    def _keep(self, part: Part) -> list[Key]:
+        """A part's rows in the place of those that its records had; the records' keys.
 
         Of an enrollment that goes from one student to another, the end of the one and the beginning
         of the other are in two partitions and come in any order: each replaces only its own.
         """
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
         owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
-        gone: list[tuple[str, str, str]] = []
+        gone: list[Key] = []
         kept: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         lists = cast("list[list[Row]]", part.rows)
         for rows, record in zip(lists, part.records, strict=True):
@@ -214,6 +277,7 @@ class SetState:
             f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?, ?)',
             (line for lines in kept.values() for line in lines),
         )
+        return gone
 
     def _clear(self) -> None:
         for (name,) in self._sql.execute(
@@ -223,6 +287,7 @@ class SetState:
         for table in self._tables:
             self._sql.execute(ROWS.format(table.name))
         self._sql.execute("DELETE FROM place")
+        self._sql.execute("DELETE FROM changed")
         self._sql.execute("DELETE FROM fact")
 
     def _fact(self, name: str) -> str | None:

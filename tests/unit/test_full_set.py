@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from bus.consume.cache_database import CacheDatabase
 from bus.contract.fake_messages import Sent
 from bus.delivery import Batch, Overtaken, Part, Position, Table
 from bus.errors import RetryLater, Stop
 from consumers.delivery import full_set, shared_folder
 from consumers.delivery.full_set import FullSet
 from consumers.delivery.set_file import Reference
+from consumers.delivery.set_mirror import SetMirror
 from consumers.delivery.set_state import SetState
 
 UNITS = Table("units.csv", ("id", "parent", "name"), {}, ("id",))
@@ -382,7 +384,7 @@ def test_another_cluster_revision_or_layout_is_read_anew(
     new.close()
 
 
-STEPS = 40
+STEPS = 54
 
 
 def _die_at(step: int, out: Path) -> int:
@@ -404,6 +406,8 @@ def _die_at(step: int, out: Path) -> int:
             steps: list[tuple[Any, str]] = [
                 (SetState, "_keep"),
                 (SetState, "_learn"),
+                (SetMirror, "_append"),
+                (CacheDatabase, "close"),
                 (full_set, "write_file"),
                 (Path, "replace"),
                 (os, "fsync"),
