@@ -587,7 +587,11 @@ def _standing(changes: Changes) -> Changes:
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+    max_examples=max(4, settings().max_examples // 4),  # each writes some sets
+)
 @given(batches=st.lists(CHANGES, min_size=1, max_size=3))
 def test_the_set_is_valid_and_the_same_whatever_came_how(batches: list[Changes]) -> None:
     """Each set that is written passes SDS's checks, and is what the last states alone would give."""
