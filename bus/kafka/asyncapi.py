@@ -1,7 +1,8 @@
-"""The standard as an AsyncAPI document: what a program that receives the records needs to know.
+"""The shared standard as an AsyncAPI document, for programs that read the records.
 
-Made from the .avsc (`bus schemas docs`). It describes the topics of the kinds of record, as seen by
-who reads them; the bus's own topics (quarantine, dead letters) are nobody else's to read.
+`bus schemas docs` generates the document from the .avsc files. It describes the topics of the
+record kinds as their readers see them. It leaves out the bus's internal topics, such as quarantine
+and dead letters, because no other program reads them.
 
 Sources: AsyncAPI 3.0.0 (operations say what the described application does: `receive`; "Multi
 Format Schema Object" for the Avro payload); AsyncAPI Kafka bindings 0.5.0 (key, topic settings,
@@ -19,10 +20,11 @@ from bus.settings import RetentionSettings, Settings
 from bus.standard.kinds import KINDS, Kind
 
 VERSION = "1.0.0"
-"""Of the standard, as schemas/CHANGELOG.md has it: a new kind or field raises the second number."""
+"""The version of the standard, as in schemas/CHANGELOG.md. A new kind or field raises the second
+number."""
 
 AVRO = "application/vnd.apache.avro;version=1.9.0"
-"""AsyncAPI 3.0.0, "Schema formats table"; it names no newer version of Avro."""
+"""From AsyncAPI 3.0.0, "Schema formats table", which lists no newer version of Avro."""
 
 BINDING = "0.5.0"
 
@@ -39,9 +41,11 @@ is compatible with every other (FULL_TRANSITIVE). The same event may come twice 
 
 
 def render(topic_prefix: str) -> str:
-    """The document as YAML; the same text for the same schemas.
+    """Return the document as YAML.
 
-    topic_prefix: the first part of the names of topics, such as "schoolbus".
+    The same schemas always give the same text.
+
+    topic_prefix: the first part of topic names, such as "schoolbus".
     """
     text: str = yaml.dump(
         document(topic_prefix), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
@@ -50,7 +54,7 @@ def render(topic_prefix: str) -> str:
 
 
 def document(topic_prefix: str) -> dict[str, Any]:
-    """The document as the YAML has it."""
+    """Return the document as a dictionary, with its keys in the order of the YAML."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -77,7 +81,7 @@ def document(topic_prefix: str) -> dict[str, Any]:
 
 
 def _server() -> dict[str, Any]:
-    """A placeholder: a district fills in its own addresses."""
+    """Return a placeholder server. Each district fills in its own addresses."""
     return {
         "host": "{host}:{port}",
         "protocol": "kafka-secure",
@@ -112,11 +116,11 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
 
 
 STANDARD = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
-"""As a district has them that has set nothing."""
+"""Settings with default values only."""
 
 
 def _configuration(kind: str) -> dict[str, Any]:
-    """How long a topic keeps what, in the binding's own types."""
+    """Return a topic's retention settings, in the types that the Kafka binding requires."""
     config = topics.config(STANDARD, topics.topic(STANDARD, kind))
     return {
         name: value.split(",") if name == "cleanup.policy" else int(value)
@@ -180,7 +184,10 @@ def _key() -> dict[str, Any]:
 
 
 def _attributes() -> dict[str, Any]:
-    """The headers of every record; see `bus.kafka.cloudevents`. All are UTF-8 text on the wire."""
+    """Return the schema of the headers that every record has.
+
+    See `bus.kafka.cloudevents`. On the wire, all values are UTF-8 text.
+    """
     properties: dict[str, dict[str, Any]] = {
         "ce_specversion": {"const": "1.0", "description": "The version of CloudEvents."},
         "ce_id": {
@@ -222,7 +229,7 @@ def _capital(name: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as it is read, each part in full where it stands."""
+    """Writes multi-line text as a literal block, and repeats shared values without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,7 @@
-"""What Kafka's errors mean to who writes: wait, or a person must act."""
+"""Turns Kafka's errors into the bus's own, for code that writes to Kafka.
+
+`RetryLater` means that waiting helps. `Stop` means that a person must act first.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ LATER = "try again when it is up"
 
 @contextmanager
 def explained(doing: str, *, fenced: str = ANOTHER, later: str = LATER) -> Iterator[None]:
-    """Turn Kafka's errors into ours, with what was being done; see `failure`."""
+    """Turn Kafka's errors in the block into the bus's own, and name the action that failed.
+
+    See `failure` for the arguments.
+    """
     try:
         yield
     except KafkaException as error:
@@ -27,11 +33,12 @@ def explained(doing: str, *, fenced: str = ANOTHER, later: str = LATER) -> Itera
 def failure(
     doing: str, error: KafkaError, *, fenced: str = ANOTHER, later: str = LATER, topic: str = ""
 ) -> BusError:
-    """`Stop` for what a person must mend, `RetryLater` for what passes.
+    """Return `Stop` if a person must act first, or `RetryLater` if the error is temporary.
 
-    fenced: what it means that another process has this one's transactional id.
-    later:  what to do when it passes.
-    topic:  where it was to be written, if it is one topic.
+    doing:  the action that failed, as the message names it after "could not".
+    fenced: the explanation if another process has taken over the transactional id.
+    later:  what to do if the error is temporary.
+    topic:  the topic that the action writes to, if it is a single topic.
     """
     name = error.name()
     if error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH):

@@ -1,7 +1,7 @@
-"""Whether there is a way into the cluster, and else why not, in words and with the setting to mend.
+"""Checks whether the cluster can be reached, and if not, names the setting to correct.
 
-librdkafka tries for as long as it is let, and what a request says when it fails is only that it
-did; the cause comes beside it, as an error of the client.
+librdkafka retries for as long as the caller lets it. A failed request reports only that it failed.
+librdkafka reports the cause separately, as an error of the client.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from bus.kafka.client import client_settings
 from bus.settings import Settings
 
 SECONDS = 5.0
-"""How long a cluster may take to answer a command that begins."""
+"""Seconds that a cluster may take to answer when a command starts."""
 
 DECIDED = {KafkaError._AUTHENTICATION, KafkaError._SSL}
-"""After these errors it is of no use to wait."""
+"""The errors after which waiting does not help."""
 
 
 def check_reachable(settings: Settings, seconds: float = SECONDS) -> int:
-    """The number of brokers. Raises `Stop` when Kafka lets nobody in who has these settings,
-    `RetryLater` when it does not answer within `seconds`."""
+    """Return the number of brokers.
+
+    Raises `Stop` if Kafka does not accept these settings, and `RetryLater` if it does not answer
+    within `seconds`.
+    """
     told: list[KafkaError] = []
     try:
         admin = AdminClient(client_settings(settings) | {"log_level": 0, "error_cb": told.append})
     except KafkaException as error:
         refused_setting(error)
         raise Stop(f"there is no Kafka client ({error.args[0].name()}): check [kafka]") from None
-    for patience in (seconds / 10, seconds):  # most of what is wrong is known at once
+    for patience in (seconds / 10, seconds):  # a short attempt finds most errors
         try:
             return len(admin.list_topics(timeout=patience).brokers)
         except KafkaException:
@@ -42,7 +45,7 @@ def check_reachable(settings: Settings, seconds: float = SECONDS) -> int:
 
 
 def refused_setting(error: KafkaException) -> None:
-    """Raises `Stop` when it is the client library that takes no part of the settings."""
+    """Raise `Stop` if this error means that the client library rejects a setting."""
     if error.args[0].code() == KafkaError._INVALID_ARG:
         raise Stop(
             f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
@@ -51,10 +54,10 @@ def refused_setting(error: KafkaException) -> None:
 
 
 def _cause(settings: Settings, told: list[KafkaError]) -> str:
-    """Why there is no way into the cluster, and which setting to look at.
+    """Describe why the cluster cannot be reached, and which setting to check.
 
-    What librdkafka says is shown where it is its own words or the broker's; what an identity
-    provider answers is not, as it is any server's.
+    The text quotes librdkafka and the brokers. It does not quote the identity provider, because any
+    server may have sent that answer.
     """
     first = {error.code(): error.str().partition(" (after")[0][:300] for error in reversed(told)}
     kafka = settings.kafka

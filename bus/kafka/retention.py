@@ -1,13 +1,14 @@
-"""How long each topic keeps history, and what that costs in disk for a district of a given size.
+"""How long each topic keeps history, and how much disk that takes in a given district.
 
-`[retention]` says how long; a topic is made so, and `bus topics plan --apply` brings those that are
-there in line. Record topics are compacted (Kafka, "Log Compaction"): every change is kept for
-`history_days`, and the latest state of each record for ever. What is kept by time alone may lie in
-tiered storage (KIP-405), where the district's cluster has that; a compacted topic cannot (Kafka,
-"Tiered Storage", Limitations; KIP-1272 proposes it).
+`[retention]` says how long. New topics get these settings, except for tiered storage. `bus topics
+plan --apply` changes existing topics to match. Record topics are compacted (Kafka, "Log
+Compaction"): Kafka keeps every change for `history_days`, and the latest state of each record
+forever. A topic that is kept by time alone can use tiered storage (KIP-405), if the district's
+cluster has it. A compacted topic cannot (Kafka, "Tiered Storage", Limitations; KIP-1272 proposes
+it).
 
-The schemas say which topics are compacted (`retention`), and what a record takes on the disk
-(`bytesOnDisk`; schemas/README.md says how that was measured).
+The schemas say which topics are compacted (`retention`) and how much disk a record takes
+(`bytesOnDisk`). schemas/README.md describes how that was measured.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ TIERED = ("remote.storage.enable", "local.retention.ms")
 
 @dataclass(frozen=True, slots=True)
 class DistrictSize:
-    """How large a district is. changes: the share of records, 0 to 1, that change on a day."""
+    """The size of a district.
+
+    If staff or enrollments is 0, the number is estimated from the number of students.
+
+    changes: the share of records, 0 to 1, that change on one school day.
+    """
 
     students: int
     staff: int = 0
@@ -49,7 +55,7 @@ class DistrictSize:
     changes: float = 0.01
 
     def records(self) -> dict[str, int]:
-        """How many records of each kind stand."""
+        """Return how many active records of each kind the district has."""
         enrollments = self.enrollments or 8 * self.students
         return {
             "student": self.students,
@@ -63,9 +69,15 @@ class DistrictSize:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a topic costs, with all its replicas. Disk in bytes.
+    """The disk space that a topic takes, in bytes.
 
-    kept:   in words. first: after the first day. later: when as much goes as comes.
+    kept:       how long it keeps history, in words.
+    records:    the number of records on the first day.
+    a_year:     the number of changes in a school year.
+    bytes_each: the size of one record, without replicas.
+    first:      the size after the first day, with all replicas.
+    later:      the size once Kafka deletes as much as arrives, with all replicas.
+    tiered:     whether the topic uses tiered storage.
     """
 
     name: str
@@ -79,7 +91,7 @@ class Topic:
 
 
 def wanted(settings: Settings, name: str) -> dict[str, str]:
-    """Kafka's settings of a topic, as `[retention]` has them."""
+    """Return the Kafka settings of a topic that `[retention]` asks for."""
     config = topics.config(settings, name)
     tiered = settings.retention.tiered and config["cleanup.policy"] == "delete"
     if tiered:
@@ -91,7 +103,7 @@ def wanted(settings: Settings, name: str) -> dict[str, str]:
 
 
 def plan(settings: Settings, district: DistrictSize, replication: int) -> list[Topic]:
-    """What each topic of records costs for such a district."""
+    """Return the disk space that each topic of records takes in such a district."""
     how, found = settings.retention, []
     for kind, number in district.records().items():
         each = KINDS[kind].bytes_on_disk
@@ -132,10 +144,11 @@ def plan(settings: Settings, district: DistrictSize, replication: int) -> list[T
 
 
 def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[str, str]]]:
-    """Bring the topics that are there in line; for each what changed, from what to what.
+    """Change the settings of the existing topics to match `[retention]`.
 
-    Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
-    refuses; `RetryLater` when it does not answer.
+    Returns the changes by topic and setting, each with its old and its new value. Raises `Stop` if
+    the change would delete history now and `allow_loss` is False, and also if the cluster refuses
+    the settings. Raises `RetryLater` if Kafka does not answer.
     """
     admin = AdminClient(client_settings(settings))
     try:
@@ -177,6 +190,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
 
 
 def _known(settings: Settings, name: str) -> bool:
+    """Return whether `apply` changes this topic: one of a kind of record or of dead letters."""
     return topics.kind_of(settings, name) in KINDS or name.startswith(
         f"{settings.topic_prefix}.deadletters."
     )
@@ -200,7 +214,7 @@ def _changes(now: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[
 
 
 def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether Kafka would take something away that it keeps now."""
+    """Return whether Kafka would delete something that it keeps now."""
     for key in ("min.compaction.lag.ms", "retention.ms"):
         before, after = changes.get(key, ("0", "0"))
         if _long(after) < _long(before):
@@ -209,5 +223,6 @@ def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
 
 
 def _long(milliseconds: str) -> float:
+    """Return a retention time as a number. Kafka writes a negative one for no limit."""
     number = int(milliseconds or 0)
     return float("inf") if number < 0 else number

@@ -1,10 +1,10 @@
-"""The topics: their names, where a record goes, and how they are made.
+"""The topics: their names, the partition of each record, and how topics are created.
 
-One topic a kind of record, all with the same number of partitions, so that what concerns one
-student has one partition number in each. History and present are in one topic: compaction with a
-minimum lag of a school year keeps every change for that long and the latest state for ever (Kafka,
-"Log Compaction"; `min.compaction.lag.ms`). What tells of one day (attendance) is kept by time; each
-schema says which of the two holds (`retention`).
+Each kind of record has one topic. All these topics have the same number of partitions, so what
+concerns one student has the same partition number in each. A topic holds both history and current
+state: compaction with a minimum lag of a school year keeps every change for that long, and the
+latest state forever (Kafka, "Log Compaction"; `min.compaction.lag.ms`). Records about a single day
+(attendance) are kept by time. Each schema says which of the two applies (`retention`).
 """
 
 from __future__ import annotations
@@ -28,69 +28,72 @@ from bus.standard import KINDS
 DAY = 24 * 60 * 60 * 1000
 
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
+"""Keeps the latest value of each key for 30 days."""
 NAMES = {"cleanup.policy": "compact"}
+"""Keeps the latest value of each key forever."""
 
 
 def topic(settings: Settings, kind: str) -> str:
-    """The topic of a kind of record: `schoolbus.student`."""
+    """Return the topic of a kind of record, such as `schoolbus.student`."""
     return settings.topic(kind)
 
 
 def deadletters(settings: Settings, product: str) -> str:
-    """The topic of what a product could not be told."""
+    """Return the topic of a product's dead letters."""
     return settings.topic(f"deadletters.{product}")
 
 
 def quarantine(settings: Settings) -> str:
-    """The topic of rows that could not be published."""
+    """Return the topic of rows that could not be published."""
     return settings.topic("quarantine")
 
 
 def sources(settings: Settings) -> str:
-    """The topic of the sources and their kinds."""
+    """Return the topic of the sources and their kinds."""
     return settings.topic("sources")
 
 
 def positions(settings: Settings) -> str:
-    """The topic of where polled and streaming sources go on."""
+    """Return the topic of the positions at which polled and streaming sources continue."""
     return settings.topic("positions")
 
 
 def idempotency(settings: Settings) -> str:
-    """The topic of the HTTP source's idempotency keys."""
+    """Return the topic of the HTTP source's idempotency keys."""
     return settings.topic("http-idempotency")
 
 
 def replays(settings: Settings) -> str:
-    """The topic of the replays and how far they are."""
+    """Return the topic of the replays and their progress."""
     return settings.topic("replays")
 
 
 def audit(settings: Settings) -> str:
-    """The topic of who has looked at what personal data, and why."""
+    """Return the topic that records who read which personal data, and why."""
     return settings.topic("audit")
 
 
 def partition_for(owner: str, partitions: int) -> int:
-    """The partition of all that is placed by this id, the same in every topic.
+    """Return the partition of the records with this owner, the same in every topic.
 
-    CRC-32 of the id modulo the number of partitions: librdkafka's `consistent` partitioner, so a
-    producer in any language places alike with one setting.
+    It is the CRC-32 of the owner's id modulo the number of partitions. That is librdkafka's
+    `consistent` partitioner, so a producer in any language chooses the same partition with one
+    setting.
     """
     return crc32(owner.encode()) % partitions
 
 
 def kind_of(settings: Settings, topic_name: str) -> str | None:
-    """The kind whose topic this is, or None."""
+    """Return the kind whose topic this is, or None."""
     prefix, _, kind = topic_name.rpartition(".")
     return kind if prefix == settings.topic_prefix and kind in KINDS else None
 
 
 def ensure(settings: Settings, names: list[str]) -> None:
-    """Make those of these topics that are missing; one that is there is left as it is.
+    """Create the topics that are missing, and leave existing topics as they are.
 
-    Raises `Stop` when the cluster forbids it or has a standard topic with another number of
-    partitions, `RetryLater` when it does not answer.
+    Raises `Stop` if the cluster forbids it, or if the standard's topics have different numbers of
+    partitions. Raises `RetryLater` if Kafka does not answer.
     """
     admin = AdminClient(client_settings(settings))
     try:
@@ -115,23 +118,23 @@ def ensure(settings: Settings, names: list[str]) -> None:
     parts = {name: len(there[name].partitions) for name in names if name in there}
     made = {topic.topic: topic.num_partitions for topic in new}
     _await_leaders(settings, made, 30.0)
-    with suppress(RetryLater):  # a partition that is down for long must not stop what needs others
+    with suppress(RetryLater):  # an unavailable partition must not stop work on the others
         _await_leaders(settings, parts, 5.0, first=admin)
 
 
 def _await_leaders(
     settings: Settings, parts: dict[str, int], seconds: float, first: AdminClient | None = None
 ) -> None:
-    """Come back when every partition of these topics can be read and written.
+    """Wait until every partition of these topics can be read and written.
 
-    parts: the number of partitions of each; to be asked also of those that were there, as another
-           command may have made them just now. Raises `RetryLater` after `seconds`.
-    first: a client that has seen these topics, which answers sooner than a new one.
+    A KRaft controller answers as soon as it has recorded a new topic. The brokers create its
+    partitions a moment later (KIP-500, "Broker Metadata Management"). Raises `RetryLater` after
+    `seconds`.
 
-    A KRaft controller answers when it has written down that a topic shall be; the brokers make its
-    partitions a moment later (KIP-500, "Broker Metadata Management").
+    parts: the number of partitions of each topic. Include existing topics, as another command may
+           have created them just now.
+    first: a client that has seen these topics. It answers sooner than a new one.
     """
-
     if not parts:
         return
 
@@ -139,9 +142,10 @@ def _await_leaders(
     clients = [first] if first else []
 
     def ask() -> None:
-        # A client of its own each time: one that has seen a topic missing may go on saying so.
+        # A new client each time: one that has not found a topic may keep reporting it as missing.
         admin = clients.pop() if clients else AdminClient(config)
-        # Asked for the offsets of one without a leader, librdkafka looks again only 3 s later.
+        # Look for leaders first. When librdkafka is asked for the offsets of a partition without a
+        # leader, it tries again only 3 s later.
         there = admin.list_topics(timeout=10).topics
         for name, number in parts.items():
             if name not in there or len(there[name].partitions) < number:
@@ -171,9 +175,12 @@ def _await_leaders(
 
 
 def count(settings: Settings, there: dict[str, int]) -> int:
-    """The number of partitions of the standard's topics: as the cluster has it, else as set.
+    """Return the number of partitions of the standard's topics.
 
-    there: the partitions of every topic of the cluster. Raises `Stop` when they differ.
+    The number in the cluster counts, or the setting if the cluster has no such topic yet. Raises
+    `Stop` if the topics have different numbers.
+
+    there: the number of partitions of every topic in the cluster.
     """
     ours = {name: there[name] for kind in KINDS if (name := topic(settings, kind)) in there}
     if len(set(ours.values())) > 1:
@@ -186,7 +193,10 @@ def count(settings: Settings, there: dict[str, int]) -> int:
 
 
 def config(settings: Settings, name: str) -> dict[str, str]:
-    """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.kafka.retention`."""
+    """Return the Kafka settings that say how long a topic keeps its data.
+
+    See `bus.kafka.retention`.
+    """
     kind, how = kind_of(settings, name), settings.retention
     if kind and KINDS[kind].retention == "time":
         return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}

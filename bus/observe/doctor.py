@@ -1,4 +1,7 @@
-"""`bus doctor`: looks at each thing that the bus stands on, changes nothing, and says the mend."""
+"""`bus doctor`: checks everything that the bus depends on, and suggests corrections.
+
+It changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from bus.registry.registry_client import answered, client
 from bus.settings import Settings, config_file
 
 SECONDS = 10.0
-"""How long a district's cluster may take to answer."""
+"""Seconds that a district's cluster may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at; `says` tells how it is, or what is wrong and how to mend it."""
+    """The result of one check.
+
+    `says` describes the current state, or what is wrong and how to correct it.
+    """
 
     name: str
     ok: bool
@@ -29,7 +35,10 @@ class Diagnosis:
 
 
 def examine(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at all that the bus stands on, one after the other; nothing is raised."""
+    """Check everything that the bus depends on, one item after the other.
+
+    A `BusError` becomes a diagnosis; it is not raised.
+    """
     looks: list[tuple[str, Callable[[], str]]]
     if settings.embedded:
         home = settings.home.absolute()
@@ -56,7 +65,10 @@ def examine(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def examine_settings(wrong: Iterable[str]) -> Diagnosis:
-    """How the settings are; `wrong` says what is not right with them, a text each."""
+    """Return the diagnosis of the settings.
+
+    wrong: what is not right with them, one text for each problem.
+    """
     if found := "\n".join(wrong):
         return Diagnosis("settings", False, found)
     file = config_file()
@@ -65,7 +77,7 @@ def examine_settings(wrong: Iterable[str]) -> Diagnosis:
 
 
 def _memory(home: Path) -> str:
-    if not lifecycle.status(home).endpoints:  # what runs has its memory already
+    if not lifecycle.status(home).endpoints:  # a running bus already has its memory
         machine.check_memory()
     return f"{machine.memory_left_mb()} MB left"
 
@@ -118,13 +130,13 @@ def _part(home: Path, name: str) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    """A district's own cluster: whether it lets us in."""
+    """Check that the district's cluster accepts us."""
     brokers = check_reachable(settings, SECONDS)
     return f"{brokers} broker(s) at {settings.kafka.bootstrap}"
 
 
 def _registry(settings: Settings) -> str:
-    """A district's own registry: whether it lets us in."""
+    """Check that the district's registry accepts us."""
     with client(settings) as registry, answered():
         registry.get_subjects()
     return f"answers at {without_password(settings.registry.url)}"

@@ -1,4 +1,7 @@
-"""A consumer's Prometheus metrics. Labels are product, kind and the like; never a person's."""
+"""A consumer's Prometheus metrics.
+
+Labels are product, kind and the like. None identifies a person.
+"""
 
 from __future__ import annotations
 

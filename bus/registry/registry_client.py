@@ -1,4 +1,4 @@
-"""The registry's client: made from the settings, and its failures turned into ours.
+"""Creates the registry's client from the settings, and turns its errors into the bus's own.
 
 Source: Confluent, "Schema Registry API Reference" (error codes).
 """
@@ -18,14 +18,18 @@ from bus.errors import RetryLater, Stop
 from bus.settings import Settings
 
 TIMEOUT = httpx2.Timeout(10.0, connect=4.0)
-"""Seconds that one request may take; the client's own default is for ever."""
+"""Seconds that one request may take. By default the client waits forever."""
 
 NOT_THERE = frozenset({40401, 40402, 40403})
-"""Error codes: no such subject, version, schema. Any other 404 is not this API's."""
+"""The error codes for no such subject, version or schema. A 404 with another code does not come
+from this API."""
 
 
 def client(settings: Settings) -> SchemaRegistryClient:
-    """A client of the registry; of the embedded one where no other is set. Close it after use."""
+    """Return a client of the registry, or of the embedded one if the settings name no other.
+
+    Close it after use. Raises `Stop` if the settings give no working client.
+    """
     registry = settings.registry
     config: dict[str, Any] = {
         "url": registry.url,
@@ -41,7 +45,7 @@ def client(settings: Settings) -> SchemaRegistryClient:
         password = registry.password.get_secret_value()
         config["basic.auth.user.info"] = f"{registry.username}:{password}"
     if token := registry.bearer_token.get_secret_value():
-        # The client asks for a logical cluster, which only Confluent Cloud knows.
+        # The client requires a logical cluster, which exists only in Confluent Cloud.
         config |= {
             "bearer.auth.credentials.source": "STATIC_TOKEN",
             "bearer.auth.token": token,
@@ -51,7 +55,7 @@ def client(settings: Settings) -> SchemaRegistryClient:
     if not registry.url:
         from bus.local import reach
 
-        # It speaks no TLS: to read all the world's certificates would take longer than to ask it.
+        # It has no TLS, and loading the system's certificates takes longer than a request.
         config |= {"url": reach(settings.home).registry, "ssl.ca.location": False}
     try:
         found = SchemaRegistryClient(config)
@@ -61,7 +65,7 @@ def client(settings: Settings) -> SchemaRegistryClient:
             "certificate_file, key_file and the credentials of [registry] in bus.toml"
         ) from None
     if not registry.url:
-        # A proxy of the user's must not be asked for loopback, and the client has no setting.
+        # Requests to loopback must not use the user's proxy, and the client has no setting.
         found._rest_client.session.close()
         found._rest_client.session = httpx2.Client(
             verify=found._rest_client.verify, trust_env=False, timeout=TIMEOUT
@@ -71,10 +75,11 @@ def client(settings: Settings) -> SchemaRegistryClient:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Turn what the registry's client raises into ours.
+    """Turn the errors of the registry's client into the bus's own.
 
-    `RetryLater` when it does not answer or is not well, `Stop` when it refuses or is no registry.
-    No message holds credentials, nor the registry's URL, which may hold some.
+    Raises `RetryLater` if the registry does not answer or reports a temporary error. Raises `Stop`
+    if it refuses, or if it is not a schema registry. No message contains credentials, nor the
+    registry's URL, which may contain some.
     """
     try:
         yield

@@ -1,13 +1,13 @@
-"""The schema registry: it enforces the shared standard. Any that speaks Confluent's API.
+"""Looks up, checks and registers schemas in the registry, which enforces the shared standard.
 
-Subjects are named by topic (TopicNameStrategy: `schoolbus.student-value`), compatibility is
-FULL_TRANSITIVE: every version can be read with every other. Schemas get in by `apply` alone, which
-only `bus schemas apply` calls; a producer looks up and never registers. It takes our exact schema,
-or a version that means the same (see `bus.standard.meaning`), so that a new text or attribute in a
-schema stops no producer.
+Any registry with Confluent's API works. Subjects are named by topic (TopicNameStrategy:
+`schoolbus.student-value`). Compatibility is FULL_TRANSITIVE: every version can be read with every
+other. Only `apply` registers schemas, and only `bus schemas apply` calls it. A producer looks
+schemas up and never registers one. It accepts our exact schema, or a version that means the same
+(see `bus.standard.meaning`), so a new text or attribute in a schema does not stop a producer.
 
-All here raise what `bus.registry.registry_client.answered` does: `RetryLater` when the registry
-does not answer, `Stop` when it refuses.
+All functions raise the errors of `bus.registry.registry_client.answered`: `RetryLater` if the
+registry does not answer, `Stop` if it refuses.
 
 Source: Confluent, "Schema Registry API Reference" (subjects, compatibility, config, error codes).
 """
@@ -45,18 +45,19 @@ Takers = Mapping[str, tuple[str, ...]]
 
 
 NAMED = 3
-"""How many subjects a message names."""
+"""The largest number of subjects that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a local schema is against the registry.
+    """How a local schema compares with the registry.
 
-    state:    new: the subject is not there; unchanged: the registry has this schema, as it compares
-              them itself (it may or may not count documentation, defaults and attributes that are
-              not Avro's); compatible: it would get a new version. Producers start without it
-              where only documentation and such attributes differ.
-    reasons:  what would break, when it is incompatible: the field, why, and for whom.
+    state:    new: the subject does not exist; unchanged: the registry has this schema, by its own
+              comparison, which may or may not include documentation, defaults and attributes that
+              are not Avro's; compatible: it would become a new version; incompatible: it would
+              break readers. Producers start without a new version if only documentation and such
+              attributes differ.
+    reasons:  what would break if it is incompatible: the field, why, and for whom.
     products: the installed products that take this kind.
     """
 
@@ -69,7 +70,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A schema that the registry has now, and whether it is there since just now."""
+    """A schema that the registry has now.
+
+    registered: whether this run registered it.
+    """
 
     kind: str
     subject: str
@@ -79,15 +83,15 @@ class Applied:
 
 
 def subject(settings: Settings, kind: str) -> str:
-    """The subject of a kind's schema."""
+    """Return the subject of a kind's schema."""
     return f"{settings.topic(kind)}-value"
 
 
 def lookup(settings: Settings) -> dict[str, int]:
-    """The registry's ids of our schemas, by kind; for producers.
+    """Return the registry's ids of our schemas by kind, for producers.
 
-    Where the registry does not have exactly our schema, the latest version that means the same
-    counts: records have the same bytes under both. Raises `Stop` that names those that are not
+    If the registry does not have exactly our schema, the latest version that means the same counts:
+    records have the same bytes under both. Raises `Stop` with the missing subjects if some are not
     registered.
     """
     ids: dict[str, int] = {}
@@ -112,8 +116,10 @@ def lookup(settings: Settings) -> dict[str, int]:
 
 
 def must_have_some(settings: Settings) -> None:
-    """Raise `Stop` when the registry has no schema of the standard: then nothing can have been
-    published that a consumer could read."""
+    """Raise `Stop` if the registry has no schema of the standard.
+
+    In that case nothing has been published that a consumer could read.
+    """
     with client(settings) as registry, answered():
         there = set(registry.get_subjects())
     if not there & {subject(settings, kind) for kind in KINDS}:
@@ -121,7 +127,10 @@ def must_have_some(settings: Settings) -> None:
 
 
 def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
-    """The schema with an id, for reading; raises `Never` when the registry has no such Avro."""
+    """Return the schema with this id, for reading.
+
+    Raises `Never` if the registry has no such schema, or if it is not an Avro record.
+    """
     with answered():
         try:
             text = registry.get_schema(schema_id).schema_str or ""
@@ -142,9 +151,9 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
 
 
 def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
-    """A function from a schema's id to the schema, as `bus.registry.codec.Decoder` takes it.
+    """Return a function from a schema's id to the schema, for `bus.registry.codec.Decoder`.
 
-    It is asked once for each id, so it keeps no connection.
+    The decoder calls it once for each id, so it keeps no connection open.
     """
 
     def look_up(schema_id: int) -> dict[str, Any]:
@@ -157,9 +166,9 @@ def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
 def check(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
 ) -> list[Finding]:
-    """Say what the schemas in a directory (default: ours) would change; nothing is registered.
+    """Return what the schemas in a directory (default: ours) would change, without registering.
 
-    takers: for each kind the products that take it (`bus.plugins.takers`), named in the reasons.
+    takers: for each kind, the products that take it (`bus.plugins.takers`). The reasons name them.
     """
     local = _local(schemas_dir)
     with client(settings) as registry:
@@ -169,11 +178,11 @@ def check(
 def apply(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
 ) -> list[Applied]:
-    """Register the schemas in a directory (default: ours), all of them or none.
+    """Register the schemas in a directory (default: ours), or none if one is incompatible.
 
-    Every subject is set to FULL_TRANSITIVE first and the registry asked once more, so that its
-    verdict at that level is the one that counts. Raises `Stop` with the field and the reason when
-    one is incompatible with any earlier version.
+    Every subject is set to FULL_TRANSITIVE first. Then the registry is asked once more, so that its
+    answer at that level counts. Raises `Stop` with the field and the reason if a schema is
+    incompatible with any earlier version.
     """
     local = _local(schemas_dir)
     level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
@@ -197,7 +206,7 @@ def apply(
 
 
 def registered(settings: Settings) -> list[dict[str, Any]]:
-    """The subjects of the standard that the registry has: subject, versions, the latest's id."""
+    """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []
     with client(settings) as registry, answered():
         there = set(registry.get_subjects())
@@ -215,7 +224,10 @@ def _findings(
     local: Mapping[str, dict[str, Any]],
     takers: Takers | None,
 ) -> list[Finding]:
-    """Compare each schema with the registry. A subject that it does not list is new."""
+    """Compare each schema with the registry.
+
+    A subject that the registry does not list is new.
+    """
     with answered():
         there = set(registry.get_subjects())
     found = []
@@ -241,7 +253,7 @@ def _check(
     for number, (_, version) in versions.items():
         for broken in breaks(version, schema):
             found.setdefault(broken, []).append(number)
-    # Found by us is broken, whatever the registry says: it may not have been told to be strict yet.
+    # What we find counts even if the registry accepts it: it may not be set to FULL_TRANSITIVE yet.
     reasons = [_told(*broken, numbers, takers) for broken, numbers in found.items()]
     state: State = "incompatible" if reasons else "unchanged"
     if not reasons and not there:
@@ -267,7 +279,10 @@ def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple
 
 
 def _refused(findings: list[Finding]) -> list[Finding]:
-    """The findings, when none is incompatible; else raises `Stop` with all that would break."""
+    """Return the findings if none is incompatible.
+
+    Raises `Stop` with everything that would break if one is incompatible.
+    """
     broken = [finding for finding in findings if finding.state == "incompatible"]
     if broken:
         listed = "\n".join(f"  {f.subject}: {reason}" for f in broken for reason in f.reasons)
@@ -295,7 +310,7 @@ def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
 def _registered(
     registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
 ) -> tuple[int, int] | None:
-    """Id and version under which a subject has exactly this schema, or None."""
+    """Return the id and version under which a subject has exactly this schema, or None."""
     with answered():
         try:
             found = registry.lookup_schema(name, _schema(schema))
@@ -309,14 +324,14 @@ def _registered(
 def _of_same_meaning(
     registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
 ) -> int | None:
-    """The id of the latest version of a subject that means the same as this schema, or None."""
+    """Return the id of a subject's latest version that means the same as this schema, or None."""
     ours = meaning(schema)
     alike = [id_ for id_, there in _versions(registry, name).values() if meaning(there) == ours]
     return alike[-1] if alike else None
 
 
 def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
-    """Id and schema of each version of a subject, by its number, in order."""
+    """Return the id and schema of each version of a subject, by version number, in order."""
     with answered():
         try:
             numbers = sorted(registry.get_versions(name))
