@@ -29,14 +29,15 @@ AVRO = "application/vnd.apache.avro;version=1.9.0"
 BINDING = "0.5.0"
 
 DESCRIPTION = """\
-The records that a school district shares with its edtech products, one topic a kind. A message is a
-fact about one thing: its key is the record's sourcedId, its value the whole record as it now stands
-(Avro in the Confluent frame: a zero byte, the schema's id as four bytes, the record). All that
-concerns a student is placed by the student's id and in the same partition number of every topic.
+The records that a school district shares with its edtech products. Each kind of record has one
+topic. A message describes one record: its key is the record's sourcedId, and its value is the
+current state of the whole record (Avro in the Confluent frame: a zero byte, the schema's id as four
+bytes, the record). Records that concern a student are partitioned by the student's id, so they have
+the same partition number in every topic.
 
-Read with your own schema and let Avro resolve what was written with another version: every version
-is compatible with every other (FULL_TRANSITIVE). The same event may come twice and has the same
-`ce_id` then. Which topics and fields you may read is the district's to say.
+Read with your own schema, and let Avro resolve values that were written with another version: every
+version is compatible with every other (FULL_TRANSITIVE). The same event may arrive twice, and then
+it has the same `ce_id`. The district decides which topics and fields you may read.
 """
 
 
@@ -50,7 +51,7 @@ def render(topic_prefix: str) -> str:
     text: str = yaml.dump(
         document(topic_prefix), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
-    return f"# Made from schemas/*.avsc by `bus schemas docs`: do not edit.\n{text}"
+    return f"# Generated from schemas/*.avsc by `bus schemas docs`. Do not edit.\n{text}"
 
 
 def document(topic_prefix: str) -> dict[str, Any]:
@@ -85,10 +86,10 @@ def _server() -> dict[str, Any]:
     return {
         "host": "{host}:{port}",
         "protocol": "kafka-secure",
-        "description": "The district's cluster; it gives the addresses and credentials.",
+        "description": "The district's cluster. The district supplies addresses and credentials.",
         "variables": {
             "host": {"default": "kafka.district.example", "description": "A bootstrap server."},
-            "port": {"default": "9093", "description": "Its port for clients."},
+            "port": {"default": "9093", "description": "The server's port for clients."},
         },
         "bindings": {
             "kafka": {
@@ -104,7 +105,7 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
     return {
         "address": f"{topic_prefix}.{kind.name}",
         "title": kind.schema["name"],
-        "description": f"{kind.schema['doc']} Placed in a partition by {kind.owner}.",
+        "description": f"{kind.schema['doc']} Partitioned by {kind.owner}.",
         "messages": {
             kind.name: {"$ref": f"#/components/messages/{kind.name}"},
             "erasure": {"$ref": "#/components/messages/erasure"},
@@ -132,7 +133,7 @@ def _operation(kind: str) -> dict[str, Any]:
     return {
         "action": "receive",
         "channel": {"$ref": f"#/channels/{kind}"},
-        "summary": f"Receive what becomes of each {KINDS[kind].schema['name']}.",
+        "summary": f"Receive every change to {KINDS[kind].schema['name']} records.",
         "messages": [
             {"$ref": f"#/channels/{kind}/messages/{kind}"},
             {"$ref": f"#/channels/{kind}/messages/erasure"},
@@ -153,7 +154,11 @@ def _message(kind: Kind) -> dict[str, Any]:
             "type": "object",
             "allOf": [{"$ref": "#/components/schemas/cloudEvent"}],
             "properties": {
-                "ce_type": {"type": "string", "enum": types, "description": "What happened."}
+                "ce_type": {
+                    "type": "string",
+                    "enum": types,
+                    "description": "What changed, and how.",
+                }
             },
         },
         "payload": {"schemaFormat": AVRO, "schema": kind.schema},
@@ -173,14 +178,14 @@ def _erasure() -> dict[str, Any]:
     return {
         "name": "erasure",
         "title": "Erasure",
-        "summary": "The record with this key is to be forgotten (a tombstone: a value of null).",
+        "summary": "Erase the record with this key (a tombstone: the value is null).",
         "payload": {"type": "null"},
         "bindings": {"kafka": {"key": _key(), "bindingVersion": BINDING}},
     }
 
 
 def _key() -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "description": "The record's sourcedId, UTF-8."}
+    return {"type": "string", "minLength": 1, "description": "The record's sourcedId in UTF-8."}
 
 
 def _attributes() -> dict[str, Any]:
@@ -192,28 +197,28 @@ def _attributes() -> dict[str, Any]:
         "ce_specversion": {"const": "1.0", "description": "The version of CloudEvents."},
         "ce_id": {
             "minLength": 1,
-            "description": "With ce_source it names the event; sent again, it is the same.",
+            "description": "With ce_source, identifies the event. A repeated event keeps it.",
         },
         "ce_source": {
             "format": "uri-reference",
-            "description": "Who published it: /oneroster-csv/LABEL, /http/CLIENT.",
+            "description": "The publisher: /oneroster-csv/LABEL, /http/CLIENT.",
         },
         "ce_type": {"description": "org.schoolbus.KIND.CHANGE."},
         "ce_time": {
             "format": "date-time",
-            "description": "When the change was learnt from the source system; UTC.",
+            "description": "When the bus learned of the change from the SIS; UTC.",
         },
         "content-type": {
             "const": cloudevents.CONTENT_TYPE,
-            "description": "How the value is encoded.",
+            "description": "The encoding of the value.",
         },
         "traceparent": {
             "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
-            "description": "W3C trace context, where the publisher has one.",
+            "description": "The W3C trace context, if the publisher has one.",
         },
         cloudevents.UNCHECKED: {
             "pattern": "^[A-Za-z]+(,[A-Za-z]+)*$",
-            "description": "Fields that name records of kinds which the source does not carry.",
+            "description": "Fields that refer to records of kinds that the source does not carry.",
         },
     }
     return {

@@ -13,9 +13,9 @@ from confluent_kafka import KafkaError, KafkaException
 from bus.errors import BusError, RetryLater, Stop
 
 ANOTHER = (
-    "another process publishes as this source; let only one run, or give each its own --source"
+    "another process publishes as this source; stop one of them, or give each its own --source"
 )
-LATER = "try again when it is up"
+LATER = "try again when Kafka is available"
 
 
 @contextmanager
@@ -45,24 +45,24 @@ def failure(
         return Stop(f"could not {doing}: {fenced}")
     if topic and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
         return Stop(
-            f"could not {doing}: Kafka refuses it ({name}); give this user the ACL WRITE on topic "
-            f"{topic}"
+            f"could not {doing}: Kafka denies access ({name}); give this user the ACL WRITE on "
+            f"topic {topic}"
         )
     if topic and error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
         return Stop(
-            f"could not {doing}: Kafka refuses it ({name}); give this user the ACL WRITE on topic "
-            f"{topic}, and IDEMPOTENT_WRITE on the cluster if its Kafka is older than 3.0"
+            f"could not {doing}: Kafka denies access ({name}); give this user the ACL WRITE on "
+            f"topic {topic}, and IDEMPOTENT_WRITE on the cluster if its Kafka is older than 3.0"
         )
     if topic and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return Stop(
-            f"could not {doing}: a message is larger than Kafka takes ({name}); raise "
-            f"max.message.bytes of topic {topic}, and message.max.bytes of [kafka] client"
+            f"could not {doing}: a message is larger than Kafka accepts ({name}); raise "
+            f"max.message.bytes of topic {topic}, and message.max.bytes in [kafka] client"
         )
     if "AUTHORIZATION" in name or "AUTHENTICATION" in name:
         return Stop(
-            f"could not {doing}: Kafka refuses these credentials ({name}); see [kafka] in bus.toml "
-            "and the ACLs of this user"
+            f"could not {doing}: Kafka rejects these credentials ({name}); check [kafka] in "
+            "bus.toml and the ACLs of this user"
         )
     if error.fatal() or error.code() == KafkaError._FATAL:
-        return Stop(f"could not {doing}: Kafka says {name}; start again, nothing is lost")
-    return RetryLater(f"could not {doing}: Kafka says {name}; {later}")
+        return Stop(f"could not {doing}: Kafka reports {name}; start again. No data is lost")
+    return RetryLater(f"could not {doing}: Kafka reports {name}; {later}")

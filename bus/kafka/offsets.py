@@ -81,7 +81,7 @@ class Offsets:
                 self._unanswered = None
                 return answer
             except KafkaException as error:
-                log.info("asked again in a rebalance", error=error.args[0].name())
+                log.info("request repeated during a rebalance", error=error.args[0].name())
                 self._unanswered = error
             if "AUTHORIZATION" in self._unanswered.args[0].name():
                 return None

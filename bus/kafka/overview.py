@@ -30,8 +30,8 @@ from bus.settings import Settings
 
 SECONDS = 20.0
 SILENT = (
-    "Kafka does not answer ({}): is it up, and may this user describe topics and groups? "
-    "`bus doctor` says more"
+    "Kafka does not answer ({}); check that it is running, and that this user may describe topics "
+    "and groups. `bus doctor` gives details"
 )
 NEAR = 200
 """If a group is at most this many offsets behind in a partition, its records there are counted one

@@ -31,7 +31,9 @@ def check_reachable(settings: Settings, seconds: float = SECONDS) -> int:
         admin = AdminClient(client_settings(settings) | {"log_level": 0, "error_cb": told.append})
     except KafkaException as error:
         refused_setting(error)
-        raise Stop(f"there is no Kafka client ({error.args[0].name()}): check [kafka]") from None
+        raise Stop(
+            f"cannot create a Kafka client ({error.args[0].name()}); check [kafka]"
+        ) from None
     for patience in (seconds / 10, seconds):  # a short attempt finds most errors
         try:
             return len(admin.list_topics(timeout=patience).brokers)
@@ -40,7 +42,7 @@ def check_reachable(settings: Settings, seconds: float = SECONDS) -> int:
             if any(error.code() in DECIDED for error in told):
                 break
     decided = any(error.code() in DECIDED for error in told)
-    said = f"there is no way into Kafka at {settings.kafka.bootstrap}: {_cause(settings, told)}"
+    said = f"cannot connect to Kafka at {settings.kafka.bootstrap}: {_cause(settings, told)}"
     raise Stop(said) if decided else RetryLater(said)
 
 
@@ -48,8 +50,8 @@ def refused_setting(error: KafkaException) -> None:
     """Raise `Stop` if this error means that the client library rejects a setting."""
     if error.args[0].code() == KafkaError._INVALID_ARG:
         raise Stop(
-            f"the Kafka client refuses its settings ({error.args[0].str()}): correct [kafka], or "
-            "[kafka] client, in bus.toml"
+            f"the Kafka client rejects its settings ({error.args[0].str()}); correct [kafka] or "
+            "[kafka] client in bus.toml"
         ) from None
 
 
@@ -63,31 +65,31 @@ def _cause(settings: Settings, told: list[KafkaError]) -> str:
     kafka = settings.kafka
     if said := first.get(KafkaError._SSL):
         return (
-            f"{said}. Check [kafka] ca_file: it must hold the authority that signed the brokers' "
-            "certificates; bootstrap must name the brokers as their certificates do"
+            f"{said}. Check [kafka] ca_file: it must contain the authority that signed the "
+            "brokers' certificates. Also, bootstrap must name the brokers as their certificates do"
         )
     if (said := first.get(KafkaError._AUTHENTICATION)) and "OAUTHBEARER token" in said:
         if "trust anchors" in said:
-            return "the authorities cannot be read: check [kafka] oauth_ca_file"
+            return "the certificate authorities cannot be read; check [kafka] oauth_ca_file"
         if "certificate" in said:
             return (
-                f"the certificate of {kafka.oauth_token_url} is not trusted: check [kafka] "
+                f"the certificate of {kafka.oauth_token_url} is not trusted; check [kafka] "
                 "oauth_ca_file"
             )
         return (
-            f"{kafka.oauth_token_url} gives no token: check [kafka] oauth_token_url, "
+            f"{kafka.oauth_token_url} gives no token; check [kafka] oauth_token_url, "
             "oauth_client_id, oauth_client_secret and oauth_scope"
         )
     if said and "mechanism handshake" in said:
         return f"{said}. Check [kafka] sasl_mechanism"
     if said and kafka.sasl_mechanism == "OAUTHBEARER":
-        return f"{said}. Check what the token is for: [kafka] oauth_scope, oauth_client_id"
+        return f"{said}. Check [kafka] oauth_scope and oauth_client_id"
     if said:
         return f"{said}. Check [kafka] sasl_username and sasl_password"
     if said := first.get(KafkaError._RESOLVE):
         return f"it does not answer ({said}). Check [kafka] bootstrap"
-    said = first.get(KafkaError._TRANSPORT, "no word of why")
+    said = first.get(KafkaError._TRANSPORT, "no reason given")
     return (
         f"it does not answer ({said}). Check [kafka] bootstrap and security_protocol; a broker "
-        "that wants TLS or SASL is silent to a client without it"
+        "that requires TLS or SASL does not answer a client without it"
     )

@@ -365,4 +365,4 @@ def _partitions(start: Mapping[Position, int]) -> list[TopicPartition]:
 
 
 def _could_not_read(topic: str) -> str:
-    return f"could not read topic {topic}: Kafka says {{}}; try again when it is up"
+    return f"could not read topic {topic}: Kafka reports {{}}; try again when Kafka is available"

@@ -161,8 +161,8 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
         losing = sorted(name for name, what in changes.items() if _loses(what))
         if losing and not allow_loss:
             raise Stop(
-                f"{', '.join(losing)} would keep less than now, and Kafka deletes the rest; if "
-                "that is meant, add --allow-loss"
+                f"{', '.join(losing)} would keep less history than now, and Kafka would delete "
+                "the rest; to allow that, add --allow-loss"
             )
         asked = [
             ConfigResource(
@@ -182,10 +182,10 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
         name = error.args[0].name()
         if "AUTHORIZATION" in name or "INVALID" in name or "POLICY" in name:
             raise Stop(
-                f"the cluster does not take these settings ({name}); this user needs ALTER_CONFIGS "
-                "on the topics, and tiered storage must be enabled on the brokers"
+                f"the cluster rejects these settings ({name}); this user needs ALTER_CONFIGS on "
+                "the topics, and the brokers must support tiered storage if [retention] uses it"
             ) from None
-        raise RetryLater(f"Kafka says {name}; try again when it is up") from None
+        raise RetryLater(f"Kafka reports {name}; try again when Kafka is available") from None
     return {name: what for name, what in changes.items() if what}
 
 

@@ -82,7 +82,7 @@ class Sender:
             raise next((one for one in failures if isinstance(one, Stop)), failures[0])
         if waiting:
             raise RetryLater(
-                f"could not {self._doing}: Kafka takes nothing for {seconds:g} s; {self._later}"
+                f"could not {self._doing}: Kafka did not confirm it in {seconds:g} s; {self._later}"
             )
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:

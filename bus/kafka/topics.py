@@ -100,8 +100,8 @@ def ensure(settings: Settings, names: list[str]) -> None:
         there = admin.list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka does not answer ({error.args[0].name()}); is it up, and is [kafka] in bus.toml "
-            "right? `bus doctor` says more"
+            f"Kafka does not answer ({error.args[0].name()}); check that it is running, and that "
+            "[kafka] in bus.toml is correct. `bus doctor` gives details"
         ) from None
     partitions = count(settings, {name: len(meta.partitions) for name, meta in there.items()})
     new = [_new_topic(settings, name, partitions) for name in names if name not in there]
@@ -111,9 +111,9 @@ def ensure(settings: Settings, names: list[str]) -> None:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise Stop(
-                    f"topic {name} is missing and the cluster would not make it "
-                    f"({error.args[0].name()}); make it with {partitions} partitions, or give this "
-                    "client the right to create topics"
+                    f"topic {name} is missing, and the cluster refuses to create it "
+                    f"({error.args[0].name()}); create it with {partitions} partitions, or give "
+                    "this user the right to create topics"
                 ) from None
     parts = {name: len(there[name].partitions) for name in names if name in there}
     made = {topic.topic: topic.num_partitions for topic in new}
@@ -170,7 +170,8 @@ def _await_leaders(
         patience(ask)
     except KafkaException as error:
         raise RetryLater(
-            f"a topic has no leader ({error.args[0].name()}); try again when all brokers are up"
+            f"a partition has no leader ({error.args[0].name()}); try again when all brokers are "
+            "available"
         ) from None
 
 
@@ -186,8 +187,8 @@ def count(settings: Settings, there: dict[str, int]) -> int:
     if len(set(ours.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in sorted(ours.items()))
         raise Stop(
-            f"the standard's topics must all have the same number of partitions; here: {listed}. "
-            "Make new topics under another topic_prefix and replay into them"
+            "the standard's topics must all have the same number of partitions, but they have: "
+            f"{listed}. Set another topic_prefix, and publish into new topics"
         )
     return next(iter(ours.values()), settings.kafka.partitions)
 

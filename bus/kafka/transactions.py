@@ -96,14 +96,16 @@ class Publisher:
             self._producer.begin_transaction()
         try:
             yield
-            with explained("commit what was published"):
+            with explained("commit the published events"):
                 self._producer.commit_transaction(SECONDS)
         except BaseException:
             # If the broker is unavailable, the next publisher to start aborts the transaction.
             try:
                 self._producer.abort_transaction(SECONDS)
             except KafkaException:
-                logging.getLogger(__name__).debug("the transaction is left for the next start")
+                logging.getLogger(__name__).debug(
+                    "could not abort the transaction; the next start aborts it"
+                )
             raise
 
     def publish(self, kind: str, change: Change, batch: pyarrow.RecordBatch) -> None:

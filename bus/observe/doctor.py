@@ -72,7 +72,7 @@ def examine_settings(wrong: Iterable[str]) -> Diagnosis:
     if found := "\n".join(wrong):
         return Diagnosis("settings", False, found)
     file = config_file()
-    where = str(file) if file.exists() else f"no {file} here, so what is usual counts"
+    where = str(file) if file.exists() else f"no {file} here, so the defaults apply"
     return Diagnosis("settings", True, where)
 
 
@@ -89,7 +89,7 @@ def _disk(home: Path) -> str:
 
 def _home(home: Path) -> str:
     if not home.exists():
-        return f"{home} will be made by `bus up`"
+        return f"{home} does not exist yet; `bus up` creates it"
     check_writable(home)
     return str(home)
 
@@ -98,11 +98,11 @@ def _programs() -> str:
     found, missing = fetched()
     if missing:
         size, source = f"{missing // 1_000_000} MB", without_password(repository())
-        return f"`bus up` will fetch {size} from {source} to {cache()}"
+        return f"`bus up` will download {size} from {source} to {cache()}"
     if wrong := damaged(found):
         raise Stop(
-            f"{wrong[0]} is not what was fetched (a damaged disk?): run `bus down`, remove "
-            f"{cache()} and run `bus up`, which fetches all anew"
+            f"{wrong[0]} differs from the download (is the disk damaged?): run `bus down`, delete "
+            f"{cache()} and run `bus up`, which downloads everything again"
         )
     return f"Kafka {found.kafka_version}, Apicurio Registry {found.registry_version} in {cache()}"
 
@@ -111,16 +111,18 @@ def _data(home: Path) -> str:
     lifecycle.check_versions(home, fetched()[0])
     damage.check(home)
     if spare := damage.damage(home).spare:
-        raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which mends it")
-    return f"{home} is whole" if kafka_process.holds_data(home) else "none yet"
+        raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which restores it")
+    return f"{home} is not damaged" if kafka_process.holds_data(home) else "no data yet"
 
 
 def _part(home: Path, name: str) -> str:
     state = lifecycle.status(home)
     if name in state.dead:
-        raise Stop(f"it was started but runs no more: see {home / 'logs' / name}.log and `bus up`")
+        raise Stop(
+            f"it started but no longer runs: see {home / 'logs' / name}.log, then run `bus up`"
+        )
     if not (running := state.running.get(name)):
-        raise Stop("not up; start it with `bus up`")
+        raise Stop("not running; start it with `bus up`")
     if not lifecycle.answers(name, running.port):
         raise Stop(
             f"process {running.pid} runs but does not answer on port {running.port}: run "

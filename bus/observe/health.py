@@ -68,7 +68,7 @@ def served(
             thread.join(0.02)
             if not thread.is_alive():
                 raise Stop(
-                    f"port {port} on {host} is taken; set [consumer] http_port to a free one"
+                    f"port {port} on {host} is in use; set [consumer] http_port to a free one"
                 )
         yield
     finally:

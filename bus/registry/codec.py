@@ -85,7 +85,7 @@ class Decoder:
         Raises `Never` if the bytes are not a record of this kind.
         """
         if value is None:
-            raise Never("an erasure (tombstone) holds no record")
+            raise Never("an erasure (tombstone) contains no record")
         try:
             writer, reader = self._known[value[:5]]
         except KeyError:
@@ -97,12 +97,12 @@ class Decoder:
         except Exception as error:  # many types, also IndexError and EOFError
             raise Never(
                 f"the bytes do not decode as {self._kind} ({type(error).__name__}); "
-                "its producer does not write what it registered"
+                "correct their producer, which does not write with the schema that it names"
             ) from None
         if source.tell() != len(value):
             raise Never(
-                f"bytes are left over after the {self._kind}: its producer does not write what it "
-                "registered"
+                f"bytes are left over after the {self._kind}; correct their producer, which does "
+                "not write with the schema that it names"
             )
         return record
 
@@ -184,7 +184,7 @@ class Decoder:
             writer = parse_schema(theirs)
         except (SchemaParseException, ValueError, KeyError, TypeError) as error:
             raise Never(
-                f"schema {schema_id} in the registry is not Avro ({type(error).__name__})"
+                f"schema {schema_id} in the registry is not valid Avro ({type(error).__name__})"
             ) from None
         same = meaning(theirs) == meaning(KINDS[self._kind].schema)
         self._known[frame] = found = (writer, None if same else self._ours)

@@ -61,8 +61,8 @@ def client(settings: Settings) -> SchemaRegistryClient:
         found = SchemaRegistryClient(config)
     except (OSError, ValueError) as error:
         raise Stop(
-            f"the registry's client cannot be made ({type(error).__name__}): look at url, ca_file, "
-            "certificate_file, key_file and the credentials of [registry] in bus.toml"
+            f"cannot create the registry's client ({type(error).__name__}); check url, ca_file, "
+            "certificate_file, key_file and the credentials in [registry] of bus.toml"
         ) from None
     if not registry.url:
         # Requests to loopback must not use the user's proxy, and the client has no setting.
@@ -89,8 +89,8 @@ def answered() -> Iterator[None]:
         raise _silence(error) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Stop(
-            f"what answers is no schema registry ({type(error).__name__}); is [registry] url "
-            "right? Apicurio's ends in /apis/ccompat/v7"
+            f"the answer is not that of a schema registry ({type(error).__name__}); check "
+            "[registry] url. The URL of Apicurio ends in /apis/ccompat/v7"
         ) from None
 
 
@@ -98,15 +98,15 @@ def _refusal(error: SchemaRegistryError) -> RetryLater | Stop:
     status = error.http_status_code
     if status in (401, 403):
         return Stop(
-            f"the registry refuses these credentials (HTTP {status}); check [registry] username "
-            "and password, or bearer_token, in bus.toml, and what they may do there"
+            f"the registry rejects these credentials (HTTP {status}); check [registry] username "
+            "and password, or bearer_token, in bus.toml, and their rights in the registry"
         )
     if status >= 500 or status in (408, 429):
-        return RetryLater(f"the registry answers HTTP {status}; try again when it is up")
+        return RetryLater(f"the registry answers HTTP {status}; try again when it is available")
     if status == 404 and error.error_code not in NOT_THERE:
         return Stop(
-            "there is no schema registry at this address (HTTP 404); is [registry] url right? "
-            "Apicurio's ends in /apis/ccompat/v7"
+            "there is no schema registry at this address (HTTP 404); check [registry] url. The URL "
+            "of Apicurio ends in /apis/ccompat/v7"
         )
     # Without a code the message is the page that came instead of an answer.
     said = f": {str(error.error_message)[:500]}" if (error.error_code or 0) > 0 else ""
@@ -123,6 +123,6 @@ def _silence(error: BaseException) -> RetryLater | Stop:
             )
         cause = cause.__cause__ or cause.__context__
     return RetryLater(
-        f"the registry does not answer ({type(error).__name__}); is it up, and is [registry] url "
-        "right? `bus doctor` says more"
+        f"the registry does not answer ({type(error).__name__}); check that it is running, and "
+        "that [registry] url is correct. `bus doctor` gives details"
     )

@@ -109,8 +109,8 @@ def lookup(settings: Settings) -> dict[str, int]:
         listed += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
         raise Stop(
-            f"schema {listed} {are} not registered as this version has {them}: run "
-            "`bus schemas apply` (`bus schemas check` says first what differs)"
+            f"schema {listed} {are} not registered as this version defines {them}: run "
+            "`bus schemas apply` (`bus schemas check` shows the differences)"
         )
     return ids
 
@@ -138,8 +138,8 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
             if error.error_code not in NOT_THERE:
                 raise
             raise Never(
-                f"the registry has no schema {schema_id}; its producer writes what it did not "
-                "register"
+                f"the registry has no schema {schema_id}; correct its producer, which did not "
+                "register it"
             ) from None
     try:
         parsed = json.loads(text)
@@ -200,7 +200,9 @@ def apply(
                     registry.register_schema(finding.subject, _schema(schema))
             found = _registered(registry, finding.subject, schema)
             if found is None:
-                raise Stop(f"the registry took {finding.subject} and does not have it: try again")
+                raise Stop(
+                    f"the registry accepted {finding.subject} but does not have it; try again"
+                )
             applied.append(Applied(finding.kind, finding.subject, *found, registered=new))
     return applied
 
@@ -261,7 +263,7 @@ def _check(
         with answered():
             if versions and not registry.test_compatibility_all_versions(name, _schema(schema)):
                 state = "incompatible"
-                reasons = ["the registry calls it incompatible and does not say where"]
+                reasons = ["the registry reports it as incompatible, without the field"]
     return Finding(kind, name, state, tuple(reasons), takers)
 
 
@@ -269,11 +271,11 @@ def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple
     version = f"version {', '.join(map(str, numbers))}"
     named = f" (here: {', '.join(takers)})" if takers else ""
     if whom == "old readers":
-        breaks_for = f"consumers that still have {version}{named}, on what new producers write"
+        breaks_for = f"consumers that still use {version}{named}, on records of new producers"
     else:
         breaks_for = (
-            f"consumers of the new version{named}, on what is stored in {version} and what "
-            "producers with it still write"
+            f"consumers of the new version{named}, on records that are stored in {version} or that "
+            "producers still write with it"
         )
     return f"field {field}: {reason}; it breaks {breaks_for}"
 
@@ -286,7 +288,7 @@ def _refused(findings: list[Finding]) -> list[Finding]:
     broken = [finding for finding in findings if finding.state == "incompatible"]
     if broken:
         listed = "\n".join(f"  {f.subject}: {reason}" for f in broken for reason in f.reasons)
-        raise Stop(f"these schemas break what is there; nothing was registered:\n{listed}")
+        raise Stop(f"these schemas break existing ones, so nothing was registered:\n{listed}")
     return findings
 
 
@@ -300,7 +302,7 @@ def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
             parse_schema(schemas[kind])
         except OSError:
             raise Stop(
-                f"{path} cannot be read; a directory of schemas holds a file for every kind"
+                f"{path} cannot be read; a directory of schemas must have a file for each kind"
             ) from None
         except (ValueError, SchemaParseException, KeyError, TypeError) as error:
             raise Stop(f"{path} is not an Avro schema ({type(error).__name__}: {error})") from None
