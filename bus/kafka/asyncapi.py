@@ -116,13 +116,13 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
     }
 
 
-STANDARD = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
+DEFAULTS = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
 """Settings with default values only."""
 
 
 def _configuration(kind: str) -> dict[str, Any]:
     """Return a topic's retention settings, in the types that the Kafka binding requires."""
-    config = topics.config(STANDARD, topics.topic(STANDARD, kind))
+    config = topics.config(DEFAULTS, topics.topic(DEFAULTS, kind))
     return {
         name: value.split(",") if name == "cleanup.policy" else int(value)
         for name, value in config.items()

@@ -19,7 +19,7 @@ import logging
 BROKEN = ("FAIL", "REQTMOUT")
 """librdkafka's log facilities for a connection that ended and for a request that timed out."""
 
-HEARD = {"log_level": 6, "log.connection.close": True}
+LOG_SETTINGS = {"log_level": 6, "log.connection.close": True}
 """The librdkafka settings that make it log these events."""
 
 

@@ -12,14 +12,14 @@ from confluent_kafka import KafkaError, KafkaException
 
 from bus.errors import BusError, RetryLater, Stop
 
-ANOTHER = (
+FENCED_OFF = (
     "another process publishes as this source; stop one of them, or give each its own --source"
 )
 LATER = "try again when Kafka is available"
 
 
 @contextmanager
-def explained(doing: str, *, fenced: str = ANOTHER, later: str = LATER) -> Iterator[None]:
+def explained(doing: str, *, fenced: str = FENCED_OFF, later: str = LATER) -> Iterator[None]:
     """Turn Kafka's errors in the block into the bus's own, and name the action that failed.
 
     See `failure` for the arguments.
@@ -31,7 +31,7 @@ def explained(doing: str, *, fenced: str = ANOTHER, later: str = LATER) -> Itera
 
 
 def failure(
-    doing: str, error: KafkaError, *, fenced: str = ANOTHER, later: str = LATER, topic: str = ""
+    doing: str, error: KafkaError, *, fenced: str = FENCED_OFF, later: str = LATER, topic: str = ""
 ) -> BusError:
     """Return `Stop` if a person must act first, or `RetryLater` if the error is temporary.
 

@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-ASKED_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between repeated requests that Kafka must answer before a partition can be read."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds after which a request counts as unanswered."""
 
 
@@ -41,18 +41,21 @@ class Offsets:
 
     def cluster(self) -> str:
         """Return the cluster's id."""
-        return self._client.list_topics(timeout=PATIENCE).cluster_id or ""
+        return self._client.list_topics(timeout=TIMEOUT).cluster_id or ""
 
     def partitions(self, names: Iterable[str]) -> list[Position]:
         """Return the partitions of these topics; a topic that does not exist has none."""
-        there = self._client.list_topics(timeout=PATIENCE).topics
+        existing = self._client.list_topics(timeout=TIMEOUT).topics
         return [
-            Position(name, p) for name in names if name in there for p in there[name].partitions
+            Position(name, p)
+            for name in names
+            if name in existing
+            for p in existing[name].partitions
         ]
 
     def marks(self, place: Position) -> tuple[int, int]:
         """Return the first offset that a partition still has, and the one after its last."""
-        low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+        low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
         return low, high
 
     def ends(self, names: Iterable[str]) -> dict[Position, int]:
@@ -62,11 +65,11 @@ class Offsets:
 
     def committed(self, places: Iterable[Position]) -> dict[Position, int]:
         """Return the group's committed offsets. A negative offset means that there is none."""
-        asked = [TopicPartition(*place) for place in places]
-        answer = self._client.committed(asked, timeout=PATIENCE) if asked else []
+        requested = [TopicPartition(*place) for place in places]
+        answer = self._client.committed(requested, timeout=TIMEOUT) if requested else []
         return {Position(p.topic, p.partition): p.offset for p in answer}
 
-    def insist(self, question: Callable[[], Answer]) -> Answer | None:
+    def insist(self, request: Callable[[], Answer]) -> Answer | None:
         """Return Kafka's answer during a rebalance, and repeat the request until there is one.
 
         Returns None if Kafka refuses the request for lack of rights, if all attempts fail or if the
@@ -75,9 +78,9 @@ class Offsets:
         This method must raise no error of Kafka's. It would leave the poll as a bare `KafkaError`,
         which is not an exception, so nothing would catch it (confluent-kafka 2.16).
         """
-        for seconds in ASKED_AGAIN:
+        for seconds in RETRY_DELAYS:
             try:
-                answer = question()
+                answer = request()
                 self._unanswered = None
                 return answer
             except KafkaException as error:

@@ -33,7 +33,7 @@ SILENT = (
     "Kafka does not answer ({}); check that it is running, and that this user may describe topics "
     "and groups. `bus doctor` gives details"
 )
-NEAR = 200
+SHORT_SPAN = 200
 """If a group is at most this many offsets behind in a partition, its records there are counted one
 by one."""
 COUNTED = 20_000
@@ -103,10 +103,10 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Position]:
-    there = admin.list_topics(timeout=SECONDS).topics
+    existing = admin.list_topics(timeout=SECONDS).topics
     return [
         Position(name, partition)
-        for name, topic in there.items()
+        for name, topic in existing.items()
         if name.startswith(f"{prefix}.")
         for partition in topic.partitions
     ]
@@ -115,11 +115,11 @@ def _places(admin: AdminClient, prefix: str) -> list[Position]:
 def _offsets(
     admin: AdminClient, places: Iterable[Position], spec: OffsetSpec
 ) -> dict[Position, int]:
-    asked = {TopicPartition(*place): spec for place in places}
-    if not asked:
+    requested = {TopicPartition(*place): spec for place in places}
+    if not requested:
         return {}
     answers = admin.list_offsets(
-        asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
+        requested, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
     )
     return {
         Position(at.topic, at.partition): future.result().offset for at, future in answers.items()
@@ -129,7 +129,7 @@ def _offsets(
 def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
     """Return the offsets that each group has committed."""
     groups = admin.list_consumer_groups(request_timeout=SECONDS).result().valid
-    asked = [
+    requested = [
         admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group.group_id)], request_timeout=SECONDS
         )
@@ -141,7 +141,7 @@ def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
             for at in future.result().topic_partitions
             if at.offset >= 0
         }
-        for answer in asked
+        for answer in requested
         for group, future in answer.items()
     }
 
@@ -171,8 +171,8 @@ def _count(settings: Settings, spans: dict[Position, tuple[int, int]]) -> int:
     everything can therefore be one or two offsets before the end. For this reason, short spans are
     read and counted.
     """
-    far = sum(to - at for at, to in spans.values() if to - at > NEAR)
-    near = {place: span for place, span in spans.items() if 0 < span[1] - span[0] <= NEAR}
+    far = sum(to - at for at, to in spans.values() if to - at > SHORT_SPAN)
+    near = {place: span for place, span in spans.items() if 0 < span[1] - span[0] <= SHORT_SPAN}
     return far + _read(settings, near).total()
 
 

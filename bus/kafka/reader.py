@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 10_000
 """The largest number of messages in one batch."""
-NEAR = 5_000
+MAX_GAP = 5_000
 """Single messages at most this many offsets apart are read in one pass, with what lies between
 them."""
 PATIENCE = 1.0
@@ -101,14 +101,16 @@ class Reader:
         """Return the partitions of these topics; a topic that does not exist has none."""
         with self._explained():
             if len(names) == 1:
-                there = self._consumer.list_topics(next(iter(names)), timeout=self._seconds).topics
+                existing = self._consumer.list_topics(
+                    next(iter(names)), timeout=self._seconds
+                ).topics
             else:
-                there = self._consumer.list_topics(timeout=self._seconds).topics
+                existing = self._consumer.list_topics(timeout=self._seconds).topics
         return [
             Position(name, number)
             for name in names
-            if name in there
-            for number in there[name].partitions
+            if name in existing
+            for number in existing[name].partitions
         ]
 
     def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
@@ -133,9 +135,13 @@ class Reader:
 
         milliseconds: POSIX time, compared with Kafka's timestamp of each message.
         """
-        asked = [TopicPartition(*place, milliseconds) for place in places]
+        requested = [TopicPartition(*place, milliseconds) for place in places]
         with self._explained():
-            found = self._consumer.offsets_for_times(asked, timeout=self._seconds) if asked else []
+            found = (
+                self._consumer.offsets_for_times(requested, timeout=self._seconds)
+                if requested
+                else []
+            )
         return {Position(p.topic, p.partition): p.offset for p in found}
 
     # ---- reading -------------------------------------------------------------------------------
@@ -287,10 +293,10 @@ def messages_at(
     with Reader(settings, _could_not_read(names)) as reader:
         for place, offsets in wanted.items():
             for run in _runs(sorted(set(offsets))):
-                meant = set(run)
+                wanted_offsets = set(run)
                 for batch in reader.batches({place: run[0]}, {place: run[-1] + 1}):
                     for message in batch:
-                        if (offset := message.offset()) in meant:
+                        if (offset := message.offset()) in wanted_offsets:
                             found[place, offset or 0] = message
     return found
 
@@ -299,7 +305,7 @@ def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
     """Split ascending offsets where a new read is faster than reading on."""
     run: list[int] = []
     for offset in offsets:
-        if run and offset - run[-1] > NEAR:
+        if run and offset - run[-1] > MAX_GAP:
             yield run
             run = []
         run.append(offset)
@@ -329,7 +335,7 @@ def sift(
     """
     records = [message for message in messages if message.error() is None]
     ended = []
-    wrong = None
+    first_error = None
     if len(records) < len(messages):
         for message in messages:
             if (error := message.error()) is None:
@@ -338,8 +344,8 @@ def sift(
                 place = Position(message.topic() or "", message.partition() or 0)
                 ended.append((place, message.offset() or 0))
             else:
-                wrong = wrong or error
-    return records, ended, wrong
+                first_error = first_error or error
+    return records, ended, first_error
 
 
 def _within(

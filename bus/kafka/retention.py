@@ -104,40 +104,40 @@ def wanted(settings: Settings, name: str) -> dict[str, str]:
 
 def plan(settings: Settings, district: DistrictSize, replication: int) -> list[Topic]:
     """Return the disk space that each topic of records takes in such a district."""
-    how, found = settings.retention, []
+    rules, found = settings.retention, []
     for kind, number in district.records().items():
-        each = KINDS[kind].bytes_on_disk
+        size = KINDS[kind].bytes_on_disk
         a_year = int(number * district.changes * SCHOOL_DAYS)
-        kept = int(a_year * how.history_days / 365)
-        first = number * each * replication
+        kept = int(a_year * rules.history_days / 365)
+        first = number * size * replication
         found.append(
             Topic(
                 topics.topic(settings, kind),
-                f"{how.history_days} days *",
+                f"{rules.history_days} days *",
                 number,
                 a_year,
-                each,
+                size,
                 first,
-                first + kept * each * replication,
+                first + kept * size * replication,
                 False,
             )
         )
     a_year = district.attendance_a_day * SCHOOL_DAYS
     if a_year:
-        each = KINDS["attendance"].bytes_on_disk
-        days = how.local_days if how.tiered else how.attendance_days
-        later = int(a_year * min(how.attendance_days, days) / 365) * each * replication
+        size = KINDS["attendance"].bytes_on_disk
+        days = rules.local_days if rules.tiered else rules.attendance_days
+        later = int(a_year * min(rules.attendance_days, days) / 365) * size * replication
         found.append(
             Topic(
                 topics.topic(settings, "attendance"),
-                f"{how.attendance_days} days"
-                + (f", {how.local_days} on the brokers" if how.tiered else ""),
+                f"{rules.attendance_days} days"
+                + (f", {rules.local_days} on the brokers" if rules.tiered else ""),
                 0,
                 a_year,
-                each,
+                size,
                 0,
                 later,
-                how.tiered,
+                rules.tiered,
             )
         )
     return found
@@ -152,9 +152,9 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
     """
     admin = AdminClient(client_settings(settings))
     try:
-        there = admin.list_topics(timeout=SECONDS).topics
+        existing = admin.list_topics(timeout=SECONDS).topics
         ours = [
-            n for n in there if n.startswith(f"{settings.topic_prefix}.") and _known(settings, n)
+            n for n in existing if n.startswith(f"{settings.topic_prefix}.") and _known(settings, n)
         ]
         now = _configs(admin, ours)
         changes = {name: _changes(now[name], wanted(settings, name)) for name in ours}
@@ -164,7 +164,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
                 f"{', '.join(losing)} would keep less history than now, and Kafka would delete "
                 "the rest; to allow that, add --allow-loss"
             )
-        asked = [
+        requested = [
             ConfigResource(
                 ResourceType.TOPIC,
                 name,
@@ -176,7 +176,7 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
             for name, what in changes.items()
             if what
         ]
-        for future in admin.incremental_alter_configs(asked).values() if asked else ():
+        for future in admin.incremental_alter_configs(requested).values() if requested else ():
             future.result(SECONDS)
     except KafkaException as error:
         name = error.args[0].name()
@@ -197,8 +197,8 @@ def _known(settings: Settings, name: str) -> bool:
 
 
 def _configs(admin: Any, names: list[str]) -> dict[str, dict[str, str]]:
-    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}
+    requested = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    found = admin.describe_configs(requested, request_timeout=SECONDS) if requested else {}
     return {
         resource.name: {entry.name: entry.value for entry in future.result().values()}
         for resource, future in found.items()

@@ -97,14 +97,14 @@ def ensure(settings: Settings, names: list[str]) -> None:
     """
     admin = AdminClient(client_settings(settings))
     try:
-        there = admin.list_topics(timeout=10).topics
+        existing = admin.list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
             f"Kafka does not answer ({error.args[0].name()}); check that it is running, and that "
             "[kafka] in bus.toml is correct. `bus doctor` gives details"
         ) from None
-    partitions = count(settings, {name: len(meta.partitions) for name, meta in there.items()})
-    new = [_new_topic(settings, name, partitions) for name in names if name not in there]
+    partitions = count(settings, {name: len(meta.partitions) for name, meta in existing.items()})
+    new = [_new_topic(settings, name, partitions) for name in names if name not in existing]
     for name, future in admin.create_topics(new, operation_timeout=15).items() if new else ():
         try:
             future.result()
@@ -115,9 +115,9 @@ def ensure(settings: Settings, names: list[str]) -> None:
                     f"({error.args[0].name()}); create it with {partitions} partitions, or give "
                     "this user the right to create topics"
                 ) from None
-    parts = {name: len(there[name].partitions) for name in names if name in there}
-    made = {topic.topic: topic.num_partitions for topic in new}
-    _await_leaders(settings, made, 30.0)
+    parts = {name: len(existing[name].partitions) for name in names if name in existing}
+    created = {topic.topic: topic.num_partitions for topic in new}
+    _await_leaders(settings, created, 30.0)
     with suppress(RetryLater):  # an unavailable partition must not stop work on the others
         _await_leaders(settings, parts, 5.0, first=admin)
 
@@ -141,33 +141,33 @@ def _await_leaders(
     config = client_settings(settings)
     clients = [first] if first else []
 
-    def ask() -> None:
+    def check() -> None:
         # A new client each time: one that has not found a topic may keep reporting it as missing.
         admin = clients.pop() if clients else AdminClient(config)
         # Look for leaders first. When librdkafka is asked for the offsets of a partition without a
         # leader, it tries again only 3 s later.
-        there = admin.list_topics(timeout=10).topics
+        existing = admin.list_topics(timeout=10).topics
         for name, number in parts.items():
-            if name not in there or len(there[name].partitions) < number:
+            if name not in existing or len(existing[name].partitions) < number:
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-            if any(partition.leader < 0 for partition in there[name].partitions.values()):
+            if any(partition.leader < 0 for partition in existing[name].partitions.values()):
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-        for future in admin.list_offsets(asked).values():
+        for future in admin.list_offsets(requested).values():
             future.result()
 
-    asked = {
+    requested = {
         TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
         for name, partitions in parts.items()
         for number in range(partitions)
     }
-    patience = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception_type(KafkaException),
         wait=wait_fixed(0.1),
         stop=stop_after_delay(seconds),
         reraise=True,
     )
     try:
-        patience(ask)
+        retrying(check)
     except KafkaException as error:
         raise RetryLater(
             f"a partition has no leader ({error.args[0].name()}); try again when all brokers are "
@@ -175,15 +175,15 @@ def _await_leaders(
         ) from None
 
 
-def count(settings: Settings, there: dict[str, int]) -> int:
+def count(settings: Settings, existing: dict[str, int]) -> int:
     """Return the number of partitions of the standard's topics.
 
     The number in the cluster counts, or the setting if the cluster has no such topic yet. Raises
     `Stop` if the topics have different numbers.
 
-    there: the number of partitions of every topic in the cluster.
+    existing: the number of partitions of every topic in the cluster.
     """
-    ours = {name: there[name] for kind in KINDS if (name := topic(settings, kind)) in there}
+    ours = {name: existing[name] for kind in KINDS if (name := topic(settings, kind)) in existing}
     if len(set(ours.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in sorted(ours.items()))
         raise Stop(
@@ -198,13 +198,13 @@ def config(settings: Settings, name: str) -> dict[str, str]:
 
     See `bus.kafka.retention`.
     """
-    kind, how = kind_of(settings, name), settings.retention
+    kind, rules = kind_of(settings, name), settings.retention
     if kind and KINDS[kind].retention == "time":
-        return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}
+        return {"cleanup.policy": "delete", "retention.ms": str(rules.attendance_days * DAY)}
     if kind:
-        return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(how.history_days * DAY)}
+        return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(rules.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
-        return {"cleanup.policy": "delete", "retention.ms": str(how.deadletter_days * DAY)}
+        return {"cleanup.policy": "delete", "retention.ms": str(rules.deadletter_days * DAY)}
     kept = (sources(settings), positions(settings), replays(settings))
     return NAMES if name in kept else LATEST
 

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaException, Producer
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Change, Headers, envelope
-from bus.kafka.connection_watch import HEARD, ConnectionWatch
+from bus.kafka.connection_watch import LOG_SETTINGS, ConnectionWatch
 from bus.kafka.kafka_errors import explained, failure
 from bus.registry.codec import Encoder
 from bus.settings import Settings
@@ -78,9 +78,9 @@ class Publisher:
 
         Returns the number of partitions of each existing topic.
         """
-        self._doubt = ConnectionWatch()
+        self._watch = ConnectionWatch()
         name = f"{self._settings.topic_prefix}{self._source}"
-        self._producer = Producer(producer_settings(self._settings, name, self._doubt))
+        self._producer = Producer(producer_settings(self._settings, name, self._watch))
         with explained("start publishing"):
             return fence(self._producer)
 
@@ -88,7 +88,7 @@ class Publisher:
     def transaction(self) -> Iterator[None]:
         """Publish in one transaction: readers see everything from this block, or nothing."""
         self._producer.poll(0)
-        if self._doubt:
+        if self._watch:
             self.close()
             self._start()
             self.replaced = True
@@ -187,17 +187,17 @@ def fence(producer: Producer) -> dict[str, int]:
     a producer without a connection looks for its coordinator only every half second (librdkafka,
     rdkafka_txnmgr.c).
     """
-    there = producer.list_topics(timeout=SECONDS).topics
+    existing = producer.list_topics(timeout=SECONDS).topics
     producer.init_transactions(SECONDS)
-    return {name: len(topic.partitions) for name, topic in there.items()}
+    return {name: len(topic.partitions) for name, topic in existing.items()}
 
 
 def producer_settings(
-    settings: Settings, transactional_id: str, doubt: ConnectionWatch
+    settings: Settings, transactional_id: str, watch: ConnectionWatch
 ) -> dict[str, Any]:
     """Return librdkafka's settings for a producer of transactions.
 
-    Its transactions lose and duplicate no event, as long as none begins after `doubt` is true.
+    Its transactions lose and duplicate no event, as long as none begins after `watch` is true.
     """
     return {
         "linger.ms": 20,
@@ -208,6 +208,6 @@ def producer_settings(
         "enable.idempotence": True,
         "acks": "all",
         "transaction.timeout.ms": 300_000,
-        "logger": doubt,
-        **HEARD,
+        "logger": watch,
+        **LOG_SETTINGS,
     }

@@ -39,27 +39,27 @@ def examine(settings: Settings) -> Iterator[Diagnosis]:
 
     A `BusError` becomes a diagnosis; it is not raised.
     """
-    looks: list[tuple[str, Callable[[], str]]]
+    checks: list[tuple[str, Callable[[], str]]]
     if settings.embedded:
         home = settings.home.absolute()
-        looks = [
+        checks = [
             ("Java", lambda: machine.java_version(machine.java())),
             ("memory", partial(_memory, home)),
             ("disk", partial(_disk, home)),
             ("home", partial(_home, home)),
             ("programs", _programs),
             ("data", partial(_data, home)),
-            ("Kafka", partial(_part, home, "kafka")),
+            ("Kafka", partial(_process, home, "kafka")),
         ]
         if not settings.registry.url:
-            looks.append(("registry", partial(_part, home, "registry")))
+            checks.append(("registry", partial(_process, home, "registry")))
     else:
-        looks = [("Kafka", partial(_cluster, settings))]
+        checks = [("Kafka", partial(_cluster, settings))]
     if settings.registry.url:
-        looks.append(("registry", partial(_registry, settings)))
-    for name, look in looks:
+        checks.append(("registry", partial(_registry, settings)))
+    for name, check in checks:
         try:
-            yield Diagnosis(name, True, look())
+            yield Diagnosis(name, True, check())
         except BusError as error:
             yield Diagnosis(name, False, str(error))
 
@@ -115,7 +115,7 @@ def _data(home: Path) -> str:
     return f"{home} is not damaged" if kafka_process.holds_data(home) else "no data yet"
 
 
-def _part(home: Path, name: str) -> str:
+def _process(home: Path, name: str) -> str:
     state = lifecycle.status(home)
     if name in state.dead:
         raise Stop(

@@ -33,7 +33,7 @@ class BatchCodec:
 
     def __init__(self, kind: str) -> None:
         self._schema = json.dumps(KINDS[kind].schema)
-        self._records = _maker(KINDS[kind].fields)
+        self._records = _record_builder(KINDS[kind].fields)
 
     def read(self, values: Sequence[bytes]) -> list[Record] | None:
         """Return the records of these values, exactly as fastavro returns them.
@@ -65,8 +65,8 @@ class BatchCodec:
 
         try:
             found = deserialize_array(values, self._schema)
-            (again,) = serialize_record_batch(found, self._schema, 1)
-            same: bool = again.equals(pyarrow.array(values, again.type))
+            (rewritten,) = serialize_record_batch(found, self._schema, 1)
+            same: bool = rewritten.equals(pyarrow.array(values, rewritten.type))
             return found if same else None
         except Exception:  # of many types; reading one by one reports the cause
             return None
@@ -83,8 +83,8 @@ class BatchCodec:
         try:
             (values,) = serialize_record_batch(batch, self._schema, 1)
             written: list[bytes] = values.to_pylist()
-            again = deserialize_array(written, self._schema)
-            return written if again.columns == batch.columns else None
+            rewritten = deserialize_array(written, self._schema)
+            return written if rewritten.columns == batch.columns else None
         except Exception:  # of many types; writing row by row reports the cause
             return None
 
@@ -101,18 +101,18 @@ def _values(column: Any) -> list[Any]:
     import pyarrow
 
     if pyarrow.types.is_date32(column.type):
-        return _made(column.cast(pyarrow.int32()).to_pylist(), _day)
+        return _convert_distinct(column.cast(pyarrow.int32()).to_pylist(), _day)
     if pyarrow.types.is_timestamp(column.type):
-        return _made(column.cast(pyarrow.int64()).to_pylist(), _moment)
+        return _convert_distinct(column.cast(pyarrow.int64()).to_pylist(), _moment)
     values: list[Any] = column.to_pylist()
     return values
 
 
-def _made(numbers: list[int | None], make: Callable[[int], Any]) -> list[Any]:
+def _convert_distinct(numbers: list[int | None], make: Callable[[int], Any]) -> list[Any]:
     """Return the value that `make` gives for each number, and call it once for equal numbers."""
-    made: dict[int | None, Any] = {n: make(n) for n in set(numbers) if n is not None}
-    made[None] = None
-    return [made[number] for number in numbers]
+    built: dict[int | None, Any] = {n: make(n) for n in set(numbers) if n is not None}
+    built[None] = None
+    return [built[number] for number in numbers]
 
 
 def _day(number: int) -> date:
@@ -123,7 +123,7 @@ def _moment(milliseconds: int) -> datetime:
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _maker(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
+def _record_builder(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
     """Return a function that turns columns into records.
 
     It contains the dict display as source text, as the standard library does for its named tuples.
@@ -131,7 +131,7 @@ def _maker(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
     """
     names = [f"v{at}" for at in range(len(fields))]
     record = ", ".join(f"{field!r}: {name}" for field, name in zip(fields, names, strict=True))
-    made: Callable[[list[list[Any]]], list[Record]] = eval(
+    built: Callable[[list[list[Any]]], list[Record]] = eval(
         f"lambda columns: [{{{record}}} for {', '.join(names)} in zip(*columns, strict=True)]"
     )
-    return made
+    return built

@@ -39,7 +39,7 @@ class Encoder:
     def __init__(self, kind: str, schema_id: int) -> None:
         self._schema = parse_schema(KINDS[kind].schema)
         self._frame = FRAME.pack(MAGIC, schema_id)
-        self._blocks = BatchCodec(kind)
+        self._batch_codec = BatchCodec(kind)
 
     def encode(self, record: Any) -> bytes:
         """Return the bytes of one record.
@@ -58,7 +58,7 @@ class Encoder:
         match the schema.
         """
         frame = self._frame
-        if (values := self._blocks.write(batch)) is not None:
+        if (values := self._batch_codec.write(batch)) is not None:
             return [frame + value for value in values]
         return [self.encode(row) for row in rows(batch)]
 
@@ -76,8 +76,8 @@ class Decoder:
         self._writer_schema = writer_schema
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
-        self._blocks = BatchCodec(kind)
-        self._refused: dict[bytes, Never] | None = None  # set while `decode_all` runs
+        self._batch_codec = BatchCodec(kind)
+        self._unknown_ids: dict[bytes, Never] | None = None  # set while `decode_all` runs
 
     def decode(self, value: bytes | None) -> Record:
         """Return one record.
@@ -124,10 +124,10 @@ class Decoder:
         The columns are None if the values were decoded one by one.
         """
         found = self.columns(values)
-        if found is not None and (block := self._blocks.records(found)) is not None:
-            return block, [], found
+        if found is not None and (decoded := self._batch_codec.records(found)) is not None:
+            return decoded, [], found
         decode = self.decode
-        self._refused = {}  # begins empty: a schema may be registered later
+        self._unknown_ids = {}  # begins empty: a schema may be registered later
         records = []
         failures: list[tuple[int, Never]] = []
         for index, value in enumerate(values):
@@ -135,7 +135,7 @@ class Decoder:
                 records.append(decode(value))
             except Never as reason:
                 failures.append((index, reason))
-        self._refused = None
+        self._unknown_ids = None
         return records, failures, None
 
     def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
@@ -144,10 +144,10 @@ class Decoder:
         Returns None if the values must be decoded one by one: there are only a few, they are not
         all written with our schema, or one of them is not valid.
         """
-        bare = self._bare(values)
-        return None if bare is None else self._blocks.columns(bare)
+        unframed = self._without_frames(values)
+        return None if unframed is None else self._batch_codec.columns(unframed)
 
-    def _bare(self, values: Sequence[bytes | None]) -> list[bytes] | None:
+    def _without_frames(self, values: Sequence[bytes | None]) -> list[bytes] | None:
         """Return the values without their frames.
 
         Returns None if there are only a few, or if they are not all written with our schema.
@@ -155,14 +155,14 @@ class Decoder:
         if len(values) < FEWEST or values[0] is None:
             return None
         frame = values[0][:5]
-        bare = [value[5:] for value in values if value is not None and value[:5] == frame]
-        if len(bare) < len(values):
+        unframed = [value[5:] for value in values if value is not None and value[:5] == frame]
+        if len(unframed) < len(values):
             return None
         try:
             _, reader = self._known.get(frame) or self._resolve(frame)
         except Never:
             return None
-        return bare if reader is None else None
+        return unframed if reader is None else None
 
     def _resolve(self, frame: bytes) -> tuple[Any, Any]:
         """Return the writer's and the reader's schema for a frame.
@@ -172,13 +172,13 @@ class Decoder:
         if len(frame) < 5 or frame[0] != MAGIC:
             raise Never("the value is not Avro in the Confluent frame (no zero byte and schema id)")
         schema_id = FRAME.unpack(frame)[1]
-        if self._refused and frame in self._refused:
-            raise self._refused[frame]
+        if self._unknown_ids and frame in self._unknown_ids:
+            raise self._unknown_ids[frame]
         try:
             theirs = self._writer_schema(schema_id)
         except Never as reason:
-            if self._refused is not None:
-                self._refused[frame] = reason
+            if self._unknown_ids is not None:
+                self._unknown_ids[frame] = reason
             raise
         try:
             writer = parse_schema(theirs)

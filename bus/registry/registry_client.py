@@ -84,9 +84,9 @@ def answered() -> Iterator[None]:
     try:
         yield
     except SchemaRegistryError as error:
-        raise _refusal(error) from None
+        raise _rejection(error) from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise _silence(error) from None
+        raise _unreachable(error) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Stop(
             f"the answer is not that of a schema registry ({type(error).__name__}); check "
@@ -94,7 +94,7 @@ def answered() -> Iterator[None]:
         ) from None
 
 
-def _refusal(error: SchemaRegistryError) -> RetryLater | Stop:
+def _rejection(error: SchemaRegistryError) -> RetryLater | Stop:
     status = error.http_status_code
     if status in (401, 403):
         return Stop(
@@ -109,11 +109,11 @@ def _refusal(error: SchemaRegistryError) -> RetryLater | Stop:
             "of Apicurio ends in /apis/ccompat/v7"
         )
     # Without a code the message is the page that came instead of an answer.
-    said = f": {str(error.error_message)[:500]}" if (error.error_code or 0) > 0 else ""
-    return Stop(f"the registry answers HTTP {status}{said}")
+    details = f": {str(error.error_message)[:500]}" if (error.error_code or 0) > 0 else ""
+    return Stop(f"the registry answers HTTP {status}{details}")
 
 
-def _silence(error: BaseException) -> RetryLater | Stop:
+def _unreachable(error: BaseException) -> RetryLater | Stop:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -44,7 +44,7 @@ State = Literal["new", "unchanged", "compatible", "incompatible"]
 Takers = Mapping[str, tuple[str, ...]]
 
 
-NAMED = 3
+MOST_NAMED = 3
 """The largest number of subjects that a message names."""
 
 
@@ -100,13 +100,13 @@ def lookup(settings: Settings) -> dict[str, int]:
             name = subject(settings, kind)
             if found := _registered(registry, name, about.schema):
                 ids[kind] = found[0]
-            elif (id_ := _of_same_meaning(registry, name, about.schema)) is not None:
+            elif (id_ := _latest_equivalent(registry, name, about.schema)) is not None:
                 ids[kind] = id_
     if not ids:
         must_have_some(settings)
     if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
-        listed = ", ".join(missing[:NAMED])
-        listed += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        listed = ", ".join(missing[:MOST_NAMED])
+        listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
         raise Stop(
             f"schema {listed} {are} not registered as this version defines {them}: run "
@@ -121,8 +121,8 @@ def must_have_some(settings: Settings) -> None:
     In that case nothing has been published that a consumer could read.
     """
     with client(settings) as registry, answered():
-        there = set(registry.get_subjects())
-    if not there & {subject(settings, kind) for kind in KINDS}:
+        listed_names = set(registry.get_subjects())
+    if not listed_names & {subject(settings, kind) for kind in KINDS}:
         raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
 
 
@@ -188,11 +188,11 @@ def apply(
     level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
     applied = []
     with client(settings) as registry:
-        _refused(_findings(registry, settings, local, takers))
+        _require_compatible(_findings(registry, settings, local, takers))
         for kind in local:
             with answered():
                 registry.set_config(subject(settings, kind), level)
-        for finding in _refused(_findings(registry, settings, local, takers)):
+        for finding in _require_compatible(_findings(registry, settings, local, takers)):
             new = finding.state != "unchanged"
             schema = local[finding.kind]
             if new:
@@ -211,9 +211,9 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
     """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []
     with client(settings) as registry, answered():
-        there = set(registry.get_subjects())
+        listed_names = set(registry.get_subjects())
         for name in (subject(settings, kind) for kind in KINDS):
-            if name in there:
+            if name in listed_names:
                 latest = registry.get_latest_version(name)
                 versions = sorted(registry.get_versions(name))
                 found.append({"subject": name, "versions": versions, "id": latest.schema_id})
@@ -231,14 +231,14 @@ def _findings(
     A subject that the registry does not list is new.
     """
     with answered():
-        there = set(registry.get_subjects())
+        listed_names = set(registry.get_subjects())
     found = []
     for kind, schema in local.items():
-        name, its = subject(settings, kind), (takers or {}).get(kind, ())
-        if name in there:
-            found.append(_check(registry, kind, name, schema, its))
+        name, products = subject(settings, kind), (takers or {}).get(kind, ())
+        if name in listed_names:
+            found.append(_check(registry, kind, name, schema, products))
         else:
-            found.append(Finding(kind, name, "new", products=its))
+            found.append(Finding(kind, name, "new", products=products))
     return found
 
 
@@ -249,16 +249,16 @@ def _check(
     schema: dict[str, Any],
     takers: tuple[str, ...],
 ) -> Finding:
-    there = _registered(registry, name, schema)
+    exact = _registered(registry, name, schema)
     versions = _versions(registry, name)
     found: dict[tuple[str, str, Whom], list[int]] = {}
     for number, (_, version) in versions.items():
         for broken in breaks(version, schema):
             found.setdefault(broken, []).append(number)
     # What we find counts even if the registry accepts it: it may not be set to FULL_TRANSITIVE yet.
-    reasons = [_told(*broken, numbers, takers) for broken, numbers in found.items()]
+    reasons = [_describe_break(*broken, numbers, takers) for broken, numbers in found.items()]
     state: State = "incompatible" if reasons else "unchanged"
-    if not reasons and not there:
+    if not reasons and not exact:
         state = "compatible" if versions else "new"
         with answered():
             if versions and not registry.test_compatibility_all_versions(name, _schema(schema)):
@@ -267,7 +267,9 @@ def _check(
     return Finding(kind, name, state, tuple(reasons), takers)
 
 
-def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple[str, ...]) -> str:
+def _describe_break(
+    field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple[str, ...]
+) -> str:
     version = f"version {', '.join(map(str, numbers))}"
     named = f" (here: {', '.join(takers)})" if takers else ""
     if whom == "old readers":
@@ -280,7 +282,7 @@ def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple
     return f"field {field}: {reason}; it breaks {breaks_for}"
 
 
-def _refused(findings: list[Finding]) -> list[Finding]:
+def _require_compatible(findings: list[Finding]) -> list[Finding]:
     """Return the findings if none is incompatible.
 
     Raises `Stop` with everything that would break if one is incompatible.
@@ -323,13 +325,15 @@ def _registered(
     return found.schema_id or 0, found.version or 0
 
 
-def _of_same_meaning(
+def _latest_equivalent(
     registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
 ) -> int | None:
     """Return the id of a subject's latest version that means the same as this schema, or None."""
     ours = meaning(schema)
-    alike = [id_ for id_, there in _versions(registry, name).values() if meaning(there) == ours]
-    return alike[-1] if alike else None
+    equivalent_ids = [
+        id_ for id_, one in _versions(registry, name).values() if meaning(one) == ours
+    ]
+    return equivalent_ids[-1] if equivalent_ids else None
 
 
 def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
