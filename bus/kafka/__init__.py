@@ -1,17 +1,17 @@
-"""Kafka: everything that knows librdkafka.
+"""The Kafka client code: everything that depends on librdkafka.
 
-client            the settings with which every client starts
-topics            the topics: their names, partitions and configuration
-cloudevents       a message's envelope: CloudEvents attributes in the headers
-reader            reads topics outside any group, to their end
-sender            sends single messages and confirms that Kafka has them
-kafka_errors      what Kafka's errors mean to who writes: wait, or a person must act
+client            the settings that every Kafka client shares
+topics            topic names, partitions and configuration
+cloudevents       the envelope of a message: CloudEvents attributes in its headers
+reader            reads topics to their end, outside any consumer group
+sender            sends single messages and confirms that Kafka has stored them
+kafka_errors      turns Kafka's errors into the bus's own
 transactions      publishes events in transactions
-connection_watch  notices a broken connection, after which no transaction is begun
-offsets           where partitions begin and end, and what a group has committed
+connection_watch  detects broken connections, after which a producer begins no transaction
+offsets           where partitions begin and end, and what a consumer group has committed
 known_ids         which ids other sources have published
-retention         how long history is kept, and what that costs
-reachability      whether there is a way into the cluster, and else why not
-overview          the topics and the consumers' lag
-asyncapi          the topics described as an AsyncAPI document
+retention         how long topics keep history, and how much disk that takes
+reachability      whether the cluster can be reached, and the likely cause if not
+overview          the topics and the lag of each consumer group
+asyncapi          the topics as an AsyncAPI document
 """

@@ -1,7 +1,8 @@
-"""The standard as an AsyncAPI document: what a program that receives the records needs to know.
+"""The shared standard as an AsyncAPI document, for programs that read the records.
 
-Made from the .avsc (`bus schemas docs`). It describes the topics of the kinds of record, as seen by
-who reads them; the bus's own topics (quarantine, dead letters) are nobody else's to read.
+`bus schemas docs` generates the document from the .avsc files. It describes the topics of the
+record kinds as their readers see them. It leaves out the bus's internal topics, such as quarantine
+and dead letters, because no other program reads them.
 
 Sources: AsyncAPI 3.0.0 (operations say what the described application does: `receive`; "Multi
 Format Schema Object" for the Avro payload); AsyncAPI Kafka bindings 0.5.0 (key, topic settings,
@@ -19,38 +20,42 @@ from bus.settings import RetentionSettings, Settings
 from bus.standard.kinds import KINDS, Kind
 
 VERSION = "1.0.0"
-"""Of the standard, as schemas/CHANGELOG.md has it: a new kind or field raises the second number."""
+"""The version of the standard, as in schemas/CHANGELOG.md. A new kind or field raises the second
+number."""
 
 AVRO = "application/vnd.apache.avro;version=1.9.0"
-"""AsyncAPI 3.0.0, "Schema formats table"; it names no newer version of Avro."""
+"""From AsyncAPI 3.0.0, "Schema formats table", which lists no newer version of Avro."""
 
 BINDING = "0.5.0"
 
 DESCRIPTION = """\
-The records that a school district shares with its edtech products, one topic a kind. A message is a
-fact about one thing: its key is the record's sourcedId, its value the whole record as it now stands
-(Avro in the Confluent frame: a zero byte, the schema's id as four bytes, the record). All that
-concerns a student is placed by the student's id and in the same partition number of every topic.
+The records that a school district shares with its edtech products. Each kind of record has one
+topic. A message describes one record: its key is the record's sourcedId, and its value is the
+current state of the whole record (Avro in the Confluent frame: a zero byte, the schema's id as four
+bytes, the record). Records that concern a student are partitioned by the student's id, so they have
+the same partition number in every topic.
 
-Read with your own schema and let Avro resolve what was written with another version: every version
-is compatible with every other (FULL_TRANSITIVE). The same event may come twice and has the same
-`ce_id` then. Which topics and fields you may read is the district's to say.
+Read with your own schema, and let Avro resolve values that were written with another version: every
+version is compatible with every other (FULL_TRANSITIVE). The same event may arrive twice, and then
+it has the same `ce_id`. The district decides which topics and fields you may read.
 """
 
 
 def render(topic_prefix: str) -> str:
-    """The document as YAML; the same text for the same schemas.
+    """Return the document as YAML.
 
-    topic_prefix: the first part of the names of topics, such as "schoolbus".
+    The same schemas always give the same text.
+
+    topic_prefix: the first part of topic names, such as "schoolbus".
     """
     text: str = yaml.dump(
         document(topic_prefix), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
     )
-    return f"# Made from schemas/*.avsc by `bus schemas docs`: do not edit.\n{text}"
+    return f"# Generated from schemas/*.avsc by `bus schemas docs`. Do not edit.\n{text}"
 
 
 def document(topic_prefix: str) -> dict[str, Any]:
-    """The document as the YAML has it."""
+    """Return the document as a dictionary, with its keys in the order of the YAML."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -77,14 +82,14 @@ def document(topic_prefix: str) -> dict[str, Any]:
 
 
 def _server() -> dict[str, Any]:
-    """A placeholder: a district fills in its own addresses."""
+    """Return a placeholder server. Each district fills in its own addresses."""
     return {
         "host": "{host}:{port}",
         "protocol": "kafka-secure",
-        "description": "The district's cluster; it gives the addresses and credentials.",
+        "description": "The district's cluster. The district supplies addresses and credentials.",
         "variables": {
             "host": {"default": "kafka.district.example", "description": "A bootstrap server."},
-            "port": {"default": "9093", "description": "Its port for clients."},
+            "port": {"default": "9093", "description": "The server's port for clients."},
         },
         "bindings": {
             "kafka": {
@@ -100,7 +105,7 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
     return {
         "address": f"{topic_prefix}.{kind.name}",
         "title": kind.schema["name"],
-        "description": f"{kind.schema['doc']} Placed in a partition by {kind.owner}.",
+        "description": f"{kind.schema['doc']} Partitioned by {kind.owner}.",
         "messages": {
             kind.name: {"$ref": f"#/components/messages/{kind.name}"},
             "erasure": {"$ref": "#/components/messages/erasure"},
@@ -111,13 +116,13 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
     }
 
 
-STANDARD = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
-"""As a district has them that has set nothing."""
+DEFAULTS = Settings.model_construct(topic_prefix="schoolbus", retention=RetentionSettings())
+"""Settings with default values only."""
 
 
 def _configuration(kind: str) -> dict[str, Any]:
-    """How long a topic keeps what, in the binding's own types."""
-    config = topics.config(STANDARD, topics.topic(STANDARD, kind))
+    """Return a topic's retention settings, in the types that the Kafka binding requires."""
+    config = topics.config(DEFAULTS, topics.topic(DEFAULTS, kind))
     return {
         name: value.split(",") if name == "cleanup.policy" else int(value)
         for name, value in config.items()
@@ -128,7 +133,7 @@ def _operation(kind: str) -> dict[str, Any]:
     return {
         "action": "receive",
         "channel": {"$ref": f"#/channels/{kind}"},
-        "summary": f"Receive what becomes of each {KINDS[kind].schema['name']}.",
+        "summary": f"Receive every change to {KINDS[kind].schema['name']} records.",
         "messages": [
             {"$ref": f"#/channels/{kind}/messages/{kind}"},
             {"$ref": f"#/channels/{kind}/messages/erasure"},
@@ -149,7 +154,11 @@ def _message(kind: Kind) -> dict[str, Any]:
             "type": "object",
             "allOf": [{"$ref": "#/components/schemas/cloudEvent"}],
             "properties": {
-                "ce_type": {"type": "string", "enum": types, "description": "What happened."}
+                "ce_type": {
+                    "type": "string",
+                    "enum": types,
+                    "description": "What changed, and how.",
+                }
             },
         },
         "payload": {"schemaFormat": AVRO, "schema": kind.schema},
@@ -169,44 +178,47 @@ def _erasure() -> dict[str, Any]:
     return {
         "name": "erasure",
         "title": "Erasure",
-        "summary": "The record with this key is to be forgotten (a tombstone: a value of null).",
+        "summary": "Erase the record with this key (a tombstone: the value is null).",
         "payload": {"type": "null"},
         "bindings": {"kafka": {"key": _key(), "bindingVersion": BINDING}},
     }
 
 
 def _key() -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "description": "The record's sourcedId, UTF-8."}
+    return {"type": "string", "minLength": 1, "description": "The record's sourcedId in UTF-8."}
 
 
 def _attributes() -> dict[str, Any]:
-    """The headers of every record; see `bus.kafka.cloudevents`. All are UTF-8 text on the wire."""
+    """Return the schema of the headers that every record has.
+
+    See `bus.kafka.cloudevents`. On the wire, all values are UTF-8 text.
+    """
     properties: dict[str, dict[str, Any]] = {
         "ce_specversion": {"const": "1.0", "description": "The version of CloudEvents."},
         "ce_id": {
             "minLength": 1,
-            "description": "With ce_source it names the event; sent again, it is the same.",
+            "description": "With ce_source, identifies the event. A repeated event keeps it.",
         },
         "ce_source": {
             "format": "uri-reference",
-            "description": "Who published it: /oneroster-csv/LABEL, /http/CLIENT.",
+            "description": "The publisher: /oneroster-csv/LABEL, /http/CLIENT.",
         },
         "ce_type": {"description": "org.schoolbus.KIND.CHANGE."},
         "ce_time": {
             "format": "date-time",
-            "description": "When the change was learnt from the source system; UTC.",
+            "description": "When the bus learned of the change from the SIS; UTC.",
         },
         "content-type": {
             "const": cloudevents.CONTENT_TYPE,
-            "description": "How the value is encoded.",
+            "description": "The encoding of the value.",
         },
         "traceparent": {
             "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
-            "description": "W3C trace context, where the publisher has one.",
+            "description": "The W3C trace context, if the publisher has one.",
         },
         cloudevents.UNCHECKED: {
             "pattern": "^[A-Za-z]+(,[A-Za-z]+)*$",
-            "description": "Fields that name records of kinds which the source does not carry.",
+            "description": "Fields that refer to records of kinds that the source does not carry.",
         },
     }
     return {
@@ -222,7 +234,7 @@ def _capital(name: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as it is read, each part in full where it stands."""
+    """Writes multi-line text as a literal block, and repeats shared values without aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""The settings with which every Kafka client of the bus starts."""
+"""The settings that every Kafka client of the bus shares."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from bus.errors import missing_extra
 from bus.settings import KafkaSettings, Settings
 
 LOGGER = logging.getLogger("bus.librdkafka")
-"""Where librdkafka's own log lines go; `bus.observe.telemetry` sets its level."""
+"""Receives librdkafka's log lines. `bus.observe.telemetry` sets its level."""
 
 
 def group_settings(settings: Settings, group: str) -> dict[str, Any]:
-    """librdkafka's settings for one instance of a consumer in the group `PREFIX.GROUP`."""
+    """Return librdkafka's settings for one instance of a consumer.
+
+    The consumer group is `PREFIX.GROUP`.
+    """
     return {
         "session.timeout.ms": 10_000,
         "fetch.wait.max.ms": 100,
@@ -32,10 +35,11 @@ def group_settings(settings: Settings, group: str) -> dict[str, Any]:
 
 
 def client_settings(settings: Settings) -> dict[str, Any]:
-    """The librdkafka settings with which every client of the cluster starts.
+    """Return the librdkafka settings that every client of the cluster needs.
 
-    For the embedded bus the bootstrap address is the one that it wrote to its home when it came
-    up; raises `Stop` when it is not up.
+    The embedded bus writes its bootstrap address to its home when it starts, and this function
+    reads the address there. Raises `Stop` if the embedded bus is not running and this process has
+    not reached it before.
     """
     kafka = settings.kafka
     if settings.embedded:
@@ -76,9 +80,10 @@ def client_settings(settings: Settings) -> dict[str, Any]:
 
 
 def _authorities(kafka: KafkaSettings) -> str:
-    """Where this system keeps the authorities that it trusts, for the token endpoint.
+    """Return the path of this system's trusted certificate authorities, for the token endpoint.
 
-    librdkafka as it comes with pip looks for them where only some systems have them.
+    The librdkafka build that pip installs looks for them in places that only some systems have.
+    Returns an empty string if `[kafka] client` names the authorities or if there is no such path.
     """
     if {"https.ca.location", "https.ca.pem"} & kafka.client.keys():
         return ""

@@ -1,15 +1,15 @@
-"""A record's envelope: CloudEvents 1.0 attributes as Kafka headers.
+"""The envelope of a record: CloudEvents 1.0 attributes as Kafka headers.
 
 Source: CloudEvents 1.0.2, "Kafka Protocol Binding", section 3.2 (binary content mode): attributes
-are headers `ce_<name>`, the datacontenttype is the header `content-type`. The W3C trace context
-goes along as `traceparent`, as OpenTelemetry's messaging conventions have it.
+are headers `ce_<name>`, the datacontenttype is the header `content-type`. The header `traceparent`
+carries the W3C trace context, as OpenTelemetry's messaging conventions specify.
 
-One attribute is an extension of the bus's own, `unchecked`: the fields, with commas between them,
-that name records which the source could not look for, as it carries no such kind (an extract
-without courses, say). A consumer waits for these records for a while, but not for ever.
+The bus adds one extension attribute, `unchecked`: a comma-separated list of fields whose references
+the source could not check. A source cannot check references to a kind that it does not carry, such
+as courses if an extract has none. A consumer waits only a limited time for these records.
 
-The value is the record itself (see `bus.registry.codec`); nothing of the envelope is in it, so that
-any Kafka tool can use a topic as it is.
+The value of a message is the record alone (see `bus.registry.codec`). It holds no part of the
+envelope, so any Kafka tool can read the topic.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 Change = Literal["created", "updated", "withdrawn", "recorded"]
-"""created, updated, withdrawn: found by comparing with what was last published.
-recorded: one record as a client sent it, with nothing to compare it with."""
+"""created, updated, withdrawn: the source compared the record with what it published last.
+recorded: a client sent this record alone, and there was nothing to compare it with."""
 
 TYPE_PREFIX = "org.schoolbus."
 UNCHECKED = "ce_unchecked"
 CONTENT_TYPE = "application/avro"
 Headers = list[tuple[str, str | bytes | None]]
-"""As confluent_kafka takes them; those of the bus are bytes."""
+"""Headers in the form that confluent_kafka takes. The values that the bus writes are bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """CloudEvents attributes of one message.
+    """The CloudEvents attributes of one message.
 
-    id:          unique for each event of a source; the same event sent again has the same id.
-    source:      who published it: `/oneroster-csv/LABEL`, `/http/CLIENT`.
+    id:          unique for each event of a source. An event that is sent again keeps its id.
+    source:      the publisher: `/oneroster-csv/LABEL`, `/http/CLIENT`.
     type:        `org.schoolbus.KIND.CHANGE`, such as `org.schoolbus.student.updated`.
-    time:        when the change was learnt from the SIS; UTC, microseconds.
-    traceparent: W3C trace context, or None.
+    time:        when the bus learned of the change from the SIS; UTC, microseconds.
+    traceparent: the W3C trace context, or None.
     """
 
     id: str
@@ -60,9 +60,11 @@ def envelope(
     traceparent: str | None,
     unchecked: Iterable[str] = (),
 ) -> Headers:
-    """The headers that all events of one kind and change in a run share; add `ce_id` to each.
+    """Return the headers that all events of one kind and change in a run share.
 
-    time:      RFC 3339 in UTC, as `now()` gives it.
+    The caller adds `ce_id` for each event.
+
+    time:      RFC 3339 in UTC, as `now()` returns it.
     unchecked: the fields whose references the source could not check.
     """
     headers: Headers = [
@@ -80,17 +82,17 @@ def envelope(
 
 
 def now() -> str:
-    """This moment in UTC, RFC 3339 with microseconds."""
+    """Return the current time in UTC, as RFC 3339 with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
-    """A message's headers as a list, whatever form the client library gives them."""
+    """Return a message's headers as a list, for each form that the client library gives."""
     return list(message.headers() or ())  # type: ignore[arg-type]
 
 
 def header(message: Message, name: str) -> str | None:
-    """One header of a message as text, or None."""
+    """Return the value of one header as text, or None if there is none."""
     for key, value in headers_of(message):
         if key == name and value is not None:
             return value.decode("utf-8", "replace")
@@ -98,15 +100,15 @@ def header(message: Message, name: str) -> str | None:
 
 
 def unchecked(message: Message) -> frozenset[str]:
-    """The fields of a record whose references its source could not check."""
+    """Return the fields of a record whose references its source could not check."""
     return frozenset((header(message, UNCHECKED) or "").split(",")) - {""}
 
 
 def attributes(message: Message) -> Attributes:
-    """The CloudEvents attributes of a message.
+    """Return the CloudEvents attributes of a message.
 
-    A message of a producer that knows no CloudEvents still has all of them: the id is its place
-    in the topic, the time is Kafka's.
+    A message without CloudEvents headers gets an id and a time as well: the id is its topic,
+    partition and offset, and the time is Kafka's timestamp. Its source and type are empty.
     """
     found: dict[str, str] = {
         key: value.decode("utf-8", "replace")
@@ -124,6 +126,7 @@ def attributes(message: Message) -> Attributes:
 
 
 def _time(text: str | None, message: Any) -> datetime:
+    """Return the time of a `ce_time` header, or Kafka's timestamp if the header is not valid."""
     if text:
         try:
             return datetime.fromisoformat(text)

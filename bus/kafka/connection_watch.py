@@ -1,14 +1,15 @@
-"""Whether a request of a transactional producer may still be on its way to Kafka.
+"""Detects when a request of a transactional producer may still be on its way to Kafka.
 
-librdkafka sends a request again on its own when its connection breaks or no answer comes, also the
-one that ends a transaction; the first of the two may arrive after all, much later. Up to version 1
-of Kafka's transactions, which is what librdkafka speaks, the broker takes such an end for that of
-the transaction that the same producer has open by then: half of it is committed before its time, or
-aborted while the other half is committed (Jepsen, "Bufstream 0.1.0", 2024; Kafka,
-KIP-890). It does not do so once a successor has started, whose epoch is higher.
+librdkafka repeats a request when its connection breaks or when no answer arrives in time. That
+includes the request that ends a transaction (EndTxn). The first of the two requests may still
+arrive, much later. librdkafka speaks version 1 of Kafka's transaction protocol. Up to that version,
+the broker applies a late EndTxn to the transaction that the same producer has open by then. Half of
+that transaction is then committed too early, or half is aborted and the other half committed
+(Jepsen, "Bufstream 0.1.0", 2024; Kafka, KIP-890). The broker rejects the late request once a
+successor of the producer has started, because the successor has a higher epoch.
 
-So a producer about which there is doubt begins no further transaction.
-See docs/decisions/10-transactions.md.
+Therefore a producer begins no further transaction after its connection broke or a request timed
+out. See docs/decisions/10-transactions.md.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from __future__ import annotations
 import logging
 
 BROKEN = ("FAIL", "REQTMOUT")
-"""librdkafka's log facilities for a connection that ends and for an answer that does not come."""
+"""librdkafka's log facilities for a connection that ended and for a request that timed out."""
 
-HEARD = {"log_level": 6, "log.connection.close": True}
-"""librdkafka's settings without which it would not say so."""
+LOG_SETTINGS = {"log_level": 6, "log.connection.close": True}
+"""The librdkafka settings that make it log these events."""
 
 
 class ConnectionWatch:
-    """librdkafka's logger for one producer: hands on what it hears to the log, and remembers.
+    """A logger for one producer that also remembers whether a connection broke.
 
-    What was logged is handed over in `Producer.poll`: poll, then ask. Once there is doubt it stays,
-    as librdkafka says the same thing only once in 30 s.
+    It forwards each of librdkafka's lines to the logger `bus.librdkafka`. It is true after a
+    connection broke or a request timed out. It then stays true, because librdkafka logs the same
+    event only once in 30 s. librdkafka hands over its lines during `Producer.poll`: call that
+    before the test.
     """
 
     def __init__(self) -> None:
@@ -37,9 +40,12 @@ class ConnectionWatch:
         return self._broken
 
     def log(self, level: int, text: str, *parts: str) -> None:
-        """As confluent-kafka calls it: facility, client and message are the parts of the text."""
+        """Log one line of librdkafka.
+
+        confluent-kafka calls this method. The parts of the text are facility, client and message.
+        """
         facility, message = (parts[0], parts[-1]) if parts else ("", text)
-        # Nothing was sent by a connection that did not come about.
+        # A connection that was never established has sent nothing.
         if facility in BROKEN and "in state CONNECT" not in message:
             self._broken = True
         self._log.log(level, text, *parts)

@@ -1,4 +1,4 @@
-"""Which ids other sources have published: what a record may refer to beside its own source's."""
+"""Finds which ids other sources have published, since records may refer to those as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bus.settings import Settings
 
 
 def known_ids(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
-    """Which of these ids a source other than this one has published as this kind."""
+    """Return those of the ids that a source besides `other_than` has published as this kind."""
     wanted = {id_.encode(): id_ for id_ in ids}
     found = set()
     if wanted:

@@ -1,7 +1,7 @@
-"""What a consumer asks Kafka beside its reading: where partitions begin and end, what is committed.
+"""Asks Kafka where partitions begin and end, and what a consumer group has committed.
 
-A client of its own, because a consumer that tells of a rebalance must not be asked: a call to it
-would, on a second rebalance in the same poll, end the program (confluent-kafka 2.16,
+A separate client does this. A consumer must not be called while it reports a rebalance: if a second
+rebalance comes in the same poll, such a call ends the program (confluent-kafka 2.16,
 CallState_get).
 """
 
@@ -19,17 +19,19 @@ log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-ASKED_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds between questions to Kafka that must be answered before a partition can be read."""
-PATIENCE = 30.0
-"""Seconds after which a question counts as unanswered."""
+RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between repeated requests that Kafka must answer before a partition can be read."""
+TIMEOUT = 30.0
+"""Seconds after which a request counts as unanswered."""
 
 
 class Offsets:
-    """See the module's docstring. All but `insist` raise `KafkaException` where Kafka is silent.
+    """A client that asks for partition offsets and for the committed offsets of one group.
 
-    settings: librdkafka's, with the `group.id` whose offsets are meant.
-    wait:     waits so many seconds and says whether the consumer is to end.
+    A request raises `KafkaException` if Kafka does not answer. `insist` defers that error.
+
+    settings: librdkafka's settings, with the `group.id` whose committed offsets are needed.
+    wait:     waits this many seconds and returns whether the consumer must end.
     """
 
     def __init__(self, settings: Mapping[str, Any], wait: Callable[[float], bool]) -> None:
@@ -38,46 +40,51 @@ class Offsets:
         self._unanswered: KafkaException | None = None
 
     def cluster(self) -> str:
-        """The cluster's id."""
-        return self._client.list_topics(timeout=PATIENCE).cluster_id or ""
+        """Return the cluster's id."""
+        return self._client.list_topics(timeout=TIMEOUT).cluster_id or ""
 
     def partitions(self, names: Iterable[str]) -> list[Position]:
-        """The partitions of these topics, of those that are there."""
-        there = self._client.list_topics(timeout=PATIENCE).topics
+        """Return the partitions of these topics; a topic that does not exist has none."""
+        existing = self._client.list_topics(timeout=TIMEOUT).topics
         return [
-            Position(name, p) for name in names if name in there for p in there[name].partitions
+            Position(name, p)
+            for name in names
+            if name in existing
+            for p in existing[name].partitions
         ]
 
     def marks(self, place: Position) -> tuple[int, int]:
-        """The first offset that a partition still has, and the one after its last."""
-        low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+        """Return the first offset that a partition still has, and the one after its last."""
+        low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
         return low, high
 
     def ends(self, names: Iterable[str]) -> dict[Position, int]:
-        """Where each partition of these topics ends now, if there is anything in it."""
+        """Return the end offset of each partition of these topics that is not empty."""
         marks = {place: self.marks(place) for place in self.partitions(names)}
         return {place: high for place, (low, high) in marks.items() if high > low}
 
     def committed(self, places: Iterable[Position]) -> dict[Position, int]:
-        """The group's offsets; below 0 where it has none."""
-        asked = [TopicPartition(*place) for place in places]
-        answer = self._client.committed(asked, timeout=PATIENCE) if asked else []
+        """Return the group's committed offsets. A negative offset means that there is none."""
+        requested = [TopicPartition(*place) for place in places]
+        answer = self._client.committed(requested, timeout=TIMEOUT) if requested else []
         return {Position(p.topic, p.partition): p.offset for p in answer}
 
-    def insist(self, question: Callable[[], Answer]) -> Answer | None:
-        """What Kafka answers while it tells of a rebalance; None when it does not for long, and
-        then `answered` raises.
+    def insist(self, request: Callable[[], Answer]) -> Answer | None:
+        """Return Kafka's answer during a rebalance, and repeat the request until there is one.
 
-        Nothing of Kafka's may be raised here: out of the poll would come a bare `KafkaError`, which
-        is no exception, so nothing catches it (confluent-kafka 2.16).
+        Returns None if Kafka refuses the request for lack of rights, if all attempts fail or if the
+        consumer must end. In the first two cases `answered` raises the error later.
+
+        This method must raise no error of Kafka's. It would leave the poll as a bare `KafkaError`,
+        which is not an exception, so nothing would catch it (confluent-kafka 2.16).
         """
-        for seconds in ASKED_AGAIN:
+        for seconds in RETRY_DELAYS:
             try:
-                answer = question()
+                answer = request()
                 self._unanswered = None
                 return answer
             except KafkaException as error:
-                log.info("asked again in a rebalance", error=error.args[0].name())
+                log.info("request repeated during a rebalance", error=error.args[0].name())
                 self._unanswered = error
             if "AUTHORIZATION" in self._unanswered.args[0].name():
                 return None
@@ -87,10 +94,10 @@ class Offsets:
         return None
 
     def answered(self) -> None:
-        """Raises what `insist` could not."""
+        """Raise the error that `insist` deferred, if there is one."""
         if self._unanswered is not None:
             raise self._unanswered
 
     def close(self) -> None:
-        """Let go of the client."""
+        """Close the client."""
         self._client.close()

@@ -1,6 +1,7 @@
-"""What a cluster holds: the bus's topics and its consumers' lag; the embedded one or a district's.
+"""An overview of a cluster: the bus's topics and the lag of each consumer group.
 
-Both are asked of Kafka itself, so every consumer is seen, also one that this project did not write.
+It works for the embedded bus and for a district's cluster. Kafka itself supplies all numbers, so
+the overview includes consumers that are not part of this project.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ from bus.settings import Settings
 
 SECONDS = 20.0
 SILENT = (
-    "Kafka does not answer ({}): is it up, and may this user describe topics and groups? "
-    "`bus doctor` says more"
+    "Kafka does not answer ({}); check that it is running, and that this user may describe topics "
+    "and groups. `bus doctor` gives details"
 )
-NEAR = 200
-"""A distance of up to this many offsets is counted record by record."""
+SHORT_SPAN = 200
+"""If a group is at most this many offsets behind in a partition, its records there are counted one
+by one."""
 COUNTED = 20_000
-"""A topic with up to this many offsets is counted record by record."""
+"""If a topic has at most this many offsets, its records are counted one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic: its partitions and how many records it has.
+    """The number of partitions and records of a topic.
 
-    exact: whether the records were counted. Of a long topic `records` is the distance from its
-           first to its last offset: as many at most, as a marker for each transaction and what
-           compaction has taken away have offsets too.
+    exact: whether the records were counted one by one. For a longer topic, `records` is the
+           distance from its first to its last offset. That is an upper bound, because transaction
+           markers and compacted records take up offsets too.
     """
 
     partitions: int
@@ -54,17 +56,23 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The topics under the bus's prefix, and for each group that reads them how many records it has
-    not yet committed."""
+    """The topics under the bus's prefix, and the groups that read them.
+
+    topics: the state of each topic.
+    lag:    how many records each group has not committed yet.
+    """
 
     topics: dict[str, TopicState]
     lag: dict[str, int]
 
 
 def overview(settings: Settings, counted: int = COUNTED) -> Overview:
-    """Ask the cluster. Raises `RetryLater` when it does not answer, `Stop` when none is up.
+    """Ask the cluster for its topics and the lag of each consumer group.
 
-    counted: a topic with up to this many offsets is counted record by record.
+    Raises `RetryLater` if Kafka does not answer, and `Stop` if the embedded bus is not running or
+    the Kafka client rejects its settings.
+
+    counted: if a topic has at most this many offsets, its records are counted one by one.
     """
     config = client_settings(settings)
     try:
@@ -95,10 +103,10 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Position]:
-    there = admin.list_topics(timeout=SECONDS).topics
+    existing = admin.list_topics(timeout=SECONDS).topics
     return [
         Position(name, partition)
-        for name, topic in there.items()
+        for name, topic in existing.items()
         if name.startswith(f"{prefix}.")
         for partition in topic.partitions
     ]
@@ -107,11 +115,11 @@ def _places(admin: AdminClient, prefix: str) -> list[Position]:
 def _offsets(
     admin: AdminClient, places: Iterable[Position], spec: OffsetSpec
 ) -> dict[Position, int]:
-    asked = {TopicPartition(*place): spec for place in places}
-    if not asked:
+    requested = {TopicPartition(*place): spec for place in places}
+    if not requested:
         return {}
     answers = admin.list_offsets(
-        asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
+        requested, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=SECONDS
     )
     return {
         Position(at.topic, at.partition): future.result().offset for at, future in answers.items()
@@ -119,9 +127,9 @@ def _offsets(
 
 
 def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
-    """For each group the offsets that it has committed."""
+    """Return the offsets that each group has committed."""
     groups = admin.list_consumer_groups(request_timeout=SECONDS).result().valid
-    asked = [
+    requested = [
         admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group.group_id)], request_timeout=SECONDS
         )
@@ -133,7 +141,7 @@ def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
             for at in future.result().topic_partitions
             if at.offset >= 0
         }
-        for answer in asked
+        for answer in requested
         for group, future in answer.items()
     }
 
@@ -141,9 +149,12 @@ def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
 def _spans(
     committed: dict[Position, int], first: dict[Position, int], end: dict[Position, int]
 ) -> dict[Position, tuple[int, int]]:
-    """What a group has before it: from, to. A partition of a topic that it reads and in which it
-    has committed nothing yet counts from its start; so does one whose topic was made anew since,
-    as the group stands beyond its end."""
+    """Return what a group has not read yet: for each partition, the offsets from and to.
+
+    A partition counts from its start if the group reads the topic but has committed nothing in this
+    partition. So does a partition of a topic that was deleted and created again: there the
+    committed offset lies beyond the end.
+    """
     topics = {place.topic for place in committed}
     spans = {}
     for place, to in end.items():
@@ -154,18 +165,19 @@ def _spans(
 
 
 def _count(settings: Settings, spans: dict[Position, tuple[int, int]]) -> int:
-    """How many records lie in these spans.
+    """Return how many records lie in these spans.
 
-    A transaction leaves a marker with an offset of its own, so a group that has read everything
-    may stand an offset or two before the end. What is near the end is therefore read and counted.
+    A transaction marker takes up an offset. The committed offset of a group that has read
+    everything can therefore be one or two offsets before the end. For this reason, short spans are
+    read and counted.
     """
-    far = sum(to - at for at, to in spans.values() if to - at > NEAR)
-    near = {place: span for place, span in spans.items() if 0 < span[1] - span[0] <= NEAR}
+    far = sum(to - at for at, to in spans.values() if to - at > SHORT_SPAN)
+    near = {place: span for place, span in spans.items() if 0 < span[1] - span[0] <= SHORT_SPAN}
     return far + _read(settings, near).total()
 
 
 def _read(settings: Settings, spans: dict[Position, tuple[int, int]]) -> Counter[str]:
-    """How many records of each topic lie in these spans."""
+    """Read these spans, and return how many records of each topic lie in them."""
     if not spans:
         return Counter()
     start = {place: at for place, (at, _) in spans.items()}

@@ -1,4 +1,4 @@
-"""Reads partitions outside any group, to their end as it is when it is told."""
+"""Reads partitions to their current end, outside any consumer group."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 AT_ONCE = 10_000
-"""How many messages are taken at once."""
-NEAR = 5_000
-"""Single messages that are so near to each other are read at one go, with what lies between."""
+"""The largest number of messages in one batch."""
+MAX_GAP = 5_000
+"""Single messages at most this many offsets apart are read in one pass, with what lies between
+them."""
 PATIENCE = 1.0
-"""For how many seconds one look waits for something to come."""
+"""Seconds that one call waits for messages."""
 SILENCE = 60.0
-"""After so many seconds in which nothing comes Kafka has gone away."""
+"""Seconds without a message after which Kafka counts as unavailable."""
 NO_LIMIT = 1 << 63
 
 Key = tuple[str | None, int | None]
-"""A `Position` as a message tells it. A plain tuple is as good a key and is made faster."""
+"""A `Position` as a message gives it. A plain tuple is an equal key, and faster to create."""
 
 
 class Reader:
-    """A consumer of committed data that is in no group and commits nothing. Not for several
-    threads.
+    """A consumer of committed data that joins no group and commits nothing.
 
-    failure: what `RetryLater` says when Kafka fails, which any method may raise; `{}` in it stands
-             for the name that Kafka gives to the failure.
-    more:    settings of librdkafka's besides.
-    seconds: how long Kafka may take to answer a question.
-    reached: for each partition that `batches` has read to its end where that end was.
+    Use it from one thread only. Any method may raise `RetryLater` if Kafka fails.
+
+    failure: the message of that `RetryLater`. `{}` in it is replaced by Kafka's name for the error.
+    more:    additional librdkafka settings.
+    seconds: how long Kafka may take to answer a request.
+    reached: the end offset of each partition that `batches` has read to its end.
     """
 
     def __init__(
@@ -54,20 +55,21 @@ class Reader:
     ) -> None:
         self._failure = failure
         self._seconds = seconds
-        self._error: Error | None = None  # not raised yet
+        self._error: Error | None = None  # for the next `take` to raise
         self.reached: dict[Position, int] = {}
         self._consumer = Consumer(
             client_settings(settings)
             | {
-                "group.id": f"{settings.topic_prefix}.reader",  # librdkafka wants one; never used
+                "group.id": f"{settings.topic_prefix}.reader",  # required by librdkafka; unused
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                # The end of a partition is told with an answer; an empty one is held back so long.
+                # The broker reports the end of a partition in a response. It holds back an empty
+                # response for this long.
                 "fetch.wait.max.ms": 20,
-                # A full queue is looked at again so soon; with librdkafka's own, a second, it is
-                # empty long before.
+                # librdkafka looks at a full queue again after this time. By default it waits for a
+                # second, and the queue runs empty long before.
                 "fetch.queue.backoff.ms": 20,
                 **(more or {}),
             }
@@ -85,32 +87,34 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the client."""
+        """Close the client."""
         self._consumer.close()
 
-    # ---- what is there -------------------------------------------------------------------------
+    # ---- topics and offsets --------------------------------------------------------------------
 
     def cluster(self) -> str:
-        """The cluster's id."""
+        """Return the cluster's id."""
         with self._explained():
             return self._consumer.list_topics(timeout=self._seconds).cluster_id or ""
 
     def places(self, names: Collection[str]) -> list[Position]:
-        """The partitions of these topics, of those that are there."""
+        """Return the partitions of these topics; a topic that does not exist has none."""
         with self._explained():
             if len(names) == 1:
-                there = self._consumer.list_topics(next(iter(names)), timeout=self._seconds).topics
+                existing = self._consumer.list_topics(
+                    next(iter(names)), timeout=self._seconds
+                ).topics
             else:
-                there = self._consumer.list_topics(timeout=self._seconds).topics
+                existing = self._consumer.list_topics(timeout=self._seconds).topics
         return [
             Position(name, number)
             for name in names
-            if name in there
-            for number in there[name].partitions
+            if name in existing
+            for number in existing[name].partitions
         ]
 
     def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
-        """For each partition the first offset that it still has, and the one after its last."""
+        """Return the first offset that each partition still has, and the one after its last."""
         marks = {}
         with self._explained():
             for place in places:
@@ -121,43 +125,51 @@ class Reader:
         return marks
 
     def ends(self, names: Collection[str]) -> dict[Position, int]:
-        """Where each partition of these topics ends now."""
+        """Return the end offset of each partition of these topics."""
         return {place: high for place, (_, high) in self.marks(self.places(names)).items()}
 
     def since(self, places: Iterable[Position], milliseconds: int) -> dict[Position, int]:
-        """For each partition the first offset of that time (POSIX, Kafka's own of each message) or
-        later; below 0, which stands for the end, where there is none."""
-        asked = [TopicPartition(*place, milliseconds) for place in places]
+        """Return for each partition the first offset at this time or later.
+
+        A negative offset stands for the end: the partition has no message of that time or later.
+
+        milliseconds: POSIX time, compared with Kafka's timestamp of each message.
+        """
+        requested = [TopicPartition(*place, milliseconds) for place in places]
         with self._explained():
-            found = self._consumer.offsets_for_times(asked, timeout=self._seconds) if asked else []
+            found = (
+                self._consumer.offsets_for_times(requested, timeout=self._seconds)
+                if requested
+                else []
+            )
         return {Position(p.topic, p.partition): p.offset for p in found}
 
     # ---- reading -------------------------------------------------------------------------------
 
     def assign(self, start: Mapping[Position, int]) -> None:
-        """Read these partitions, each from its offset on, and no others."""
+        """Read these partitions, each from its offset, and no others."""
         with self._explained():
             self._consumer.assign(_partitions(start))
 
     def add(self, start: Mapping[Position, int]) -> None:
-        """Read these partitions as well, each from its offset on."""
+        """Read these partitions as well, each from its offset."""
         with self._explained():
             self._consumer.incremental_assign(_partitions(start))
 
     def drop(self, places: Iterable[Position]) -> None:
-        """Read these partitions no longer."""
+        """Stop reading these partitions."""
         with self._explained():
             self._consumer.incremental_unassign([TopicPartition(*place) for place in places])
 
     def take(
         self, at_most: int = AT_ONCE, patience: float = PATIENCE
     ) -> tuple[list[Message], list[tuple[Position, int]]]:
-        """What has been fetched by now, as soon as there is anything: the records, and the
-        partitions that have come to their end, each with that end. Neither after `patience` seconds
-        in which nothing came.
+        """Return the records that have been fetched, and the partitions that have ended.
 
-        An error that comes among records is raised by the next call, so that no record is lost to
-        who goes on after it.
+        Each ended partition comes with its end offset. The call waits for at most `patience`
+        seconds until there is something to return, and then returns two empty lists. The next call
+        raises an error that arrives among records, so a caller that continues after the error loses
+        no record.
         """
         error, self._error = self._error, None
         if error is None:
@@ -178,12 +190,13 @@ class Reader:
         at_once: int = AT_ONCE,
         silence: float | None = None,
     ) -> Iterator[list[Message]]:
-        """The records of these partitions, some at a time, each partition's in order.
+        """Yield the records of these partitions in batches, in order within each partition.
 
-        start:   for each partition that is meant the offset to begin with.
-        stop:    for each of them the offset before which to end; without it, and where a partition
-                 ends before, it is read to its end.
-        silence: after so many seconds in which nothing came Kafka has failed.
+        start:   the first offset to read, for each partition to read.
+        stop:    the offset before which to stop, for each of these partitions. Without it, or if a
+                 partition ends earlier, the partition is read to its end.
+        silence: raise `RetryLater` after this many seconds in which nothing arrives. None: wait
+                 forever.
         """
         left: set[Key] = set(start)
         limits: dict[Key, int] = {(p.topic, p.partition): at for p, at in (stop or {}).items()}
@@ -200,10 +213,10 @@ class Reader:
                 continue
             quiet = 0.0
             for place, end in ended:
-                if place in left:  # what comes after the end as it was told first is not read
+                if place in left:  # only the first reported end counts: later messages are skipped
                     left.discard(place)
                     self.reached[place] = limits[place] = min(end, limits.get(place, end))
-            # As long as nothing limits them there is no need to look at each one.
+            # Without limits there is no need to look at each message.
             if found := _within(records, limits, left) if limits else records:
                 yield found
 
@@ -227,12 +240,14 @@ def scan(
     at_once: int = AT_ONCE,
     silence: float = SILENCE,
 ) -> Iterator[Message]:
-    """The messages of a topic, partition by partition in order; nothing for one that is not there.
+    """Yield the messages of a topic, in order within each partition.
 
-    Raises `RetryLater` when Kafka fails, or says nothing for `silence` seconds.
+    Yields nothing if the topic does not exist. Raises `RetryLater` if Kafka fails, or sends nothing
+    for `silence` seconds.
 
-    start, stop: for some partitions, the first offset and the one before which to end; a partition
-                 that `stop` does not name is read to its end, or not at all where `stop` is given.
+    start: the first offset to read, by partition; 0 if a partition is missing.
+    stop:  the offset before which to stop, by partition; a missing partition is not read. Without
+           `stop`, all partitions are read to their end.
     """
     with Reader(settings, _could_not_read(topic)) as reader:
         places = reader.places([topic])
@@ -252,12 +267,12 @@ def passages(
     *,
     silence: float = SILENCE,
 ) -> Iterator[Message]:
-    """The messages of some partitions, of any topics, each partition's in order.
+    """Yield the messages of these partitions, of any topics, in order within each partition.
 
-    Raises `RetryLater` when Kafka fails, or says nothing for `silence` seconds.
+    Raises `RetryLater` if Kafka fails, or sends nothing for `silence` seconds.
 
-    start, stop: the offset to begin with, 0 for a partition that it does not name, and the one
-                 before which to end, for each partition that is meant.
+    start: the first offset to read, by partition; 0 if a partition is missing.
+    stop:  the offset before which to stop, for each partition to read.
     """
     names = ", ".join(sorted({place.topic for place in stop}))
     with Reader(settings, _could_not_read(names)) as reader:
@@ -269,28 +284,28 @@ def passages(
 def messages_at(
     settings: Settings, wanted: Mapping[Position, Iterable[int]]
 ) -> dict[tuple[Position, int], Message]:
-    """Single messages by partition and offset, of those that are still there.
+    """Return single messages by partition and offset, if Kafka still has them.
 
-    Those that lie near to each other are read at one go. Raises `RetryLater`.
+    Messages that are near each other are read in one pass. Raises `RetryLater` if Kafka fails.
     """
     found: dict[tuple[Position, int], Message] = {}
     names = ", ".join(sorted({place.topic for place in wanted}))
     with Reader(settings, _could_not_read(names)) as reader:
         for place, offsets in wanted.items():
             for run in _runs(sorted(set(offsets))):
-                meant = set(run)
+                wanted_offsets = set(run)
                 for batch in reader.batches({place: run[0]}, {place: run[-1] + 1}):
                     for message in batch:
-                        if (offset := message.offset()) in meant:
+                        if (offset := message.offset()) in wanted_offsets:
                             found[place, offset or 0] = message
     return found
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
-    """Ascending offsets, cut where it is faster to begin anew than to read on."""
+    """Split ascending offsets where a new read is faster than reading on."""
     run: list[int] = []
     for offset in offsets:
-        if run and offset - run[-1] > NEAR:
+        if run and offset - run[-1] > MAX_GAP:
             yield run
             run = []
         run.append(offset)
@@ -299,25 +314,28 @@ def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
 
 
 def some(consumer: Consumer, at_most: int, patience: float = PATIENCE) -> list[Message]:
-    """What has been fetched by now, as soon as there is anything; nothing after `patience` seconds.
+    """Return the messages that have been fetched, once there is at least one.
 
-    (`Consumer.consume` alone would wait for its timeout whenever there is less than asked for.)
+    Returns an empty list after `patience` seconds without a message. `Consumer.consume` alone would
+    use up its timeout whenever there are fewer messages than requested.
     """
     first = consumer.poll(patience)
     if first is None:
         return []
-    more: list[Any] = consumer.consume(at_most - 1, timeout=0)  # no part is None here
+    more: list[Any] = consumer.consume(at_most - 1, timeout=0)  # none of them is None
     return [first, *more]
 
 
 def sift(
     messages: Sequence[Message],
 ) -> tuple[list[Message], list[tuple[Position, int]], Error | None]:
-    """The records among what a consumer gives, the partitions that it says have come to their end,
-    each with that end, and the first error that it says."""
+    """Split a consumer's messages into records, ended partitions and the first error.
+
+    Each ended partition comes with its end offset.
+    """
     records = [message for message in messages if message.error() is None]
     ended = []
-    wrong = None
+    first_error = None
     if len(records) < len(messages):
         for message in messages:
             if (error := message.error()) is None:
@@ -326,15 +344,17 @@ def sift(
                 place = Position(message.topic() or "", message.partition() or 0)
                 ended.append((place, message.offset() or 0))
             else:
-                wrong = wrong or error
-    return records, ended, wrong
+                first_error = first_error or error
+    return records, ended, first_error
 
 
 def _within(
     messages: Iterable[Message], limits: Mapping[Key, int], left: set[Key]
 ) -> list[Message]:
-    """Those before the limits of their partitions; a partition that has come to its limit is left
-    no longer."""
+    """Return the messages before the limits of their partitions.
+
+    Removes each partition that has come to its limit from `left`.
+    """
     found = []
     for message in messages:
         place, offset = (message.topic(), message.partition()), message.offset() or 0
@@ -351,4 +371,4 @@ def _partitions(start: Mapping[Position, int]) -> list[TopicPartition]:
 
 
 def _could_not_read(topic: str) -> str:
-    return f"could not read topic {topic}: Kafka says {{}}; try again when it is up"
+    return f"could not read topic {topic}: Kafka reports {{}}; try again when Kafka is available"

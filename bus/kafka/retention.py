@@ -1,13 +1,14 @@
-"""How long each topic keeps history, and what that costs in disk for a district of a given size.
+"""How long each topic keeps history, and how much disk that takes in a given district.
 
-`[retention]` says how long; a topic is made so, and `bus topics plan --apply` brings those that are
-there in line. Record topics are compacted (Kafka, "Log Compaction"): every change is kept for
-`history_days`, and the latest state of each record for ever. What is kept by time alone may lie in
-tiered storage (KIP-405), where the district's cluster has that; a compacted topic cannot (Kafka,
-"Tiered Storage", Limitations; KIP-1272 proposes it).
+`[retention]` says how long. New topics get these settings, except for tiered storage. `bus topics
+plan --apply` changes existing topics to match. Record topics are compacted (Kafka, "Log
+Compaction"): Kafka keeps every change for `history_days`, and the latest state of each record
+forever. A topic that is kept by time alone can use tiered storage (KIP-405), if the district's
+cluster has it. A compacted topic cannot (Kafka, "Tiered Storage", Limitations; KIP-1272 proposes
+it).
 
-The schemas say which topics are compacted (`retention`), and what a record takes on the disk
-(`bytesOnDisk`; schemas/README.md says how that was measured).
+The schemas say which topics are compacted (`retention`) and how much disk a record takes
+(`bytesOnDisk`). schemas/README.md describes how that was measured.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ TIERED = ("remote.storage.enable", "local.retention.ms")
 
 @dataclass(frozen=True, slots=True)
 class DistrictSize:
-    """How large a district is. changes: the share of records, 0 to 1, that change on a day."""
+    """The size of a district.
+
+    If staff or enrollments is 0, the number is estimated from the number of students.
+
+    changes: the share of records, 0 to 1, that change on one school day.
+    """
 
     students: int
     staff: int = 0
@@ -49,7 +55,7 @@ class DistrictSize:
     changes: float = 0.01
 
     def records(self) -> dict[str, int]:
-        """How many records of each kind stand."""
+        """Return how many active records of each kind the district has."""
         enrollments = self.enrollments or 8 * self.students
         return {
             "student": self.students,
@@ -63,9 +69,15 @@ class DistrictSize:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a topic costs, with all its replicas. Disk in bytes.
+    """The disk space that a topic takes, in bytes.
 
-    kept:   in words. first: after the first day. later: when as much goes as comes.
+    kept:       how long it keeps history, in words.
+    records:    the number of records on the first day.
+    a_year:     the number of changes in a school year.
+    bytes_each: the size of one record, without replicas.
+    first:      the size after the first day, with all replicas.
+    later:      the size once Kafka deletes as much as arrives, with all replicas.
+    tiered:     whether the topic uses tiered storage.
     """
 
     name: str
@@ -79,7 +91,7 @@ class Topic:
 
 
 def wanted(settings: Settings, name: str) -> dict[str, str]:
-    """Kafka's settings of a topic, as `[retention]` has them."""
+    """Return the Kafka settings of a topic that `[retention]` asks for."""
     config = topics.config(settings, name)
     tiered = settings.retention.tiered and config["cleanup.policy"] == "delete"
     if tiered:
@@ -91,67 +103,68 @@ def wanted(settings: Settings, name: str) -> dict[str, str]:
 
 
 def plan(settings: Settings, district: DistrictSize, replication: int) -> list[Topic]:
-    """What each topic of records costs for such a district."""
-    how, found = settings.retention, []
+    """Return the disk space that each topic of records takes in such a district."""
+    rules, found = settings.retention, []
     for kind, number in district.records().items():
-        each = KINDS[kind].bytes_on_disk
+        size = KINDS[kind].bytes_on_disk
         a_year = int(number * district.changes * SCHOOL_DAYS)
-        kept = int(a_year * how.history_days / 365)
-        first = number * each * replication
+        kept = int(a_year * rules.history_days / 365)
+        first = number * size * replication
         found.append(
             Topic(
                 topics.topic(settings, kind),
-                f"{how.history_days} days *",
+                f"{rules.history_days} days *",
                 number,
                 a_year,
-                each,
+                size,
                 first,
-                first + kept * each * replication,
+                first + kept * size * replication,
                 False,
             )
         )
     a_year = district.attendance_a_day * SCHOOL_DAYS
     if a_year:
-        each = KINDS["attendance"].bytes_on_disk
-        days = how.local_days if how.tiered else how.attendance_days
-        later = int(a_year * min(how.attendance_days, days) / 365) * each * replication
+        size = KINDS["attendance"].bytes_on_disk
+        days = rules.local_days if rules.tiered else rules.attendance_days
+        later = int(a_year * min(rules.attendance_days, days) / 365) * size * replication
         found.append(
             Topic(
                 topics.topic(settings, "attendance"),
-                f"{how.attendance_days} days"
-                + (f", {how.local_days} on the brokers" if how.tiered else ""),
+                f"{rules.attendance_days} days"
+                + (f", {rules.local_days} on the brokers" if rules.tiered else ""),
                 0,
                 a_year,
-                each,
+                size,
                 0,
                 later,
-                how.tiered,
+                rules.tiered,
             )
         )
     return found
 
 
 def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[str, str]]]:
-    """Bring the topics that are there in line; for each what changed, from what to what.
+    """Change the settings of the existing topics to match `[retention]`.
 
-    Raises `Stop` when that would take history away now, unless `allow_loss`, and when the cluster
-    refuses; `RetryLater` when it does not answer.
+    Returns the changes by topic and setting, each with its old and its new value. Raises `Stop` if
+    the change would delete history now and `allow_loss` is False, and also if the cluster refuses
+    the settings. Raises `RetryLater` if Kafka does not answer.
     """
     admin = AdminClient(client_settings(settings))
     try:
-        there = admin.list_topics(timeout=SECONDS).topics
+        existing = admin.list_topics(timeout=SECONDS).topics
         ours = [
-            n for n in there if n.startswith(f"{settings.topic_prefix}.") and _known(settings, n)
+            n for n in existing if n.startswith(f"{settings.topic_prefix}.") and _known(settings, n)
         ]
         now = _configs(admin, ours)
         changes = {name: _changes(now[name], wanted(settings, name)) for name in ours}
         losing = sorted(name for name, what in changes.items() if _loses(what))
         if losing and not allow_loss:
             raise Stop(
-                f"{', '.join(losing)} would keep less than now, and Kafka deletes the rest; if "
-                "that is meant, add --allow-loss"
+                f"{', '.join(losing)} would keep less history than now, and Kafka would delete "
+                "the rest; to allow that, add --allow-loss"
             )
-        asked = [
+        requested = [
             ConfigResource(
                 ResourceType.TOPIC,
                 name,
@@ -163,28 +176,29 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
             for name, what in changes.items()
             if what
         ]
-        for future in admin.incremental_alter_configs(asked).values() if asked else ():
+        for future in admin.incremental_alter_configs(requested).values() if requested else ():
             future.result(SECONDS)
     except KafkaException as error:
         name = error.args[0].name()
         if "AUTHORIZATION" in name or "INVALID" in name or "POLICY" in name:
             raise Stop(
-                f"the cluster does not take these settings ({name}); this user needs ALTER_CONFIGS "
-                "on the topics, and tiered storage must be enabled on the brokers"
+                f"the cluster rejects these settings ({name}); this user needs ALTER_CONFIGS on "
+                "the topics, and the brokers must support tiered storage if [retention] uses it"
             ) from None
-        raise RetryLater(f"Kafka says {name}; try again when it is up") from None
+        raise RetryLater(f"Kafka reports {name}; try again when Kafka is available") from None
     return {name: what for name, what in changes.items() if what}
 
 
 def _known(settings: Settings, name: str) -> bool:
+    """Return whether `apply` changes this topic: one of a kind of record or of dead letters."""
     return topics.kind_of(settings, name) in KINDS or name.startswith(
         f"{settings.topic_prefix}.deadletters."
     )
 
 
 def _configs(admin: Any, names: list[str]) -> dict[str, dict[str, str]]:
-    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    found = admin.describe_configs(asked, request_timeout=SECONDS) if asked else {}
+    requested = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    found = admin.describe_configs(requested, request_timeout=SECONDS) if requested else {}
     return {
         resource.name: {entry.name: entry.value for entry in future.result().values()}
         for resource, future in found.items()
@@ -200,7 +214,7 @@ def _changes(now: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[
 
 
 def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether Kafka would take something away that it keeps now."""
+    """Return whether Kafka would delete something that it keeps now."""
     for key in ("min.compaction.lag.ms", "retention.ms"):
         before, after = changes.get(key, ("0", "0"))
         if _long(after) < _long(before):
@@ -209,5 +223,6 @@ def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
 
 
 def _long(milliseconds: str) -> float:
+    """Return a retention time as a number. Kafka writes a negative one for no limit."""
     number = int(milliseconds or 0)
     return float("inf") if number < 0 else number

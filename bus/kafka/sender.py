@@ -1,4 +1,4 @@
-"""Sends single messages and confirms that Kafka has them."""
+"""Sends single messages and confirms that Kafka has stored them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 SECONDS = 60.0
-"""How long Kafka may take for what it is sent."""
+"""Seconds that Kafka may take to confirm the messages."""
 
 
 class Sender:
-    """Sends messages to one topic, outside any transaction. Not for several threads.
+    """Sends messages to one topic, outside any transaction.
 
-    doing: what it does, as an error has it after "could not": "write dead letters".
-    later: what to do when Kafka did not take something and it passes.
-    more:  settings of librdkafka's besides.
+    Use it from one thread only.
+
+    doing: the action, as an error names it after "could not": "write dead letters".
+    later: what to do if Kafka did not store a message and the cause is temporary.
+    more:  additional librdkafka settings.
     """
 
     def __init__(
@@ -48,24 +50,27 @@ class Sender:
     def add(
         self, value: bytes | None, key: bytes | None = None, headers: Headers | None = None
     ) -> None:
-        """Send one; Kafka has it for sure only after `flush`. May raise as that does."""
+        """Send one message.
+
+        Only `flush` confirms that Kafka has stored it. Raises the same errors as `flush`.
+        """
         while True:
             try:
                 self._producer.produce(
                     self._topic, value, key, headers=headers or [], on_delivery=self._delivered
                 )
                 break
-            except BufferError:  # librdkafka's queue is full: wait until some of it is gone
+            except BufferError:  # librdkafka's queue is full: wait until it has room
                 self._producer.poll(0.1)
             except KafkaException as error:
                 raise self._failure(error.args[0]) from None
         self._producer.poll(0)
 
     def flush(self, seconds: float = SECONDS) -> None:
-        """Return when Kafka has all that was added.
+        """Wait until Kafka has stored all messages that were added.
 
-        Raises `RetryLater` when it refused some of it or does not take it in time, `Stop` when a
-        person must act first. Whoever added it adds it again then.
+        Raises `RetryLater` if Kafka refused a message or does not confirm all of them in time.
+        Raises `Stop` if a person must act first. The caller must then add the messages again.
         """
         try:
             waiting = self._producer.flush(seconds)
@@ -77,7 +82,7 @@ class Sender:
             raise next((one for one in failures if isinstance(one, Stop)), failures[0])
         if waiting:
             raise RetryLater(
-                f"could not {self._doing}: Kafka takes nothing for {seconds:g} s; {self._later}"
+                f"could not {self._doing}: Kafka did not confirm it in {seconds:g} s; {self._later}"
             )
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
@@ -98,7 +103,10 @@ def send(
     later: str = LATER,
     seconds: float = SECONDS,
 ) -> None:
-    """Send one message and return when Kafka has it; raises as `Sender.flush` does."""
+    """Send one message, and wait until Kafka has stored it.
+
+    Raises the same errors as `Sender.flush`.
+    """
     sender = Sender(settings, topic, doing, later=later)
     sender.add(value, key)
     sender.flush(seconds)

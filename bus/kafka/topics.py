@@ -1,10 +1,10 @@
-"""The topics: their names, where a record goes, and how they are made.
+"""The topics: their names, the partition of each record, and how topics are created.
 
-One topic a kind of record, all with the same number of partitions, so that what concerns one
-student has one partition number in each. History and present are in one topic: compaction with a
-minimum lag of a school year keeps every change for that long and the latest state for ever (Kafka,
-"Log Compaction"; `min.compaction.lag.ms`). What tells of one day (attendance) is kept by time; each
-schema says which of the two holds (`retention`).
+Each kind of record has one topic. All these topics have the same number of partitions, so what
+concerns one student has the same partition number in each. A topic holds both history and current
+state: compaction with a minimum lag of a school year keeps every change for that long, and the
+latest state forever (Kafka, "Log Compaction"; `min.compaction.lag.ms`). Records about a single day
+(attendance) are kept by time. Each schema says which of the two applies (`retention`).
 """
 
 from __future__ import annotations
@@ -28,172 +28,183 @@ from bus.standard import KINDS
 DAY = 24 * 60 * 60 * 1000
 
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
+"""Keeps the latest value of each key for 30 days."""
 NAMES = {"cleanup.policy": "compact"}
+"""Keeps the latest value of each key forever."""
 
 
 def topic(settings: Settings, kind: str) -> str:
-    """The topic of a kind of record: `schoolbus.student`."""
+    """Return the topic of a kind of record, such as `schoolbus.student`."""
     return settings.topic(kind)
 
 
 def deadletters(settings: Settings, product: str) -> str:
-    """The topic of what a product could not be told."""
+    """Return the topic of a product's dead letters."""
     return settings.topic(f"deadletters.{product}")
 
 
 def quarantine(settings: Settings) -> str:
-    """The topic of rows that could not be published."""
+    """Return the topic of rows that could not be published."""
     return settings.topic("quarantine")
 
 
 def sources(settings: Settings) -> str:
-    """The topic of the sources and their kinds."""
+    """Return the topic of the sources and their kinds."""
     return settings.topic("sources")
 
 
 def positions(settings: Settings) -> str:
-    """The topic of where polled and streaming sources go on."""
+    """Return the topic of the positions at which polled and streaming sources continue."""
     return settings.topic("positions")
 
 
 def idempotency(settings: Settings) -> str:
-    """The topic of the HTTP source's idempotency keys."""
+    """Return the topic of the HTTP source's idempotency keys."""
     return settings.topic("http-idempotency")
 
 
 def replays(settings: Settings) -> str:
-    """The topic of the replays and how far they are."""
+    """Return the topic of the replays and their progress."""
     return settings.topic("replays")
 
 
 def audit(settings: Settings) -> str:
-    """The topic of who has looked at what personal data, and why."""
+    """Return the topic that records who read which personal data, and why."""
     return settings.topic("audit")
 
 
 def partition_for(owner: str, partitions: int) -> int:
-    """The partition of all that is placed by this id, the same in every topic.
+    """Return the partition of the records with this owner, the same in every topic.
 
-    CRC-32 of the id modulo the number of partitions: librdkafka's `consistent` partitioner, so a
-    producer in any language places alike with one setting.
+    It is the CRC-32 of the owner's id modulo the number of partitions. That is librdkafka's
+    `consistent` partitioner, so a producer in any language chooses the same partition with one
+    setting.
     """
     return crc32(owner.encode()) % partitions
 
 
 def kind_of(settings: Settings, topic_name: str) -> str | None:
-    """The kind whose topic this is, or None."""
+    """Return the kind whose topic this is, or None."""
     prefix, _, kind = topic_name.rpartition(".")
     return kind if prefix == settings.topic_prefix and kind in KINDS else None
 
 
 def ensure(settings: Settings, names: list[str]) -> None:
-    """Make those of these topics that are missing; one that is there is left as it is.
+    """Create the topics that are missing, and leave existing topics as they are.
 
-    Raises `Stop` when the cluster forbids it or has a standard topic with another number of
-    partitions, `RetryLater` when it does not answer.
+    Raises `Stop` if the cluster forbids it, or if the standard's topics have different numbers of
+    partitions. Raises `RetryLater` if Kafka does not answer.
     """
     admin = AdminClient(client_settings(settings))
     try:
-        there = admin.list_topics(timeout=10).topics
+        existing = admin.list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka does not answer ({error.args[0].name()}); is it up, and is [kafka] in bus.toml "
-            "right? `bus doctor` says more"
+            f"Kafka does not answer ({error.args[0].name()}); check that it is running, and that "
+            "[kafka] in bus.toml is correct. `bus doctor` gives details"
         ) from None
-    partitions = count(settings, {name: len(meta.partitions) for name, meta in there.items()})
-    new = [_new_topic(settings, name, partitions) for name in names if name not in there]
+    partitions = count(settings, {name: len(meta.partitions) for name, meta in existing.items()})
+    new = [_new_topic(settings, name, partitions) for name in names if name not in existing]
     for name, future in admin.create_topics(new, operation_timeout=15).items() if new else ():
         try:
             future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise Stop(
-                    f"topic {name} is missing and the cluster would not make it "
-                    f"({error.args[0].name()}); make it with {partitions} partitions, or give this "
-                    "client the right to create topics"
+                    f"topic {name} is missing, and the cluster refuses to create it "
+                    f"({error.args[0].name()}); create it with {partitions} partitions, or give "
+                    "this user the right to create topics"
                 ) from None
-    parts = {name: len(there[name].partitions) for name in names if name in there}
-    made = {topic.topic: topic.num_partitions for topic in new}
-    _await_leaders(settings, made, 30.0)
-    with suppress(RetryLater):  # a partition that is down for long must not stop what needs others
+    parts = {name: len(existing[name].partitions) for name in names if name in existing}
+    created = {topic.topic: topic.num_partitions for topic in new}
+    _await_leaders(settings, created, 30.0)
+    with suppress(RetryLater):  # an unavailable partition must not stop work on the others
         _await_leaders(settings, parts, 5.0, first=admin)
 
 
 def _await_leaders(
     settings: Settings, parts: dict[str, int], seconds: float, first: AdminClient | None = None
 ) -> None:
-    """Come back when every partition of these topics can be read and written.
+    """Wait until every partition of these topics can be read and written.
 
-    parts: the number of partitions of each; to be asked also of those that were there, as another
-           command may have made them just now. Raises `RetryLater` after `seconds`.
-    first: a client that has seen these topics, which answers sooner than a new one.
+    A KRaft controller answers as soon as it has recorded a new topic. The brokers create its
+    partitions a moment later (KIP-500, "Broker Metadata Management"). Raises `RetryLater` after
+    `seconds`.
 
-    A KRaft controller answers when it has written down that a topic shall be; the brokers make its
-    partitions a moment later (KIP-500, "Broker Metadata Management").
+    parts: the number of partitions of each topic. Include existing topics, as another command may
+           have created them just now.
+    first: a client that has seen these topics. It answers sooner than a new one.
     """
-
     if not parts:
         return
 
     config = client_settings(settings)
     clients = [first] if first else []
 
-    def ask() -> None:
-        # A client of its own each time: one that has seen a topic missing may go on saying so.
+    def check() -> None:
+        # A new client each time: one that has not found a topic may keep reporting it as missing.
         admin = clients.pop() if clients else AdminClient(config)
-        # Asked for the offsets of one without a leader, librdkafka looks again only 3 s later.
-        there = admin.list_topics(timeout=10).topics
+        # Look for leaders first. When librdkafka is asked for the offsets of a partition without a
+        # leader, it tries again only 3 s later.
+        existing = admin.list_topics(timeout=10).topics
         for name, number in parts.items():
-            if name not in there or len(there[name].partitions) < number:
+            if name not in existing or len(existing[name].partitions) < number:
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
-            if any(partition.leader < 0 for partition in there[name].partitions.values()):
+            if any(partition.leader < 0 for partition in existing[name].partitions.values()):
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
-        for future in admin.list_offsets(asked).values():
+        for future in admin.list_offsets(requested).values():
             future.result()
 
-    asked = {
+    requested = {
         TopicPartition(name, number): OffsetSpec.latest()  # type: ignore[no-untyped-call]
         for name, partitions in parts.items()
         for number in range(partitions)
     }
-    patience = Retrying(
+    retrying = Retrying(
         retry=retry_if_exception_type(KafkaException),
         wait=wait_fixed(0.1),
         stop=stop_after_delay(seconds),
         reraise=True,
     )
     try:
-        patience(ask)
+        retrying(check)
     except KafkaException as error:
         raise RetryLater(
-            f"a topic has no leader ({error.args[0].name()}); try again when all brokers are up"
+            f"a partition has no leader ({error.args[0].name()}); try again when all brokers are "
+            "available"
         ) from None
 
 
-def count(settings: Settings, there: dict[str, int]) -> int:
-    """The number of partitions of the standard's topics: as the cluster has it, else as set.
+def count(settings: Settings, existing: dict[str, int]) -> int:
+    """Return the number of partitions of the standard's topics.
 
-    there: the partitions of every topic of the cluster. Raises `Stop` when they differ.
+    The number in the cluster counts, or the setting if the cluster has no such topic yet. Raises
+    `Stop` if the topics have different numbers.
+
+    existing: the number of partitions of every topic in the cluster.
     """
-    ours = {name: there[name] for kind in KINDS if (name := topic(settings, kind)) in there}
+    ours = {name: existing[name] for kind in KINDS if (name := topic(settings, kind)) in existing}
     if len(set(ours.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in sorted(ours.items()))
         raise Stop(
-            f"the standard's topics must all have the same number of partitions; here: {listed}. "
-            "Make new topics under another topic_prefix and replay into them"
+            "the standard's topics must all have the same number of partitions, but they have: "
+            f"{listed}. Set another topic_prefix, and publish into new topics"
         )
     return next(iter(ours.values()), settings.kafka.partitions)
 
 
 def config(settings: Settings, name: str) -> dict[str, str]:
-    """How long Kafka keeps what is in a topic, in Kafka's own terms; see `bus.kafka.retention`."""
-    kind, how = kind_of(settings, name), settings.retention
+    """Return the Kafka settings that say how long a topic keeps its data.
+
+    See `bus.kafka.retention`.
+    """
+    kind, rules = kind_of(settings, name), settings.retention
     if kind and KINDS[kind].retention == "time":
-        return {"cleanup.policy": "delete", "retention.ms": str(how.attendance_days * DAY)}
+        return {"cleanup.policy": "delete", "retention.ms": str(rules.attendance_days * DAY)}
     if kind:
-        return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(how.history_days * DAY)}
+        return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(rules.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
-        return {"cleanup.policy": "delete", "retention.ms": str(how.deadletter_days * DAY)}
+        return {"cleanup.policy": "delete", "retention.ms": str(rules.deadletter_days * DAY)}
     kept = (sources(settings), positions(settings), replays(settings))
     return NAMES if name in kept else LATEST
 

@@ -1,10 +1,10 @@
-"""Publishes events in Kafka transactions: all of a transaction is there for readers, or nothing.
+"""Publishes events in Kafka transactions: readers see all of a transaction or none of it.
 
-A publisher has a transactional id of its source's own. Starting one fences off whatever is left of
-an earlier process of the same source: its open transaction is aborted, and it can publish no more
-(Kafka, KIP-98 and KIP-890). So after a kill at any moment the topics hold whole transactions only,
-and what they hold is all that has been published. In the same way a producer whose connection broke
-is replaced before the next transaction: see `bus.kafka.connection_watch`.
+Each source has a separate transactional id. Starting a publisher fences off every earlier process
+of the same source: Kafka aborts its open transaction, and it can publish nothing more (Kafka,
+KIP-98 and KIP-890). After a kill at any moment, the topics therefore hold whole transactions only,
+and nothing else has been published. A producer whose connection broke is replaced in the same way
+before the next transaction: see `bus.kafka.connection_watch`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from confluent_kafka import KafkaException, Producer
 from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import Change, Headers, envelope
-from bus.kafka.connection_watch import HEARD, ConnectionWatch
+from bus.kafka.connection_watch import LOG_SETTINGS, ConnectionWatch
 from bus.kafka.kafka_errors import explained, failure
 from bus.registry.codec import Encoder
 from bus.settings import Settings
@@ -31,23 +31,26 @@ if TYPE_CHECKING:
     import pyarrow
 
 SECONDS = 60.0
-"""How long Kafka may take for one step of a transaction."""
+"""Seconds that Kafka may take for one step of a transaction."""
 
 TRANSACTION_RECORDS = 50_000
-"""How many events at most are in one transaction: a reader of committed data waits for its end."""
+"""The largest number of events in one transaction. A reader of committed data waits until the
+transaction ends."""
 
 
 class Publisher:
-    """Publishes the events of one source. Not for several threads.
+    """Publishes the events of one source.
+
+    Use it from one thread only.
 
     source:      the CloudEvents source of all its events: `/oneroster-csv`.
     time:        the CloudEvents time of all its events, RFC 3339 in UTC.
     traceparent: the W3C trace context of the run, or None.
-    schema_ids:  for each kind the id under which the registry knows our schema.
-    unchecked:   for some kinds the fields whose references the source could not check; may be set
-                 at any time before these are published.
-    replaced:    whether a connection broke, so that a second producer had to go on; what the topics
-                 hold is then better read than reckoned.
+    schema_ids:  for each kind, the id of our schema in the registry.
+    unchecked:   for some kinds, the fields whose references the source could not check. Set it
+                 before these kinds are published.
+    replaced:    whether a connection broke and a second producer took over. Then read what the
+                 topics hold instead of computing it.
     """
 
     def __init__(
@@ -71,21 +74,21 @@ class Publisher:
         self._partitions = topics.count(settings, self._start())
 
     def _start(self) -> dict[str, int]:
-        """A new producer; all that an earlier one of this source still has on its way is void.
+        """Start a new producer. Kafka rejects all requests of this source's earlier producers.
 
-        Gives the topics that are there, with the number of their partitions.
+        Returns the number of partitions of each existing topic.
         """
-        self._doubt = ConnectionWatch()
+        self._watch = ConnectionWatch()
         name = f"{self._settings.topic_prefix}{self._source}"
-        self._producer = Producer(producer_settings(self._settings, name, self._doubt))
+        self._producer = Producer(producer_settings(self._settings, name, self._watch))
         with explained("start publishing"):
             return fence(self._producer)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is published inside is there for readers when it ends, or nothing of it."""
+        """Publish in one transaction: readers see everything from this block, or nothing."""
         self._producer.poll(0)
-        if self._doubt:
+        if self._watch:
             self.close()
             self._start()
             self.replaced = True
@@ -93,19 +96,22 @@ class Publisher:
             self._producer.begin_transaction()
         try:
             yield
-            with explained("commit what was published"):
+            with explained("commit the published events"):
                 self._producer.commit_transaction(SECONDS)
         except BaseException:
-            # What cannot be aborted now (the broker is gone) is aborted by whoever starts next.
+            # If the broker is unavailable, the next publisher to start aborts the transaction.
             try:
                 self._producer.abort_transaction(SECONDS)
             except KafkaException:
-                logging.getLogger(__name__).debug("the transaction is left for the next start")
+                logging.getLogger(__name__).debug(
+                    "could not abort the transaction; the next start aborts it"
+                )
             raise
 
     def publish(self, kind: str, change: Change, batch: pyarrow.RecordBatch) -> None:
-        """Publish records of one kind within a transaction; `batch` as `bus.registry.batch_codec`
-        has it.
+        """Publish records of one kind within a transaction.
+
+        batch: records as columns, as `bus.registry.batch_codec` describes them.
         """
         shared = envelope(
             kind,
@@ -134,7 +140,7 @@ class Publisher:
     ) -> None:
         """Publish single records of one kind within a transaction.
 
-        time: when the change was learned from the system; RFC 3339 in UTC.
+        time: when the bus learned of the change from the SIS; RFC 3339 in UTC.
         """
         shared = envelope(
             kind, change, source=self._source, time=time, traceparent=self._traceparent
@@ -147,7 +153,7 @@ class Publisher:
             self._send(name, value, record["sourcedId"], place, headers)
 
     def raw(self, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
-        """Publish bytes as they are within a transaction; None: the key has no value any more."""
+        """Publish bytes unchanged within a transaction. None as value deletes the key's value."""
         self._send(topic, value, key, 0, headers)
 
     def _send(
@@ -163,34 +169,36 @@ class Publisher:
             try:
                 produce(topic, value, key, partition, headers=headers)
                 return
-            except BufferError:  # librdkafka's queue is full: wait until some of it is gone
+            except BufferError:  # librdkafka's queue is full: wait until it has room
                 self._producer.poll(0.1)
             except KafkaException as error:
                 raise failure("publish", error.args[0]) from None
 
     def close(self) -> None:
-        """Wait for nothing: what is not committed by now is not meant to be."""
+        """Drop what is not committed, without waiting for its delivery."""
         self._producer.purge()
         self._producer.flush(5)
 
 
 def fence(producer: Producer) -> dict[str, int]:
-    """Make ready for transactions; whoever had the transactional id before can write no more.
+    """Prepare a producer for transactions, and fence off earlier users of its transactional id.
 
-    Gives the topics that are there, with the number of their partitions. They are asked for first,
-    as a producer that has no connection yet looks for its coordinator only every half a second
-    (librdkafka, rdkafka_txnmgr.c).
+    Returns the number of partitions of each existing topic. The topics are requested first, because
+    a producer without a connection looks for its coordinator only every half second (librdkafka,
+    rdkafka_txnmgr.c).
     """
-    there = producer.list_topics(timeout=SECONDS).topics
+    existing = producer.list_topics(timeout=SECONDS).topics
     producer.init_transactions(SECONDS)
-    return {name: len(topic.partitions) for name, topic in there.items()}
+    return {name: len(topic.partitions) for name, topic in existing.items()}
 
 
 def producer_settings(
-    settings: Settings, transactional_id: str, doubt: ConnectionWatch
+    settings: Settings, transactional_id: str, watch: ConnectionWatch
 ) -> dict[str, Any]:
-    """librdkafka's settings for a producer whose transactions lose and double nothing, as long as
-    none is begun when there is doubt."""
+    """Return librdkafka's settings for a producer of transactions.
+
+    Its transactions lose and duplicate no event, as long as none begins after `watch` is true.
+    """
     return {
         "linger.ms": 20,
         "compression.type": "lz4",
@@ -200,6 +208,6 @@ def producer_settings(
         "enable.idempotence": True,
         "acks": "all",
         "transaction.timeout.ms": 300_000,
-        "logger": doubt,
-        **HEARD,
+        "logger": watch,
+        **LOG_SETTINGS,
     }

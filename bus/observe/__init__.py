@@ -1,7 +1,7 @@
-"""Observation: what an operator sees of a running bus. None of it holds personal data.
+"""Observation: what an operator sees of a running bus, without personal data.
 
 telemetry  logs and traces
 metrics    a consumer's Prometheus metrics
 health     readiness, liveness and metrics over HTTP
-doctor     what is wrong with a bus, and how to mend it
+doctor     finds what is wrong with a bus, and suggests how to correct it
 """

@@ -1,4 +1,7 @@
-"""`bus doctor`: looks at each thing that the bus stands on, changes nothing, and says the mend."""
+"""`bus doctor`: checks everything that the bus depends on, and suggests corrections.
+
+It changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from bus.registry.registry_client import answered, client
 from bus.settings import Settings, config_file
 
 SECONDS = 10.0
-"""How long a district's cluster may take to answer."""
+"""Seconds that a district's cluster may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at; `says` tells how it is, or what is wrong and how to mend it."""
+    """The result of one check.
+
+    `says` describes the current state, or what is wrong and how to correct it.
+    """
 
     name: str
     ok: bool
@@ -29,43 +35,49 @@ class Diagnosis:
 
 
 def examine(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at all that the bus stands on, one after the other; nothing is raised."""
-    looks: list[tuple[str, Callable[[], str]]]
+    """Check everything that the bus depends on, one item after the other.
+
+    A `BusError` becomes a diagnosis; it is not raised.
+    """
+    checks: list[tuple[str, Callable[[], str]]]
     if settings.embedded:
         home = settings.home.absolute()
-        looks = [
+        checks = [
             ("Java", lambda: machine.java_version(machine.java())),
             ("memory", partial(_memory, home)),
             ("disk", partial(_disk, home)),
             ("home", partial(_home, home)),
             ("programs", _programs),
             ("data", partial(_data, home)),
-            ("Kafka", partial(_part, home, "kafka")),
+            ("Kafka", partial(_process, home, "kafka")),
         ]
         if not settings.registry.url:
-            looks.append(("registry", partial(_part, home, "registry")))
+            checks.append(("registry", partial(_process, home, "registry")))
     else:
-        looks = [("Kafka", partial(_cluster, settings))]
+        checks = [("Kafka", partial(_cluster, settings))]
     if settings.registry.url:
-        looks.append(("registry", partial(_registry, settings)))
-    for name, look in looks:
+        checks.append(("registry", partial(_registry, settings)))
+    for name, check in checks:
         try:
-            yield Diagnosis(name, True, look())
+            yield Diagnosis(name, True, check())
         except BusError as error:
             yield Diagnosis(name, False, str(error))
 
 
 def examine_settings(wrong: Iterable[str]) -> Diagnosis:
-    """How the settings are; `wrong` says what is not right with them, a text each."""
+    """Return the diagnosis of the settings.
+
+    wrong: what is not right with them, one text for each problem.
+    """
     if found := "\n".join(wrong):
         return Diagnosis("settings", False, found)
     file = config_file()
-    where = str(file) if file.exists() else f"no {file} here, so what is usual counts"
+    where = str(file) if file.exists() else f"no {file} here, so the defaults apply"
     return Diagnosis("settings", True, where)
 
 
 def _memory(home: Path) -> str:
-    if not lifecycle.status(home).endpoints:  # what runs has its memory already
+    if not lifecycle.status(home).endpoints:  # a running bus already has its memory
         machine.check_memory()
     return f"{machine.memory_left_mb()} MB left"
 
@@ -77,7 +89,7 @@ def _disk(home: Path) -> str:
 
 def _home(home: Path) -> str:
     if not home.exists():
-        return f"{home} will be made by `bus up`"
+        return f"{home} does not exist yet; `bus up` creates it"
     check_writable(home)
     return str(home)
 
@@ -86,11 +98,11 @@ def _programs() -> str:
     found, missing = fetched()
     if missing:
         size, source = f"{missing // 1_000_000} MB", without_password(repository())
-        return f"`bus up` will fetch {size} from {source} to {cache()}"
+        return f"`bus up` will download {size} from {source} to {cache()}"
     if wrong := damaged(found):
         raise Stop(
-            f"{wrong[0]} is not what was fetched (a damaged disk?): run `bus down`, remove "
-            f"{cache()} and run `bus up`, which fetches all anew"
+            f"{wrong[0]} differs from the download (is the disk damaged?): run `bus down`, delete "
+            f"{cache()} and run `bus up`, which downloads everything again"
         )
     return f"Kafka {found.kafka_version}, Apicurio Registry {found.registry_version} in {cache()}"
 
@@ -99,16 +111,18 @@ def _data(home: Path) -> str:
     lifecycle.check_versions(home, fetched()[0])
     damage.check(home)
     if spare := damage.damage(home).spare:
-        raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which mends it")
-    return f"{home} is whole" if kafka_process.holds_data(home) else "none yet"
+        raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which restores it")
+    return f"{home} is not damaged" if kafka_process.holds_data(home) else "no data yet"
 
 
-def _part(home: Path, name: str) -> str:
+def _process(home: Path, name: str) -> str:
     state = lifecycle.status(home)
     if name in state.dead:
-        raise Stop(f"it was started but runs no more: see {home / 'logs' / name}.log and `bus up`")
+        raise Stop(
+            f"it started but no longer runs: see {home / 'logs' / name}.log, then run `bus up`"
+        )
     if not (running := state.running.get(name)):
-        raise Stop("not up; start it with `bus up`")
+        raise Stop("not running; start it with `bus up`")
     if not lifecycle.answers(name, running.port):
         raise Stop(
             f"process {running.pid} runs but does not answer on port {running.port}: run "
@@ -118,13 +132,13 @@ def _part(home: Path, name: str) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    """A district's own cluster: whether it lets us in."""
+    """Check that the district's cluster accepts us."""
     brokers = check_reachable(settings, SECONDS)
     return f"{brokers} broker(s) at {settings.kafka.bootstrap}"
 
 
 def _registry(settings: Settings) -> str:
-    """A district's own registry: whether it lets us in."""
+    """Check that the district's registry accepts us."""
     with client(settings) as registry, answered():
         registry.get_subjects()
     return f"answers at {without_password(settings.registry.url)}"

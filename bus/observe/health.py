@@ -1,7 +1,8 @@
-"""Readiness, liveness and metrics of a consumer over HTTP, for an orchestrator and Prometheus.
+"""Serves a consumer's readiness, liveness and metrics over HTTP.
 
-`/livez` 200 while the loop turns; `/readyz` 200 while it is in its group and its product answers;
-`/metrics` in Prometheus' text format. Nothing of it needs a secret, nothing of it holds data.
+An orchestrator and Prometheus use it. `/livez` answers 200 while the loop runs. `/readyz` answers
+200 while the consumer is in its group and its product answers. `/metrics` answers in Prometheus'
+text format. No endpoint needs a secret, and none contains personal data.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ if TYPE_CHECKING:
     from starlette.responses import PlainTextResponse
 
 Check = Callable[[], str]
-"""Says what is wrong, or "" when all is well."""
+"""Returns what is wrong, or "" if nothing is."""
 
 
 @contextmanager
 def served(
     host: str, port: int, registry: CollectorRegistry, *, live: Check, ready: Check
 ) -> Iterator[None]:
-    """Serve them on a thread of its own while the block runs; nowhere when the port is 0."""
+    """Serve the endpoints on a separate thread while the block runs.
+
+    Serves nothing if the port is 0. Raises `Stop` if the port is taken.
+    """
     if not port:
         yield
         return
-    # Here, as most consumers have no port, and an HTTP server takes a twentieth of their start.
+    # Imported only here: most consumers have no port, and these imports take a twentieth of their
+    # start.
     import uvicorn
     from prometheus_client import make_asgi_app
     from starlette.applications import Starlette
@@ -63,7 +68,7 @@ def served(
             thread.join(0.02)
             if not thread.is_alive():
                 raise Stop(
-                    f"port {port} on {host} is taken; set [consumer] http_port to a free one"
+                    f"port {port} on {host} is in use; set [consumer] http_port to a free one"
                 )
         yield
     finally:

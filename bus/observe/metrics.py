@@ -1,4 +1,7 @@
-"""A consumer's Prometheus metrics. Labels are product, kind and the like; never a person's."""
+"""A consumer's Prometheus metrics.
+
+Labels are product, kind and the like. None identifies a person.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class ConsumerMetrics:
         make(
             "dead",
             Counter(
-                "schoolbus_dead_letters", "Records put into dead letters", kinds, registry=where
+                "schoolbus_dead_letters", "Records that became dead letters", kinds, registry=where
             ),
         )
         make(
@@ -50,7 +53,7 @@ class ConsumerMetrics:
             "freshness",
             Histogram(
                 "schoolbus_freshness_seconds",
-                "From the change in the SIS (ce_time) to its delivery",
+                "Seconds from the change in the SIS (ce_time) to its delivery",
                 kinds,
                 buckets=SECONDS,
                 registry=where,
@@ -60,7 +63,7 @@ class ConsumerMetrics:
             "delivery",
             Histogram(
                 "schoolbus_delivery_seconds",
-                "How long the delivery of a batch took",
+                "Seconds that the delivery of a batch took",
                 product,
                 buckets=SECONDS,
                 registry=where,
@@ -80,7 +83,7 @@ class ConsumerMetrics:
             "waiting",
             Gauge(
                 "schoolbus_waiting_records",
-                "Records that wait for what they refer to",
+                "Records that wait for the records that they refer to",
                 product,
                 registry=where,
             ),
@@ -89,7 +92,7 @@ class ConsumerMetrics:
             "circuit",
             Gauge(
                 "schoolbus_circuit_open",
-                "1 while the product is taken to be down",
+                "1 while the product counts as unavailable",
                 product,
                 registry=where,
             ),
@@ -97,14 +100,17 @@ class ConsumerMetrics:
         make(
             "assigned",
             Gauge(
-                "schoolbus_assigned_partitions", "Partitions of this copy", product, registry=where
+                "schoolbus_assigned_partitions",
+                "Partitions of this instance",
+                product,
+                registry=where,
             ),
         )
         make(
             "behind",
             Gauge(
                 "schoolbus_partitions_behind",
-                "Partitions of this copy that have more to read",
+                "Partitions of this instance that have more to read",
                 product,
                 registry=where,
             ),

@@ -1,7 +1,7 @@
-"""Logs, traces and metrics: what an operator sees. No personal data is in any of them.
+"""Logs and traces for an operator, without personal data.
 
-Records are named by kind and sourcedId, values by their class. "Normal operation emits no logs":
-what goes well is in the metrics.
+Records are named by kind and sourcedId, values by their class. Normal operation logs nothing:
+metrics show what succeeds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from bus.settings import TelemetrySettings
 
 W3C = TraceContextTextMapPropagator()
 LINKS = 32
-"""How many producers' traces at most one delivery's span links to."""
+"""The largest number of producers' traces that one delivery's span links to."""
 
 
 def configure(settings: TelemetrySettings) -> None:
-    """Set up logs (to stderr) and traces of this process; called once, at the edge."""
+    """Set up the logs (to stderr) and traces of this process.
+
+    Call it once, when the program starts.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stderr.isatty()
@@ -60,7 +63,7 @@ def configure(settings: TelemetrySettings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("bus").setLevel(level)
-    # librdkafka says much that it mends itself; what it cannot mend comes as an error.
+    # librdkafka logs many problems that it recovers from; it reports the others as errors.
     logging.getLogger("bus.librdkafka").setLevel(logging.CRITICAL if level > 10 else level)
     provider = TracerProvider(resource=Resource.create({"service.name": "schoolbus"}))
     if settings.otlp_endpoint:
@@ -74,9 +77,12 @@ def configure(settings: TelemetrySettings) -> None:
 
 @contextmanager
 def span(name: str, *, parents: Iterable[str] = (), consumer: bool = False) -> Iterator[str | None]:
-    """A span of the current trace; gives its W3C traceparent, or None when nothing traces.
+    """Open a span of the current trace, and yield its W3C traceparent.
 
-    parents: traceparents of events that this work is about; the span links to them.
+    Yields None if there is no active trace.
+
+    parents:  the traceparents of the events that this work handles. The span links to them.
+    consumer: whether this work consumes events; otherwise it produces them.
     """
     links = [
         Link(context)

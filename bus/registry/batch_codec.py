@@ -1,11 +1,10 @@
-"""Many records at once: Avro to columns and columns to Avro, where all is as it should be.
+"""Converts whole batches of valid records between Avro and Arrow columns.
 
-What fastavro does record by record, pyruhvro does for a whole batch, some ten times as fast, with
-Arrow's columns on the other side. It is a young library, so it is trusted with nothing: what it has
-read is written again and must give the same bytes. Whatever is not so, or makes it fail, is left to
-`bus.registry.codec`, which goes record by record with fastavro and says what is wrong with which.
-That both give the same is held by tests over every schema of the standard
-(tests/unit/test_batch_codec.py).
+pyruhvro converts a whole batch at once, about ten times as fast as fastavro converts record by
+record. It is a young library, so its results are verified: what it reads is written again and must
+give the same bytes. If that check or the conversion fails, `bus.registry.codec` converts record by
+record with fastavro, and reports which record is wrong and why. Tests over every schema of the
+standard verify that both give the same results (tests/unit/test_batch_codec.py).
 """
 
 from __future__ import annotations
@@ -23,91 +22,106 @@ if TYPE_CHECKING:
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_DAY = date(1970, 1, 1)
 FEWEST = 50
-"""Fewer values are read sooner one by one."""
+"""Fewer values than this are read faster one by one."""
 
 
 class BatchCodec:
-    """Reads and writes values of one kind with our schema of it. Not for several threads."""
+    """Reads and writes values of one kind with our schema of it.
+
+    Use it from one thread only.
+    """
 
     def __init__(self, kind: str) -> None:
         self._schema = json.dumps(KINDS[kind].schema)
-        self._records = _maker(KINDS[kind].fields)
+        self._records = _record_builder(KINDS[kind].fields)
 
     def read(self, values: Sequence[bytes]) -> list[Record] | None:
-        """The records of these values (Avro, without a frame), just as fastavro gives them.
+        """Return the records of these values, exactly as fastavro returns them.
 
-        None: at least one of them is not as it should be; nothing is said of which.
+        The values are Avro without a frame. Returns None if at least one of them is not valid,
+        without saying which.
         """
         found = self.columns(values)
         return None if found is None else self.records(found)
 
     def records(self, found: pyarrow.RecordBatch) -> list[Record] | None:
-        """The records of what `columns` gave; None: one of them is nothing that Python has."""
+        """Return the records of what `columns` returned.
+
+        Returns None if one of them has a value that Python cannot represent.
+        """
         try:
             return self._records([_values(column) for column in found])
-        except (OverflowError, ValueError):  # a day or a moment that Python does not have
+        except (OverflowError, ValueError):  # a date or time outside of Python's range
             return None
 
     def columns(self, values: Sequence[bytes]) -> pyarrow.RecordBatch | None:
-        """The same as columns: days are `date32`, moments `timestamp[ms]` in UTC."""
+        """Return the records of these values as columns.
+
+        Dates are `date32`, times are `timestamp[ms]` in UTC. Returns None if at least one value is
+        not valid.
+        """
         import pyarrow
         from pyruhvro import deserialize_array, serialize_record_batch
 
         try:
             found = deserialize_array(values, self._schema)
-            (again,) = serialize_record_batch(found, self._schema, 1)
-            same: bool = again.equals(pyarrow.array(values, again.type))
+            (rewritten,) = serialize_record_batch(found, self._schema, 1)
+            same: bool = rewritten.equals(pyarrow.array(values, rewritten.type))
             return found if same else None
-        except Exception:  # of many types; what is wrong is told by whoever reads one by one
+        except Exception:  # of many types; reading one by one reports the cause
             return None
 
     def write(self, batch: pyarrow.RecordBatch) -> list[bytes] | None:
-        """The value (Avro, without a frame) of each row of a batch with the kind's own columns.
+        """Return the value of each row of a batch: Avro without a frame.
 
-        Strings, booleans and lists as Arrow has them; days are `date32`, moments `timestamp[ms]` in
-        UTC, enumerations strings. None: at least one row is not of the schema.
+        The batch has the columns of the kind. Strings, booleans and lists are Arrow's; dates are
+        `date32`, times are `timestamp[ms]` in UTC, and enumerations are strings. Returns None if at
+        least one row does not match the schema.
         """
         from pyruhvro import deserialize_array, serialize_record_batch
 
         try:
             (values,) = serialize_record_batch(batch, self._schema, 1)
             written: list[bytes] = values.to_pylist()
-            again = deserialize_array(written, self._schema)
-            return written if again.columns == batch.columns else None
-        except Exception:  # of many types; whoever writes row by row tells what is wrong
+            rewritten = deserialize_array(written, self._schema)
+            return written if rewritten.columns == batch.columns else None
+        except Exception:  # of many types; writing row by row reports the cause
             return None
 
 
 def rows(batch: pyarrow.RecordBatch) -> list[Record]:
-    """The rows of a batch, as fastavro takes them."""
+    """Return the rows of a batch in the form that fastavro takes."""
     names = batch.schema.names
     columns = [_values(column) for column in batch]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _values(column: Any) -> list[Any]:
-    """A column as Python values; a day or a moment that comes again is made only once."""
+    """Return a column as Python values, and create each distinct date or time only once."""
     import pyarrow
 
     if pyarrow.types.is_date32(column.type):
-        return _made(_numbers(column, pyarrow.int32()), _day)
+        return _convert_distinct(_numbers(column, pyarrow.int32()), _day)
     if pyarrow.types.is_timestamp(column.type):
-        return _made(_numbers(column, pyarrow.int64()), _moment)
+        return _convert_distinct(_numbers(column, pyarrow.int64()), _moment)
     values: list[Any] = column.to_pylist()
     return values
 
 
 def _numbers(column: Any, number: Any) -> list[int | None]:
-    """The numbers that days or moments are. `cast` would import Arrow's functions, which takes a
-    tenth of a second of every start."""
+    """Return the integers of a column of days or times.
+
+    `cast` would import Arrow's compute functions, which adds a tenth of a second to every start.
+    """
     chunks = getattr(column, "chunks", [column])
     return [one for chunk in chunks for one in chunk.view(number).to_pylist()]
 
 
-def _made(numbers: list[int | None], make: Callable[[int], Any]) -> list[Any]:
-    made: dict[int | None, Any] = {n: make(n) for n in set(numbers) if n is not None}
-    made[None] = None
-    return [made[number] for number in numbers]
+def _convert_distinct(numbers: list[int | None], make: Callable[[int], Any]) -> list[Any]:
+    """Return the value that `make` gives for each number, and call it once for equal numbers."""
+    built: dict[int | None, Any] = {n: make(n) for n in set(numbers) if n is not None}
+    built[None] = None
+    return [built[number] for number in numbers]
 
 
 def _day(number: int) -> date:
@@ -118,12 +132,15 @@ def _moment(milliseconds: int) -> datetime:
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _maker(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
-    """From columns to records. A dict written out is made in a quarter of the time that `dict(zip)`
-    takes, so it is written out, as the standard library does for its named tuples."""
+def _record_builder(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
+    """Return a function that turns columns into records.
+
+    It contains the dict display as source text, as the standard library does for its named tuples.
+    That takes a quarter of the time of `dict(zip(...))`.
+    """
     names = [f"v{at}" for at in range(len(fields))]
     record = ", ".join(f"{field!r}: {name}" for field, name in zip(fields, names, strict=True))
-    made: Callable[[list[list[Any]]], list[Record]] = eval(
+    built: Callable[[list[list[Any]]], list[Record]] = eval(
         f"lambda columns: [{{{record}}} for {', '.join(names)} in zip(*columns, strict=True)]"
     )
-    return made
+    return built

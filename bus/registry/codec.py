@@ -1,10 +1,12 @@
-"""From a record to the bytes of a message and back: Avro binary in the Confluent frame.
+"""Converts a record to the bytes of a message and back: Avro binary in the Confluent frame.
 
-The frame is a zero byte, the schema's id in the registry as four bytes (big-endian), then the Avro
-binary encoding (Confluent, "Wire Format"; Avro 1.12, "Binary Encoding"). Reading resolves what was
-written with another version of the schema into ours (Avro 1.12, "Schema Resolution").
+The frame is a zero byte and the schema's id in the registry as four bytes (big-endian). The Avro
+binary encoding follows it (Confluent, "Wire Format"; Avro 1.12, "Binary Encoding"). Reading
+resolves what was written with another version of the schema into ours (Avro 1.12, "Schema
+Resolution").
 
-These two run for every event, so each keeps what it needs in local names and does nothing else.
+`Encoder` and `Decoder` run for every event. For speed, they keep what they need in local names and
+do nothing else.
 """
 
 from __future__ import annotations
@@ -32,38 +34,41 @@ MAGIC = 0
 
 
 class Encoder:
-    """Encodes records of one kind under the schema id that the registry gave for it."""
+    """Encodes records of one kind with the schema id that the registry assigned."""
 
     def __init__(self, kind: str, schema_id: int) -> None:
         self._schema = parse_schema(KINDS[kind].schema)
         self._frame = FRAME.pack(MAGIC, schema_id)
-        self._blocks = BatchCodec(kind)
+        self._batch_codec = BatchCodec(kind)
 
     def encode(self, record: Any) -> bytes:
-        """The bytes of one record. Raises what fastavro raises when it is not of the schema."""
+        """Return the bytes of one record.
+
+        Raises fastavro's errors if the record does not match the schema.
+        """
         out = BytesIO()
         out.write(self._frame)
         schemaless_writer(out, self._schema, record)
         return out.getvalue()
 
     def encode_all(self, batch: pyarrow.RecordBatch) -> list[bytes]:
-        """The bytes of each row of a batch, in order; its columns as `bus.registry.batch_codec` has
-        them.
+        """Return the bytes of each row of a batch, in order.
 
-        Raises what fastavro raises when a row is not of the schema.
+        `bus.registry.batch_codec` describes the columns. Raises fastavro's errors if a row does not
+        match the schema.
         """
         frame = self._frame
-        if (values := self._blocks.write(batch)) is not None:
+        if (values := self._batch_codec.write(batch)) is not None:
             return [frame + value for value in values]
         return [self.encode(row) for row in rows(batch)]
 
 
 class Decoder:
-    """Decodes messages of one kind, whatever version of its schema they were written with.
+    """Decodes messages of one kind, written with any version of its schema.
 
-    writer_schema: from a schema id to the schema with that id; asked once for each id, or once each
-                   time for one that is not known. It raises `Never` for such an id, `RetryLater`
-                   when the registry does not answer.
+    writer_schema: returns the schema with an id. It is called once for each id that the registry
+                   has, and again in each call for other ids. It raises `Never` for an unknown id,
+                   and `RetryLater` if the registry does not answer.
     """
 
     def __init__(self, kind: str, writer_schema: Callable[[int], dict[str, Any]]) -> None:
@@ -71,13 +76,16 @@ class Decoder:
         self._writer_schema = writer_schema
         self._ours = parse_schema(KINDS[kind].schema)
         self._known: dict[bytes, tuple[Any, Any]] = {}
-        self._blocks = BatchCodec(kind)
-        self._refused: dict[bytes, Never] | None = None  # of the values that `decode_all` has
+        self._batch_codec = BatchCodec(kind)
+        self._unknown_ids: dict[bytes, Never] | None = None  # set while `decode_all` runs
 
     def decode(self, value: bytes | None) -> Record:
-        """One record; raises `Never` when the bytes are not one of this kind."""
+        """Return one record.
+
+        Raises `Never` if the bytes are not a record of this kind.
+        """
         if value is None:
-            raise Never("an erasure (tombstone) holds no record")
+            raise Never("an erasure (tombstone) contains no record")
         try:
             writer, reader = self._known[value[:5]]
         except KeyError:
@@ -86,34 +94,40 @@ class Decoder:
         source.seek(5)
         try:
             record: Record = schemaless_reader(source, writer, reader)  # type: ignore[assignment]
-        except Exception as error:  # fastavro raises of many types, also IndexError and EOFError
+        except Exception as error:  # many types, also IndexError and EOFError
             raise Never(
                 f"the bytes do not decode as {self._kind} ({type(error).__name__}); "
-                "its producer does not write what it registered"
+                "correct their producer, which does not write with the schema that it names"
             ) from None
         if source.tell() != len(value):
             raise Never(
-                f"bytes are left over after the {self._kind}: its producer does not write what it "
-                "registered"
+                f"bytes are left over after the {self._kind}; correct their producer, which does "
+                "not write with the schema that it names"
             )
         return record
 
     def decode_all(
         self, values: Sequence[bytes | None]
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
-        """The records of all values that decode, in order, and (index, reason) of the others."""
+        """Return the records of all values that decode, in order, and the failures of the others.
+
+        A failure is the index of the value and the reason.
+        """
         records, failures, _ = self.decode_with_columns(values)
         return records, failures
 
     def decode_with_columns(
         self, values: Sequence[bytes | None]
     ) -> tuple[list[Record], list[tuple[int, Never]], pyarrow.RecordBatch | None]:
-        """As `decode_all`; and the records as columns, if they were decoded as a whole."""
+        """Return what `decode_all` returns, and the records as columns.
+
+        The columns are None if the values were decoded one by one.
+        """
         found = self.columns(values)
-        if found is not None and (block := self._blocks.records(found)) is not None:
-            return block, [], found
+        if found is not None and (decoded := self._batch_codec.records(found)) is not None:
+            return decoded, [], found
         decode = self.decode
-        self._refused = {}  # a schema may be registered by the next time
+        self._unknown_ids = {}  # begins empty: a schema may be registered later
         records = []
         failures: list[tuple[int, Never]] = []
         for index, value in enumerate(values):
@@ -121,49 +135,56 @@ class Decoder:
                 records.append(decode(value))
             except Never as reason:
                 failures.append((index, reason))
-        self._refused = None
+        self._unknown_ids = None
         return records, failures, None
 
     def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
-        """The records of all values as columns (see `bus.registry.batch_codec`); None: they are to
-        be decoded one by one, as they are few, or not all written with our schema, or one is not as
-        it should be.
-        """
-        bare = self._bare(values)
-        return None if bare is None else self._blocks.columns(bare)
+        """Return the records of all values as columns (see `bus.registry.batch_codec`).
 
-    def _bare(self, values: Sequence[bytes | None]) -> list[bytes] | None:
-        """Values without their frames; None: they are not all written with our schema."""
+        Returns None if the values must be decoded one by one: there are only a few, they are not
+        all written with our schema, or one of them is not valid.
+        """
+        unframed = self._without_frames(values)
+        return None if unframed is None else self._batch_codec.columns(unframed)
+
+    def _without_frames(self, values: Sequence[bytes | None]) -> list[bytes] | None:
+        """Return the values without their frames.
+
+        Returns None if there are only a few, or if they are not all written with our schema.
+        """
         if len(values) < FEWEST or values[0] is None:
             return None
         frame = values[0][:5]
-        bare = [value[5:] for value in values if value is not None and value[:5] == frame]
-        if len(bare) < len(values):
+        unframed = [value[5:] for value in values if value is not None and value[:5] == frame]
+        if len(unframed) < len(values):
             return None
         try:
             _, reader = self._known.get(frame) or self._resolve(frame)
         except Never:
             return None
-        return bare if reader is None else None
+        return unframed if reader is None else None
 
     def _resolve(self, frame: bytes) -> tuple[Any, Any]:
-        """Writer and reader schema for a frame; no reader where the two are the same (faster)."""
+        """Return the writer's and the reader's schema for a frame.
+
+        The reader's schema is None if both schemas mean the same, as decoding is faster without it.
+        """
         if len(frame) < 5 or frame[0] != MAGIC:
             raise Never("the value is not Avro in the Confluent frame (no zero byte and schema id)")
         schema_id = FRAME.unpack(frame)[1]
-        if self._refused and frame in self._refused:
-            raise self._refused[frame]
+        if self._unknown_ids and frame in self._unknown_ids:
+            raise self._unknown_ids[frame]
         try:
             theirs = self._writer_schema(schema_id)
         except Never as reason:
-            if self._refused is not None:
-                self._refused[frame] = reason
+            if self._unknown_ids is not None:
+                self._unknown_ids[frame] = reason
             raise
         try:
             writer = parse_schema(theirs)
         except (SchemaParseException, ValueError, KeyError, TypeError) as error:
             raise Never(
-                f"schema {schema_id} in the registry is not Avro ({type(error).__name__})"
+                f"schema {schema_id} in the registry is not valid Avro ({type(error).__name__})"
             ) from None
         same = meaning(theirs) == meaning(KINDS[self._kind].schema)
         self._known[frame] = found = (writer, None if same else self._ours)

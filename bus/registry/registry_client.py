@@ -1,4 +1,4 @@
-"""The registry's client: made from the settings, and its failures turned into ours.
+"""Creates the registry's client from the settings, and turns its errors into the bus's own.
 
 Source: Confluent, "Schema Registry API Reference" (error codes).
 """
@@ -18,14 +18,18 @@ from bus.errors import RetryLater, Stop
 from bus.settings import Settings
 
 TIMEOUT = httpx2.Timeout(10.0, connect=4.0)
-"""Seconds that one request may take; the client's own default is for ever."""
+"""Seconds that one request may take. By default the client waits forever."""
 
 NOT_THERE = frozenset({40401, 40402, 40403})
-"""Error codes: no such subject, version, schema. Any other 404 is not this API's."""
+"""The error codes for no such subject, version or schema. A 404 with another code does not come
+from this API."""
 
 
 def client(settings: Settings) -> SchemaRegistryClient:
-    """A client of the registry; of the embedded one where no other is set. Close it after use."""
+    """Return a client of the registry, or of the embedded one if the settings name no other.
+
+    Close it after use. Raises `Stop` if the settings give no working client.
+    """
     registry = settings.registry
     config: dict[str, Any] = {
         "url": registry.url,
@@ -41,7 +45,7 @@ def client(settings: Settings) -> SchemaRegistryClient:
         password = registry.password.get_secret_value()
         config["basic.auth.user.info"] = f"{registry.username}:{password}"
     if token := registry.bearer_token.get_secret_value():
-        # The client asks for a logical cluster, which only Confluent Cloud knows.
+        # The client requires a logical cluster, which exists only in Confluent Cloud.
         config |= {
             "bearer.auth.credentials.source": "STATIC_TOKEN",
             "bearer.auth.token": token,
@@ -51,17 +55,17 @@ def client(settings: Settings) -> SchemaRegistryClient:
     if not registry.url:
         from bus.local import reach
 
-        # It speaks no TLS: to read all the world's certificates would take longer than to ask it.
+        # It has no TLS, and loading the system's certificates takes longer than a request.
         config |= {"url": reach(settings.home).registry, "ssl.ca.location": False}
     try:
         found = SchemaRegistryClient(config)
     except (OSError, ValueError) as error:
         raise Stop(
-            f"the registry's client cannot be made ({type(error).__name__}): look at url, ca_file, "
-            "certificate_file, key_file and the credentials of [registry] in bus.toml"
+            f"cannot create the registry's client ({type(error).__name__}); check url, ca_file, "
+            "certificate_file, key_file and the credentials in [registry] of bus.toml"
         ) from None
     if not registry.url:
-        # A proxy of the user's must not be asked for loopback, and the client has no setting.
+        # Requests to loopback must not use the user's proxy, and the client has no setting.
         found._rest_client.session.close()
         found._rest_client.session = httpx2.Client(
             verify=found._rest_client.verify, trust_env=False, timeout=TIMEOUT
@@ -71,44 +75,45 @@ def client(settings: Settings) -> SchemaRegistryClient:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Turn what the registry's client raises into ours.
+    """Turn the errors of the registry's client into the bus's own.
 
-    `RetryLater` when it does not answer or is not well, `Stop` when it refuses or is no registry.
-    No message holds credentials, nor the registry's URL, which may hold some.
+    Raises `RetryLater` if the registry does not answer or reports a temporary error. Raises `Stop`
+    if it refuses, or if it is not a schema registry. No message contains credentials, nor the
+    registry's URL, which may contain some.
     """
     try:
         yield
     except SchemaRegistryError as error:
-        raise _refusal(error) from None
+        raise _rejection(error) from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise _silence(error) from None
+        raise _unreachable(error) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Stop(
-            f"what answers is no schema registry ({type(error).__name__}); is [registry] url "
-            "right? Apicurio's ends in /apis/ccompat/v7"
+            f"the answer is not that of a schema registry ({type(error).__name__}); check "
+            "[registry] url. The URL of Apicurio ends in /apis/ccompat/v7"
         ) from None
 
 
-def _refusal(error: SchemaRegistryError) -> RetryLater | Stop:
+def _rejection(error: SchemaRegistryError) -> RetryLater | Stop:
     status = error.http_status_code
     if status in (401, 403):
         return Stop(
-            f"the registry refuses these credentials (HTTP {status}); check [registry] username "
-            "and password, or bearer_token, in bus.toml, and what they may do there"
+            f"the registry rejects these credentials (HTTP {status}); check [registry] username "
+            "and password, or bearer_token, in bus.toml, and their rights in the registry"
         )
     if status >= 500 or status in (408, 429):
-        return RetryLater(f"the registry answers HTTP {status}; try again when it is up")
+        return RetryLater(f"the registry answers HTTP {status}; try again when it is available")
     if status == 404 and error.error_code not in NOT_THERE:
         return Stop(
-            "there is no schema registry at this address (HTTP 404); is [registry] url right? "
-            "Apicurio's ends in /apis/ccompat/v7"
+            "there is no schema registry at this address (HTTP 404); check [registry] url. The URL "
+            "of Apicurio ends in /apis/ccompat/v7"
         )
     # Without a code the message is the page that came instead of an answer.
-    said = f": {str(error.error_message)[:500]}" if (error.error_code or 0) > 0 else ""
-    return Stop(f"the registry answers HTTP {status}{said}")
+    details = f": {str(error.error_message)[:500]}" if (error.error_code or 0) > 0 else ""
+    return Stop(f"the registry answers HTTP {status}{details}")
 
 
-def _silence(error: BaseException) -> RetryLater | Stop:
+def _unreachable(error: BaseException) -> RetryLater | Stop:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -118,6 +123,6 @@ def _silence(error: BaseException) -> RetryLater | Stop:
             )
         cause = cause.__cause__ or cause.__context__
     return RetryLater(
-        f"the registry does not answer ({type(error).__name__}); is it up, and is [registry] url "
-        "right? `bus doctor` says more"
+        f"the registry does not answer ({type(error).__name__}); check that it is running, and "
+        "that [registry] url is correct. `bus doctor` gives details"
     )

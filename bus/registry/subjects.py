@@ -1,13 +1,13 @@
-"""The schema registry: it enforces the shared standard. Any that speaks Confluent's API.
+"""Looks up, checks and registers schemas in the registry, which enforces the shared standard.
 
-Subjects are named by topic (TopicNameStrategy: `schoolbus.student-value`), compatibility is
-FULL_TRANSITIVE: every version can be read with every other. Schemas get in by `apply` alone, which
-only `bus schemas apply` calls; a producer looks up and never registers. It takes our exact schema,
-or a version that means the same (see `bus.standard.meaning`), so that a new text or attribute in a
-schema stops no producer.
+Any registry with Confluent's API works. Subjects are named by topic (TopicNameStrategy:
+`schoolbus.student-value`). Compatibility is FULL_TRANSITIVE: every version can be read with every
+other. Only `apply` registers schemas, and only `bus schemas apply` calls it. A producer looks
+schemas up and never registers one. It accepts our exact schema, or a version that means the same
+(see `bus.standard.meaning`), so a new text or attribute in a schema does not stop a producer.
 
-All here raise what `bus.registry.registry_client.answered` does: `RetryLater` when the registry
-does not answer, `Stop` when it refuses.
+All functions raise the errors of `bus.registry.registry_client.answered`: `RetryLater` if the
+registry does not answer, `Stop` if it refuses.
 
 Source: Confluent, "Schema Registry API Reference" (subjects, compatibility, config, error codes).
 """
@@ -44,19 +44,20 @@ State = Literal["new", "unchanged", "compatible", "incompatible"]
 Takers = Mapping[str, tuple[str, ...]]
 
 
-NAMED = 3
-"""How many subjects a message names."""
+MOST_NAMED = 3
+"""The largest number of subjects that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a local schema is against the registry.
+    """How a local schema compares with the registry.
 
-    state:    new: the subject is not there; unchanged: the registry has this schema, as it compares
-              them itself (it may or may not count documentation, defaults and attributes that are
-              not Avro's); compatible: it would get a new version. Producers start without it
-              where only documentation and such attributes differ.
-    reasons:  what would break, when it is incompatible: the field, why, and for whom.
+    state:    new: the subject does not exist; unchanged: the registry has this schema, by its own
+              comparison, which may or may not include documentation, defaults and attributes that
+              are not Avro's; compatible: it would become a new version; incompatible: it would
+              break readers. Producers start without a new version if only documentation and such
+              attributes differ.
+    reasons:  what would break if it is incompatible: the field, why, and for whom.
     products: the installed products that take this kind.
     """
 
@@ -69,7 +70,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A schema that the registry has now, and whether it is there since just now."""
+    """A schema that the registry has now.
+
+    registered: whether this run registered it.
+    """
 
     kind: str
     subject: str
@@ -79,15 +83,15 @@ class Applied:
 
 
 def subject(settings: Settings, kind: str) -> str:
-    """The subject of a kind's schema."""
+    """Return the subject of a kind's schema."""
     return f"{settings.topic(kind)}-value"
 
 
 def lookup(settings: Settings) -> dict[str, int]:
-    """The registry's ids of our schemas, by kind; for producers.
+    """Return the registry's ids of our schemas by kind, for producers.
 
-    Where the registry does not have exactly our schema, the latest version that means the same
-    counts: records have the same bytes under both. Raises `Stop` that names those that are not
+    If the registry does not have exactly our schema, the latest version that means the same counts:
+    records have the same bytes under both. Raises `Stop` with the missing subjects if some are not
     registered.
     """
     ids: dict[str, int] = {}
@@ -96,32 +100,37 @@ def lookup(settings: Settings) -> dict[str, int]:
             name = subject(settings, kind)
             if found := _registered(registry, name, about.schema):
                 ids[kind] = found[0]
-            elif (id_ := _of_same_meaning(registry, name, about.schema)) is not None:
+            elif (id_ := _latest_equivalent(registry, name, about.schema)) is not None:
                 ids[kind] = id_
     if not ids:
         must_have_some(settings)
     if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
-        listed = ", ".join(missing[:NAMED])
-        listed += f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        listed = ", ".join(missing[:MOST_NAMED])
+        listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
         raise Stop(
-            f"schema {listed} {are} not registered as this version has {them}: run "
-            "`bus schemas apply` (`bus schemas check` says first what differs)"
+            f"schema {listed} {are} not registered as this version defines {them}: run "
+            "`bus schemas apply` (`bus schemas check` shows the differences)"
         )
     return ids
 
 
 def must_have_some(settings: Settings) -> None:
-    """Raise `Stop` when the registry has no schema of the standard: then nothing can have been
-    published that a consumer could read."""
+    """Raise `Stop` if the registry has no schema of the standard.
+
+    In that case nothing has been published that a consumer could read.
+    """
     with client(settings) as registry, answered():
-        there = set(registry.get_subjects())
-    if not there & {subject(settings, kind) for kind in KINDS}:
+        listed_names = set(registry.get_subjects())
+    if not listed_names & {subject(settings, kind) for kind in KINDS}:
         raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
 
 
 def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
-    """The schema with an id, for reading; raises `Never` when the registry has no such Avro."""
+    """Return the schema with this id, for reading.
+
+    Raises `Never` if the registry has no such schema, or if it is not an Avro record.
+    """
     with answered():
         try:
             text = registry.get_schema(schema_id).schema_str or ""
@@ -129,8 +138,8 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
             if error.error_code not in NOT_THERE:
                 raise
             raise Never(
-                f"the registry has no schema {schema_id}; its producer writes what it did not "
-                "register"
+                f"the registry has no schema {schema_id}; correct its producer, which did not "
+                "register it"
             ) from None
     try:
         parsed = json.loads(text)
@@ -142,9 +151,9 @@ def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, An
 
 
 def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
-    """A function from a schema's id to the schema, as `bus.registry.codec.Decoder` takes it.
+    """Return a function from a schema's id to the schema, for `bus.registry.codec.Decoder`.
 
-    It is asked once for each id, so it keeps no connection.
+    The decoder calls it once for each id, so it keeps no connection open.
     """
 
     def look_up(schema_id: int) -> dict[str, Any]:
@@ -157,9 +166,9 @@ def schema_lookup(settings: Settings) -> Callable[[int], dict[str, Any]]:
 def check(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
 ) -> list[Finding]:
-    """Say what the schemas in a directory (default: ours) would change; nothing is registered.
+    """Return what the schemas in a directory (default: ours) would change, without registering.
 
-    takers: for each kind the products that take it (`bus.plugins.takers`), named in the reasons.
+    takers: for each kind, the products that take it (`bus.plugins.takers`). The reasons name them.
     """
     local = _local(schemas_dir)
     with client(settings) as registry:
@@ -169,21 +178,21 @@ def check(
 def apply(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
 ) -> list[Applied]:
-    """Register the schemas in a directory (default: ours), all of them or none.
+    """Register the schemas in a directory (default: ours), or none if one is incompatible.
 
-    Every subject is set to FULL_TRANSITIVE first and the registry asked once more, so that its
-    verdict at that level is the one that counts. Raises `Stop` with the field and the reason when
-    one is incompatible with any earlier version.
+    Every subject is set to FULL_TRANSITIVE first. Then the registry is asked once more, so that its
+    answer at that level counts. Raises `Stop` with the field and the reason if a schema is
+    incompatible with any earlier version.
     """
     local = _local(schemas_dir)
     level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
     applied = []
     with client(settings) as registry:
-        _refused(_findings(registry, settings, local, takers))
+        _require_compatible(_findings(registry, settings, local, takers))
         for kind in local:
             with answered():
                 registry.set_config(subject(settings, kind), level)
-        for finding in _refused(_findings(registry, settings, local, takers)):
+        for finding in _require_compatible(_findings(registry, settings, local, takers)):
             new = finding.state != "unchanged"
             schema = local[finding.kind]
             if new:
@@ -191,18 +200,20 @@ def apply(
                     registry.register_schema(finding.subject, _schema(schema))
             found = _registered(registry, finding.subject, schema)
             if found is None:
-                raise Stop(f"the registry took {finding.subject} and does not have it: try again")
+                raise Stop(
+                    f"the registry accepted {finding.subject} but does not have it; try again"
+                )
             applied.append(Applied(finding.kind, finding.subject, *found, registered=new))
     return applied
 
 
 def registered(settings: Settings) -> list[dict[str, Any]]:
-    """The subjects of the standard that the registry has: subject, versions, the latest's id."""
+    """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []
     with client(settings) as registry, answered():
-        there = set(registry.get_subjects())
+        listed_names = set(registry.get_subjects())
         for name in (subject(settings, kind) for kind in KINDS):
-            if name in there:
+            if name in listed_names:
                 latest = registry.get_latest_version(name)
                 versions = sorted(registry.get_versions(name))
                 found.append({"subject": name, "versions": versions, "id": latest.schema_id})
@@ -215,16 +226,19 @@ def _findings(
     local: Mapping[str, dict[str, Any]],
     takers: Takers | None,
 ) -> list[Finding]:
-    """Compare each schema with the registry. A subject that it does not list is new."""
+    """Compare each schema with the registry.
+
+    A subject that the registry does not list is new.
+    """
     with answered():
-        there = set(registry.get_subjects())
+        listed_names = set(registry.get_subjects())
     found = []
     for kind, schema in local.items():
-        name, its = subject(settings, kind), (takers or {}).get(kind, ())
-        if name in there:
-            found.append(_check(registry, kind, name, schema, its))
+        name, products = subject(settings, kind), (takers or {}).get(kind, ())
+        if name in listed_names:
+            found.append(_check(registry, kind, name, schema, products))
         else:
-            found.append(Finding(kind, name, "new", products=its))
+            found.append(Finding(kind, name, "new", products=products))
     return found
 
 
@@ -235,43 +249,48 @@ def _check(
     schema: dict[str, Any],
     takers: tuple[str, ...],
 ) -> Finding:
-    there = _registered(registry, name, schema)
+    exact = _registered(registry, name, schema)
     versions = _versions(registry, name)
     found: dict[tuple[str, str, Whom], list[int]] = {}
     for number, (_, version) in versions.items():
         for broken in breaks(version, schema):
             found.setdefault(broken, []).append(number)
-    # Found by us is broken, whatever the registry says: it may not have been told to be strict yet.
-    reasons = [_told(*broken, numbers, takers) for broken, numbers in found.items()]
+    # What we find counts even if the registry accepts it: it may not be set to FULL_TRANSITIVE yet.
+    reasons = [_describe_break(*broken, numbers, takers) for broken, numbers in found.items()]
     state: State = "incompatible" if reasons else "unchanged"
-    if not reasons and not there:
+    if not reasons and not exact:
         state = "compatible" if versions else "new"
         with answered():
             if versions and not registry.test_compatibility_all_versions(name, _schema(schema)):
                 state = "incompatible"
-                reasons = ["the registry calls it incompatible and does not say where"]
+                reasons = ["the registry reports it as incompatible, without the field"]
     return Finding(kind, name, state, tuple(reasons), takers)
 
 
-def _told(field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple[str, ...]) -> str:
+def _describe_break(
+    field: str, reason: str, whom: Whom, numbers: list[int], takers: tuple[str, ...]
+) -> str:
     version = f"version {', '.join(map(str, numbers))}"
     named = f" (here: {', '.join(takers)})" if takers else ""
     if whom == "old readers":
-        breaks_for = f"consumers that still have {version}{named}, on what new producers write"
+        breaks_for = f"consumers that still use {version}{named}, on records of new producers"
     else:
         breaks_for = (
-            f"consumers of the new version{named}, on what is stored in {version} and what "
-            "producers with it still write"
+            f"consumers of the new version{named}, on records that are stored in {version} or that "
+            "producers still write with it"
         )
     return f"field {field}: {reason}; it breaks {breaks_for}"
 
 
-def _refused(findings: list[Finding]) -> list[Finding]:
-    """The findings, when none is incompatible; else raises `Stop` with all that would break."""
+def _require_compatible(findings: list[Finding]) -> list[Finding]:
+    """Return the findings if none is incompatible.
+
+    Raises `Stop` with everything that would break if one is incompatible.
+    """
     broken = [finding for finding in findings if finding.state == "incompatible"]
     if broken:
         listed = "\n".join(f"  {f.subject}: {reason}" for f in broken for reason in f.reasons)
-        raise Stop(f"these schemas break what is there; nothing was registered:\n{listed}")
+        raise Stop(f"these schemas break existing ones, so nothing was registered:\n{listed}")
     return findings
 
 
@@ -285,7 +304,7 @@ def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
             parse_schema(schemas[kind])
         except OSError:
             raise Stop(
-                f"{path} cannot be read; a directory of schemas holds a file for every kind"
+                f"{path} cannot be read; a directory of schemas must have a file for each kind"
             ) from None
         except (ValueError, SchemaParseException, KeyError, TypeError) as error:
             raise Stop(f"{path} is not an Avro schema ({type(error).__name__}: {error})") from None
@@ -295,7 +314,7 @@ def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
 def _registered(
     registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
 ) -> tuple[int, int] | None:
-    """Id and version under which a subject has exactly this schema, or None."""
+    """Return the id and version under which a subject has exactly this schema, or None."""
     with answered():
         try:
             found = registry.lookup_schema(name, _schema(schema))
@@ -306,17 +325,19 @@ def _registered(
     return found.schema_id or 0, found.version or 0
 
 
-def _of_same_meaning(
+def _latest_equivalent(
     registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
 ) -> int | None:
-    """The id of the latest version of a subject that means the same as this schema, or None."""
+    """Return the id of a subject's latest version that means the same as this schema, or None."""
     ours = meaning(schema)
-    alike = [id_ for id_, there in _versions(registry, name).values() if meaning(there) == ours]
-    return alike[-1] if alike else None
+    equivalent_ids = [
+        id_ for id_, one in _versions(registry, name).values() if meaning(one) == ours
+    ]
+    return equivalent_ids[-1] if equivalent_ids else None
 
 
 def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
-    """Id and schema of each version of a subject, by its number, in order."""
+    """Return the id and schema of each version of a subject, by version number, in order."""
     with answered():
         try:
             numbers = sorted(registry.get_versions(name))

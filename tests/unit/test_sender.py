@@ -90,7 +90,9 @@ def test_a_refused_message_says_topic_and_reason(producer: Producer) -> None:
     sender.add(b"2")
     with pytest.raises(RetryLater) as caught:
         sender.flush()
-    assert str(caught.value) == "could not say it (topic t): Kafka says _MSG_TIMED_OUT; try again"
+    assert (
+        str(caught.value) == "could not say it (topic t): Kafka reports _MSG_TIMED_OUT; try again"
+    )
     sender.add(b"2")
     sender.flush()
     assert [value for _, value, _ in producer.taken] == [b"1", b"2"]
@@ -98,13 +100,13 @@ def test_a_refused_message_says_topic_and_reason(producer: Producer) -> None:
 
 def test_what_is_refused_at_once_is_no_other_error(producer: Producer) -> None:
     producer.raised = [KafkaException(error(KafkaError._UNKNOWN_TOPIC))]
-    with pytest.raises(RetryLater, match=r"say it \(topic t\): Kafka says _UNKNOWN_TOPIC"):
+    with pytest.raises(RetryLater, match=r"say it \(topic t\): Kafka reports _UNKNOWN_TOPIC"):
         send(SETTINGS, "t", b"v", doing="say it")
 
 
 def test_what_is_not_taken_in_time_is_an_error(producer: Producer) -> None:
     producer.waiting = 1
-    with pytest.raises(RetryLater, match=r"topic t.*takes nothing for 5 s; try again"):
+    with pytest.raises(RetryLater, match=r"topic t.*did not confirm it in 5 s; try again"):
         send(SETTINGS, "t", b"v", doing="say it", seconds=5)
 
 

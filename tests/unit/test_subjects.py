@@ -173,7 +173,9 @@ def test_of_many_missing_schemas_some_are_named(there: Registry) -> None:
         there.has(kind, without(kind, KINDS[kind].fields[-1]))
     with pytest.raises(Stop, match="bus schemas apply") as caught:
         subjects.lookup(SETTINGS)
-    assert f"and {len(KINDS) - 3} more are not registered as this version has" in str(caught.value)
+    assert f"and {len(KINDS) - 3} more are not registered as this version defines" in str(
+        caught.value
+    )
     assert len(str(caught.value)) < 250
 
 
@@ -285,11 +287,12 @@ def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: P
     assert broken["student"].products == ("canvas",)
     assert broken["student"].reasons == (
         "field givenName: it is removed, and there is no default to read instead; it breaks "
-        "consumers that still have version 1 (here: canvas), on what new producers write",
+        "consumers that still use version 1 (here: canvas), on records of new producers",
     )
     assert broken["result"].reasons == (
         "field weight: it is added, and there is no default to read instead; it breaks consumers "
-        "of the new version, on what is stored in version 1 and what producers with it still write",
+        "of the new version, on records that are stored in version 1 or that producers still write "
+        "with it",
     )
 
 
@@ -330,7 +333,7 @@ def test_what_the_registry_calls_broken_is_broken_though_we_do_not_see_where(
     write(folder, "org", with_field("org", name="motto", type="string", default=""))
     (org,) = (f for f in subjects.check(SETTINGS, folder) if f.kind == "org")
     assert org.state == "incompatible"
-    assert "does not say where" in org.reasons[0]
+    assert "without the field" in org.reasons[0]
 
 
 # Apply registers all or none.
@@ -372,7 +375,7 @@ def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
     before = copy.deepcopy(there.versions)
     there.refuses = lambda subject, level: "org" in subject and level == STRICT
     write(folder, "org", with_field("org", name="motto", type="string", default=""))
-    with pytest.raises(Stop, match="the registry calls it incompatible"):
+    with pytest.raises(Stop, match="the registry reports it as incompatible"):
         subjects.apply(SETTINGS, folder)
     assert there.versions == before
 
@@ -453,9 +456,9 @@ SECRET = "Tr0ub4dor"
         (SchemaRegistryError(503, 50003, SECRET), RetryLater, "HTTP 503"),
         (httpx2.ConnectError(f"http://bus:{SECRET}@registry"), RetryLater, "does not answer"),
         (httpx2.ReadTimeout(f"http://bus:{SECRET}@registry"), RetryLater, "ReadTimeout"),
-        (httpx2.InvalidURL(f"http://bus:{SECRET}@["), RetryLater, "url right"),
-        (ValueError(SECRET), Stop, "what answers is no schema registry"),
-        (KeyError(SECRET), Stop, "what answers is no schema registry"),
+        (httpx2.InvalidURL(f"http://bus:{SECRET}@["), RetryLater, "url is correct"),
+        (ValueError(SECRET), Stop, "the answer is not that of a schema registry"),
+        (KeyError(SECRET), Stop, "the answer is not that of a schema registry"),
     ],
 )
 def test_a_failure_is_ours_and_holds_no_secret(
@@ -490,7 +493,7 @@ def test_a_certificate_that_is_not_trusted_is_named_as_that() -> None:
     ids=["url", "ca file", "two users"],
 )
 def test_a_client_that_cannot_be_made_says_where_to_look(wrong: RegistrySettings) -> None:
-    with pytest.raises(Stop, match=r"look at url, ca_file") as caught:
+    with pytest.raises(Stop, match=r"check url, ca_file") as caught:
         client(Settings(registry=wrong))
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
