@@ -294,7 +294,8 @@ def messages_at(
         for place, offsets in wanted.items():
             for run in _runs(sorted(set(offsets))):
                 wanted_offsets = set(run)
-                for batch in reader.batches({place: run[0]}, {place: run[-1] + 1}):
+                stop = {place: run[-1] + 1}
+                for batch in reader.batches({place: run[0]}, stop, silence=SILENCE):
                     for message in batch:
                         if (offset := message.offset()) in wanted_offsets:
                             found[place, offset or 0] = message

@@ -140,5 +140,5 @@ def _cluster(settings: Settings) -> str:
 def _registry(settings: Settings) -> str:
     """Check that the district's registry accepts us."""
     with client(settings) as registry, answered():
-        registry.get_subjects()
+        registry.subjects()
     return f"answers at {without_password(settings.registry.url)}"

@@ -21,18 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from confluent_kafka.schema_registry import (
-    ConfigCompatibilityLevel,
-    Schema,
-    SchemaRegistryClient,
-    ServerConfig,
-)
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
 from bus.errors import Never, Stop
-from bus.registry.registry_client import NOT_THERE, answered, client
+from bus.registry.registry_client import NOT_THERE, RegistryClient, RegistryError, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
 from bus.standard.kinds import KINDS, schema_directory
@@ -43,6 +36,9 @@ log = logging.getLogger(__name__)
 State = Literal["new", "unchanged", "compatible", "incompatible"]
 Takers = Mapping[str, tuple[str, ...]]
 
+
+LEVEL = "FULL_TRANSITIVE"
+"""The compatibility level of all subjects: every version can be read with every other."""
 
 MOST_NAMED = 3
 """The largest number of subjects that a message names."""
@@ -121,21 +117,21 @@ def must_have_some(settings: Settings) -> None:
     In that case nothing has been published that a consumer could read.
     """
     with client(settings) as registry, answered():
-        listed_names = set(registry.get_subjects())
+        listed_names = set(registry.subjects())
     if not listed_names & {subject(settings, kind) for kind in KINDS}:
         raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
 
 
-def schema_by_id(registry: SchemaRegistryClient, schema_id: int) -> dict[str, Any]:
+def schema_by_id(registry: RegistryClient, schema_id: int) -> dict[str, Any]:
     """Return the schema with this id, for reading.
 
     Raises `Never` if the registry has no such schema, or if it is not an Avro record.
     """
     with answered():
         try:
-            text = registry.get_schema(schema_id).schema_str or ""
-        except SchemaRegistryError as error:
-            if error.error_code not in NOT_THERE:
+            text = registry.schema(schema_id)
+        except RegistryError as error:
+            if error.code not in NOT_THERE:
                 raise
             raise Never(
                 f"the registry has no schema {schema_id}; correct its producer, which did not "
@@ -185,19 +181,18 @@ def apply(
     incompatible with any earlier version.
     """
     local = _local(schemas_dir)
-    level = ServerConfig(compatibility=ConfigCompatibilityLevel.FULL_TRANSITIVE)
     applied = []
     with client(settings) as registry:
         _require_compatible(_findings(registry, settings, local, takers))
         for kind in local:
             with answered():
-                registry.set_config(subject(settings, kind), level)
+                registry.set_compatibility(subject(settings, kind), LEVEL)
         for finding in _require_compatible(_findings(registry, settings, local, takers)):
             new = finding.state != "unchanged"
             schema = local[finding.kind]
             if new:
                 with answered():
-                    registry.register_schema(finding.subject, _schema(schema))
+                    registry.register_schema(finding.subject, _text(schema))
             found = _registered(registry, finding.subject, schema)
             if found is None:
                 raise Stop(
@@ -211,17 +206,17 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
     """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []
     with client(settings) as registry, answered():
-        listed_names = set(registry.get_subjects())
+        listed_names = set(registry.subjects())
         for name in (subject(settings, kind) for kind in KINDS):
             if name in listed_names:
-                latest = registry.get_latest_version(name)
-                versions = sorted(registry.get_versions(name))
-                found.append({"subject": name, "versions": versions, "id": latest.schema_id})
+                latest = registry.version(name)
+                versions = sorted(registry.versions(name))
+                found.append({"subject": name, "versions": versions, "id": latest.id})
     return found
 
 
 def _findings(
-    registry: SchemaRegistryClient,
+    registry: RegistryClient,
     settings: Settings,
     local: Mapping[str, dict[str, Any]],
     takers: Takers | None,
@@ -231,7 +226,7 @@ def _findings(
     A subject that the registry does not list is new.
     """
     with answered():
-        listed_names = set(registry.get_subjects())
+        listed_names = set(registry.subjects())
     found = []
     for kind, schema in local.items():
         name, products = subject(settings, kind), (takers or {}).get(kind, ())
@@ -243,7 +238,7 @@ def _findings(
 
 
 def _check(
-    registry: SchemaRegistryClient,
+    registry: RegistryClient,
     kind: str,
     name: str,
     schema: dict[str, Any],
@@ -261,7 +256,7 @@ def _check(
     if not reasons and not exact:
         state = "compatible" if versions else "new"
         with answered():
-            if versions and not registry.test_compatibility_all_versions(name, _schema(schema)):
+            if versions and not registry.is_compatible(name, _text(schema)):
                 state = "incompatible"
                 reasons = ["the registry reports it as incompatible, without the field"]
     return Finding(kind, name, state, tuple(reasons), takers)
@@ -312,22 +307,20 @@ def _local(schemas_dir: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def _registered(
-    registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
+    registry: RegistryClient, name: str, schema: dict[str, Any]
 ) -> tuple[int, int] | None:
     """Return the id and version under which a subject has exactly this schema, or None."""
     with answered():
         try:
-            found = registry.lookup_schema(name, _schema(schema))
-        except SchemaRegistryError as error:
-            if error.error_code in NOT_THERE:
+            found = registry.lookup(name, _text(schema))
+        except RegistryError as error:
+            if error.code in NOT_THERE:
                 return None
             raise
-    return found.schema_id or 0, found.version or 0
+    return found.id, found.version
 
 
-def _latest_equivalent(
-    registry: SchemaRegistryClient, name: str, schema: dict[str, Any]
-) -> int | None:
+def _latest_equivalent(registry: RegistryClient, name: str, schema: dict[str, Any]) -> int | None:
     """Return the id of a subject's latest version that means the same as this schema, or None."""
     ours = meaning(schema)
     equivalent_ids = [
@@ -336,21 +329,18 @@ def _latest_equivalent(
     return equivalent_ids[-1] if equivalent_ids else None
 
 
-def _versions(registry: SchemaRegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
+def _versions(registry: RegistryClient, name: str) -> dict[int, tuple[int, dict[str, Any]]]:
     """Return the id and schema of each version of a subject, by version number, in order."""
     with answered():
         try:
-            numbers = sorted(registry.get_versions(name))
-        except SchemaRegistryError as error:
-            if error.error_code in NOT_THERE:
+            numbers = sorted(registry.versions(name))
+        except RegistryError as error:
+            if error.code in NOT_THERE:
                 return {}
             raise
-        found = {n: registry.get_version(name, n) for n in numbers}
-        return {
-            n: (one.schema_id or 0, json.loads(one.schema.schema_str or ""))
-            for n, one in found.items()
-        }
+        found = {n: registry.version(name, n) for n in numbers}
+        return {n: (one.id, json.loads(one.text)) for n, one in found.items()}
 
 
-def _schema(schema: dict[str, Any]) -> Schema:
-    return Schema(json.dumps(schema, ensure_ascii=False), "AVRO")
+def _text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False)

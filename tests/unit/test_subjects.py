@@ -13,37 +13,35 @@ from typing import Any
 
 import httpx2
 import pytest
-from confluent_kafka.schema_registry import (
-    ConfigCompatibilityLevel,
-    RegisteredSchema,
-    Schema,
-    SchemaRegistryClient,
-    ServerConfig,
-)
-from confluent_kafka.schema_registry.error import SchemaRegistryError
 from pydantic import SecretStr
 
 from bus.errors import Never, RetryLater, Stop
 from bus.registry import subjects
-from bus.registry.registry_client import answered, client
+from bus.registry.registry_client import (
+    RegisteredSchema,
+    RegistryClient,
+    RegistryError,
+    answered,
+    client,
+)
 from bus.settings import RegistrySettings, Settings
 from bus.standard import KINDS
 from bus.standard.meaning import meaning
 
 SETTINGS = Settings(topic_prefix="schoolbus", registry=RegistrySettings(url="http://registry"))
-STRICT = ConfigCompatibilityLevel.FULL_TRANSITIVE
+STRICT = "FULL_TRANSITIVE"
 
 
 class Registry:
     """What a schema registry remembers, with the part of Confluent's client that we use.
 
-    versions: the schemas of each subject, in order; an id is the place among all of them.
+    texts:    the schemas of each subject, in order; an id is the place among all of them.
     refuses:  whether the registry itself calls a schema incompatible, asked with (subject, level).
     fails_on: the subject at whose registration the registry goes down.
     """
 
     def __init__(self) -> None:
-        self.versions: dict[str, list[str]] = {}
+        self.texts: dict[str, list[str]] = {}
         self.ids: list[str] = []
         self.levels: dict[str, Any] = {}
         self.refuses: Callable[[str, Any], bool] = lambda subject, level: False
@@ -55,40 +53,38 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def get_subjects(self) -> list[str]:
-        return list(self.versions)
+    def subjects(self) -> list[str]:
+        return list(self.texts)
 
-    def get_versions(self, subject_name: str) -> list[int]:
-        return [n for n, _ in enumerate(self._of(subject_name), 1)]
+    def versions(self, subject: str) -> list[int]:
+        return [n for n, _ in enumerate(self._of(subject), 1)]
 
-    def get_version(self, subject_name: str, version: int) -> RegisteredSchema:
-        return self._found(subject_name, version, self._of(subject_name)[version - 1])
+    def version(self, subject: str, number: int | None = None) -> RegisteredSchema:
+        texts = self._of(subject)
+        at = number or len(texts)
+        return RegisteredSchema(self.ids.index(texts[at - 1]) + 1, at, texts[at - 1])
 
-    def get_latest_version(self, subject_name: str) -> RegisteredSchema:
-        return self.get_version(subject_name, len(self._of(subject_name)))
-
-    def get_schema(self, schema_id: int) -> Schema:
+    def schema(self, schema_id: int) -> str:
         if not 0 < schema_id <= len(self.ids):
-            raise SchemaRegistryError(404, 40403, f"Schema {schema_id} not found")
-        return Schema(self.ids[schema_id - 1], "AVRO")
+            raise RegistryError(404, 40403, f"Schema {schema_id} not found")
+        return self.ids[schema_id - 1]
 
-    def lookup_schema(self, subject_name: str, schema: Schema) -> RegisteredSchema:
-        there = self._of(subject_name)
-        if schema.schema_str not in there:
-            raise SchemaRegistryError(404, 40403, "Schema not found")
-        return self._found(subject_name, there.index(schema.schema_str) + 1, schema.schema_str)
+    def lookup(self, subject: str, text: str) -> RegisteredSchema:
+        texts = self._of(subject)
+        if text not in texts:
+            raise RegistryError(404, 40403, "Schema not found")
+        return self.version(subject, texts.index(text) + 1)
 
-    def test_compatibility_all_versions(self, subject_name: str, schema: Schema) -> bool:
-        return not self.refuses(subject_name, self.levels.get(subject_name))
+    def is_compatible(self, subject: str, text: str) -> bool:
+        return not self.refuses(subject, self.levels.get(subject))
 
-    def set_config(self, subject_name: str, config: ServerConfig) -> None:
-        self.levels[subject_name] = config.compatibility
+    def set_compatibility(self, subject: str, level: str) -> None:
+        self.levels[subject] = level
 
-    def register_schema(self, subject_name: str, schema: Schema) -> int:
-        if subject_name == self.fails_on:
-            raise SchemaRegistryError(503, 50003, "no leader")
-        text = schema.schema_str or ""
-        self.versions.setdefault(subject_name, []).append(text)
+    def register_schema(self, subject: str, text: str) -> int:
+        if subject == self.fails_on:
+            raise RegistryError(503, 50003, "no leader")
+        self.texts.setdefault(subject, []).append(text)
         if text not in self.ids:
             self.ids.append(text)
         return self.ids.index(text) + 1
@@ -96,17 +92,12 @@ class Registry:
     def has(self, kind: str, schema: dict[str, Any]) -> None:
         """Make it know one more version of a kind's schema."""
         text = json.dumps(schema, ensure_ascii=False)
-        self.register_schema(f"schoolbus.{kind}-value", Schema(text, "AVRO"))
+        self.register_schema(f"schoolbus.{kind}-value", text)
 
     def _of(self, subject: str) -> list[str]:
-        if subject not in self.versions:
-            raise SchemaRegistryError(404, 40401, f"Subject '{subject}' not found.")
-        return self.versions[subject]
-
-    def _found(self, subject: str, version: int, text: str) -> RegisteredSchema:
-        return RegisteredSchema(
-            subject, version, self.ids.index(text) + 1, None, Schema(text, "AVRO")
-        )
+        if subject not in self.texts:
+            raise RegistryError(404, 40401, f"Subject '{subject}' not found.")
+        return self.texts[subject]
 
 
 @pytest.fixture
@@ -145,7 +136,7 @@ def with_field(kind: str, **field: Any) -> dict[str, Any]:
 def test_the_stand_in_has_no_method_that_the_client_has_not() -> None:
     for name, method in inspect.getmembers(Registry, inspect.isfunction):
         if not name.startswith("_") and name != "has":
-            theirs = inspect.signature(getattr(SchemaRegistryClient, name)).parameters
+            theirs = inspect.signature(getattr(RegistryClient, name)).parameters
             ours = inspect.signature(method).parameters
             assert list(ours) == list(theirs)[: len(ours)]
 
@@ -165,7 +156,7 @@ def test_a_producer_does_not_start_on_an_empty_registry(there: Registry) -> None
         subjects.lookup(SETTINGS)
     said = "no schema of the standard is registered yet: run `bus schemas apply`"
     assert str(caught.value) == said
-    assert there.versions == {}, "and registers nothing"
+    assert there.texts == {}, "and registers nothing"
 
 
 def test_of_many_missing_schemas_some_are_named(there: Registry) -> None:
@@ -206,12 +197,12 @@ def test_after_an_upgrade_a_producer_starts_with_what_was_registered_before(
 ) -> None:
     for kind, about in KINDS.items():
         there.has(kind, without_attributes(about.schema))
-    before = copy.deepcopy(there.versions)
+    before = copy.deepcopy(there.texts)
     old = subjects.lookup(SETTINGS)
     assert [there.ids[old[kind] - 1] for kind in KINDS] == [
-        there.versions[f"schoolbus.{kind}-value"][0] for kind in KINDS
+        there.texts[f"schoolbus.{kind}-value"][0] for kind in KINDS
     ]
-    assert there.versions == before, "and registers nothing"
+    assert there.texts == before, "and registers nothing"
 
     assert {finding.state for finding in subjects.check(SETTINGS)} == {"compatible"}
     applied = {one.kind: one.id for one in subjects.apply(SETTINGS) if one.registered}
@@ -224,7 +215,7 @@ def test_of_the_versions_that_mean_the_same_the_latest_counts(there: Registry) -
     for kind, about in KINDS.items():
         there.has(kind, about.schema)
     schema = KINDS["student"].schema
-    there.versions["schoolbus.student-value"].clear()
+    there.texts["schoolbus.student-value"].clear()
     there.has("student", without_attributes(schema))
     there.has("student", without_attributes(schema) | {"doc": "Still other words."})
     there.has("student", with_field("student", name="house", type="string", default=""))
@@ -240,7 +231,7 @@ def test_another_default_is_another_schema(there: Registry) -> None:
         field for field in schema["fields"] if "default" in field and field["default"] == []
     )
     field["default"] = ["other"]
-    there.versions["schoolbus.course-value"].clear()
+    there.texts["schoolbus.course-value"].clear()
     there.has("course", schema)
     with pytest.raises(Stop, match=r"schema schoolbus\.course-value is not registered"):
         subjects.lookup(SETTINGS)
@@ -347,7 +338,7 @@ def test_apply_registers_every_schema_strictly_and_once(there: Registry) -> None
     again = subjects.apply(SETTINGS)
     assert not any(one.registered for one in again)
     assert [one.id for one in again] == [one.id for one in first]
-    assert all(len(versions) == 1 for versions in there.versions.values())
+    assert all(len(versions) == 1 for versions in there.texts.values())
 
 
 def test_apply_registers_only_what_is_new(there: Registry, folder: Path) -> None:
@@ -359,12 +350,12 @@ def test_apply_registers_only_what_is_new(there: Registry, folder: Path) -> None
 
 def test_one_incompatible_schema_keeps_all_out(there: Registry, folder: Path) -> None:
     there.has("student", KINDS["student"].schema)
-    before = copy.deepcopy(there.versions)
+    before = copy.deepcopy(there.texts)
     write(folder, "student", without("student", "givenName"))
     with pytest.raises(Stop, match="nothing was registered") as caught:
         subjects.apply(SETTINGS, folder)
     assert "schoolbus.student-value: field givenName: it is removed" in str(caught.value)
-    assert there.versions == before
+    assert there.texts == before
     assert there.levels == {}, "nor is anything set"
 
 
@@ -372,12 +363,12 @@ def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
     there: Registry, folder: Path
 ) -> None:
     there.has("org", KINDS["org"].schema)
-    before = copy.deepcopy(there.versions)
+    before = copy.deepcopy(there.texts)
     there.refuses = lambda subject, level: "org" in subject and level == STRICT
     write(folder, "org", with_field("org", name="motto", type="string", default=""))
     with pytest.raises(Stop, match="the registry reports it as incompatible"):
         subjects.apply(SETTINGS, folder)
-    assert there.versions == before
+    assert there.texts == before
 
 
 def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
@@ -406,7 +397,7 @@ def test_a_folder_that_holds_no_schemas_is_refused_by_file(
     with pytest.raises(Stop, match=reason) as caught:
         subjects.apply(SETTINGS, folder)
     assert "org.avsc" in str(caught.value)
-    assert there.versions == {}
+    assert there.texts == {}
 
 
 # Reading.
@@ -415,7 +406,7 @@ def test_a_folder_that_holds_no_schemas_is_refused_by_file(
 def test_what_is_registered_is_listed(there: Registry) -> None:
     there.has("org", without("org", "identifier"))
     there.has("org", KINDS["org"].schema)
-    there.versions["somebody.elses-value"] = there.ids[:1]
+    there.texts["somebody.elses-value"] = there.ids[:1]
     assert subjects.registered(SETTINGS) == [
         {"subject": "schoolbus.org-value", "versions": [1, 2], "id": 2}
     ]
@@ -446,14 +437,14 @@ SECRET = "Tr0ub4dor"
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
-        (SchemaRegistryError(401, 40101, f"user bus:{SECRET} unknown"), Stop, "credentials"),
-        (SchemaRegistryError(403, 40301, f"token {SECRET} may not"), Stop, "credentials"),
-        (SchemaRegistryError(404, -1, f"<html>{SECRET}"), Stop, "no schema registry at this"),
-        (SchemaRegistryError(422, -1, f"<html>{SECRET}"), Stop, "HTTP 422"),
-        (SchemaRegistryError(408, -1, SECRET), RetryLater, "HTTP 408"),
-        (SchemaRegistryError(429, -1, SECRET), RetryLater, "HTTP 429"),
-        (SchemaRegistryError(500, 50001, SECRET), RetryLater, "HTTP 500"),
-        (SchemaRegistryError(503, 50003, SECRET), RetryLater, "HTTP 503"),
+        (RegistryError(401, 40101, f"user bus:{SECRET} unknown"), Stop, "credentials"),
+        (RegistryError(403, 40301, f"token {SECRET} may not"), Stop, "credentials"),
+        (RegistryError(404, -1, f"<html>{SECRET}"), Stop, "no schema registry at this"),
+        (RegistryError(422, -1, f"<html>{SECRET}"), Stop, "HTTP 422"),
+        (RegistryError(408, -1, SECRET), RetryLater, "HTTP 408"),
+        (RegistryError(429, -1, SECRET), RetryLater, "HTTP 429"),
+        (RegistryError(500, 50001, SECRET), RetryLater, "HTTP 500"),
+        (RegistryError(503, 50003, SECRET), RetryLater, "HTTP 503"),
         (httpx2.ConnectError(f"http://bus:{SECRET}@registry"), RetryLater, "does not answer"),
         (httpx2.ReadTimeout(f"http://bus:{SECRET}@registry"), RetryLater, "ReadTimeout"),
         (httpx2.InvalidURL(f"http://bus:{SECRET}@["), RetryLater, "url is correct"),
@@ -471,7 +462,7 @@ def test_a_failure_is_ours_and_holds_no_secret(
 
 def test_what_the_registry_says_of_a_schema_that_it_refuses_is_passed_on() -> None:
     with pytest.raises(Stop, match="HTTP 409: Schema being registered is incompatible"), answered():
-        raise SchemaRegistryError(409, 409, "Schema being registered is incompatible")
+        raise RegistryError(409, 409, "Schema being registered is incompatible")
 
 
 def test_a_certificate_that_is_not_trusted_is_named_as_that() -> None:

@@ -1,0 +1,153 @@
+"""The requests to the schema registry, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from bus.registry import registry_client
+from bus.registry.registry_client import RegisteredSchema, RegistryClient, RegistryError, client
+from bus.settings import RegistrySettings, Settings
+
+Answer = Callable[[httpx2.Request], httpx2.Response]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_client, "wait_random_exponential", lambda **_: lambda _: 0)
+
+
+def opened(answer: Answer, url: str = "http://registry/apis/ccompat/v7/") -> RegistryClient:
+    return RegistryClient(url, httpx2.Client(transport=httpx2.MockTransport(answer)))
+
+
+def answering(*answers: tuple[int, object]) -> tuple[RegistryClient, list[httpx2.Request]]:
+    """A client whose registry gives these answers in turn, and the requests that it got."""
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        status, body = answers[min(len(asked), len(answers) - 1)]
+        asked.append(request)
+        text = body if isinstance(body, str) else json.dumps(body)
+        return httpx2.Response(status, text=text)
+
+    return opened(answer), asked
+
+
+FOUND = {"subject": "a/b", "id": 7, "version": 2, "schema": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "result", "sent"),
+    [
+        (lambda r: r.subjects(), ["a", "b"], ["a", "b"], ("GET", "/subjects", None)),
+        (lambda r: r.versions("a/b"), [1, 2], [1, 2], ("GET", "/subjects/a%2Fb/versions", None)),
+        (
+            lambda r: r.version("a/b", 2),
+            FOUND,
+            RegisteredSchema(7, 2, "{}"),
+            ("GET", "/subjects/a%2Fb/versions/2", None),
+        ),
+        (
+            lambda r: r.version("a/b"),
+            FOUND,
+            RegisteredSchema(7, 2, "{}"),
+            ("GET", "/subjects/a%2Fb/versions/latest", None),
+        ),
+        (lambda r: r.schema(7), {"schema": "{}"}, "{}", ("GET", "/schemas/ids/7", None)),
+        (
+            lambda r: r.lookup("a/b", "{}"),
+            FOUND,
+            RegisteredSchema(7, 2, "{}"),
+            ("POST", "/subjects/a%2Fb", {"schema": "{}", "schemaType": "AVRO"}),
+        ),
+        (
+            lambda r: r.register_schema("a/b", "{}"),
+            {"id": 7},
+            7,
+            ("POST", "/subjects/a%2Fb/versions", {"schema": "{}", "schemaType": "AVRO"}),
+        ),
+        (
+            lambda r: r.is_compatible("a/b", "{}"),
+            {"is_compatible": False},
+            False,
+            (
+                "POST",
+                "/compatibility/subjects/a%2Fb/versions",
+                {"schema": "{}", "schemaType": "AVRO"},
+            ),
+        ),
+        (
+            lambda r: r.set_compatibility("a/b", "FULL_TRANSITIVE"),
+            {"compatibility": "FULL_TRANSITIVE"},
+            None,
+            ("PUT", "/config/a%2Fb", {"compatibility": "FULL_TRANSITIVE"}),
+        ),
+    ],
+)
+def test_each_request_is_that_of_the_api(
+    ask: Callable[[RegistryClient], object],
+    answer: object,
+    result: object,
+    sent: tuple[str, str, object],
+) -> None:
+    registry, asked = answering((200, answer))
+    assert ask(registry) == result
+    method, path, body = sent
+    (request,) = asked
+    assert (request.method, str(request.url)) == (method, f"http://registry/apis/ccompat/v7{path}")
+    assert (json.loads(request.content) if request.content else None) == body
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_temporary_error_is_tried_again(status: int) -> None:
+    registry, asked = answering((status, "busy"), (200, ["a"]))
+    assert registry.subjects() == ["a"]
+    assert len(asked) == 2
+
+
+def test_after_three_attempts_the_error_is_raised() -> None:
+    registry, asked = answering((503, {"error_code": 50003, "message": "no leader"}))
+    with pytest.raises(RegistryError) as caught:
+        registry.subjects()
+    assert (caught.value.status, caught.value.code, len(asked)) == (503, 50003, 3)
+    assert caught.value.message == "no leader"
+
+
+@pytest.mark.parametrize("status", [401, 404, 409, 422])
+def test_any_other_error_is_raised_at_once(status: int) -> None:
+    registry, asked = answering((status, "<html>"))
+    with pytest.raises(RegistryError) as caught:
+        registry.subjects()
+    assert (caught.value.status, caught.value.code, caught.value.message) == (status, 0, "")
+    assert len(asked) == 1
+
+
+def test_of_several_addresses_the_next_is_tried() -> None:
+    hosts = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        hosts.append(request.url.host)
+        if request.url.host == "one":
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200, json=["a"])
+
+    assert opened(answer, "http://one, http://two/").subjects() == ["a"]
+    assert hosts == ["one", "two"]
+
+
+def test_credentials_are_sent() -> None:
+    for settings, sent in (
+        (RegistrySettings(bearer_token=SecretStr("t0ken")), "Bearer t0ken"),
+        (RegistrySettings(username="bus", password=SecretStr("pw")), "Basic YnVzOnB3"),
+    ):
+        named = settings.model_copy(update={"url": "http://registry"})
+        with client(Settings(registry=named)) as registry:
+            http = registry._http
+            request = http.build_request("GET", "http://registry/subjects")
+            flow = (http.auth or httpx2.Auth()).auth_flow(request)
+            assert next(flow).headers["Authorization"] == sent
