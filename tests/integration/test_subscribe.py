@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from bus import subscribe
 from bus.demo.sample import District
+from bus.local import reach
+from tests import light_install
 from tests.integration.commands import Commands
 
 DISTRICT = District(students=100)
@@ -55,3 +60,30 @@ def test_two_groups_have_all_each(published: Commands) -> None:
 def test_a_kind_that_is_not_there_is_a_mistake(published: Commands) -> None:
     with pytest.raises(ValueError, match="no such kind: pupil"):
         next(subscribe("pupil", group="x", settings=published.settings))
+
+
+VENDOR = """
+from bus import subscribe
+
+for event in subscribe("student", group="vendor", until_caught_up=True):
+    print(event.kind, event.record["sourcedId"])
+"""
+
+
+def test_a_vendor_needs_a_plain_installation_only(published: Commands, tmp_path: Path) -> None:
+    """Python sees nothing but what `pip install schoolbus` brings (tests/light_install.py)."""
+    light_install.link(tmp_path / "packages")
+    ends = reach(published.settings.home) if published.settings.embedded else None
+    env = published.env | {"PYTHONPATH": str(tmp_path / "packages")}
+    if ends:  # as a vendor names the district's
+        env |= {"BUS_KAFKA__BOOTSTRAP": ends.bootstrap, "BUS_REGISTRY__URL": ends.registry}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", VENDOR],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.splitlines()) == {f"student student-{n:07d}" for n in range(100)}
