@@ -1,4 +1,4 @@
-"""Figures of benchmarks as one picture for the docs: bars side by side, a row a comparison."""
+"""Draws the results of benchmarks as one picture for the documentation, with bars."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ OURS, THEIRS = "#1b6ca8", "#b8c4cc"
 
 
 def draw(results: Sequence[Path], out: Path) -> None:
-    """Draw what `bus bench … --json` printed into these files; `out` is an .svg or a .png.
+    """Draw the results that `bus bench … --json` printed into these files.
 
-    Raises `Stop` when a file is none of those, or the library that draws is not there.
+    out: an .svg or a .png file.
+
+    Raises `Stop` when a file holds no such result, or when matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure

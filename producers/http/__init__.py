@@ -1,7 +1,8 @@
-"""`bus produce http`: takes records over HTTP, as they come to be; attendance first of all.
+"""The source `http`: `bus produce http` accepts records over HTTP as they are created.
 
-A SIS, a classroom app or a script POSTs one record or many to `/v1/KIND`; 202 says that Kafka has
-them. See `producers.http.app` for what is asked of a request, `/openapi.json` for its form.
+Its main use is attendance. An SIS, a classroom app or a script POSTs one or more records to
+`/v1/KIND`. The answer 202 means that Kafka has committed the records. `producers.http.app` lists
+the checks that a request must pass. `/openapi.json` describes the API.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Take records over HTTP and publish them: POST /v1/KIND."""
+    """Accept records over HTTP at POST /v1/KIND and publish them."""
     with failures(json):
         if new_key is not None:
             _new_key(new_key, json)
@@ -33,7 +34,7 @@ def command(
 
 
 def settings_model() -> type[BaseModel]:
-    """The model of `[producers.http]`, for `bus doctor`."""
+    """Return the model of `[producers.http]`, which `bus doctor` checks."""
     from producers.http.settings import HttpSettings
 
     return HttpSettings

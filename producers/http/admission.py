@@ -1,4 +1,4 @@
-"""What a request must be before its body is looked into; each check raises its `Problem`."""
+"""Checks that a request must pass before its body is parsed. Each check raises a `Problem`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from producers.http.problems import Problem, plain
 
 
 def may_write(client: Client, kind: str) -> None:
-    """403 unless the client has the scope for this kind (RFC 6750, section 3.1)."""
+    """Raise a 403 `Problem` unless the client may write this kind (RFC 6750, section 3.1)."""
     if kind not in client.kinds:
         raise Problem(
             403,
@@ -22,7 +22,7 @@ def may_write(client: Client, kind: str) -> None:
 
 
 def is_json(request: Request) -> None:
-    """415 for anything but plain JSON (RFC 9110, section 15.5.16)."""
+    """Raise a 415 `Problem` unless the body is unencoded JSON (RFC 9110, section 15.5.16)."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if media != "application/json" or coding != "identity":
@@ -35,7 +35,11 @@ def is_json(request: Request) -> None:
 
 
 async def read(request: Request, most: int, seconds: float) -> bytes:
-    """The body: 413 as soon as it is larger than `most` bytes, 408 when it takes too long."""
+    """Return the body of a request.
+
+    Raises `Problem`: 413 as soon as the body is larger than `most` bytes, 408 when the body does
+    not arrive within `seconds`.
+    """
     too_large = Problem(413, "too-large", f"the body is larger than {most} bytes; send it in parts")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:

@@ -1,11 +1,24 @@
-"""The service's routes. What a request must be, in the order in which it is looked at:
+"""The routes of the service, and the order in which it checks a request.
 
-    401 who sends it → 403 may they write this kind → 415 is it JSON → 429 not too often
-    → 413 not too large → 400 a sound Idempotency-Key → 422/409 the key's other use
-    → 503 Kafka takes events → 400 JSON → 413/422 the records → 429 room in the queue
-    → 503 Kafka committed in time → 202
+Each line names a condition and the status of the answer when the condition fails:
 
-Every refusal is a problem document (see `producers.http.problems`). No request is ever logged.
+    401 the client is known
+    403 the client may write this kind
+    415 the body is declared as JSON
+    429 not too many requests are in progress, and the client does not send too often
+    413 the body is small enough (408 when it does not arrive in time)
+    400 the Idempotency-Key is well formed
+    422 the Idempotency-Key was not used for another request
+    409 no other request with this Idempotency-Key is in progress
+    503 Kafka accepts events
+    400 the body is JSON
+    413 the body does not have too many records, and none is too large
+    422 the records are valid
+    429 the queue has room
+    503 Kafka commits in time
+
+A request that passes all checks is answered with 202. Every refusal is a problem document (see
+`producers.http.problems`). The content of a request is never logged.
 """
 
 from __future__ import annotations
@@ -47,26 +60,40 @@ from producers.http.work import Event, Full, Work
 log = structlog.get_logger("bus.http")
 
 LARGE = 64 * 1024
-"""Bytes from which a body is worked on in a thread, so that small requests need not wait for it."""
+"""Bodies of at least this many bytes are processed in a thread, so that small requests do not wait
+for them.
+"""
 
 
 class Commit(Protocol):
-    """What the service needs of `producers.http.commit.GroupCommit`."""
+    """The part of `producers.http.commit.GroupCommit` that the service uses."""
 
     @property
-    def taking(self) -> bool: ...
+    def taking(self) -> bool:
+        """Whether Kafka accepts events."""
+        ...
+
     @property
-    def queued(self) -> int: ...
-    def reachable(self) -> bool: ...
-    def submit(self, events: Sequence[Event]) -> Work: ...
+    def queued(self) -> int:
+        """How many events are in the queue."""
+        ...
+
+    def reachable(self) -> bool:
+        """Return whether Kafka answers and accepts events."""
+        ...
+
+    def submit(self, events: Sequence[Event]) -> Work:
+        """Put a request's events into the queue."""
+        ...
 
 
 @dataclass(slots=True)
 class Service:
-    """All that a request needs.
+    """What the handlers of requests share.
 
-    encoders:   one for each kind that can be written: those whose schemas are registered.
-    partitions: of every topic of the standard.
+    encoders:   one for each kind that can be written, which are the kinds with a registered schema.
+    partitions: how many partitions each topic of the standard has.
+    in_hand:    how many requests are in progress.
     """
 
     settings: Settings
@@ -81,7 +108,7 @@ class Service:
 
 
 def create(service: Service) -> Starlette:
-    """The ASGI application."""
+    """Return the ASGI application."""
     rates = Rates(service.http.rate, service.http.burst)
     described = json.dumps(document(tuple(service.encoders), service.http)).encode()
 
@@ -129,7 +156,7 @@ def create(service: Service) -> Starlette:
 def _answered(
     service: Service, rates: Rates, kind: str
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of a kind: an answer to whatever comes, counted."""
+    """Return the handler of a kind, which answers and counts every request."""
 
     async def post(request: Request) -> Response:
         begun = time.perf_counter()
@@ -139,7 +166,7 @@ def _answered(
         except Problem as problem:
             answer = response(problem)
         except Exception as error:
-            # Its message and its traceback could hold what was sent.
+            # The message and the traceback could contain personal data from the request.
             log.error("fault", kind=kind, error=type(error).__name__, at=_place(error))
             answer = response(plain(500, "a fault of the service; its log says where"))
         finally:
@@ -185,7 +212,10 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
 
 
 async def _committed(work: Work, seconds: float) -> None:
-    """Returns when Kafka has it; raises a 503 `Problem` when it has not, or not yet."""
+    """Return when Kafka has committed the events of a request.
+
+    Raises a 503 `Problem` when Kafka did not commit them, or not within `seconds`.
+    """
     await asyncio.wait({work.outcome}, timeout=seconds)
     if not work.outcome.done():
         work.abandoned = True
@@ -234,14 +264,17 @@ def _events(
 def _submit(
     service: Service, kind: str, events: list[Event], key: bytes | None, fingerprint: bytes
 ) -> Work:
-    """Put the events in the queue, and with them the key, so that both are there or neither."""
+    """Put the events and the idempotency key into the queue, to be committed together.
+
+    Kafka then has both or neither.
+    """
     records = len(events)
     if key is not None:
         value = idempotency.value(fingerprint, records, time.time())
         events = [*events, Event(topics.idempotency(service.settings), 0, key, value, [])]
 
     def settled(outcome: asyncio.Future[Any]) -> None:
-        # Kafka has it or not; this is so whether or not the client still waits.
+        # Runs also when the client no longer waits.
         committed = not outcome.cancelled() and outcome.result() is None
         if committed:
             service.metrics.records.labels(kind).inc(records)
@@ -269,7 +302,7 @@ def _accepted(taken: list[Taken]) -> Response:
 
 
 def _place(error: BaseException) -> str:
-    """File and line where it was raised."""
+    """Return the file and line where an error was raised."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus: by kind and status, never by person or record."""
+"""The Prometheus metrics of the service, by kind and status, never by person or record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5
 
 
 class Metrics:
-    """The metrics of one service; `registry` is what `/metrics` shows."""
+    """The metrics of one service. `/metrics` shows `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -47,6 +47,6 @@ class Metrics:
         )
 
     def committed(self, seconds: float, requests: int) -> None:
-        """A transaction has been committed."""
+        """Record that a transaction was committed."""
         self.commit_seconds.observe(seconds)
         self.commit_requests.observe(requests)

@@ -1,8 +1,8 @@
-"""The service described in OpenAPI 3.1, from the schemas of the standard and nothing else.
+"""Describes the service in OpenAPI 3.1, from the schemas of the standard alone.
 
-The JSON Schema of a kind is its .avsc in JSON's terms (Avro 1.12, "Schema Declaration" and "Logical
-Types"; OpenAPI 3.1, section 4.4), with dates and times as RFC 3339 writes them. A field with a
-default may be left out.
+The JSON Schema of a kind is its .avsc in the terms of JSON (Avro 1.12, "Schema Declaration" and
+"Logical Types"; OpenAPI 3.1, section 4.4). Dates and times are in the format of RFC 3339. A field
+with a default may be left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from producers.http.settings import HttpSettings
 Schema = dict[str, Any]
 
 FLOAT, DOUBLE = 3.4028234663852886e38, 1.7976931348623157e308
-"""The largest numbers of IEEE 754, binary32 and binary64."""
+"""The largest numbers of IEEE 754 binary32 and binary64."""
 
 PRIMITIVES: dict[str, Schema] = {
     "null": {"type": "null"},
@@ -36,11 +36,15 @@ LOGICAL: dict[str, Schema] = {
     "timestamp-millis": {"type": "string", "format": "date-time", "pattern": MOMENT},
 }
 KEY = r'^(?:"(?:[ !#-\[\]-~]|\\["\\])+"|[!#-~][!-~]*)$'
-"""An Idempotency-Key, as `producers.http.idempotency` reads it: a quoted string, or a bare word."""
+"""The pattern of an Idempotency-Key that `producers.http.idempotency` accepts: a quoted string or a
+bare word.
+"""
 OPTIONAL = {"attendance": ("sourcedId", "status")}
-"""What may be left out although the schema has no default for it; see `producers.http.intake`."""
+"""Fields that may be left out although the schema has no default for them; see
+`producers.http.intake`.
+"""
 NULLABLE = {"attendance": ("sourcedId",)}
-"""What may also be null: it is then as if it were left out."""
+"""Fields that may also be null, which means the same as leaving them out."""
 RETRY_AFTER = {
     "Retry-After": {
         "description": "In how many seconds to send it again.",
@@ -66,11 +70,11 @@ PROBLEMS = {
 
 
 LATER = ("409", "429", "503")
-"""The answers to a request that is to be sent again as it is."""
+"""Statuses after which the client should send the same request again."""
 
 
 def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
-    """The whole OpenAPI document for these kinds."""
+    """Return the complete OpenAPI document for these kinds."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -101,7 +105,7 @@ def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
 
 
 def schema(kind: str) -> Schema:
-    """The JSON Schema (2020-12) of one record as the service takes it."""
+    """Return the JSON Schema (2020-12) of one record as the service accepts it."""
     avro = KINDS[kind].schema
     named: dict[str, Schema] = {}
     left_out, nullable = OPTIONAL.get(kind, ()), NULLABLE.get(kind, ())
@@ -131,7 +135,10 @@ def _property(field: Schema, named: dict[str, Schema], *, null: bool) -> Schema:
 
 
 def _type(avro: Any, named: dict[str, Schema], text: Schema) -> Schema:
-    """The JSON Schema of an Avro type; `text` are the keywords of text in its field."""
+    """Return the JSON Schema of an Avro type.
+
+    text: the keywords for text in this field.
+    """
     if isinstance(avro, list):
         return {"anyOf": [_type(branch, named, text) for branch in avro]}
     if isinstance(avro, str):

@@ -1,4 +1,4 @@
-"""The source `oneroster-csv`: a student information system's nightly OneRoster CSV extract."""
+"""The source `oneroster-csv`: the nightly OneRoster CSV extract of a student information system."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A CSV file into a table of text, with the line on which each row begins.
+"""Loads a CSV file into a table of text, with the line on which each row begins.
 
-Two ways that give the same of what keeps the rules: DuckDB's reader, for files in which every line
-is a row, and Python's for all others (line ends inside quotes, rows of the wrong length, stray
-quotes), which goes on after a row that cannot be read. OneRoster 1.1 and 1.2 CSV Binding name RFC
-4180: quotes are doubled inside quotes, and a line end inside quotes is part of the value.
+There are two readers. DuckDB's reader is for files in which every line is a row. Python's reader is
+for all others: line ends inside quotes, rows of the wrong length, stray quotes. It continues after
+a row that cannot be read. For valid files both give the same result. OneRoster 1.1 and 1.2 CSV
+Binding refer to RFC 4180: quotes inside quotes are doubled, and a line end inside quotes is part of
+the value.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from producers.oneroster_csv.encoding import NOTED, UNREADABLE, Text
 DELIMITERS = ",;\t|"
 
 LONGEST_LINE = 1024**2
-"""Characters; the longest real rows have a few thousand."""
+"""Maximum characters of a line. The longest real rows have a few thousand."""
 
 SEPARATOR = re.compile(r'"?sep=([^"\w \r\n])"?[,;\t|]*\s*', re.IGNORECASE)
-"""A first line that tells Excel how columns are separated. It is no part of CSV (RFC 4180)."""
+"""A first line that tells Excel how columns are separated. It is not part of CSV (RFC 4180)."""
 
 MOST = 1_000
-"""How many faults of one sort in one file are told one by one; of the rest, how many there are."""
+"""How many faults of one sort in one file are listed one by one. The rest are only counted."""
 
 UNCLOSED = "holds a quote that does not open or close a value as it should"
 UNREADABLE_ROW = "holds bytes that are no text in UTF-8 or Windows-1252"
@@ -47,7 +48,8 @@ MEND = "the row was left out; mend it where it comes from and send the extract a
 class Row(NamedTuple):
     """A row.
 
-    line:   on which it begins, from 1. lines: how many it takes.
+    line:   the line on which it begins, from 1.
+    lines:  how many lines it takes.
     fields: its values, or None when it cannot be read.
     """
 
@@ -59,10 +61,10 @@ class Row(NamedTuple):
 def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = True) -> bool:
     """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
 
-    apart: whether rows that are as they were are left out (see `bus.ingest.row_hashes`).
+    apart: whether unchanged rows are left out (see `bus.ingest.row_hashes`).
 
-    Faults of the file and of rows are added to `staging.faults`. Returns False, and makes no table,
-    when the file could not be read at all.
+    Faults of the file and its rows are added to `staging.faults`. Returns False, and makes no
+    table, when the file could not be read at all.
     """
     name = f"{file.name}.csv"
     for note in text.notes:
@@ -109,8 +111,12 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The header: where it is, how many columns it has and what they are.
+    """The header of a file.
 
+    row:       where it is, and its values.
+    width:     how many columns it has.
+    delimiter: the character between columns.
+    match:     the fields that were found in it.
     separator: whether the file begins with a line for Excel; see `SEPARATOR`.
     """
 
@@ -122,7 +128,7 @@ class _Head:
 
 
 def _head(file: File, text: Text) -> _Head | None:
-    """The header, read with the delimiter that makes most sense of it."""
+    """Return the header, read with the delimiter with which the most fields are found."""
     with text.path.open(encoding="utf-8-sig", newline="") as source:
         separator = SEPARATOR.fullmatch(source.readline(LONGEST_LINE))
     best: _Head | None = None
@@ -143,14 +149,20 @@ def _head(file: File, text: Text) -> _Head | None:
 
 
 def _says_something(row: Row) -> bool:
-    """Whether a row has a value, or cannot be read; spreadsheets leave rows of separators alone."""
+    """Return whether a row has a value or cannot be read.
+
+    Spreadsheets write rows that have only delimiters.
+    """
     return row.fields is None or any(map(str.strip, row.fields))
 
 
 def _load_fast(
     staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
 ) -> bool:
-    """Read a file in which every line is a row; False, with no table made, when it is no such."""
+    """Load a file in which every line is a row.
+
+    Returns False, and makes no table, when the file has other lines.
+    """
     plain = text.regular and not text.unreadable and head.row.line == head.row.lines == 1
     if not plain or head.width < 2 or text.lines < 2:
         return False
@@ -162,7 +174,7 @@ def _load_fast(
     try:
         number = row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds)
     except duckdb.InvalidInputException:
-        return False  # rows of the wrong length, stray quotes: for the careful reader to tell
+        return False  # rows of the wrong length, stray quotes: the careful reader reports them
     if number != text.lines - 1:
         row_hashes.forget(staging, table)
         return False
@@ -174,10 +186,10 @@ def _load_fast(
 def _load_carefully(
     staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
 ) -> None:
-    """Read a file row by row, telling of those that cannot be read."""
+    """Load a file row by row, and report rows that cannot be read."""
     positions = sorted(head.match.positions.items())
     faults = _Faults(staging, file)
-    # JSON, as DuckDB's CSV reader is not sure of itself with every line end inside quotes.
+    # JSON, because DuckDB's CSV reader does not read all line ends inside quotes.
     clean = staging.folder / f"{table}.ndjson"
     clean.touch(mode=0o600)
     dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
@@ -204,7 +216,7 @@ def _load_carefully(
 
 
 def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
-    """A row's values when it can be taken; None when it is empty, or told as a fault."""
+    """Return the values of a row. Return None when it is empty or was reported as a fault."""
     if row.fields is None:
         faults.tell(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
     elif not _says_something(row):
@@ -224,20 +236,20 @@ def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str
 
 @dataclass(slots=True)
 class _Faults:
-    """Faults of rows; after `MOST` of a sort they are only counted."""
+    """Faults of rows. After `MOST` of one sort they are only counted."""
 
     staging: Staging
     file: File
     numbers: Counter[tuple[FaultCode, str]] = field(default_factory=Counter)
 
     def tell(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
-        """A row was left out."""
+        """Report that a row was left out."""
         self.numbers[code, what] += 1
         if self.numbers[code, what] <= MOST:
             self._add(line, value_class, f"{what}; {MEND}", code)
 
     def end(self) -> None:
-        """Tell how many more there were."""
+        """Report how many more faults of each sort there were."""
         for (code, what), number in self.numbers.items():
             if (left := number - MOST) > 0:
                 more = f"{left:,} more rows like those told: {what}; {MEND}"
@@ -253,15 +265,16 @@ class _Faults:
 
 
 def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
-    """The rows of a CSV file, without empty lines.
+    """Yield the rows of a CSV file, without empty lines.
 
-    After a row that cannot be read, reading goes on with the line after the one on which that row
-    began: an unclosed quote costs one row, not the rest of the file.
+    After a row that cannot be read, reading continues with the line after the first line of that
+    row. So an unclosed quote costs one row, not the rest of the file.
 
-    width: how many values a row should have; 0: not known.
+    width: how many values a row should have, or 0 when that is not known.
     """
     lines = _Lines(source)
-    before: deque[str] = deque(maxlen=5)  # ids, as that of a row itself may be damaged
+    # Ids of earlier rows, because the id of the current row may be damaged.
+    before: deque[str] = deque(maxlen=5)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         lines.taken.clear()
@@ -287,10 +300,10 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
 def _run_together(
     taken: deque[str], fields: list[str], delimiter: str, width: int, before: Iterable[str]
 ) -> bool:
-    """Whether a row over several lines looks like several rows that stray quotes run together.
+    """Return whether a row of several lines is probably several rows that stray quotes join.
 
-    Then a further line would be a row by itself, beginning with an id like that of the first, or
-    like one of those `before`.
+    That is so when one of the further lines would be a valid row, and its id resembles the id of
+    the first line or one of the ids in `before`.
     """
     if len(fields) != width:
         return True
@@ -306,13 +319,13 @@ def _run_together(
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two texts may both be ids of the same file."""
+    """Return whether two texts may both be ids in the same file."""
     return bool(one) and not re.search(r"\s", one) and abs(len(one) - len(other)) <= 1
 
 
 @dataclass(slots=True)
 class _Lines:
-    """Lines for the csv module, which can be taken back."""
+    """Lines for the csv module, which can be returned and read again."""
 
     source: TextIO
     number: int = 0
@@ -335,14 +348,14 @@ class _Lines:
         return line
 
     def back(self) -> None:
-        """Take back all lines since `taken` was cleared, but the first."""
+        """Return all lines that were read since `taken` was cleared, except the first."""
         while len(self.taken) > 1:
             self.returned.appendleft(self.taken.pop())
             self.number -= 1
 
 
 def _read_csv(path: Path, width: int, delimiter: str) -> str:
-    """A table function of DuckDB: the columns below the header as text, c0 to the last."""
+    """Return a DuckDB table function that reads the rows as columns c0, c1 and so on."""
     columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
     return (
         f"read_csv({text_literal(str(path))}, auto_detect = false, columns = {{{columns}}}, "

@@ -1,11 +1,12 @@
-"""Which users are students, staff or guardians, by their roles.
+"""Decides by their roles which users are students, staff or guardians.
 
-OneRoster 1.1 CSV, users.csv: one `role` for each user. OneRoster 1.2 CSV Binding, roles.csv:
-several roles for each user, each in an organisation, each primary or secondary.
+In OneRoster 1.1 CSV, users.csv has one `role` for each user. In OneRoster 1.2 CSV Binding,
+roles.csv has several roles for each user. Each role is in one organization, and is primary or
+secondary.
 
-Of several roles those that stand go before those that are deleted, then primary before secondary,
-then student before staff before guardian, then the one that comes first in the file: that one says
-of what kind the user is. Its kind's other roles say to which organisations the user belongs.
+One of a user's roles decides the kind of the user. It is chosen in this order: active roles before
+deleted ones, primary before secondary, student before staff before guardian, then the first in the
+file. The user's other roles of the same kind add the organizations that the user belongs to.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv.rows import MOST
 
 USERS, ROLES = "oneroster_users", "oneroster_roles"
-"""The tables in which users.csv and roles.csv lie until they are split."""
+"""The tables that hold users.csv and roles.csv until they are split."""
 
 
 def _roles_of(kind: str) -> list[str]:
@@ -31,7 +32,7 @@ KIND_OF = {
     **{role.lower(): "staff" for role in _roles_of("staff")},
     **{role.lower(): "guardian" for role in _roles_of("guardian")},
 }
-"""The kind of record for each role, in lower case. `other` could be anybody."""
+"""The kind of record for each role, in lower case. `other` could be any kind."""
 
 UNKNOWN = "the role is none of " + ", ".join(
     ["student", *_roles_of("staff"), *_roles_of("guardian")]
@@ -39,7 +40,10 @@ UNKNOWN = "the role is none of " + ", ".join(
 
 
 def split(staging: Staging, *, with_roles: bool) -> bool:
-    """Make raw_student, raw_staff and raw_guardian of the users; False when roles are nowhere."""
+    """Make raw_student, raw_staff and raw_guardian from the users.
+
+    Returns False when neither users.csv nor roles.csv has roles.
+    """
     columns = _columns(staging, USERS)
     if with_roles and "role" not in _columns(staging, ROLES):
         reason = "has no column role; nothing of it was read"
@@ -64,13 +68,16 @@ def _columns(staging: Staging, table: str) -> list[str]:
 
 
 def _kind_of(role: str) -> str:
-    """SQL: the kind of a role; NULL when it is not known."""
+    """SQL: the kind of a role, or NULL when the role is unknown."""
     cases = " ".join(f"WHEN '{name}' THEN '{kind}'" for name, kind in KIND_OF.items())
     return f"CASE {plain(cleaned(role))} {cases} END"
 
 
 def _choose(staging: Staging) -> None:
-    """Make `chosen` of roles.csv: for each user a kind, a role and its organisations."""
+    """Make the table `chosen` from roles.csv.
+
+    It has a kind, a role and the organizations for each user.
+    """
     there = _columns(staging, ROLES)
 
     def column(name: str) -> str:
@@ -118,7 +125,7 @@ def _choose(staging: Staging) -> None:
 
 
 def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> None:
-    """Make `attributed`: the users with `_kind`, NULL where it is not known."""
+    """Make the view `attributed`: the users with `_kind`, which is NULL when unknown."""
     own = {
         name: f"u.{quoted(name)}" if name in columns else "CAST(NULL AS VARCHAR)"
         for name in ("role", "orgSourcedIds", "primaryOrgSourcedId")
@@ -153,10 +160,10 @@ def _make(staging: Staging, kind: str) -> None:
 
 
 def _tell(staging: Staging) -> None:
-    """Tell of the users of no known kind.
+    """Report the users of unknown kind.
 
-    Such a row may be of anybody who was published before, so these faults name no column and no
-    kind: nobody is then withdrawn for being absent.
+    Such a row may belong to anyone who was published before. So these faults name no column and no
+    kind, and no record is withdrawn because it is absent.
     """
     _tell_rows(
         staging,
