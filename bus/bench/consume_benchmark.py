@@ -146,7 +146,7 @@ def measure(
             settings = stage.settings.model_copy(update={"topic_prefix": prefix, "kafka": kafka})
             found += _scaling(stage, settings, extract, processes, cores=at == 0)
             if at == 0:
-                progress("measuring beside peers")
+                progress("measuring the bus and its peers")
                 found.insert(0, _peers(settings, registry, rounds, peer))
     return found
 
@@ -163,8 +163,8 @@ def _peers(settings: Settings, registry: str, rounds: int, peer: bool) -> Compar
         for figure in figures:
             if figure.records != figures[0].records:
                 raise Stop(
-                    f"{figure.subject} worked on {figure.records:,} records, the bus on "
-                    f"{figures[0].records:,}; run it again"
+                    f"{figure.subject} processed {figure.records:,} records, but the bus processed "
+                    f"{figures[0].records:,}; run the benchmark again"
                 )
             turns.setdefault(figure.subject, []).append(figure)
     found.figures = [middle(each) for each in turns.values()]
@@ -186,7 +186,7 @@ def _scaling(
     ]
     if cores:
         wanted += [(by_cores, "2 on 2 cores", [(0,), (1,)]), (by_cores, "1 on 1 core", [(0,)])]
-        by_cores.notes.append("Kafka runs on the same cores, and takes its share of both")
+        by_cores.notes.append("Kafka runs on the same cores and uses part of both")
     with ExitStack() as ends:
         groups = [
             (found, ends.enter_context(Instances(settings, name, each)))

@@ -35,11 +35,11 @@ TITLES = {"canvas": "Canvas", "microsoft-sds": "School Data Sync", "webhook": "t
 """The name of each product in titles."""
 TARGETS = {
     "canvas": "under 3 s for 100,000 students, under 10 s for 1,000,000",
-    "microsoft-sds": "at most what writing the files once takes (a ratio of 1)",
+    "microsoft-sds": "at most the time of writing the files once (a ratio of 1)",
     "webhook": "",
 }
 """The target for each product."""
-SUBJECTS = {1: "first day", 2: "second day", 3: "third day, its index lost"}
+SUBJECTS = {1: "first day", 2: "second day", 3: "third day, without its index"}
 """The name of each day in the results."""
 
 
@@ -108,7 +108,7 @@ def _days(
             progress(f"{students:,} students: writing and publishing day {day}")
             published = _publish(stage, students, change, day)
             for name in products if day < 3 else ["canvas"]:
-                progress(f"day {day} into {TITLES[name]}")
+                progress(f"delivering day {day} to {TITLES[name]}")
                 if day == 3:
                     shutil.rmtree(stage.settings.home / "standing", ignore_errors=True)
                 line = stage.command("consume", name, *arguments[name], "--until-caught-up")

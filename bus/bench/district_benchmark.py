@@ -70,13 +70,13 @@ def measure(
             progress(f"writing day {day} of {students:,} students")
             size = ("--students", str(students), "--change", str(change), "--day", str(day))
             stage.run("sample", path, *size, patience=3600)
-        progress("the first day")
+        progress("measuring the first day")
         events, cost = alone(bus_run, stage.settings, days[0])
         first = Comparison(f"first day, {students:,} students", "under 1,536 MiB")
         first.figures = [Figure("schoolbus", events, cost)]
-        progress("the second day")
+        progress("measuring the second day")
         changes, cost = alone(bus_run, stage.settings, days[1])
-        progress("the join")
+        progress("measuring the join")
         rows, joined = alone(join, *days)
         second = Comparison(
             f"second day, {students:,} students, {change:.0%} changed",

@@ -34,7 +34,7 @@ class Figure:
     def memory(self) -> str:
         """Return the peak memory of each quarter of the time, which shows memory that grows."""
         seen = ", ".join(f"{most:,.0f}" for most in self.cost.quarters)
-        return f"{self.subject}: at most {seen} MiB in each quarter of its time"
+        return f"{self.subject}: peak memory in each quarter of the time: {seen} MiB"
 
 
 def middle(figures: Sequence[Figure]) -> Figure:

@@ -60,8 +60,8 @@ class Freshness:
 
     def show(self, console: Console) -> None:
         """Print two tables: the delays, and what each process used."""
-        posts = "each a POST" if self.at_once == 1 else f"{self.at_once} in each POST"
-        posts += f", beside {self.beside}" if self.beside else ""
+        posts = "one per POST" if self.at_once == 1 else f"{self.at_once} per POST"
+        posts += f", during {self.beside}" if self.beside else ""
         times = Table(f"{self.asked:,}/s, {posts}: ms", "p50", "p99", "worst", box=None)
         for name, figures in (
             ("change to 202", self.accepted),
@@ -69,7 +69,9 @@ class Freshness:
         ):
             times.add_row(name, *(f"{value:,.0f}" for value in figures.values()))
         console.print(times)
-        console.print(f"{self.through:,.0f}/s went through, {self.changes:,} measured")
+        console.print(
+            f"{self.through:,.0f}/s reached the product, {self.changes:,} changes measured"
+        )
         processes = Table("process", "CPU s", "peak MiB", box=None)
         for name, used in self.used.items():
             processes.add_row(name, f"{used.cpu_seconds:.1f}", f"{used.peak_mib:,.0f}")
@@ -96,7 +98,7 @@ def measure(
             progress(f"{rate:,} changes a second for {seconds:.0f} s")
             found.append(_measure(there, rate, seconds))
             if history:
-                progress("the same beside full replays")
+                progress("the same rate during full replays")
                 with _replaying(there) as number:
                     beside = _measure(there, rate, seconds)
                 found.append(replace(beside, beside=f"{len(number)} full replays"))
@@ -135,7 +137,7 @@ def _measure(there: Traffic, rate: int, seconds: float) -> Freshness:
     arrived = there.received()
     sent = {name: one for name, one in there.sent().items() if name not in before}
     if lost := sent.keys() - arrived.keys():
-        raise Stop(f"{len(lost)} events did not come to the product; see {there.folder}")
+        raise Stop(f"{len(lost)} events did not reach the product; see the logs in {there.folder}")
     first = min(one.due for one in sent.values())
     measured = {name: one for name, one in sent.items() if one.due >= first + WARM_UP}
     last = max(arrived[name][0] for name in measured)

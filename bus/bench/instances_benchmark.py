@@ -69,7 +69,10 @@ class Instances:
             until = time.monotonic() + PATIENCE
             while not member.wait(0.2):
                 if not process.is_alive() or time.monotonic() > until:
-                    raise Stop("a copy of the consumer ended before it had joined its group")
+                    raise Stop(
+                        "an instance of the consumer did not join its group; "
+                        "run the benchmark again"
+                    )
         return self
 
     def __exit__(
@@ -102,7 +105,9 @@ class Instances:
         while sum(number.value for number in self._numbers) < records:
             late = time.perf_counter() - began > PATIENCE
             if late or not all(process.is_alive() for process in self._processes):
-                raise Stop(f"{self._name}: a copy did not come to its end")
+                raise Stop(
+                    f"{self._name}: an instance failed or took too long; run the benchmark again"
+                )
             time.sleep(0.02)
         seconds = time.perf_counter() - began
         cost = Cost(seconds, sum(_cpu(p) for p in watched) - before, sum(map(_peak, watched)))

@@ -109,7 +109,7 @@ def command(arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> t
         out.seek(0)
         err.seek(0)
         if process.returncode:
-            raise Stop(f"`{' '.join(arguments)}` ended with {process.returncode}:\n{err.read()}")
+            raise Stop(f"`{' '.join(arguments)}` failed with {process.returncode}:\n{err.read()}")
         peak = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         return json.load(out), Cost(seconds, used.ru_utime + used.ru_stime, peak)
 

@@ -22,7 +22,7 @@ def draw(results: Sequence[Path], out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise Stop("drawing needs matplotlib: pip install matplotlib") from None
+        raise Stop("drawing needs matplotlib; install it with: pip install matplotlib") from None
     said = [_read(path) for path in results]
     comparisons = [each for result in said for each in result["comparisons"]]
     machine = said[0]["machine"] if said else ""
@@ -34,7 +34,7 @@ def draw(results: Sequence[Path], out: Path) -> None:
     )
     for row, comparison in zip(axes[:, 0], comparisons, strict=True):
         _bars(row, comparison)
-    figure.supxlabel(f"records a second (in bars: memory at its peak) · {machine}", fontsize=8)
+    figure.supxlabel(f"records per second (inside the bars: peak memory) · {machine}", fontsize=8)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=120)
 
 
@@ -43,7 +43,9 @@ def _read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         found["comparisons"][0]["figures"]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise Stop(f"{path} is not what `bus bench … --json` prints") from None
+        raise Stop(
+            f"{path} does not contain the output of `bus bench … --json`; name a file that does"
+        ) from None
     return found
 
 

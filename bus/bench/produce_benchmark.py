@@ -143,7 +143,7 @@ def measure(
             numbers, cost = together(works)
             return Figure("schoolbus", sum(numbers), cost)
 
-        progress("measuring beside encoding and sending alone")
+        progress("measuring the bus, and encoding and sending alone")
         published = _fresh(stage.settings, partitions[0])
         first, cost = alone(bus_run, published, extract)
         ours, bare = [Figure("schoolbus", first, cost)], []
@@ -156,7 +156,9 @@ def measure(
 
         progress("measuring how it scales")
         both = Comparison("CSV rows to acknowledged events, both cores", "1.7 times one core")
-        both.notes.append("two districts at once, each kept to a core of its own, beside one")
+        both.notes.append(
+            "two districts at once, each on its own core, compared with one on one core"
+        )
         both.figures = [
             _named("2 on 2 cores", middle([bus([(0,), (1,)]) for _ in range(rounds)])),
             _named("1 on 1 core", middle([bus([(0,)]) for _ in range(rounds)])),

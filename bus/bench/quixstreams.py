@@ -43,7 +43,7 @@ def python(folder: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise Stop(f"quixstreams could not be installed beside the bus:\n{done.stderr[-500:]}")
+            raise Stop(f"quixstreams could not be installed:\n{done.stderr[-500:]}")
         (home / "ready").touch()
     return program
 
@@ -73,7 +73,7 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
         check=False,
     )
     if done.returncode:
-        raise Stop("the peer in quixstreams failed; what it said is above")
+        raise Stop("the quixstreams program failed; its output is above")
     said = json.loads(done.stdout.splitlines()[-1])
     cost = Cost(said["seconds"], said["cpuSeconds"], said["peakMiB"])
     return Figure(f"quixstreams {VERSION}", said["records"], cost)

@@ -143,7 +143,7 @@ def measure(
         stage.run("sample", extract, "--students", str(students), patience=3600)
         stage.run("produce", "oneroster-csv", extract, patience=3600)
         settings = stage.settings
-        progress("a full replay, beside the bare loop")
+        progress("measuring a full replay and the bare loop")
         whole = Comparison("a full replay for Canvas", "0.8 times the bare loop")
         turns: dict[str, list[Figure]] = {}
         for _ in range(rounds):
@@ -152,15 +152,15 @@ def measure(
         whole.figures = [middle(each) for each in turns.values()]
         whole.notes = [figure.memory() for figure in whole.figures]
         found.append(whole)
-        progress("a new product")
-        new = Comparison(f"Canvas brought to the present of {students:,} students")
+        progress("measuring a new product")
+        new = Comparison(f"Canvas brought up to date with {students:,} students")
         new.figures = [_run(settings, "schoolbus", current)]
         new.notes = [figure.memory() for figure in new.figures]
         found.append(new)
         if attendance:
             progress(f"publishing {attendance:,} attendance events")
             since, until = _publish(settings, attendance)
-            progress("one school's attendance in a window")
+            progress("measuring one school's attendance in a window")
             found.append(_window(stage, settings, attendance, since, until))
     return found
 
@@ -175,7 +175,7 @@ def _window(
         (delivered, read), cost = alone(one_school, settings, "", url, since, until)
     found = Comparison(
         f"one school's attendance in a window, of {attendance:,} events",
-        "no more is read than the window; memory flat",
+        "reads no more than the window, with flat memory",
         [Figure("schoolbus", read, cost)],
     )
     found.notes = [

@@ -85,7 +85,7 @@ class Soak:
         """Print a row for each process and figure, then the counts of events."""
         table = Table(
             f"{self.seconds / 60:g} min at {self.rate:,}/s",
-            *("first", "last", "highest", "an hour", "rise", ""),
+            *("first", "last", "highest", "per hour", "rise", ""),
             box=None,
         )
         for what, courses in (("MiB", self.memory), ("handles", self.handles)):
@@ -99,7 +99,7 @@ class Soak:
                 )
         console.print(table)
         console.print(
-            f"flat: after the first third, the line through all looks rises by less than {RISE:.0%}"
+            f"flat: after the first third, the line through the samples rises by under {RISE:.0%}"
         )
         console.print(
             f"{self.sent:,} events sent, {self.lost:,} lost, {self.doubled:,} doubled, "

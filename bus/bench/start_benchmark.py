@@ -44,7 +44,7 @@ class Start:
     def show(self, console: Console) -> None:
         """Print the start, then a row for each idle process."""
         rounds = ", ".join(f"{seconds:.1f}" for seconds in self.rounds)
-        console.print(f"bus up in a fresh home: {self.up:.1f} s (the middle of {rounds})")
+        console.print(f"bus up in a fresh home: {self.up:.1f} s (the median of {rounds})")
         table = Table(f"idle for {self.idle_seconds:.0f} s", "% of a core", box=None)
         for name, percent in self.idle.items():
             table.add_row(name, f"{percent:.2f}")
@@ -55,7 +55,7 @@ def measure(
     folder: Path, rounds: int, idle_seconds: float, progress: Callable[[str], None]
 ) -> Start:
     """Start the bus in `folder`, which is rebuilt in each round; then measure it when idle."""
-    progress("fetching what is not there yet")
+    progress("downloading what is missing")
     with Stage(folder) as stage:
         stage.run("up")
         stage.run("down")
@@ -67,7 +67,7 @@ def measure(
             began = time.monotonic()
             stage.run("up")
             took.append(round(time.monotonic() - began, 2))
-    progress(f"idle for {SETTLES + idle_seconds:.0f} s")
+    progress(f"measuring idle processes for {SETTLES + idle_seconds:.0f} s")
     return Start(took, median(took), idle_seconds, _idle(folder, idle_seconds))
 
 

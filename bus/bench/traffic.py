@@ -104,7 +104,7 @@ class Traffic:
         """Return when the vendor has as many events as were sent."""
         number = _lines(self._log("sent"))
         log = self._log("received")
-        wait_for(lambda: _lines(log) >= number, "the last events' way", 0.25)
+        wait_for(lambda: _lines(log) >= number, "the delivery of the last events", 0.25)
         self.usage.look()
 
     def _log(self, name: str) -> Path:
@@ -120,7 +120,7 @@ def _hear(pipe: Any) -> None:
     try:
         failure = pipe.recv()
     except EOFError:
-        failure = "it ended before its time"
+        failure = "it ended too early"
     if failure:
         raise Stop(f"the sender failed: {failure}")
 
@@ -166,12 +166,12 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
         )
         _enroll(url, made["key"])
         told = 0 if history else STUDENTS
-        wait_for(lambda: _lines(received) > told, "the students' way to the product")
+        wait_for(lambda: _lines(received) > told, "the delivery of the students")
         if history:
             extract = str(stage.folder / "extracts" / "history")
             stage.run("sample", extract, "--students", str(history), patience=3600)
             stage.run("produce", "oneroster-csv", extract, patience=3600)
-            wait_for(lambda: _caught_up(stage), "the history's way to the product", 1.0)
+            wait_for(lambda: _caught_up(stage), "the delivery of the history", 1.0)
         received.write_text("")  # from now on only attendance; the vendor appends
         (stage.folder / "sent.csv").touch()
         yield Traffic(stage, stage.folder, url, made["key"], usage)

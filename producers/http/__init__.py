@@ -17,11 +17,25 @@ from bus.settings import load
 
 
 def command(
-    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
-    port: Annotated[int | None, typer.Option(help="0: a free port.", min=0, max=65535)] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address on which to accept requests, instead of that in bus.toml."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port on which to accept requests, instead of that in bus.toml. 0: a free one.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
     new_key: Annotated[
         str | None,
-        typer.Option("--new-key", metavar="NAME", help="Make an API key for a client, and end."),
+        typer.Option(
+            "--new-key",
+            metavar="NAME",
+            help="Create an API key for this client, print it and exit.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -50,11 +64,11 @@ def _serve(host: str | None, port: int | None, json: bool) -> None:
     http = http_settings(settings, host=host, port=port)
 
     def ready(url: str) -> None:
-        emit(json, {"url": url}, lambda out: out.print(f"taking records at {url}/v1/KIND"))
+        emit(json, {"url": url}, lambda out: out.print(f"accepting records at {url}/v1/KIND"))
         if not http.certificate_file and http.host not in ("127.0.0.1", "::1", "localhost"):
             stderr.print(
-                "keys travel unencrypted: set certificate_file and key_file, or let only "
-                "a proxy with TLS reach this address"
+                "API keys are sent unencrypted: set certificate_file and key_file in bus.toml, "
+                "or let only a TLS proxy reach this address"
             )
 
     serve(settings, http, ready)
@@ -68,15 +82,18 @@ def _new_key(name: str, json: bool) -> None:
     from producers.http.settings import CLIENT_NAME
 
     if not re.fullmatch(CLIENT_NAME, name):
-        raise Stop("a client's name has 1 to 64 letters, digits, dots, dashes and underscores")
+        raise Stop(
+            "the client's name is not valid; use 1 to 64 letters, digits, dots, dashes and "
+            "underscores"
+        )
     key, digest = new_key()
     table = f'[producers.http.clients."{name}"]\nkey_sha256 = "{digest}"\nscopes = ["attendance"]'
     emit(
         json,
         {"client": name, "key": key, "toml": table},
         lambda out: out.print(
-            f"The key of {name}, shown this once:\n\n{key}\n\nAdd to bus.toml, and start the "
-            f"service again:\n\n{table}",
+            f"The API key of {name}, which is shown only once:\n\n{key}\n\nAdd this to bus.toml "
+            f"and restart the service:\n\n{table}",
             markup=False,
         ),
     )

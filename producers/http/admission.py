@@ -16,7 +16,7 @@ def may_write(client: Client, kind: str) -> None:
         raise Problem(
             403,
             "kind-not-allowed",
-            f"this client may not write {kind}; the district's operator gives it the scope",
+            f"this client may not write {kind}; ask the district's operator for the scope",
             headers={"WWW-Authenticate": 'Bearer realm="schoolbus", error="insufficient_scope"'},
         )
 
@@ -29,7 +29,8 @@ def is_json(request: Request) -> None:
         raise Problem(
             415,
             "not-application-json",
-            "send the body as Content-Type: application/json, without a Content-Encoding",
+            "the body is not declared as plain JSON; send it with Content-Type: application/json "
+            "and without Content-Encoding",
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         )
 
@@ -40,7 +41,9 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
     Raises `Problem`: 413 as soon as the body is larger than `most` bytes, 408 when the body does
     not arrive within `seconds`.
     """
-    too_large = Problem(413, "too-large", f"the body is larger than {most} bytes; send it in parts")
+    too_large = Problem(
+        413, "too-large", f"the body is larger than {most} bytes; send several smaller bodies"
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         raise too_large
@@ -52,5 +55,5 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
                 if len(body) > most:
                     raise too_large
     except TimeoutError:
-        raise plain(408, "the body did not arrive in time") from None
+        raise plain(408, "the body did not arrive in time; send the request again") from None
     return bytes(body)

@@ -121,7 +121,7 @@ def create(service: Service) -> Starlette:
     async def ready(_: Request) -> Response:
         if await asyncio.to_thread(service.commit.reachable):
             return Response("ready\n", media_type="text/plain")
-        return response(unavailable("Kafka does not answer, or takes no events", 5))
+        return response(unavailable("Kafka does not answer or accepts no events", 5))
 
     async def metrics(_: Request) -> Response:
         service.metrics.queued.set(service.commit.queued)
@@ -133,7 +133,8 @@ def create(service: Service) -> Starlette:
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = {
-            404: f"there is nothing here; records go to /v1/KIND: {', '.join(service.encoders)}"
+            404: "this path does not exist; POST records to /v1/KIND, where KIND is one of: "
+            f"{', '.join(service.encoders)}"
         }
         return response(plain(error.status_code, detail.get(error.status_code, ""), error.headers))
 
@@ -167,8 +168,14 @@ def _answered(
             answer = response(problem)
         except Exception as error:
             # The message and the traceback could contain personal data from the request.
-            log.error("fault", kind=kind, error=type(error).__name__, at=_place(error))
-            answer = response(plain(500, "a fault of the service; its log says where"))
+            log.error("request failed", kind=kind, error=type(error).__name__, at=_place(error))
+            answer = response(
+                plain(
+                    500,
+                    "the service failed, so it is unknown whether the records were published; "
+                    "its log says where it failed",
+                )
+            )
         finally:
             service.in_hand -= 1
         service.metrics.requests.labels(kind, str(answer.status_code)).inc()
@@ -184,9 +191,13 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
     may_write(client, kind)
     is_json(request)
     if service.in_hand > http.requests_in_hand:
-        raise busy("too many requests are being worked on; send it again", 1)
+        raise busy("too many requests are in progress; send this one again later", 1)
     if wait := rates.take(client.name):
-        raise busy(f"more than {http.rate:g} requests a second from this client", wait)
+        raise busy(
+            f"this client sends more than {http.rate:g} requests per second; send this one again "
+            "later",
+            wait,
+        )
     body = await read(request, http.body_bytes, http.body_seconds)
     word = idempotency.parse(request.headers.getlist("idempotency-key"))
     fingerprint = idempotency.fingerprint(kind, body)
@@ -195,7 +206,7 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
     if key is not None and service.keys.done(key, fingerprint):
         return _accepted(await _take(service, kind, body, client, identity))
     if not service.commit.taking:
-        raise unavailable("Kafka takes no events at this moment; send it again", 5)
+        raise unavailable("Kafka accepts no events now; send the request again later", 5)
     if key is not None:
         service.keys.begin(key, fingerprint)
     with traced(f"POST /v1/{kind}", request.headers.get("traceparent", "")) as traceparent:
@@ -220,12 +231,12 @@ async def _committed(work: Work, seconds: float) -> None:
     if not work.outcome.done():
         work.abandoned = True
         raise unavailable(
-            "Kafka has not confirmed it in time, and may still do so; send it again, with the same "
-            "Idempotency-Key if it had one",
+            "Kafka did not confirm the records in time, and may still do so; send the request "
+            "again, with the same Idempotency-Key if it had one",
             5,
         )
     if work.outcome.result() is not None:
-        raise unavailable("Kafka does not take it at this moment; send it again", 5)
+        raise unavailable("Kafka did not accept the records; send the request again later", 5)
 
 
 async def _take(
@@ -286,7 +297,7 @@ def _submit(
     try:
         work = service.commit.submit(events)
     except Full:
-        raise busy("too much waits for Kafka at this moment; send it again", 1) from None
+        raise busy("too many records wait for Kafka; send the request again later", 1) from None
     work.outcome.add_done_callback(settled)
     return work
 

@@ -70,14 +70,17 @@ class Clients:
         bearer = bearer.strip() if scheme.lower() == "bearer" else ""
         if not key and not bearer:
             raise _unauthorized(
-                "the request carries no credentials; send an API key as X-API-Key, or an API key "
+                "the request has no credentials; send an API key as X-API-Key, or an API key "
                 "or access token as Authorization: Bearer"
             )
         if client := self._with_key(key or bearer):
             return client
         if not key and self._issuer is not None and bearer.count(".") == 2:
             return await self._issuer.client(bearer)
-        raise _unauthorized("this API key is not one of this service's", "invalid_token")
+        raise _unauthorized(
+            "the service does not know this API key; ask the district's operator for a new one",
+            "invalid_token",
+        )
 
     def _with_key(self, key: str) -> Client | None:
         digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
@@ -174,19 +177,24 @@ def key_set(location: str) -> KeySet:
     except httpx2.HTTPError as error:
         raise RetryLater(
             f"the OAuth issuer's keys could not be fetched from {location} "
-            f"({type(error).__name__}); see [producers.http.oauth] jwks"
+            f"({type(error).__name__}); check [producers.http.oauth] jwks"
         ) from None
     except OSError as error:
         raise Stop(
-            f"the OAuth issuer's keys could not be read from {location} ({error.strerror}); see "
-            "[producers.http.oauth] jwks"
+            f"the OAuth issuer's keys could not be read from {location} ({error.strerror}); "
+            "check [producers.http.oauth] jwks"
         ) from None
     except ValueError:
-        raise Stop(f"what {location} holds is not JSON; it must be a JWK set") from None
+        raise Stop(
+            f"{location} does not contain JSON; [producers.http.oauth] jwks must name a JWK set"
+        ) from None
     try:
         return KeySet.import_key_set(found)
     except (JoseError, ValueError, TypeError, KeyError):
-        raise Stop(f"what {location} holds is not a JWK set (RFC 7517, section 5)") from None
+        raise Stop(
+            f"{location} does not contain a JWK set (RFC 7517, section 5); check "
+            "[producers.http.oauth] jwks"
+        ) from None
 
 
 def new_key() -> tuple[str, str]:

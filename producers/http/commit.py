@@ -187,7 +187,7 @@ class GroupCommit:
             except Stop as stop:
                 failure = stop
             except Exception as error:  # a defect must not leave requests unanswered
-                failure = Stop(f"publishing failed ({type(error).__name__}); start again")
+                failure = Stop(f"publishing failed ({type(error).__name__}); restart the service")
             self._since = None
             if failure is not None:
                 self._end(batch, failure)
@@ -225,7 +225,7 @@ class GroupCommit:
         for attempt in count():
             left = [work for work in batch if work.abandoned]
             batch = [work for work in batch if not work.abandoned]
-            self._tell(left, RetryLater("Kafka did not take it in time"))
+            self._tell(left, RetryLater("Kafka did not accept the events in time"))
             if not batch:
                 self._wait_for_kafka()
                 return None
@@ -242,12 +242,12 @@ class GroupCommit:
                 self._call(self._committed, time.monotonic() - begun, len(batch))
                 return None
             if not self._down:
-                log.warning("kafka takes nothing", error=error.name(), requests=len(batch))
+                log.warning("kafka accepts no events", error=error.name(), requests=len(batch))
             self._down = True
             if self._closing:
                 break
             time.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
-        return RetryLater("the service is ending and Kafka takes nothing")
+        return RetryLater("the service is ending and Kafka accepts no events")
 
     def _transaction(self, batch: list[Work], identity: bytes) -> KafkaError | None:
         """Publish the batch in one transaction. Return None, or why the transaction was aborted.
@@ -285,8 +285,8 @@ class GroupCommit:
         # Kafka reports the same error after it aborted a transaction because of its age.
         if fenced and time.time() - began < TRANSACTION_SECONDS:
             raise Stop(
-                "another service took this one's place in Kafka; give each an `instance` of its "
-                "own in [producers.http], or run only one"
+                "another service uses the same name in Kafka; set a different `instance` for each "
+                "service in [producers.http], or run only one"
             )
         log.warning("producer lost", error=lost.name())
         self._down = True
@@ -323,7 +323,8 @@ class GroupCommit:
             except RetryLater:
                 if self._closing:
                     raise Stop(
-                        "the service ended before Kafka was back; nothing answered with 202 is lost"
+                        "the service ended before Kafka was available again; no request that was "
+                        "answered with 202 is lost"
                     ) from None
                 time.sleep(BACKOFF[-1])
 

@@ -73,8 +73,8 @@ class Keys:
             raise Problem(
                 422,
                 "idempotency-key-reused",
-                "this Idempotency-Key came before with another body or path; make a new key for "
-                "each request, and use one again only to repeat the very same request",
+                "this Idempotency-Key was used for a request with another body or path; use a new "
+                "key for each request, and repeat a key only to send the same request again",
             )
         if seen.done is None:
             raise in_progress()
@@ -121,8 +121,8 @@ def parse(header: list[str]) -> str | None:
         raise Problem(
             400,
             "idempotency-key-malformed",
-            f"send one Idempotency-Key of 1 to {LONGEST} printable ASCII characters, such as a "
-            "UUID in double quotes",
+            f"the Idempotency-Key is malformed; send one key of 1 to {LONGEST} printable ASCII "
+            "characters, such as a UUID in double quotes",
         )
     return key
 
@@ -149,8 +149,8 @@ def load(settings: Settings, keys: Keys, seconds: float = 60.0) -> None:
     """
     topic = topics.idempotency(settings)
     failure = (
-        "the idempotency keys could not be read ({}); start again when Kafka is up, and see that "
-        f"this client may read the topic {topic}"
+        "the idempotency keys could not be read ({}); restart the service when Kafka is up, and "
+        f"check that this Kafka user may read the topic {topic}"
     )
     with Reader(settings, failure, seconds=seconds) as reader:
         start = dict.fromkeys(reader.places([topic]), 0)

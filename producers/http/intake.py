@@ -76,7 +76,9 @@ def take(
     for index, record in enumerate(records):
         value = encoder.encode(record)
         if len(value) > MESSAGE_BYTES:
-            raise _too_large(f"record {index} is larger than {MESSAGE_BYTES} bytes")
+            raise _too_large(
+                f"record {index}, counted from 0, is larger than {MESSAGE_BYTES} bytes; shorten it"
+            )
         identity = (
             uuid.uuid4() if request is None else uuid.uuid5(EVENTS, f"{request.hex()}{index}")
         )
@@ -89,11 +91,11 @@ def _records(kind: str, body: bytes, client: str, most: int) -> list[Record]:
     alone = isinstance(document, dict)
     items: Sequence[Any] = [document] if alone else document
     if not isinstance(items, list):
-        raise _invalid([("#", "must be an object, or an array of objects")])
+        raise _invalid([("#", "must be an object or an array of objects")])
     if not items:
-        raise _invalid([("#", "must hold at least one record")])
+        raise _invalid([("#", "must contain at least one record")])
     if len(items) > most:
-        raise _too_large(f"{len(items)} records are too many; send at most {most} at once")
+        raise _too_large(f"the body has {len(items)} records; send at most {most} in one request")
     records = []
     errors = []
     for index, item in enumerate(items):
@@ -145,7 +147,8 @@ def _invalid(errors: list[tuple[str, str]]) -> Problem:
     return Problem(
         422,
         "invalid-records",
-        "nothing of this request was taken; correct what `errors` names and send all of it again",
+        "no record of this request was accepted; correct the fields that `errors` lists and send "
+        "the whole request again",
         errors,
     )
 

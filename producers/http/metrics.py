@@ -23,13 +23,13 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "bus_http_request_seconds",
-            "From a request's headers to its answer.",
+            "Seconds from the headers of a request to its answer.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.commit_seconds = Histogram(
             "bus_http_commit_seconds",
-            "From the beginning of a transaction to its commit.",
+            "Seconds from the first attempt at a transaction to its commit.",
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -40,10 +40,12 @@ class Metrics:
             registry=self.registry,
         )
         self.queued = Gauge(
-            "bus_http_queued_records", "Records that wait for Kafka.", registry=self.registry
+            "bus_http_queued_records", "Events that wait for Kafka.", registry=self.registry
         )
         self.keys = Gauge(
-            "bus_http_idempotency_keys", "Idempotency keys remembered.", registry=self.registry
+            "bus_http_idempotency_keys",
+            "Idempotency keys that are remembered.",
+            registry=self.registry,
         )
 
     def committed(self, seconds: float, requests: int) -> None:

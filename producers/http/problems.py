@@ -98,8 +98,8 @@ def in_progress() -> Problem:
     return Problem(
         409,
         "request-in-progress",
-        "a request with this Idempotency-Key has not been answered yet; send it again a little "
-        "later, as it is",
+        "a request with this Idempotency-Key is still in progress; send the same request again "
+        "later",
         headers=_retry(1),
     )
 

@@ -167,8 +167,8 @@ def _socket(http: HttpSettings) -> socket.socket:
         where.bind(found[4])
     except OSError as error:
         raise Stop(
-            f"cannot listen on {http.host} port {http.port} ({error.strerror}); name another with "
-            "--host and --port, or [producers.http] host and port"
+            f"cannot listen on {http.host} port {http.port} ({error.strerror}); choose another "
+            "address with --host and --port, or with host and port in [producers.http]"
         ) from None
     return where
 
@@ -187,6 +187,6 @@ def _topics(settings: Settings, kinds: list[str]) -> int:
         there = AdminClient(client_settings(settings)).list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka does not answer ({error.args[0].name()}); start again when it is up"
+            f"Kafka does not answer ({error.args[0].name()}); restart the service when it is up"
         ) from None
     return topics.count(settings, {name: len(meta.partitions) for name, meta in there.items()})

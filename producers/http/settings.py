@@ -40,13 +40,15 @@ def _listed(value: object) -> object:
 
 def _hash(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        raise ValueError("not the SHA-256 of a key (64 hexadecimal digits); see --new-key")
+        raise ValueError(
+            "must be the SHA-256 of a key (64 hexadecimal digits); create one with --new-key"
+        )
     return value.lower()
 
 
 def _kind(value: str) -> str:
     if value not in KINDS:
-        raise ValueError(f"not a kind of record; the kinds are {', '.join(KINDS)}")
+        raise ValueError(f"must be a kind of record: {', '.join(KINDS)}")
     return value
 
 
@@ -92,7 +94,10 @@ class OAuthSettings(Model):
     @check(mode="after")
     def _over_tls(self) -> OAuthSettings:
         if self.jwks.startswith("http://"):
-            raise ValueError("jwks must be an https URL or a file: keys over http can be replaced")
+            raise ValueError(
+                "jwks must be an https URL or a file; keys fetched over http can be replaced on "
+                "the way"
+            )
         return self
 
 
@@ -145,9 +150,11 @@ class HttpSettings(Model):
     def _keys_differ(self) -> HttpSettings:
         hashes = [digest for client in self.clients.values() for digest in client.key_sha256]
         if len(set(hashes)) < len(hashes):
-            raise ValueError("two clients have the same key; give each its own (see --new-key)")
+            raise ValueError("two clients have the same key; create one for each with --new-key")
         if bool(self.certificate_file) != bool(self.key_file):
-            raise ValueError("TLS needs certificate_file and key_file; only one of them is set")
+            raise ValueError(
+                "TLS needs certificate_file and key_file, but only one is set; set both"
+            )
         return self
 
 
@@ -165,8 +172,8 @@ def http_settings(settings: Settings, **options: object) -> HttpSettings:
         raise Stop(f"in [producers.http]: {explain(error, HttpSettings)}") from None
     if not http.clients and http.oauth is None:
         raise Stop(
-            "no client may write: the service has neither API keys nor an OAuth issuer. "
-            "`bus produce http --new-key NAME` makes a key and says what to add to bus.toml; "
-            "for tokens, fill [producers.http.oauth] (issuer, audience, jwks)"
+            "no client may write, because the service has neither API keys nor an OAuth issuer. "
+            "`bus produce http --new-key NAME` creates a key and prints what to add to bus.toml. "
+            "For access tokens, set issuer, audience and jwks in [producers.http.oauth]"
         )
     return http

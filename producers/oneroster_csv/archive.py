@@ -60,22 +60,29 @@ def files(path: Path, folder: Path) -> list[Path]:
     Raises `Stop` when the extract must not or cannot be read.
     """
     if not path.exists():
-        raise Stop(f"{path} is not there; name a zip or a folder with the files of the extract")
+        raise Stop(f"{path} does not exist; name a zip or a folder with the files of the extract")
     if path.is_dir():
         found = _in_folder(path)
     elif path.suffix.lower() == ".csv" and not zipfile.is_zipfile(path):
         raise Stop(
-            f"{path} is a single CSV file; name the zip, or the folder, with all CSV files of the "
+            f"{path} is a single CSV file; name the zip or the folder with all CSV files of the "
             "extract"
         )
     elif path.is_file():
         found = _unpacked(path, folder)
     else:
-        raise Stop(f"{path} is neither; name a zip or a folder with the files of the extract")
+        raise Stop(
+            f"{path} is neither a zip nor a folder; name a zip or a folder with the files of the "
+            "extract"
+        )
     if not found:
-        raise Stop(f"{path} holds no CSV file; name a zip or a folder of a OneRoster CSV extract")
+        raise Stop(
+            f"{path} contains no CSV file; name a zip or a folder with a OneRoster CSV extract"
+        )
     if len({file.parent for file in found}) > 1:
-        raise Stop(f"{path} holds CSV files in more than one folder; put one extract in each zip")
+        raise Stop(
+            f"{path} contains CSV files in more than one folder; make a zip for each extract"
+        )
     return sorted(found)
 
 
@@ -91,7 +98,10 @@ def _in_folder(path: Path) -> list[Path]:
         if not _wanted(PurePosixPath(file.relative_to(path).as_posix())):
             continue
         if file.is_symlink() or not file.is_file():
-            raise Stop(f"{path} holds a link or something else that is no file; put files in it")
+            raise Stop(
+                f"{path} contains a link or something else that is not a file; "
+                "replace it with a file"
+            )
         found.append(file)
         if len(found) > MOST_FILES:
             raise _too_many(path)
@@ -121,15 +131,15 @@ def _refuse_unsafe(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
         # The original name in the zip: ZipInfo truncates `filename` at a NUL.
         windows = PureWindowsPath(entry.orig_filename)
         if name.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-            raise Stop(f"{place} has a name that leads out of the zip; do not trust who made it")
+            raise Stop(f"{place} has a name that leads out of the zip; do not trust its origin")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise Stop(f"{place} is a link; zip the files themselves")
         if not _wanted(name) or entry.is_dir():
             continue
         if entry.flag_bits & 0x1:
-            raise Stop(f"{place} is encrypted; make the zip without a password")
+            raise Stop(f"{place} is encrypted; create the zip without a password")
         if str(name).lower() in seen:
-            raise Stop(f"{place} has the name of an earlier entry; zip each file once")
+            raise Stop(f"{place} has the same name as an earlier entry; add each file once")
         seen.add(str(name).lower())
 
 
@@ -166,8 +176,8 @@ def _extract(
                     written > RATIO_COUNTS_FROM and written > MOST_RATIO * packed
                 ):
                     raise Stop(
-                        f"{path} unpacks to far more than an extract holds (a zip bomb); "
-                        "nothing of it was read"
+                        f"{path} unpacks to far more data than an extract has (a zip bomb); "
+                        "nothing was read. Check where it comes from"
                     )
                 file.write(chunk)
         found.append(target)
@@ -180,11 +190,13 @@ def _place(parent: PurePosixPath) -> str:
 
 
 def _too_many(path: Path) -> Stop:
-    return Stop(f"{path} holds more than {MOST_FILES:,} files; put only the extract's files in it")
+    return Stop(
+        f"{path} contains more than {MOST_FILES:,} files; put only the files of the extract into it"
+    )
 
 
 def _damaged(path: Path) -> Stop:
     return Stop(
-        f"{path} is cut short or damaged (it is no whole zip file); nothing of it was read. "
-        "Copy or make it again"
+        f"{path} is truncated or damaged (it is not a complete zip file); nothing was read. "
+        "Copy it or create it again"
     )

@@ -174,7 +174,7 @@ def match(file: File, header: Sequence[str]) -> Match:
             if name and name not in ignored and not name.startswith("metadata."):
                 unknown.append(at)
         elif field in found:
-            reason = f"column {at + 1} is a second {field}; it was not read"
+            reason = f"column {at + 1} repeats the column {field}; it was not read"
             notes.append(Note(field, "", reason, FaultCode.REPEATED_COLUMN))
         else:
             found[field] = at
@@ -187,15 +187,15 @@ def match(file: File, header: Sequence[str]) -> Match:
     for at in unknown:
         if (field := misspelt.get(at)) is not None:
             found[field], code = at, FaultCode.MISSPELT_COLUMN
-            reason = f"{told(at)} is misspelt; it was read as {field}"
+            reason = f"{told(at)} is misspelled; it was read as {field}"
         else:
             field, code = f"column {at + 1}", FaultCode.UNKNOWN_COLUMN
-            reason = f"{told(at)} is none of OneRoster's; it was not read"
+            reason = f"{told(at)} is not a OneRoster column; it was not read"
         notes.append(Note(field, f"a name of {len(header[at])} characters", reason, code))
     left = {at: names[at] for at in unknown if at not in misspelt} if sure else {}
     for field in _required(file):
         if field not in found and (meant := _meant(field, left)) is not None:
-            reason = f"has no column {field}; its {told(meant)} may be meant"
+            reason = f"has no column {field}; {told(meant)} may be meant, so correct its name"
             notes.append(Note(field, "", reason, FaultCode.MISSING_COLUMN))
     return Match(found, _width(names), notes)
 

@@ -70,9 +70,9 @@ def as_utf8(path: Path, folder: Path) -> Text:
     return Text(copy, measured.lines, measured.regular, tuple(notes), unreadable)
 
 
-IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as that"
-NULS = "the file holds NUL characters; they were taken out"
-NOT_UTF_8 = "the file is not UTF-8; lines that are not were read as Windows-1252"
+IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as UTF-16"
+NULS = "the file contains NUL characters; they were removed"
+NOT_UTF_8 = "the file is not entirely UTF-8; the other lines were read as Windows-1252"
 NOTED = {
     IS_UTF_16: FaultCode.NOT_UTF_8,
     NULS: FaultCode.NUL_CHARACTERS,

@@ -50,25 +50,25 @@ def read(path: Path | None, faults: list[Fault]) -> Manifest:
     faults: receives what is wrong with the manifest.
     """
     if path is None:
-        reason = "there is no manifest.csv; each file was read as holding all records"
+        reason = "the extract has no manifest.csv; each file was read as complete"
         _note(faults, 0, reason, FaultCode.NO_MANIFEST)
         return Manifest()
     modes: dict[str, Mode] = {}
     for line, name, value in _properties(path):
         if name == "oneroster.version" and not value.startswith(VERSIONS):
-            reason = f"the version is none of {', '.join(VERSIONS)}; it was read as 1.2"
+            reason = f"the version is not one of {', '.join(VERSIONS)}; the extract was read as 1.2"
             _note(faults, line, reason, FaultCode.UNKNOWN_DECLARATION)
         if not name.startswith("file."):
             continue
         file = name.removeprefix("file.").removesuffix(".csv")
         if value not in MODES:
-            reason = "is none of bulk, delta, absent; it was read as delta"
+            reason = "the value is not one of bulk, delta, absent; it was read as delta"
             _note(faults, line, reason, FaultCode.UNKNOWN_DECLARATION)
         # For contradictory or unknown values choose delta, which withdraws nothing.
         mode = MODES.get(value, "delta")
         modes[file] = mode if modes.get(file, mode) == mode else "delta"
     if not modes:
-        reason = "manifest.csv names no file; each was read as holding changes only"
+        reason = "manifest.csv names no file; each file was read as partial (only changes)"
         _note(faults, 0, reason, FaultCode.NO_MANIFEST)
     return Manifest(modes, present=True)
 

@@ -65,16 +65,16 @@ def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
         if name not in FILES and name != "manifest":
             unknown += name not in UNREAD
         elif name in found:
-            raise Stop(f"{path} holds two files for {name}.csv; put each file in it once")
+            raise Stop(f"{path} has two files for {name}.csv; keep one")
         else:
             found[name] = file
     if not found.keys() - {"manifest"}:
         raise Stop(
-            f"{path} holds none of the files of OneRoster (orgs.csv, users.csv, …); name a zip or "
-            "a folder of a OneRoster CSV extract"
+            f"{path} contains none of the files of OneRoster (orgs.csv, users.csv, …); name a "
+            "zip or a folder with a OneRoster CSV extract"
         )
     if unknown:
-        reason = f"{unknown} CSV files are none of OneRoster's; they were not read"
+        reason = f"{unknown} CSV files are not OneRoster files; they were not read"
         code = FaultCode.UNKNOWN_FILE
         staging.faults.append(Fault("", 0, "", "", reason, fatal=False, code=code))
     return found
@@ -95,17 +95,22 @@ def _mode(
     mode = declared.mode(file.name)
     if text is None:
         if mode in ("bulk", "delta"):
-            reason = f"the manifest declares it as {mode}, but it is not there; send it"
+            reason = (
+                f"manifest.csv declares this file as {mode}, but the extract does not have it; "
+                "send the extract again with this file"
+            )
             note(reason, FaultCode.MISSING_FILE, fatal=True)
         return None
     if mode == "absent":
-        reason = "the manifest declares it as absent, but it is there; it was not read"
+        reason = (
+            "manifest.csv declares this file as absent, but the extract has it; it was not read"
+        )
         note(reason, FaultCode.UNEXPECTED_FILE)
         return None
     if file.kind and KINDS[file.kind].retention == "time":
         return "delta"  # past events remain valid; a file has only the days that it covers
     if mode is None and declared.present:
-        reason = "the manifest does not name it; it was read as holding changes only"
+        reason = "manifest.csv does not name this file; it was read as partial (only changes)"
         note(reason, FaultCode.UNDECLARED_FILE)
         return "delta"
     return mode or "bulk"

@@ -40,9 +40,9 @@ SEPARATOR = re.compile(r'"?sep=([^"\w \r\n])"?[,;\t|]*\s*', re.IGNORECASE)
 MOST = 1_000
 """How many faults of one sort in one file are listed one by one. The rest are only counted."""
 
-UNCLOSED = "holds a quote that does not open or close a value as it should"
-UNREADABLE_ROW = "holds bytes that are no text in UTF-8 or Windows-1252"
-MEND = "the row was left out; mend it where it comes from and send the extract again"
+UNCLOSED = "has a quotation mark that is not closed or is in the wrong place"
+UNREADABLE_ROW = "has bytes that are not text in UTF-8 or Windows-1252"
+MEND = "the row was left out; correct it in the SIS and send the extract again"
 
 
 class Row(NamedTuple):
@@ -73,19 +73,19 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
         )
     head = _head(file, text)
     if head is None:
-        reason = f"has no header with a column {file.key}; nothing of the file was read"
+        reason = f"has no header with a column {file.key}; the file was not read"
         staging.faults.append(
             Fault(name, 1, file.key, "", reason, kind=file.kind, code=FaultCode.NO_HEADER)
         )
         return False
     if head.separator:
-        reason = "the line sep=, which only Excel understands, was skipped; leave it out"
+        reason = "the line sep=, which only Excel understands, was skipped; remove it"
         code = FaultCode.SEPARATOR_LINE
         staging.faults.append(
             Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
         )
     if head.delimiter != ",":
-        reason = "its columns are not separated by commas; it was read as they are"
+        reason = "the columns are not separated by commas; the file was read with another delimiter"
         code = FaultCode.OTHER_DELIMITER
         staging.faults.append(
             Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
@@ -223,7 +223,7 @@ def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str
         return None
     elif unreadable and any(UNREADABLE in value for value in row.fields):
         what, code = UNREADABLE_ROW, FaultCode.UNREADABLE_BYTES
-        faults.tell(row.line, "bytes that are no text", what, code)
+        faults.tell(row.line, "bytes that are not text", what, code)
     elif len(row.fields) < head.match.width or any(map(str.strip, row.fields[head.width :])):
         few = len(row.fields) < head.match.width
         what = f"has {'fewer' if few else 'more'} values than columns"
@@ -252,7 +252,7 @@ class _Faults:
         """Report how many more faults of each sort there were."""
         for (code, what), number in self.numbers.items():
             if (left := number - MOST) > 0:
-                more = f"{left:,} more rows like those told: {what}; {MEND}"
+                more = f"{left:,} more rows with the same fault: {what}; {MEND}"
                 self._add(0, "", more, code, left)
 
     def _add(

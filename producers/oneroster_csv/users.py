@@ -34,7 +34,7 @@ KIND_OF = {
 }
 """The kind of record for each role, in lower case. `other` could be any kind."""
 
-UNKNOWN = "the role is none of " + ", ".join(
+UNKNOWN = "the role is not one of " + ", ".join(
     ["student", *_roles_of("staff"), *_roles_of("guardian")]
 )
 
@@ -46,11 +46,11 @@ def split(staging: Staging, *, with_roles: bool) -> bool:
     """
     columns = _columns(staging, USERS)
     if with_roles and "role" not in _columns(staging, ROLES):
-        reason = "has no column role; nothing of it was read"
+        reason = "has no column role; the file was not read"
         _fault(staging, "roles.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         with_roles = False
     if not with_roles and "role" not in columns:
-        reason = "has no column role, and there is no roles.csv; nothing of the file was read"
+        reason = "has no column role, and roles.csv has no roles either; the file was not read"
         _fault(staging, "users.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         return False
     if with_roles:
@@ -170,7 +170,7 @@ def _tell(staging: Staging) -> None:
         "users.csv",
         f"SELECT _line, {value_class('role')} FROM attributed WHERE _kind IS NULL",
         "",
-        f"{UNKNOWN}; the row was left out; mend it where it comes from and send the extract again",
+        f"{UNKNOWN}; the row was left out; correct it in the SIS and send the extract again",
     )
     staging.con.execute(f"DROP VIEW attributed; DROP TABLE {USERS}; DROP TABLE IF EXISTS chosen")
 
@@ -183,7 +183,7 @@ def _tell_rows(staging: Staging, file: str, found: str, column: str, reason: str
         number = staging.con.execute(f"SELECT count(*) FROM ({found})").fetchall()[0][0]
         if number > MOST:
             left = number - MOST
-            more = f"{left:,} more rows like those told: {reason}"
+            more = f"{left:,} more rows with the same fault: {reason}"
             _fault(staging, file, 0, column, "", more, FaultCode.UNKNOWN_ROLE, left)
 
 
