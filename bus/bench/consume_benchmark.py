@@ -182,7 +182,7 @@ def _scaling(
     by_processes = Comparison(f"events to Canvas's CSV, {number} partitions, by processes")
     by_cores = Comparison("events to Canvas's CSV, on both cores", "1.7 times one core")
     wanted: list[tuple[Comparison, str, list[tuple[int, ...]]]] = [
-        (by_processes, f"{copies} processes", [()] * copies) for copies in processes
+        (by_processes, f"{instances} processes", [()] * instances) for instances in processes
     ]
     if cores:
         wanted += [(by_cores, "2 on 2 cores", [(0,), (1,)]), (by_cores, "1 on 1 core", [(0,)])]
@@ -193,12 +193,12 @@ def _scaling(
             for found, name, each in wanted
         ]
         time.sleep(SHARED_OUT)
-        for _, copies in groups:
-            copies.pause()
+        for _, instances in groups:
+            instances.pause()
         said = stage.run("produce", "oneroster-csv", extract, patience=3600)["records"]
         records = sum(said[kind]["created"] for kind in plugins.product("canvas").kinds)
-        for found, copies in groups:
-            found.figures.append(copies.work(records))
+        for found, instances in groups:
+            found.figures.append(instances.work(records))
     return [by_cores, by_processes] if cores else [by_processes]
 
 

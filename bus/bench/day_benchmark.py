@@ -136,13 +136,13 @@ def _publish(stage: Stage, students: int, change: float, day: int) -> Mapping[st
     path = stage.folder / "extracts" / f"day-{day}"
     size = ("--students", str(students), "--change", str(change), "--day", str(day))
     stage.run("sample", str(path), *size, patience=HOUR)
-    said: dict[str, dict[str, Any]] = stage.run(
+    counted: dict[str, dict[str, Any]] = stage.run(
         "produce", "oneroster-csv", str(path), patience=HOUR
     )["records"]
     shutil.rmtree(path)
     return {
         kind: sum(counts[change] for change in ("created", "updated", "withdrawn"))
-        for kind, counts in said.items()
+        for kind, counts in counted.items()
     }
 
 

@@ -57,7 +57,8 @@ class Instances:
         theirs = settings.model_copy(update={"kafka": patient})
         self._processes = [
             context.Process(
-                target=_copy, args=(theirs, group, self._folder.name, tuple(each), number, member)
+                target=_run_instance,
+                args=(theirs, group, self._folder.name, tuple(each), number, member),
             )
             for each, number, member in zip(cores, self._numbers, self._members, strict=True)
         ]
@@ -138,7 +139,7 @@ def _peak(process: psutil.Process) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _copy(
+def _run_instance(
     settings: Settings, name: str, out: str, cores: tuple[int, ...], number: Any, member: Any
 ) -> None:
     """Run `bus consume canvas --out OUT` in this process, as a product with this name."""

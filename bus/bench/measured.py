@@ -117,12 +117,12 @@ def command(arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> t
 def _answer(pipe: Any) -> Any:
     """Return the next message of a child. Raise it if it is an exception."""
     try:
-        said = pipe.recv()
+        message = pipe.recv()
     except EOFError:
         raise Stop("a process of the benchmark ended before its work was done") from None
-    if isinstance(said, BaseException):
-        raise said
-    return said
+    if isinstance(message, BaseException):
+        raise message
+    return message
 
 
 def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]) -> None:

@@ -23,9 +23,9 @@ def draw(results: Sequence[Path], out: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise Stop("drawing needs matplotlib; install it with: pip install matplotlib") from None
-    said = [_read(path) for path in results]
-    comparisons = [each for result in said for each in result["comparisons"]]
-    machine = said[0]["machine"] if said else ""
+    printed = [_read(path) for path in results]
+    comparisons = [each for result in printed for each in result["comparisons"]]
+    machine = printed[0]["machine"] if printed else ""
     heights = [len(each["figures"]) for each in comparisons]
     figure = Figure(figsize=(9, 0.5 + sum(0.42 * height + 0.75 for height in heights)))
     figure.set_layout_engine("constrained")
@@ -56,10 +56,10 @@ def _bars(axes: Any, comparison: dict[str, Any]) -> None:
     bars = axes.barh(names, rates, color=[OURS, *[THEIRS] * (len(figures) - 1)], height=0.7)
     axes.invert_yaxis()
     for bar, figure in zip(bars, figures, strict=True):
-        beside = "" if figure is figures[0] else f"  (ratio {figure['ratio']:.2f})"
+        ratio = "" if figure is figures[0] else f"  (ratio {figure['ratio']:.2f})"
         middle = bar.get_y() + bar.get_height() / 2
-        axes.text(bar.get_width(), middle, f" {figure['rate']:,}{beside}", va="center", fontsize=8)
-        memory, ink = f" {figure['peakMiB']:,} MiB", "#333333" if beside else "white"
+        axes.text(bar.get_width(), middle, f" {figure['rate']:,}{ratio}", va="center", fontsize=8)
+        memory, ink = f" {figure['peakMiB']:,} MiB", "#333333" if ratio else "white"
         axes.text(0, middle, memory, va="center", fontsize=7, color=ink)
     target = f" — to reach: {comparison['target']}" if comparison["target"] else ""
     axes.set_title(f"{comparison['job']}{target}", loc="left", fontsize=9)

@@ -74,6 +74,6 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
     )
     if done.returncode:
         raise Stop("the quixstreams program failed; its output is above")
-    said = json.loads(done.stdout.splitlines()[-1])
-    cost = Cost(said["seconds"], said["cpuSeconds"], said["peakMiB"])
-    return Figure(f"quixstreams {VERSION}", said["records"], cost)
+    result = json.loads(done.stdout.splitlines()[-1])
+    cost = Cost(result["seconds"], result["cpuSeconds"], result["peakMiB"])
+    return Figure(f"quixstreams {VERSION}", result["records"], cost)

@@ -222,7 +222,7 @@ def _moment() -> str:
 
 def _attendance(start: int, stop: int) -> Any:
     """Yield attendance records start to stop, as `bus.registry.batch_codec` takes them."""
-    said = {
+    values = {
         "sourcedId": "'attendance-' || i",
         "status": "'active'",
         "studentSourcedId": "'student-' || (i % 1000003)",
@@ -232,7 +232,7 @@ def _attendance(start: int, stop: int) -> Any:
         "attendanceEventCategory": "'inAttendance'",
     }
     taken = ", ".join(
-        f"CAST({said.get(name, 'NULL')} AS {type_}) AS {quoted(name)}"
+        f"CAST({values.get(name, 'NULL')} AS {type_}) AS {quoted(name)}"
         for name, type_ in columns("attendance").items()
     )
     con = duckdb.connect()

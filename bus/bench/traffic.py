@@ -73,14 +73,14 @@ class Traffic:
         sender.start()
         there.close()
         try:
-            _hear(here)
+            _receive_report(here)
             self.usage.add("sender", sender.pid or 0)
             self.usage.look()
             here.send("go")
             while not here.poll(look_every):
                 self.usage.look()
             self.usage.look()
-            _hear(here)
+            _receive_report(here)
         finally:
             self.usage.drop("sender")
             here.close()
@@ -115,7 +115,7 @@ class Traffic:
             yield from csv.reader(lines)
 
 
-def _hear(pipe: Any) -> None:
+def _receive_report(pipe: Any) -> None:
     """Receive the next message of the sender. Raise `Stop` if it reports a failure."""
     try:
         failure = pipe.recv()
@@ -165,8 +165,8 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
             }
         )
         _enroll(url, made["key"])
-        told = 0 if history else STUDENTS
-        wait_for(lambda: _lines(received) > told, "the delivery of the students")
+        expected = 0 if history else STUDENTS
+        wait_for(lambda: _lines(received) > expected, "the delivery of the students")
         if history:
             extract = str(stage.folder / "extracts" / "history")
             stage.run("sample", extract, "--students", str(history), patience=3600)

@@ -118,9 +118,9 @@ class GroupCommit:
         self._thread.start()
 
     def _new_producer(self) -> Producer:
-        self._doubt = ConnectionWatch()
+        self._connection_watch = ConnectionWatch()
         return Producer(
-            producer_settings(self._settings, self._name, self._doubt)
+            producer_settings(self._settings, self._name, self._connection_watch)
             | {
                 "linger.ms": 0,
                 "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
@@ -225,20 +225,20 @@ class GroupCommit:
         for attempt in count():
             left = [work for work in batch if work.abandoned]
             batch = [work for work in batch if not work.abandoned]
-            self._tell(left, RetryLater("Kafka did not accept the events in time"))
+            self._report(left, RetryLater("Kafka did not accept the events in time"))
             if not batch:
                 self._wait_for_kafka()
                 return None
             identity = uuid4().bytes
             began = time.time()
             try:
-                self._leave_no_doubt()
+                self._replace_if_disconnected()
                 error = self._transaction(batch, identity)
             except KafkaException as lost:
-                error = self._succeed(lost.args[0], identity, began)
+                error = self._replace_lost(lost.args[0], identity, began)
             if error is None:
                 self._down = False
-                self._tell(batch, None)
+                self._report(batch, None)
                 self._call(self._committed, time.monotonic() - begun, len(batch))
                 return None
             if not self._down:
@@ -275,7 +275,7 @@ class GroupCommit:
                 if not reason.retriable():
                     raise
 
-    def _succeed(self, lost: KafkaError, identity: bytes, began: float) -> KafkaError | None:
+    def _replace_lost(self, lost: KafkaError, identity: bytes, began: float) -> KafkaError | None:
         """Replace a lost producer, and find out the result of its transaction.
 
         Returns None when the transaction was committed, and otherwise why it was not. Raises `Stop`
@@ -297,13 +297,13 @@ class GroupCommit:
             except RetryLater:
                 time.sleep(BACKOFF[-1])
 
-    def _leave_no_doubt(self) -> None:
+    def _replace_if_disconnected(self) -> None:
         """Replace a producer whose connection broke, before it begins a transaction.
 
         The end of an earlier transaction may still be on its way to Kafka over the old connection.
         """
         self._producer.poll(0)
-        if self._doubt:
+        if self._connection_watch:
             log.info("producer replaced: its connection broke")
             self._replace()
 
@@ -376,11 +376,11 @@ class GroupCommit:
             batch = [*batch, *self._waiting]
             self._waiting.clear()
             self._records = 0
-        self._tell(batch, failure)
+        self._report(batch, failure)
         if isinstance(failure, Stop):
             self._call(self._stopped, failure)
 
-    def _tell(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
+    def _report(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
         if works:
             self._call(_settle, works, outcome)
 

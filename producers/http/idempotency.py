@@ -163,7 +163,7 @@ def _remember(keys: Keys, key: bytes | None, message: bytes | None) -> None:
     if key is None or message is None:
         return
     try:
-        told = json.loads(message)
-        keys.finish(key, bytes.fromhex(told["body"]), float(told["time"]))
+        stored = json.loads(message)
+        keys.finish(key, bytes.fromhex(stored["body"]), float(stored["time"]))
     except (ValueError, KeyError, TypeError):
         return  # not a message with a key, such as the marker of a transaction

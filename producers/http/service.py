@@ -44,7 +44,7 @@ def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) 
     at the start.
     """
     # uvicorn raises the signal again when it ends, for earlier handlers. Ignore it here.
-    before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(settings, http, ready))
@@ -53,7 +53,7 @@ def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) 
             signal.signal(number, handler)
 
 
-def _nothing(*_: object) -> None:
+def _ignore(*_: object) -> None:
     return None
 
 

@@ -25,8 +25,8 @@ def traced(name: str, traceparent: str) -> Iterator[str]:
         carrier: dict[str, str] = {}
         W3C.inject(carrier)
         # Without tracing, the events still get a trace id, so that they can be followed.
-        yield carrier.get("traceparent") or _made_up()
+        yield carrier.get("traceparent") or _random_traceparent()
 
 
-def _made_up() -> str:
+def _random_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"

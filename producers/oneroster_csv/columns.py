@@ -181,21 +181,21 @@ def match(file: File, header: Sequence[str]) -> Match:
     misspelt = _misspelt([(at, names[at]) for at in unknown], set(file.fields) - found.keys())
     sure = _is_header(header, unknown)
 
-    def told(at: int) -> str:
+    def described(at: int) -> str:
         return f"column {at + 1}" + (f", '{header[at].strip()}'," if sure else "")
 
     for at in unknown:
         if (field := misspelt.get(at)) is not None:
             found[field], code = at, FaultCode.MISSPELT_COLUMN
-            reason = f"{told(at)} is misspelled; it was read as {field}"
+            reason = f"{described(at)} is misspelled; it was read as {field}"
         else:
             field, code = f"column {at + 1}", FaultCode.UNKNOWN_COLUMN
-            reason = f"{told(at)} is not a OneRoster column; it was not read"
+            reason = f"{described(at)} is not a OneRoster column; it was not read"
         notes.append(Note(field, f"a name of {len(header[at])} characters", reason, code))
     left = {at: names[at] for at in unknown if at not in misspelt} if sure else {}
     for field in _required(file):
         if field not in found and (meant := _meant(field, left)) is not None:
-            reason = f"has no column {field}; {told(meant)} may be meant, so correct its name"
+            reason = f"has no column {field}; {described(meant)} may be meant, so correct its name"
             notes.append(Note(field, "", reason, FaultCode.MISSING_COLUMN))
     return Match(found, _width(names), notes)
 

@@ -49,10 +49,10 @@ def as_utf8(path: Path, folder: Path) -> Text:
     encoding = utf_16(path)
     if encoding is None and (measured := _measured(path)) is not None:
         return measured
-    copy = folder / f"{path.stem}.utf8.csv"
-    copy.touch(mode=0o600)
+    converted = folder / f"{path.stem}.utf8.csv"
+    converted.touch(mode=0o600)
     notes, unreadable = [], False
-    with path.open("rb") as source, copy.open("wb") as target:
+    with path.open("rb") as source, converted.open("wb") as target:
         if encoding:
             notes.append(IS_UTF_16)
             pieces = _from_utf_16(source, encoding)
@@ -65,9 +65,9 @@ def as_utf8(path: Path, folder: Path) -> Text:
                     notes.append(NULS)
                 piece = piece.replace("\0", "")
             target.write(piece.encode("utf-8"))
-    measured = _measured(copy)
+    measured = _measured(converted)
     assert measured is not None  # it has just been written as UTF-8
-    return Text(copy, measured.lines, measured.regular, tuple(notes), unreadable)
+    return Text(converted, measured.lines, measured.regular, tuple(notes), unreadable)
 
 
 IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as UTF-16"

@@ -41,9 +41,9 @@ def read(path: Path, staging: Staging) -> None:
     # The largest file is examined while the others are loaded, and is loaded last.
     by_size = sorted(found, key=lambda name: found[name].stat().st_size, reverse=True)
     largest, others = by_size[:1], by_size[1:]
-    with ThreadPoolExecutor(2) as beside:
+    with ThreadPoolExecutor(2) as executor:
         texts = {
-            name: beside.submit(as_utf8, found[name], staging.folder)
+            name: executor.submit(as_utf8, found[name], staging.folder)
             for name in (*largest, *reversed(others))
         }
         for name in sorted(FILES, key=lambda name: name in largest):
@@ -144,13 +144,13 @@ def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future
     if text is None or mode is None:
         return
     # With roles.csv, the text of a row in users.csv does not decide the kind of the user alone.
-    apart = not (roles_text and roles_mode)
-    if not load(staging, file, text.result(), users.USERS, apart=apart):
+    skip_unchanged = not (roles_text and roles_mode)
+    if not load(staging, file, text.result(), users.USERS, skip_unchanged=skip_unchanged):
         return
     with_roles = bool(
         roles_text
         and roles_mode
-        and load(staging, roles, roles_text.result(), users.ROLES, apart=False)
+        and load(staging, roles, roles_text.result(), users.ROLES, skip_unchanged=False)
     )
     if with_roles and roles_mode == "delta":
         mode = "delta"

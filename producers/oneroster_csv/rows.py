@@ -42,7 +42,7 @@ MOST = 1_000
 
 UNCLOSED = "has a quotation mark that is not closed or is in the wrong place"
 UNREADABLE_ROW = "has bytes that are not text in UTF-8 or Windows-1252"
-MEND = "the row was left out; correct it in the SIS and send the extract again"
+CORRECT_ROW = "the row was left out; correct it in the SIS and send the extract again"
 
 
 class Row(NamedTuple):
@@ -58,10 +58,12 @@ class Row(NamedTuple):
     fields: list[str] | None
 
 
-def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = True) -> bool:
+def load(
+    staging: Staging, file: File, text: Text, table: str, *, skip_unchanged: bool = True
+) -> bool:
     """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
 
-    apart: whether unchanged rows are left out (see `bus.ingest.row_hashes`).
+    skip_unchanged: whether unchanged rows are left out (see `bus.ingest.row_hashes`).
 
     Faults of the file and its rows are added to `staging.faults`. Returns False, and makes no
     table, when the file could not be read at all.
@@ -90,20 +92,20 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
         staging.faults.append(
             Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
         )
-    for told in head.match.notes:
+    for column_note in head.match.notes:
         staging.faults.append(
             Fault(
                 name,
                 1,
-                told.field,
-                told.value_class,
-                told.reason,
+                column_note.field,
+                column_note.value_class,
+                column_note.reason,
                 fatal=False,
                 kind=file.kind,
-                code=told.code,
+                code=column_note.code,
             )
         )
-    kinds = file.kinds if apart else ()
+    kinds = file.kinds if skip_unchanged else ()
     if not _load_fast(staging, file, kinds, text, head, table):
         _load_carefully(staging, file, kinds, text, head, table)
     return True
@@ -136,7 +138,7 @@ def _head(file: File, text: Text) -> _Head | None:
         with text.path.open(encoding="utf-8-sig", newline="") as source:
             if separator:
                 source.readline()
-            row = next(filter(_says_something, rows(source, delimiter)), None)
+            row = next(filter(_has_content, rows(source, delimiter)), None)
         if row is None or row.fields is None:
             continue
         found = match(file, row.fields)
@@ -148,7 +150,7 @@ def _head(file: File, text: Text) -> _Head | None:
     return best
 
 
-def _says_something(row: Row) -> bool:
+def _has_content(row: Row) -> bool:
     """Return whether a row has a value or cannot be read.
 
     Spreadsheets write rows that have only delimiters.
@@ -201,7 +203,7 @@ def _load_carefully(
         for row in found:
             if row.line <= head.row.line:
                 continue
-            if fields := _whole(row, head, faults, text.unreadable):
+            if fields := _valid_fields(row, head, faults, text.unreadable):
                 values = {name: fields[at] for name, at in positions}
                 target.write(dump({"_line": row.line, **values}) + "\n")
     faults.end()
@@ -215,20 +217,20 @@ def _load_carefully(
     row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds, numbered=True)
 
 
-def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
+def _valid_fields(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
     """Return the values of a row. Return None when it is empty or was reported as a fault."""
     if row.fields is None:
-        faults.tell(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
-    elif not _says_something(row):
+        faults.report(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
+    elif not _has_content(row):
         return None
     elif unreadable and any(UNREADABLE in value for value in row.fields):
         what, code = UNREADABLE_ROW, FaultCode.UNREADABLE_BYTES
-        faults.tell(row.line, "bytes that are not text", what, code)
+        faults.report(row.line, "bytes that are not text", what, code)
     elif len(row.fields) < head.match.width or any(map(str.strip, row.fields[head.width :])):
         few = len(row.fields) < head.match.width
         what = f"has {'fewer' if few else 'more'} values than columns"
         code = FaultCode.TOO_FEW_VALUES if few else FaultCode.TOO_MANY_VALUES
-        faults.tell(row.line, f"a row of {len(row.fields)} values", what, code)
+        faults.report(row.line, f"a row of {len(row.fields)} values", what, code)
     else:
         return row.fields
     return None
@@ -242,17 +244,17 @@ class _Faults:
     file: File
     numbers: Counter[tuple[FaultCode, str]] = field(default_factory=Counter)
 
-    def tell(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
+    def report(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
         """Report that a row was left out."""
         self.numbers[code, what] += 1
         if self.numbers[code, what] <= MOST:
-            self._add(line, value_class, f"{what}; {MEND}", code)
+            self._add(line, value_class, f"{what}; {CORRECT_ROW}", code)
 
     def end(self) -> None:
         """Report how many more faults of each sort there were."""
         for (code, what), number in self.numbers.items():
             if (left := number - MOST) > 0:
-                more = f"{left:,} more rows with the same fault: {what}; {MEND}"
+                more = f"{left:,} more rows with the same fault: {what}; {CORRECT_ROW}"
                 self._add(0, "", more, code, left)
 
     def _add(

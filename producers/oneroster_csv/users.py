@@ -58,7 +58,7 @@ def split(staging: Staging, *, with_roles: bool) -> bool:
     _attribute(staging, columns, with_roles=with_roles)
     for kind in ("student", "staff", "guardian"):
         _make(staging, kind)
-    _tell(staging)
+    _report_unknown(staging)
     return True
 
 
@@ -88,40 +88,40 @@ def _choose(staging: Staging) -> None:
 
     staging.con.execute(
         f"""
-        CREATE TEMP TABLE told AS
+        CREATE TEMP TABLE role_rows AS
         SELECT {column("userSourcedId")} AS id, {column("role")} AS role,
             {column("orgSourcedId")} AS org, {_kind_of(quoted("role"))} AS kind,
-            {word("status")} IN ('tobedeleted', 'inactive') AS gone,
+            {word("status")} IN ('tobedeleted', 'inactive') AS withdrawn,
             {word("roleType")} <> 'primary' AS secondary,
             list_position(['student', 'staff', 'guardian'], kind) AS rank, _line
         FROM {ROLES} WHERE {column("userSourcedId")} IS NOT NULL
         """
     )
-    order = "ORDER BY gone, secondary, rank NULLS LAST, _line"
+    order = "ORDER BY withdrawn, secondary, rank NULLS LAST, _line"
     staging.con.execute(
         f"""
         CREATE TEMP TABLE chosen AS
         WITH best AS (
             SELECT id, first(coalesce(role, '') {order}) AS role,
                 first(coalesce(kind, '') {order}) AS kind
-            FROM told GROUP BY id
+            FROM role_rows GROUP BY id
         ), orgs AS (
-            SELECT t.id, array_to_string(list(org {order}), ',') AS orgs,
+            SELECT r.id, array_to_string(list(org {order}), ',') AS orgs,
                 first(org {order}) AS home
-            FROM told t JOIN best b ON t.id = b.id AND t.kind = b.kind
-            WHERE org IS NOT NULL AND NOT gone GROUP BY t.id
+            FROM role_rows r JOIN best b ON r.id = b.id AND r.kind = b.kind
+            WHERE org IS NOT NULL AND NOT withdrawn GROUP BY r.id
         )
         SELECT id, role, nullif(kind, '') AS kind, orgs, home FROM best LEFT JOIN orgs USING (id)
         """
     )
-    _tell_rows(
+    _report_rows(
         staging,
         "roles.csv",
-        f"SELECT _line, {value_class('role')} FROM told WHERE kind IS NULL",
+        f"SELECT _line, {value_class('role')} FROM role_rows WHERE kind IS NULL",
         "role",
         f"{UNKNOWN}; this role was left out",
     )
-    staging.con.execute(f"DROP TABLE told; DROP TABLE {ROLES}")
+    staging.con.execute(f"DROP TABLE role_rows; DROP TABLE {ROLES}")
 
 
 def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> None:
@@ -159,13 +159,13 @@ def _make(staging: Staging, kind: str) -> None:
     )
 
 
-def _tell(staging: Staging) -> None:
+def _report_unknown(staging: Staging) -> None:
     """Report the users of unknown kind.
 
     Such a row may belong to anyone who was published before. So these faults name no column and no
     kind, and no record is withdrawn because it is absent.
     """
-    _tell_rows(
+    _report_rows(
         staging,
         "users.csv",
         f"SELECT _line, {value_class('role')} FROM attributed WHERE _kind IS NULL",
@@ -175,11 +175,11 @@ def _tell(staging: Staging) -> None:
     staging.con.execute(f"DROP VIEW attributed; DROP TABLE {USERS}; DROP TABLE IF EXISTS chosen")
 
 
-def _tell_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
-    told = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
-    for line, what in told:
+def _report_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
+    listed = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
+    for line, what in listed:
         _fault(staging, file, line, column, what, reason, FaultCode.UNKNOWN_ROLE)
-    if len(told) == MOST:
+    if len(listed) == MOST:
         number = staging.con.execute(f"SELECT count(*) FROM ({found})").fetchall()[0][0]
         if number > MOST:
             left = number - MOST
