@@ -73,7 +73,11 @@ def test_unknown_columns_are_told_by_their_place() -> None:
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
     assert [(n.field, n.value_class, n.reason) for n in made.notes] == [
-        ("column 2", "a name of 6 characters", "column 2 is not a OneRoster column; it was not read")
+        (
+            "column 2",
+            "a name of 6 characters",
+            "column 2 is not a OneRoster column; it was not read",
+        )
     ]
 
 
