@@ -1,0 +1,1 @@
+"""The sources: connectors that read student information systems."""

@@ -1,5 +1,5 @@
-"""`bus bench`: how fast it is, measured on the machine at hand with everything on.
+"""The benchmarks of `bus bench`, which measure the speed of the bus on this machine.
 
-Nothing is switched off for a measurement that a user would have on: transactions, signatures,
-traces, metrics, order, commits.
+Everything that a user has enabled stays enabled: transactions, signatures, traces, metrics, order
+and commits.
 """

@@ -1,8 +1,9 @@
-"""Consume, decode, translate, write: the bus for Canvas beside loops that promise less.
+"""Measures consume, decode, translate and write for Canvas, beside simpler loops.
 
 The bus does all that `bus consume canvas --out DIR` does, with order, dead letters, metrics, traces
-and commits. The bare loop polls, decodes with fastavro and writes one CSV row a record, and commits
-nothing. quixstreams does the same job as a user of that library would write it (see `peers`).
+and commits. The bare loop polls, decodes with fastavro, writes one CSV row for each record and
+commits nothing. The quixstreams program does the same job as a user of that library would write it
+(see `peers`).
 """
 
 from __future__ import annotations
@@ -36,12 +37,17 @@ from bus.settings import Settings
 from bus.standard import KINDS
 
 POLL = 10_000
+"""Maximum number of messages that the bare loop takes in one call."""
 SHARED_OUT = 5.0
-"""Seconds until a group has shared out its partitions among copies that came one after another."""
+"""Seconds until a group has assigned its partitions to instances that joined one after another."""
 
 
 def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
-    """`bus consume canvas --out OUT --until-caught-up`, in this process; how many were told."""
+    """Prepare `bus consume canvas --out OUT --until-caught-up` in this process.
+
+    The function that is returned runs it. It returns the number of records that were delivered or
+    became dead letters.
+    """
     from bus.consume.worker import Worker
     from bus.observe.metrics import ConsumerMetrics
 
@@ -62,7 +68,10 @@ def bus_loop(settings: Settings, out: str) -> Callable[[], int]:
 
 
 def bare_loop(settings: Settings, out: str) -> Callable[[], int]:
-    """confluent-kafka consume, fastavro decode, one CSV row written; nothing else."""
+    """Prepare a loop that consumes, decodes with fastavro and writes one CSV row each.
+
+    The function that is returned runs it and returns the number of records.
+    """
     schemas = {
         topics.topic(settings, kind): parse_schema(KINDS[kind].schema)
         for kind in plugins.product("canvas").kinds
@@ -112,10 +121,12 @@ def measure(
     peer: bool,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """Beside its peers, then by partitions and processes; a bus of its own in `folder`, made anew.
+    """Measure beside the peers, then by partitions and processes.
 
-    rounds: each subject works so often, taking turns; its middle round counts.
-    peer:   whether quixstreams is measured too, which fetches it when it is not there.
+    The bus has a separate home in `folder`, which is rebuilt.
+
+    rounds: how many times each subject works. Subjects take turns, and the median round counts.
+    peer:   whether quixstreams is measured too. It is downloaded if it is missing.
     """
     with Stage(folder) as stage:
         stage.bus_down_at_the_end()
@@ -135,7 +146,7 @@ def measure(
             settings = stage.settings.model_copy(update={"topic_prefix": prefix, "kafka": kafka})
             found += _scaling(stage, settings, extract, processes, cores=at == 0)
             if at == 0:
-                progress("measuring beside peers")
+                progress("measuring the bus and its peers")
                 found.insert(0, _peers(settings, registry, rounds, peer))
     return found
 
@@ -152,8 +163,8 @@ def _peers(settings: Settings, registry: str, rounds: int, peer: bool) -> Compar
         for figure in figures:
             if figure.records != figures[0].records:
                 raise Stop(
-                    f"{figure.subject} worked on {figure.records:,} records, the bus on "
-                    f"{figures[0].records:,}; run it again"
+                    f"{figure.subject} processed {figure.records:,} records, but the bus processed "
+                    f"{figures[0].records:,}; run the benchmark again"
                 )
             turns.setdefault(figure.subject, []).append(figure)
     found.figures = [middle(each) for each in turns.values()]
@@ -163,36 +174,36 @@ def _peers(settings: Settings, registry: str, rounds: int, peer: bool) -> Compar
 def _scaling(
     stage: Stage, settings: Settings, extract: str, processes: Sequence[int], *, cores: bool
 ) -> list[Comparison]:
-    """How the work scales; publishes what is worked on.
+    """Measure how the work scales. Publishes the extract that is worked on.
 
-    cores: also two copies, each kept to a core of its own, beside one that is kept to one core.
+    cores: also measure two instances on one core each, and one instance on one core.
     """
     number = settings.kafka.partitions
     by_processes = Comparison(f"events to Canvas's CSV, {number} partitions, by processes")
     by_cores = Comparison("events to Canvas's CSV, on both cores", "1.7 times one core")
     wanted: list[tuple[Comparison, str, list[tuple[int, ...]]]] = [
-        (by_processes, f"{copies} processes", [()] * copies) for copies in processes
+        (by_processes, f"{instances} processes", [()] * instances) for instances in processes
     ]
     if cores:
         wanted += [(by_cores, "2 on 2 cores", [(0,), (1,)]), (by_cores, "1 on 1 core", [(0,)])]
-        by_cores.notes.append("Kafka runs on the same cores, and takes its share of both")
+        by_cores.notes.append("Kafka runs on the same cores and uses part of both")
     with ExitStack() as ends:
         groups = [
             (found, ends.enter_context(Instances(settings, name, each)))
             for found, name, each in wanted
         ]
         time.sleep(SHARED_OUT)
-        for _, copies in groups:
-            copies.pause()
+        for _, instances in groups:
+            instances.pause()
         said = stage.run("produce", "oneroster-csv", extract, patience=3600)["records"]
         records = sum(said[kind]["created"] for kind in plugins.product("canvas").kinds)
-        for found, copies in groups:
-            found.figures.append(copies.work(records))
+        for found, instances in groups:
+            found.figures.append(instances.work(records))
     return [by_cores, by_processes] if cores else [by_processes]
 
 
 def _run(settings: Settings, subject: str, work: Work) -> Figure:
-    """One subject's work, from joining its group to its end."""
+    """Run a subject once, from joining its group to its end."""
     forget(settings, f"{settings.topic_prefix}.canvas", f"{settings.topic_prefix}.bare")
     with tempfile.TemporaryDirectory(dir=settings.home) as folder:
         number, cost = alone(work, settings, folder)
@@ -200,7 +211,7 @@ def _run(settings: Settings, subject: str, work: Work) -> Figure:
 
 
 def forget(settings: Settings, *groups: str) -> None:
-    """Take away the offsets of these groups, so that all is read again."""
+    """Delete the committed offsets of these groups, so that everything is read again."""
     admin = AdminClient(client_settings(settings))
     for future in admin.delete_consumer_groups(list(groups)).values():
         try:

@@ -1,14 +1,16 @@
-"""A district's second day into each product, beside its first.
+"""Measures a district's second day into each product, beside its first.
 
-A product pays for what has changed, not for the size of the district. So the second day, on which a
-few students change, must cost a few seconds where the first took minutes. Each figure is one
-command, `bus consume PRODUCT --until-caught-up`, timed from outside with its start.
+The cost of a product's day must depend on the changes, not on the size of the district. So the
+second day, on which a few students change, must take a few seconds where the first took minutes.
+Each figure is one command, `bus consume PRODUCT --until-caught-up`. Its time includes the start of
+the command.
 
-* Canvas gets a zip with the changes. It decides from an index of what stands
-  (`bus.consume.standing_index`); a third day, with that index lost, is a figure of its own.
-* School Data Sync takes whole sets. Its second day is beside the least that anybody must do: to
-  write the set's files once.
-* The webhook product gets one POST for each change, signed, from a vendor that answers at once.
+* Canvas receives a zip with the changes. An index of the current state decides what to send
+  (`bus.consume.standing_index`). The third day, for which that index is deleted, has a separate
+  figure.
+* School Data Sync receives complete sets. Its second day is compared with the minimum work, which
+  is to write the files of the set once.
+* The webhook product sends one signed POST for each change to a vendor that answers at once.
 """
 
 from __future__ import annotations
@@ -28,17 +30,24 @@ from bus.bench.traffic import vendor
 from bus.demo.stage import Stage
 
 HOUR = 3600.0
+"""Seconds to wait for a command."""
 TITLES = {"canvas": "Canvas", "microsoft-sds": "School Data Sync", "webhook": "the webhook product"}
+"""The name of each product in titles."""
 TARGETS = {
     "canvas": "under 3 s for 100,000 students, under 10 s for 1,000,000",
-    "microsoft-sds": "at most what writing the files once takes (a ratio of 1)",
+    "microsoft-sds": "at most the time of writing the files once (a ratio of 1)",
     "webhook": "",
 }
-SUBJECTS = {1: "first day", 2: "second day", 3: "third day, its index lost"}
+"""The target for each product."""
+SUBJECTS = {1: "first day", 2: "second day", 3: "third day, without its index"}
+"""The name of each day in the results."""
 
 
 def writing(source: str, target: str) -> Callable[[], int]:
-    """Write the CSV files of one folder to another, row by row; how many rows that is."""
+    """Prepare to write the CSV files of one folder to another, row by row.
+
+    The function that is returned does it and returns the number of rows.
+    """
 
     def run() -> int:
         number = 0
@@ -64,9 +73,10 @@ def measure(
     change: float,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """A comparison for each size and product, on a bus of its own in `folder`, made anew.
+    """Measure each size and product, on a bus in `folder`, which is rebuilt each time.
 
-    students: the sizes. change: the share of students, 0 to 1, that each later day changes.
+    students: the sizes of the district.
+    change:   the share of students, 0 to 1, that each later day changes.
     """
     return [
         found for number in students for found in _days(folder, number, products, change, progress)
@@ -98,7 +108,7 @@ def _days(
             progress(f"{students:,} students: writing and publishing day {day}")
             published = _publish(stage, students, change, day)
             for name in products if day < 3 else ["canvas"]:
-                progress(f"day {day} into {TITLES[name]}")
+                progress(f"delivering day {day} to {TITLES[name]}")
                 if day == 3:
                     shutil.rmtree(stage.settings.home / "standing", ignore_errors=True)
                 line = stage.command("consume", name, *arguments[name], "--until-caught-up")
@@ -122,17 +132,17 @@ def _days(
 
 
 def _publish(stage: Stage, students: int, change: float, day: int) -> Mapping[str, int]:
-    """Write the extract of a day and publish it; how many events of each kind."""
+    """Write and publish the extract of a day. Return the number of events of each kind."""
     path = stage.folder / "extracts" / f"day-{day}"
     size = ("--students", str(students), "--change", str(change), "--day", str(day))
     stage.run("sample", str(path), *size, patience=HOUR)
-    said: dict[str, dict[str, Any]] = stage.run(
+    counted: dict[str, dict[str, Any]] = stage.run(
         "produce", "oneroster-csv", str(path), patience=HOUR
     )["records"]
     shutil.rmtree(path)
     return {
         kind: sum(counts[change] for change in ("created", "updated", "withdrawn"))
-        for kind, counts in said.items()
+        for kind, counts in counted.items()
     }
 
 
@@ -141,7 +151,7 @@ def _events(name: str, published: Mapping[str, int]) -> int:
 
 
 def _rows(out: Path) -> int:
-    """How many rows the set in a folder has (`consumers.delivery.full_set`)."""
+    """Return the number of rows of the set in a folder (`consumers.delivery.full_set`)."""
     account: dict[str, dict[str, dict[str, int]]] = json.loads(
         (out / ".schoolbus" / "set.json").read_text("utf-8")
     )

@@ -1,7 +1,7 @@
-"""Two days of a big district, whole: what each costs, and how the second compares with a bare join.
+"""Measures two complete days of a big district, and compares the second with a plain join.
 
-The second day is beside DuckDB alone: it reads the files of both days and joins them by id and by a
-hash of the row, which is the least that anybody must do to know what changed.
+The second day is compared with DuckDB alone. DuckDB reads the files of both days and joins them by
+id and by a hash of the row. That is the minimum work to find out what changed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from bus.demo.stage import Stage
 from bus.ingest.coercion import text_literal
 
 MEMORY = "1GB"
-"""As the bus has it."""
+"""The memory limit of DuckDB, the same as in the bus."""
 
 
 def join(before: str, after: str) -> Callable[[], int]:
-    """DuckDB reads two extracts and joins them; how many rows the second has."""
+    """Prepare to read two extracts with DuckDB and join them.
+
+    The function that is returned does it and returns the number of rows of the second extract.
+    """
 
     def table(file: Path) -> str:
         name = text_literal(str(file))
@@ -54,7 +57,7 @@ def join(before: str, after: str) -> Callable[[], int]:
 def measure(
     folder: Path, *, students: int, change: float, progress: Callable[[str], None]
 ) -> list[Comparison]:
-    """The first day, the second day, and the join, on a bus of its own in `folder`, made anew.
+    """Measure the first day, the second day and the join, on a bus in `folder`, which is rebuilt.
 
     change: the share of students, 0 to 1, that the second day changes.
     """
@@ -67,13 +70,13 @@ def measure(
             progress(f"writing day {day} of {students:,} students")
             size = ("--students", str(students), "--change", str(change), "--day", str(day))
             stage.run("sample", path, *size, patience=3600)
-        progress("the first day")
+        progress("measuring the first day")
         events, cost = alone(bus_run, stage.settings, days[0])
         first = Comparison(f"first day, {students:,} students", "under 1,536 MiB")
         first.figures = [Figure("schoolbus", events, cost)]
-        progress("the second day")
+        progress("measuring the second day")
         changes, cost = alone(bus_run, stage.settings, days[1])
-        progress("the join")
+        progress("measuring the join")
         rows, joined = alone(join, *days)
         second = Comparison(
             f"second day, {students:,} students, {change:.0%} changed",

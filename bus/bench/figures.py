@@ -1,4 +1,7 @@
-"""What a benchmark found: subjects side by side on the same work, with rate, ratio and memory."""
+"""The results of a benchmark: several subjects that did the same work.
+
+A result has the rate, the ratio of the rates and the memory.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from bus.bench.measured import Cost
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One subject's work: how much of it (records, as a rule) and what it cost."""
+    """The work of one subject and what it cost.
+
+    records: the amount of work, usually a number of records.
+    """
 
     subject: str
     records: int
@@ -22,27 +28,27 @@ class Figure:
 
     @property
     def rate(self) -> float:
-        """Records a second, by the clock on the wall."""
+        """Records per second of elapsed time."""
         return self.records / self.cost.seconds
 
     def memory(self) -> str:
-        """Its course, in words: memory that grows shows from quarter to quarter."""
+        """Return the peak memory of each quarter of the time, which shows memory that grows."""
         seen = ", ".join(f"{most:,.0f}" for most in self.cost.quarters)
-        return f"{self.subject}: at most {seen} MiB in each quarter of its time"
+        return f"{self.subject}: peak memory in each quarter of the time: {seen} MiB"
 
 
 def middle(figures: Sequence[Figure]) -> Figure:
-    """Of several rounds the one with the middle rate: machines are busy now and then."""
+    """Return the round with the median rate, because machines are busy now and then."""
     return sorted(figures, key=lambda figure: figure.rate)[len(figures) // 2]
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Subjects that did the same work in the same run; the first is the bus.
+    """Subjects that did the same work in the same run. The first is the bus.
 
     job:    what was done.
-    target: what is to be reached, in words.
-    notes:  what a reader must know to read the figures.
+    target: the target, in words.
+    notes:  what a reader must know to understand the figures.
     """
 
     job: str
@@ -51,11 +57,11 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     def ratio(self, figure: Figure) -> float:
-        """How many times the rate of another subject the bus has."""
+        """Return the rate of the bus divided by the rate of another subject."""
         return self.figures[0].rate / figure.rate
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus bench … --json` prints it."""
+        """Return the comparison as `bus bench … --json` prints it."""
         return {
             "job": self.job,
             "target": self.target,
@@ -76,9 +82,12 @@ class Comparison:
         }
 
     def show(self, console: Console) -> None:
-        """A table: a line for each subject; `ratio` is the bus's rate over the subject's."""
+        """Print a table with a row for each subject.
+
+        `ratio` is the rate of the bus divided by the rate of the subject.
+        """
         table = Table(
-            Column(self.job),  # wraps, so that no figure is cut short
+            Column(self.job),  # wraps, so that no figure is truncated
             title=self.target and f"to reach: {self.target}",
             box=None,
         )

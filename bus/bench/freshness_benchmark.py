@@ -1,8 +1,8 @@
-"""How fresh a product is: from a change in the SIS to the product's own log, at a steady rate.
+"""Measures how fresh a product is: the time from a change in the SIS to the product's log.
 
-The change is attendance, which the SIS POSTs and a webhook gives to a vendor (`bus.bench.traffic`).
-It counts from when it was due, not from when the sender came to it, so nothing that falls behind
-is left out.
+The changes are attendance records at a steady rate. The SIS POSTs them, and a webhook delivers them
+to a vendor (`bus.bench.traffic`). The time of a change begins when the change was due, not when it
+was sent. So the delay of a sender that falls behind is included.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from bus.bench.usage import Used
 from bus.errors import Stop
 
 WARM_UP = 3.0
-"""Seconds of sending before measuring: the first connections, the first transactions."""
+"""Seconds of sending before the measurement, for the first connections and transactions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How long it took, in milliseconds (p50, p99, worst): until 202, until the product had it.
+    """The delays in milliseconds (p50, p99, worst) at one rate.
 
-    asked:   changes a second that the SIS had.
-    through: changes a second that reached the product, until the last one did.
-    at_once: changes in one POST.
-    beside:  what else went on.
-    used:    by process, from the first change to the last, warming up included.
+    asked:     changes per second in the SIS.
+    at_once:   changes in one POST.
+    changes:   how many changes were measured.
+    through:   changes per second that reached the product, until the last one arrived.
+    accepted:  the delay until the service answered 202.
+    delivered: the delay until the product had the change.
+    used:      what each process used, from the first change to the last, including the warm-up.
+    beside:    what else ran at the same time.
     """
 
     asked: int
@@ -47,7 +50,7 @@ class Freshness:
     beside: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus bench freshness --json` prints it."""
+        """Return the result as `bus bench freshness --json` prints it."""
         found = asdict(self)
         found["used"] = {
             name: {"cpuSeconds": used.cpu_seconds, "peakMiB": used.peak_mib}
@@ -56,9 +59,9 @@ class Freshness:
         return {"atOnce" if name == "at_once" else name: value for name, value in found.items()}
 
     def show(self, console: Console) -> None:
-        """Two tables: the times, and what each process used."""
-        posts = "each a POST" if self.at_once == 1 else f"{self.at_once} in each POST"
-        posts += f", beside {self.beside}" if self.beside else ""
+        """Print two tables: the delays, and what each process used."""
+        posts = "one per POST" if self.at_once == 1 else f"{self.at_once} per POST"
+        posts += f", during {self.beside}" if self.beside else ""
         times = Table(f"{self.asked:,}/s, {posts}: ms", "p50", "p99", "worst", box=None)
         for name, figures in (
             ("change to 202", self.accepted),
@@ -66,7 +69,9 @@ class Freshness:
         ):
             times.add_row(name, *(f"{value:,.0f}" for value in figures.values()))
         console.print(times)
-        console.print(f"{self.through:,.0f}/s went through, {self.changes:,} measured")
+        console.print(
+            f"{self.through:,.0f}/s reached the product, {self.changes:,} changes measured"
+        )
         processes = Table("process", "CPU s", "peak MiB", box=None)
         for name, used in self.used.items():
             processes.add_row(name, f"{used.cpu_seconds:.1f}", f"{used.peak_mib:,.0f}")
@@ -81,10 +86,11 @@ def measure(
     *,
     history: int = 0,
 ) -> list[Freshness]:
-    """Measure at each rate in turn on one bus, in a folder of its own, made anew.
+    """Measure each rate in turn on one bus, in a folder that is rebuilt.
 
-    history: of a district of so many students; at each rate it is then measured once more, while
-             all of that is replayed for Canvas, again and again.
+    history: the number of students of a district whose records are published first. At each rate
+             there is then a second measurement, during which all of its history is replayed for
+             Canvas repeatedly.
     """
     with traffic(folder, history) as there:
         found = []
@@ -92,7 +98,7 @@ def measure(
             progress(f"{rate:,} changes a second for {seconds:.0f} s")
             found.append(_measure(there, rate, seconds))
             if history:
-                progress("the same beside full replays")
+                progress("the same rate during full replays")
                 with _replaying(there) as number:
                     beside = _measure(there, rate, seconds)
                 found.append(replace(beside, beside=f"{len(number)} full replays"))
@@ -101,7 +107,10 @@ def measure(
 
 @contextmanager
 def _replaying(there: Traffic) -> Iterator[list[int]]:
-    """Replay all, and again, while the block runs; one entry for each that was begun."""
+    """Replay everything repeatedly while the block runs.
+
+    Yields a list with one entry for each replay that has begun.
+    """
     begun: list[int] = []
     over = threading.Event()
 
@@ -128,7 +137,7 @@ def _measure(there: Traffic, rate: int, seconds: float) -> Freshness:
     arrived = there.received()
     sent = {name: one for name, one in there.sent().items() if name not in before}
     if lost := sent.keys() - arrived.keys():
-        raise Stop(f"{len(lost)} events did not come to the product; see {there.folder}")
+        raise Stop(f"{len(lost)} events did not reach the product; see the logs in {there.folder}")
     first = min(one.due for one in sent.values())
     measured = {name: one for name, one in sent.items() if one.due >= first + WARM_UP}
     last = max(arrived[name][0] for name in measured)

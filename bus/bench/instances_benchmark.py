@@ -1,7 +1,8 @@
-"""Several copies of one consumer at work, from the first record on with the group as it shall be.
+"""Measures several instances of one consumer, which have joined their group before they work.
 
-A group takes seconds to share out its partitions, which says nothing of how fast it works. So the
-copies join while there is nothing to read, are stopped (SIGSTOP), and go on when all is published.
+A group takes seconds to assign its partitions, which says nothing about its speed. So the instances
+join while there is nothing to read. They are then stopped (SIGSTOP), and continue when everything
+is published.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ from bus.observe import telemetry
 from bus.settings import Settings
 
 PATIENCE = 300.0
+"""Seconds to wait for the instances."""
 PATIENT = {
     "session.timeout.ms": 900_000,
     "max.poll.interval.ms": 900_000,
     "heartbeat.interval.ms": 3_000,
 }
-"""A copy that is stopped stays a member of its group for so long."""
+"""With these settings a stopped instance remains a member of its group for 900 seconds."""
 
 
 class Instances:
-    """One copy of Canvas's consumer for each entry of `cores`, in a group of their own, stopped.
+    """Instances of the consumer for Canvas, one for each entry of `cores`, in a separate group.
 
-    name:  of the group, and of the figure.
-    cores: for each copy the cores on which it may run; none: all.
+    name:  names the group and the figure.
+    cores: for each instance, the cores on which it may run. Empty: all cores.
     """
 
     def __init__(self, settings: Settings, name: str, cores: Sequence[Sequence[int]]) -> None:
@@ -55,7 +57,8 @@ class Instances:
         theirs = settings.model_copy(update={"kafka": patient})
         self._processes = [
             context.Process(
-                target=_copy, args=(theirs, group, self._folder.name, tuple(each), number, member)
+                target=_run_instance,
+                args=(theirs, group, self._folder.name, tuple(each), number, member),
             )
             for each, number, member in zip(cores, self._numbers, self._members, strict=True)
         ]
@@ -67,7 +70,10 @@ class Instances:
             until = time.monotonic() + PATIENCE
             while not member.wait(0.2):
                 if not process.is_alive() or time.monotonic() > until:
-                    raise Stop("a copy of the consumer ended before it had joined its group")
+                    raise Stop(
+                        "an instance of the consumer did not join its group; "
+                        "run the benchmark again"
+                    )
         return self
 
     def __exit__(
@@ -86,12 +92,12 @@ class Instances:
         self._folder.cleanup()
 
     def pause(self) -> None:
-        """Stop them until `work`."""
+        """Stop the instances until `work` is called."""
         for process in self._processes:
             self._signal(process.pid, signal.SIGSTOP)
 
     def work(self, records: int) -> Figure:
-        """Let them go on until they have told so many records; what that cost."""
+        """Continue until the instances have delivered this many records. Return the cost."""
         watched = [psutil.Process(process.pid) for process in self._processes]
         before = sum(_cpu(each) for each in watched)
         began = time.perf_counter()
@@ -100,7 +106,9 @@ class Instances:
         while sum(number.value for number in self._numbers) < records:
             late = time.perf_counter() - began > PATIENCE
             if late or not all(process.is_alive() for process in self._processes):
-                raise Stop(f"{self._name}: a copy did not come to its end")
+                raise Stop(
+                    f"{self._name}: an instance failed or took too long; run the benchmark again"
+                )
             time.sleep(0.02)
         seconds = time.perf_counter() - began
         cost = Cost(seconds, sum(_cpu(p) for p in watched) - before, sum(map(_peak, watched)))
@@ -120,7 +128,10 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def _peak(process: psutil.Process) -> float:
-    """In MiB; where the system does not tell, what is resident now."""
+    """Return the peak memory in MiB.
+
+    Where the system does not report it, return the memory that is resident now.
+    """
     try:
         status = Path(f"/proc/{process.pid}/status").read_text("ascii")
     except OSError:
@@ -128,10 +139,10 @@ def _peak(process: psutil.Process) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def _copy(
+def _run_instance(
     settings: Settings, name: str, out: str, cores: tuple[int, ...], number: Any, member: Any
 ) -> None:
-    """`bus consume canvas --out OUT`, as a product of this name, in this process."""
+    """Run `bus consume canvas --out OUT` in this process, as a product with this name."""
     from bus.consume.worker import Worker
     from bus.observe.metrics import ConsumerMetrics
 

@@ -1,4 +1,4 @@
-"""The machine on which something is measured, named beside every figure."""
+"""Describes the machine on which a benchmark runs. Every result names it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 def machine() -> str:
-    """Processor, cores, memory and Python, in one line."""
+    """Return the processor, cores, memory and Python version in one line."""
     memory = psutil.virtual_memory().total / 2**30
     cores = psutil.cpu_count()
     return f"{_processor()}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"

@@ -1,4 +1,4 @@
-"""Runs a subject of a benchmark in a process of its own, and says what it cost."""
+"""Runs a subject of a benchmark in a separate process, and measures what it costs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from bus.bench.usage import Usage, quarters
 from bus.errors import Stop
 
 LOOK_SECONDS = 0.1
-"""So often a process's memory is looked at."""
+"""Seconds between two samples of a process's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What work cost.
 
-    seconds:     by the clock on the wall.
-    cpu_seconds: of all threads of the process, and of the processes that it waited for.
-    peak_mib:    the most memory that was resident at once, in MiB, the interpreter included.
-    quarters:    the most that was seen resident in each quarter of the time, in MiB; empty where
-                 nobody looked or it was too short.
+    seconds:     elapsed time.
+    cpu_seconds: CPU time of all threads of the process, and of the child processes that it waited
+                 for.
+    peak_mib:    peak resident memory in MiB, including the interpreter.
+    quarters:    peak resident memory in each quarter of the time, in MiB. Empty when the memory was
+                 not sampled or the time was too short.
     """
 
     seconds: float
@@ -42,14 +43,16 @@ class Cost:
 
 
 Work = Callable[..., Any]
-"""Prepares (imports, connections, data in memory) and returns what is measured: a function without
-arguments, whose answer comes back. It must be one that another process can import."""
+"""A function that prepares the work (imports, connections, data in memory). It returns the function
+that is measured, which takes no arguments and whose result is returned to the caller. Another
+process must be able to import it.
+"""
 
 
 def alone(work: Work, *arguments: Any, cores: Sequence[int] = ()) -> tuple[Any, Cost]:
-    """Do this work in a new process; its answer and its cost.
+    """Do this work in a new process. Return its result and its cost.
 
-    cores: the cores on which it may run; none named: all (only Linux can tell a process).
+    cores: the cores on which it may run. Empty: all cores. Only Linux can restrict a process.
     """
     answers, cost = together([(work, arguments, cores)])
     return answers[0], cost
@@ -58,9 +61,9 @@ def alone(work: Work, *arguments: Any, cores: Sequence[int] = ()) -> tuple[Any, 
 def together(
     works: Sequence[tuple[Work, Sequence[Any], Sequence[int]]],
 ) -> tuple[list[Any], Cost]:
-    """Do several at the same time, a process each; their answers, and what all of them cost.
+    """Do several works at the same time, each in a process. Return their results and total cost.
 
-    All prepare first; the clock runs from when all are ready until the last is done.
+    All of them prepare first. The time runs from when all are ready until the last one ends.
     """
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -92,34 +95,34 @@ def together(
 
 
 def command(arguments: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple[Any, Cost]:
-    """Run a command to its end in a folder; the JSON that it printed, and its cost, start included.
+    """Run a command in a folder until it ends. Return the JSON that it printed, and its cost.
 
-    Raises `Stop` when it fails.
+    The cost includes the start of the command. Raises `Stop` when the command fails.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(arguments, cwd=folder, env=env, stdout=out, stderr=err)
-        # Its own use alone: `resource.RUSAGE_CHILDREN` adds up all commands.
+        # The use of this command alone: `resource.RUSAGE_CHILDREN` adds up all commands.
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         if process.returncode:
-            raise Stop(f"`{' '.join(arguments)}` ended with {process.returncode}:\n{err.read()}")
+            raise Stop(f"`{' '.join(arguments)}` failed with {process.returncode}:\n{err.read()}")
         peak = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
         return json.load(out), Cost(seconds, used.ru_utime + used.ru_stime, peak)
 
 
 def _answer(pipe: Any) -> Any:
-    """What a child says next; raises what it raised."""
+    """Return the next message of a child. Raise it if it is an exception."""
     try:
-        said = pipe.recv()
+        message = pipe.recv()
     except EOFError:
         raise Stop("a process of the benchmark ended before its work was done") from None
-    if isinstance(said, BaseException):
-        raise said
-    return said
+    if isinstance(message, BaseException):
+        raise message
+    return message
 
 
 def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]) -> None:
@@ -141,7 +144,7 @@ def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, 
 
 @contextmanager
 def _watched(usage: Usage) -> Iterator[None]:
-    """Look now and then, until the work is done."""
+    """Sample the memory regularly while the block runs."""
     done = threading.Event()
 
     def watch() -> None:
@@ -163,7 +166,7 @@ def _cpu() -> float:
 
 
 def _peak() -> float:
-    """Of this process since its program began, in MiB."""
+    """Return the peak memory in MiB of this process since its program began."""
     try:
         status = Path("/proc/self/status").read_text("ascii")
     except OSError:  # macOS counts in bytes

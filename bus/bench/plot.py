@@ -1,4 +1,4 @@
-"""Figures of benchmarks as one picture for the docs: bars side by side, a row a comparison."""
+"""Draws the results of benchmarks as one picture for the documentation, with bars."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ OURS, THEIRS = "#1b6ca8", "#b8c4cc"
 
 
 def draw(results: Sequence[Path], out: Path) -> None:
-    """Draw what `bus bench … --json` printed into these files; `out` is an .svg or a .png.
+    """Draw the results that `bus bench … --json` printed into these files.
 
-    Raises `Stop` when a file is none of those, or the library that draws is not there.
+    out: an .svg or a .png file.
+
+    Raises `Stop` when a file holds no such result, or when matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise Stop("drawing needs matplotlib: pip install matplotlib") from None
-    said = [_read(path) for path in results]
-    comparisons = [each for result in said for each in result["comparisons"]]
-    machine = said[0]["machine"] if said else ""
+        raise Stop("drawing needs matplotlib; install it with: pip install matplotlib") from None
+    printed = [_read(path) for path in results]
+    comparisons = [each for result in printed for each in result["comparisons"]]
+    machine = printed[0]["machine"] if printed else ""
     heights = [len(each["figures"]) for each in comparisons]
     figure = Figure(figsize=(9, 0.5 + sum(0.42 * height + 0.75 for height in heights)))
     figure.set_layout_engine("constrained")
@@ -32,7 +34,7 @@ def draw(results: Sequence[Path], out: Path) -> None:
     )
     for row, comparison in zip(axes[:, 0], comparisons, strict=True):
         _bars(row, comparison)
-    figure.supxlabel(f"records a second (in bars: memory at its peak) · {machine}", fontsize=8)
+    figure.supxlabel(f"records per second (inside the bars: peak memory) · {machine}", fontsize=8)
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=120)
 
 
@@ -41,7 +43,9 @@ def _read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         found["comparisons"][0]["figures"]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise Stop(f"{path} is not what `bus bench … --json` prints") from None
+        raise Stop(
+            f"{path} does not contain the output of `bus bench … --json`; name a file that does"
+        ) from None
     return found
 
 
@@ -52,10 +56,10 @@ def _bars(axes: Any, comparison: dict[str, Any]) -> None:
     bars = axes.barh(names, rates, color=[OURS, *[THEIRS] * (len(figures) - 1)], height=0.7)
     axes.invert_yaxis()
     for bar, figure in zip(bars, figures, strict=True):
-        beside = "" if figure is figures[0] else f"  (ratio {figure['ratio']:.2f})"
+        ratio = "" if figure is figures[0] else f"  (ratio {figure['ratio']:.2f})"
         middle = bar.get_y() + bar.get_height() / 2
-        axes.text(bar.get_width(), middle, f" {figure['rate']:,}{beside}", va="center", fontsize=8)
-        memory, ink = f" {figure['peakMiB']:,} MiB", "#333333" if beside else "white"
+        axes.text(bar.get_width(), middle, f" {figure['rate']:,}{ratio}", va="center", fontsize=8)
+        memory, ink = f" {figure['peakMiB']:,} MiB", "#333333" if ratio else "white"
         axes.text(0, middle, memory, va="center", fontsize=7, color=ink)
     target = f" — to reach: {comparison['target']}" if comparison["target"] else ""
     axes.set_title(f"{comparison['job']}{target}", loc="left", fontsize=9)

@@ -1,9 +1,9 @@
-"""From CSV rows to acknowledged events: the bus beside encoding and sending alone.
+"""Measures CSV rows to acknowledged events, beside encoding and sending alone.
 
-The bus does all that `bus produce oneroster-csv` does on a first day: it reads, checks, compares,
-encodes, publishes in transactions and remembers. The bare loop has the same records in memory, as
-Avro wants them, before the clock runs: it encodes each with fastavro and gives it, with the same
-headers, to an idempotent producer, and that is all.
+The bus does all that `bus produce oneroster-csv` does on a first day. It reads, checks, compares,
+encodes, publishes in transactions and stores the snapshot. The bare loop has the same records in
+memory, as Avro needs them, before the time starts. It only encodes each record with fastavro and
+passes it to an idempotent producer with the same headers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from bus.standard import KINDS
 
 
 def bus_run(settings: Settings, extract: str) -> Callable[[], int]:
-    """`bus produce oneroster-csv EXTRACT` in this process, on new topics; how many events."""
+    """Prepare `bus produce oneroster-csv EXTRACT` in this process, on new topics.
+
+    The function that is returned runs it and returns the number of events.
+    """
     os.environ |= {
         "BUS_HOME": str(settings.home),
         "BUS_TOPIC_PREFIX": settings.topic_prefix,
@@ -60,7 +63,10 @@ def bus_run(settings: Settings, extract: str) -> Callable[[], int]:
 
 
 def bare_run(settings: Settings, published: str) -> Callable[[], int]:
-    """Encode and send what lies in the topics under the prefix `published`; how many events."""
+    """Prepare to encode and send the records in the topics under the prefix `published`.
+
+    The function that is returned does it and returns the number of events.
+    """
     plain = {kind: parse_schema(_plain(KINDS[kind].schema)) for kind in KINDS}
     work: list[tuple[str, str, Any, bytes, int, Any]] = []
     for kind in KINDS:
@@ -102,7 +108,7 @@ def _read(message: Message, schema: Any) -> tuple[bytes, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """A schema without logical types: days and moments stay the numbers that are encoded."""
+    """Return a schema without logical types, so that dates and times remain numbers."""
     if isinstance(schema, dict):
         return {name: _plain(part) for name, part in schema.items() if name != "logicalType"}
     return [_plain(part) for part in schema] if isinstance(schema, list) else schema
@@ -116,9 +122,11 @@ def measure(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """Beside encoding and sending alone, then on both cores and by partitions.
+    """Measure beside encoding and sending alone, then on both cores and by partitions.
 
-    On a bus of its own in `folder`, made anew. rounds: see `bus.bench.consume_benchmark.measure`.
+    The bus has a separate home in `folder`, which is rebuilt.
+
+    rounds: see `bus.bench.consume_benchmark.measure`.
     """
     with Stage(folder) as stage:
         stage.bus_down_at_the_end()
@@ -135,7 +143,7 @@ def measure(
             numbers, cost = together(works)
             return Figure("schoolbus", sum(numbers), cost)
 
-        progress("measuring beside encoding and sending alone")
+        progress("measuring the bus, and encoding and sending alone")
         published = _fresh(stage.settings, partitions[0])
         first, cost = alone(bus_run, published, extract)
         ours, bare = [Figure("schoolbus", first, cost)], []
@@ -148,7 +156,9 @@ def measure(
 
         progress("measuring how it scales")
         both = Comparison("CSV rows to acknowledged events, both cores", "1.7 times one core")
-        both.notes.append("two districts at once, each kept to a core of its own, beside one")
+        both.notes.append(
+            "two districts at once, each on its own core, compared with one on one core"
+        )
         both.figures = [
             _named("2 on 2 cores", middle([bus([(0,), (1,)]) for _ in range(rounds)])),
             _named("1 on 1 core", middle([bus([(0,)]) for _ in range(rounds)])),
@@ -163,7 +173,7 @@ def _named(subject: str, figure: Figure) -> Figure:
 
 
 def _fresh(settings: Settings, partitions: int) -> Settings:
-    """Topics that nobody has used."""
+    """Return settings with a prefix of topics that nobody has used."""
     kafka = settings.kafka.model_copy(update={"partitions": partitions})
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     return settings.model_copy(update={"topic_prefix": prefix, "kafka": kafka})

@@ -1,4 +1,4 @@
-"""quixstreams as a peer: an environment of its own, made once, and a run in it."""
+"""Creates an environment with quixstreams once, and runs the peer in it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from bus.settings import Settings
 VERSION = "3.28.1"
 PACKAGES = (
     f"quixstreams[avro]=={VERSION}",
-    # what the translations import
+    # imports of the translations
     *("pydantic", "pydantic-settings", "structlog", "filelock", "tenacity", "httpx2"),
 )
+"""The packages of the environment."""
 
 
 def python(folder: Path) -> Path:
-    """The Python of the environment, which is made when it is not there; that fetches packages."""
+    """Return the Python of the environment.
+
+    The environment is created if it does not exist, which downloads packages.
+    """
     home = folder / f"quixstreams-{VERSION}"
     program = home / "bin" / "python"
     if not (home / "ready").exists():
@@ -39,14 +43,16 @@ def python(folder: Path) -> Path:
             check=False,
         )
         if done.returncode:
-            raise Stop(f"quixstreams could not be installed beside the bus:\n{done.stderr[-500:]}")
+            raise Stop(f"quixstreams could not be installed:\n{done.stderr[-500:]}")
         (home / "ready").touch()
     return program
 
 
 def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figure:
-    """The peer's work on what the topics hold, on plain text connections; a group of its own each
-    time, which has read nothing."""
+    """Run the peer on the contents of the topics, over unencrypted connections.
+
+    Each run has a new consumer group, which has read nothing.
+    """
     about = {
         "bootstrap": client_settings(settings)["bootstrap.servers"],
         "registry": registry_url,
@@ -55,7 +61,7 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
         "topics": {k: topics.topic(settings, k) for k in plugins.product("canvas").kinds},
         "out": str(out),
     }
-    # "" would be the current folder, in which anything may lie
+    # "" would be the current folder, which may contain any modules
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [program, Path(__file__).parent / "peers" / "quixstreams_canvas.py", json.dumps(about)],
@@ -67,7 +73,7 @@ def run(settings: Settings, program: Path, registry_url: str, out: Path) -> Figu
         check=False,
     )
     if done.returncode:
-        raise Stop("the peer in quixstreams failed; what it said is above")
-    said = json.loads(done.stdout.splitlines()[-1])
-    cost = Cost(said["seconds"], said["cpuSeconds"], said["peakMiB"])
-    return Figure(f"quixstreams {VERSION}", said["records"], cost)
+        raise Stop("the quixstreams program failed; its output is above")
+    result = json.loads(done.stdout.splitlines()[-1])
+    cost = Cost(result["seconds"], result["cpuSeconds"], result["peakMiB"])
+    return Figure(f"quixstreams {VERSION}", result["records"], cost)

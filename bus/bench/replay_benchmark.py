@@ -1,10 +1,10 @@
-"""Replays: all of history beside a bare loop, one school's share of a window, a new product.
+"""Measures replays: all history beside a bare loop, one school's events, and a new product.
 
-* A full replay of a district's first day for Canvas, into a folder, beside the bare loop of
+* A full replay of a district's first day for Canvas into a folder, beside the bare loop of
   `bus.bench.consume_benchmark` on the same topics.
-* The same with `--only-current`: a new product is brought to the present.
-* Of many attendance events those of one school in a window of time, told to a vendor: beside what
-  was delivered stands how much of the topic was read.
+* The same with `--only-current`, which brings a new product up to date.
+* The attendance events of one school in a window of time, delivered to a vendor. The result also
+  says how much of the topic was read.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ from bus.replay.window import resolve
 from bus.settings import Settings
 
 SCHOOLS = 1_000
+"""How many schools the attendance events belong to."""
 WINDOW = 0.1
-"""The share of the attendance events that lies in the window."""
+"""The share of the attendance events in the window."""
 
 
 def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[], ReplayState]:
-    """`bus replay NAME --into INTO …`, in this process; how it ended."""
+    """Prepare `bus replay NAME --into INTO …` in this process.
+
+    The function that is returned runs it and returns its final state.
+    """
     product = plugins.product(name)
     chosen = select(
         settings,
@@ -74,13 +78,19 @@ def replay(settings: Settings, name: str, into: str, **how: Any) -> Callable[[],
 
 
 def full(settings: Settings, out: str) -> Callable[[], int]:
-    """All that ever happened, for Canvas; how many records were delivered."""
+    """Prepare a replay of all history for Canvas.
+
+    The function that is returned runs it and returns the number of records delivered.
+    """
     run = replay(settings, "canvas", f"{out}/canvas")
     return lambda: sum(run().delivered.values())
 
 
 def current(settings: Settings, out: str) -> Callable[[], int]:
-    """The present, for Canvas; how many records were delivered."""
+    """Prepare a replay of the current state for Canvas.
+
+    The function that is returned runs it and returns the number of records delivered.
+    """
     run = replay(settings, "canvas", f"{out}/canvas", only_current=True)
     return lambda: sum(run().delivered.values())
 
@@ -88,7 +98,10 @@ def current(settings: Settings, out: str) -> Callable[[], int]:
 def one_school(
     settings: Settings, out: str, url: str, since: str, until: str
 ) -> Callable[[], tuple[int, int]]:
-    """A school's attendance in a window, for a vendor; how many were delivered, how many read."""
+    """Prepare a replay of one school's attendance in a window, for a vendor.
+
+    The function that is returned runs it and returns how many events were delivered and read.
+    """
     run = replay(
         settings,
         "webhook",
@@ -115,9 +128,10 @@ def measure(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """All three, on a bus of its own in `folder`, made anew.
+    """Measure all three replays, on a bus in `folder`, which is rebuilt.
 
-    rounds: the full replay and the bare loop work so often, taking turns; the middle counts.
+    rounds: how many times the full replay and the bare loop work. They take turns, and the median
+            round counts.
     """
     found = []
     with Stage(folder) as stage:
@@ -129,7 +143,7 @@ def measure(
         stage.run("sample", extract, "--students", str(students), patience=3600)
         stage.run("produce", "oneroster-csv", extract, patience=3600)
         settings = stage.settings
-        progress("a full replay, beside the bare loop")
+        progress("measuring a full replay and the bare loop")
         whole = Comparison("a full replay for Canvas", "0.8 times the bare loop")
         turns: dict[str, list[Figure]] = {}
         for _ in range(rounds):
@@ -138,15 +152,15 @@ def measure(
         whole.figures = [middle(each) for each in turns.values()]
         whole.notes = [figure.memory() for figure in whole.figures]
         found.append(whole)
-        progress("a new product")
-        new = Comparison(f"Canvas brought to the present of {students:,} students")
+        progress("measuring a new product")
+        new = Comparison(f"Canvas brought up to date with {students:,} students")
         new.figures = [_run(settings, "schoolbus", current)]
         new.notes = [figure.memory() for figure in new.figures]
         found.append(new)
         if attendance:
             progress(f"publishing {attendance:,} attendance events")
             since, until = _publish(settings, attendance)
-            progress("one school's attendance in a window")
+            progress("measuring one school's attendance in a window")
             found.append(_window(stage, settings, attendance, since, until))
     return found
 
@@ -161,7 +175,7 @@ def _window(
         (delivered, read), cost = alone(one_school, settings, "", url, since, until)
     found = Comparison(
         f"one school's attendance in a window, of {attendance:,} events",
-        "no more is read than the window; memory flat",
+        "reads no more than the window, with flat memory",
         [Figure("schoolbus", read, cost)],
     )
     found.notes = [
@@ -179,7 +193,10 @@ def _run(settings: Settings, subject: str, work: Work) -> Figure:
 
 
 def _publish(settings: Settings, number: int) -> tuple[str, str]:
-    """Publish so many attendance events; from when to when a tenth of them was published."""
+    """Publish this many attendance events in three parts.
+
+    Returns the times at which the middle part, a tenth of the events, began and ended.
+    """
     publisher = Publisher(settings, "/bench", subjects.lookup(settings), time=now())
     edges = []
     share = (1 - WINDOW) / 2
@@ -193,7 +210,7 @@ def _publish(settings: Settings, number: int) -> tuple[str, str]:
                     for batch in _attendance(start, stop):
                         publisher.publish("attendance", "created", batch)
             begun += part
-            time.sleep(0.05)  # so that no two parts have a moment in common
+            time.sleep(0.05)  # so that the timestamps of two parts never overlap
     finally:
         publisher.close()
     return edges[1], edges[2]
@@ -204,8 +221,8 @@ def _moment() -> str:
 
 
 def _attendance(start: int, stop: int) -> Any:
-    """Attendance records start to stop, as `bus.registry.batch_codec` takes them."""
-    said = {
+    """Yield attendance records start to stop, as `bus.registry.batch_codec` takes them."""
+    values = {
         "sourcedId": "'attendance-' || i",
         "status": "'active'",
         "studentSourcedId": "'student-' || (i % 1000003)",
@@ -215,7 +232,7 @@ def _attendance(start: int, stop: int) -> Any:
         "attendanceEventCategory": "'inAttendance'",
     }
     taken = ", ".join(
-        f"CAST({said.get(name, 'NULL')} AS {type_}) AS {quoted(name)}"
+        f"CAST({values.get(name, 'NULL')} AS {type_}) AS {quoted(name)}"
         for name, type_ in columns("attendance").items()
     )
     con = duckdb.connect()

@@ -1,9 +1,10 @@
-"""A long run at a steady rate: memory and file handles stay flat, nothing is lost or doubled.
+"""Runs for a long time at a steady rate, to show that memory is flat and no event is lost.
 
-Attendance goes from a SIS to a vendor (`bus.bench.traffic`) while the processes are looked at. The
-first third of the time is for warming up: first connections, caches, Java's heap. Flat is what over
-the other two thirds, by the line of least squares through all looks, rises by less than 5 % of its
-middle. (A JVM takes and gives memory in steps, so single looks say little.)
+Attendance records go from an SIS to a vendor (`bus.bench.traffic`) while the memory and the file
+handles of the processes are sampled. The first third of the time is for warming up: first
+connections, caches, Java's heap. For the rest of the time a least-squares line is fitted to all
+samples. A figure is flat when the line rises by less than 5 % of the mean. Single samples say
+little, because a JVM allocates and frees memory in steps.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ from bus.bench.traffic import traffic
 from bus.bench.usage import Look
 
 WATCHED = ("HTTP source", "consumer", "Kafka")
+"""The processes that are sampled."""
 WARMING = 1 / 3
+"""The share of the time that is for warming up."""
 RISE = 0.05
+"""A figure is flat if it rises by less than this share."""
 LOOK_EVERY = 10.0
+"""Seconds between two samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """How one figure of a process went: MiB of memory, or file handles.
+    """The course of one figure of a process: MiB of memory, or file handles.
 
-    rise: what the line of least squares rises by, after warming up, as a share of the middle.
-    per_hour: the same line's slope.
+    first, last, highest: sampled values.
+    per_hour: the slope of the least-squares line after the warm-up.
+    rise:     how much the line rises after the warm-up, as a share of the mean.
     """
 
     first: float
@@ -42,14 +48,19 @@ class Trend:
 
     @property
     def flat(self) -> bool:
-        """Whether it does not grow."""
+        """Whether the figure does not grow."""
         return self.rise < RISE
 
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What a long run found. `lost`: answered 202 and not at the vendor; `doubled`: there more than
-    once; `unknown`: there and never answered 202."""
+    """The result of a long run.
+
+    sent:    how many events were answered with 202.
+    lost:    how many of them did not reach the vendor.
+    doubled: how many events reached the vendor more than once.
+    unknown: how many events reached the vendor without an answer of 202.
+    """
 
     seconds: float
     rate: int
@@ -62,19 +73,19 @@ class Soak:
 
     @property
     def sound(self) -> bool:
-        """Whether all is as it should be."""
+        """Whether no event was lost, doubled or unknown, and all figures are flat."""
         courses = [*self.memory.values(), *self.handles.values()]
         return not (self.lost or self.doubled or self.unknown) and all(c.flat for c in courses)
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus bench soak --json` prints it."""
+        """Return the result as `bus bench soak --json` prints it."""
         return {"sound": self.sound, **asdict(self)}
 
     def show(self, console: Console) -> None:
-        """A line for each process and figure, then what became of the events."""
+        """Print a row for each process and figure, then the counts of events."""
         table = Table(
             f"{self.seconds / 60:g} min at {self.rate:,}/s",
-            *("first", "last", "highest", "an hour", "rise", ""),
+            *("first", "last", "highest", "per hour", "rise", ""),
             box=None,
         )
         for what, courses in (("MiB", self.memory), ("handles", self.handles)):
@@ -88,7 +99,7 @@ class Soak:
                 )
         console.print(table)
         console.print(
-            f"flat: after the first third, the line through all looks rises by less than {RISE:.0%}"
+            f"flat: after the first third, the line through the samples rises by under {RISE:.0%}"
         )
         console.print(
             f"{self.sent:,} events sent, {self.lost:,} lost, {self.doubled:,} doubled, "
@@ -97,7 +108,7 @@ class Soak:
 
 
 def measure(folder: Path, minutes: float, rate: int) -> Soak:
-    """Run for so long on a bus in a folder of its own, made anew."""
+    """Run for this many minutes on a bus in a folder that is rebuilt."""
     seconds = minutes * 60
     with traffic(folder) as there:
         there.usage.forget()

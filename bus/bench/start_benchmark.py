@@ -1,4 +1,4 @@
-"""How soon a bus is ready, and what one costs that has nothing to do."""
+"""Measures how fast a bus starts, and how much CPU an idle bus uses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from bus.bench.usage import Usage
 from bus.demo.stage import Stage, first_line
 
 SETTLES = 10.0
-"""Seconds that are not measured: joining the group, the first looks at each topic."""
+"""Seconds that are not measured, for joining the group and reading each topic for the first time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Seconds of `bus up` in a fresh home, everything downloaded: each round's, and the middle.
+    """The seconds that `bus up` takes in a new home, when everything is downloaded.
 
-    idle: the CPU that each process uses with nothing to do, in percent of one core, over
-          `idle_seconds`.
+    rounds: the seconds of each round.
+    up:     their median.
+    idle:   the CPU that each process uses when idle, in percent of one core, over `idle_seconds`.
     """
 
     rounds: list[float]
@@ -34,15 +36,15 @@ class Start:
     idle: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus bench start --json` prints it."""
+        """Return the result as `bus bench start --json` prints it."""
         found = asdict(self)
         found["idleSeconds"], found["idlePercent"] = found.pop("idle_seconds"), found.pop("idle")
         return found
 
     def show(self, console: Console) -> None:
-        """The start, then a line for each idle process."""
+        """Print the start, then a row for each idle process."""
         rounds = ", ".join(f"{seconds:.1f}" for seconds in self.rounds)
-        console.print(f"bus up in a fresh home: {self.up:.1f} s (the middle of {rounds})")
+        console.print(f"bus up in a fresh home: {self.up:.1f} s (the median of {rounds})")
         table = Table(f"idle for {self.idle_seconds:.0f} s", "% of a core", box=None)
         for name, percent in self.idle.items():
             table.add_row(name, f"{percent:.2f}")
@@ -52,8 +54,8 @@ class Start:
 def measure(
     folder: Path, rounds: int, idle_seconds: float, progress: Callable[[str], None]
 ) -> Start:
-    """Start it so often in a folder of its own, made anew each time; then let it idle."""
-    progress("fetching what is not there yet")
+    """Start the bus in `folder`, which is rebuilt in each round; then measure it when idle."""
+    progress("downloading what is missing")
     with Stage(folder) as stage:
         stage.run("up")
         stage.run("down")
@@ -65,7 +67,7 @@ def measure(
             began = time.monotonic()
             stage.run("up")
             took.append(round(time.monotonic() - began, 2))
-    progress(f"idle for {SETTLES + idle_seconds:.0f} s")
+    progress(f"measuring idle processes for {SETTLES + idle_seconds:.0f} s")
     return Start(took, median(took), idle_seconds, _idle(folder, idle_seconds))
 
 

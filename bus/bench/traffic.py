@@ -1,9 +1,9 @@
-"""Attendance on its way from a SIS to a vendor, each part a process of its own as in a district.
+"""Sends attendance records from an SIS to a vendor, each part in a separate process.
 
-Who sends (`_send`), the bus's own commands (`bus produce http`, `bus consume webhook`) on a bus of
-their own, and the vendor (`_receive`). Sender and vendor stand for other machines; what they know
-they keep in files of the folder, `sent.csv` and `received.csv`, not in memory. All clocks are this
-machine's.
+The parts are the sender (`_send`), the commands `bus produce http` and `bus consume webhook` on a
+separate bus, and the vendor (`_receive`). The sender and the vendor represent other machines. They
+keep their data in the files `sent.csv` and `received.csv` of the folder, not in memory. All clocks
+are the clock of this machine.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from bus.errors import Stop
 from bus.local.event_loop import new_event_loop
 
 STUDENTS = 1_000
+"""How many students there are."""
 SINGLY = 500
-"""Up to so many changes a second each is a POST of its own."""
+"""Up to this many changes per second, each change is a separate POST."""
 CLASS = 20
-"""Beyond, so many are an array in one POST, as when a teacher calls the roll."""
+"""Above that rate, this many changes are an array in one POST, as when a teacher takes attendance.
+"""
 CONNECTIONS = 200
+"""Maximum number of connections of the sender."""
 
 
 def at_once(rate: int) -> int:
-    """How many changes are in one POST at this rate."""
+    """Return how many changes are in one POST at this rate."""
     return 1 if rate <= SINGLY else CLASS
 
 
 @dataclass(frozen=True, slots=True)
 class SentChange:
-    """A change that was sent: when it was due, when 202 came (`time.time`)."""
+    """A change that was sent: when it was due, and when 202 arrived (`time.time`)."""
 
     due: float
     accepted: float
@@ -47,7 +50,7 @@ class SentChange:
 
 @dataclass(slots=True)
 class Traffic:
-    """A bus in use. `usage` looks at its processes, known by their names."""
+    """A bus in use. `usage` samples its processes, which have names."""
 
     stage: Stage
     folder: Path
@@ -56,10 +59,11 @@ class Traffic:
     usage: Usage
 
     def send(self, rate: int, seconds: float, look_every: float = 1.0) -> None:
-        """Send at this rate, whatever the answers take, and come back when all are answered.
+        """Send at this rate, however long the answers take. Return when all are answered.
 
-        look_every: how often, in seconds, the processes are looked at meanwhile.
-        Raises `Stop` when the service takes no more.
+        look_every: seconds between two samples of the processes.
+
+        Raises `Stop` when the sender fails.
         """
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
@@ -69,35 +73,38 @@ class Traffic:
         sender.start()
         there.close()
         try:
-            _hear(here)
+            _receive_report(here)
             self.usage.add("sender", sender.pid or 0)
             self.usage.look()
             here.send("go")
             while not here.poll(look_every):
                 self.usage.look()
             self.usage.look()
-            _hear(here)
+            _receive_report(here)
         finally:
             self.usage.drop("sender")
             here.close()
             sender.join(20)
 
     def sent(self) -> dict[str, SentChange]:
-        """All that was sent by now, by event id."""
+        """Return all changes that have been sent, by event id."""
         return {name: SentChange(float(due), float(at)) for name, due, at in self._rows("sent")}
 
     def received(self) -> dict[str, list[float]]:
-        """When each event came to the vendor, by its id: once, if all is well."""
+        """Return when each event arrived at the vendor, by event id.
+
+        Each list has one entry if all is well.
+        """
         found: dict[str, list[float]] = {}
         for name, at in self._rows("received"):
             found.setdefault(name, []).append(float(at))
         return found
 
     def wait_for_all(self) -> None:
-        """Come back when the vendor has as many events as were sent."""
+        """Return when the vendor has as many events as were sent."""
         number = _lines(self._log("sent"))
         log = self._log("received")
-        wait_for(lambda: _lines(log) >= number, "the last events' way", 0.25)
+        wait_for(lambda: _lines(log) >= number, "the delivery of the last events", 0.25)
         self.usage.look()
 
     def _log(self, name: str) -> Path:
@@ -108,21 +115,22 @@ class Traffic:
             yield from csv.reader(lines)
 
 
-def _hear(pipe: Any) -> None:
-    """The sender's next word: nothing, or what went wrong."""
+def _receive_report(pipe: Any) -> None:
+    """Receive the next message of the sender. Raise `Stop` if it reports a failure."""
     try:
         failure = pipe.recv()
     except EOFError:
-        failure = "it ended before its time"
+        failure = "it ended too early"
     if failure:
         raise Stop(f"the sender failed: {failure}")
 
 
 @contextmanager
 def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
-    """A bus in a folder of its own, made anew, with a school on it; stopped at the end.
+    """Run a bus with a school in a folder that is rebuilt. Stop it at the end.
 
-    history: a district of so many students is in the topics before; the vendor is not told of them.
+    history: the number of students of a district that is published first. The vendor does not
+             receive its records.
     """
     stage = Stage(folder)
     with stage, ExitStack() as ends:
@@ -136,7 +144,7 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
                 "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
                 f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
                 f"{client}SCOPES": "org,student,attendance",
-                # What one client may send is not what is measured here.
+                # The limit of one client must not affect the measurement.
                 "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),
                 **({"BUS_PRODUCTS__WEBHOOK__KINDS": "org,attendance"} if history else {}),
             }
@@ -157,21 +165,21 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
             }
         )
         _enroll(url, made["key"])
-        told = 0 if history else STUDENTS
-        wait_for(lambda: _lines(received) > told, "the students' way to the product")
+        expected = 0 if history else STUDENTS
+        wait_for(lambda: _lines(received) > expected, "the delivery of the students")
         if history:
             extract = str(stage.folder / "extracts" / "history")
             stage.run("sample", extract, "--students", str(history), patience=3600)
             stage.run("produce", "oneroster-csv", extract, patience=3600)
-            wait_for(lambda: _caught_up(stage), "the history's way to the product", 1.0)
-        received.write_text("")  # from here on it is of attendance; the vendor appends
+            wait_for(lambda: _caught_up(stage), "the delivery of the history", 1.0)
+        received.write_text("")  # from now on only attendance; the vendor appends
         (stage.folder / "sent.csv").touch()
         yield Traffic(stage, stage.folder, url, made["key"], usage)
 
 
 @contextmanager
 def vendor(secret: str, log: Path) -> Iterator[tuple[int, str]]:
-    """The vendor's process: its id and its URL."""
+    """Run the vendor in a process. Yield its process id and its URL."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_receive, args=(there, secret, log))
@@ -198,7 +206,7 @@ def _receive(pipe: Any, secret: str, log: Path) -> None:
 
 
 def _send(pipe: Any, url: str, key: str, rate: int, seconds: float, log: Path) -> None:
-    """Send, and say at the end what went wrong, or nothing."""
+    """Send, and finally report what failed, or an empty text."""
     try:
         with log.open("a") as lines, asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_sending(pipe, url, key, rate, seconds, lines))
@@ -236,7 +244,7 @@ async def _sending(
         pipe.send("")  # ready
         pipe.recv()
         began = time.time()
-        start = round(began)  # so that no note is about what an earlier one was about
+        start = round(began)  # so that no record is a correction of an earlier one
         async with asyncio.TaskGroup() as group:
             for number in range(0, round(rate * seconds), each):
                 due = began + number / rate
@@ -245,7 +253,7 @@ async def _sending(
 
 
 def _enroll(url: str, key: str) -> None:
-    """A school and its students, so that attendance has something to refer to."""
+    """Publish a school and its students, so that attendance can refer to them."""
     import httpx2
 
     school = {"sourcedId": "school", "status": "active", "name": "Bench", "type": "school"}

@@ -1,4 +1,4 @@
-"""What running processes use: CPU, memory, file handles; looked at now and then from outside."""
+"""Samples the CPU, memory and file handles of running processes from outside."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One process at one moment: `at` by `time.monotonic`, resident memory in MiB.
+    """A sample of one process.
 
-    cpu: seconds since the process began, all its threads. handles: open files and sockets.
+    at:      when it was taken (`time.monotonic`).
+    cpu:     CPU seconds of all threads since the process began.
+    memory:  resident memory in MiB.
+    handles: open files and sockets.
     """
 
     at: float
@@ -26,14 +29,14 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a process used between its first look and its last: CPU, and the most memory seen."""
+    """What a process used between its first and its last sample: CPU and peak memory."""
 
     cpu_seconds: float
     peak_mib: float
 
 
 class Usage:
-    """Looks at processes, known by a name and their id, and remembers what it saw."""
+    """Samples processes, given by name and process id, and keeps the samples."""
 
     def __init__(self, processes: Mapping[str, int]) -> None:
         self.looks: dict[str, list[Look]] = {}
@@ -42,25 +45,25 @@ class Usage:
             self.add(name, pid)
 
     def add(self, name: str, pid: int) -> None:
-        """Look at this one as well from now on."""
+        """Sample this process as well from now on."""
         self._processes[name] = psutil.Process(pid)
         self.looks[name] = []
 
     def drop(self, name: str) -> None:
-        """Look at it no more: it has ended."""
+        """Stop sampling a process, because it has ended."""
         del self._processes[name]
 
     def look(self) -> None:
-        """Look at all."""
+        """Sample all processes."""
         for name, process in self._processes.items():
             self.looks[name].append(_look(process))
 
     def forget(self) -> None:
-        """Begin anew, with a look."""
+        """Delete all samples and take a first one."""
         self.looks = {name: [_look(process)] for name, process in self._processes.items()}
 
     def used(self) -> dict[str, Used]:
-        """What each has used since it was first looked at."""
+        """Return what each process has used since its first sample."""
         return {
             name: Used(
                 round(looks[-1].cpu - looks[0].cpu, 2), round(max(look.memory for look in looks))
@@ -70,7 +73,10 @@ class Usage:
 
 
 def quarters(looks: Sequence[Look]) -> tuple[float, ...]:
-    """The most memory seen in each quarter of the looks, in MiB; () for fewer looks than four."""
+    """Return the peak memory in each quarter of the samples, in MiB.
+
+    Returns () for fewer than four samples.
+    """
     if len(looks) < 4:
         return ()
     edges = [len(looks) * part // 4 for part in range(5)]

@@ -1,7 +1,8 @@
-"""`bus produce http`: takes records over HTTP, as they come to be; attendance first of all.
+"""The source `http`: `bus produce http` accepts records over HTTP as they are created.
 
-A SIS, a classroom app or a script POSTs one record or many to `/v1/KIND`; 202 says that Kafka has
-them. See `producers.http.app` for what is asked of a request, `/openapi.json` for its form.
+Its main use is attendance. An SIS, a classroom app or a script POSTs one or more records to
+`/v1/KIND`. The answer 202 means that Kafka has committed the records. `producers.http.app` lists
+the checks that a request must pass. `/openapi.json` describes the API.
 """
 
 from __future__ import annotations
@@ -16,15 +17,29 @@ from bus.settings import load
 
 
 def command(
-    host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
-    port: Annotated[int | None, typer.Option(help="0: a free port.", min=0, max=65535)] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address on which to accept requests, instead of that in bus.toml."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port on which to accept requests, instead of that in bus.toml. 0: a free one.",
+            min=0,
+            max=65535,
+        ),
+    ] = None,
     new_key: Annotated[
         str | None,
-        typer.Option("--new-key", metavar="NAME", help="Make an API key for a client, and end."),
+        typer.Option(
+            "--new-key",
+            metavar="NAME",
+            help="Create an API key for this client, print it and exit.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Take records over HTTP and publish them: POST /v1/KIND."""
+    """Accept records over HTTP at POST /v1/KIND and publish them."""
     with failures(json):
         if new_key is not None:
             _new_key(new_key, json)
@@ -33,7 +48,7 @@ def command(
 
 
 def settings_model() -> type[BaseModel]:
-    """The model of `[producers.http]`, for `bus doctor`."""
+    """Return the model of `[producers.http]`, which `bus doctor` checks."""
     from producers.http.settings import HttpSettings
 
     return HttpSettings
@@ -49,11 +64,11 @@ def _serve(host: str | None, port: int | None, json: bool) -> None:
     http = http_settings(settings, host=host, port=port)
 
     def ready(url: str) -> None:
-        emit(json, {"url": url}, lambda out: out.print(f"taking records at {url}/v1/KIND"))
+        emit(json, {"url": url}, lambda out: out.print(f"accepting records at {url}/v1/KIND"))
         if not http.certificate_file and http.host not in ("127.0.0.1", "::1", "localhost"):
             stderr.print(
-                "keys travel unencrypted: set certificate_file and key_file, or let only "
-                "a proxy with TLS reach this address"
+                "API keys are sent unencrypted: set certificate_file and key_file in bus.toml, "
+                "or let only a TLS proxy reach this address"
             )
 
     serve(settings, http, ready)
@@ -67,15 +82,18 @@ def _new_key(name: str, json: bool) -> None:
     from producers.http.settings import CLIENT_NAME
 
     if not re.fullmatch(CLIENT_NAME, name):
-        raise Stop("a client's name has 1 to 64 letters, digits, dots, dashes and underscores")
+        raise Stop(
+            "the client's name is not valid; use 1 to 64 letters, digits, dots, dashes and "
+            "underscores"
+        )
     key, digest = new_key()
     table = f'[producers.http.clients."{name}"]\nkey_sha256 = "{digest}"\nscopes = ["attendance"]'
     emit(
         json,
         {"client": name, "key": key, "toml": table},
         lambda out: out.print(
-            f"The key of {name}, shown this once:\n\n{key}\n\nAdd to bus.toml, and start the "
-            f"service again:\n\n{table}",
+            f"The API key of {name}, which is shown only once:\n\n{key}\n\nAdd this to bus.toml "
+            f"and restart the service:\n\n{table}",
             markup=False,
         ),
     )

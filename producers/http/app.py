@@ -1,11 +1,24 @@
-"""The service's routes. What a request must be, in the order in which it is looked at:
+"""The routes of the service, and the order in which it checks a request.
 
-    401 who sends it → 403 may they write this kind → 415 is it JSON → 429 not too often
-    → 413 not too large → 400 a sound Idempotency-Key → 422/409 the key's other use
-    → 503 Kafka takes events → 400 JSON → 413/422 the records → 429 room in the queue
-    → 503 Kafka committed in time → 202
+Each line names a condition and the status of the answer when the condition fails:
 
-Every refusal is a problem document (see `producers.http.problems`). No request is ever logged.
+    401 the client is known
+    403 the client may write this kind
+    415 the body is declared as JSON
+    429 not too many requests are in progress, and the client does not send too often
+    413 the body is small enough (408 when it does not arrive in time)
+    400 the Idempotency-Key is well formed
+    422 the Idempotency-Key was not used for another request
+    409 no other request with this Idempotency-Key is in progress
+    503 Kafka accepts events
+    400 the body is JSON
+    413 the body does not have too many records, and none is too large
+    422 the records are valid
+    429 the queue has room
+    503 Kafka commits in time
+
+A request that passes all checks is answered with 202. Every refusal is a problem document (see
+`producers.http.problems`). The content of a request is never logged.
 """
 
 from __future__ import annotations
@@ -47,26 +60,40 @@ from producers.http.work import Event, Full, Work
 log = structlog.get_logger("bus.http")
 
 LARGE = 64 * 1024
-"""Bytes from which a body is worked on in a thread, so that small requests need not wait for it."""
+"""Bodies of at least this many bytes are processed in a thread, so that small requests do not wait
+for them.
+"""
 
 
 class Commit(Protocol):
-    """What the service needs of `producers.http.commit.GroupCommit`."""
+    """The part of `producers.http.commit.GroupCommit` that the service uses."""
 
     @property
-    def taking(self) -> bool: ...
+    def taking(self) -> bool:
+        """Whether Kafka accepts events."""
+        ...
+
     @property
-    def queued(self) -> int: ...
-    def reachable(self) -> bool: ...
-    def submit(self, events: Sequence[Event]) -> Work: ...
+    def queued(self) -> int:
+        """How many events are in the queue."""
+        ...
+
+    def reachable(self) -> bool:
+        """Return whether Kafka answers and accepts events."""
+        ...
+
+    def submit(self, events: Sequence[Event]) -> Work:
+        """Put a request's events into the queue."""
+        ...
 
 
 @dataclass(slots=True)
 class Service:
-    """All that a request needs.
+    """What the handlers of requests share.
 
-    encoders:   one for each kind that can be written: those whose schemas are registered.
-    partitions: of every topic of the standard.
+    encoders:   one for each kind that can be written, which are the kinds with a registered schema.
+    partitions: how many partitions each topic of the standard has.
+    in_hand:    how many requests are in progress.
     """
 
     settings: Settings
@@ -81,7 +108,7 @@ class Service:
 
 
 def create(service: Service) -> Starlette:
-    """The ASGI application."""
+    """Return the ASGI application."""
     rates = Rates(service.http.rate, service.http.burst)
     described = json.dumps(document(tuple(service.encoders), service.http)).encode()
 
@@ -94,7 +121,7 @@ def create(service: Service) -> Starlette:
     async def ready(_: Request) -> Response:
         if await asyncio.to_thread(service.commit.reachable):
             return Response("ready\n", media_type="text/plain")
-        return response(unavailable("Kafka does not answer, or takes no events", 5))
+        return response(unavailable("Kafka does not answer or accepts no events", 5))
 
     async def metrics(_: Request) -> Response:
         service.metrics.queued.set(service.commit.queued)
@@ -106,7 +133,8 @@ def create(service: Service) -> Starlette:
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         detail = {
-            404: f"there is nothing here; records go to /v1/KIND: {', '.join(service.encoders)}"
+            404: "this path does not exist; POST records to /v1/KIND, where KIND is one of: "
+            f"{', '.join(service.encoders)}"
         }
         return response(plain(error.status_code, detail.get(error.status_code, ""), error.headers))
 
@@ -129,7 +157,7 @@ def create(service: Service) -> Starlette:
 def _answered(
     service: Service, rates: Rates, kind: str
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The handler of a kind: an answer to whatever comes, counted."""
+    """Return the handler of a kind, which answers and counts every request."""
 
     async def post(request: Request) -> Response:
         begun = time.perf_counter()
@@ -139,9 +167,15 @@ def _answered(
         except Problem as problem:
             answer = response(problem)
         except Exception as error:
-            # Its message and its traceback could hold what was sent.
-            log.error("fault", kind=kind, error=type(error).__name__, at=_place(error))
-            answer = response(plain(500, "a fault of the service; its log says where"))
+            # The message and the traceback could contain personal data from the request.
+            log.error("request failed", kind=kind, error=type(error).__name__, at=_place(error))
+            answer = response(
+                plain(
+                    500,
+                    "the service failed, so it is unknown whether the records were published; "
+                    "its log says where it failed",
+                )
+            )
         finally:
             service.in_hand -= 1
         service.metrics.requests.labels(kind, str(answer.status_code)).inc()
@@ -157,9 +191,13 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
     may_write(client, kind)
     is_json(request)
     if service.in_hand > http.requests_in_hand:
-        raise busy("too many requests are being worked on; send it again", 1)
+        raise busy("too many requests are in progress; send this one again later", 1)
     if wait := rates.take(client.name):
-        raise busy(f"more than {http.rate:g} requests a second from this client", wait)
+        raise busy(
+            f"this client sends more than {http.rate:g} requests per second; send this one again "
+            "later",
+            wait,
+        )
     body = await read(request, http.body_bytes, http.body_seconds)
     word = idempotency.parse(request.headers.getlist("idempotency-key"))
     fingerprint = idempotency.fingerprint(kind, body)
@@ -168,7 +206,7 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
     if key is not None and service.keys.done(key, fingerprint):
         return _accepted(await _take(service, kind, body, client, identity))
     if not service.commit.taking:
-        raise unavailable("Kafka takes no events at this moment; send it again", 5)
+        raise unavailable("Kafka accepts no events now; send the request again later", 5)
     if key is not None:
         service.keys.begin(key, fingerprint)
     with traced(f"POST /v1/{kind}", request.headers.get("traceparent", "")) as traceparent:
@@ -185,17 +223,20 @@ async def _post(service: Service, rates: Rates, kind: str, request: Request) -> 
 
 
 async def _committed(work: Work, seconds: float) -> None:
-    """Returns when Kafka has it; raises a 503 `Problem` when it has not, or not yet."""
+    """Return when Kafka has committed the events of a request.
+
+    Raises a 503 `Problem` when Kafka did not commit them, or not within `seconds`.
+    """
     await asyncio.wait({work.outcome}, timeout=seconds)
     if not work.outcome.done():
         work.abandoned = True
         raise unavailable(
-            "Kafka has not confirmed it in time, and may still do so; send it again, with the same "
-            "Idempotency-Key if it had one",
+            "Kafka did not confirm the records in time, and may still do so; send the request "
+            "again, with the same Idempotency-Key if it had one",
             5,
         )
     if work.outcome.result() is not None:
-        raise unavailable("Kafka does not take it at this moment; send it again", 5)
+        raise unavailable("Kafka did not accept the records; send the request again later", 5)
 
 
 async def _take(
@@ -234,14 +275,17 @@ def _events(
 def _submit(
     service: Service, kind: str, events: list[Event], key: bytes | None, fingerprint: bytes
 ) -> Work:
-    """Put the events in the queue, and with them the key, so that both are there or neither."""
+    """Put the events and the idempotency key into the queue, to be committed together.
+
+    Kafka then has both or neither.
+    """
     records = len(events)
     if key is not None:
         value = idempotency.value(fingerprint, records, time.time())
         events = [*events, Event(topics.idempotency(service.settings), 0, key, value, [])]
 
     def settled(outcome: asyncio.Future[Any]) -> None:
-        # Kafka has it or not; this is so whether or not the client still waits.
+        # Runs also when the client no longer waits.
         committed = not outcome.cancelled() and outcome.result() is None
         if committed:
             service.metrics.records.labels(kind).inc(records)
@@ -253,7 +297,7 @@ def _submit(
     try:
         work = service.commit.submit(events)
     except Full:
-        raise busy("too much waits for Kafka at this moment; send it again", 1) from None
+        raise busy("too many records wait for Kafka; send the request again later", 1) from None
     work.outcome.add_done_callback(settled)
     return work
 
@@ -269,7 +313,7 @@ def _accepted(taken: list[Taken]) -> Response:
 
 
 def _place(error: BaseException) -> str:
-    """File and line where it was raised."""
+    """Return the file and line where an error was raised."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

@@ -1,12 +1,15 @@
-"""Who sends a request, and which kinds of record they may write.
+"""Authenticates clients and decides which kinds of record they may write.
 
-Two ways in. An API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`: of keys only the
-SHA-256 is kept, which is enough because a key is 256 random bits, not a password that somebody
-thought of. Or an OAuth 2.0 access token: a JWT of the configured issuer (RFC 9068, section 4;
-RFC 8725, section 3), as `Authorization: Bearer TOKEN`.
+A client authenticates in one of two ways:
 
-A refusal says which of the two failed to be of use and why, as RFC 6750, section 3 has it, and
-nothing of the key or token.
+* With an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. The service keeps only the
+  SHA-256 of a key. This is safe because a key is 256 random bits, not a password that a person
+  chose.
+* With an OAuth 2.0 access token, as `Authorization: Bearer TOKEN`. The token is a JWT of the
+  configured issuer (RFC 9068, section 4; RFC 8725, section 3).
+
+A refusal says whether the key or the token was refused and why, as RFC 6750, section 3 requires. It
+contains no part of the key or token.
 """
 
 from __future__ import annotations
@@ -33,21 +36,21 @@ from producers.http.problems import Problem, unavailable
 from producers.http.settings import HttpSettings, OAuthSettings
 
 KEYS_STALE = 3600.0
-"""Seconds after which an issuer's keys are fetched again, so that a withdrawn one is noticed."""
+"""Seconds after which an issuer's keys are fetched again, so that a withdrawn key is noticed."""
 KEYS_REST = 30.0
-"""Seconds between two tries, however many tokens name a key that is not known."""
+"""Minimum number of seconds between two fetches, however many tokens name an unknown key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A sender: its name, and the kinds that it may write."""
+    """A sender: its name and the kinds that it may write."""
 
     name: str
     kinds: frozenset[str]
 
 
 class Clients:
-    """All who may send. `issuer` is None when no tokens are taken."""
+    """All clients that may send. `issuer` is None when the service accepts no tokens."""
 
     def __init__(self, http: HttpSettings, issuer: Issuer | None = None) -> None:
         self._keys = [
@@ -58,25 +61,31 @@ class Clients:
         self._issuer = issuer
 
     async def authenticate(self, headers: Mapping[str, str]) -> Client:
-        """The client who sent these headers; raises a 401 `Problem` when it is nobody's request."""
+        """Return the client that sent these headers.
+
+        Raises a 401 `Problem` when the headers hold no valid credentials.
+        """
         key = headers.get("x-api-key", "")
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         bearer = bearer.strip() if scheme.lower() == "bearer" else ""
         if not key and not bearer:
             raise _unauthorized(
-                "the request carries no credentials; send an API key as X-API-Key, or an API key "
+                "the request has no credentials; send an API key as X-API-Key, or an API key "
                 "or access token as Authorization: Bearer"
             )
         if client := self._with_key(key or bearer):
             return client
         if not key and self._issuer is not None and bearer.count(".") == 2:
             return await self._issuer.client(bearer)
-        raise _unauthorized("this API key is not one of this service's", "invalid_token")
+        raise _unauthorized(
+            "the service does not know this API key; ask the district's operator for a new one",
+            "invalid_token",
+        )
 
     def _with_key(self, key: str) -> Client | None:
         digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = None
-        # All are compared, whichever it is, so that the time taken says nothing.
+        # Compares with all keys, so that the time taken does not reveal which one matches.
         for known, client in self._keys:
             if hmac.compare_digest(digest, known):
                 found = client
@@ -84,9 +93,9 @@ class Clients:
 
 
 class Issuer:
-    """An OAuth 2.0 issuer: checks its access tokens against its published keys.
+    """An OAuth 2.0 issuer. Checks access tokens against the keys that the issuer publishes.
 
-    fetch: gives the issuer's JWK set; called in a thread. It raises a `BusError`.
+    fetch: returns the issuer's JWK set. It is called in a thread and raises a `BusError`.
     """
 
     def __init__(
@@ -109,7 +118,10 @@ class Issuer:
         )
 
     async def client(self, token: str) -> Client:
-        """The client to whom the token was given; raises a 401 `Problem` when it is no good."""
+        """Return the client that the token was issued to.
+
+        Raises a 401 `Problem` when the token is not valid.
+        """
         if self._clock() - self._fetched > KEYS_STALE:
             await self._refresh()
         try:
@@ -143,17 +155,17 @@ class Issuer:
                 self._keys = await asyncio.to_thread(self._fetch)
                 self._fetched = self._clock()
             except BusError as error:
-                # Known keys go on being of use for as long as again; then nobody can vouch for
-                # them, and a token is neither right nor wrong.
+                # The known keys are used for another KEYS_STALE seconds. After that the service
+                # can neither accept nor refuse a token.
                 if self._clock() - self._fetched > 2 * KEYS_STALE:
                     raise unavailable(str(error), KEYS_REST) from None
 
 
 def key_set(location: str) -> KeySet:
-    """The JWK set in a file or behind an https URL.
+    """Return the JWK set from a file or an https URL.
 
-    Raises `Stop` when the file is missing or it is no JWK set, `RetryLater` when the issuer does
-    not answer.
+    Raises `Stop` when the file is missing or is not a JWK set, and `RetryLater` when the issuer
+    does not answer.
     """
     try:
         if location.startswith("https://"):
@@ -165,23 +177,28 @@ def key_set(location: str) -> KeySet:
     except httpx2.HTTPError as error:
         raise RetryLater(
             f"the OAuth issuer's keys could not be fetched from {location} "
-            f"({type(error).__name__}); see [producers.http.oauth] jwks"
+            f"({type(error).__name__}); check [producers.http.oauth] jwks"
         ) from None
     except OSError as error:
         raise Stop(
-            f"the OAuth issuer's keys could not be read from {location} ({error.strerror}); see "
-            "[producers.http.oauth] jwks"
+            f"the OAuth issuer's keys could not be read from {location} ({error.strerror}); "
+            "check [producers.http.oauth] jwks"
         ) from None
     except ValueError:
-        raise Stop(f"what {location} holds is not JSON; it must be a JWK set") from None
+        raise Stop(
+            f"{location} does not contain JSON; [producers.http.oauth] jwks must name a JWK set"
+        ) from None
     try:
         return KeySet.import_key_set(found)
     except (JoseError, ValueError, TypeError, KeyError):
-        raise Stop(f"what {location} holds is not a JWK set (RFC 7517, section 5)") from None
+        raise Stop(
+            f"{location} does not contain a JWK set (RFC 7517, section 5); check "
+            "[producers.http.oauth] jwks"
+        ) from None
 
 
 def new_key() -> tuple[str, str]:
-    """A new API key and its SHA-256; the key's prefix lets scanners find one that leaked."""
+    """Return a new API key and its SHA-256. The prefix lets scanners find a key that leaked."""
     key = "bus_" + secrets.token_urlsafe(32)
     return key, sha256(key.encode()).hexdigest()
 

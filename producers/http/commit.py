@@ -1,18 +1,23 @@
-"""Group commit: what arrives while one Kafka transaction commits goes into the next one together.
+"""Group commit: requests that arrive while a Kafka transaction commits share the next one.
 
-One thread does nothing but transactions. A request's events are all in one transaction, so readers
-of committed data have all of them or none, and the request is answered only when Kafka has
-committed. Under load a transaction takes more requests instead of there being more transactions:
-after one with several requests the next begins no sooner than an `interval` later, as a transaction
-costs Kafka and its readers as much as dozens of records do.
+One thread runs all transactions. All events of a request are in one transaction, so readers of
+committed data see all of them or none. A request is answered only after Kafka has committed its
+events.
 
-When Kafka cannot be reached, a transaction is aborted and tried again with whatever still waits;
-those who waited too long are told so and leave. A commit that was not confirmed is asked about
-again until it is known (librdkafka, "Transactional producer API": retriable, abortable and fatal
-errors). When the producer itself is lost, as when the broker died in the middle of a commit, its
-successor first asks Kafka what became of the transaction (`producers.http.fate`). A producer whose
-connection broke is replaced before the next transaction (`bus.kafka.connection_watch`). So nothing
-is lost or published twice, and nobody needs to start the service again after an outage.
+A transaction costs Kafka and its readers as much as dozens of records. So under load a transaction
+takes more requests, instead of more transactions being started. After a transaction with several
+requests began, the next one begins at least `interval` seconds later.
+
+When Kafka cannot be reached, the transaction is aborted and tried again with the requests that
+still wait. A request that waited too long is answered and leaves the batch. A commit that was not
+confirmed is tried again until its result is known (librdkafka, "Transactional producer API":
+retriable, abortable and fatal errors).
+
+When the producer itself is lost, for example because the broker died during a commit, a new
+producer replaces it. The service then first asks Kafka for the result of the transaction
+(`producers.http.fate`). A producer whose connection broke is replaced before the next transaction
+(`bus.kafka.connection_watch`). So no event is lost or published twice, and nobody has to restart
+the service after an outage.
 """
 
 from __future__ import annotations
@@ -40,23 +45,38 @@ from producers.http.work import Event, Full, Work
 log = structlog.get_logger("bus.http")
 
 TRANSACTION_EVENTS = 10_000
-"""At how many events a transaction takes no further request."""
+"""A transaction with this many events takes no further request."""
 TRANSACTION_SECONDS = 60.0
-"""After so long Kafka aborts a transaction of which it hears nothing, and fences its producer."""
+"""Kafka aborts a transaction and fences its producer when it has not heard of the transaction for
+this many seconds.
+"""
 MESSAGE_SECONDS = 10.0
-"""Less than a transaction's: a dead broker is noticed while aborting still works."""
+"""Seconds after which an undelivered message fails. They are fewer than those of a transaction, so
+that the service notices a dead broker while aborting still works.
+"""
 BUSY = 5
-"""After a transaction with so many requests the next one waits its interval for more to come."""
+"""After a transaction with at least this many requests, the next one waits for the rest of the
+interval.
+"""
 STALLED = 3.0
-"""Seconds after which a transaction that is under way says that Kafka does not take anything."""
+"""When a transaction has taken longer than this many seconds, the service assumes that Kafka
+accepts no events.
+"""
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds to wait before each new attempt. The last value repeats."""
 
 
 class GroupCommit:
-    """Publishes works in transactions, from a thread of its own.
+    """Publishes the events of requests in transactions, in a separate thread.
 
-    `submit` and `close` are for the thread of `loop`; `stopped` is called in it when no more can be
-    published until a person has acted.
+    Call `submit` in the thread of `loop`. `close` blocks, so call it in another thread.
+
+    queue_records: how many events the queue can hold.
+    interval:      minimum number of seconds between the beginnings of two transactions under load.
+    stopped:       called in the thread of `loop` when no more events can be published until a
+                   person acts.
+    committed:     called in the thread of `loop` after each commit, with the seconds since the
+                   batch was first tried and the number of its requests.
     """
 
     def __init__(
@@ -89,15 +109,18 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
 
     def open(self) -> None:
-        """Fence off an earlier process of this name and begin; raises `RetryLater` or `Stop`."""
+        """Fence off an earlier process with the same transactional id, and start publishing.
+
+        Raises `RetryLater` or `Stop`.
+        """
         with explained("start publishing"):
             fence(self._producer)
         self._thread.start()
 
     def _new_producer(self) -> Producer:
-        self._doubt = ConnectionWatch()
+        self._connection_watch = ConnectionWatch()
         return Producer(
-            producer_settings(self._settings, self._name, self._doubt)
+            producer_settings(self._settings, self._name, self._connection_watch)
             | {
                 "linger.ms": 0,
                 "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
@@ -108,18 +131,21 @@ class GroupCommit:
 
     @property
     def taking(self) -> bool:
-        """Whether Kafka takes events, as far as the transactions tell."""
+        """Whether Kafka accepts events, judged by the transactions so far."""
         since = self._since
         stalled = since is not None and time.monotonic() - since > STALLED
         return not (self._down or stalled or self._closing)
 
     @property
     def queued(self) -> int:
-        """How many events wait."""
+        """How many events are in the queue."""
         return self._records
 
     def reachable(self) -> bool:
-        """Whether the cluster answers; blocks for up to two seconds, and asks at most every two."""
+        """Return whether the cluster answers and accepts events.
+
+        Blocks for up to two seconds, and asks the cluster at most every two seconds.
+        """
         when, answer = self._asked
         if time.monotonic() - when > 2:
             try:
@@ -131,7 +157,7 @@ class GroupCommit:
         return answer and self.taking
 
     def submit(self, events: Sequence[Event]) -> Work:
-        """Put a request's events in the queue; raises `Full` when there is no room."""
+        """Put a request's events into the queue. Raises `Full` when it has no room."""
         work = Work(events, self._loop.create_future())
         with self._changed:
             if self._records and self._records + len(events) > self._most:
@@ -142,7 +168,10 @@ class GroupCommit:
         return work
 
     def close(self, seconds: float = 15.0) -> None:
-        """Publish what waits and end; blocks. What cannot be published by then is told so."""
+        """Publish the events in the queue and end. Blocks for at most `seconds`.
+
+        Requests whose events cannot be published before the end fail with an error.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -157,15 +186,18 @@ class GroupCommit:
                 failure = self._publish(batch)
             except Stop as stop:
                 failure = stop
-            except Exception as error:  # a fault of ours must not leave requests without an answer
-                failure = Stop(f"publishing failed ({type(error).__name__}); start again")
+            except Exception as error:  # a defect must not leave requests unanswered
+                failure = Stop(f"publishing failed ({type(error).__name__}); restart the service")
             self._since = None
             if failure is not None:
                 self._end(batch, failure)
                 return
 
     def _take(self) -> list[Work]:
-        """All that waits, or what of it fits in a transaction; nothing when it is time to end."""
+        """Wait for requests, and return those that fit into one transaction.
+
+        Returns an empty list when the service ends and the queue is empty.
+        """
         with self._changed:
             while not self._waiting and not self._closing:
                 self._changed.wait()
@@ -184,43 +216,44 @@ class GroupCommit:
         return batch
 
     def _publish(self, batch: list[Work]) -> RetryLater | None:
-        """Try until the batch is published or nobody waits for it, and tell those who do.
+        """Try to publish a batch until Kafka commits it or no request waits, and report the result.
 
-        Gives what to tell the rest when the service is ending and Kafka does not take it.
+        Returns the error for the requests that remain when the service ends and Kafka accepts no
+        events.
         """
         begun = time.monotonic()
         for attempt in count():
             left = [work for work in batch if work.abandoned]
             batch = [work for work in batch if not work.abandoned]
-            self._tell(left, RetryLater("Kafka did not take it in time"))
+            self._report(left, RetryLater("Kafka did not accept the events in time"))
             if not batch:
                 self._wait_for_kafka()
                 return None
             identity = uuid4().bytes
             began = time.time()
             try:
-                self._leave_no_doubt()
+                self._replace_if_disconnected()
                 error = self._transaction(batch, identity)
             except KafkaException as lost:
-                error = self._succeed(lost.args[0], identity, began)
+                error = self._replace_lost(lost.args[0], identity, began)
             if error is None:
                 self._down = False
-                self._tell(batch, None)
+                self._report(batch, None)
                 self._call(self._committed, time.monotonic() - begun, len(batch))
                 return None
             if not self._down:
-                log.warning("kafka takes nothing", error=error.name(), requests=len(batch))
+                log.warning("kafka accepts no events", error=error.name(), requests=len(batch))
             self._down = True
             if self._closing:
                 break
             time.sleep(BACKOFF[min(attempt, len(BACKOFF) - 1)])
-        return RetryLater("the service is ending and Kafka takes nothing")
+        return RetryLater("the service is ending and Kafka accepts no events")
 
     def _transaction(self, batch: list[Work], identity: bytes) -> KafkaError | None:
-        """One transaction with all of the batch: None when committed, or why it was aborted.
+        """Publish the batch in one transaction. Return None, or why the transaction was aborted.
 
-        Raises `KafkaException` when this producer can do no more; what became of the transaction
-        is then not known.
+        Raises `KafkaException` when this producer cannot continue. The result of the transaction is
+        then unknown.
         """
         producer = self._producer
         try:
@@ -242,18 +275,18 @@ class GroupCommit:
                 if not reason.retriable():
                     raise
 
-    def _succeed(self, lost: KafkaError, identity: bytes, began: float) -> KafkaError | None:
-        """A new producer in the lost one's place: None when the transaction was committed after
-        all, else why it was not.
+    def _replace_lost(self, lost: KafkaError, identity: bytes, began: float) -> KafkaError | None:
+        """Replace a lost producer, and find out the result of its transaction.
 
-        Raises `Stop` when this service has no place any more, or when it is ending.
+        Returns None when the transaction was committed, and otherwise why it was not. Raises `Stop`
+        when another service has taken over the transactional id, or when this service ends.
         """
         fenced = lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)
-        # Kafka says the same of a transaction that it has aborted for its age, as after an outage.
+        # Kafka reports the same error after it aborted a transaction because of its age.
         if fenced and time.time() - began < TRANSACTION_SECONDS:
             raise Stop(
-                "another service took this one's place in Kafka; give each an `instance` of its "
-                "own in [producers.http], or run only one"
+                "another service uses the same name in Kafka; set a different `instance` for each "
+                "service in [producers.http], or run only one"
             )
         log.warning("producer lost", error=lost.name())
         self._down = True
@@ -264,16 +297,22 @@ class GroupCommit:
             except RetryLater:
                 time.sleep(BACKOFF[-1])
 
-    def _leave_no_doubt(self) -> None:
-        """Let no transaction begin while an earlier one's end may be on its way to Kafka."""
+    def _replace_if_disconnected(self) -> None:
+        """Replace a producer whose connection broke, before it begins a transaction.
+
+        The end of an earlier transaction may still be on its way to Kafka over the old connection.
+        """
         self._producer.poll(0)
-        if self._doubt:
+        if self._connection_watch:
             log.info("producer replaced: its connection broke")
             self._replace()
 
     def _replace(self) -> None:
-        """A new producer in this one's place, as soon as Kafka gives it; all that this one may have
-        on its way is void then. Raises `Stop` when the service ends meanwhile."""
+        """Replace the producer as soon as Kafka accepts a new one.
+
+        Messages of the old producer that are still on their way become void. Raises `Stop` when the
+        service ends first.
+        """
         self._producer.purge()
         while True:
             try:
@@ -284,12 +323,16 @@ class GroupCommit:
             except RetryLater:
                 if self._closing:
                     raise Stop(
-                        "the service ended before Kafka was back; nothing answered with 202 is lost"
+                        "the service ended before Kafka was available again; no request that was "
+                        "answered with 202 is lost"
                     ) from None
                 time.sleep(BACKOFF[-1])
 
     def _wait_for_kafka(self) -> None:
-        """After a failure, with nobody waiting: nothing is taken again before Kafka answers."""
+        """Wait until Kafka answers after a failure that left no request waiting.
+
+        Until then the service accepts no requests.
+        """
         while self._down and not self._closing:
             try:
                 self._producer.list_topics(timeout=2)
@@ -308,11 +351,14 @@ class GroupCommit:
                     headers=event.headers,
                 )
                 return
-            except BufferError:  # librdkafka's own queue is full: let some of it go
+            except BufferError:  # the queue of librdkafka is full: let it send
                 self._producer.poll(0.01)
 
     def _abort(self, reason: KafkaError) -> KafkaError:
-        """Abort the transaction, as often as it takes."""
+        """Abort the transaction, with as many attempts as needed, and return the reason.
+
+        Raises `KafkaException` when this producer cannot continue.
+        """
         if reason.fatal():
             raise KafkaException(reason)
         while True:
@@ -330,11 +376,11 @@ class GroupCommit:
             batch = [*batch, *self._waiting]
             self._waiting.clear()
             self._records = 0
-        self._tell(batch, failure)
+        self._report(batch, failure)
         if isinstance(failure, Stop):
             self._call(self._stopped, failure)
 
-    def _tell(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
+    def _report(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
         if works:
             self._call(_settle, works, outcome)
 
@@ -342,7 +388,7 @@ class GroupCommit:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            return  # the loop has ended: nobody is left to tell
+            return  # the loop has ended, so no request waits
 
 
 def _settle(works: list[Work], outcome: RetryLater | Stop | None) -> None:

@@ -1,7 +1,8 @@
-"""Whether a transaction was committed, asked of Kafka after its producer can no longer tell.
+"""Finds out from Kafka whether a transaction was committed, after its producer was lost.
 
-Each transaction leaves a mark of its own in the topic of idempotency keys: the message's key names
-the service, its value the transaction. It is there exactly when the transaction was committed.
+Each transaction writes a marker message to the topic of idempotency keys. The message's key names
+the service, and its value identifies the transaction. Readers of committed data find the marker
+exactly when the transaction was committed.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from producers.http.work import Event
 
 MARK = b"transaction of "
 CLOCKS = 300.0
-"""Seconds by which the broker's clock and ours may differ."""
+"""Maximum difference in seconds between the broker's clock and the clock of this machine."""
 SECONDS = 30.0
+"""Seconds to wait for an answer from Kafka."""
 
 
 def mark(settings: Settings, service: str, transaction: bytes) -> Event:
-    """The message that goes along in a transaction."""
+    """Return the marker message of a transaction."""
     return Event(topics.idempotency(settings), 0, MARK + service.encode(), transaction, [])
 
 
 def committed(settings: Settings, service: str, transaction: bytes, begun: float) -> bool:
-    """Whether the transaction that was begun then (POSIX seconds) was committed.
+    """Return whether the transaction was committed.
 
-    Only to be asked when it can no longer change: after the producer's successor has started.
-    Raises `RetryLater` when Kafka does not answer.
+    begun: when the transaction began, in POSIX seconds.
+
+    Call this only when the result can no longer change, which is after the next producer has
+    started. Raises `RetryLater` when Kafka does not answer.
     """
     place = Position(topics.idempotency(settings), 0)
     more = {"auto.offset.reset": "latest"}

@@ -1,15 +1,16 @@
-"""Idempotency keys: the same request sent again is answered again, and not done again.
+"""Idempotency keys: a request that is sent again gets the same answer and publishes nothing again.
 
-draft-ietf-httpapi-idempotency-key-header ("The Idempotency-Key HTTP Request Header Field"): the
-header is a Structured Field string; the same key with another body is refused with 422, a request
-still in progress with 409. A bare word is taken as well as a quoted string, as most clients send
-it so. A key is a client's own, counts for `idempotency_hours`, and the body's hash is the
-fingerprint.
+This module follows draft-ietf-httpapi-idempotency-key-header ("The Idempotency-Key HTTP Request
+Header Field"). The header is a Structured Field string. The same key with another body is refused
+with 422, and a request that is still in progress with 409. A bare word is accepted as well as a
+quoted string, because most clients send one. A key belongs to one client and is valid for
+`idempotency_hours`. The fingerprint of a request is a hash of its kind and body.
 
-Keys outlive the service in Kafka, in one compacted topic: written in the very transaction that
-publishes the events, so there is no moment at which one is there without the other. A message's key
-is the SHA-256 of client and Idempotency-Key, its value the body's SHA-256, how many events came of
-it and when: no personal data, and not the events' ids, which follow from client, key and body.
+Keys are kept in one compacted Kafka topic, so they survive a restart of the service. A key is
+written in the same transaction as the events, so Kafka has both or neither. The key of the message
+is the SHA-256 of client and Idempotency-Key. The value holds the fingerprint, the number of events
+and the time. It holds no personal data. It does not hold the ids of the events either, because they
+follow from client, key and body.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LONGEST = 255
 class Seen(NamedTuple):
     """A key that was used.
 
-    body: the request's fingerprint; done: when Kafka had it, in POSIX seconds, or None: not yet.
+    body: the fingerprint of the request.
+    done: when Kafka had committed the request, in POSIX seconds. None while it is in progress.
     """
 
     body: bytes
@@ -42,9 +44,11 @@ class Seen(NamedTuple):
 
 
 class Keys:
-    """The keys that this service remembers. For one thread alone.
+    """The keys that this service remembers. Use it in one thread only.
 
-    seconds: for how long; most: how many, the newest. clock: POSIX seconds.
+    seconds: how long a key is remembered.
+    most:    how many keys are remembered. Beyond that number the oldest are forgotten.
+    clock:   returns POSIX seconds.
     """
 
     def __init__(self, seconds: float, most: int, clock: Callable[[], float] = time.time) -> None:
@@ -57,10 +61,10 @@ class Keys:
         return len(self._seen)
 
     def done(self, key: bytes, body: bytes) -> bool:
-        """Whether just this was done before.
+        """Return whether this same request was committed before.
 
-        Raises a 422 `Problem` when the key came with another body, and a 409 one when it is being
-        done at this moment.
+        Raises a 422 `Problem` when the key came with another body, and a 409 `Problem` when a
+        request with this key is in progress.
         """
         seen = self._seen.get(key)
         if seen is None or (seen.done is not None and seen.done < self._clock() - self._seconds):
@@ -69,25 +73,25 @@ class Keys:
             raise Problem(
                 422,
                 "idempotency-key-reused",
-                "this Idempotency-Key came before with another body or path; make a new key for "
-                "each request, and use one again only to repeat the very same request",
+                "this Idempotency-Key was used for a request with another body or path; use a new "
+                "key for each request, and repeat a key only to send the same request again",
             )
         if seen.done is None:
             raise in_progress()
         return True
 
     def begin(self, key: bytes, body: bytes) -> None:
-        """A request with this key is being worked on."""
+        """Record that a request with this key is in progress."""
         self._seen[key] = Seen(body, None)
 
     def finish(self, key: bytes, body: bytes, when: float | None = None) -> None:
-        """It is done: Kafka has its events."""
-        self._seen.pop(key, None)  # so that the oldest come first
+        """Record that Kafka has committed the events of the request with this key."""
+        self._seen.pop(key, None)  # keeps the oldest first
         self._seen[key] = Seen(body, self._clock() if when is None else when)
         self._forget()
 
     def drop(self, key: bytes) -> None:
-        """It came to nothing; the key may be used again."""
+        """Forget a key whose request published nothing. The key may be used again."""
         self._seen.pop(key, None)
 
     def _forget(self) -> None:
@@ -101,9 +105,11 @@ class Keys:
 
 
 def parse(header: list[str]) -> str | None:
-    """The Idempotency-Key of a request, or None; raises a 400 `Problem` when it is no such key.
+    """Return the Idempotency-Key of a request, or None if it has none.
 
     header: the values of all headers of this name.
+
+    Raises a 400 `Problem` when the key is malformed.
     """
     if not header:
         return None
@@ -115,36 +121,36 @@ def parse(header: list[str]) -> str | None:
         raise Problem(
             400,
             "idempotency-key-malformed",
-            f"send one Idempotency-Key of 1 to {LONGEST} printable ASCII characters, such as a "
-            "UUID in double quotes",
+            f"the Idempotency-Key is malformed; send one key of 1 to {LONGEST} printable ASCII "
+            "characters, such as a UUID in double quotes",
         )
     return key
 
 
 def digest(client: str, key: str) -> bytes:
-    """What a client's key is remembered by."""
+    """Return the hash under which a client's key is remembered."""
     return sha256(client.encode() + b"\0" + key.encode()).digest()
 
 
 def fingerprint(kind: str, body: bytes) -> bytes:
-    """What tells one request from another: the kind and the body's bytes."""
+    """Return a hash of kind and body, by which requests are distinguished."""
     return sha256(kind.encode() + b"\0" + body).digest()
 
 
 def value(body: bytes, records: int, when: float) -> bytes:
-    """The message's value by which a key is remembered in Kafka."""
+    """Return the value of the Kafka message that stores a key. `body` is the fingerprint."""
     return json.dumps({"body": body.hex(), "events": records, "time": round(when, 3)}).encode()
 
 
 def load(settings: Settings, keys: Keys, seconds: float = 60.0) -> None:
-    """Fill `keys` from the topic, up to what was committed when this was called.
+    """Fill `keys` from the topic, with everything that is committed at the time of the call.
 
     Raises `RetryLater` when Kafka does not answer within `seconds`.
     """
     topic = topics.idempotency(settings)
     failure = (
-        "the idempotency keys could not be read ({}); start again when Kafka is up, and see that "
-        f"this client may read the topic {topic}"
+        "the idempotency keys could not be read ({}); restart the service when Kafka is up, and "
+        f"check that this Kafka user may read the topic {topic}"
     )
     with Reader(settings, failure, seconds=seconds) as reader:
         start = dict.fromkeys(reader.places([topic]), 0)
@@ -157,7 +163,7 @@ def _remember(keys: Keys, key: bytes | None, message: bytes | None) -> None:
     if key is None or message is None:
         return
     try:
-        told = json.loads(message)
-        keys.finish(key, bytes.fromhex(told["body"]), float(told["time"]))
+        stored = json.loads(message)
+        keys.finish(key, bytes.fromhex(stored["body"]), float(stored["time"]))
     except (ValueError, KeyError, TypeError):
-        return  # not one of ours
+        return  # not a message with a key, such as the marker of a transaction

@@ -1,8 +1,8 @@
-"""From a request's body to the events that it stands for: all of them, or a problem.
+"""Turns the body of a request into events: either all of its records, or a problem.
 
-Pure but for event ids made up where the client gave no Idempotency-Key. With one, ids follow from
-client, key and body, so that the same request has the same events, in whatever process and
-whenever.
+The functions here are pure, except that event ids are random when the client sends no
+Idempotency-Key. With a key, the ids follow from client, key and body. The same request then gets
+the same event ids, in any process and at any time.
 """
 
 from __future__ import annotations
@@ -29,16 +29,23 @@ SAME_ATTENDANCE = (
     "eventDate",
     "classPeriod",
 )
-"""What two notes of one client agree in when the later one corrects the earlier."""
+"""An attendance record corrects an earlier one of the same client when these fields are equal."""
 
 MESSAGE_BYTES = 900_000
-"""Below what a broker takes as one message by default (Kafka, `message.max.bytes`), headers and
-framing included."""
+"""Maximum size of an encoded record. With headers and framing it stays below the default limit of a
+broker (Kafka, `message.max.bytes`).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A record that is fit to publish: its ids, what it is placed by, and its bytes."""
+    """A record that is ready to publish.
+
+    event_id:   the CloudEvents id.
+    sourced_id: the record's sourcedId.
+    owner:      the value that determines the partition.
+    value:      the encoded record.
+    """
 
     event_id: str
     sourced_id: str
@@ -55,13 +62,13 @@ def take(
     most: int,
     request: bytes | None,
 ) -> list[Taken]:
-    """The records of a body, checked and encoded, in its order.
+    """Check and encode the records of a body, and return them in the order of the body.
 
-    most:    how many there may be.
-    request: what the events' ids follow from; None: they are random.
+    most:    maximum number of records.
+    request: identifies the request; the event ids follow from it. None: they are random.
 
-    Raises `Problem`: 400 for what is not JSON, 413 for too many records, 422 with every field that
-    is wrong; nothing is taken then.
+    Raises `Problem`: 400 when the body is not JSON, 413 when it has too many records or one is too
+    large, and 422 with every field that is wrong. No record is accepted then.
     """
     records = _records(kind, body, client, most)
     owner = KINDS[kind].owner
@@ -69,7 +76,9 @@ def take(
     for index, record in enumerate(records):
         value = encoder.encode(record)
         if len(value) > MESSAGE_BYTES:
-            raise _too_large(f"record {index} is larger than {MESSAGE_BYTES} bytes")
+            raise _too_large(
+                f"record {index}, counted from 0, is larger than {MESSAGE_BYTES} bytes; shorten it"
+            )
         identity = (
             uuid.uuid4() if request is None else uuid.uuid5(EVENTS, f"{request.hex()}{index}")
         )
@@ -82,11 +91,11 @@ def _records(kind: str, body: bytes, client: str, most: int) -> list[Record]:
     alone = isinstance(document, dict)
     items: Sequence[Any] = [document] if alone else document
     if not isinstance(items, list):
-        raise _invalid([("#", "must be an object, or an array of objects")])
+        raise _invalid([("#", "must be an object or an array of objects")])
     if not items:
-        raise _invalid([("#", "must hold at least one record")])
+        raise _invalid([("#", "must contain at least one record")])
     if len(items) > most:
-        raise _too_large(f"{len(items)} records are too many; send at most {most} at once")
+        raise _too_large(f"the body has {len(items)} records; send at most {most} in one request")
     records = []
     errors = []
     for index, item in enumerate(items):
@@ -108,7 +117,7 @@ def _record(kind: str, item: dict[str, Any], client: str) -> Record:
         return from_json(kind, item)
     nameless = item.get("sourcedId") is None
     if nameless:
-        # Checked first, so that one day written in two ways gives one id.
+        # Validate first, so that two ways to write the same date give the same id.
         item = item | {"sourcedId": str(ATTENDANCE)}
     record = from_json(kind, {"status": "active"} | item)
     if nameless:
@@ -117,10 +126,10 @@ def _record(kind: str, item: dict[str, Any], client: str) -> Record:
 
 
 def attendance_id(client: str, record: Record) -> str:
-    """The id of an attendance record that came without one: a UUID (RFC 9562, version 5).
+    """Return the id of an attendance record that came without one (RFC 9562, UUID version 5).
 
-    It follows from the client and from which student, school, class, day and period it is about,
-    so that the next note about the same is its correction.
+    The id follows from the client and from the student, school, class, day and period of the
+    record. So the next record with the same values is a correction of this one.
     """
     parts = [client, *(str(record.get(field) or "") for field in SAME_ATTENDANCE)]
     return str(uuid.uuid5(ATTENDANCE, json.dumps(parts)))
@@ -128,7 +137,7 @@ def attendance_id(client: str, record: Record) -> str:
 
 def _parsed(body: bytes) -> Any:
     try:
-        # Also refuses NaN and infinities, text that is not UTF-8, and nesting without end.
+        # This parser also refuses NaN, infinities, invalid UTF-8 and too deep nesting.
         return pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise Problem(400, "not-json", f"the body is not JSON (RFC 8259): {error}") from None
@@ -138,7 +147,8 @@ def _invalid(errors: list[tuple[str, str]]) -> Problem:
     return Problem(
         422,
         "invalid-records",
-        "nothing of this request was taken; correct what `errors` names and send all of it again",
+        "no record of this request was accepted; correct the fields that `errors` lists and send "
+        "the whole request again",
         errors,
     )
 

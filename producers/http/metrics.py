@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus: by kind and status, never by person or record."""
+"""The Prometheus metrics of the service, by kind and status, never by person or record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5
 
 
 class Metrics:
-    """The metrics of one service; `registry` is what `/metrics` shows."""
+    """The metrics of one service. `/metrics` shows `registry`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,13 +23,13 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "bus_http_request_seconds",
-            "From a request's headers to its answer.",
+            "Seconds from the headers of a request to its answer.",
             buckets=SECONDS,
             registry=self.registry,
         )
         self.commit_seconds = Histogram(
             "bus_http_commit_seconds",
-            "From the beginning of a transaction to its commit.",
+            "Seconds from the first attempt at a transaction to its commit.",
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -40,13 +40,15 @@ class Metrics:
             registry=self.registry,
         )
         self.queued = Gauge(
-            "bus_http_queued_records", "Records that wait for Kafka.", registry=self.registry
+            "bus_http_queued_records", "Events that wait for Kafka.", registry=self.registry
         )
         self.keys = Gauge(
-            "bus_http_idempotency_keys", "Idempotency keys remembered.", registry=self.registry
+            "bus_http_idempotency_keys",
+            "Idempotency keys that are remembered.",
+            registry=self.registry,
         )
 
     def committed(self, seconds: float, requests: int) -> None:
-        """A transaction has been committed."""
+        """Record that a transaction was committed."""
         self.commit_seconds.observe(seconds)
         self.commit_requests.observe(requests)

@@ -1,8 +1,8 @@
-"""The service described in OpenAPI 3.1, from the schemas of the standard and nothing else.
+"""Describes the service in OpenAPI 3.1, from the schemas of the standard alone.
 
-The JSON Schema of a kind is its .avsc in JSON's terms (Avro 1.12, "Schema Declaration" and "Logical
-Types"; OpenAPI 3.1, section 4.4), with dates and times as RFC 3339 writes them. A field with a
-default may be left out.
+The JSON Schema of a kind is its .avsc in the terms of JSON (Avro 1.12, "Schema Declaration" and
+"Logical Types"; OpenAPI 3.1, section 4.4). Dates and times are in the format of RFC 3339. A field
+with a default may be left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from producers.http.settings import HttpSettings
 Schema = dict[str, Any]
 
 FLOAT, DOUBLE = 3.4028234663852886e38, 1.7976931348623157e308
-"""The largest numbers of IEEE 754, binary32 and binary64."""
+"""The largest numbers of IEEE 754 binary32 and binary64."""
 
 PRIMITIVES: dict[str, Schema] = {
     "null": {"type": "null"},
@@ -36,14 +36,18 @@ LOGICAL: dict[str, Schema] = {
     "timestamp-millis": {"type": "string", "format": "date-time", "pattern": MOMENT},
 }
 KEY = r'^(?:"(?:[ !#-\[\]-~]|\\["\\])+"|[!#-~][!-~]*)$'
-"""An Idempotency-Key, as `producers.http.idempotency` reads it: a quoted string, or a bare word."""
+"""The pattern of an Idempotency-Key that `producers.http.idempotency` accepts: a quoted string or a
+bare word.
+"""
 OPTIONAL = {"attendance": ("sourcedId", "status")}
-"""What may be left out although the schema has no default for it; see `producers.http.intake`."""
+"""Fields that may be left out although the schema has no default for them; see
+`producers.http.intake`.
+"""
 NULLABLE = {"attendance": ("sourcedId",)}
-"""What may also be null: it is then as if it were left out."""
+"""Fields that may also be null, which means the same as leaving them out."""
 RETRY_AFTER = {
     "Retry-After": {
-        "description": "In how many seconds to send it again.",
+        "description": "Seconds to wait before sending the request again.",
         "required": True,
         "schema": {"type": "integer", "minimum": 1},
     }
@@ -51,33 +55,35 @@ RETRY_AFTER = {
 
 PROBLEMS = {
     "400": "The body is not JSON, or the Idempotency-Key is malformed.",
-    "401": "No credentials, or none that count here.",
+    "401": "The request has no valid credentials.",
     "403": "This client may not write this kind.",
     "408": "The body did not arrive in time.",
-    "409": "A request with the same Idempotency-Key is still being worked on.",
-    "413": "Too many bytes, or too many records.",
-    "415": "The body is not application/json.",
-    "422": "Records are wrong (`errors` names every field), or the Idempotency-Key came before "
-    "with another body. Nothing was taken.",
-    "429": "Too often, or too much waits for Kafka; see Retry-After.",
-    "500": "A fault of the service. Nothing is known of what was taken; its log says where it was.",
-    "503": "Kafka has not confirmed it; see Retry-After.",
+    "409": "A request with the same Idempotency-Key is still in progress.",
+    "413": "The body has too many bytes or records, or a record is too large.",
+    "415": "The body is not declared as application/json, or has a Content-Encoding.",
+    "422": "Records are not valid (`errors` lists every wrong field), or the Idempotency-Key was "
+    "used for another body. No record was accepted.",
+    "429": "The client sends too often, or too many records wait for Kafka. See Retry-After.",
+    "500": "The service failed, so it is unknown whether the records were published. Its log says "
+    "where it failed.",
+    "503": "Kafka has not confirmed the records. See Retry-After.",
 }
 
 
 LATER = ("409", "429", "503")
-"""The answers to a request that is to be sent again as it is."""
+"""Statuses after which the client should send the same request again."""
 
 
 def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
-    """The whole OpenAPI document for these kinds."""
+    """Return the complete OpenAPI document for these kinds."""
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Schoolbus ingest",
+            "title": "Schoolbus HTTP source",
             "version": "1",
-            "description": "Takes records of the shared standard, one or many, and answers 202 "
-            "when Kafka has them. A record posted again is a correction: its whole present state.",
+            "description": "Accepts one or more records of the shared standard, and answers 202 "
+            "when Kafka has committed them. A record that is posted again replaces the earlier "
+            "one, so send all of its fields.",
         },
         "paths": {f"/v1/{kind}": {"post": _operation(kind, http)} for kind in kinds},
         "components": {
@@ -101,7 +107,7 @@ def document(kinds: Sequence[str], http: HttpSettings) -> Schema:
 
 
 def schema(kind: str) -> Schema:
-    """The JSON Schema (2020-12) of one record as the service takes it."""
+    """Return the JSON Schema (2020-12) of one record as the service accepts it."""
     avro = KINDS[kind].schema
     named: dict[str, Schema] = {}
     left_out, nullable = OPTIONAL.get(kind, ()), NULLABLE.get(kind, ())
@@ -131,7 +137,10 @@ def _property(field: Schema, named: dict[str, Schema], *, null: bool) -> Schema:
 
 
 def _type(avro: Any, named: dict[str, Schema], text: Schema) -> Schema:
-    """The JSON Schema of an Avro type; `text` are the keywords of text in its field."""
+    """Return the JSON Schema of an Avro type.
+
+    text: the keywords for text in this field.
+    """
     if isinstance(avro, list):
         return {"anyOf": [_type(branch, named, text) for branch in avro]}
     if isinstance(avro, str):
@@ -148,11 +157,14 @@ def _type(avro: Any, named: dict[str, Schema], text: Schema) -> Schema:
 
 
 def _operation(kind: str, http: HttpSettings) -> Schema:
-    words = f"One record of kind {kind}, or an array of at most {http.body_records}: all or none."
+    words = (
+        f"Send one record of kind {kind}, or an array of at most {http.body_records}. Either all "
+        "of them are published or none."
+    )
     if kind == "attendance":
         words += (
-            " Without a sourcedId, a record gets one that follows from this client and from "
-            f"{', '.join(SAME_ATTENDANCE)}: the same again is a correction."
+            " A record without a sourcedId gets one that is derived from the client and from "
+            f"{', '.join(SAME_ATTENDANCE)}. A later record with the same values corrects it."
         )
     return {
         "operationId": f"post_{kind}",
@@ -162,15 +174,16 @@ def _operation(kind: str, http: HttpSettings) -> Schema:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "A key of the client's own for this one request, such as a UUID in "
-                "double quotes. The same request sent again with it is answered again and not done "
-                f"again, for {http.idempotency_hours:g} hours.",
+                "description": "A unique key that the client chooses for this request, such as a "
+                "UUID in double quotes. If it sends the same request with the same key again, "
+                "it gets the same answer and no record is published again. A key is remembered "
+                f"for {http.idempotency_hours:g} hours.",
                 "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": KEY},
             },
             {
                 "name": "traceparent",
                 "in": "header",
-                "description": "W3C Trace Context; it goes along with the events.",
+                "description": "W3C Trace Context of the client. The events continue this trace.",
                 "schema": {"type": "string"},
             },
         ],
@@ -194,7 +207,7 @@ def _operation(kind: str, http: HttpSettings) -> Schema:
         },
         "responses": {
             "202": {
-                "description": "Kafka has committed all of it.",
+                "description": "Kafka has committed all records.",
                 "content": {"application/json": {"schema": _ref("accepted")}},
             },
             **{status: {"$ref": f"#/components/responses/{status}"} for status in PROBLEMS},
@@ -212,8 +225,9 @@ def _security(http: HttpSettings) -> Schema:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": f"OAuth 2.0 access token of {http.oauth.issuer} for the audience "
-            f"{http.oauth.audience}, with a scope {http.oauth.scope_prefix}KIND for each kind.",
+            "description": f"OAuth 2.0 access token from {http.oauth.issuer} for the audience "
+            f"{http.oauth.audience}. It needs the scope {http.oauth.scope_prefix}KIND for each "
+            "kind that the client writes.",
         }
     return schemes
 
@@ -227,7 +241,7 @@ _ACCEPTED: Schema = {
     "properties": {
         "events": {
             "type": "array",
-            "description": "One for each record, in their order.",
+            "description": "One event for each record, in the order of the records.",
             "minItems": 1,
             "items": {
                 "type": "object",
@@ -237,7 +251,7 @@ _ACCEPTED: Schema = {
                         "format": "uuid",
                         "description": "The event's CloudEvents id.",
                     },
-                    "sourcedId": {"type": "string", "description": "The record's id."},
+                    "sourcedId": {"type": "string", "description": "The record's sourcedId."},
                 },
                 "required": ["id", "sourcedId"],
             },
@@ -246,7 +260,7 @@ _ACCEPTED: Schema = {
     "required": ["events"],
 }
 _PROBLEM: Schema = {
-    "description": "RFC 9457 problem details. No value that was sent is in it.",
+    "description": "RFC 9457 problem details. They contain no value from the request.",
     "type": "object",
     "properties": {
         "type": {"type": "string", "format": "uri"},
@@ -267,7 +281,10 @@ _PROBLEM: Schema = {
                 "required": ["pointer", "detail"],
             },
         },
-        "errorsLeftOut": {"type": "integer", "description": "How many more there were."},
+        "errorsLeftOut": {
+            "type": "integer",
+            "description": "How many errors `errors` does not list.",
+        },
     },
     "required": ["type", "title", "status", "detail"],
 }

@@ -1,8 +1,8 @@
-"""What goes wrong with a request, as the client is told: RFC 9457, "Problem Details for HTTP APIs".
+"""The errors that a client receives: RFC 9457, "Problem Details for HTTP APIs".
 
-A problem names the field and what is wrong with it, never the value: answers end up in the logs of
-clients and of what lies between. `errors` follows the extension in RFC 9457, section 3 (its
-example): a JSON Pointer as a URI fragment (RFC 6901, section 6) and a detail for each.
+A problem names the field and what is wrong with it, never the value. Answers may be logged by
+clients and by proxies. `errors` follows the extension of the example in RFC 9457, section 3: each
+entry has a JSON Pointer as a URI fragment (RFC 6901, section 6) and a detail.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ERRORS_SHOWN = 200
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that is answered with a problem document.
 
-    name:    the last part of the problem's type; what a program tells problems apart by.
+    name:    the last part of the problem's type, by which programs distinguish problems.
     detail:  what happened and what to do, for a person.
-    errors:  (JSON Pointer, detail) for each thing wrong with the body.
-    headers: further headers of the response.
+    errors:  a JSON Pointer and a detail for each error in the body.
+    headers: additional headers of the response.
     """
 
     status: int
@@ -38,12 +38,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 
     @property
     def title(self) -> str:
-        """The problem's name in words: the same for all problems of this type (section 3.1.3)."""
+        """The name in words, the same for all problems of this type (section 3.1.3)."""
         return self.name.replace("-", " ").capitalize()
 
 
 def response(problem: Problem) -> Response:
-    """The problem as an HTTP response."""
+    """Return the problem as an HTTP response."""
     document: dict[str, object] = {
         "type": TYPE + problem.name,
         "title": problem.title,
@@ -66,34 +66,40 @@ def response(problem: Problem) -> Response:
 
 
 def pointer(*parts: str | int) -> str:
-    """A place in the body: `pointer(3, "eventDate")` is `#/3/eventDate`, `pointer()` the whole."""
+    """Return a JSON Pointer into the body, as a URI fragment.
+
+    `pointer(3, "eventDate")` is `#/3/eventDate`. `pointer()` is the whole body.
+    """
     escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in parts if part != "")
     return "#" + "".join("/" + quote(part, safe="~!$&'()*+,;=:@") for part in escaped)
 
 
 def plain(status: int, detail: str = "", headers: Mapping[str, str] | None = None) -> Problem:
-    """A problem that is no more than its status code, such as a path that is not there."""
+    """Return a problem that says no more than its status code, such as an unknown path."""
     phrase = HTTPStatus(status).phrase
     return Problem(status, phrase.lower().replace(" ", "-"), detail or phrase, (), headers or {})
 
 
 def busy(detail: str, seconds: float) -> Problem:
-    """Too many requests (RFC 6585, section 4): come again after so many seconds."""
+    """Return a 429: too many requests, send again after `seconds` (RFC 6585, section 4)."""
     return Problem(429, "too-many-requests", detail, headers=_retry(seconds))
 
 
 def unavailable(detail: str, seconds: float) -> Problem:
-    """Kafka has not taken it (RFC 9110, section 15.6.4)."""
+    """Return a 503: Kafka did not commit the request (RFC 9110, section 15.6.4)."""
     return Problem(503, "not-taken", detail, headers=_retry(seconds))
 
 
 def in_progress() -> Problem:
-    """The same request is being worked on (draft-ietf-httpapi-idempotency-key-header)."""
+    """Return a 409: a request with the same Idempotency-Key is in progress.
+
+    See draft-ietf-httpapi-idempotency-key-header.
+    """
     return Problem(
         409,
         "request-in-progress",
-        "a request with this Idempotency-Key has not been answered yet; send it again a little "
-        "later, as it is",
+        "a request with this Idempotency-Key is still in progress; send the same request again "
+        "later",
         headers=_retry(1),
     )
 

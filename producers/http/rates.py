@@ -1,4 +1,4 @@
-"""How many requests a client may send: a token bucket for each."""
+"""Limits the rate of requests with a token bucket for each client."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 class Rates:
-    """`per_second` requests a second for each client, `burst` of them at once.
+    """Allows each client `per_second` requests a second, and up to `burst` requests at once.
 
-    clock: seconds, monotonic.
+    clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -21,7 +21,7 @@ class Rates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, client: str) -> float:
-        """Count one request: 0 when it may go on, else the seconds after which one may."""
+        """Count a request. Return 0 if it may proceed, else the seconds until one may."""
         now = self._clock()
         tokens, since = self._buckets.get(client, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._per_second)

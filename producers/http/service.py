@@ -1,8 +1,8 @@
-"""Runs the service: everything that it needs is there before the first request is let in.
+"""Runs the service, and prepares everything before the first request.
 
-In this order: the schemas are registered, the topics exist, an earlier process of the same name is
-fenced off, the idempotency keys are known; then it listens. On SIGTERM (or SIGINT) it stops
-listening, answers what it has, publishes what is queued, and ends.
+At the start it looks up the registered schemas, creates missing topics, fences off an earlier
+process of the same name and loads the idempotency keys. Then it listens. On SIGTERM or SIGINT it
+stops listening, answers the open requests, publishes the events in the queue, and ends.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ from producers.http.settings import HttpSettings
 
 
 def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) -> None:
-    """Serve until a signal; `ready` is called with the service's URL when it takes requests.
+    """Serve until a signal arrives.
 
-    Raises `Stop` when a person must act first, `RetryLater` when Kafka or the registry is down at
-    the start.
+    ready: called with the URL of the service when it accepts requests.
+
+    Raises `Stop` when a person must act first, and `RetryLater` when Kafka or the registry is down
+    at the start.
     """
-    # uvicorn ends by raising the signal once more, for whoever had it before: for us, it is done.
-    before = {number: signal.signal(number, _nothing) for number in (signal.SIGTERM, signal.SIGINT)}
+    # uvicorn raises the signal again when it ends, for earlier handlers. Ignore it here.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_serve(settings, http, ready))
@@ -51,12 +53,12 @@ def serve(settings: Settings, http: HttpSettings, ready: Callable[[str], None]) 
             signal.signal(number, handler)
 
 
-def _nothing(*_: object) -> None:
+def _ignore(*_: object) -> None:
     return None
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, that says when it listens."""
+    """A uvicorn server that reports when it listens."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
         super().__init__(config)
@@ -117,7 +119,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
 
 
 def _writable(http: HttpSettings, kinds: Iterable[str]) -> set[str]:
-    """The kinds that some client may write."""
+    """Return the kinds that at least one client may write."""
     if http.oauth is not None:
         return set(kinds)
     return {kind for client in http.clients.values() for kind in client.scopes}
@@ -133,7 +135,7 @@ def _config(service: Service) -> uvicorn.Config:
         proxy_headers=False,
         ws="none",
         lifespan="off",
-        # Longer than clients keep an idle connection, so that none is closed as it is used again.
+        # Longer than clients keep idle connections, so that none is closed while it is reused.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(http.commit_seconds) + 5,
         ssl_certfile=http.certificate_file or None,
@@ -153,17 +155,20 @@ def _config(service: Service) -> uvicorn.Config:
 
 
 def _socket(http: HttpSettings) -> socket.socket:
-    """Where the service will listen: taken now, so that a port in use is known at once."""
+    """Return the socket on which the service will listen.
+
+    It is bound before anything else starts, so that a port in use is reported at once.
+    """
     try:
         found = socket.getaddrinfo(http.host, http.port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, or asyncio leaves Nagle's algorithm on: 40 ms for every answer.
+        # Name the protocol, or asyncio leaves Nagle's algorithm on: 40 ms for each answer.
         where = socket.socket(found[0], found[1], found[2])
         where.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         where.bind(found[4])
     except OSError as error:
         raise Stop(
-            f"cannot listen on {http.host} port {http.port} ({error.strerror}); name another with "
-            "--host and --port, or [producers.http] host and port"
+            f"cannot listen on {http.host} port {http.port} ({error.strerror}); choose another "
+            "address with --host and --port, or with host and port in [producers.http]"
         ) from None
     return where
 
@@ -175,13 +180,13 @@ def _url(where: socket.socket, http: HttpSettings) -> str:
 
 
 def _topics(settings: Settings, kinds: list[str]) -> int:
-    """See that the topics are there; how many partitions those of the standard have."""
+    """Create missing topics. Return how many partitions those of the standard have."""
     names = [topics.topic(settings, kind) for kind in kinds]
     topics.ensure(settings, [*names, topics.idempotency(settings)])
     try:
         there = AdminClient(client_settings(settings)).list_topics(timeout=10).topics
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka does not answer ({error.args[0].name()}); start again when it is up"
+            f"Kafka does not answer ({error.args[0].name()}); restart the service when it is up"
         ) from None
     return topics.count(settings, {name: len(meta.partitions) for name, meta in there.items()})

@@ -1,13 +1,13 @@
-"""What the ingest service can be told: the table `[producers.http]` of bus.toml.
+"""The settings of the source `http`: the table `[producers.http]` of bus.toml.
 
-A client that sends with an API key is a table of its own:
+Each client that sends with an API key has a table:
 
     [producers.http.clients.frontoffice]
     key_sha256 = "9f86d0…"              # printed by `bus produce http --new-key frontoffice`
     scopes = ["attendance", "student"]   # the kinds that it may write
 
-Clients that come with OAuth 2.0 access tokens need no table: the issuer says who they are and what
-they may do (`OAuthSettings`). Each value can come from the environment as well, such as
+Clients that send OAuth 2.0 access tokens need no table. The token names the client and what it may
+do (`OAuthSettings`). Each value can also come from the environment, for example as
 `BUS_PRODUCERS__HTTP__CLIENTS__FRONTOFFICE__KEY_SHA256`.
 """
 
@@ -28,30 +28,34 @@ CLIENT_NAME = r"^[a-zA-Z0-9._-]{1,64}$"
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"
 ]
-"""Signatures by a key pair alone: with a shared secret, who checks tokens could also make them."""
+"""Only signatures with a key pair. With a shared secret, anyone who can check tokens could also
+create them.
+"""
 
 
 def _listed(value: object) -> object:
-    """One value, or several separated by commas, as a list: for the environment."""
+    """Split a text at its commas, so that a list can come from the environment."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _hash(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        raise ValueError("not the SHA-256 of a key (64 hexadecimal digits); see --new-key")
+        raise ValueError(
+            "must be the SHA-256 of a key (64 hexadecimal digits); create one with --new-key"
+        )
     return value.lower()
 
 
 def _kind(value: str) -> str:
     if value not in KINDS:
-        raise ValueError(f"not a kind of record; the kinds are {', '.join(KINDS)}")
+        raise ValueError(f"must be a kind of record: {', '.join(KINDS)}")
     return value
 
 
 class ClientSettings(Model):
     """A client with an API key.
 
-    key_sha256: the SHA-256 of its key, in hexadecimal; two while a key is being replaced.
+    key_sha256: the SHA-256 of its key, in hexadecimal. Two while a key is being replaced.
     scopes:     the kinds of record that it may write.
     """
 
@@ -66,14 +70,15 @@ class ClientSettings(Model):
 
 
 class OAuthSettings(Model):
-    """Whose access tokens are taken, and what in them says who may do what.
+    """Which access tokens the service accepts, and which claims say who may do what.
 
-    issuer, audience: what the token's `iss` and `aud` must be (RFC 9068, section 4).
+    issuer, audience: the required `iss` and `aud` of a token (RFC 9068, section 4).
     jwks:             the issuer's keys: an https URL, or the path of a file (RFC 7517, section 5).
-    scope_prefix:     before a kind in a scope: with "bus:write:", the scope "bus:write:attendance"
-                      lets a client write attendance.
+    scope_prefix:     the text before a kind in a scope. With "bus:write:", the scope
+                      "bus:write:attendance" lets a client write attendance.
     scope_claim:      the claim with the scopes: a text separated by spaces, or a list.
-    client_claim:     the claim that names the client ("azp" and "sub" are others in use).
+    client_claim:     the claim that names the client. Some issuers use "azp" or "sub".
+    algorithms:       the accepted signature algorithms.
     leeway:           seconds by which the issuer's clock may differ.
     """
 
@@ -89,26 +94,34 @@ class OAuthSettings(Model):
     @check(mode="after")
     def _over_tls(self) -> OAuthSettings:
         if self.jwks.startswith("http://"):
-            raise ValueError("jwks must be an https URL or a file: keys over http can be replaced")
+            raise ValueError(
+                "jwks must be an https URL or a file; keys fetched over http can be replaced on "
+                "the way"
+            )
         return self
 
 
 class HttpSettings(Model):
-    """The service. Times in seconds unless the name says otherwise.
+    """The service. Times are in seconds unless the name says otherwise.
 
-    host, port:        where it listens; port 0: a free one.
-    instance:          of several services on one cluster, which one; each needs a name of its own
-                       (two with the same name would fence each other off in Kafka).
-    certificate_file, key_file, key_password: TLS, in PEM; without them plain HTTP.
-    body_bytes, body_seconds, body_records: the most that a request may hold, and take to arrive.
-    requests_in_hand, queue_records: the most that may wait for Kafka at once.
-    rate, burst:       requests a second for each client, and how many may come at once.
-    interval:          under load, how long from the beginning of one transaction to the next: fewer
-                       and larger ones take much less of Kafka. Few requests do not wait.
-    commit_seconds:    how long a request waits for Kafka before it is told to come again.
+    host, port:        the address on which the service listens. Port 0 chooses a free port.
+    instance:          the name of this service. Each of several services on one cluster needs
+                       another name; two with the same name would fence each other off in Kafka.
+    certificate_file, key_file, key_password: TLS, in PEM. Without them the service uses plain HTTP.
+    clients:           the clients with API keys, by name.
+    oauth:             the issuer of access tokens, if tokens are accepted.
+    body_bytes, body_seconds, body_records: the maximum size of a request's body, the time in which
+                       it must arrive, and the maximum number of records in it.
+    requests_in_hand, queue_records: how many requests may be in progress, and how many records may
+                       wait for Kafka, at once.
+    rate, burst:       how many requests each client may send a second, and how many at once.
+    interval:          under load, the time from the beginning of one transaction to the next. Fewer
+                       and larger transactions cost Kafka much less. When there are few requests,
+                       they do not wait.
+    commit_seconds:    how long a request waits for Kafka before it is answered with 503.
     idempotency_hours: how long an Idempotency-Key is remembered.
-    idempotency_keys:  the most keys remembered; beyond it the oldest are forgotten (about 250 bytes
-                       of memory each).
+    idempotency_keys:  how many keys are remembered at most, about 250 bytes of memory each. Beyond
+                       that number the oldest are forgotten.
     """
 
     host: str = "127.0.0.1"
@@ -137,16 +150,19 @@ class HttpSettings(Model):
     def _keys_differ(self) -> HttpSettings:
         hashes = [digest for client in self.clients.values() for digest in client.key_sha256]
         if len(set(hashes)) < len(hashes):
-            raise ValueError("two clients have the same key; give each its own (see --new-key)")
+            raise ValueError("two clients have the same key; create one for each with --new-key")
         if bool(self.certificate_file) != bool(self.key_file):
-            raise ValueError("TLS needs certificate_file and key_file; only one of them is set")
+            raise ValueError(
+                "TLS needs certificate_file and key_file, but only one is set; set both"
+            )
         return self
 
 
 def http_settings(settings: Settings, **options: object) -> HttpSettings:
-    """The service's settings; options of the command line (those not None) go before.
+    """Return the settings of the service. Options of the command line take precedence.
 
-    Raises `Stop` that names what is wrong, and when nobody could be let in at all.
+    Options that are None are ignored. Raises `Stop` that names what is wrong, or when no client
+    could be authenticated at all.
     """
     table = settings.producers.get("http", {})
     given = {name: value for name, value in options.items() if value is not None}
@@ -156,8 +172,8 @@ def http_settings(settings: Settings, **options: object) -> HttpSettings:
         raise Stop(f"in [producers.http]: {explain(error, HttpSettings)}") from None
     if not http.clients and http.oauth is None:
         raise Stop(
-            "no client may write: the service has neither API keys nor an OAuth issuer. "
-            "`bus produce http --new-key NAME` makes a key and says what to add to bus.toml; "
-            "for tokens, fill [producers.http.oauth] (issuer, audience, jwks)"
+            "no client may write, because the service has neither API keys nor an OAuth issuer. "
+            "`bus produce http --new-key NAME` creates a key and prints what to add to bus.toml. "
+            "For access tokens, set issuer, audience and jwks in [producers.http.oauth]"
         )
     return http

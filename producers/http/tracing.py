@@ -1,4 +1,4 @@
-"""The trace that a request is part of, handed on to its events."""
+"""Continues the trace of a request in its events."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ TRACER = trace.get_tracer("schoolbus")
 
 @contextmanager
 def traced(name: str, traceparent: str) -> Iterator[str]:
-    """A span that continues the client's trace, if there is one; gives the events' traceparent.
+    """Open a span that continues the client's trace, if any. Yield the events' traceparent.
 
-    traceparent: the client's header (W3C Trace Context, section 3.2), or "".
+    traceparent: the client's header (W3C Trace Context, section 3.2), or "" if it sent none.
     """
     parent = W3C.extract({"traceparent": traceparent})
     with TRACER.start_as_current_span(name, context=parent, kind=SpanKind.SERVER):
         carrier: dict[str, str] = {}
         W3C.inject(carrier)
-        # Where nothing traces, the events still have a trace to be followed by.
-        yield carrier.get("traceparent") or _made_up()
+        # Without tracing, the events still get a trace id, so that they can be followed.
+        yield carrier.get("traceparent") or _random_traceparent()
 
 
-def _made_up() -> str:
+def _random_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"

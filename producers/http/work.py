@@ -1,4 +1,4 @@
-"""What a request asks of Kafka: its events, all in one transaction, and what became of them."""
+"""The events of a request, which go to Kafka in one transaction, and their outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bus.kafka.cloudevents import Headers
 
 
 class Event(NamedTuple):
-    """One message as it goes to Kafka."""
+    """A Kafka message that is about to be published."""
 
     topic: str
     partition: int
@@ -22,15 +22,17 @@ class Event(NamedTuple):
 
 
 class Full(Exception):  # noqa: N818
-    """No more can wait for Kafka at this moment."""
+    """The queue has no room for more events."""
 
 
 @dataclass(slots=True, eq=False)
 class Work:
     """The events of one request.
 
-    outcome:   None when Kafka has committed them, else why it will not; of the server's loop.
-    abandoned: whether nobody waits any more: what has not been begun is not begun.
+    outcome:   a future of the server's event loop: None when Kafka has committed the events,
+               otherwise why they were not committed.
+    abandoned: whether the request no longer waits. Its events are then not published, unless their
+               transaction has already begun.
     """
 
     events: Sequence[Event]

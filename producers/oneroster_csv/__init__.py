@@ -1,4 +1,4 @@
-"""The source `oneroster-csv`: a student information system's nightly OneRoster CSV extract."""
+"""The source `oneroster-csv`: the nightly OneRoster CSV extract of a student information system."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def _read(extract: Path, _: NoSettings, staging: Staging) -> None:
 SOURCE = Source(
     name="oneroster-csv",
     help=(
-        "Publish what a OneRoster CSV extract changes (OneRoster 1.0, 1.1 or 1.2).\n\n"
-        "What is new, changed or gone since the last extract of this source becomes an event; the "
-        "same extract again publishes nothing."
+        "Publish the changes in a OneRoster CSV extract (OneRoster 1.0, 1.1 or 1.2).\n\n"
+        "Each record that is new, changed or no longer there since the last extract of this source "
+        "becomes an event. Reading the same extract again publishes nothing."
     ),
     reader=Extracts(_read, what="A zip or a folder with a OneRoster CSV extract."),
     rules=RULES,

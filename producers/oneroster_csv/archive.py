@@ -1,9 +1,9 @@
-"""From what arrived, a zip or a folder, to the extract's files as plain files.
+"""Turns an extract, which arrives as a zip or a folder, into plain CSV files.
 
-OneRoster 1.1 and 1.2 CSV Binding: the CSV files lie together in one zip. That they lie in one
-folder inside it, as a person's own zipping makes, is accepted. What comes from outside is not
-trusted: names that climb out, links, bombs and damage refuse the whole extract, because a part of
-an extract would look like the withdrawal of the rest.
+By the OneRoster 1.1 and 1.2 CSV Binding, all CSV files lie at the top of one zip. One folder inside
+the zip is accepted as well, because zipping a folder by hand creates one. Input from outside is not
+trusted. The whole extract is refused if a name leads out of the zip, or if the zip has links, is a
+zip bomb or is damaged. Reading only a part of it would look like a withdrawal of the rest.
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from bus.errors import Stop
 
 MOST_BYTES = 20 * 1024**3
+"""Maximum number of bytes that a zip may unpack to."""
 MOST_FILES = 1_000
+"""Maximum number of files in an extract."""
 MOST_RATIO = 200
+"""Maximum ratio of unpacked to packed bytes."""
 RATIO_COUNTS_FROM = 100 * 1024**2
-"""A small file of zeros may well shrink more than 200-fold; a bomb is large."""
+"""The ratio is checked from this many unpacked bytes on. A small file of zeros may shrink more than
+200-fold, but a bomb is large.
+"""
 
 LONGEST_NAME = 100
-"""Characters; longer names than any file of OneRoster has are not kept."""
+"""Characters in a file's name. Longer names are replaced; no OneRoster file has one."""
 
 CHUNK = 1024**2
+"""Bytes that are unpacked at a time."""
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -40,39 +46,48 @@ DAMAGE = (
     ValueError,
     struct.error,
 )
-"""What `zipfile` raises for a zip that is cut short, damaged or made in a way it does not know."""
+"""What `zipfile` raises for a zip that is truncated, damaged or made in a way that it does not
+support.
+"""
 
 
 def files(path: Path, folder: Path) -> list[Path]:
-    """The CSV files of an extract, all in one folder.
+    """Return the CSV files of an extract, which are all in one folder.
 
-    path:   a zip, or a folder with the CSV files, which are then read where they lie.
-    folder: where a zip is unpacked to; the files are readable by their owner only.
+    path:   a zip, or a folder with the CSV files. The files of a folder are read in place.
+    folder: where a zip is unpacked. Only the owner can read the unpacked files.
 
     Raises `Stop` when the extract must not or cannot be read.
     """
     if not path.exists():
-        raise Stop(f"{path} is not there; name a zip or a folder with the files of the extract")
+        raise Stop(f"{path} does not exist; name a zip or a folder with the files of the extract")
     if path.is_dir():
         found = _in_folder(path)
     elif path.suffix.lower() == ".csv" and not zipfile.is_zipfile(path):
         raise Stop(
-            f"{path} is a single CSV file; name the zip, or the folder, with all CSV files of the "
+            f"{path} is a single CSV file; name the zip or the folder with all CSV files of the "
             "extract"
         )
     elif path.is_file():
         found = _unpacked(path, folder)
     else:
-        raise Stop(f"{path} is neither; name a zip or a folder with the files of the extract")
+        raise Stop(
+            f"{path} is neither a zip nor a folder; name a zip or a folder with the files of the "
+            "extract"
+        )
     if not found:
-        raise Stop(f"{path} holds no CSV file; name a zip or a folder of a OneRoster CSV extract")
+        raise Stop(
+            f"{path} contains no CSV file; name a zip or a folder with a OneRoster CSV extract"
+        )
     if len({file.parent for file in found}) > 1:
-        raise Stop(f"{path} holds CSV files in more than one folder; put one extract in each zip")
+        raise Stop(
+            f"{path} contains CSV files in more than one folder; make a zip for each extract"
+        )
     return sorted(found)
 
 
 def _wanted(name: PurePosixPath) -> bool:
-    """Whether a name is a CSV file's, and not what macOS puts beside it."""
+    """Return whether a name is that of a CSV file, and not of one that macOS adds."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
     return name.suffix.lower() == ".csv" and not hidden
 
@@ -83,7 +98,10 @@ def _in_folder(path: Path) -> list[Path]:
         if not _wanted(PurePosixPath(file.relative_to(path).as_posix())):
             continue
         if file.is_symlink() or not file.is_file():
-            raise Stop(f"{path} holds a link or something else that is no file; put files in it")
+            raise Stop(
+                f"{path} contains a link or something else that is not a file; "
+                "replace it with a file"
+            )
         found.append(file)
         if len(found) > MOST_FILES:
             raise _too_many(path)
@@ -101,7 +119,7 @@ def _unpacked(path: Path, folder: Path) -> list[Path]:
     except DAMAGE as error:
         raise _damaged(path) from error
     except OSError as error:
-        if error.errno is None:  # bz2's own errors
+        if error.errno is None:  # an error of bz2
             raise _damaged(path) from error
         raise Stop(f"{path} could not be unpacked: {os.strerror(error.errno)}") from error
 
@@ -110,38 +128,42 @@ def _refuse_unsafe(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
     seen = set()
     for number, entry in enumerate(entries, 1):
         name, place = _name(entry), f"entry {number} of {path}"
-        # The name as it stands in the zip: ZipInfo cuts its own at a NUL.
+        # The original name in the zip: ZipInfo truncates `filename` at a NUL.
         windows = PureWindowsPath(entry.orig_filename)
         if name.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-            raise Stop(f"{place} has a name that leads out of the zip; do not trust who made it")
+            raise Stop(f"{place} has a name that leads out of the zip; do not trust its origin")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise Stop(f"{place} is a link; zip the files themselves")
         if not _wanted(name) or entry.is_dir():
             continue
         if entry.flag_bits & 0x1:
-            raise Stop(f"{place} is encrypted; make the zip without a password")
+            raise Stop(f"{place} is encrypted; create the zip without a password")
         if str(name).lower() in seen:
-            raise Stop(f"{place} has the name of an earlier entry; zip each file once")
+            raise Stop(f"{place} has the same name as an earlier entry; add each file once")
         seen.add(str(name).lower())
 
 
 def _name(entry: zipfile.ZipInfo) -> PurePosixPath:
-    """An entry's name; some makers of zips for Windows write backslashes."""
+    """Return the name of an entry with slashes; some Windows programs write backslashes."""
     return PurePosixPath(entry.filename.replace("\\", "/"))
 
 
 def _extract(
     path: Path, archive: zipfile.ZipFile, entries: Iterable[zipfile.ZipInfo], folder: Path
 ) -> list[Path]:
-    """Unpack the CSV files; what they measure is counted here, not taken from the headers."""
+    """Unpack the CSV files.
+
+    The unpacked bytes are counted here, because the sizes in the zip's headers can be false.
+    """
     packed = path.stat().st_size
     written = 0
     found = []
     for number, entry in enumerate(entries, 1):
         name = _name(entry)
-        if not _wanted(name) or entry.is_dir():  # in this order: is_dir fails at an empty name
+        # In this order, because is_dir fails for an empty name.
+        if not _wanted(name) or entry.is_dir():
             continue
-        # Files of different folders stay apart, for `files` to tell.
+        # Files of different folders stay in different folders, so that `files` can report them.
         target = folder / "unpacked" / _place(name.parent) / name.name
         if len(name.name) > LONGEST_NAME:
             target = target.with_name(f"{number}.csv")
@@ -154,8 +176,8 @@ def _extract(
                     written > RATIO_COUNTS_FROM and written > MOST_RATIO * packed
                 ):
                     raise Stop(
-                        f"{path} unpacks to far more than an extract holds (a zip bomb); "
-                        "nothing of it was read"
+                        f"{path} unpacks to far more data than an extract has (a zip bomb); "
+                        "nothing was read. Check where it comes from"
                     )
                 file.write(chunk)
         found.append(target)
@@ -163,16 +185,18 @@ def _extract(
 
 
 def _place(parent: PurePosixPath) -> str:
-    """A folder's name for what lies in one folder of a zip, whatever it is called there."""
+    """Return a safe folder name for the files of one folder in a zip."""
     return f"{zlib.crc32(str(parent).encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _too_many(path: Path) -> Stop:
-    return Stop(f"{path} holds more than {MOST_FILES:,} files; put only the extract's files in it")
+    return Stop(
+        f"{path} contains more than {MOST_FILES:,} files; put only the files of the extract into it"
+    )
 
 
 def _damaged(path: Path) -> Stop:
     return Stop(
-        f"{path} is cut short or damaged (it is no whole zip file); nothing of it was read. "
-        "Copy or make it again"
+        f"{path} is truncated or damaged (it is not a complete zip file); nothing was read. "
+        "Copy it or create it again"
     )

@@ -1,8 +1,9 @@
-"""Which column of a file is which field of the standard.
+"""Finds out which column of a file holds which field of the standard.
 
-OneRoster 1.1 and 1.2 CSV Binding fix names and order of columns; vendors vary both. A name is
-matched without regard to case, spaces, hyphens and underscores, then by the names of other versions
-of the standard, then as misspelt by one letter where only one field can be meant.
+OneRoster 1.1 and 1.2 CSV Binding fix the names and the order of columns, but vendors vary both. A
+column's name is compared without regard to case, spaces, hyphens and underscores. If no field has
+the name, it is compared with the names in other versions of OneRoster. After that, a name with one
+wrong letter is accepted when it can mean only one field.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
     },
     "demographics": {"usersourcedid": "sourcedId"},
 }
-"""Names that other versions of OneRoster have for a field, and 1.2's CSV where it is not REST's."""
+"""Other names of a field, by file: those in other versions of OneRoster, and those in the CSV of
+OneRoster 1.2 that differ from its REST names.
+"""
 
 IGNORED: Mapping[str, frozenset[str]] = {
     "users": frozenset({"password", "resourcesourcedids", "userprofilesourcedid"}),
@@ -39,31 +42,37 @@ IGNORED: Mapping[str, frozenset[str]] = {
     "results": frozenset({"scorescalesourcedid", "inprogress", "incomplete", "late", "missing"}),
     "roles": frozenset({"datelastmodified", "userprofilesourcedid", "begindate", "enddate"}),
 }
-"""Columns of OneRoster that the standard does not have; a password is never read."""
+"""Columns of OneRoster that the standard does not have. They are not reported. A password is never
+read.
+"""
 
 ROLE_FIELDS = ("sourcedId", "status", "userSourcedId", "roleType", "role", "orgSourcedId")
+"""The fields that are read from roles.csv."""
 
 PLAIN_NAME = r"[A-Za-z][A-Za-z_. -]{0,39}"
-"""What a name of a column looks like, so that it may be told."""
+"""The pattern of a column name that may be repeated in a message."""
 
 KNOWN_SHARE = 4
-"""Of so many columns at most one may be unknown, for a line to be surely a header."""
+"""A line counts as a header with certainty only if fewer than one in this many columns is unknown.
+"""
 
 LIKE = 0.6
-"""How like a field's name a column's must be to be told as perhaps meant (difflib's ratio)."""
+"""How similar an unknown column's name must be to a field's name to be suggested for it (the ratio
+of difflib).
+"""
 
 SHORTEST_MISSPELT = 5
-"""Shorter names differ by one letter from too many others."""
+"""Shorter names are not corrected, because too many of them differ by only one letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the standard.
+    """A file of OneRoster.
 
-    name:   without .csv.
+    name:   its name without .csv.
     kinds:  the kinds of record that its rows become.
-    fields: what is read of it, by the standard's names.
-    key:    the field without which a row says nothing.
+    fields: the fields that are read from it, named as in the standard.
+    key:    the field that every useful row must have.
     """
 
     name: str
@@ -73,7 +82,7 @@ class File:
 
     @property
     def kind(self) -> str:
-        """The kind of its rows, or "" where that is told only by a row's role."""
+        """The kind of its rows, or "" when it depends on the role in each row."""
         return self.kinds[0] if len(self.kinds) == 1 else ""
 
 
@@ -100,7 +109,7 @@ FILES: Mapping[str, File] = MappingProxyType(
         )
     }
 )
-"""The files that are read, by name in lower case. attendance.csv is this bus's own addition."""
+"""The files that are read, by name in lower case. attendance.csv is an addition of this bus."""
 
 UNREAD = frozenset(
     (
@@ -114,7 +123,13 @@ UNREAD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something about a column: `field` as the standard names it, or its place ("column 3")."""
+    """A remark about a column.
+
+    field:       the field's name in the standard, or the column's place ("column 3").
+    value_class: what kind of value the column's name is, never the name.
+    reason:      what is wrong, for a person.
+    code:        what is wrong, for a program.
+    """
 
     field: str
     value_class: str
@@ -124,7 +139,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """positions: for each field that the file has, its column, from 0. width: how many columns."""
+    """The columns of a file.
+
+    positions: for each field that the file has, the number of its column, from 0.
+    width:     how many columns there are.
+    notes:     remarks about columns that are unknown, misspelled, repeated or missing.
+    """
 
     positions: Mapping[str, int]
     width: int
@@ -134,9 +154,9 @@ class Match:
 def match(file: File, header: Sequence[str]) -> Match:
     """Find the fields of a file in its header.
 
-    A header may be damaged and run on into somebody's data. So a name that is not known is
-    repeated only when the rest of the line is a header of OneRoster's; else such a column is told
-    by its place alone.
+    A damaged header may run on into the data of a person. So the name of an unknown column is
+    repeated in a message only when the line is certainly a OneRoster header. Otherwise the message
+    names the column by its place alone.
     """
     names = [normal(name) for name in header]
     fields = {normal(field): field for field in file.fields}
@@ -154,44 +174,47 @@ def match(file: File, header: Sequence[str]) -> Match:
             if name and name not in ignored and not name.startswith("metadata."):
                 unknown.append(at)
         elif field in found:
-            reason = f"column {at + 1} is a second {field}; it was not read"
+            reason = f"column {at + 1} repeats the column {field}; it was not read"
             notes.append(Note(field, "", reason, FaultCode.REPEATED_COLUMN))
         else:
             found[field] = at
     misspelt = _misspelt([(at, names[at]) for at in unknown], set(file.fields) - found.keys())
     sure = _is_header(header, unknown)
 
-    def told(at: int) -> str:
+    def described(at: int) -> str:
         return f"column {at + 1}" + (f", '{header[at].strip()}'," if sure else "")
 
     for at in unknown:
         if (field := misspelt.get(at)) is not None:
             found[field], code = at, FaultCode.MISSPELT_COLUMN
-            reason = f"{told(at)} is misspelt; it was read as {field}"
+            reason = f"{described(at)} is misspelled; it was read as {field}"
         else:
             field, code = f"column {at + 1}", FaultCode.UNKNOWN_COLUMN
-            reason = f"{told(at)} is none of OneRoster's; it was not read"
+            reason = f"{described(at)} is not a OneRoster column; it was not read"
         notes.append(Note(field, f"a name of {len(header[at])} characters", reason, code))
     left = {at: names[at] for at in unknown if at not in misspelt} if sure else {}
     for field in _required(file):
         if field not in found and (meant := _meant(field, left)) is not None:
-            reason = f"has no column {field}; its {told(meant)} may be meant"
+            reason = f"has no column {field}; {described(meant)} may be meant, so correct its name"
             notes.append(Note(field, "", reason, FaultCode.MISSING_COLUMN))
     return Match(found, _width(names), notes)
 
 
 def _is_header(header: Sequence[str], unknown: Sequence[int]) -> bool:
-    """Whether a line is surely a header of OneRoster's, though some of its names are not known.
+    """Return whether a line is certainly a OneRoster header, although some names are unknown.
 
-    A line that runs on into a row has about as many names that are not known as names that are,
-    or has empty ones.
+    A header that runs on into a row of data has many unknown names or empty ones.
     """
     plain = all(re.fullmatch(PLAIN_NAME, header[at].strip()) for at in unknown)
     return plain and all(map(str.strip, header)) and len(header) > KNOWN_SHARE * len(unknown)
 
 
 def _required(file: File) -> Iterator[str]:
-    """The fields without which no row makes a record; but who a user is, roles.csv may say."""
+    """Yield the fields that every record of the file's kinds must have.
+
+    The key of the file is not among them, because it is checked separately. The role of a user is
+    not among them either, because roles.csv may hold it.
+    """
     for name in file.fields if file.kinds else ():
         needed = all(_must_have(kind, name) for kind in file.kinds)
         if needed and name not in (file.key, "role"):
@@ -199,7 +222,7 @@ def _required(file: File) -> Iterator[str]:
 
 
 def _must_have(kind: str, name: str) -> bool:
-    """Whether a record of this kind has no value of its own for a field that is empty."""
+    """Return whether records of this kind have no default for this field."""
     field = next((one for one in KINDS[kind].schema["fields"] if one["name"] == name), None)
     if field is None or "default" in field:
         return False
@@ -207,18 +230,18 @@ def _must_have(kind: str, name: str) -> bool:
 
 
 def _meant(field: str, unknown: Mapping[int, str]) -> int | None:
-    """The column that may be meant by a field; None where none is like it."""
+    """Return the unknown column that is most similar to the field's name, or None."""
     near = get_close_matches(normal(field), unknown.values(), n=1, cutoff=LIKE)
     return next((at for at, name in unknown.items() if [name] == near), None)
 
 
 def normal(name: str) -> str:
-    """A name without what does not count: case, spaces, hyphens, underscores."""
+    """Return a name in lower case, without spaces, hyphens and underscores."""
     return re.sub(r"[\s_\-]+", "", name.strip("\ufeff")).casefold()
 
 
 def _width(names: Sequence[str]) -> int:
-    """How many columns there are, without nameless ones at the end."""
+    """Return the number of columns, not counting unnamed ones at the end."""
     width = len(names)
     while width and not names[width - 1]:
         width -= 1
@@ -226,7 +249,11 @@ def _width(names: Sequence[str]) -> int:
 
 
 def _misspelt(unknown: Sequence[tuple[int, str]], missing: Iterable[str]) -> dict[int, str]:
-    """The one field that each unknown column can mean, where no other column can mean it."""
+    """Return the field that each unknown column means.
+
+    A column is left out when it can mean several fields, or when another column can mean the same
+    field.
+    """
     near = {
         at: [field for field in missing if _one_letter_off(name, normal(field))]
         for at, name in unknown
@@ -237,7 +264,10 @@ def _misspelt(unknown: Sequence[tuple[int, str]], missing: Iterable[str]) -> dic
 
 
 def _one_letter_off(name: str, field: str) -> bool:
-    """Whether one letter is wrong, missing or too many, or two neighbours are swapped."""
+    """Return whether two names differ by one letter.
+
+    One letter is wrong, missing or added, or two adjacent letters are swapped.
+    """
     if min(len(name), len(field)) < SHORTEST_MISSPELT or abs(len(name) - len(field)) > 1:
         return False
     changes = [

@@ -1,7 +1,7 @@
-"""Any encoding that extracts come in → UTF-8, a piece at a time.
+"""Converts files in any encoding that extracts use to UTF-8, piece by piece.
 
-OneRoster 1.1 and 1.2 CSV Binding ask for UTF-8; Excel writes Windows-1252 or UTF-16, and files that
-were put together from several sources mix UTF-8 and Windows-1252 from line to line.
+OneRoster 1.1 and 1.2 CSV Binding require UTF-8. But Excel writes Windows-1252 or UTF-16, and files
+that were assembled from several sources mix UTF-8 and Windows-1252 from line to line.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ import numpy
 from bus.standard.fault_codes import FaultCode
 
 CHUNK = 1024**2
+"""Bytes that are read at a time."""
 RETURN, FEED = b"\r\n"
 
 UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 UNREADABLE = "�"
-"""What stands for bytes that are no text (U+FFFD); a row that holds it is left out."""
+"""The character that replaces undecodable bytes (U+FFFD). A row that contains it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A file as UTF-8.
+    r"""A file in UTF-8. It may begin with a byte order mark.
 
-    path:    the file itself when it was UTF-8, else a copy. It may begin with a byte order mark.
-    lines:   how many lines it has, without empty ones at its end.
-    regular: whether all its lines end in the same way, by \\n or by \\r\\n.
-    notes:   what was not as it should be, for a person.
-    unreadable: whether bytes were no text in any encoding, and `UNREADABLE` now stands for them.
+    path:       the file itself if it was UTF-8, else a converted copy.
+    lines:      how many lines it has, not counting empty ones at its end.
+    regular:    whether all lines end in the same way, with \n or with \r\n.
+    notes:      what was wrong with the encoding, for a person.
+    unreadable: whether some bytes could not be decoded and were replaced with `UNREADABLE`.
     """
 
     path: Path
@@ -44,14 +45,14 @@ class Text:
 
 
 def as_utf8(path: Path, folder: Path) -> Text:
-    """A file as UTF-8 without NUL bytes; a copy, where one is needed, is put in `folder`."""
+    """Return the file as UTF-8 without NUL bytes. A converted copy is written to `folder`."""
     encoding = utf_16(path)
     if encoding is None and (measured := _measured(path)) is not None:
         return measured
-    copy = folder / f"{path.stem}.utf8.csv"
-    copy.touch(mode=0o600)
+    converted = folder / f"{path.stem}.utf8.csv"
+    converted.touch(mode=0o600)
     notes, unreadable = [], False
-    with path.open("rb") as source, copy.open("wb") as target:
+    with path.open("rb") as source, converted.open("wb") as target:
         if encoding:
             notes.append(IS_UTF_16)
             pieces = _from_utf_16(source, encoding)
@@ -64,24 +65,27 @@ def as_utf8(path: Path, folder: Path) -> Text:
                     notes.append(NULS)
                 piece = piece.replace("\0", "")
             target.write(piece.encode("utf-8"))
-    measured = _measured(copy)
+    measured = _measured(converted)
     assert measured is not None  # it has just been written as UTF-8
-    return Text(copy, measured.lines, measured.regular, tuple(notes), unreadable)
+    return Text(converted, measured.lines, measured.regular, tuple(notes), unreadable)
 
 
-IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as that"
-NULS = "the file holds NUL characters; they were taken out"
-NOT_UTF_8 = "the file is not UTF-8; lines that are not were read as Windows-1252"
+IS_UTF_16 = "the file is UTF-16, not UTF-8; it was read as UTF-16"
+NULS = "the file contains NUL characters; they were removed"
+NOT_UTF_8 = "the file is not entirely UTF-8; the other lines were read as Windows-1252"
 NOTED = {
     IS_UTF_16: FaultCode.NOT_UTF_8,
     NULS: FaultCode.NUL_CHARACTERS,
     NOT_UTF_8: FaultCode.NOT_UTF_8,
 }
-"""The code of each note."""
+"""The fault code of each note."""
 
 
 def utf_16(path: Path) -> str | None:
-    """The UTF-16 in which a file is: by its byte order mark, or by the zeros of ASCII text."""
+    """Return the UTF-16 encoding of a file, or None if it is not UTF-16.
+
+    It is recognized by the byte order mark, or by the zero bytes of ASCII text.
+    """
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:2] in UTF_16:
@@ -95,10 +99,10 @@ def utf_16(path: Path) -> str | None:
 
 
 def _measured(path: Path) -> Text | None:
-    """A file as it stands; None when it is not UTF-8 or holds NUL bytes.
+    """Measure the lines of a UTF-8 file. Return None if it is not UTF-8 or holds NUL bytes.
 
-    Counted by numpy: an extract of a million students is 1.5 GB, and `bytes.count` takes four times
-    as long for the ends of its lines.
+    numpy counts, because an extract of a million students is 1.5 GB and `bytes.count` takes four
+    times as long to find the line ends.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     feeds = returns = pairs = at_end = 0
@@ -139,7 +143,7 @@ def _from_utf_16(source: BinaryIO, encoding: str) -> Iterator[str]:
 
 
 def _from_bytes(source: BinaryIO, notes: list[str]) -> Iterator[str]:
-    """Each line by itself, as one line may be UTF-8 and the next Windows-1252."""
+    """Decode each line separately, because one may be UTF-8 and the next Windows-1252."""
     while line := source.readline(CHUNK):
         try:
             yield line.decode("utf-8")

@@ -1,8 +1,8 @@
-"""A OneRoster CSV extract into the tables of `bus.source`.
+"""Reads a OneRoster CSV extract into the tables that `bus.source` describes.
 
-OneRoster 1.1 CSV (IMS Final Release 2017) and OneRoster 1.2 CSV Binding (IMS Final Release 2022);
-beside them attendance.csv, with the columns of this standard's own attendance record. Values are
-passed on as they stand; `bus.ingest.integrity` converts them.
+It reads OneRoster 1.1 CSV (IMS Final Release 2017), OneRoster 1.2 CSV Binding (IMS Final Release
+2022), and attendance.csv, whose columns are those of this standard's attendance record. Values are
+passed on unchanged; `bus.ingest.integrity` converts them.
 """
 
 from __future__ import annotations
@@ -23,25 +23,27 @@ from producers.oneroster_csv.manifest import Manifest
 from producers.oneroster_csv.rows import load
 
 RULES = "2"
-"""The version of the rules by which this source makes text of files. Raise it when the same file
-gives other text than before, and all rows are read once more; tests/unit/test_rules.py knows when
-it is due."""
+"""The version of the rules by which this source turns files into text. Raise it when the same file
+gives different text than before; then all rows are read again. tests/unit/test_rules.py fails
+when the version must be raised.
+"""
 
 
 def read(path: Path, staging: Staging) -> None:
-    """Fill `staging` from an extract: a zip, or a folder with its CSV files.
+    """Fill `staging` from an extract, which is a zip or a folder with CSV files.
 
     Raises `Stop` when the extract cannot or must not be read. A single file that cannot be read is
-    a fault, and its kinds are not in the coverage, so nothing of them is changed or withdrawn.
+    a fault. Its kinds are then not in the coverage, so none of their records is changed or
+    withdrawn.
     """
     found = _named(path, archive.files(path, staging.folder), staging)
     declared = manifest.read(found.pop("manifest", None), staging.faults)
-    # The largest file is looked through while the others are loaded, and is loaded last.
+    # The largest file is examined while the others are loaded, and is loaded last.
     by_size = sorted(found, key=lambda name: found[name].stat().st_size, reverse=True)
     largest, others = by_size[:1], by_size[1:]
-    with ThreadPoolExecutor(2) as beside:
+    with ThreadPoolExecutor(2) as executor:
         texts = {
-            name: beside.submit(as_utf8, found[name], staging.folder)
+            name: executor.submit(as_utf8, found[name], staging.folder)
             for name in (*largest, *reversed(others))
         }
         for name in sorted(FILES, key=lambda name: name in largest):
@@ -52,7 +54,10 @@ def read(path: Path, staging: Staging) -> None:
 
 
 def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
-    """The files by name ("users", "manifest"); what is none of OneRoster's is told and left."""
+    """Return the files by name ("users", "manifest").
+
+    Files that OneRoster does not have are reported and not read.
+    """
     found: dict[str, Path] = {}
     unknown = 0
     for file in files:
@@ -60,16 +65,16 @@ def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
         if name not in FILES and name != "manifest":
             unknown += name not in UNREAD
         elif name in found:
-            raise Stop(f"{path} holds two files for {name}.csv; put each file in it once")
+            raise Stop(f"{path} has two files for {name}.csv; keep one")
         else:
             found[name] = file
     if not found.keys() - {"manifest"}:
         raise Stop(
-            f"{path} holds none of the files of OneRoster (orgs.csv, users.csv, …); name a zip or "
-            "a folder of a OneRoster CSV extract"
+            f"{path} contains none of the files of OneRoster (orgs.csv, users.csv, …); name a "
+            "zip or a folder with a OneRoster CSV extract"
         )
     if unknown:
-        reason = f"{unknown} CSV files are none of OneRoster's; they were not read"
+        reason = f"{unknown} CSV files are not OneRoster files; they were not read"
         code = FaultCode.UNKNOWN_FILE
         staging.faults.append(Fault("", 0, "", "", reason, fatal=False, code=code))
     return found
@@ -78,7 +83,10 @@ def _named(path: Path, files: list[Path], staging: Staging) -> dict[str, Path]:
 def _mode(
     staging: Staging, declared: Manifest, file: File, text: Future[Text] | None
 ) -> Coverage | None:
-    """How a file is to be read; None when it is not. What withdraws nothing is chosen in doubt."""
+    """Return how to read a file, or None when it is not read.
+
+    When the declarations are missing or contradictory, choose the mode that withdraws nothing.
+    """
 
     def note(reason: str, code: FaultCode, *, fatal: bool = False) -> None:
         name, kind = f"{file.name}.csv", file.kind
@@ -87,24 +95,29 @@ def _mode(
     mode = declared.mode(file.name)
     if text is None:
         if mode in ("bulk", "delta"):
-            reason = f"the manifest declares it as {mode}, but it is not there; send it"
+            reason = (
+                f"manifest.csv declares this file as {mode}, but the extract does not have it; "
+                "send the extract again with this file"
+            )
             note(reason, FaultCode.MISSING_FILE, fatal=True)
         return None
     if mode == "absent":
-        reason = "the manifest declares it as absent, but it is there; it was not read"
+        reason = (
+            "manifest.csv declares this file as absent, but the extract has it; it was not read"
+        )
         note(reason, FaultCode.UNEXPECTED_FILE)
         return None
     if file.kind and KINDS[file.kind].retention == "time":
-        return "delta"  # what happened stays; a file holds the days it is about
+        return "delta"  # past events remain valid; a file has only the days that it covers
     if mode is None and declared.present:
-        reason = "the manifest does not name it; it was read as holding changes only"
+        reason = "manifest.csv does not name this file; it was read as partial (only changes)"
         note(reason, FaultCode.UNDECLARED_FILE)
         return "delta"
     return mode or "bulk"
 
 
 def _take(staging: Staging, declared: Manifest, file: File, text: Future[Text] | None) -> None:
-    """A file whose rows are all of one kind."""
+    """Read a file whose rows are all of one kind."""
     mode = _mode(staging, declared, file, text)
     if text is not None and mode and load(staging, file, text.result(), f"raw_{file.kind}"):
         staging.coverage[file.kind] = mode
@@ -112,16 +125,16 @@ def _take(staging: Staging, declared: Manifest, file: File, text: Future[Text] |
 
 
 def _expect(staging: Staging, declared: Manifest, file: File, mode: Coverage | None) -> None:
-    """Say of which kinds the extract should have records, whatever became of their file."""
+    """Record which kinds the extract should have, even if their file could not be read."""
     if mode or declared.mode(file.name) in ("bulk", "delta"):
         staging.expected.update(kind for kind in file.kinds if kind not in staging.coverage)
 
 
 def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future[Text]]) -> None:
-    """users.csv, with roles.csv where there is one, into students, staff and guardians.
+    """Read users.csv, and roles.csv if there is one, into students, staff and guardians.
 
-    Guardians, whom many extracts do not have, are in the coverage of changes only when there are
-    any.
+    Many extracts have no guardians. So in a delta extract guardians are in the coverage only when
+    it has any.
     """
     file, text = FILES["users"], found.get("users")
     roles, roles_text = FILES["roles"], found.get("roles")
@@ -130,14 +143,14 @@ def _take_users(staging: Staging, declared: Manifest, found: Mapping[str, Future
     _expect(staging, declared, file, mode)
     if text is None or mode is None:
         return
-    # What a user is, roles.csv says too: then the text of users.csv alone does not tell it.
-    apart = not (roles_text and roles_mode)
-    if not load(staging, file, text.result(), users.USERS, apart=apart):
+    # With roles.csv, the text of a row in users.csv does not decide the kind of the user alone.
+    skip_unchanged = not (roles_text and roles_mode)
+    if not load(staging, file, text.result(), users.USERS, skip_unchanged=skip_unchanged):
         return
     with_roles = bool(
         roles_text
         and roles_mode
-        and load(staging, roles, roles_text.result(), users.ROLES, apart=False)
+        and load(staging, roles, roles_text.result(), users.ROLES, skip_unchanged=False)
     )
     if with_roles and roles_mode == "delta":
         mode = "delta"

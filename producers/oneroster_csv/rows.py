@@ -1,9 +1,10 @@
-"""A CSV file into a table of text, with the line on which each row begins.
+"""Loads a CSV file into a table of text, with the line on which each row begins.
 
-Two ways that give the same of what keeps the rules: DuckDB's reader, for files in which every line
-is a row, and Python's for all others (line ends inside quotes, rows of the wrong length, stray
-quotes), which goes on after a row that cannot be read. OneRoster 1.1 and 1.2 CSV Binding name RFC
-4180: quotes are doubled inside quotes, and a line end inside quotes is part of the value.
+There are two readers. DuckDB's reader is for files in which every line is a row. Python's reader is
+for all others: line ends inside quotes, rows of the wrong length, stray quotes. It continues after
+a row that cannot be read. For valid files both give the same result. OneRoster 1.1 and 1.2 CSV
+Binding refer to RFC 4180: quotes inside quotes are doubled, and a line end inside quotes is part of
+the value.
 """
 
 from __future__ import annotations
@@ -31,23 +32,24 @@ from producers.oneroster_csv.encoding import NOTED, UNREADABLE, Text
 DELIMITERS = ",;\t|"
 
 LONGEST_LINE = 1024**2
-"""Characters; the longest real rows have a few thousand."""
+"""Maximum characters of a line. The longest real rows have a few thousand."""
 
 SEPARATOR = re.compile(r'"?sep=([^"\w \r\n])"?[,;\t|]*\s*', re.IGNORECASE)
-"""A first line that tells Excel how columns are separated. It is no part of CSV (RFC 4180)."""
+"""A first line that tells Excel how columns are separated. It is not part of CSV (RFC 4180)."""
 
 MOST = 1_000
-"""How many faults of one sort in one file are told one by one; of the rest, how many there are."""
+"""How many faults of one sort in one file are listed one by one. The rest are only counted."""
 
-UNCLOSED = "holds a quote that does not open or close a value as it should"
-UNREADABLE_ROW = "holds bytes that are no text in UTF-8 or Windows-1252"
-MEND = "the row was left out; mend it where it comes from and send the extract again"
+UNCLOSED = "has a quotation mark that is not closed or is in the wrong place"
+UNREADABLE_ROW = "has bytes that are not text in UTF-8 or Windows-1252"
+CORRECT_ROW = "the row was left out; correct it in the SIS and send the extract again"
 
 
 class Row(NamedTuple):
     """A row.
 
-    line:   on which it begins, from 1. lines: how many it takes.
+    line:   the line on which it begins, from 1.
+    lines:  how many lines it takes.
     fields: its values, or None when it cannot be read.
     """
 
@@ -56,13 +58,15 @@ class Row(NamedTuple):
     fields: list[str] | None
 
 
-def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = True) -> bool:
+def load(
+    staging: Staging, file: File, text: Text, table: str, *, skip_unchanged: bool = True
+) -> bool:
     """Make a table with `_file`, `_line`, `_raw` and the fields that the file has, all text.
 
-    apart: whether rows that are as they were are left out (see `bus.ingest.row_hashes`).
+    skip_unchanged: whether unchanged rows are left out (see `bus.ingest.row_hashes`).
 
-    Faults of the file and of rows are added to `staging.faults`. Returns False, and makes no table,
-    when the file could not be read at all.
+    Faults of the file and its rows are added to `staging.faults`. Returns False, and makes no
+    table, when the file could not be read at all.
     """
     name = f"{file.name}.csv"
     for note in text.notes:
@@ -71,37 +75,37 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
         )
     head = _head(file, text)
     if head is None:
-        reason = f"has no header with a column {file.key}; nothing of the file was read"
+        reason = f"has no header with a column {file.key}; the file was not read"
         staging.faults.append(
             Fault(name, 1, file.key, "", reason, kind=file.kind, code=FaultCode.NO_HEADER)
         )
         return False
     if head.separator:
-        reason = "the line sep=, which only Excel understands, was skipped; leave it out"
+        reason = "the line sep=, which only Excel understands, was skipped; remove it"
         code = FaultCode.SEPARATOR_LINE
         staging.faults.append(
             Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
         )
     if head.delimiter != ",":
-        reason = "its columns are not separated by commas; it was read as they are"
+        reason = "the columns are not separated by commas; the file was read with another delimiter"
         code = FaultCode.OTHER_DELIMITER
         staging.faults.append(
             Fault(name, 1, "", "", reason, fatal=False, kind=file.kind, code=code)
         )
-    for told in head.match.notes:
+    for column_note in head.match.notes:
         staging.faults.append(
             Fault(
                 name,
                 1,
-                told.field,
-                told.value_class,
-                told.reason,
+                column_note.field,
+                column_note.value_class,
+                column_note.reason,
                 fatal=False,
                 kind=file.kind,
-                code=told.code,
+                code=column_note.code,
             )
         )
-    kinds = file.kinds if apart else ()
+    kinds = file.kinds if skip_unchanged else ()
     if not _load_fast(staging, file, kinds, text, head, table):
         _load_carefully(staging, file, kinds, text, head, table)
     return True
@@ -109,8 +113,12 @@ def load(staging: Staging, file: File, text: Text, table: str, *, apart: bool = 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The header: where it is, how many columns it has and what they are.
+    """The header of a file.
 
+    row:       where it is, and its values.
+    width:     how many columns it has.
+    delimiter: the character between columns.
+    match:     the fields that were found in it.
     separator: whether the file begins with a line for Excel; see `SEPARATOR`.
     """
 
@@ -122,7 +130,7 @@ class _Head:
 
 
 def _head(file: File, text: Text) -> _Head | None:
-    """The header, read with the delimiter that makes most sense of it."""
+    """Return the header, read with the delimiter with which the most fields are found."""
     with text.path.open(encoding="utf-8-sig", newline="") as source:
         separator = SEPARATOR.fullmatch(source.readline(LONGEST_LINE))
     best: _Head | None = None
@@ -130,7 +138,7 @@ def _head(file: File, text: Text) -> _Head | None:
         with text.path.open(encoding="utf-8-sig", newline="") as source:
             if separator:
                 source.readline()
-            row = next(filter(_says_something, rows(source, delimiter)), None)
+            row = next(filter(_has_content, rows(source, delimiter)), None)
         if row is None or row.fields is None:
             continue
         found = match(file, row.fields)
@@ -142,15 +150,21 @@ def _head(file: File, text: Text) -> _Head | None:
     return best
 
 
-def _says_something(row: Row) -> bool:
-    """Whether a row has a value, or cannot be read; spreadsheets leave rows of separators alone."""
+def _has_content(row: Row) -> bool:
+    """Return whether a row has a value or cannot be read.
+
+    Spreadsheets write rows that have only delimiters.
+    """
     return row.fields is None or any(map(str.strip, row.fields))
 
 
 def _load_fast(
     staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
 ) -> bool:
-    """Read a file in which every line is a row; False, with no table made, when it is no such."""
+    """Load a file in which every line is a row.
+
+    Returns False, and makes no table, when the file has other lines.
+    """
     plain = text.regular and not text.unreadable and head.row.line == head.row.lines == 1
     if not plain or head.width < 2 or text.lines < 2:
         return False
@@ -162,7 +176,7 @@ def _load_fast(
     try:
         number = row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds)
     except duckdb.InvalidInputException:
-        return False  # rows of the wrong length, stray quotes: for the careful reader to tell
+        return False  # rows of the wrong length, stray quotes: the careful reader reports them
     if number != text.lines - 1:
         row_hashes.forget(staging, table)
         return False
@@ -174,10 +188,10 @@ def _load_fast(
 def _load_carefully(
     staging: Staging, file: File, kinds: Sequence[str], text: Text, head: _Head, table: str
 ) -> None:
-    """Read a file row by row, telling of those that cannot be read."""
+    """Load a file row by row, and report rows that cannot be read."""
     positions = sorted(head.match.positions.items())
     faults = _Faults(staging, file)
-    # JSON, as DuckDB's CSV reader is not sure of itself with every line end inside quotes.
+    # JSON, because DuckDB's CSV reader does not read all line ends inside quotes.
     clean = staging.folder / f"{table}.ndjson"
     clean.touch(mode=0o600)
     dump = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
@@ -189,7 +203,7 @@ def _load_carefully(
         for row in found:
             if row.line <= head.row.line:
                 continue
-            if fields := _whole(row, head, faults, text.unreadable):
+            if fields := _valid_fields(row, head, faults, text.unreadable):
                 values = {name: fields[at] for name, at in positions}
                 target.write(dump({"_line": row.line, **values}) + "\n")
     faults.end()
@@ -203,20 +217,20 @@ def _load_carefully(
     row_hashes.load(staging, table, relation, fields, file=name, kinds=kinds, numbered=True)
 
 
-def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
-    """A row's values when it can be taken; None when it is empty, or told as a fault."""
+def _valid_fields(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str] | None:
+    """Return the values of a row. Return None when it is empty or was reported as a fault."""
     if row.fields is None:
-        faults.tell(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
-    elif not _says_something(row):
+        faults.report(row.line, "a row that cannot be read", UNCLOSED, FaultCode.BROKEN_QUOTES)
+    elif not _has_content(row):
         return None
     elif unreadable and any(UNREADABLE in value for value in row.fields):
         what, code = UNREADABLE_ROW, FaultCode.UNREADABLE_BYTES
-        faults.tell(row.line, "bytes that are no text", what, code)
+        faults.report(row.line, "bytes that are not text", what, code)
     elif len(row.fields) < head.match.width or any(map(str.strip, row.fields[head.width :])):
         few = len(row.fields) < head.match.width
         what = f"has {'fewer' if few else 'more'} values than columns"
         code = FaultCode.TOO_FEW_VALUES if few else FaultCode.TOO_MANY_VALUES
-        faults.tell(row.line, f"a row of {len(row.fields)} values", what, code)
+        faults.report(row.line, f"a row of {len(row.fields)} values", what, code)
     else:
         return row.fields
     return None
@@ -224,23 +238,23 @@ def _whole(row: Row, head: _Head, faults: _Faults, unreadable: bool) -> list[str
 
 @dataclass(slots=True)
 class _Faults:
-    """Faults of rows; after `MOST` of a sort they are only counted."""
+    """Faults of rows. After `MOST` of one sort they are only counted."""
 
     staging: Staging
     file: File
     numbers: Counter[tuple[FaultCode, str]] = field(default_factory=Counter)
 
-    def tell(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
-        """A row was left out."""
+    def report(self, line: int, value_class: str, what: str, code: FaultCode) -> None:
+        """Report that a row was left out."""
         self.numbers[code, what] += 1
         if self.numbers[code, what] <= MOST:
-            self._add(line, value_class, f"{what}; {MEND}", code)
+            self._add(line, value_class, f"{what}; {CORRECT_ROW}", code)
 
     def end(self) -> None:
-        """Tell how many more there were."""
+        """Report how many more faults of each sort there were."""
         for (code, what), number in self.numbers.items():
             if (left := number - MOST) > 0:
-                more = f"{left:,} more rows like those told: {what}; {MEND}"
+                more = f"{left:,} more rows with the same fault: {what}; {CORRECT_ROW}"
                 self._add(0, "", more, code, left)
 
     def _add(
@@ -253,15 +267,16 @@ class _Faults:
 
 
 def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
-    """The rows of a CSV file, without empty lines.
+    """Yield the rows of a CSV file, without empty lines.
 
-    After a row that cannot be read, reading goes on with the line after the one on which that row
-    began: an unclosed quote costs one row, not the rest of the file.
+    After a row that cannot be read, reading continues with the line after the first line of that
+    row. So an unclosed quote costs one row, not the rest of the file.
 
-    width: how many values a row should have; 0: not known.
+    width: how many values a row should have, or 0 when that is not known.
     """
     lines = _Lines(source)
-    before: deque[str] = deque(maxlen=5)  # ids, as that of a row itself may be damaged
+    # Ids of earlier rows, because the id of the current row may be damaged.
+    before: deque[str] = deque(maxlen=5)
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         lines.taken.clear()
@@ -287,10 +302,10 @@ def rows(source: TextIO, delimiter: str, width: int = 0) -> Iterator[Row]:
 def _run_together(
     taken: deque[str], fields: list[str], delimiter: str, width: int, before: Iterable[str]
 ) -> bool:
-    """Whether a row over several lines looks like several rows that stray quotes run together.
+    """Return whether a row of several lines is probably several rows that stray quotes join.
 
-    Then a further line would be a row by itself, beginning with an id like that of the first, or
-    like one of those `before`.
+    That is so when one of the further lines would be a valid row, and its id resembles the id of
+    the first line or one of the ids in `before`.
     """
     if len(fields) != width:
         return True
@@ -306,13 +321,13 @@ def _run_together(
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two texts may both be ids of the same file."""
+    """Return whether two texts may both be ids in the same file."""
     return bool(one) and not re.search(r"\s", one) and abs(len(one) - len(other)) <= 1
 
 
 @dataclass(slots=True)
 class _Lines:
-    """Lines for the csv module, which can be taken back."""
+    """Lines for the csv module, which can be returned and read again."""
 
     source: TextIO
     number: int = 0
@@ -335,14 +350,14 @@ class _Lines:
         return line
 
     def back(self) -> None:
-        """Take back all lines since `taken` was cleared, but the first."""
+        """Return all lines that were read since `taken` was cleared, except the first."""
         while len(self.taken) > 1:
             self.returned.appendleft(self.taken.pop())
             self.number -= 1
 
 
 def _read_csv(path: Path, width: int, delimiter: str) -> str:
-    """A table function of DuckDB: the columns below the header as text, c0 to the last."""
+    """Return a DuckDB table function that reads the rows as columns c0, c1 and so on."""
     columns = ", ".join(f"'c{at}': 'VARCHAR'" for at in range(width))
     return (
         f"read_csv({text_literal(str(path))}, auto_detect = false, columns = {{{columns}}}, "

@@ -1,11 +1,12 @@
-"""Which users are students, staff or guardians, by their roles.
+"""Decides by their roles which users are students, staff or guardians.
 
-OneRoster 1.1 CSV, users.csv: one `role` for each user. OneRoster 1.2 CSV Binding, roles.csv:
-several roles for each user, each in an organisation, each primary or secondary.
+In OneRoster 1.1 CSV, users.csv has one `role` for each user. In OneRoster 1.2 CSV Binding,
+roles.csv has several roles for each user. Each role is in one organization, and is primary or
+secondary.
 
-Of several roles those that stand go before those that are deleted, then primary before secondary,
-then student before staff before guardian, then the one that comes first in the file: that one says
-of what kind the user is. Its kind's other roles say to which organisations the user belongs.
+One of a user's roles decides the kind of the user. It is chosen in this order: active roles before
+deleted ones, primary before secondary, student before staff before guardian, then the first in the
+file. The user's other roles of the same kind add the organizations that the user belongs to.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bus.standard.fault_codes import FaultCode
 from producers.oneroster_csv.rows import MOST
 
 USERS, ROLES = "oneroster_users", "oneroster_roles"
-"""The tables in which users.csv and roles.csv lie until they are split."""
+"""The tables that hold users.csv and roles.csv until they are split."""
 
 
 def _roles_of(kind: str) -> list[str]:
@@ -31,22 +32,25 @@ KIND_OF = {
     **{role.lower(): "staff" for role in _roles_of("staff")},
     **{role.lower(): "guardian" for role in _roles_of("guardian")},
 }
-"""The kind of record for each role, in lower case. `other` could be anybody."""
+"""The kind of record for each role, in lower case. `other` could be any kind."""
 
-UNKNOWN = "the role is none of " + ", ".join(
+UNKNOWN = "the role is not one of " + ", ".join(
     ["student", *_roles_of("staff"), *_roles_of("guardian")]
 )
 
 
 def split(staging: Staging, *, with_roles: bool) -> bool:
-    """Make raw_student, raw_staff and raw_guardian of the users; False when roles are nowhere."""
+    """Make raw_student, raw_staff and raw_guardian from the users.
+
+    Returns False when neither users.csv nor roles.csv has roles.
+    """
     columns = _columns(staging, USERS)
     if with_roles and "role" not in _columns(staging, ROLES):
-        reason = "has no column role; nothing of it was read"
+        reason = "has no column role; the file was not read"
         _fault(staging, "roles.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         with_roles = False
     if not with_roles and "role" not in columns:
-        reason = "has no column role, and there is no roles.csv; nothing of the file was read"
+        reason = "has no column role, and roles.csv has no roles either; the file was not read"
         _fault(staging, "users.csv", 1, "role", "", reason, FaultCode.MISSING_COLUMN)
         return False
     if with_roles:
@@ -54,7 +58,7 @@ def split(staging: Staging, *, with_roles: bool) -> bool:
     _attribute(staging, columns, with_roles=with_roles)
     for kind in ("student", "staff", "guardian"):
         _make(staging, kind)
-    _tell(staging)
+    _report_unknown(staging)
     return True
 
 
@@ -64,13 +68,16 @@ def _columns(staging: Staging, table: str) -> list[str]:
 
 
 def _kind_of(role: str) -> str:
-    """SQL: the kind of a role; NULL when it is not known."""
+    """SQL: the kind of a role, or NULL when the role is unknown."""
     cases = " ".join(f"WHEN '{name}' THEN '{kind}'" for name, kind in KIND_OF.items())
     return f"CASE {plain(cleaned(role))} {cases} END"
 
 
 def _choose(staging: Staging) -> None:
-    """Make `chosen` of roles.csv: for each user a kind, a role and its organisations."""
+    """Make the table `chosen` from roles.csv.
+
+    It has a kind, a role and the organizations for each user.
+    """
     there = _columns(staging, ROLES)
 
     def column(name: str) -> str:
@@ -81,44 +88,44 @@ def _choose(staging: Staging) -> None:
 
     staging.con.execute(
         f"""
-        CREATE TEMP TABLE told AS
+        CREATE TEMP TABLE role_rows AS
         SELECT {column("userSourcedId")} AS id, {column("role")} AS role,
             {column("orgSourcedId")} AS org, {_kind_of(quoted("role"))} AS kind,
-            {word("status")} IN ('tobedeleted', 'inactive') AS gone,
+            {word("status")} IN ('tobedeleted', 'inactive') AS withdrawn,
             {word("roleType")} <> 'primary' AS secondary,
             list_position(['student', 'staff', 'guardian'], kind) AS rank, _line
         FROM {ROLES} WHERE {column("userSourcedId")} IS NOT NULL
         """
     )
-    order = "ORDER BY gone, secondary, rank NULLS LAST, _line"
+    order = "ORDER BY withdrawn, secondary, rank NULLS LAST, _line"
     staging.con.execute(
         f"""
         CREATE TEMP TABLE chosen AS
         WITH best AS (
             SELECT id, first(coalesce(role, '') {order}) AS role,
                 first(coalesce(kind, '') {order}) AS kind
-            FROM told GROUP BY id
+            FROM role_rows GROUP BY id
         ), orgs AS (
-            SELECT t.id, array_to_string(list(org {order}), ',') AS orgs,
+            SELECT r.id, array_to_string(list(org {order}), ',') AS orgs,
                 first(org {order}) AS home
-            FROM told t JOIN best b ON t.id = b.id AND t.kind = b.kind
-            WHERE org IS NOT NULL AND NOT gone GROUP BY t.id
+            FROM role_rows r JOIN best b ON r.id = b.id AND r.kind = b.kind
+            WHERE org IS NOT NULL AND NOT withdrawn GROUP BY r.id
         )
         SELECT id, role, nullif(kind, '') AS kind, orgs, home FROM best LEFT JOIN orgs USING (id)
         """
     )
-    _tell_rows(
+    _report_rows(
         staging,
         "roles.csv",
-        f"SELECT _line, {value_class('role')} FROM told WHERE kind IS NULL",
+        f"SELECT _line, {value_class('role')} FROM role_rows WHERE kind IS NULL",
         "role",
         f"{UNKNOWN}; this role was left out",
     )
-    staging.con.execute(f"DROP TABLE told; DROP TABLE {ROLES}")
+    staging.con.execute(f"DROP TABLE role_rows; DROP TABLE {ROLES}")
 
 
 def _attribute(staging: Staging, columns: list[str], *, with_roles: bool) -> None:
-    """Make `attributed`: the users with `_kind`, NULL where it is not known."""
+    """Make the view `attributed`: the users with `_kind`, which is NULL when unknown."""
     own = {
         name: f"u.{quoted(name)}" if name in columns else "CAST(NULL AS VARCHAR)"
         for name in ("role", "orgSourcedIds", "primaryOrgSourcedId")
@@ -152,31 +159,31 @@ def _make(staging: Staging, kind: str) -> None:
     )
 
 
-def _tell(staging: Staging) -> None:
-    """Tell of the users of no known kind.
+def _report_unknown(staging: Staging) -> None:
+    """Report the users of unknown kind.
 
-    Such a row may be of anybody who was published before, so these faults name no column and no
-    kind: nobody is then withdrawn for being absent.
+    Such a row may belong to anyone who was published before. So these faults name no column and no
+    kind, and no record is withdrawn because it is absent.
     """
-    _tell_rows(
+    _report_rows(
         staging,
         "users.csv",
         f"SELECT _line, {value_class('role')} FROM attributed WHERE _kind IS NULL",
         "",
-        f"{UNKNOWN}; the row was left out; mend it where it comes from and send the extract again",
+        f"{UNKNOWN}; the row was left out; correct it in the SIS and send the extract again",
     )
     staging.con.execute(f"DROP VIEW attributed; DROP TABLE {USERS}; DROP TABLE IF EXISTS chosen")
 
 
-def _tell_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
-    told = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
-    for line, what in told:
+def _report_rows(staging: Staging, file: str, found: str, column: str, reason: str) -> None:
+    listed = staging.con.execute(f"{found} ORDER BY _line LIMIT {MOST}").fetchall()
+    for line, what in listed:
         _fault(staging, file, line, column, what, reason, FaultCode.UNKNOWN_ROLE)
-    if len(told) == MOST:
+    if len(listed) == MOST:
         number = staging.con.execute(f"SELECT count(*) FROM ({found})").fetchall()[0][0]
         if number > MOST:
             left = number - MOST
-            more = f"{left:,} more rows like those told: {reason}"
+            more = f"{left:,} more rows with the same fault: {reason}"
             _fault(staging, file, 0, column, "", more, FaultCode.UNKNOWN_ROLE, left)
 
 

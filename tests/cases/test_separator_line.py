@@ -37,7 +37,12 @@ def test_it_may_name_another_separator(way_in: WayIn, separator: str) -> None:
     assert day.told == COURSES_TOO
     assert notes(day) == [
         ("users.csv", 1, "the line sep=", False),
-        ("users.csv", 1, "its columns are not separated by commas; it was read as they are", False),
+        (
+            "users.csv",
+            1,
+            "the columns are not separated by commas; the file was read with another delimiter",
+            False,
+        ),
     ]
 
 

@@ -71,7 +71,7 @@ def test_links_refuse_the_extract(tmp_path: Path) -> None:
         files(tmp_path / "a.zip", tmp_path / "work")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "orgs.csv").symlink_to("/etc/passwd")
-    with pytest.raises(Stop, match="holds a link"):
+    with pytest.raises(Stop, match="contains a link"):
         files(tmp_path / "folder", tmp_path / "work")
 
 
@@ -79,7 +79,7 @@ def test_links_refuse_the_extract(tmp_path: Path) -> None:
 def test_a_truncated_zip_says_so(tmp_path: Path, kept: int) -> None:
     whole = zipped(tmp_path / "a.zip", {"orgs.csv": bytes(range(256)) * 20}).read_bytes()
     (tmp_path / "b.zip").write_bytes(whole[:kept])
-    with pytest.raises(Stop, match=r"b\.zip is cut short or damaged"):
+    with pytest.raises(Stop, match=r"b\.zip is truncated or damaged"):
         files(tmp_path / "b.zip", tmp_path / "work")
 
 
@@ -87,7 +87,7 @@ def test_a_damaged_entry_refuses_the_extract(tmp_path: Path) -> None:
     raw = bytearray(zipped(tmp_path / "a.zip", {"orgs.csv": bytes(range(256)) * 20}).read_bytes())
     raw[100] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(raw)
-    with pytest.raises(Stop, match="cut short or damaged"):
+    with pytest.raises(Stop, match="truncated or damaged"):
         files(tmp_path / "a.zip", tmp_path / "work")
 
 
@@ -142,24 +142,24 @@ def test_an_extract_is_one(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="more than one folder"):
         files(two, tmp_path / "work")
     twice = zipped(tmp_path / "b.zip", {"orgs.csv": "", "Orgs.csv": ""})
-    with pytest.raises(Stop, match="zip each file once"):
+    with pytest.raises(Stop, match="add each file once"):
         files(twice, tmp_path / "work")
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(Stop, match="is not there"):
+    with pytest.raises(Stop, match="does not exist"):
         files(tmp_path / "no.zip", tmp_path / "work")
-    with pytest.raises(Stop, match="holds no CSV file"):
+    with pytest.raises(Stop, match="contains no CSV file"):
         files(zipped(tmp_path / "a.zip", {"orgs.txt": ""}), tmp_path / "work")
     (tmp_path / "orgs.txt").write_text("sourcedId\n")
-    with pytest.raises(Stop, match="cut short or damaged"):
+    with pytest.raises(Stop, match="truncated or damaged"):
         files(tmp_path / "orgs.txt", tmp_path / "work")
 
 
 @pytest.mark.parametrize("name", ["users.csv", "USERS.CSV"])
 def test_a_single_csv_is_not_called_a_damaged_zip(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("sourcedId\n")
-    with pytest.raises(Stop, match="is a single CSV file; name the zip, or the folder"):
+    with pytest.raises(Stop, match="is a single CSV file; name the zip or the folder"):
         files(tmp_path / name, tmp_path / "work")
 
 

@@ -60,12 +60,12 @@ def test_an_exact_name_goes_before_another_versions() -> None:
 )
 def test_a_column_misspelt_by_one_letter_is_read_and_told(column: str, field: str) -> None:
     assert found("users", f"x,{column}") == {field: 1}
-    assert f"column 2 is misspelt; it was read as {field}" in reasons("users", f"x,{column}")
+    assert f"column 2 is misspelled; it was read as {field}" in reasons("users", f"x,{column}")
 
 
 @pytest.mark.parametrize("header", ["givenNam,givenNme", "givenName,givenNam", "rol", "gvnName"])
 def test_what_is_not_clearly_meant_is_not_guessed(header: str) -> None:
-    assert "misspelt" not in " ".join(reasons("users", header))
+    assert "misspelled" not in " ".join(reasons("users", header))
 
 
 def test_unknown_columns_are_told_by_their_place() -> None:
@@ -73,7 +73,11 @@ def test_unknown_columns_are_told_by_their_place() -> None:
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
     assert [(n.field, n.value_class, n.reason) for n in made.notes] == [
-        ("column 2", "a name of 6 characters", "column 2 is none of OneRoster's; it was not read")
+        (
+            "column 2",
+            "a name of 6 characters",
+            "column 2 is not a OneRoster column; it was not read",
+        )
     ]
 
 
@@ -83,14 +87,14 @@ FIRST_NAMED = "sourcedId,status,enabledUser,orgSourcedIds,role,username,userIds"
 def test_an_unknown_column_is_named_when_the_rest_is_a_header_of_oneroster() -> None:
     told = reasons("users", f"{FIRST_NAMED},first given name,familyName,email")
     assert told == [
-        "column 8, 'first given name', is none of OneRoster's; it was not read",
-        "has no column givenName; its column 8, 'first given name', may be meant",
+        "column 8, 'first given name', is not a OneRoster column; it was not read",
+        "has no column givenName; column 8, 'first given name', may be meant, so correct its name",
     ]
     assert reasons("users", f"{FIRST_NAMED},givename,familyName,email") == [
-        "column 8, 'givename', is misspelt; it was read as givenName"
+        "column 8, 'givename', is misspelled; it was read as givenName"
     ]
     assert reasons("users", f"{FIRST_NAMED},givenName,familyName,planet") == [
-        "column 10, 'planet', is none of OneRoster's; it was not read"
+        "column 10, 'planet', is not a OneRoster column; it was not read"
     ]
 
 
@@ -112,7 +116,7 @@ def test_a_header_that_may_hold_data_is_not_repeated(run_on: str) -> None:
 def test_a_second_column_of_the_same_name_is_not_read() -> None:
     assert found("users", "sourcedId,email,Email") == {"sourcedId": 0, "email": 1}
     assert reasons("users", "sourcedId,email,Email") == [
-        "column 3 is a second email; it was not read"
+        "column 3 repeats the column email; it was not read"
     ]
 
 

@@ -37,7 +37,7 @@ def test_utf_16_with_a_mark_or_without(
     monkeypatch.setattr(encoding, "CHUNK", chunk)
     text, found = read(tmp_path, NAMES.encode(name))
     assert found == NAMES
-    assert text.notes == ("the file is UTF-16, not UTF-8; it was read as that",)
+    assert text.notes == ("the file is UTF-16, not UTF-8; it was read as UTF-16",)
     assert stat.S_IMODE(text.path.stat().st_mode) == 0o600
 
 

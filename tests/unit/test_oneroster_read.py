@@ -273,7 +273,7 @@ def test_file_names_in_any_spelling_and_others_told_by_number(tmp_path: Path) ->
     folder = extract(tmp_path / "in", Academic_Sessions=SESSIONS, marker="a\n", categories="a\n")
     staging = staged(folder, tmp_path / "work")
     assert set(staging.coverage) == {"academicSession"}
-    assert "1 CSV files are none of OneRoster's" in staging.faults[0].reason
+    assert "1 CSV files are not OneRoster files" in staging.faults[0].reason
     assert "marker" not in repr(staging.faults)
 
 

@@ -182,7 +182,7 @@ def test_many_faults_of_a_sort_are_counted(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(rows, "MOST", 3)
     _, staging = orgs(tmp_path, HEADER + "1\n" * 10)
     assert len(staging.faults) == 4
-    assert staging.faults[-1].reason.startswith("7 more rows like those told: has fewer")
+    assert staging.faults[-1].reason.startswith("7 more rows with the same fault: has fewer")
 
 
 def test_names_that_duckdb_takes_for_patterns(tmp_path: Path) -> None:

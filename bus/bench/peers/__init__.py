@@ -1,2 +1,5 @@
-"""The same jobs as users of other libraries would write them; each runs in an environment of its
-own, as it needs other versions of what the bus needs too. They are measured, never used."""
+"""The same jobs as users of other libraries would write them.
+
+Each runs in a separate environment, because it needs other versions of packages that the bus needs
+too. These programs are only measured. The bus does not use them.
+"""

@@ -1,11 +1,12 @@
-"""Events to Canvas's CSV in quixstreams: consume, decode, translate, write, commit.
+"""Events to the CSV files of Canvas in quixstreams: consume, decode, translate, write, commit.
 
-Run by the Python of an environment with quixstreams in it (see `bus.bench.quixstreams`), with one
-argument, a JSON object: bootstrap, registry, group, product (the entry
-point's value), topics (kind: topic), out. Prints one JSON
-object: records, seconds, cpuSeconds, peakMiB. Translations are the bus's own; the rest is what the
-library's documentation shows: its Avro deserializer, one dataframe a topic, a batching sink, the
-default checkpoints.
+Run it with the Python of an environment that has quixstreams (see `bus.bench.quixstreams`). It
+takes one argument, a JSON object with bootstrap, registry, group, product (the value of the entry
+point), topics (topic by kind) and out. It prints one JSON object with records, seconds, cpuSeconds
+and peakMiB.
+
+The translations are those of the bus. Everything else is as in the documentation of the library:
+its Avro deserializer, one dataframe for each topic, a batching sink, the default checkpoints.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from quixstreams.models.serializers.avro import AvroDeserializer  # type: ignore
 from quixstreams.sinks import BatchingSink, SinkBatch  # type: ignore
 
 LAST = [0.0]
+"""When the last rows were written (`time.perf_counter`)."""
 NUMBER = [0]
+"""How many records were written."""
 
 
 class Rows(BatchingSink):  # type: ignore[misc]
-    """Appends a checkpoint's rows to a CSV file."""
+    """Appends the rows of a checkpoint to a CSV file."""
 
     def __init__(self, path: Path, counts: bool) -> None:
         super().__init__()
@@ -38,10 +41,10 @@ class Rows(BatchingSink):  # type: ignore[misc]
         self._counts = counts
 
     def setup(self) -> None:
-        """Nothing to connect to."""
+        """Do nothing, because there is nothing to connect to."""
 
     def write(self, batch: SinkBatch) -> None:
-        """Write a partition's rows since the last checkpoint."""
+        """Write the rows of a partition since the last checkpoint."""
         with self._path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(i.value.values() for i in batch)
         NUMBER[0] += batch.size * self._counts
@@ -49,7 +52,10 @@ class Rows(BatchingSink):  # type: ignore[misc]
 
 
 def main(about: dict[str, Any]) -> dict[str, Any]:
-    """Do the job until nothing has come for five seconds; those are not counted."""
+    """Do the job until no message has arrived for five seconds.
+
+    Those five seconds are not counted.
+    """
     product = EntryPoint("canvas", about["product"], "schoolbus.products").load()
     app = Application(
         broker_address=about["bootstrap"],
