@@ -358,8 +358,9 @@ def _value(what: str, value: bytes) -> Lines:
 
 def metrics() -> Lines:
     """Names of metrics as they are exposed, with type and labels."""
-    for found in (ConsumerMetrics(), HttpMetrics()):
-        for collector, names in found.registry._collector_to_names.items():
+    http = HttpMetrics()
+    for registry in (ConsumerMetrics().registry, http.counted):
+        for collector, names in registry._collector_to_names.items():
             made: Any = collector
             labels = ", ".join(made._labelnames) or "no label"
             name = {"counter": f"{made._name}_total"}.get(made._type, made._name)
@@ -368,6 +369,10 @@ def metrics() -> Lines:
             if isinstance(made, prometheus_client.Histogram):
                 bounds = ", ".join(f"{bound:g}" for bound in made._kwargs["buckets"])
                 yield f"metric {name}: buckets up to {bounds}"
+    now = {metric.name for metric in http.counted.collect()}
+    for metric in http.registry.collect():
+        if metric.name not in now:
+            yield f"metric {metric.name}: {metric.type} by its name in 0.1.0"
 
 
 def http_paths(monkeypatch: pytest.MonkeyPatch) -> Lines:

@@ -146,7 +146,8 @@ def create(service: Service) -> Starlette:
             ),
             Route("/v1/openapi.json", openapi),
             Route("/openapi.json", openapi),
-            Route("/healthz", alive),
+            Route("/livez", alive),
+            Route("/healthz", alive),  # its name in 0.1.0, for one release
             Route("/readyz", ready),
             Route("/metrics", metrics),
         ],

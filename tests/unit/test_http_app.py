@@ -269,7 +269,8 @@ def test_without_kafka_nothing_is_promised(ingest: Ingest) -> None:
     ingest.kafka.taking = False
     problem(ingest.post(), 503)
     problem(ingest.post(method="GET", path="/readyz"), 503)
-    assert ingest.post(method="GET", path="/healthz").status_code == 200
+    assert ingest.post(method="GET", path="/livez").status_code == 200
+    assert ingest.post(method="GET", path="/healthz").status_code == 200, "as in 0.1.0"
     ingest.kafka.taking = True
     assert ingest.post(idempotency_key="k").status_code == 202
 
@@ -367,7 +368,8 @@ def test_metrics_count_by_kind_and_status_alone(ingest: Ingest) -> None:
     ingest.post()
     ingest.post({})
     text = ingest.post(method="GET", path="/metrics").text
-    assert 'bus_http_requests_total{kind="attendance",status="202"} 1.0' in text
-    assert 'bus_http_requests_total{kind="attendance",status="422"} 1.0' in text
-    assert 'bus_http_records_total{kind="attendance"} 1.0' in text
+    assert 'schoolbus_http_requests_total{kind="attendance",status="202"} 1.0' in text
+    assert 'schoolbus_http_requests_total{kind="attendance",status="422"} 1.0' in text
+    assert 'schoolbus_http_records_total{kind="attendance"} 1.0' in text
+    assert 'bus_http_records_total{kind="attendance"} 1.0' in text, "as in 0.1.0"
     assert "s-1" not in text and "office" not in text
