@@ -16,9 +16,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Schoolbus needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
-	@echo "Fetching Python packages into $(VENV), once; that takes a minute or two"
+	@echo "Installing Python packages into $(VENV), once; this takes a minute or two"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --disable-pip-version-check --require-hashes --quiet --progress-bar off -r requirements.lock
+	@$(BIN)/python deploy/install.py
 	@$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet --editable .
 	@touch $@
 
