@@ -1,19 +1,20 @@
-"""From what a source read to records: checked and converted by the standard, or left out.
+"""Check and convert the rows that a source read, and leave out the rows that are not valid.
 
-For each kind in the extract, `raw_KIND` (text, see `bus.source`) becomes `record_KIND`:
-every field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
-`bus.ingest.row_hashes`), and only the rows that are valid. What is wrong becomes a `Fault`. All is
-SQL generated from the schemas, so that millions of rows take seconds; no row passes through Python.
+For each kind in the extract, `raw_KIND` (text, see `bus.source`) becomes `record_KIND`. That table
+has only the valid rows. Its columns are the fields of the kind in the schema's order with their
+types, `_line`, `_file` and `_raw` (see `bus.ingest.row_hashes`). Each error becomes a `Fault`. All
+work is SQL generated from the schemas, so millions of rows take seconds. No row passes through
+Python.
 
-First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
-(`settle`), so that what refers to a row that was left out is left out too.
+First, each kind is converted on its own (`convert`). Then references are checked, in dependency
+order (`settle`), so that a row is also left out if it requires a row that was left out.
 
-An extract need not carry every kind (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv": a file may
-be absent). What names a record of a kind that the extract does not carry and that this source has
-never published is kept as it is, and noted once with a count: nobody can say that it is wrong. When
-the kind comes later, every row that names it is checked from then on. What was published before
-stays published: a row whose required reference proves wrong goes to the quarantine, so its record
-is neither changed nor withdrawn; an optional reference that proves wrong is left out: a change.
+An extract need not have every kind (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv": a file may
+be absent). A reference to a kind that the extract does not have, and that this source has never
+published, cannot be checked. It is kept as it is, and reported once with a count. When the kind
+comes later, every row that refers to it is checked from then on. Published records remain
+published: a row whose required reference proves wrong goes to quarantine, so its record is neither
+changed nor withdrawn. An optional reference that proves wrong is removed, which changes the record.
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ from bus.standard.fault_codes import FaultCode
 Known = Callable[[str, list[str]], set[str]]
 
 RULES = 2
-"""The version of all rules by which text becomes records: those of `bus.ingest.coercion`, of this
-module, and of hashes (`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`).
+"""The version of all rules by which text becomes records.
 
-Raise it when the same text is read in another way than before: what rows were published as then
-counts for nothing, and each source checks all of its rows once more. tests/unit/test_rules.py knows
-when it is due.
+These are the rules of `bus.ingest.coercion` and of this module, and how hashes are made
+(`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`). Raise the version when the same text
+becomes another record than before. The hashes of published rows then no longer count, and each
+source checks all of its rows once more. tests/unit/test_rules.py fails when a new version is due.
 """
 
 MOST = 1_000
-"""How many faults of one sort in one file are told one by one; of the others only the number."""
+"""How many faults of one type in one file are reported one by one. The rest is only a number."""
 
 
 def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]:
-    """Make `record_KIND` of `raw_KIND` for each kind in the extract, and add to the faults.
+    """Make `record_KIND` from `raw_KIND` for each kind in the extract, and add to the faults.
 
-    known: which of these ids another source has published as records of this kind; asked at most
-           once for each kind, about ids that are neither in the extract nor in `known_KIND`,
-           where there is such a table or view.
+    known: returns which of these ids another source has published as records of a kind. It is
+           called at most once for each kind. It gets the ids that are neither in the extract nor in
+           `known_KIND`, if that table or view exists.
 
-    Returns for each kind how many rows were left out for a fatal fault. Of rows that are the same
-    in all fields the first is kept; the others are not counted, as nothing is lost with them.
+    Returns for each kind how many rows were left out because of a fatal fault. If rows agree in all
+    fields, the first is kept. The others are not counted, because nothing is lost with them.
     """
     kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
     workspace.require(*map(workspace.raw, kinds))
@@ -72,7 +73,7 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
 
 
 def unchecked(workspace: Workspace) -> dict[str, list[str]]:
-    """For each kind in the extract the fields whose references cannot be checked."""
+    """Return the fields whose references cannot be checked, for each kind in the extract."""
     kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
     return {
         kind: [name for name in KINDS[kind].references if _uncarried(workspace, kind, name)]
@@ -81,8 +82,10 @@ def unchecked(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _uncarried(workspace: Workspace, kind: str, name: str) -> list[str]:
-    """The kinds that a field may name, that this extract does not carry, and of which this source
-    has never published a record."""
+    """Return the kinds to which a field may refer, but whose records are not known.
+
+    Such a kind is not in the extract, and this source has never published a record of it.
+    """
     staging = workspace.staging
     return [
         target
@@ -97,16 +100,16 @@ def _uncarried(workspace: Workspace, kind: str, name: str) -> list[str]:
 
 
 def without_id(fault: Fault) -> bool:
-    """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
+    """Return whether a fault of `sourcedId` says that the row has no usable id."""
     return fault.value_class == "empty" or fault.code == FaultCode.NOT_AN_ID
 
 
 @dataclass(slots=True)
 class _Run:
-    """One validation; see `validate`.
+    """One validation, see `validate`.
 
-    settled:   the kinds of which it is final which records there are.
-    elsewhere: the kinds about which `known` was asked; its answer is in `elsewhere_KIND`.
+    settled:   the kinds whose records are final.
+    elsewhere: the kinds about which `known` was asked. Its answer is in `elsewhere_KIND`.
     """
 
     workspace: Workspace
@@ -115,10 +118,10 @@ class _Run:
     settled: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
 
-    # Each kind by itself
+    # Each kind on its own
 
     def convert(self, kind: str) -> int:
-        """Make `record_KIND`, not yet settled; how many rows were left out."""
+        """Make `record_KIND`, with references unchecked, and return how many rows were left out."""
         workspace = self.workspace
         record, raw = workspace.record(kind), workspace.raw(kind)
         there = workspace.columns_of(raw)
@@ -138,11 +141,14 @@ class _Run:
         return left_out + self._single(kind)
 
     def _single(self, kind: str) -> int:
-        """Keep one row of each id, the latest modified or the first; how many were left out."""
+        """Keep one row of each id, and return how many rows were left out.
+
+        The kept row is the one that was modified last, or the first one.
+        """
         workspace = self.workspace
         record, repeated = workspace.record(kind), workspace.repeated
         fields = ", ".join(quoted(name) for name in columns(kind))
-        # By hash first, as hashes of millions of ids fit in memory where the ids may not.
+        # Find repeated ids by hash: hashes of millions of ids fit in memory, the ids may not.
         several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
         if not workspace.number(f"SELECT count(*) FROM ({several})"):
             return 0
@@ -188,10 +194,10 @@ class _Run:
         workspace.sql(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {repeated})")
         return workspace.number(f"SELECT count(*) FROM {repeated} WHERE NOT same")
 
-    # What kinds say of each other
+    # References between records
 
     def settle(self, kind: str) -> int:
-        """Check what the records of a kind name; how many rows were left out."""
+        """Check the references of a kind, and return how many rows were left out."""
         references = KINDS[kind].references
         kept = [name for name in references if _uncarried(self.workspace, kind, name)]
         required = [name for name in KINDS[kind].required if name not in kept]
@@ -201,7 +207,7 @@ class _Run:
         for name in kept:
             if self._dangling(kind, name):
                 self._note_kept(kind, name)
-        # What names its own kind comes last, when it is known which of the kind are left.
+        # References to the same kind come last, when it is final which of its records remain.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
                 reason = _absent(references[name], "it was left out")
@@ -211,7 +217,7 @@ class _Run:
         return left_out
 
     def _require(self, kind: str, names: Iterable[str]) -> int:
-        """Leave out the rows that cannot do without what is not there; how many."""
+        """Leave out rows whose required references do not exist, and return how many."""
         workspace = self.workspace
         record, doomed = workspace.record(kind), workspace.doomed
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
@@ -229,7 +235,7 @@ class _Run:
         return columns(kind)[name].endswith("[]")
 
     def _naming(self, kind: str, name: str) -> str:
-        """SQL: (r, id) for each id that a record's field names. What is withdrawn is exempt."""
+        """Return SQL for (r, id): each id that a field refers to. Withdrawn records are exempt."""
         id_ = f"unnest({quoted(name)})" if self._is_list(kind, name) else quoted(name)
         return (
             f"SELECT rowid AS r, {id_} AS id FROM {self.workspace.record(kind)} "
@@ -237,7 +243,10 @@ class _Run:
         )
 
     def _dangling(self, kind: str, name: str) -> bool:
-        """Make `bad(r, id)`: the rows that name what is nowhere, and one such id. Are there any?"""
+        """Make `bad(r, id)`, and return whether it has any rows.
+
+        It has the rows of records that refer to an unknown id, each with one of these ids.
+        """
         workspace, targets = self.workspace, KINDS[kind].references[name]
         dangling, bad = workspace.dangling, workspace.bad
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {dangling} AS {self._not_here(kind, name)}")
@@ -259,7 +268,10 @@ class _Run:
         return workspace.number(f"SELECT count(*) FROM {bad}") > 0
 
     def _not_here(self, kind: str, name: str) -> str:
-        """SQL: the ids that a field names and that no active record in the extract has."""
+        """Return SQL for the ids that a field refers to and that no record in the extract has.
+
+        Only active records of kinds that are final, or of the same kind, count.
+        """
         final = [
             target
             for target in KINDS[kind].references[name]
@@ -273,17 +285,17 @@ class _Run:
         return f"SELECT DISTINCT id FROM ({self._naming(kind, name)}) n WHERE true{absent}"
 
     def _found(self, table: WorkTable) -> None:
-        """Take from `dangling` what stands elsewhere.
+        """Remove the ids in a table from `dangling`.
 
-        That this extract withdraws it does not matter: products have it, withdrawn or not, and
-        what names it is not wrong for that.
+        It does not matter that this extract may withdraw such a record. Products have it, withdrawn
+        or not, so a reference to it is not wrong.
         """
         self.workspace.sql(
             f"DELETE FROM {self.workspace.dangling} WHERE id IN (SELECT sourcedId FROM {table})"
         )
 
     def _ask(self, kind: str, target: str, known: Known) -> None:
-        """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
+        """Make `elsewhere_KIND` once, for all ids that this kind and later kinds refer to."""
         if target in self.elsewhere:
             return
         self.elsewhere.add(target)
@@ -310,7 +322,10 @@ class _Run:
         )
 
     def _drop(self, kind: str, name: str, reason: str, code: FaultCode) -> None:
-        """Take what is in `bad` out of a field that can do without."""
+        """Remove an optional reference from the rows in `bad`.
+
+        From a list, only the ids in `dangling` are removed.
+        """
         self._tell_bad(kind, Sort(name, reason, False, code))
         workspace = self.workspace
         record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
@@ -338,11 +353,12 @@ class _Run:
         )
 
     def _uncircle(self, kind: str, name: str) -> None:
-        """Drop the reference of each record that is its own ancestor.
+        """Remove the reference of each record that is its own ancestor.
 
-        Each record names one: after as many jumps as there are records, whoever still jumps has
-        come to a circle. Each round doubles the jumps. Which of the circle is wrong, nobody can
-        tell.
+        Each record refers to one other record. A record from which one can take as many steps as
+        there are records leads into a circle. Each round doubles the steps. The steps end on the
+        records of the circle. Nobody can say which of their references is wrong, so all of them are
+        removed.
         """
         workspace = self.workspace
         record, jump, up = workspace.record(kind), workspace.jump, quoted(name)
@@ -369,8 +385,10 @@ class _Run:
             self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
     def doubt(self, kind: str) -> None:
-        """Take `_raw` from the records of which something was told, or that name what is another
-        source's: they are looked at again when they come again."""
+        """Remove `_raw` from records that have a fault or refer to a record of another source.
+
+        Their rows are checked again when they come again.
+        """
         workspace = self.workspace
         record = workspace.record(kind)
         workspace.sql(
@@ -385,9 +403,10 @@ class _Run:
                     f"(SELECT sourcedId FROM {workspace.elsewhere(target)}))"
                 )
 
-    # What is told
+    # Faults
 
     def _tell_bad(self, kind: str, sort: Sort) -> None:
+        """Add a fault for each row in `bad`."""
         record, bad = self.workspace.record(kind), self.workspace.bad
         self.tell(
             kind,
@@ -397,7 +416,7 @@ class _Run:
         )
 
     def _note_kept(self, kind: str, name: str) -> None:
-        """Tell once, for each file, of the rows in `bad`, which stay as they are."""
+        """Report the rows in `bad`, which stay as they are, once for each file."""
         record, bad = self.workspace.record(kind), self.workspace.bad
         rows = f"SELECT _file, _line FROM {record} r JOIN {bad} b ON b.r = r.rowid"
         self._doubt_rows(kind, rows)
@@ -415,7 +434,7 @@ class _Run:
             )
 
     def note_grades(self, kind: str) -> None:
-        """Tell of each grade that is none of the standard's, once, with a count."""
+        """Report each grade that is not in the standard's list once, with a count."""
         if "grades" not in columns(kind):
             return
         each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
@@ -428,18 +447,19 @@ class _Run:
         )
 
     def _doubt_rows(self, kind: str, rows: str) -> None:
-        """Keep in mind that something was told of rows (SQL: `_file`, `_line`)."""
+        """Record that rows have a fault (SQL: `_file`, `_line`)."""
         self.workspace.sql(
             f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({rows})"
         )
 
     def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0].
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1 means sorts[0].
 
-        It gives `text` too when some of the sorts are told once for each text.
+        The SQL gives `text` as well if some types of fault are reported once for each distinct
+        text.
         """
         workspace, faulty = self.workspace, self.workspace.faulty
-        # `found` may look at every field of a kind, which DuckDB takes long to plan: run it once.
+        # Run `found` only once. It may use every field of a kind, and DuckDB plans that slowly.
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return
@@ -485,8 +505,10 @@ class _Run:
                 )
 
     def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add a fault for each text: at the first row that has it, with how many rows have it. The
-        most frequent come first."""
+        """Add a fault for each distinct text, with the number of rows that have it.
+
+        The fault is at the first of these rows. The most frequent texts come first.
+        """
         groups = self.workspace.sql(
             f"""
             SELECT *, count(*) OVER (PARTITION BY file, code) AS texts,
