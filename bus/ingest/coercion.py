@@ -70,7 +70,7 @@ AMERICAN = "[0-9]{1,2}/[0-9]{1,2}/" + YEAR
 WITHDRAWN = "inactive"
 """A status of OneRoster 1.0 that means withdrawn. OneRoster 1.1 removed it (StatusType)."""
 
-LEFT_OUT = "the row was left out; mend it where it comes from and send the extract again"
+LEFT_OUT = "the row was left out; correct it in the SIS and send the extract again"
 
 
 class Sort(NamedTuple):
@@ -257,9 +257,11 @@ def plain(text: str) -> str:
     return f"lower(translate({text}, ' _-\t\u00a0', ''))"
 
 
-NO_ID = f"is no id: 1 to {ID_LENGTH} characters, no control characters"
-TOO_LONG = f"is longer than {LONGEST:,} characters (a quote that was not closed?)"
-TAKEN_OUT = "holds control characters; they were taken out"
+NO_ID = f"the id is not valid: it must have 1 to {ID_LENGTH} characters and no control characters"
+TOO_LONG = f"the value is longer than {LONGEST:,} characters (is a quote not closed?)"
+TAKEN_OUT = (
+    "the value contains control characters; the row was kept without them; remove them in the SIS"
+)
 
 
 def _branch(avro: Any) -> Any:
@@ -315,12 +317,16 @@ def _checked(field: Mapping[str, Any], value: str, what: str, code: FaultCode) -
         bad = Flaw(unread, f"{what}; {LEFT_OUT}", True, code)
         return Conversion(value, "NULL", (bad, _empty(made)))
     stands = field["default"]
-    instead = "it was left out" if stands is None else f"it was read as {str(stands).lower()}"
+    instead = (
+        "the row was kept without this value; correct it in the SIS"
+        if stands is None
+        else f"the row was kept with the value {str(stands).lower()}; correct it in the SIS"
+    )
     return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False, code),))
 
 
 def _empty(made: str) -> Flaw:
-    reason = f"is required and empty; {LEFT_OUT}"
+    reason = f"the field is required but empty; {LEFT_OUT}"
     return Flaw(f"{made} IS NULL", reason, True, FaultCode.MISSING_VALUE, empty=True)
 
 
@@ -328,7 +334,9 @@ def _words(field: Mapping[str, Any]) -> Conversion:
     """Return the conversion of text for people. It removes characters that cannot be printed."""
     text, made = quoted(field["name"]), made_of(field["name"])
     required = "default" not in field
-    consequence = LEFT_OUT if required else "it was left out"
+    consequence = (
+        LEFT_OUT if required else "the row was kept without this value; correct it in the SIS"
+    )
     reason = f"{TOO_LONG}; {consequence}"
     too_long = Flaw(f"length({text}) > {LONGEST}", reason, required, FaultCode.TOO_LONG)
     changed = f"{made} IS DISTINCT FROM {text} AND {_holds(text, UNPRINTED)}"
@@ -351,7 +359,7 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     Its items are separated by commas (OneRoster 1.2 CSV Binding, "Lists").
     """
     if avro["items"] != "string":
-        raise NotImplementedError(f"{field['name']}: only lists of text are read")
+        raise NotImplementedError(f"{field['name']}: only lists of text are supported")
     text, made = quoted(field["name"]), made_of(field["name"])
     split = f"string_split({text if is_id(field) else _printed(text)}, ',')"
     item = "trim(x)" if is_id(field) else cleaned("x")
@@ -366,11 +374,11 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
         f"CASE WHEN length({text}) <= {LONGEST} "
         f"THEN list_transform([{items}], lambda l: {distinct})[1] END"
     )
-    reason = f"{TOO_LONG}; it was left out"
+    reason = f"{TOO_LONG}; the row was kept without this list; correct it in the SIS"
     too_long = Flaw(f"length({text}) > {LONGEST}", reason, False, FaultCode.TOO_LONG)
     if is_id(field):
         bad = f"len(list_filter({items}, lambda x: NOT ({_fits('x')}))) > 0"
-        reason = f"{NO_ID}; it was left out"
+        reason = f"{NO_ID}; the row was kept without this id; correct it in the SIS"
         flaw = Flaw(f"{text} IS NOT NULL AND {bad}", reason, False, FaultCode.NOT_AN_ID)
     else:
         unprinted = _holds(text, UNPRINTED)
@@ -399,14 +407,16 @@ def _symbol(text: str, symbols: Mapping[str, str]) -> str:
 def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     text, made = quoted(field["name"]), made_of(field["name"])
     value = _symbol(text, _symbols(avro))
-    what = f"is none of {', '.join(avro['symbols'])}"
+    what = f"the value is not one of {', '.join(avro['symbols'])}"
     if (other := avro.get("default")) is None:
         return _checked(field, value, what, FaultCode.NOT_IN_LIST)
     unread = f"{text} IS NOT NULL AND {made} IS NULL"
-    reason = f"{what}; it was read as {other}"
+    reason = f"{what}; the row was kept with the value {other}; correct it in the SIS"
     unknown = Flaw(unread, reason, False, FaultCode.NOT_IN_LIST, once=True)
     if "default" not in field:
-        reason = f"is empty; it was read as {other}"
+        reason = (
+            f"the field is empty; the row was kept with the value {other}; enter a value in the SIS"
+        )
         empty = Flaw(
             f"{text} IS NULL", reason, False, FaultCode.MISSING_VALUE, once=True, empty=True
         )
@@ -422,7 +432,7 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     """
     text, made = quoted(field["name"]), made_of(field["name"])
     was = f"{plain(text)} = {text_literal(WITHDRAWN)}"
-    unknown = f"is none of {', '.join(avro['symbols'])}; {LEFT_OUT}"
+    unknown = f"the value is not one of {', '.join(avro['symbols'])}; {LEFT_OUT}"
     return Conversion(
         _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
         text_literal(avro["default"]),
@@ -430,7 +440,8 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
             Flaw(f"{text} IS NOT NULL AND {made} IS NULL", unknown, True, FaultCode.NOT_IN_LIST),
             Flaw(
                 was,
-                "is inactive, which OneRoster 1.1 took out; it was read as tobedeleted",
+                "the value is inactive, which OneRoster 1.1 removed; the row was kept with the "
+                "value tobedeleted; send tobedeleted instead",
                 False,
                 FaultCode.OUTDATED_VALUE,
                 once=True,
@@ -480,26 +491,27 @@ def _number(text: str) -> str:
 
 
 _READ: dict[str, tuple[Callable[[str], str], str, FaultCode]] = {
-    "boolean": (_boolean, "is neither true nor false", FaultCode.NOT_A_BOOLEAN),
+    "boolean": (_boolean, "the value is neither true nor false", FaultCode.NOT_A_BOOLEAN),
     "int": (
         lambda text: _whole(text, "INTEGER"),
-        "is no whole number of 32 bits",
+        "the value is not a whole number of at most 32 bits",
         FaultCode.NOT_AN_INTEGER,
     ),
     "long": (
         lambda text: _whole(text, "BIGINT"),
-        "is no whole number of 64 bits",
+        "the value is not a whole number of at most 64 bits",
         FaultCode.NOT_AN_INTEGER,
     ),
-    "double": (_number, "is no number", FaultCode.NOT_A_NUMBER),
+    "double": (_number, "the value is not a number", FaultCode.NOT_A_NUMBER),
     "date": (
         _date,
-        "is no date of the years 1900 to 2200 as YYYY-MM-DD",
+        "the value is not a date of the years 1900 to 2200 in the format YYYY-MM-DD",
         FaultCode.NOT_A_DATE,
     ),
     "timestamp-millis": (
         _moment,
-        "is no moment of the years 1900 to 2200 as YYYY-MM-DDTHH:MM:SSZ",
+        "the value is not a date and time of the years 1900 to 2200 in the format "
+        "YYYY-MM-DDTHH:MM:SSZ",
         FaultCode.NOT_A_MOMENT,
     ),
 }

@@ -55,7 +55,7 @@ def watch(
     Raises `Stop` if `folder` is not a folder.
     """
     if not folder.is_dir():
-        raise Stop(f"{folder} is not a folder; make it, or name the one in which extracts arrive")
+        raise Stop(f"{folder} is not a folder; create it, or name the folder where extracts arrive")
     for name in (TAKEN, REFUSED, WAITING):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     arrivals = changes(folder, recursive=True, rust_timeout=500, yield_on_timeout=True)
@@ -82,21 +82,21 @@ def allow(folder: Path, name: str, take: Callable[[Path], Outcome]) -> Outcome:
         held = _lock(folder).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"an extract of {folder} is being published; see what waits when that is done"
+            f"an extract of {folder} is being published; try again when it is done"
         ) from None
     with held:
         there = list(_extracts(waiting)) if waiting.is_dir() else []
         extract = next((one for one in there if one.name == name), None)
         if extract is None:
-            names = ", ".join(one.name for one in there) or "nothing does"
+            names = ", ".join(one.name for one in there) or "none"
             raise Stop(
-                f"no extract of this name waits in {waiting} (of those that wait: {names}); where "
-                f"a later one was published, it is in {folder / REFUSED}"
+                f"no extract of this name waits in {waiting} (waiting: {names}); if a later "
+                f"extract was published, it is in {folder / REFUSED}"
             )
         if later := next(_extracts(folder), None):
             raise Stop(
-                f"a later extract, {later.name}, lies in {folder}; let `--watch` take it first. "
-                "If the guard stops it too, it is the one to allow"
+                f"a later extract, {later.name}, is in {folder}; let `--watch` publish it first. "
+                "If the guard stops it too, allow that one instead"
             )
         outcome = take(extract)
         _reason(extract).unlink(missing_ok=True)
@@ -122,7 +122,8 @@ def _take(
         stop=lambda _: stopped(),
         reraise=True,
         before_sleep=lambda state: log.warning(
-            "tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
+            "extract is tried again soon",
+            why=str(state.outcome.exception()) if state.outcome else "",
         ),
     )
     try:
@@ -131,8 +132,8 @@ def _take(
         _replace_waiting(folder, f"the later extract {extract.name} waits in its place")
         name = _free(folder / WAITING, extract).name
         how = command(name)
-        log.error("extract waits for a yes", extract=name, why=str(reason), command=how)
-        yes = f"It waits for a yes. This lets it go on, as long as no later extract came:\n{how}"
+        log.error("extract waits for approval", extract=name, why=str(reason), command=how)
+        yes = f"It waits for approval. Until a later extract arrives, this publishes it:\n{how}"
         _put_aside(folder, extract, WAITING, f"{reason}\n{yes}")
     except Stop as reason:
         log.error("extract refused", extract=extract.name, why=str(reason))
@@ -148,10 +149,11 @@ def _take(
 def _replace_waiting(folder: Path, why: str) -> None:
     """Refuse the extract that waits, if there is one."""
     for earlier in list(_extracts(folder / WAITING)):
-        log.warning("extract waits no longer", extract=earlier.name, why=why)
+        log.warning("waiting extract refused", extract=earlier.name, why=why)
         text = (
-            f"The guard stopped it, nobody allowed it, and {why}. It would undo that one. If it "
-            "holds changes that no later extract has, publish it by hand"
+            f"The guard stopped this extract, nobody allowed it, and {why}. Publishing it now "
+            "would undo the later one. If it has changes that no later extract has, publish it "
+            "by hand"
         )
         _reason(earlier).unlink(missing_ok=True)
         _put_aside(folder, earlier, REFUSED, text)

@@ -13,7 +13,10 @@ from bus.source import Fault
 FIRST = 5
 """How many lines or ids a group lists, and how many value classes."""
 
-NUMBER = re.compile(r"^[\d,]+ more (rows|texts) like those told: |; [\d,]+ rows? ha(s|ve) it$")
+NUMBER = re.compile(
+    r"^[\d,]+ more (rows|values|texts) (with the same fault|like those told): "
+    r"|; this affects [\d,]+ rows?$|; [\d,]+ rows? ha(s|ve) it$"
+)
 """The part of a fault's text that gives a number of rows. A group has a count of all its rows.
 
 Faults of earlier versions are in the quarantine too, so this matches their texts as well.

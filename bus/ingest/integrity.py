@@ -174,13 +174,15 @@ class _Run:
         sorts = [
             Sort(
                 "sourcedId",
-                "has the same id and the same values as {kept}; once is enough",
+                "the row has the same id and the same values as {kept}; only one of them was used; "
+                "nothing is lost, but you can remove one of them in the SIS",
                 False,
                 FaultCode.REPEATED_ROW,
             ),
             Sort(
                 "sourcedId",
-                f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
+                f"the row has the same id as {{kept}}, which was kept, but different values; "
+                f"{LEFT_OUT}",
                 True,
                 FaultCode.DUPLICATE_ID,
             ),
@@ -210,7 +212,11 @@ class _Run:
         # References to the same kind come last, when it is final which of its records remain.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
-                reason = _absent(references[name], "it was left out")
+                reason = _absent(
+                    references[name],
+                    "the row was kept without this reference; send that record too, or correct the "
+                    "id in the SIS",
+                )
                 self._drop(kind, name, reason, FaultCode.UNKNOWN_REFERENCE)
             if kind in references[name] and not self._is_list(kind, name):
                 self._uncircle(kind, name)
@@ -225,7 +231,7 @@ class _Run:
             if self._dangling(kind, name):
                 reason = _absent(
                     KINDS[kind].references[name],
-                    "the row was left out; send that too, or mend the id",
+                    "the row was left out; send that record too, or correct the id in the SIS",
                 )
                 self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
@@ -381,7 +387,10 @@ class _Run:
                 f"SELECT rowid AS r, {up} AS id FROM {record} "
                 f"WHERE status = 'active' AND sourcedId IN (SELECT up FROM {jump})"
             )
-            reason = "leads round in a circle to the record itself; it was left out"
+            reason = (
+                "the field leads in a circle back to the record itself; the row was kept without "
+                "this reference; correct it in the SIS"
+            )
             self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
     def doubt(self, kind: str) -> None:
@@ -426,8 +435,9 @@ class _Run:
         )
         for file, number in groups:
             reason = (
-                f"names {_one_of(targets)}, which this extract does not carry and this source has "
-                f"never published; it was kept as it is; {_rows_have(number)}"
+                f"the field refers to {_one_of(targets)}, but this extract has no file for them "
+                "and this source has never published any; the rows were kept with the reference "
+                f"unchecked; send those records too to have it checked; {_rows_have(number)}"
             )
             self.workspace.staging.faults.append(
                 Fault(file, 0, name, "", reason, False, kind, FaultCode.UNCHECKED_REFERENCE, number)
@@ -438,7 +448,10 @@ class _Run:
         if "grades" not in columns(kind):
             return
         each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
-        reason = f"is none of {', '.join(grades.GRADES)}; it was kept"
+        reason = (
+            f"the grade is not one of {', '.join(grades.GRADES)}; the rows were kept with this "
+            "grade; use one of these codes in the SIS"
+        )
         self.tell(
             kind,
             [Sort("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
@@ -499,7 +512,7 @@ class _Run:
             if number > len(first):
                 reason = sort.reason.replace("{kept}", "another row")
                 left = number - len(first)
-                more = f"{left:,} more rows like those told: {reason}"
+                more = f"{left:,} more rows with the same fault: {reason}"
                 faults.append(
                     Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left)
                 )
@@ -534,14 +547,14 @@ class _Run:
                 cut[file, code] = texts - MOST, int(rows) - told[file, code]
         for (file, code), (number, left) in cut.items():
             sort = sorts[code - 1]
-            more = f"{number:,} more texts like those told: {sort.reason}"
+            more = f"{number:,} more values with the same fault: {sort.reason}"
             faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left))
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:
     return (
-        f"names {_one_of(targets)} that is no valid, active record of this extract "
-        f"and was not published before; {consequence}"
+        f"the field refers to {_one_of(targets)} that is not a valid, active record of this "
+        f"extract and was not published before; {consequence}"
     )
 
 
@@ -551,4 +564,4 @@ def _one_of(kinds: Sequence[str]) -> str:
 
 
 def _rows_have(number: int) -> str:
-    return "1 row has it" if number == 1 else f"{number:,} rows have it"
+    return "this affects 1 row" if number == 1 else f"this affects {number:,} rows"

@@ -22,8 +22,8 @@ from bus.source import Fault
 from bus.standard.fault_codes import FaultCode
 
 NOT_OURS = (
-    "is the id of a record of another source; the row was left out; give each source ids of its "
-    "own, or withdraw it there first"
+    "the id belongs to a record of another source; the row was left out; give each source "
+    "different ids, or withdraw the record from the other source first"
 )
 
 
@@ -78,7 +78,7 @@ def faults(kind: str, rows: Iterable[tuple[str, str, int]], most: int) -> list[F
             found.append(Fault(file, line, *about, FaultCode.FOREIGN_ID))
     for file, number in told.items():
         if (left := number - most) > 0:
-            more = f"{left:,} more rows like those told: {NOT_OURS}"
+            more = f"{left:,} more rows with the same fault: {NOT_OURS}"
             found.append(
                 Fault(file, 0, "sourcedId", "", more, True, kind, FaultCode.FOREIGN_ID, left)
             )

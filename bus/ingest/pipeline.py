@@ -250,8 +250,8 @@ def _held(work: Path, lock: str, source: str) -> Iterator[None]:
         held = FileLock(work.with_name(f"{work.name}.{lock}")).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"another `bus produce` of the source {source} is at work; wait for its end, or give "
-            "this one a --source of its own"
+            f"another `bus produce` of the source {source} is running; wait until it ends, or give "
+            "this one a different --source"
         ) from None
     with held:
         yield
@@ -267,8 +267,9 @@ def valid_name(source: str) -> None:
     """Raise `Stop` if this is not a valid name of a source."""
     if not re.fullmatch(SOURCE_NAME, source, re.ASCII) or len(source) > LONGEST_NAME:
         raise Stop(
-            "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
-            f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
+            "the source name is not valid; use letters, digits, dots, dashes and underscores, in "
+            "parts that start with a letter or digit and are separated by slashes "
+            f"(oneroster-csv/west), {LONGEST_NAME} characters at most"
         )
 
 
@@ -287,9 +288,9 @@ def _told_of_the_disk(folder: Path) -> Iterator[None]:
         duckdb.OutOfMemoryException,
     ) as error:
         raise RetryLater(
-            f"the working files in {folder.parent} could not be written or read "
-            f"({type(error).__name__}; its disk has {disk_left_mb(folder)} MB left): make room "
-            "and run it again; nothing is lost"
+            f"could not write or read the working files in {folder.parent} "
+            f"({type(error).__name__}; its disk has {disk_left_mb(folder)} MB left); nothing is "
+            "lost; free disk space and run it again"
         ) from None
 
 
@@ -433,8 +434,8 @@ class _Run:
                 # A row whose id could not be read may be a record that seems to be absent.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being "
-                    "absent; mend them and send the extract again"
+                    f"{unread[kind]} rows could not be read, so absent {kind} records are not "
+                    "withdrawn; correct the rows in the SIS and send the extract again"
                 )
             changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
@@ -466,8 +467,8 @@ class _Run:
         )
         return (
             f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
-            f"Nothing was published. It would have been:\n{would}\n"
-            "If that is right, run it again with --allow-mass-withdrawal"
+            f"Nothing was published. The result would have been:\n{would}\n"
+            "If this is correct, run it again with --allow-mass-withdrawal"
         )
 
     def _publish(

@@ -31,7 +31,7 @@ def poll(take: Callable[[], None], every: float, stopped: Callable[[], bool]) ->
         sleep=lambda seconds: _wait(seconds, stopped),
         reraise=True,
         before_sleep=lambda state: log.warning(
-            "poll tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
+            "poll is tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
         ),
     )
     while not stopped():

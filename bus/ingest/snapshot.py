@@ -65,7 +65,7 @@ def attach(
     """
     path = cache or cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    failure = "could not read what was last published: Kafka says {}; try again when it is up"
+    failure = "could not read what was last published: Kafka says {}; try again when Kafka is up"
     with Reader(settings, failure) as reader:
         mark = _mark(reader.cluster(), rules)
         _open(workspace, path, mark)
@@ -115,8 +115,8 @@ def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None
 
 def _ends(settings: Settings) -> dict[Position, int]:
     failure = (
-        "all is published, but Kafka does not say up to where ({}); run it again when it is up: "
-        "nothing is published twice"
+        "everything is published, but Kafka does not report the end offsets ({}); run it again "
+        "when Kafka is up; nothing is published twice"
     )
     with Reader(settings, failure) as reader:
         return reader.ends([topics.topic(settings, kind) for kind in KINDS])
@@ -147,7 +147,7 @@ def _open(workspace: Workspace, path: Path, mark: str) -> None:
                 _create(workspace, mark)
             return
     except duckdb.Error:
-        logging.getLogger(__name__).debug("the cache of what was published is made anew")
+        logging.getLogger(__name__).debug("the cache of published records is rebuilt")
     workspace.detach()
     _remove(path)
     workspace.attach(path)

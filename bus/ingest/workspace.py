@@ -276,7 +276,9 @@ class Workspace:
         there = self._there()
         for table in tables:
             if (table.cache, table.name) not in there:
-                raise RuntimeError(f"there is no table {table}; {table.maker} makes it first")
+                raise RuntimeError(
+                    f"there is no table {table}; {table.maker} makes it and must run before"
+                )
 
     def _there(self) -> set[tuple[bool, str]]:
         """Return the name of each table, and whether it is in the cache."""
