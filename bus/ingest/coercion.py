@@ -73,7 +73,7 @@ WITHDRAWN = "inactive"
 LEFT_OUT = "the row was left out; correct it in the SIS and send the extract again"
 
 
-class Sort(NamedTuple):
+class FaultType(NamedTuple):
     """A type of fault.
 
     column: the field that has the fault.
@@ -125,7 +125,7 @@ class Conversion(NamedTuple):
 
 def reading(
     kind: str, raw: str, there: Collection[str], *, faults: bool = False
-) -> tuple[str, list[Sort]]:
+) -> tuple[str, list[FaultType]]:
     """Return a SELECT that turns a table of text into records, and the types of fault it may find.
 
     raw:    the table of text.
@@ -143,7 +143,7 @@ def reading(
     """
     columns_there = {column.lower() for column in there}
     texts, made, codes, wrong, values = [], [], [], [], []
-    sorts: list[Sort] = []
+    types: list[FaultType] = []
     for field in KINDS[kind].schema["fields"]:
         name, how = field["name"], conversion(field)
         value = f"coalesce({made_of(name)}, {how.instead})"
@@ -157,16 +157,16 @@ def reading(
         values.append(f"CAST({value} AS {column_type(field['type'])}) AS {quoted(name)}")
         cases = []
         for flaw in how.flaws:
-            sorts.append(Sort(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
+            types.append(FaultType(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
             if not (is_there or flaw.empty):
                 continue
-            cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
+            cases.append(f"WHEN {flaw.when} THEN {-len(types) if flaw.fatal else len(types)}")
         code = quoted(f"{name}?")
         codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
-        said = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
+        reported_text = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
         class_ = value_class(quoted(name)) if is_there else "'empty'"
-        told = f"{{'code': abs({code}), 'class': {class_}, 'text': {said}}}"
-        wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
+        fault = f"{{'code': abs({code}), 'class': {class_}, 'text': {reported_text}}}"
+        wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {fault} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
     listed = f", CASE WHEN _worst IS NOT NULL THEN [{', '.join(wrong)}] END AS _faults"
@@ -178,7 +178,7 @@ def reading(
         FROM (SELECT *, {", ".join(made)}
         FROM (SELECT {", ".join(texts)}, r._line, r._file, {hashed} AS _raw FROM {raw} r))))
         """,
-        sorts,
+        types,
     )
 
 
@@ -245,8 +245,8 @@ def cleaned(text: str) -> str:
 
 def is_blank(text: str) -> str:
     """Return SQL that is true if a text contains nothing but white space."""
-    said = f"coalesce({text}, '')"
-    return f"NOT {_holds(said, f'[^{BLANK}]')}"
+    filled = f"coalesce({text}, '')"
+    return f"NOT {_holds(filled, f'[^{BLANK}]')}"
 
 
 def plain(text: str) -> str:
@@ -316,11 +316,11 @@ def _checked(field: Mapping[str, Any], value: str, what: str, code: FaultCode) -
     if "default" not in field:
         bad = Flaw(unread, f"{what}; {LEFT_OUT}", True, code)
         return Conversion(value, "NULL", (bad, _empty(made)))
-    stands = field["default"]
+    absent = field["default"]
     instead = (
         "the row was kept without this value; correct it in the SIS"
-        if stands is None
-        else f"the row was kept with the value {str(stands).lower()}; correct it in the SIS"
+        if absent is None
+        else f"the row was kept with the value {str(absent).lower()}; correct it in the SIS"
     )
     return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False, code),))
 

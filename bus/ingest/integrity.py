@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bus.ingest import grades
-from bus.ingest.coercion import LEFT_OUT, Sort, default, reading, value_class
+from bus.ingest.coercion import LEFT_OUT, FaultType, default, reading, value_class
 from bus.ingest.columns import columns, quoted
 from bus.ingest.workspace import Workspace, WorkTable
 from bus.source import Fault
@@ -68,7 +68,7 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
         left_out[kind] += run.settle(kind)
     for kind in kinds:
         run.note_grades(kind)
-        run.doubt(kind)
+        run.forget_hashes(kind)
     return left_out
 
 
@@ -125,14 +125,14 @@ class _Run:
         workspace = self.workspace
         record, raw = workspace.record(kind), workspace.raw(kind)
         there = workspace.columns_of(raw)
-        select, sorts = reading(kind, raw, there)
+        select, types = reading(kind, raw, there)
         workspace.sql(f"CREATE OR REPLACE TABLE {record} AS {select}")
         if workspace.number(f"SELECT count(_worst) FROM {record}"):
             select, _ = reading(kind, raw, there, faults=True)
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
-            self.tell(
+            self.report(
                 kind,
-                sorts,
+                types,
                 "SELECT _file, _line, f.code AS code, f.class AS class, f.text AS text, "
                 f"NULL AS kept FROM ({found}) WHERE f IS NOT NULL",
             )
@@ -171,15 +171,15 @@ class _Run:
             ) WHERE n > 1
             """
         )
-        sorts = [
-            Sort(
+        types = [
+            FaultType(
                 "sourcedId",
                 "the row has the same id and the same values as {kept}; only one of them was used; "
                 "nothing is lost, but you can remove one of them in the SIS",
                 False,
                 FaultCode.REPEATED_ROW,
             ),
-            Sort(
+            FaultType(
                 "sourcedId",
                 f"the row has the same id as {{kept}}, which was kept, but different values; "
                 f"{LEFT_OUT}",
@@ -187,9 +187,9 @@ class _Run:
                 FaultCode.DUPLICATE_ID,
             ),
         ]
-        self.tell(
+        self.report(
             kind,
-            sorts,
+            types,
             "SELECT _file, _line, CASE WHEN same THEN 1 ELSE 2 END AS code, class, kept "
             f"FROM {repeated}",
         )
@@ -219,7 +219,7 @@ class _Run:
                 )
                 self._drop(kind, name, reason, FaultCode.UNKNOWN_REFERENCE)
             if kind in references[name] and not self._is_list(kind, name):
-                self._uncircle(kind, name)
+                self._break_circles(kind, name)
         return left_out
 
     def _require(self, kind: str, names: Iterable[str]) -> int:
@@ -233,7 +233,7 @@ class _Run:
                     KINDS[kind].references[name],
                     "the row was left out; send that record too, or correct the id in the SIS",
                 )
-                self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
+                self._report_bad(kind, FaultType(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
@@ -314,10 +314,10 @@ class _Run:
         )
         workspace = self.workspace
         ours = workspace.known(target)
-        told = f" AND id NOT IN (SELECT sourcedId FROM {ours} WHERE sourcedId IS NOT NULL)"
+        unpublished = f" AND id NOT IN (SELECT sourcedId FROM {ours} WHERE sourcedId IS NOT NULL)"
         ids = workspace.sql(
             f"SELECT id FROM ({wanted}) WHERE true"
-            + (told if workspace.has(ours) else "")
+            + (unpublished if workspace.has(ours) else "")
             + " ORDER BY id"
         )
         found = known(target, [str(row[0]) for row in ids]) if ids else set()
@@ -332,7 +332,7 @@ class _Run:
 
         From a list, only the ids in `dangling` are removed.
         """
-        self._tell_bad(kind, Sort(name, reason, False, code))
+        self._report_bad(kind, FaultType(name, reason, False, code))
         workspace = self.workspace
         record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
         if not self._is_list(kind, name):
@@ -358,7 +358,7 @@ class _Run:
             f"UPDATE {record} SET {quoted(name)} = m.ids FROM {mended} m WHERE {record}.rowid = m.r"
         )
 
-    def _uncircle(self, kind: str, name: str) -> None:
+    def _break_circles(self, kind: str, name: str) -> None:
         """Remove the reference of each record that is its own ancestor.
 
         Each record refers to one other record. A record from which one can take as many steps as
@@ -393,7 +393,7 @@ class _Run:
             )
             self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
-    def doubt(self, kind: str) -> None:
+    def forget_hashes(self, kind: str) -> None:
         """Remove `_raw` from records that have a fault or refer to a record of another source.
 
         Their rows are checked again when they come again.
@@ -414,12 +414,12 @@ class _Run:
 
     # Faults
 
-    def _tell_bad(self, kind: str, sort: Sort) -> None:
+    def _report_bad(self, kind: str, type_: FaultType) -> None:
         """Add a fault for each row in `bad`."""
         record, bad = self.workspace.record(kind), self.workspace.bad
-        self.tell(
+        self.report(
             kind,
-            [sort],
+            [type_],
             f"SELECT _file, _line, 1 AS code, {value_class('b.id')} AS class, NULL AS kept "
             f"FROM {record} r JOIN {bad} b ON b.r = r.rowid",
         )
@@ -428,7 +428,7 @@ class _Run:
         """Report the rows in `bad`, which stay as they are, once for each file."""
         record, bad = self.workspace.record(kind), self.workspace.bad
         rows = f"SELECT _file, _line FROM {record} r JOIN {bad} b ON b.r = r.rowid"
-        self._doubt_rows(kind, rows)
+        self._mark_doubtful(kind, rows)
         targets = _uncarried(self.workspace, kind, name)
         groups = self.workspace.sql(
             f"SELECT coalesce(_file, ''), count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1"
@@ -452,21 +452,21 @@ class _Run:
             f"the grade is not one of {', '.join(grades.GRADES)}; the rows were kept with this "
             "grade; use one of these codes in the SIS"
         )
-        self.tell(
+        self.report(
             kind,
-            [Sort("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
+            [FaultType("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
             f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text, NULL AS kept "
             f"FROM ({each}) WHERE {grades.unlisted('text')}",
         )
 
-    def _doubt_rows(self, kind: str, rows: str) -> None:
+    def _mark_doubtful(self, kind: str, rows: str) -> None:
         """Record that rows have a fault (SQL: `_file`, `_line`)."""
         self.workspace.sql(
             f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({rows})"
         )
 
-    def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1 means sorts[0].
+    def report(self, kind: str, types: list[FaultType], found: str) -> None:
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1 means types[0].
 
         The SQL gives `text` as well if some types of fault are reported once for each distinct
         text.
@@ -476,13 +476,13 @@ class _Run:
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return
-        self._doubt_rows(kind, f"FROM {faulty}")
-        once = ", ".join(str(code) for code, sort in enumerate(sorts, 1) if sort.once)
-        self._tell_each(kind, sorts, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
+        self._mark_doubtful(kind, f"FROM {faulty}")
+        once = ", ".join(str(code) for code, type_ in enumerate(types, 1) if type_.once)
+        self._report_each(kind, types, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
         if once:
-            self._tell_once(kind, sorts, f"FROM {faulty} WHERE code IN ({once})")
+            self._report_once(kind, types, f"FROM {faulty} WHERE code IN ({once})")
 
-    def _tell_each(self, kind: str, sorts: list[Sort], found: str) -> None:
+    def _report_each(self, kind: str, types: list[FaultType], found: str) -> None:
         """Add a fault for each row."""
         groups = self.workspace.sql(
             f"""
@@ -494,30 +494,30 @@ class _Run:
         )
         faults = self.workspace.staging.faults
         for file, code, number, first in groups:
-            sort = sorts[code - 1]
+            type_ = types[code - 1]
             for one in first:
-                reason = sort.reason.replace("{kept}", one["kept"] or "")
+                reason = type_.reason.replace("{kept}", one["kept"] or "")
                 faults.append(
                     Fault(
                         file,
                         one["line"],
-                        sort.column,
+                        type_.column,
                         one["class"],
                         reason,
-                        sort.fatal,
+                        type_.fatal,
                         kind,
-                        sort.code,
+                        type_.code,
                     )
                 )
             if number > len(first):
-                reason = sort.reason.replace("{kept}", "another row")
+                reason = type_.reason.replace("{kept}", "another row")
                 left = number - len(first)
                 more = f"{left:,} more rows with the same fault: {reason}"
                 faults.append(
-                    Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left)
+                    Fault(file, 0, type_.column, "", more, type_.fatal, kind, type_.code, left)
                 )
 
-    def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
+    def _report_once(self, kind: str, types: list[FaultType], found: str) -> None:
         """Add a fault for each distinct text, with the number of rows that have it.
 
         The fault is at the first of these rows. The most frequent texts come first.
@@ -536,19 +536,21 @@ class _Run:
             """
         )
         faults, cut = self.workspace.staging.faults, {}
-        told: Counter[tuple[str, int]] = Counter()
+        reported: Counter[tuple[str, int]] = Counter()
         for file, code, number, line, class_, texts, rows in groups:
-            sort = sorts[code - 1]
-            reason = f"{sort.reason}; {_rows_have(number)}"
-            about = sort.column, class_, reason, sort.fatal, kind
-            faults.append(Fault(file, line, *about, sort.code, number))
-            told[file, code] += number
+            type_ = types[code - 1]
+            reason = f"{type_.reason}; {_rows_have(number)}"
+            about = type_.column, class_, reason, type_.fatal, kind
+            faults.append(Fault(file, line, *about, type_.code, number))
+            reported[file, code] += number
             if texts > MOST:
-                cut[file, code] = texts - MOST, int(rows) - told[file, code]
+                cut[file, code] = texts - MOST, int(rows) - reported[file, code]
         for (file, code), (number, left) in cut.items():
-            sort = sorts[code - 1]
-            more = f"{number:,} more values with the same fault: {sort.reason}"
-            faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left))
+            type_ = types[code - 1]
+            more = f"{number:,} more values with the same fault: {type_.reason}"
+            faults.append(
+                Fault(file, 0, type_.column, "", more, type_.fatal, kind, type_.code, left)
+            )
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:

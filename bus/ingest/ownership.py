@@ -69,14 +69,14 @@ def faults(kind: str, rows: Iterable[tuple[str, str, int]], most: int) -> list[F
     rows: the id, file and line of each row.
     most: how many faults of a file are reported one by one. The rest is reported as a number.
     """
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     found = []
     for id_, file, line in rows:
-        told[file] += 1
-        if told[file] <= most:
+        reported[file] += 1
+        if reported[file] <= most:
             about = "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
             found.append(Fault(file, line, *about, FaultCode.FOREIGN_ID))
-    for file, number in told.items():
+    for file, number in reported.items():
         if (left := number - most) > 0:
             more = f"{left:,} more rows with the same fault: {NOT_OURS}"
             found.append(

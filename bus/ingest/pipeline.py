@@ -188,7 +188,7 @@ def produce(
         _held(work := _work(settings, source), "lock", source),
         _fresh(work.with_name(f"{work.name}.extract")) as folder,
         span(f"produce {source}") as traceparent,
-        _told_of_the_disk(folder),
+        _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
         _clear(work)
@@ -223,7 +223,7 @@ def dry_run(
         _held(work := _work(settings, source), "dry-run.lock", source),
         _fresh(work.with_name(f"{work.name}.dry-run")) as folder,
         span(f"dry run {source}"),
-        _told_of_the_disk(folder),
+        _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
         cache = folder / "cache.duckdb"
@@ -274,7 +274,7 @@ def valid_name(source: str) -> None:
 
 
 @contextmanager
-def _told_of_the_disk(folder: Path) -> Iterator[None]:
+def _explain_disk_errors(folder: Path) -> Iterator[None]:
     """Turn DuckDB's errors about a full or failing disk into `RetryLater`.
 
     DuckDB's own text is left out, because it may quote data.
@@ -376,7 +376,7 @@ class _Run:
             others = ownership.others(self.settings, self.source)
         else:
             others = ownership.announce(self.settings, self.source, staging.coverage)
-        self._leave_others_alone(others, quarantined)
+        self._quarantine_foreign_rows(others, quarantined)
         self.progress("comparing")
         return self._compare(name, quarantined, unread), begin
 
@@ -400,7 +400,7 @@ class _Run:
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
         return known_ids(self.settings, kind, ids, other_than=self.source)
 
-    def _leave_others_alone(self, others: set[str], quarantined: dict[str, int]) -> None:
+    def _quarantine_foreign_rows(self, others: set[str], quarantined: dict[str, int]) -> None:
         """Put rows whose ids belong to another source into quarantine, see `bus.ingest.ownership`.
 
         others: the kinds that other sources publish.
@@ -498,24 +498,24 @@ class _Run:
             for kind, change, where in steps
             for records in self._records(kind, where)
         )
-        told = not faults
+        faults_published = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or not told or moved is not None:
+            while following or not faults_published or moved is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
                 with publisher.transaction():
                     for kind, change, records in batch:
                         publisher.publish(kind, change, records)
-                    if not told:
+                    if not faults_published:
                         quarantine.publish_changes(
                             publisher, self.settings, self.source, faults, time
                         )
                     if not following and moved is not None:
                         position.publish(publisher, self.settings, self.source, moved)
                         moved = None
-                told = True
+                faults_published = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
         """Return the records of a change in the extract's order, in batches of `BATCH`."""

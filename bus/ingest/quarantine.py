@@ -39,19 +39,19 @@ AGAIN = timedelta(days=20)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KnownFault:
     """A fault that is in the topic.
 
     key:  the key of its message.
     kind, line, count: as in `bus.source.Fault`.
-    told: when it was published, UTC.
+    published: when it was published, UTC.
     """
 
     key: str
     kind: str
     line: int
     count: int
-    told: datetime
+    published: datetime
 
 
 @dataclass(slots=True)
@@ -60,12 +60,12 @@ class FaultChanges:
 
     new:      the faults to publish, by id.
     gone:     the keys of faults that no longer exist.
-    standing: the faults that are in the topic after the run, by id.
+    current:  the faults that are in the topic after the run, by id.
     """
 
     new: dict[str, Fault]
     gone: list[str]
-    standing: dict[str, Standing]
+    current: dict[str, KnownFault]
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone)
@@ -104,28 +104,28 @@ def compare(
         before = _in_the_topic(settings, source)
     else:
         before = {
-            id_: Standing(key, kind, line, count, told.replace(tzinfo=UTC))
-            for id_, key, kind, line, count, told in rows
+            id_: KnownFault(key, kind, line, count, published.replace(tzinfo=UTC))
+            for id_, key, kind, line, count, published in rows
         }
     now = datetime.now(UTC)
     changes = FaultChanges({}, [], {})
     for name, fault in _named(source, faults):
         fresh = fault.kind, fault.line, fault.count, now
         was = before.get(name)
-        if was is None or was.count != fault.count or now - was.told > AGAIN:
+        if was is None or was.count != fault.count or now - was.published > AGAIN:
             changes.new[name] = fault
-            changes.standing[name] = Standing(name, *fresh)
+            changes.current[name] = KnownFault(name, *fresh)
             if was is not None and was.key != name:
                 changes.gone.append(was.key)
-        elif name not in changes.standing:
-            changes.standing[name] = was
+        elif name not in changes.current:
+            changes.current[name] = was
     for name, was in before.items():
-        if name in changes.standing:
+        if name in changes.current:
             continue
-        if _looked_at(was, coverage):
+        if _would_find_again(was, coverage):
             changes.gone.append(was.key)
-        elif now - was.told < 2 * AGAIN:  # otherwise Kafka has deleted it
-            changes.standing[name] = was
+        elif now - was.published < 2 * AGAIN:  # otherwise Kafka has deleted it
+            changes.current[name] = was
     return changes
 
 
@@ -139,7 +139,7 @@ def _named(source: str, faults: Iterable[Fault]) -> Iterator[tuple[str, Fault]]:
             yield fault_id(source, fault, len(same) - 1), fault
 
 
-def _looked_at(was: Standing, coverage: Mapping[str, Coverage]) -> bool:
+def _would_find_again(was: KnownFault, coverage: Mapping[str, Coverage]) -> bool:
     """Return whether a run would have found a fault again if it still existed."""
     whole_file = was.line <= 1 and was.count == 1
     if was.kind:
@@ -149,21 +149,21 @@ def _looked_at(was: Standing, coverage: Mapping[str, Coverage]) -> bool:
     return bool(coverage) and (whole_file or all(how == "bulk" for how in kept))
 
 
-def _in_the_topic(settings: Settings, source: str) -> dict[str, Standing]:
+def _in_the_topic(settings: Settings, source: str) -> dict[str, KnownFault]:
     """Return the current faults of a source in the topic, by id.
 
     Version 0.1.0 used other keys, so the id of its faults is computed.
     """
-    found: dict[str, Standing] = {}
+    found: dict[str, KnownFault] = {}
     now = datetime.now(UTC)
     for one in _entries(settings):
         if one.entry["source"] != source:
             continue
         fault = fault_of(one.entry)
         # Treat an old fault as 19 days old, so it is published again soon, but not now.
-        told = max(datetime.fromtimestamp(one.at / 1000, UTC), now - AGAIN + timedelta(days=1))
-        standing = Standing(one.key, fault.kind, fault.line, fault.count, told)
-        found[fault_id(source, fault) if one.earlier else one.key] = standing
+        published = max(datetime.fromtimestamp(one.at / 1000, UTC), now - AGAIN + timedelta(days=1))
+        known = KnownFault(one.key, fault.kind, fault.line, fault.count, published)
+        found[fault_id(source, fault) if one.earlier else one.key] = known
     return found
 
 
@@ -199,15 +199,15 @@ def _publish(
 def remember(workspace: Workspace, changes: FaultChanges) -> None:
     """Store in the cache which faults the source has now, after they are published."""
     known = workspace.quarantined
-    ids = list(changes.standing)
-    rows = list(changes.standing.values())
+    ids = list(changes.current)
+    rows = list(changes.current.values())
     columns = [
         ids,
         [row.key for row in rows],
         [row.kind for row in rows],
         [row.line for row in rows],
         [row.count for row in rows],
-        [row.told.astimezone(UTC).replace(tzinfo=None) for row in rows],
+        [row.published.astimezone(UTC).replace(tzinfo=None) for row in rows],
     ]
     with workspace.transaction():
         workspace.sql(f"DELETE FROM {known}")

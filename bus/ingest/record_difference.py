@@ -64,8 +64,11 @@ def _of(workspace: Workspace, kind: str, change: str, most: int) -> list[RecordD
         after = dict(zip(names, values[: len(names)], strict=True))
         earlier = dict(zip(names, values[len(names) :], strict=True))
         differ = [name for name in names if after[name] != earlier[name]]
-        told, was = masked(kind, after), masked(kind, earlier)
-        fields = {name: (was[name], _other(told[name], was[name])) for name in differ}
+        after_masked, before_masked = masked(kind, after), masked(kind, earlier)
+        fields = {
+            name: (before_masked[name], _other(after_masked[name], before_masked[name]))
+            for name in differ
+        }
         found.append(RecordDifference(kind, id_, change, fields))
     return found
 

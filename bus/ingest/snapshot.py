@@ -224,10 +224,10 @@ def _catch_up(
     lookup = schema_lookup(settings)
     decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
     read: set[str] = set()
-    for lots in _published(settings, source, reader, ends, positions):
-        for kind, lot in lots.items():
+    for batches in _published(settings, source, reader, ends, positions):
+        for kind, batch in batches.items():
             read.add(kind)
-            _read(workspace, path, decoders[kind], kind, lot)
+            _read(workspace, path, decoders[kind], kind, batch)
     with workspace.transaction():
         for kind in read:
             _upsert(workspace, kind)
@@ -245,21 +245,21 @@ def _published(
     kinds = {topics.topic(settings, kind): kind for kind in KINDS}
     start = {place: positions.get(place, 0) for place in ends}
     start = {place: at for place, at in start.items() if at < ends[place]}
-    lots: defaultdict[str, _Lot] = defaultdict(_Lot)
+    batches: defaultdict[str, _Lot] = defaultdict(_Lot)
     for messages in reader.batches(start, at_once=READ):
         for message in messages:
             if header(message, "ce_source") != source:
                 continue
-            lot = lots[kinds[message.topic() or ""]]
-            lot.ids.append((message.key() or b"").decode("utf-8", "replace"))
-            lot.times.append(message.timestamp()[1])
-            lot.offsets.append(message.offset() or 0)
-            lot.values.append(message.value())
-        if sum(len(lot.ids) for lot in lots.values()) >= TAKEN:
-            yield lots
-            lots.clear()
+            batch = batches[kinds[message.topic() or ""]]
+            batch.ids.append((message.key() or b"").decode("utf-8", "replace"))
+            batch.times.append(message.timestamp()[1])
+            batch.offsets.append(message.offset() or 0)
+            batch.values.append(message.value())
+        if sum(len(batch.ids) for batch in batches.values()) >= TAKEN:
+            yield batches
+            batches.clear()
     positions.update(reader.reached)
-    yield lots
+    yield batches
 
 
 def _upsert(workspace: Workspace, kind: str) -> None:
@@ -281,7 +281,7 @@ def _upsert(workspace: Workspace, kind: str) -> None:
     workspace.sql(f"DROP TABLE {latest}; DROP TABLE {read}")
 
 
-def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot) -> None:
+def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot) -> None:
     """Add a batch of messages to `read_KIND`, each with its key, Kafka's timestamp and its offset.
 
     A message that cannot be decoded becomes a row with only these.
@@ -290,9 +290,9 @@ def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _
         f"CREATE TEMP TABLE IF NOT EXISTS {workspace.read(kind)} "
         f"({definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT)"
     )
-    found = decoder.columns(lot.values)
+    found = decoder.columns(batch.values)
     if found is None:
-        _read_one_by_one(workspace, cache, decoder, kind, lot)
+        _read_one_by_one(workspace, cache, decoder, kind, batch)
         return
     import pyarrow
 
@@ -302,14 +302,19 @@ def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _
         for column in found.columns
     ]
     arrow = pyarrow.table(
-        [*plain, pyarrow.array(lot.ids), pyarrow.array(lot.times), pyarrow.array(lot.offsets)],
+        [
+            *plain,
+            pyarrow.array(batch.ids),
+            pyarrow.array(batch.times),
+            pyarrow.array(batch.offsets),
+        ],
         [*found.schema.names, "_id", "_at", "_offset"],
     )
     workspace.insert(workspace.read(kind), arrow)
 
 
 def _read_one_by_one(
-    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot
+    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot
 ) -> None:
     # Name the file after the cache, as another source may read its topics at the same time.
     path = cache.with_suffix(".ndjson")
@@ -318,7 +323,7 @@ def _read_one_by_one(
     try:
         with open(path, "w", encoding="utf-8", opener=_private) as out:
             for key, at, offset, value in zip(
-                lot.ids, lot.times, lot.offsets, lot.values, strict=True
+                batch.ids, batch.times, batch.offsets, batch.values, strict=True
             ):
                 try:
                     record: Record | None = decoder.decode(value)
