@@ -1,8 +1,9 @@
-"""From text to the standard's types: SQL of DuckDB, generated from Avro types.
+"""Generate DuckDB SQL that converts text to the standard's types.
 
-What a text may look like is wider than the standards say, as vendors write: OneRoster 1.2 CSV
-Binding (dates are ISO 8601 `YYYY-MM-DD`, moments ISO 8601 in UTC, enumerations and booleans as
-spelt there) and what is unmistakable beside it. What could be read in two ways is not guessed.
+The SQL is generated from the Avro types. The OneRoster 1.2 CSV Binding defines the formats: dates
+are ISO 8601 `YYYY-MM-DD`, timestamps are ISO 8601 in UTC, and enumerations and booleans are
+spelled as listed. Vendors write other formats too. This module also accepts a format that can have
+only one meaning. It does not guess the meaning of text that can have two.
 """
 
 from __future__ import annotations
@@ -17,36 +18,40 @@ from bus.standard.fault_codes import FaultCode
 from bus.standard.json import ID_LENGTH
 
 CONTROL = r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]"
-"""What an id may not hold (RE2), as `bus.standard.json` has it for JSON."""
+"""The characters that an id must not contain (RE2). `bus.standard.json` has the same for JSON."""
 
 UNPRINTED = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}]"
-"""What other text may not hold: control characters other than tab and line ends."""
+"""The characters that other text must not contain: control characters except tabs and line ends."""
 
 LONGEST = 32_768
-"""Of a text or a list, in characters. What is longer is a quote that was not closed, or would not
-fit in a message."""
+"""The maximum length of a text or a list, in characters.
+
+Longer text has a quote that was not closed, or would not fit in a message.
+"""
 
 BLANK = r"\t-\r\p{Z}\x{85}"
-"""White space, for a class of RE2 (Unicode, "White_Space")."""
+"""The white space characters (Unicode, "White_Space"), for an RE2 character class."""
 
 INVISIBLE = (
     r"\x{ad}\x{61c}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}"
     r"\x{2066}-\x{206f}\x{feff}\x{fff9}-\x{fffb}\x{e0001}"
 )
-"""Characters that carry no meaning and are not seen, for a class of RE2: those of Unicode's general
-category Cf, but `MEANINGFUL`. They come with what somebody copied, and who searches for a name does
-not type them."""
+"""Characters that have no meaning and cannot be seen, for an RE2 character class.
+
+These are the characters of Unicode's general category Cf, except `MEANINGFUL`. They get into text
+by copy and paste. People who search for a name do not type them.
+"""
 
 MEANINGFUL = (
-    r"\x{200c}\x{200d}\x{180e}"  # how letters join: Persian, Indic scripts, Mongolian
-    r"\x{600}-\x{605}\x{6dd}\x{70f}\x{890}\x{891}\x{8e2}\x{110bd}\x{110cd}"  # signs that show
+    r"\x{200c}\x{200d}\x{180e}"  # joiners: Persian, Indic scripts, Mongolian
+    r"\x{600}-\x{605}\x{6dd}\x{70f}\x{890}\x{891}\x{8e2}\x{110bd}\x{110cd}"  # visible signs
     r"\x{13430}-\x{1343f}\x{1bca0}-\x{1bca3}\x{1d173}-\x{1d17a}"  # hieroglyphs, shorthand, music
-    r"\x{e0020}-\x{e007f}"  # the letters of a flag
+    r"\x{e0020}-\x{e007f}"  # letters of flag emoji
 )
-"""The characters of Cf that stay."""
+"""The characters of category Cf that are kept, for an RE2 character class."""
 
 DIRT = rf"\A[{BLANK}{INVISIBLE}]+|[{BLANK}{INVISIBLE}]+\z|[{INVISIBLE}]+"
-"""What `cleaned` takes out of a text."""
+"""What `cleaned` removes from a text (RE2)."""
 
 YES = ("true", "t", "yes", "y", "1")
 NO = ("false", "f", "no", "n", "0")
@@ -54,7 +59,7 @@ NO = ("false", "f", "no", "n", "0")
 INTEGER = r"[+-]?[0-9]+(\.0*)?"
 NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 YEAR = "(19[0-9]{2}|2[01][0-9]{2}|2200)"
-"""A plausible one; any other is a slip of the keyboard or a filler."""
+"""A plausible year. Any other year is a typing error or a placeholder."""
 
 DAY = YEAR + "-[0-9]{2}-[0-9]{2}"
 TIME = r"[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
@@ -63,14 +68,20 @@ COMPACT = YEAR + "[0-9]{4}"
 AMERICAN = "[0-9]{1,2}/[0-9]{1,2}/" + YEAR
 
 WITHDRAWN = "inactive"
-"""A status of OneRoster 1.0 that 1.1 took out (StatusType); who still sends it means withdrawn."""
+"""A status of OneRoster 1.0 that means withdrawn. OneRoster 1.1 removed it (StatusType)."""
 
-LEFT_OUT = "the row was left out; mend it where it comes from and send the extract again"
+LEFT_OUT = "the row was left out; correct it in the SIS and send the extract again"
 
 
-class Sort(NamedTuple):
-    """A sort of fault. `{kept}` in its reason is the row that was kept instead. `once`: it is told
-    once for each text that has it, with a count."""
+class FaultType(NamedTuple):
+    """A type of fault.
+
+    column: the field that has the fault.
+    reason: the text for a person. `{kept}` in it is replaced by the row that was kept instead.
+    fatal:  whether the row is left out.
+    code:   the fault code.
+    once:   whether the fault is reported once for each distinct text that has it, with a count.
+    """
 
     column: str
     reason: str
@@ -80,11 +91,15 @@ class Sort(NamedTuple):
 
 
 class Flaw(NamedTuple):
-    """Something that may be wrong with a field: when (SQL), what a person is told, how bad.
+    """A possible fault of a field.
 
-    The SQL may name the field's text by the field's name, and what was made of it by `made_of`.
-    `once`: it is told once for each text that has it, with a count.
-    `empty`: it may hold where there is no text.
+    when:   the SQL condition. The field's name stands for the field's text. `made_of` names the
+            converted value.
+    reason: the text for a person.
+    fatal:  whether the row is left out.
+    code:   the fault code.
+    once:   whether the fault is reported once for each distinct text that has it, with a count.
+    empty:  whether the condition can hold when the field has no text.
     """
 
     when: str
@@ -96,11 +111,11 @@ class Flaw(NamedTuple):
 
 
 class Conversion(NamedTuple):
-    """How a field is read.
+    """How a field is converted from text.
 
-    value:   SQL that makes the value of the field's text; NULL when there is none.
-    instead: SQL of what stands when there is none: the Avro default.
-    flaws:   what may be wrong; the first that holds counts.
+    value:   SQL that makes the value from the field's text. It is NULL if there is no value.
+    instead: SQL for the value to use if there is none: the Avro default.
+    flaws:   the possible faults. The first one that holds counts.
     """
 
     value: str
@@ -110,27 +125,29 @@ class Conversion(NamedTuple):
 
 def reading(
     kind: str, raw: str, there: Collection[str], *, faults: bool = False
-) -> tuple[str, list[Sort]]:
-    """A SELECT that makes records of a table of text, and the sorts of fault that it may find.
+) -> tuple[str, list[FaultType]]:
+    """Return a SELECT that turns a table of text into records, and the types of fault it may find.
 
-    raw:    the table; `there`: its columns. A field that is not among them is empty, and so is
-            `_raw` (see `bus.ingest.row_hashes`).
-    faults: whether the SELECT gives `_faults` too, which DuckDB takes long to plan.
+    raw:    the table of text.
+    there:  the columns of `raw`. A field that is not among them is empty, and so is `_raw` (see
+            `bus.ingest.row_hashes`).
+    faults: whether the SELECT includes `_faults`, which takes DuckDB a long time to plan.
 
-    Beside the fields, `_line`, `_file` and `_raw` it gives
+    The SELECT gives the fields, `_line`, `_file`, `_raw` and
 
-    _faults: NULL, or a list with, for each field that has a fault, what is wrong: `code` (1: the
-             first of the sorts), `class` (see `value_class`) and, where it is told once for each
-             text, the `text`;
-    _worst:  the code of a fatal fault with a minus, else the code of any fault, else NULL.
+    _faults: NULL if there is no fault. Otherwise a list with an item for each field: NULL, or the
+             fault's `code` (1 for the first type of fault), the `class` of the value (see
+             `value_class`) and, if the fault is reported once for each distinct text, the `text`;
+    _worst:  the code of a fatal fault, negative, if there is one. Otherwise the code of any fault,
+             or NULL.
     """
     columns_there = {column.lower() for column in there}
     texts, made, codes, wrong, values = [], [], [], [], []
-    sorts: list[Sort] = []
+    types: list[FaultType] = []
     for field in KINDS[kind].schema["fields"]:
         name, how = field["name"], conversion(field)
         value = f"coalesce({made_of(name)}, {how.instead})"
-        # A column that is not there takes DuckDB as long to plan as one that is.
+        # Keep the SQL of a missing column short: DuckDB plans it as slowly as that of any column.
         is_there = name.lower() in columns_there
         text = f"CAST(r.{quoted(name)} AS VARCHAR)"
         text = f"nullif({_trimmed(field, text)}, '')" if is_there else "NULL::VARCHAR"
@@ -140,16 +157,16 @@ def reading(
         values.append(f"CAST({value} AS {column_type(field['type'])}) AS {quoted(name)}")
         cases = []
         for flaw in how.flaws:
-            sorts.append(Sort(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
+            types.append(FaultType(name, flaw.reason, flaw.fatal, flaw.code, flaw.once))
             if not (is_there or flaw.empty):
                 continue
-            cases.append(f"WHEN {flaw.when} THEN {-len(sorts) if flaw.fatal else len(sorts)}")
+            cases.append(f"WHEN {flaw.when} THEN {-len(types) if flaw.fatal else len(types)}")
         code = quoted(f"{name}?")
         codes.append(f"CASE {' '.join([*cases, 'WHEN false THEN 0'])} END AS {code}")
-        said = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
+        reported_text = quoted(name) if any(flaw.once for flaw in how.flaws) else "NULL::VARCHAR"
         class_ = value_class(quoted(name)) if is_there else "'empty'"
-        told = f"{{'code': abs({code}), 'class': {class_}, 'text': {said}}}"
-        wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {told} END")
+        fault = f"{{'code': abs({code}), 'class': {class_}, 'text': {reported_text}}}"
+        wrong.append(f"CASE WHEN {code} IS NOT NULL THEN {fault} END")
     worst = ", ".join(quoted(f"{name}?") for name in KINDS[kind].fields)
     hashed = "r._raw" if "_raw" in there else "NULL::UBIGINT"
     listed = f", CASE WHEN _worst IS NOT NULL THEN [{', '.join(wrong)}] END AS _faults"
@@ -161,30 +178,33 @@ def reading(
         FROM (SELECT *, {", ".join(made)}
         FROM (SELECT {", ".join(texts)}, r._line, r._file, {hashed} AS _raw FROM {raw} r))))
         """,
-        sorts,
+        types,
     )
 
 
 def text_literal(text: str) -> str:
-    """A text as an SQL string."""
+    """Return a text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def made_of(field: str) -> str:
-    """The column that holds what was made of a field's text."""
+    """Return the name of the column that holds the value converted from a field's text."""
     return quoted(f"{field}!")
 
 
 def is_id(field: Mapping[str, Any]) -> bool:
-    """Whether a field holds an id, or a list of ids, rather than text for people."""
+    """Return whether a field holds an id, or a list of ids, rather than text for people."""
     return "references" in field or field["name"].endswith(("ourcedId", "ourcedIds"))
 
 
 def conversion(field: Mapping[str, Any]) -> Conversion:
-    """How a field of a schema is read from text (trimmed; NULL when there is none).
+    """Return how a field of a schema is converted from text.
 
-    A field without an Avro default is required: without a value the row is left out. An enumeration
-    that is empty or not known takes the default of its own, when it has one (Avro 1.12, "Enums").
+    The text is trimmed, and NULL if it is empty.
+
+    A field without an Avro default is required: if it has no value, the row is left out. An unknown
+    enumeration value becomes the default of the enumeration itself, if it has one (Avro 1.12,
+    "Enums"). So does an empty value, if the field has no default.
     """
     avro = _branch(field["type"])
     if isinstance(avro, dict) and avro["type"] == "enum":
@@ -202,7 +222,7 @@ def conversion(field: Mapping[str, Any]) -> Conversion:
 
 
 def value_class(text: str) -> str:
-    """SQL: what kind of value a text is ("a date", "text of 12 characters"), never the value."""
+    """Return SQL for the class of a text, such as "a date" or "text of 12 characters"."""
     lower = f"lower(trim({text}))"
     words = ", ".join(text_literal(word) for word in (*YES, *NO) if len(word) > 1)
     return (
@@ -216,41 +236,50 @@ def value_class(text: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    """SQL: a text without invisible characters, and without white space at its ends.
+    """Return SQL for a text without invisible characters, and without white space at its ends.
 
-    Few texts have any, and to look for them takes a third of the time that a trim takes.
+    Few texts have any. Looking for them takes a third of the time that a trim takes.
     """
     return f"CASE WHEN {_holds(text, DIRT)} THEN {_without(text, DIRT)} ELSE {text} END"
 
 
 def is_blank(text: str) -> str:
-    """SQL: whether a text holds nothing but white space."""
-    said = f"coalesce({text}, '')"
-    return f"NOT {_holds(said, f'[^{BLANK}]')}"
+    """Return SQL that is true if a text contains nothing but white space."""
+    filled = f"coalesce({text}, '')"
+    return f"NOT {_holds(filled, f'[^{BLANK}]')}"
 
 
 def plain(text: str) -> str:
-    """SQL: a text by which a word of an enumeration is known, whatever its case and blanks."""
+    """Return SQL for the form of a text by which an enumeration symbol is recognized.
+
+    Case, white space, hyphens and underscores do not count.
+    """
     return f"lower(translate({text}, ' _-\t\u00a0', ''))"
 
 
-NO_ID = f"is no id: 1 to {ID_LENGTH} characters, no control characters"
-TOO_LONG = f"is longer than {LONGEST:,} characters (a quote that was not closed?)"
-TAKEN_OUT = "holds control characters; they were taken out"
+NO_ID = f"the id is not valid: it must have 1 to {ID_LENGTH} characters and no control characters"
+TOO_LONG = f"the value is longer than {LONGEST:,} characters (is a quote not closed?)"
+TAKEN_OUT = (
+    "the value contains control characters; the row was kept without them; remove them in the SIS"
+)
 
 
 def _branch(avro: Any) -> Any:
-    """The type of a value that is there."""
+    """Return the type of a value that is not null."""
     return next(part for part in avro if part != "null") if isinstance(avro, list) else avro
 
 
 def _trimmed(field: Mapping[str, Any], text: str) -> str:
-    """Ids lose only what `bus.ingest.diff` takes off them too, so that both mean the same id."""
+    """Return SQL for a field's text, trimmed.
+
+    An id loses only the characters that `bus.ingest.row_hashes` also removes, so that both see the
+    same id.
+    """
     return f"trim({text})" if is_id(field) else cleaned(text)
 
 
 def default(field: Mapping[str, Any]) -> str:
-    """A field's Avro default as SQL, NULL when there is none."""
+    """Return a field's Avro default as SQL, or NULL if it has none."""
     value = field.get("default")
     if isinstance(value, list):
         items = ", ".join(text_literal(item) for item in value)
@@ -273,32 +302,41 @@ def _without(text: str, pattern: str) -> str:
 
 
 def _fits(text: str) -> str:
-    """SQL: whether a text is an id."""
+    """Return SQL that is true if a text is a valid id."""
     return f"length({text}) <= {ID_LENGTH} AND NOT {_holds(text, CONTROL)}"
 
 
 def _checked(field: Mapping[str, Any], value: str, what: str, code: FaultCode) -> Conversion:
-    """A field whose text says a value or says none; `what` is told of the latter."""
+    """Return the conversion of a field whose text either gives a value or is a fault.
+
+    what: describes the fault. code: its code.
+    """
     text, made = quoted(field["name"]), made_of(field["name"])
     unread = f"{text} IS NOT NULL AND {made} IS NULL"
     if "default" not in field:
         bad = Flaw(unread, f"{what}; {LEFT_OUT}", True, code)
         return Conversion(value, "NULL", (bad, _empty(made)))
-    stands = field["default"]
-    instead = "it was left out" if stands is None else f"it was read as {str(stands).lower()}"
+    absent = field["default"]
+    instead = (
+        "the row was kept without this value; correct it in the SIS"
+        if absent is None
+        else f"the row was kept with the value {str(absent).lower()}; correct it in the SIS"
+    )
     return Conversion(value, default(field), (Flaw(unread, f"{what}; {instead}", False, code),))
 
 
 def _empty(made: str) -> Flaw:
-    reason = f"is required and empty; {LEFT_OUT}"
+    reason = f"the field is required but empty; {LEFT_OUT}"
     return Flaw(f"{made} IS NULL", reason, True, FaultCode.MISSING_VALUE, empty=True)
 
 
 def _words(field: Mapping[str, Any]) -> Conversion:
-    """Text for people: what cannot be printed is taken out."""
+    """Return the conversion of text for people. It removes characters that cannot be printed."""
     text, made = quoted(field["name"]), made_of(field["name"])
     required = "default" not in field
-    consequence = LEFT_OUT if required else "it was left out"
+    consequence = (
+        LEFT_OUT if required else "the row was kept without this value; correct it in the SIS"
+    )
     reason = f"{TOO_LONG}; {consequence}"
     too_long = Flaw(f"length({text}) > {LONGEST}", reason, required, FaultCode.TOO_LONG)
     changed = f"{made} IS DISTINCT FROM {text} AND {_holds(text, UNPRINTED)}"
@@ -309,15 +347,19 @@ def _words(field: Mapping[str, Any]) -> Conversion:
 
 
 def _printed(text: str) -> str:
-    # So few texts hold any that it does not matter how long it takes; planning it does.
+    # Few texts have such characters, so the time to remove them does not matter. The time to
+    # plan the SQL does.
     stripped = _without(_without(text, UNPRINTED), DIRT)
     return f"CASE WHEN {_holds(text, CONTROL)} THEN nullif({stripped}, '') ELSE {text} END"
 
 
 def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
-    """A list: its items are separated by commas (OneRoster 1.2 CSV Binding, "Lists")."""
+    """Return the conversion of a list.
+
+    Its items are separated by commas (OneRoster 1.2 CSV Binding, "Lists").
+    """
     if avro["items"] != "string":
-        raise NotImplementedError(f"{field['name']}: only lists of text are read")
+        raise NotImplementedError(f"{field['name']}: only lists of text are supported")
     text, made = quoted(field["name"]), made_of(field["name"])
     split = f"string_split({text if is_id(field) else _printed(text)}, ',')"
     item = "trim(x)" if is_id(field) else cleaned("x")
@@ -325,18 +367,18 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     if field["name"] == "grades":
         items = f"list_transform({items}, lambda x: {grades.code_of('x')})"
     wanted = f"x <> '' AND {_fits('x')}" if is_id(field) else "x <> ''"
-    # Not list_distinct, which would lose the order. The outer list, of one list, gives it a name,
-    # or it would be split again for each of its items.
+    # list_distinct would lose the order. The outer list, which has one item, gives the inner list
+    # a name. Without a name, the text would be split again for each item.
     distinct = f"list_filter(l, lambda x, i: {wanted} AND list_position(l, x) = i)"
     value = (
         f"CASE WHEN length({text}) <= {LONGEST} "
         f"THEN list_transform([{items}], lambda l: {distinct})[1] END"
     )
-    reason = f"{TOO_LONG}; it was left out"
+    reason = f"{TOO_LONG}; the row was kept without this list; correct it in the SIS"
     too_long = Flaw(f"length({text}) > {LONGEST}", reason, False, FaultCode.TOO_LONG)
     if is_id(field):
         bad = f"len(list_filter({items}, lambda x: NOT ({_fits('x')}))) > 0"
-        reason = f"{NO_ID}; it was left out"
+        reason = f"{NO_ID}; the row was kept without this id; correct it in the SIS"
         flaw = Flaw(f"{text} IS NOT NULL AND {bad}", reason, False, FaultCode.NOT_AN_ID)
     else:
         unprinted = _holds(text, UNPRINTED)
@@ -347,7 +389,7 @@ def _several(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
 
 
 ABBREVIATED = {"Sex": {"m": "male", "f": "female"}}
-"""For an enumeration of the schemas what else can only mean one of its symbols."""
+"""Other texts that can only mean one symbol, for an enumeration of the schemas."""
 
 
 def _symbols(avro: Mapping[str, Any]) -> dict[str, str]:
@@ -356,7 +398,7 @@ def _symbols(avro: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _symbol(text: str, symbols: Mapping[str, str]) -> str:
-    """The symbol that a text means: case, spaces, hyphens and underscores do not count."""
+    """Return SQL for the symbol that a text means, compared as `plain` does."""
     exact = ", ".join(text_literal(symbol) for symbol in dict.fromkeys(symbols.values()))
     cases = " ".join(f"WHEN {text_literal(k)} THEN {text_literal(v)}" for k, v in symbols.items())
     return f"CASE WHEN {text} IN ({exact}) THEN {text} ELSE CASE {plain(text)} {cases} END END"
@@ -365,14 +407,16 @@ def _symbol(text: str, symbols: Mapping[str, str]) -> str:
 def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
     text, made = quoted(field["name"]), made_of(field["name"])
     value = _symbol(text, _symbols(avro))
-    what = f"is none of {', '.join(avro['symbols'])}"
+    what = f"the value is not one of {', '.join(avro['symbols'])}"
     if (other := avro.get("default")) is None:
         return _checked(field, value, what, FaultCode.NOT_IN_LIST)
     unread = f"{text} IS NOT NULL AND {made} IS NULL"
-    reason = f"{what}; it was read as {other}"
+    reason = f"{what}; the row was kept with the value {other}; correct it in the SIS"
     unknown = Flaw(unread, reason, False, FaultCode.NOT_IN_LIST, once=True)
     if "default" not in field:
-        reason = f"is empty; it was read as {other}"
+        reason = (
+            f"the field is empty; the row was kept with the value {other}; enter a value in the SIS"
+        )
         empty = Flaw(
             f"{text} IS NULL", reason, False, FaultCode.MISSING_VALUE, once=True, empty=True
         )
@@ -382,10 +426,13 @@ def _enumeration(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversio
 
 
 def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
-    """Whether the record stands. A text that is not known is not guessed: it may mean gone."""
+    """Return the conversion of `status`.
+
+    An unknown status is not guessed, because it may mean that the record is withdrawn.
+    """
     text, made = quoted(field["name"]), made_of(field["name"])
     was = f"{plain(text)} = {text_literal(WITHDRAWN)}"
-    unknown = f"is none of {', '.join(avro['symbols'])}; {LEFT_OUT}"
+    unknown = f"the value is not one of {', '.join(avro['symbols'])}; {LEFT_OUT}"
     return Conversion(
         _symbol(text, {**_symbols(avro), WITHDRAWN: "tobedeleted"}),
         text_literal(avro["default"]),
@@ -393,7 +440,8 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
             Flaw(f"{text} IS NOT NULL AND {made} IS NULL", unknown, True, FaultCode.NOT_IN_LIST),
             Flaw(
                 was,
-                "is inactive, which OneRoster 1.1 took out; it was read as tobedeleted",
+                "the value is inactive, which OneRoster 1.1 removed; the row was kept with the "
+                "value tobedeleted; send tobedeleted instead",
                 False,
                 FaultCode.OUTDATED_VALUE,
                 once=True,
@@ -403,8 +451,11 @@ def _status(field: Mapping[str, Any], avro: Mapping[str, Any]) -> Conversion:
 
 
 def _moment(text: str) -> str:
-    """ISO 8601, without an offset in UTC; in whole milliseconds, as the topics keep them."""
-    # TIMESTAMPTZ takes a text without an offset for the machine's time; TIMESTAMP drops an offset.
+    """Return SQL for an ISO 8601 timestamp, in whole milliseconds, as the topics hold it.
+
+    A timestamp without an offset is in UTC.
+    """
+    # TIMESTAMPTZ reads a text without an offset as local time. TIMESTAMP ignores an offset.
     zoned = f"make_timestamp(epoch_us(try_cast(upper({text}) AS TIMESTAMPTZ)))"
     plain = f"try_cast(upper({text}) AS TIMESTAMP)"
     return (
@@ -414,7 +465,7 @@ def _moment(text: str) -> str:
 
 
 def _date(text: str) -> str:
-    """A day, also of a moment, as it stands there, whatever its offset."""
+    """Return SQL for a date. For a timestamp it is the date as written, whatever the offset."""
     return (
         f"CASE WHEN {_like(text, DAY)} THEN try_cast({text} AS DATE) "
         f"WHEN {_like(text, COMPACT)} THEN CAST(try_strptime({text}, '%Y%m%d') AS DATE) "
@@ -440,26 +491,27 @@ def _number(text: str) -> str:
 
 
 _READ: dict[str, tuple[Callable[[str], str], str, FaultCode]] = {
-    "boolean": (_boolean, "is neither true nor false", FaultCode.NOT_A_BOOLEAN),
+    "boolean": (_boolean, "the value is neither true nor false", FaultCode.NOT_A_BOOLEAN),
     "int": (
         lambda text: _whole(text, "INTEGER"),
-        "is no whole number of 32 bits",
+        "the value is not a whole number of at most 32 bits",
         FaultCode.NOT_AN_INTEGER,
     ),
     "long": (
         lambda text: _whole(text, "BIGINT"),
-        "is no whole number of 64 bits",
+        "the value is not a whole number of at most 64 bits",
         FaultCode.NOT_AN_INTEGER,
     ),
-    "double": (_number, "is no number", FaultCode.NOT_A_NUMBER),
+    "double": (_number, "the value is not a number", FaultCode.NOT_A_NUMBER),
     "date": (
         _date,
-        "is no date of the years 1900 to 2200 as YYYY-MM-DD",
+        "the value is not a date of the years 1900 to 2200 in the format YYYY-MM-DD",
         FaultCode.NOT_A_DATE,
     ),
     "timestamp-millis": (
         _moment,
-        "is no moment of the years 1900 to 2200 as YYYY-MM-DDTHH:MM:SSZ",
+        "the value is not a date and time of the years 1900 to 2200 in the format "
+        "YYYY-MM-DDTHH:MM:SSZ",
         FaultCode.NOT_A_MOMENT,
     ),
 }

@@ -1,4 +1,4 @@
-"""The fields of a kind of record as columns of DuckDB, and back to what the encoder takes."""
+"""Map the fields of a kind to DuckDB columns, and back to what the encoder takes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PRIMITIVE = {
 }
 LOGICAL = {"date": "DATE", "timestamp-millis": "TIMESTAMP"}
 
-# What is not compared when changes are looked for: a source that stamps all of its records anew
-# every night has not changed them.
+# Fields that are not compared to find changes. A source may put a new date on all records every
+# night, although nothing else has changed.
 NOT_COMPARED = frozenset({"dateLastModified"})
 
 
 def column_type(avro: Any) -> str:
-    """The DuckDB type of a field's Avro type: `["null", "string"]` → VARCHAR."""
+    """Return the DuckDB type for the Avro type of a field: `["null", "string"]` → VARCHAR."""
     if isinstance(avro, list):
         return column_type(next(part for part in avro if part != "null"))
     if isinstance(avro, str):
@@ -34,23 +34,24 @@ def column_type(avro: Any) -> str:
 
 
 def columns(kind: str) -> dict[str, str]:
-    """Each field of a kind with its DuckDB type, in the schema's order."""
+    """Return each field of a kind with its DuckDB type, in the schema's order."""
     return {field["name"]: column_type(field["type"]) for field in KINDS[kind].schema["fields"]}
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
+    """Return a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def definition(kind: str) -> str:
-    """The columns of a kind, as CREATE TABLE takes them."""
+    """Return the columns of a kind, as CREATE TABLE takes them."""
     return ", ".join(f"{quoted(name)} {type_}" for name, type_ in columns(kind).items())
 
 
 def encodable(kind: str, table: str) -> str:
-    """A select list of the kind's fields as `bus.registry.batch_codec` takes them: moments in
-    milliseconds.
+    """Return a select list of a kind's fields, as `bus.registry.batch_codec` takes them.
+
+    Timestamps are in milliseconds.
     """
     return ", ".join(
         f"{table}.{quoted(name)}::{type_}_MS AS {quoted(name)}"
@@ -61,6 +62,6 @@ def encodable(kind: str, table: str) -> str:
 
 
 def fingerprint(kind: str, table: str) -> str:
-    """An SQL expression: a hash of all that is compared of a record."""
+    """Return an SQL expression for a hash of all fields of a record that are compared."""
     compared = [f"{table}.{quoted(name)}" for name in columns(kind) if name not in NOT_COMPARED]
     return f"hash(row({', '.join(compared)}))"

@@ -1,8 +1,7 @@
-"""What is new, changed or gone: an extract against what its source last published.
+"""Compare an extract with what its source last published: what is new, changed or withdrawn.
 
-Set work on columns, by DuckDB: a join of the extract (`record_KIND`, see `bus.ingest.integrity`)
-with the cache of what was published (`published.KIND`, see `bus.ingest.snapshot`) by id and
-fingerprint.
+DuckDB works on whole columns. It joins the extract (`record_KIND`, see `bus.ingest.integrity`) with
+the cache of what was published (`published.KIND`, see `bus.ingest.snapshot`) by id and fingerprint.
 """
 
 from __future__ import annotations
@@ -18,7 +17,10 @@ from bus.standard import KINDS
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How many records of a kind are new, changed, gone, or as they were; and how many stood."""
+    """How many records of a kind are new, changed, withdrawn and unchanged.
+
+    stood: how many records were active before.
+    """
 
     created: int
     updated: int
@@ -28,16 +30,19 @@ class Changes:
 
 
 def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
-    """Make the table `change_KIND`: the records to publish, as they now stand, with the columns
+    """Make the table `change_KIND` with the records to publish, in their new state.
+
+    It has the fields, `_line`, `_raw` and
 
     _change: created, updated or withdrawn;
-    _again:  whether the cache holds an earlier state of the record;
-    _moved:  whether this is the withdrawal of a tie that now ties other things (an enrollment whose
-             class, person or role is another): the former state ends, then the record goes on.
-             Products that know a tie by its ends would else keep the former one for ever, and the
-             former owner's partition would too.
+    _again:  whether the cache has an earlier state of the record;
+    _moved:  whether this row withdraws the former state of a relationship that now connects other
+             records, such as an enrollment whose class, person or role has changed. The former
+             state is withdrawn first, and then the new state is published. Otherwise a product that
+             identifies a relationship by the records that it connects would keep the former one
+             forever, and so would the partition of the former owner.
 
-    A record whose row is in the extract but in quarantine is neither changed nor gone.
+    A record whose row is in quarantine is neither changed nor withdrawn.
     """
     fields = ", ".join(quoted(name) for name in columns(kind))
     change, record = workspace.change(kind), workspace.record(kind)
@@ -48,7 +53,7 @@ def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
     concerned = f"SELECT sourcedId FROM {record}"
     if coverage == "bulk":
         concerned += f" UNION ALL SELECT sourcedId FROM {gone}"
-    # Looked up once: most of what was published is not concerned, and is millions.
+    # Select the affected records once. Most published records, possibly millions, are not affected.
     before = workspace.concerned
     workspace.sql(
         f"CREATE OR REPLACE TEMP TABLE {before} AS SELECT b.* FROM {published} b "
@@ -74,7 +79,7 @@ def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
         "'tobedeleted' AS status" if name == "status" else f"b.{quoted(name)}"
         for name in columns(kind)
     )
-    # As it last stood, whatever else its row now says: only that is what products have of it.
+    # Withdraw the last published values, whatever else the row says now. Products have only those.
     workspace.sql(
         f"""
         INSERT INTO {change} ({fields}, _line, _change, _again, _moved)

@@ -1,13 +1,13 @@
-"""Watches a drop folder and takes each extract that arrives, once, in the order of arrival.
+"""Watch a drop folder, and publish each extract that arrives once, in the order of arrival.
 
-An extract that was published is moved into the folder `taken`, a refused one into `refused`, with
-a text beside it that says why. A kill between publishing and moving is harmless: the same
-extract again publishes nothing.
+A published extract is moved to the folder `taken`. A refused extract is moved to `refused`, with a
+text file next to it that says why. A kill between publishing and moving is harmless: publishing
+the same extract again publishes no event.
 
-An extract that the guard stopped is moved into `waiting`, with a text that says by which command a
-person lets it go on (`allow`). Later extracts are taken as ever. At most one waits: a later one
-that is published, or that is stopped too, takes its place, and it is refused. So nobody can undo a
-later extract by allowing an earlier one.
+An extract that the guard stops is moved to `waiting`. The text file next to it says which command
+allows it (`allow`). Later extracts are published as usual. At most one extract waits. A later
+extract that is published, or that the guard also stops, replaces it, and the earlier one is
+refused. So nobody can undo a later extract by allowing an earlier one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Outcome = TypeVar("Outcome")
 log = structlog.get_logger(__name__)
 
 SETTLED_SECONDS = 2.0
-"""An extract is complete when nothing of it has changed for this long."""
+"""An extract is complete when none of its files has changed for this many seconds."""
 
 TAKEN, REFUSED, WAITING = "taken", "refused", "waiting"
 
 Command = Callable[[str], str]
-"""The command by which a person allows the extract of a name."""
+"""A function that returns the command with which a person allows the extract of a name."""
 
 
 def watch(
@@ -45,14 +45,17 @@ def watch(
     stopped: Callable[[], bool],
     command: Command = "--allow {}".format,
 ) -> None:
-    """Call `take` with each extract until `stopped` says so.
+    """Call `take` with each extract that arrives, until `stopped` returns True.
 
-    take: publishes an extract; may raise `MassWithdrawal` (the extract waits for a person's yes),
-          `Stop` (it is refused; in both cases the next is taken) or `RetryLater` (it is tried again
-          until it goes through, before any later one).
+    take:    publishes an extract. It may raise `MassWithdrawal` (the extract waits for approval),
+             or `Stop` (the extract is refused). After both, the next extract is taken. It may raise
+             `RetryLater`: the same extract is tried again until it succeeds, before any later one.
+    command: returns the command that allows an extract.
+
+    Raises `Stop` if `folder` is not a folder.
     """
     if not folder.is_dir():
-        raise Stop(f"{folder} is not a folder; make it, or name the one in which extracts arrive")
+        raise Stop(f"{folder} is not a folder; create it, or name the folder where extracts arrive")
     for name in (TAKEN, REFUSED, WAITING):
         (folder / name).mkdir(exist_ok=True, mode=0o700)
     arrivals = changes(folder, recursive=True, rust_timeout=500, yield_on_timeout=True)
@@ -67,33 +70,33 @@ def watch(
 
 
 def allow(folder: Path, name: str, take: Callable[[Path], Outcome]) -> Outcome:
-    """Take the extract of this name that waits, as a person said yes to it.
+    """Publish the waiting extract of this name, because a person approved it.
 
     take: publishes an extract whatever the guard says.
 
-    Raises `Stop` when it does not wait, and while a later extract lies in the folder;
-    `RetryLater` while another extract is being taken.
+    Raises `Stop` if no such extract waits, or if a later extract is in the folder. Raises
+    `RetryLater` while another extract is being published.
     """
     waiting = folder / WAITING
     try:
         held = _lock(folder).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"an extract of {folder} is being published; see what waits when that is done"
+            f"an extract of {folder} is being published; try again when it is done"
         ) from None
     with held:
         there = list(_extracts(waiting)) if waiting.is_dir() else []
         extract = next((one for one in there if one.name == name), None)
         if extract is None:
-            names = ", ".join(one.name for one in there) or "nothing does"
+            names = ", ".join(one.name for one in there) or "none"
             raise Stop(
-                f"no extract of this name waits in {waiting} (of those that wait: {names}); where "
-                f"a later one was published, it is in {folder / REFUSED}"
+                f"no extract of this name waits in {waiting} (waiting: {names}); if a later "
+                f"extract was published, it is in {folder / REFUSED}"
             )
         if later := next(_extracts(folder), None):
             raise Stop(
-                f"a later extract, {later.name}, lies in {folder}; let `--watch` take it first. "
-                "If the guard stops it too, it is the one to allow"
+                f"a later extract, {later.name}, is in {folder}; let `--watch` publish it first. "
+                "If the guard stops it too, allow that one instead"
             )
         outcome = take(extract)
         _reason(extract).unlink(missing_ok=True)
@@ -102,7 +105,7 @@ def allow(folder: Path, name: str, take: Callable[[Path], Outcome]) -> Outcome:
 
 
 def _lock(folder: Path) -> FileLock:
-    """What is held while an extract is taken."""
+    """Return the lock that is held while an extract is published."""
     return FileLock(folder / ".lock")
 
 
@@ -119,7 +122,8 @@ def _take(
         stop=lambda _: stopped(),
         reraise=True,
         before_sleep=lambda state: log.warning(
-            "tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
+            "extract is tried again soon",
+            why=str(state.outcome.exception()) if state.outcome else "",
         ),
     )
     try:
@@ -128,27 +132,28 @@ def _take(
         _replace_waiting(folder, f"the later extract {extract.name} waits in its place")
         name = _free(folder / WAITING, extract).name
         how = command(name)
-        log.error("extract waits for a yes", extract=name, why=str(reason), command=how)
-        yes = f"It waits for a yes. This lets it go on, as long as no later extract came:\n{how}"
+        log.error("extract waits for approval", extract=name, why=str(reason), command=how)
+        yes = f"It waits for approval. Until a later extract arrives, this publishes it:\n{how}"
         _put_aside(folder, extract, WAITING, f"{reason}\n{yes}")
     except Stop as reason:
         log.error("extract refused", extract=extract.name, why=str(reason))
         _put_aside(folder, extract, REFUSED, str(reason))
     except RetryLater:
-        return  # stopped while waiting: it is still in the folder, for the next start
+        return  # stopped during a wait: the extract stays in the folder for the next start
     else:
-        # In this order: killed in between, it comes again, and what waits is refused then.
+        # Move the published extract last. After a kill in between, it is published again.
         _replace_waiting(folder, f"the later extract {extract.name} was published")
         _move(folder, extract, TAKEN)
 
 
 def _replace_waiting(folder: Path, why: str) -> None:
-    """Refuse what waits."""
+    """Refuse the extract that waits, if there is one."""
     for earlier in list(_extracts(folder / WAITING)):
-        log.warning("extract waits no longer", extract=earlier.name, why=why)
+        log.warning("waiting extract refused", extract=earlier.name, why=why)
         text = (
-            f"The guard stopped it, nobody allowed it, and {why}. It would undo that one. If it "
-            "holds changes that no later extract has, publish it by hand"
+            f"The guard stopped this extract, nobody allowed it, and {why}. Publishing it now "
+            "would undo the later one. If it has changes that no later extract has, publish it "
+            "by hand"
         )
         _reason(earlier).unlink(missing_ok=True)
         _put_aside(folder, earlier, REFUSED, text)
@@ -160,12 +165,12 @@ def _put_aside(folder: Path, extract: Path, where: str, why: str) -> None:
 
 
 def _reason(extract: Path) -> Path:
-    """The text beside an extract that says why it was put aside."""
+    """Return the path of the text file next to an extract that says why it was moved."""
     return extract.with_name(extract.name + ".reason.txt")
 
 
 def _complete(folder: Path) -> Iterator[Path]:
-    """Extracts that have settled, oldest first; a zip, or a folder with CSV files."""
+    """Return the complete extracts, oldest first. An extract is a zip, or a folder with files."""
     found = []
     for path in _extracts(folder):
         latest = max(file.stat().st_mtime for file in _files(path))
@@ -175,7 +180,7 @@ def _complete(folder: Path) -> Iterator[Path]:
 
 
 def _extracts(folder: Path) -> Iterator[Path]:
-    """All extracts in a folder, settled or not."""
+    """Yield all extracts in a folder, complete or not."""
     for path in folder.iterdir():
         ours = path.name in (TAKEN, REFUSED, WAITING)
         if not ours and not path.name.startswith(".") and _files(path):
@@ -183,19 +188,19 @@ def _extracts(folder: Path) -> Iterator[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files of an extract; none when it is no extract."""
+    """Return the files of an extract, or none if the path is not an extract."""
     if path.is_dir():
         return [file for file in path.rglob("*") if file.is_file()]
     return [path] if path.suffix.lower() == ".zip" else []
 
 
 def _move(folder: Path, extract: Path, where: str) -> Path:
-    """Move an extract away; one of the same name that is there already is not overwritten."""
+    """Move an extract to another folder, without overwriting one of the same name."""
     return Path(shutil.move(extract, _free(folder / where, extract)))
 
 
 def _free(where: Path, extract: Path) -> Path:
-    """A path in a folder that nothing has, by an extract's name."""
+    """Return a path for an extract in a folder that no other file has."""
     target = where / extract.name
     number = 1
     while target.exists():

@@ -1,4 +1,4 @@
-"""Faults of one cause as one: one thing that is wrong with 30,000 rows is one thing to read."""
+"""Group faults that have one cause, so that one error in 30,000 rows is one thing to read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from typing import Any
 from bus.source import Fault
 
 FIRST = 5
-"""Of a group so many lines or ids are told, and so many classes of value."""
+"""How many lines or ids a group lists, and how many value classes."""
 
-NUMBER = re.compile(r"^[\d,]+ more (rows|texts) like those told: |; [\d,]+ rows? ha(s|ve) it$")
-"""What a fault's text says of how many there are; a group has its own count."""
+NUMBER = re.compile(
+    r"^[\d,]+ more (rows|values|texts) (with the same fault|like those told): "
+    r"|; this affects [\d,]+ rows?$|; [\d,]+ rows? ha(s|ve) it$"
+)
+"""The part of a fault's text that gives a number of rows. A group has a count of all its rows.
+
+Faults of earlier versions are in the quarantine too, so this matches their texts as well.
+"""
 
 
 @dataclass(slots=True)
 class FaultGroup:
-    """The faults of a source that agree in file, column and code, and in whether they left out a
-    row.
+    """The faults of one source that agree in file, column, code and whether they left out a row.
 
-    file:    the file; of records that came one by one their kind.
-    count:   how many rows they tell of.
-    reason:  the text of the first of them.
-    lines:   the first lines, 0 left out. ids: the first ids, of records that came one by one.
-    classes: the classes of value, the most frequent first.
+    file:    the file. For records that came one by one, it is their kind.
+    count:   how many rows have the fault.
+    reason:  the text of the first fault.
+    lines:   the first line numbers, without 0.
+    ids:     the first ids of records that came one by one.
+    classes: the value classes, the most frequent first.
     """
 
     source: str
@@ -41,13 +47,15 @@ class FaultGroup:
     classes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the group as `--json` prints it."""
         return asdict(self)
 
 
 def grouped(faults: Iterable[tuple[str, Fault]]) -> list[FaultGroup]:
-    """The groups of these faults, each with its source: by source, what left out rows first, then
-    the largest first."""
+    """Return the groups of these faults, each of which is given with its source.
+
+    They are sorted by source, then fatal faults first, then by count, the largest first.
+    """
     found: dict[tuple[object, ...], FaultGroup] = {}
     classes: dict[tuple[object, ...], Counter[str]] = {}
     for source, fault in faults:
@@ -72,7 +80,7 @@ def grouped(faults: Iterable[tuple[str, Fault]]) -> list[FaultGroup]:
 
 
 def _id(fault: Fault) -> str | None:
-    """The id of a record that came by itself, None of a row of a file."""
+    """Return the id of a record that came one by one, or None for a row of a file."""
     prefix = f"{fault.kind} "
     alone = fault.kind and not fault.line and fault.file.startswith(prefix)
     return fault.file.removeprefix(prefix) if alone else None

@@ -1,9 +1,9 @@
-"""Grade levels in one spelling: SQL of DuckDB.
+"""Generate DuckDB SQL that converts grade levels to one spelling.
 
-OneRoster 1.1 and 1.2 (User, Course and Class, "grades") take the codes of CEDS, "Entry Grade
-Level". Systems write them as they please, and some write them in another way from one day to the
-next. What can only mean one grade becomes its code. What could mean two stays as it is: `0` is
-kindergarten in one system and pre-kindergarten in another.
+OneRoster 1.1 and 1.2 (User, Course and Class, "grades") use the codes of CEDS, "Entry Grade Level".
+Systems spell grades in different ways, and some change the spelling from one day to the next. A
+text that can mean only one grade becomes its code. A text that can mean two grades is kept as it
+is: `0` is kindergarten in one system and pre-kindergarten in another.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SPELLINGS = {
     **{"transitionalkindergarten": "TK", "k": "KG", "kindergarten": "KG"},
     **{"postsecondary": "PS", "ungraded": "UG"},
 }
-"""What means a code in letters: in lower case, without spaces, hyphens, underscores and slashes."""
+"""Texts that mean a code: in lower case, without spaces, hyphens, underscores and slashes."""
 
 NUMBER = "(grade ?)?0{0,2}([1-9]|1[0-3])(st|nd|rd|th)?( ?grade)?"
 """A numbered grade in lower case (RE2): 1, 01, 001, 1st, 1st grade, grade 1."""
 
 
 def code_of(text: str) -> str:
-    """SQL: the code that a grade (SQL, trimmed) means; the text itself when that is not plain."""
+    """Return SQL for the code that a grade (SQL, trimmed) means, or for its text if unclear."""
     words = " ".join(f"WHEN '{spelling}' THEN '{code}'" for spelling, code in SPELLINGS.items())
     return (
         f"CASE WHEN {text} IN ({_listed()}) THEN {text} "
@@ -37,7 +37,7 @@ def code_of(text: str) -> str:
 
 
 def unlisted(text: str) -> str:
-    """SQL: whether a grade is none of the codes."""
+    """Return SQL that is true if a grade is none of the codes."""
     return f"{text} NOT IN ({_listed()})"
 
 

@@ -1,7 +1,8 @@
-"""The guard against a mass withdrawal: when so much of a kind would go that a person must say yes.
+"""Decide whether a run would withdraw so many records of a kind that a person must approve it.
 
-An extract that was cut short looks like one from which records are gone. The rule is one of counts,
-as a share alone says little of a small kind: that one of five schools closes is 20 %, and right.
+An extract that was cut short looks like one from which records were deleted. The limits include
+counts, because a share alone says little about a small kind. If one of five schools closes, the
+share is 20 %, and the withdrawal is correct.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from bus.settings import MassWithdrawalSettings
 
 
 def objection(limits: MassWithdrawalSettings, withdrawn: int, stood: int) -> str | None:
-    """Say what is too much when so many of the records that stood of a kind would be withdrawn.
+    """Return which limit a withdrawal exceeds, or None if it exceeds none.
 
-    None: it is not too much.
+    withdrawn: how many records of a kind the run would withdraw.
+    stood:     how many records of the kind were active before.
     """
     if withdrawn >= stood > limits.all_of:
         return f"all of a kind that had more than {limits.all_of:,}"

@@ -1,19 +1,20 @@
-"""From what a source read to records: checked and converted by the standard, or left out.
+"""Check and convert the rows that a source read, and leave out the rows that are not valid.
 
-For each kind in the extract, `raw_KIND` (text, see `bus.source`) becomes `record_KIND`:
-every field of the kind in the schema's order with its type, `_line`, `_file` and `_raw` (see
-`bus.ingest.row_hashes`), and only the rows that are valid. What is wrong becomes a `Fault`. All is
-SQL generated from the schemas, so that millions of rows take seconds; no row passes through Python.
+For each kind in the extract, `raw_KIND` (text, see `bus.source`) becomes `record_KIND`. That table
+has only the valid rows. Its columns are the fields of the kind in the schema's order with their
+types, `_line`, `_file` and `_raw` (see `bus.ingest.row_hashes`). Each error becomes a `Fault`. All
+work is SQL generated from the schemas, so millions of rows take seconds. No row passes through
+Python.
 
-First each kind by itself (`convert`), then, in dependency order, what the kinds say of each other
-(`settle`), so that what refers to a row that was left out is left out too.
+First, each kind is converted on its own (`convert`). Then references are checked, in dependency
+order (`settle`), so that a row is also left out if it requires a row that was left out.
 
-An extract need not carry every kind (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv": a file may
-be absent). What names a record of a kind that the extract does not carry and that this source has
-never published is kept as it is, and noted once with a count: nobody can say that it is wrong. When
-the kind comes later, every row that names it is checked from then on. What was published before
-stays published: a row whose required reference proves wrong goes to the quarantine, so its record
-is neither changed nor withdrawn; an optional reference that proves wrong is left out: a change.
+An extract need not have every kind (OneRoster 1.1 and 1.2 CSV Binding, "manifest.csv": a file may
+be absent). A reference to a kind that the extract does not have, and that this source has never
+published, cannot be checked. It is kept as it is, and reported once with a count. When the kind
+comes later, every row that refers to it is checked from then on. Published records remain
+published: a row whose required reference proves wrong goes to quarantine, so its record is neither
+changed nor withdrawn. An optional reference that proves wrong is removed, which changes the record.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bus.ingest import grades
-from bus.ingest.coercion import LEFT_OUT, Sort, default, reading, value_class
+from bus.ingest.coercion import LEFT_OUT, FaultType, default, reading, value_class
 from bus.ingest.columns import columns, quoted
 from bus.ingest.workspace import Workspace, WorkTable
 from bus.source import Fault
@@ -33,27 +34,27 @@ from bus.standard.fault_codes import FaultCode
 Known = Callable[[str, list[str]], set[str]]
 
 RULES = 2
-"""The version of all rules by which text becomes records: those of `bus.ingest.coercion`, of this
-module, and of hashes (`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`).
+"""The version of all rules by which text becomes records.
 
-Raise it when the same text is read in another way than before: what rows were published as then
-counts for nothing, and each source checks all of its rows once more. tests/unit/test_rules.py knows
-when it is due.
+These are the rules of `bus.ingest.coercion` and of this module, and how hashes are made
+(`bus.ingest.columns.fingerprint`, `bus.ingest.row_hashes`). Raise the version when the same text
+becomes another record than before. The hashes of published rows then no longer count, and each
+source checks all of its rows once more. tests/unit/test_rules.py fails when a new version is due.
 """
 
 MOST = 1_000
-"""How many faults of one sort in one file are told one by one; of the others only the number."""
+"""How many faults of one type in one file are reported one by one. The rest is only a number."""
 
 
 def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]:
-    """Make `record_KIND` of `raw_KIND` for each kind in the extract, and add to the faults.
+    """Make `record_KIND` from `raw_KIND` for each kind in the extract, and add to the faults.
 
-    known: which of these ids another source has published as records of this kind; asked at most
-           once for each kind, about ids that are neither in the extract nor in `known_KIND`,
-           where there is such a table or view.
+    known: returns which of these ids another source has published as records of a kind. It is
+           called at most once for each kind. It gets the ids that are neither in the extract nor in
+           `known_KIND`, if that table or view exists.
 
-    Returns for each kind how many rows were left out for a fatal fault. Of rows that are the same
-    in all fields the first is kept; the others are not counted, as nothing is lost with them.
+    Returns for each kind how many rows were left out because of a fatal fault. If rows agree in all
+    fields, the first is kept. The others are not counted, because nothing is lost with them.
     """
     kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
     workspace.require(*map(workspace.raw, kinds))
@@ -67,12 +68,12 @@ def validate(workspace: Workspace, known: Known | None = None) -> dict[str, int]
         left_out[kind] += run.settle(kind)
     for kind in kinds:
         run.note_grades(kind)
-        run.doubt(kind)
+        run.forget_hashes(kind)
     return left_out
 
 
 def unchecked(workspace: Workspace) -> dict[str, list[str]]:
-    """For each kind in the extract the fields whose references cannot be checked."""
+    """Return the fields whose references cannot be checked, for each kind in the extract."""
     kinds = [kind for kind in KINDS if kind in workspace.staging.coverage]
     return {
         kind: [name for name in KINDS[kind].references if _uncarried(workspace, kind, name)]
@@ -81,8 +82,10 @@ def unchecked(workspace: Workspace) -> dict[str, list[str]]:
 
 
 def _uncarried(workspace: Workspace, kind: str, name: str) -> list[str]:
-    """The kinds that a field may name, that this extract does not carry, and of which this source
-    has never published a record."""
+    """Return the kinds to which a field may refer, but whose records are not known.
+
+    Such a kind is not in the extract, and this source has never published a record of it.
+    """
     staging = workspace.staging
     return [
         target
@@ -97,16 +100,16 @@ def _uncarried(workspace: Workspace, kind: str, name: str) -> list[str]:
 
 
 def without_id(fault: Fault) -> bool:
-    """Whether a fault of `sourcedId` says that a row has none by which it could be known."""
+    """Return whether a fault of `sourcedId` says that the row has no usable id."""
     return fault.value_class == "empty" or fault.code == FaultCode.NOT_AN_ID
 
 
 @dataclass(slots=True)
 class _Run:
-    """One validation; see `validate`.
+    """One validation, see `validate`.
 
-    settled:   the kinds of which it is final which records there are.
-    elsewhere: the kinds about which `known` was asked; its answer is in `elsewhere_KIND`.
+    settled:   the kinds whose records are final.
+    elsewhere: the kinds about which `known` was asked. Its answer is in `elsewhere_KIND`.
     """
 
     workspace: Workspace
@@ -115,21 +118,21 @@ class _Run:
     settled: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
 
-    # Each kind by itself
+    # Each kind on its own
 
     def convert(self, kind: str) -> int:
-        """Make `record_KIND`, not yet settled; how many rows were left out."""
+        """Make `record_KIND`, with references unchecked, and return how many rows were left out."""
         workspace = self.workspace
         record, raw = workspace.record(kind), workspace.raw(kind)
         there = workspace.columns_of(raw)
-        select, sorts = reading(kind, raw, there)
+        select, types = reading(kind, raw, there)
         workspace.sql(f"CREATE OR REPLACE TABLE {record} AS {select}")
         if workspace.number(f"SELECT count(_worst) FROM {record}"):
             select, _ = reading(kind, raw, there, faults=True)
             found = f"SELECT _file, _line, unnest(_faults) AS f FROM ({select})"
-            self.tell(
+            self.report(
                 kind,
-                sorts,
+                types,
                 "SELECT _file, _line, f.code AS code, f.class AS class, f.text AS text, "
                 f"NULL AS kept FROM ({found}) WHERE f IS NOT NULL",
             )
@@ -138,11 +141,14 @@ class _Run:
         return left_out + self._single(kind)
 
     def _single(self, kind: str) -> int:
-        """Keep one row of each id, the latest modified or the first; how many were left out."""
+        """Keep one row of each id, and return how many rows were left out.
+
+        The kept row is the one that was modified last, or the first one.
+        """
         workspace = self.workspace
         record, repeated = workspace.record(kind), workspace.repeated
         fields = ", ".join(quoted(name) for name in columns(kind))
-        # By hash first, as hashes of millions of ids fit in memory where the ids may not.
+        # Find repeated ids by hash: hashes of millions of ids fit in memory, the ids may not.
         several = f"SELECT hash(sourcedId) FROM {record} GROUP BY 1 HAVING count(*) > 1"
         if not workspace.number(f"SELECT count(*) FROM ({several})"):
             return 0
@@ -165,33 +171,35 @@ class _Run:
             ) WHERE n > 1
             """
         )
-        sorts = [
-            Sort(
+        types = [
+            FaultType(
                 "sourcedId",
-                "has the same id and the same values as {kept}; once is enough",
+                "the row has the same id and the same values as {kept}; only one of them was used; "
+                "nothing is lost, but you can remove one of them in the SIS",
                 False,
                 FaultCode.REPEATED_ROW,
             ),
-            Sort(
+            FaultType(
                 "sourcedId",
-                f"has the id of {{kept}}, which was kept, and other values; {LEFT_OUT}",
+                f"the row has the same id as {{kept}}, which was kept, but different values; "
+                f"{LEFT_OUT}",
                 True,
                 FaultCode.DUPLICATE_ID,
             ),
         ]
-        self.tell(
+        self.report(
             kind,
-            sorts,
+            types,
             "SELECT _file, _line, CASE WHEN same THEN 1 ELSE 2 END AS code, class, kept "
             f"FROM {repeated}",
         )
         workspace.sql(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {repeated})")
         return workspace.number(f"SELECT count(*) FROM {repeated} WHERE NOT same")
 
-    # What kinds say of each other
+    # References between records
 
     def settle(self, kind: str) -> int:
-        """Check what the records of a kind name; how many rows were left out."""
+        """Check the references of a kind, and return how many rows were left out."""
         references = KINDS[kind].references
         kept = [name for name in references if _uncarried(self.workspace, kind, name)]
         required = [name for name in KINDS[kind].required if name not in kept]
@@ -201,17 +209,21 @@ class _Run:
         for name in kept:
             if self._dangling(kind, name):
                 self._note_kept(kind, name)
-        # What names its own kind comes last, when it is known which of the kind are left.
+        # References to the same kind come last, when it is final which of its records remain.
         for name in sorted(others, key=lambda name: kind in references[name]):
             if self._dangling(kind, name):
-                reason = _absent(references[name], "it was left out")
+                reason = _absent(
+                    references[name],
+                    "the row was kept without this reference; send that record too, or correct the "
+                    "id in the SIS",
+                )
                 self._drop(kind, name, reason, FaultCode.UNKNOWN_REFERENCE)
             if kind in references[name] and not self._is_list(kind, name):
-                self._uncircle(kind, name)
+                self._break_circles(kind, name)
         return left_out
 
     def _require(self, kind: str, names: Iterable[str]) -> int:
-        """Leave out the rows that cannot do without what is not there; how many."""
+        """Leave out rows whose required references do not exist, and return how many."""
         workspace = self.workspace
         record, doomed = workspace.record(kind), workspace.doomed
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {doomed} (r BIGINT)")
@@ -219,9 +231,9 @@ class _Run:
             if self._dangling(kind, name):
                 reason = _absent(
                     KINDS[kind].references[name],
-                    "the row was left out; send that too, or mend the id",
+                    "the row was left out; send that record too, or correct the id in the SIS",
                 )
-                self._tell_bad(kind, Sort(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
+                self._report_bad(kind, FaultType(name, reason, True, FaultCode.UNKNOWN_REFERENCE))
                 workspace.sql(f"INSERT INTO {doomed} SELECT r FROM {workspace.bad}")
         return workspace.number(f"DELETE FROM {record} WHERE rowid IN (SELECT r FROM {doomed})")
 
@@ -229,7 +241,7 @@ class _Run:
         return columns(kind)[name].endswith("[]")
 
     def _naming(self, kind: str, name: str) -> str:
-        """SQL: (r, id) for each id that a record's field names. What is withdrawn is exempt."""
+        """Return SQL for (r, id): each id that a field refers to. Withdrawn records are exempt."""
         id_ = f"unnest({quoted(name)})" if self._is_list(kind, name) else quoted(name)
         return (
             f"SELECT rowid AS r, {id_} AS id FROM {self.workspace.record(kind)} "
@@ -237,7 +249,10 @@ class _Run:
         )
 
     def _dangling(self, kind: str, name: str) -> bool:
-        """Make `bad(r, id)`: the rows that name what is nowhere, and one such id. Are there any?"""
+        """Make `bad(r, id)`, and return whether it has any rows.
+
+        It has the rows of records that refer to an unknown id, each with one of these ids.
+        """
         workspace, targets = self.workspace, KINDS[kind].references[name]
         dangling, bad = workspace.dangling, workspace.bad
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {dangling} AS {self._not_here(kind, name)}")
@@ -259,7 +274,10 @@ class _Run:
         return workspace.number(f"SELECT count(*) FROM {bad}") > 0
 
     def _not_here(self, kind: str, name: str) -> str:
-        """SQL: the ids that a field names and that no active record in the extract has."""
+        """Return SQL for the ids that a field refers to and that no record in the extract has.
+
+        Only active records of kinds that are final, or of the same kind, count.
+        """
         final = [
             target
             for target in KINDS[kind].references[name]
@@ -273,17 +291,17 @@ class _Run:
         return f"SELECT DISTINCT id FROM ({self._naming(kind, name)}) n WHERE true{absent}"
 
     def _found(self, table: WorkTable) -> None:
-        """Take from `dangling` what stands elsewhere.
+        """Remove the ids in a table from `dangling`.
 
-        That this extract withdraws it does not matter: products have it, withdrawn or not, and
-        what names it is not wrong for that.
+        It does not matter that this extract may withdraw such a record. Products have it, withdrawn
+        or not, so a reference to it is not wrong.
         """
         self.workspace.sql(
             f"DELETE FROM {self.workspace.dangling} WHERE id IN (SELECT sourcedId FROM {table})"
         )
 
     def _ask(self, kind: str, target: str, known: Known) -> None:
-        """Make `elsewhere_KIND`, once, of all that this kind and those after it name."""
+        """Make `elsewhere_KIND` once, for all ids that this kind and later kinds refer to."""
         if target in self.elsewhere:
             return
         self.elsewhere.add(target)
@@ -296,10 +314,10 @@ class _Run:
         )
         workspace = self.workspace
         ours = workspace.known(target)
-        told = f" AND id NOT IN (SELECT sourcedId FROM {ours} WHERE sourcedId IS NOT NULL)"
+        unpublished = f" AND id NOT IN (SELECT sourcedId FROM {ours} WHERE sourcedId IS NOT NULL)"
         ids = workspace.sql(
             f"SELECT id FROM ({wanted}) WHERE true"
-            + (told if workspace.has(ours) else "")
+            + (unpublished if workspace.has(ours) else "")
             + " ORDER BY id"
         )
         found = known(target, [str(row[0]) for row in ids]) if ids else set()
@@ -310,8 +328,11 @@ class _Run:
         )
 
     def _drop(self, kind: str, name: str, reason: str, code: FaultCode) -> None:
-        """Take what is in `bad` out of a field that can do without."""
-        self._tell_bad(kind, Sort(name, reason, False, code))
+        """Remove an optional reference from the rows in `bad`.
+
+        From a list, only the ids in `dangling` are removed.
+        """
+        self._report_bad(kind, FaultType(name, reason, False, code))
         workspace = self.workspace
         record, bad, mended = workspace.record(kind), workspace.bad, workspace.mended
         if not self._is_list(kind, name):
@@ -337,12 +358,13 @@ class _Run:
             f"UPDATE {record} SET {quoted(name)} = m.ids FROM {mended} m WHERE {record}.rowid = m.r"
         )
 
-    def _uncircle(self, kind: str, name: str) -> None:
-        """Drop the reference of each record that is its own ancestor.
+    def _break_circles(self, kind: str, name: str) -> None:
+        """Remove the reference of each record that is its own ancestor.
 
-        Each record names one: after as many jumps as there are records, whoever still jumps has
-        come to a circle. Each round doubles the jumps. Which of the circle is wrong, nobody can
-        tell.
+        Each record refers to one other record. A record from which one can take as many steps as
+        there are records leads into a circle. Each round doubles the steps. The steps end on the
+        records of the circle. Nobody can say which of their references is wrong, so all of them are
+        removed.
         """
         workspace = self.workspace
         record, jump, up = workspace.record(kind), workspace.jump, quoted(name)
@@ -365,12 +387,17 @@ class _Run:
                 f"SELECT rowid AS r, {up} AS id FROM {record} "
                 f"WHERE status = 'active' AND sourcedId IN (SELECT up FROM {jump})"
             )
-            reason = "leads round in a circle to the record itself; it was left out"
+            reason = (
+                "the field leads in a circle back to the record itself; the row was kept without "
+                "this reference; correct it in the SIS"
+            )
             self._drop(kind, name, reason, FaultCode.CIRCULAR_REFERENCE)
 
-    def doubt(self, kind: str) -> None:
-        """Take `_raw` from the records of which something was told, or that name what is another
-        source's: they are looked at again when they come again."""
+    def forget_hashes(self, kind: str) -> None:
+        """Remove `_raw` from records that have a fault or refer to a record of another source.
+
+        Their rows are checked again when they come again.
+        """
         workspace = self.workspace
         record = workspace.record(kind)
         workspace.sql(
@@ -385,71 +412,77 @@ class _Run:
                     f"(SELECT sourcedId FROM {workspace.elsewhere(target)}))"
                 )
 
-    # What is told
+    # Faults
 
-    def _tell_bad(self, kind: str, sort: Sort) -> None:
+    def _report_bad(self, kind: str, type_: FaultType) -> None:
+        """Add a fault for each row in `bad`."""
         record, bad = self.workspace.record(kind), self.workspace.bad
-        self.tell(
+        self.report(
             kind,
-            [sort],
+            [type_],
             f"SELECT _file, _line, 1 AS code, {value_class('b.id')} AS class, NULL AS kept "
             f"FROM {record} r JOIN {bad} b ON b.r = r.rowid",
         )
 
     def _note_kept(self, kind: str, name: str) -> None:
-        """Tell once, for each file, of the rows in `bad`, which stay as they are."""
+        """Report the rows in `bad`, which stay as they are, once for each file."""
         record, bad = self.workspace.record(kind), self.workspace.bad
         rows = f"SELECT _file, _line FROM {record} r JOIN {bad} b ON b.r = r.rowid"
-        self._doubt_rows(kind, rows)
+        self._mark_doubtful(kind, rows)
         targets = _uncarried(self.workspace, kind, name)
         groups = self.workspace.sql(
             f"SELECT coalesce(_file, ''), count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1"
         )
         for file, number in groups:
             reason = (
-                f"names {_one_of(targets)}, which this extract does not carry and this source has "
-                f"never published; it was kept as it is; {_rows_have(number)}"
+                f"the field refers to {_one_of(targets)}, but this extract has no file for them "
+                "and this source has never published any; the rows were kept with the reference "
+                f"unchecked; send those records too to have it checked; {_rows_have(number)}"
             )
             self.workspace.staging.faults.append(
                 Fault(file, 0, name, "", reason, False, kind, FaultCode.UNCHECKED_REFERENCE, number)
             )
 
     def note_grades(self, kind: str) -> None:
-        """Tell of each grade that is none of the standard's, once, with a count."""
+        """Report each grade that is not in the standard's list once, with a count."""
         if "grades" not in columns(kind):
             return
         each = f"SELECT _file, _line, unnest(grades) AS text FROM {self.workspace.record(kind)}"
-        reason = f"is none of {', '.join(grades.GRADES)}; it was kept"
-        self.tell(
+        reason = (
+            f"the grade is not one of {', '.join(grades.GRADES)}; the rows were kept with this "
+            "grade; use one of these codes in the SIS"
+        )
+        self.report(
             kind,
-            [Sort("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
+            [FaultType("grades", reason, False, FaultCode.NOT_IN_LIST, once=True)],
             f"SELECT _file, _line, 1 AS code, {value_class('text')} AS class, text, NULL AS kept "
             f"FROM ({each}) WHERE {grades.unlisted('text')}",
         )
 
-    def _doubt_rows(self, kind: str, rows: str) -> None:
-        """Keep in mind that something was told of rows (SQL: `_file`, `_line`)."""
+    def _mark_doubtful(self, kind: str, rows: str) -> None:
+        """Record that rows have a fault (SQL: `_file`, `_line`)."""
         self.workspace.sql(
             f"INSERT INTO {self.workspace.doubtful} SELECT '{kind}', _file, _line FROM ({rows})"
         )
 
-    def tell(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1: sorts[0].
+    def report(self, kind: str, types: list[FaultType], found: str) -> None:
+        """Add faults from SQL that gives `_file, _line, code, class, kept`; code 1 means types[0].
 
-        It gives `text` too when some of the sorts are told once for each text.
+        The SQL gives `text` as well if some types of fault are reported once for each distinct
+        text.
         """
         workspace, faulty = self.workspace, self.workspace.faulty
-        # `found` may look at every field of a kind, which DuckDB takes long to plan: run it once.
+        # Run `found` only once. It may use every field of a kind, and DuckDB plans that slowly.
         workspace.sql(f"CREATE OR REPLACE TEMP TABLE {faulty} AS {found}")
         if not workspace.number(f"SELECT count(*) FROM {faulty}"):
             return
-        self._doubt_rows(kind, f"FROM {faulty}")
-        once = ", ".join(str(code) for code, sort in enumerate(sorts, 1) if sort.once)
-        self._tell_each(kind, sorts, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
+        self._mark_doubtful(kind, f"FROM {faulty}")
+        once = ", ".join(str(code) for code, type_ in enumerate(types, 1) if type_.once)
+        self._report_each(kind, types, f"FROM {faulty} WHERE code NOT IN ({once or 0})")
         if once:
-            self._tell_once(kind, sorts, f"FROM {faulty} WHERE code IN ({once})")
+            self._report_once(kind, types, f"FROM {faulty} WHERE code IN ({once})")
 
-    def _tell_each(self, kind: str, sorts: list[Sort], found: str) -> None:
+    def _report_each(self, kind: str, types: list[FaultType], found: str) -> None:
         """Add a fault for each row."""
         groups = self.workspace.sql(
             f"""
@@ -461,32 +494,34 @@ class _Run:
         )
         faults = self.workspace.staging.faults
         for file, code, number, first in groups:
-            sort = sorts[code - 1]
+            type_ = types[code - 1]
             for one in first:
-                reason = sort.reason.replace("{kept}", one["kept"] or "")
+                reason = type_.reason.replace("{kept}", one["kept"] or "")
                 faults.append(
                     Fault(
                         file,
                         one["line"],
-                        sort.column,
+                        type_.column,
                         one["class"],
                         reason,
-                        sort.fatal,
+                        type_.fatal,
                         kind,
-                        sort.code,
+                        type_.code,
                     )
                 )
             if number > len(first):
-                reason = sort.reason.replace("{kept}", "another row")
+                reason = type_.reason.replace("{kept}", "another row")
                 left = number - len(first)
-                more = f"{left:,} more rows like those told: {reason}"
+                more = f"{left:,} more rows with the same fault: {reason}"
                 faults.append(
-                    Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left)
+                    Fault(file, 0, type_.column, "", more, type_.fatal, kind, type_.code, left)
                 )
 
-    def _tell_once(self, kind: str, sorts: list[Sort], found: str) -> None:
-        """Add a fault for each text: at the first row that has it, with how many rows have it. The
-        most frequent come first."""
+    def _report_once(self, kind: str, types: list[FaultType], found: str) -> None:
+        """Add a fault for each distinct text, with the number of rows that have it.
+
+        The fault is at the first of these rows. The most frequent texts come first.
+        """
         groups = self.workspace.sql(
             f"""
             SELECT *, count(*) OVER (PARTITION BY file, code) AS texts,
@@ -501,25 +536,27 @@ class _Run:
             """
         )
         faults, cut = self.workspace.staging.faults, {}
-        told: Counter[tuple[str, int]] = Counter()
+        reported: Counter[tuple[str, int]] = Counter()
         for file, code, number, line, class_, texts, rows in groups:
-            sort = sorts[code - 1]
-            reason = f"{sort.reason}; {_rows_have(number)}"
-            about = sort.column, class_, reason, sort.fatal, kind
-            faults.append(Fault(file, line, *about, sort.code, number))
-            told[file, code] += number
+            type_ = types[code - 1]
+            reason = f"{type_.reason}; {_rows_have(number)}"
+            about = type_.column, class_, reason, type_.fatal, kind
+            faults.append(Fault(file, line, *about, type_.code, number))
+            reported[file, code] += number
             if texts > MOST:
-                cut[file, code] = texts - MOST, int(rows) - told[file, code]
+                cut[file, code] = texts - MOST, int(rows) - reported[file, code]
         for (file, code), (number, left) in cut.items():
-            sort = sorts[code - 1]
-            more = f"{number:,} more texts like those told: {sort.reason}"
-            faults.append(Fault(file, 0, sort.column, "", more, sort.fatal, kind, sort.code, left))
+            type_ = types[code - 1]
+            more = f"{number:,} more values with the same fault: {type_.reason}"
+            faults.append(
+                Fault(file, 0, type_.column, "", more, type_.fatal, kind, type_.code, left)
+            )
 
 
 def _absent(targets: tuple[str, ...], consequence: str) -> str:
     return (
-        f"names {_one_of(targets)} that is no valid, active record of this extract "
-        f"and was not published before; {consequence}"
+        f"the field refers to {_one_of(targets)} that is not a valid, active record of this "
+        f"extract and was not published before; {consequence}"
     )
 
 
@@ -529,4 +566,4 @@ def _one_of(kinds: Sequence[str]) -> str:
 
 
 def _rows_have(number: int) -> str:
-    return "1 row has it" if number == 1 else f"{number:,} rows have it"
+    return "this affects 1 row" if number == 1 else f"this affects {number:,} rows"

@@ -1,9 +1,10 @@
-"""Which sources publish which kinds, and whose an id is.
+"""Record which sources publish which kinds, and find out to which source an id belongs.
 
-An id is one record to every product, so it belongs to the source that published it first, until
-that one withdraws it. Whether there is any other source of a kind is in one small compacted topic,
-`PREFIX.sources`: the key names the source, the value has its kinds as JSON. Only where there is one
-is it asked whose an id is, which reads the kind's topic through, keys and headers only.
+An id is one record to every product. It belongs to the source that published it first, until that
+source withdraws it. One small compacted topic, `PREFIX.sources`, has a message for each source: the
+key is the source, and the value is a JSON list of its kinds. The owner of an id is looked up only
+if another source publishes the same kind. The lookup reads the whole topic of the kind, keys and
+headers only.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from bus.source import Fault
 from bus.standard.fault_codes import FaultCode
 
 NOT_OURS = (
-    "is the id of a record of another source; the row was left out; give each source ids of its "
-    "own, or withdraw it there first"
+    "the id belongs to a record of another source; the row was left out; give each source "
+    "different ids, or withdraw the record from the other source first"
 )
 
 
 def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
-    """Say which kinds a source publishes, before it does; the kinds that others publish.
+    """Record which kinds a source publishes, and return the kinds that other sources publish.
 
-    Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
+    Call this before the source publishes. Raises `RetryLater` when Kafka does not accept the
+    message, and `Stop` when this user may not write to the topic.
     """
     topics.ensure(settings, [topics.sources(settings)])
     known = _announced(settings)
@@ -40,13 +42,13 @@ def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
 
 
 def others(settings: Settings, source: str) -> set[str]:
-    """The kinds that other sources publish, without saying anything."""
+    """Return the kinds that other sources publish, without recording anything."""
     known = _announced(settings)
     return {kind for name, kinds in known.items() if name != source for kind in kinds}
 
 
 def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str) -> set[str]:
-    """Which of these ids stand as records of a source other than this one."""
+    """Return which of these ids belong to active records of other sources."""
     wanted = {id_.encode(): id_ for id_ in ids}
     found: set[str] = set()
     if wanted:
@@ -62,21 +64,21 @@ def taken(settings: Settings, kind: str, ids: Iterable[str], *, other_than: str)
 
 
 def faults(kind: str, rows: Iterable[tuple[str, str, int]], most: int) -> list[Fault]:
-    """Faults of rows whose ids are those of other sources' records.
+    """Return faults for rows whose ids belong to records of other sources.
 
-    rows: (id, file, line) of each. most: so many of a file are told one by one; of the others only
-          the number.
+    rows: the id, file and line of each row.
+    most: how many faults of a file are reported one by one. The rest is reported as a number.
     """
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     found = []
     for id_, file, line in rows:
-        told[file] += 1
-        if told[file] <= most:
+        reported[file] += 1
+        if reported[file] <= most:
             about = "sourcedId", f"text of {len(id_)} characters", NOT_OURS, True, kind
             found.append(Fault(file, line, *about, FaultCode.FOREIGN_ID))
-    for file, number in told.items():
+    for file, number in reported.items():
         if (left := number - most) > 0:
-            more = f"{left:,} more rows like those told: {NOT_OURS}"
+            more = f"{left:,} more rows with the same fault: {NOT_OURS}"
             found.append(
                 Fault(file, 0, "sourcedId", "", more, True, kind, FaultCode.FOREIGN_ID, left)
             )

@@ -1,10 +1,11 @@
-"""From an extract to events: read, validate, compare, guard, publish, remember.
+"""Publish an extract: read, validate, compare, guard, publish, remember.
 
-This is the one way in which a source that brings whole extracts publishes; a source gives only
-`read`, which fills a `bus.source.Staging`.
+Every source that reads whole extracts publishes through this module. A source provides only `read`,
+which fills a `bus.source.Staging`.
 
-Killed at any moment, nothing is lost and nothing doubled: what was committed is in the topics, what
-was not is aborted when the source starts again, and the comparison then finds just what is missing.
+A kill at any moment loses nothing and duplicates nothing. Committed events are in the topics. Other
+events are aborted when the source starts again, and the comparison then finds exactly what is
+missing.
 """
 
 from __future__ import annotations
@@ -61,19 +62,19 @@ OF_ROWS = frozenset(
         FaultCode.TOO_MANY_VALUES,
     }
 )
-"""What is wrong with a whole row, also where it is told as a number of rows, without a line."""
+"""Codes of faults of a whole row, which may also be reported as a number of rows without a line."""
 
 COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
 
 @dataclass(slots=True)
 class Report:
-    """What came of an extract.
+    """The result of publishing an extract.
 
-    records: for each kind that the extract held, how many were created, updated, withdrawn,
+    records: for each kind in the extract, how many records were created, updated, withdrawn,
              unchanged and quarantined.
-    faults:  all that was wrong with it.
-    put_off: for each kind whose withdrawals wait for a better extract, why.
+    faults:  everything that was wrong with the extract.
+    put_off: for each kind whose withdrawals are deferred to a better extract, the reason.
     stood:   for each kind, how many active records the source had published before.
     """
 
@@ -84,8 +85,10 @@ class Report:
     stood: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus produce … --json` prints it: every kind of the standard, zeros where the extract
-        has none of it."""
+        """Return the report as `bus produce … --json` prints it.
+
+        It has every kind of the standard, with zeros for kinds that are not in the extract.
+        """
         none = dict.fromkeys(COUNTED, 0)
         return {
             "source": self.source,
@@ -96,7 +99,7 @@ class Report:
 
     @property
     def unread(self) -> list[str]:
-        """The files of which nothing could be read, so nothing of their kinds was published."""
+        """The files of which nothing could be read, so that no record in them was published."""
         whole = (
             f
             for f in self.faults
@@ -115,15 +118,17 @@ class Report:
 
     @property
     def faulty(self) -> int:
-        """How many faults there are, those that are told as a number with them."""
+        """How many faults there are, including those that are only reported as a number."""
         return sum(fault.count for fault in self.faults)
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractDryRun:
-    """What a run would do.
+    """The result of a dry run.
 
-    report: as the run itself would have it. guard: what the guard would say, "" for nothing.
+    report:      the report that the run would return.
+    guard:       the guard's objection, or "" if it has none.
+    differences: the records that the run would publish.
     """
 
     report: Report
@@ -131,7 +136,7 @@ class ExtractDryRun:
     differences: list[RecordDifference]
 
     def as_json(self) -> dict[str, Any]:
-        """As `bus produce … --dry-run --json` prints it."""
+        """Return the result as `bus produce … --dry-run --json` prints it."""
         groups = grouped((self.report.source, fault) for fault in self.report.faults)
         return {
             **self.report.as_json(),
@@ -157,21 +162,23 @@ def produce(
     progress: Progress = lambda _: None,
     rules: str = "",
 ) -> Report:
-    """Publish what an extract changes against what this source last published.
+    """Publish what an extract changes compared with what this source last published.
 
-    source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west";
-              see `SOURCE_NAME`.
-    mass_withdrawal_share: instead of `[mass_withdrawal] share`: the share of a kind's records, 0 to
-              1, above which their going stops the run before anything is published (see
-              `bus.ingest.guard`), unless `allow_mass_withdrawal`.
-    polled:   whether `read` goes on from `staging.position` and moves it; where it then stands is
-              published in the same transaction as the last of the events.
-    progress: is told each step, for a person.
-    rules:    the version of the source's own rules. A source that makes other text of the same
-              files than before says another one, and all rows are then checked again.
+    source:   the source's name, without a leading slash: "oneroster-csv", "oneroster-csv/west". See
+              `SOURCE_NAME`.
+    read:     fills the staging.
+    mass_withdrawal_share: overrides `[mass_withdrawal] share`: the share of a kind's records, 0 to
+              1. If the extract withdraws more than the guard allows (see `bus.ingest.guard`), the
+              run stops before anything is published.
+    allow_mass_withdrawal: publish whatever the guard says.
+    polled:   whether `read` continues from `staging.position` and moves it. The new position is
+              published in the same transaction as the last events.
+    progress: called at each step with a text for a person.
+    rules:    the version of the source's own rules. A source that turns the same files into other
+              text than before passes another version. All rows are then checked again.
 
-    Raises `Stop` when a person must act (nothing was published), `RetryLater` when Kafka or the
-    registry does not answer (nothing is lost: run it again).
+    Raises `Stop` when a person must act; nothing was published. Raises `RetryLater` when Kafka or
+    the registry does not answer; nothing is lost, so run it again.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
@@ -181,7 +188,7 @@ def produce(
         _held(work := _work(settings, source), "lock", source),
         _fresh(work.with_name(f"{work.name}.extract")) as folder,
         span(f"produce {source}") as traceparent,
-        _told_of_the_disk(folder),
+        _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
         _clear(work)
@@ -201,14 +208,14 @@ def dry_run(
     rules: str = "",
     most: int = 0,
 ) -> ExtractDryRun:
-    """What `produce` would do with an extract: all but publish and remember.
+    """Return what `produce` would do with an extract, without publishing or remembering anything.
 
-    It makes no topic, and brings a copy of the cache up to date, not the cache. All its files are
-    in one folder, which is removed at the end; what a killed one left, the next run removes.
+    It creates no topic. It brings a copy of the cache up to date, not the cache. All its files are
+    in one folder, which is removed at the end. After a kill, the next run removes the folder.
 
-    most: how many differences of each kind and change are given.
+    most: how many differences of each kind and change are returned.
 
-    Raises as `produce` does; what the guard says is no failure.
+    Raises as `produce` does. An objection of the guard is part of the result, not an error.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
@@ -216,7 +223,7 @@ def dry_run(
         _held(work := _work(settings, source), "dry-run.lock", source),
         _fresh(work.with_name(f"{work.name}.dry-run")) as folder,
         span(f"dry run {source}"),
-        _told_of_the_disk(folder),
+        _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
         cache = folder / "cache.duckdb"
@@ -230,7 +237,7 @@ def dry_run(
 
 
 def _work(settings: Settings, source: str) -> Path:
-    """Where the working files of a source lie: the beginning of their paths."""
+    """Return the beginning of the paths of a source's working files."""
     work = settings.home / "work" / settings.topic_prefix
     work.mkdir(parents=True, exist_ok=True, mode=0o700)
     return work / quote(source, safe="")
@@ -238,39 +245,39 @@ def _work(settings: Settings, source: str) -> Path:
 
 @contextmanager
 def _held(work: Path, lock: str, source: str) -> Iterator[None]:
-    """Keep others from what a lock of this source stands for; raises `RetryLater` at once when
-    somebody else has it."""
+    """Hold a lock of this source. Raises `RetryLater` at once if another process holds it."""
     try:
         held = FileLock(work.with_name(f"{work.name}.{lock}")).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"another `bus produce` of the source {source} is at work; wait for its end, or give "
-            "this one a --source of its own"
+            f"another `bus produce` of the source {source} is running; wait until it ends, or give "
+            "this one a different --source"
         ) from None
     with held:
         yield
 
 
 def _clear(work: Path) -> None:
-    """Remove what a dry run left that was killed."""
+    """Remove what a killed dry run left behind."""
     with suppress(Timeout), FileLock(work.with_name(f"{work.name}.dry-run.lock")).acquire(0):
         shutil.rmtree(work.with_name(f"{work.name}.dry-run"), ignore_errors=True)
 
 
 def valid_name(source: str) -> None:
-    """Raise `Stop` when this cannot be a source's name."""
+    """Raise `Stop` if this is not a valid name of a source."""
     if not re.fullmatch(SOURCE_NAME, source, re.ASCII) or len(source) > LONGEST_NAME:
         raise Stop(
-            "a source's name has letters, digits, dots, dashes and underscores, in parts with a "
-            f"slash between them (oneroster-csv/west), {LONGEST_NAME} characters at most"
+            "the source name is not valid; use letters, digits, dots, dashes and underscores, in "
+            "parts that start with a letter or digit and are separated by slashes "
+            f"(oneroster-csv/west), {LONGEST_NAME} characters at most"
         )
 
 
 @contextmanager
-def _told_of_the_disk(folder: Path) -> Iterator[None]:
-    """Turn what DuckDB says of a disk that is full, or does not work, into the bus's terms.
+def _explain_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn DuckDB's errors about a full or failing disk into `RetryLater`.
 
-    Its own words are left out, as they may quote what it was about.
+    DuckDB's own text is left out, because it may quote data.
     """
     try:
         yield
@@ -281,15 +288,18 @@ def _told_of_the_disk(folder: Path) -> Iterator[None]:
         duckdb.OutOfMemoryException,
     ) as error:
         raise RetryLater(
-            f"the working files in {folder.parent} could not be written or read "
-            f"({type(error).__name__}; its disk has {disk_left_mb(folder)} MB left): make room "
-            "and run it again; nothing is lost"
+            f"could not write or read the working files in {folder.parent} "
+            f"({type(error).__name__}; its disk has {disk_left_mb(folder)} MB left); nothing is "
+            "lost; free disk space and run it again"
         ) from None
 
 
 @contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder for its owner alone; what a killed run left in it is gone, and so is this."""
+    """Provide an empty folder that only its owner may read, and remove it at the end.
+
+    What a killed run left in the folder is removed first.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
@@ -300,7 +310,7 @@ def _fresh(folder: Path) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class _Run:
-    """One extract on its way; see `produce`."""
+    """One run with one extract, see `produce`."""
 
     settings: Settings
     source: str
@@ -311,9 +321,10 @@ class _Run:
     progress: Progress
 
     def take(self, name: str, read: Read, share: float | None, allow: bool, polled: bool) -> Report:
+        """Publish an extract, update the cache and return the report."""
         workspace, staging = self.workspace, self.workspace.staging
         time = now()
-        # Before the topics are read, as it puts an end to whatever an earlier process had begun.
+        # Create it before the topics are read: it aborts the transaction of an earlier process.
         publisher = Publisher(
             self.settings, self.source, self.ids, time=time, traceparent=self.traceparent
         )
@@ -330,7 +341,7 @@ class _Run:
             self._publish(publisher, report, faults, time, moved)
         finally:
             publisher.close()
-        if not publisher.replaced:  # else the next run learns from the topics what they hold
+        if not publisher.replaced:  # otherwise the next run reads the topics
             snapshot.remember(workspace, self.settings, list(report.records))
             quarantine.remember(workspace, faults)
         return report
@@ -338,9 +349,9 @@ class _Run:
     def compared(
         self, name: str, read: Read, polled: bool, copy: Path | None = None
     ) -> tuple[Report, str]:
-        """Read an extract and compare it; what would be published, and the position before it.
+        """Read and compare an extract. Return what would be published, and the position before it.
 
-        copy: of the cache, for a dry run; then nothing is written that outlives it.
+        copy: a copy of the cache, for a dry run. Nothing is then written that outlives the run.
         """
         workspace, staging = self.workspace, self.workspace.staging
         self.progress("looking up what was last published")
@@ -365,14 +376,15 @@ class _Run:
             others = ownership.others(self.settings, self.source)
         else:
             others = ownership.announce(self.settings, self.source, staging.coverage)
-        self._leave_others_alone(others, quarantined)
+        self._quarantine_foreign_rows(others, quarantined)
         self.progress("comparing")
         return self._compare(name, quarantined, unread), begin
 
     def _view_known(self) -> None:
-        """Make `known_KIND`: what was published, withdrawn or not, and may be referred to.
+        """Make `known_KIND`: the published records, withdrawn or not, to which records may refer.
 
-        Of a kind that the extract holds whole, what is not in it goes, so it does not count.
+        If the extract has all records of a kind, records that are not in it are withdrawn, so they
+        are not in `known_KIND`.
         """
         workspace = self.workspace
         for kind in KINDS:
@@ -388,8 +400,8 @@ class _Run:
     def _known_elsewhere(self, kind: str, ids: list[str]) -> set[str]:
         return known_ids(self.settings, kind, ids, other_than=self.source)
 
-    def _leave_others_alone(self, others: set[str], quarantined: dict[str, int]) -> None:
-        """Put the records that are another source's into quarantine; see `bus.ingest.ownership`.
+    def _quarantine_foreign_rows(self, others: set[str], quarantined: dict[str, int]) -> None:
+        """Put rows whose ids belong to another source into quarantine, see `bus.ingest.ownership`.
 
         others: the kinds that other sources publish.
         """
@@ -419,11 +431,11 @@ class _Run:
                 continue
             coverage = staging.coverage[kind]
             if coverage == "bulk" and unread[kind]:
-                # Rows whose id could not be read may be the very records that seem to be gone.
+                # A row whose id could not be read may be a record that seems to be absent.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so no {kind} is withdrawn for being "
-                    "absent; mend them and send the extract again"
+                    f"{unread[kind]} rows could not be read, so absent {kind} records are not "
+                    "withdrawn; correct the rows in the SIS and send the extract again"
                 )
             changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
@@ -437,8 +449,7 @@ class _Run:
         return report
 
     def objection(self, report: Report, share: float | None) -> str:
-        """What the guard says when too much of a kind would go, with what would have been; "" when
-        it lets the extract through."""
+        """Return the guard's objection with the numbers of the run, or "" if it has none."""
         limits = self.settings.mass_withdrawal
         if share is not None:
             limits = limits.model_copy(update={"share": share})
@@ -456,8 +467,8 @@ class _Run:
         )
         return (
             f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
-            f"Nothing was published. It would have been:\n{would}\n"
-            "If that is right, run it again with --allow-mass-withdrawal"
+            f"Nothing was published. The result would have been:\n{would}\n"
+            "If this is correct, run it again with --allow-mass-withdrawal"
         )
 
     def _publish(
@@ -468,9 +479,9 @@ class _Run:
         time: str,
         moved: str | None,
     ) -> None:
-        """What comes into being in dependency order, then what goes in the reverse order.
+        """Publish new and changed records in dependency order, then withdrawals in reverse order.
 
-        moved: the source's new position, which is published with the last of it.
+        moved: the source's new position, which is published with the last events.
         """
         kinds = list(report.records)
         self.workspace.require(*map(self.workspace.change, kinds))
@@ -487,27 +498,27 @@ class _Run:
             for kind, change, where in steps
             for records in self._records(kind, where)
         )
-        told = not faults
+        faults_published = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or not told or moved is not None:
+            while following or not faults_published or moved is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
                 with publisher.transaction():
                     for kind, change, records in batch:
                         publisher.publish(kind, change, records)
-                    if not told:
+                    if not faults_published:
                         quarantine.publish_changes(
                             publisher, self.settings, self.source, faults, time
                         )
                     if not following and moved is not None:
                         position.publish(publisher, self.settings, self.source, moved)
                         moved = None
-                told = True
+                faults_published = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
-        """The records of a change in the extract's order, some thousand at a time."""
+        """Return the records of a change in the extract's order, in batches of `BATCH`."""
         change = self.workspace.change(kind)
         return self.workspace.batches(
             f"SELECT {encodable(kind, 'c')} FROM {change} c WHERE {where}", BATCH
@@ -517,6 +528,7 @@ class _Run:
 def _upto(
     pending: Iterator[tuple[str, Change, pyarrow.RecordBatch]], most: int
 ) -> Iterator[tuple[str, Change, pyarrow.RecordBatch]]:
+    """Yield items until they have at least `most` records together."""
     number = 0
     for item in pending:
         number += item[2].num_rows
@@ -526,12 +538,12 @@ def _upto(
 
 
 def _left_out(own: Iterable[Fault], kind: str) -> int:
-    """How many rows of a kind the source itself left out: nobody here knows whose they are."""
+    """Return how many rows the source itself left out that may be of this kind."""
     return sum(1 for f in own if f.fatal and f.line > 1 and f.kind in (kind, ""))
 
 
 def _without_id(found: Iterable[Fault], kind: str) -> int:
-    """How many rows of a kind were left out since, without their id being known."""
+    """Return how many rows of a kind the checks left out that have no usable id."""
     return sum(
         1
         for f in found

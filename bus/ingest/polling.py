@@ -1,4 +1,4 @@
-"""Asks a system again and again: the `--watch` of a polled source."""
+"""Poll a system at intervals: the `--watch` of a polled source."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from bus.errors import RetryLater, Stop
 log = structlog.get_logger(__name__)
 
 STEP_SECONDS = 0.2
-"""How often a wait looks whether it is to end."""
+"""How often a wait checks whether it must end, in seconds."""
 
 
 def poll(take: Callable[[], None], every: float, stopped: Callable[[], bool]) -> None:
-    """Call `take` until `stopped` answers True, with `every` seconds between the end and the start.
+    """Call `take` at intervals until `stopped` returns True.
 
-    take: publishes one poll. It may raise `Stop`: the poll is refused and logged, and the next one
-          is made when its time comes, as the system may have been put right. It may raise
-          `RetryLater`: the same poll is tried again with a growing wait until it succeeds.
+    take:  publishes one poll. If it raises `Stop`, the poll is refused and logged. The next poll is
+           made at its time, because the system may work again by then. If `take` raises
+           `RetryLater`, the same poll is tried again with a growing wait until it succeeds.
+    every: how many seconds to wait between the end of one poll and the start of the next.
     """
     again = Retrying(
         retry=retry_if_exception_type(RetryLater),
@@ -30,7 +31,7 @@ def poll(take: Callable[[], None], every: float, stopped: Callable[[], bool]) ->
         sleep=lambda seconds: _wait(seconds, stopped),
         reraise=True,
         before_sleep=lambda state: log.warning(
-            "poll tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
+            "poll is tried again soon", why=str(state.outcome.exception()) if state.outcome else ""
         ),
     )
     while not stopped():
@@ -39,7 +40,7 @@ def poll(take: Callable[[], None], every: float, stopped: Callable[[], bool]) ->
         except Stop as reason:
             log.error("poll refused", why=str(reason))
         except RetryLater:
-            return  # stopped while waiting: the next start polls from the same position
+            return  # stopped during a wait: the next start polls from the same position
         _wait(every, stopped)
 
 

@@ -1,8 +1,9 @@
-"""Where a polled or streaming source goes on: a text of its own, kept in Kafka.
+"""Keep in Kafka the position at which a polled or streaming source continues.
 
-One small compacted topic, `PREFIX.positions`: the key is the source, the value its position. It is
-published in the same transaction as the events up to it, so it never says more or less than what
-is published.
+A position is a text that only its source understands. One small compacted topic,
+`PREFIX.positions`, has a message for each source: the key is the source, and the value is its
+position. A position is published in the same transaction as the events before it, so it always
+agrees with what is published.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def read(settings: Settings, source: str) -> str:
-    """Return the last published position of a source (`/oursis`); "" when it has none.
+    """Return the last published position of a source (`/oursis`), or "" if it has none.
 
-    Call it after the source's `Publisher` is made, which ends what an earlier process had begun.
-    Raises `RetryLater` when Kafka does not answer.
+    Call this after the source's `Publisher` is created, which aborts the open transaction of an
+    earlier process. Raises `RetryLater` when Kafka does not answer.
     """
     topics.ensure(settings, [topics.positions(settings)])
     return last(settings, source)
 
 
 def last(settings: Settings, source: str) -> str:
-    """As `read`, and no topic is made where there is none."""
+    """Return the same as `read`, but do not create the topic."""
     found = ""
     for message in scan(settings, topics.positions(settings)):
         if (message.key() or b"").decode("utf-8", "replace") == source:
@@ -37,5 +38,5 @@ def last(settings: Settings, source: str) -> str:
 
 
 def publish(publisher: Publisher, settings: Settings, source: str, position: str) -> None:
-    """Publish a position, inside the transaction of the events up to it."""
+    """Publish a position, inside the transaction of the events before it."""
     publisher.raw(topics.positions(settings), source.encode(), position.encode(), [])

@@ -1,12 +1,12 @@
-"""The quarantine: what was wrong with the input, where, and what to do; never the value itself.
+"""Keep the quarantine: what was wrong with the input, where, and what to do; never the value.
 
-One topic, `PREFIX.quarantine`: the key names the fault, so the same fault found again tomorrow
-replaces itself; the value is JSON. An empty value says that a later extract no longer has the
-fault. So what stands in the topic is what the latest extract of each source found. An extract that
-holds changes only says nothing of the rows that it does not have, so their faults stand.
+The quarantine is one topic, `PREFIX.quarantine`. The key identifies the fault, so the same fault
+replaces itself when it is found again. The value is JSON. An empty value says that a later extract
+no longer has the fault. So the topic holds what the latest extract of each source found. An extract
+that has changes only says nothing about other rows, so their faults remain.
 
-What makes a fault the same is where it is and its code. Its text is no part of that: worded anew,
-it is the same fault.
+Two faults are the same if they agree in place and code. The text does not count, so a change of
+wording makes no new fault.
 """
 
 from __future__ import annotations
@@ -32,50 +32,53 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 IDENTITY = 2
-"""The version of `fault_id`, and of what the cache keeps of faults. 1: by the text."""
+"""The version of `fault_id`, and of what the cache keeps of faults. Version 1 used the text."""
 
 AGAIN = timedelta(days=20)
-"""A fault that stands for so long is published again: Kafka keeps this topic for 30 days."""
+"""A fault that remains for this long is published again, as Kafka keeps this topic for 30 days."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class KnownFault:
     """A fault that is in the topic.
 
-    key:  of its message. kind, line, count: as `bus.source.Fault` has them.
-    told: when it was published, UTC.
+    key:  the key of its message.
+    kind, line, count: as in `bus.source.Fault`.
+    published: when it was published, UTC.
     """
 
     key: str
     kind: str
     line: int
     count: int
-    told: datetime
+    published: datetime
 
 
 @dataclass(slots=True)
 class FaultChanges:
-    """The faults of a run against those that stood before it.
+    """The faults of a run, compared with the faults before it.
 
-    new:      to be published: by their ids. gone: the keys of those that no longer stand.
-    standing: what stands after the run, by id.
+    new:      the faults to publish, by id.
+    gone:     the keys of faults that no longer exist.
+    current:  the faults that are in the topic after the run, by id.
     """
 
     new: dict[str, Fault]
     gone: list[str]
-    standing: dict[str, Standing]
+    current: dict[str, KnownFault]
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone)
 
 
 def fault_id(source: str, fault: Fault, number: int = 0) -> str:
-    """A name for a fault that is the same each time the same fault is found.
+    """Return an id for a fault that is the same each time the same fault is found.
 
-    Of a fault with the general code the text counts, as the code alone tells nothing apart.
+    For a fault with the general code (`other`) the text counts, because the code alone does not
+    distinguish it from others.
 
-    number: how many others of the same place and code came before it: one field may hold several
-            values that are on no list.
+    number: how many other faults with the same place and code came before it. One field may hold
+            several values that are not in a list.
     """
     parts = [source, fault.file, fault.kind, str(fault.line), fault.column, fault.code]
     if fault.code == FaultCode.OTHER:
@@ -92,42 +95,42 @@ def compare(
     faults: Iterable[Fault],
     coverage: Mapping[str, Coverage],
 ) -> FaultChanges:
-    """What a run changes in the quarantine.
+    """Return what a run changes in the quarantine.
 
-    A cache that was made anew does not know what stands; what the topic holds then counts.
+    A rebuilt cache does not know which faults are in the topic. They are then read from the topic.
     """
     rows = workspace.sql(f"SELECT id, key, kind, line, count, told FROM {workspace.quarantined}")
     if any(row[0] is None for row in rows):
         before = _in_the_topic(settings, source)
     else:
         before = {
-            id_: Standing(key, kind, line, count, told.replace(tzinfo=UTC))
-            for id_, key, kind, line, count, told in rows
+            id_: KnownFault(key, kind, line, count, published.replace(tzinfo=UTC))
+            for id_, key, kind, line, count, published in rows
         }
     now = datetime.now(UTC)
     changes = FaultChanges({}, [], {})
     for name, fault in _named(source, faults):
         fresh = fault.kind, fault.line, fault.count, now
         was = before.get(name)
-        if was is None or was.count != fault.count or now - was.told > AGAIN:
+        if was is None or was.count != fault.count or now - was.published > AGAIN:
             changes.new[name] = fault
-            changes.standing[name] = Standing(name, *fresh)
+            changes.current[name] = KnownFault(name, *fresh)
             if was is not None and was.key != name:
                 changes.gone.append(was.key)
-        elif name not in changes.standing:
-            changes.standing[name] = was
+        elif name not in changes.current:
+            changes.current[name] = was
     for name, was in before.items():
-        if name in changes.standing:
+        if name in changes.current:
             continue
-        if _looked_at(was, coverage):
+        if _would_find_again(was, coverage):
             changes.gone.append(was.key)
-        elif now - was.told < 2 * AGAIN:  # else Kafka has forgotten it
-            changes.standing[name] = was
+        elif now - was.published < 2 * AGAIN:  # otherwise Kafka has deleted it
+            changes.current[name] = was
     return changes
 
 
 def _named(source: str, faults: Iterable[Fault]) -> Iterator[tuple[str, Fault]]:
-    """Each fault with its name; one that comes twice has one name."""
+    """Yield each fault with its id. A fault that comes twice is yielded once."""
     found: dict[str, list[Fault]] = {}
     for fault in faults:
         same = found.setdefault(fault_id(source, fault), [])
@@ -136,8 +139,8 @@ def _named(source: str, faults: Iterable[Fault]) -> Iterator[tuple[str, Fault]]:
             yield fault_id(source, fault, len(same) - 1), fault
 
 
-def _looked_at(was: Standing, coverage: Mapping[str, Coverage]) -> bool:
-    """Whether a run would have found a fault again if it still stood."""
+def _would_find_again(was: KnownFault, coverage: Mapping[str, Coverage]) -> bool:
+    """Return whether a run would have found a fault again if it still existed."""
     whole_file = was.line <= 1 and was.count == 1
     if was.kind:
         how = coverage.get(was.kind)
@@ -146,25 +149,28 @@ def _looked_at(was: Standing, coverage: Mapping[str, Coverage]) -> bool:
     return bool(coverage) and (whole_file or all(how == "bulk" for how in kept))
 
 
-def _in_the_topic(settings: Settings, source: str) -> dict[str, Standing]:
-    """What stands of a source, by id; what earlier versions wrote is known by its text."""
-    found: dict[str, Standing] = {}
+def _in_the_topic(settings: Settings, source: str) -> dict[str, KnownFault]:
+    """Return the current faults of a source in the topic, by id.
+
+    Version 0.1.0 used other keys, so the id of its faults is computed.
+    """
+    found: dict[str, KnownFault] = {}
     now = datetime.now(UTC)
     for one in _entries(settings):
         if one.entry["source"] != source:
             continue
         fault = fault_of(one.entry)
-        # However old it is, it is there; it is published again in time, not at once.
-        told = max(datetime.fromtimestamp(one.at / 1000, UTC), now - AGAIN + timedelta(days=1))
-        standing = Standing(one.key, fault.kind, fault.line, fault.count, told)
-        found[fault_id(source, fault) if one.earlier else one.key] = standing
+        # Treat an old fault as 19 days old, so it is published again soon, but not now.
+        published = max(datetime.fromtimestamp(one.at / 1000, UTC), now - AGAIN + timedelta(days=1))
+        known = KnownFault(one.key, fault.kind, fault.line, fault.count, published)
+        found[fault_id(source, fault) if one.earlier else one.key] = known
     return found
 
 
 def publish_changes(
     publisher: Publisher, settings: Settings, source: str, changes: FaultChanges, time: str
 ) -> None:
-    """Publish what a run changes, within a transaction."""
+    """Publish what a run changes, inside a transaction."""
     _publish(publisher, settings, source, changes.new.items(), time)
     for key in changes.gone:
         publisher.raw(topics.quarantine(settings), key.encode(), None, [])
@@ -173,7 +179,7 @@ def publish_changes(
 def publish(
     publisher: Publisher, settings: Settings, source: str, faults: Iterable[Fault], time: str
 ) -> None:
-    """Publish faults within a transaction, known or not."""
+    """Publish faults inside a transaction, whether they are new or not."""
     _publish(publisher, settings, source, _named(source, faults), time)
 
 
@@ -191,17 +197,17 @@ def _publish(
 
 
 def remember(workspace: Workspace, changes: FaultChanges) -> None:
-    """Note which faults the source has now, after they are published."""
+    """Store in the cache which faults the source has now, after they are published."""
     known = workspace.quarantined
-    ids = list(changes.standing)
-    rows = list(changes.standing.values())
+    ids = list(changes.current)
+    rows = list(changes.current.values())
     columns = [
         ids,
         [row.key for row in rows],
         [row.kind for row in rows],
         [row.line for row in rows],
         [row.count for row in rows],
-        [row.told.astimezone(UTC).replace(tzinfo=None) for row in rows],
+        [row.published.astimezone(UTC).replace(tzinfo=None) for row in rows],
     ]
     with workspace.transaction():
         workspace.sql(f"DELETE FROM {known}")
@@ -214,24 +220,27 @@ def remember(workspace: Workspace, changes: FaultChanges) -> None:
 
 
 def read(settings: Settings, *, everything: bool = False) -> list[dict[str, Any]]:
-    """What stands in the quarantine, oldest first.
+    """Return the current faults in the quarantine, oldest first.
 
-    everything: also what no longer stands, as long as Kafka has it.
+    everything: also return faults that no longer exist, while Kafka still has them.
     """
     return [one.entry for one in _entries(settings, everything=everything)]
 
 
 def fault_of(entry: Mapping[str, Any]) -> Fault:
-    """The fault that `read` gave."""
+    """Return the fault of an entry that `read` returned."""
     names = Fault.__dataclass_fields__
     return Fault(**{name: value for name, value in entry.items() if name in names})
 
 
 class _Entry(NamedTuple):
-    """A fault in the topic, with Kafka's time (ms).
+    """A fault in the topic.
 
-    earlier: whether version 0.1.0 wrote it, without a code: it has that of its text, and its key is
-             not its id.
+    entry:   the fault's JSON value, with the keys that version 0.1.0 lacks.
+    key:     the key of the message.
+    at:      Kafka's timestamp (ms).
+    earlier: whether version 0.1.0 wrote it, without a code. Its code then follows from its text,
+             and its key is not its id.
     """
 
     entry: dict[str, Any]
@@ -241,7 +250,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(settings: Settings, *, everything: bool = False) -> list[_Entry]:
-    """The latest of each fault in the topic, oldest first."""
+    """Return the latest state of each fault in the topic, oldest first."""
     latest: dict[bytes, _Entry] = {}
     for message in scan(settings, topics.quarantine(settings)):
         key, value = message.key() or b"", message.value()
@@ -259,7 +268,7 @@ def _entries(settings: Settings, *, everything: bool = False) -> list[_Entry]:
 
 
 def _of_earlier(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What an entry of version 0.1.0 lacks."""
+    """Return the values that an entry of version 0.1.0 lacks."""
     code = code_of_earlier(entry["reason"])
     more = re.match(r"([\d,]+) more rows", entry["reason"])
     found = {"code": str(code), "count": int(more[1].replace(",", "")) if more else 1}

@@ -1,4 +1,4 @@
-"""What a run would change, record by record: ids and fields, personal values by their class."""
+"""List what a run would change, record by record, with masked values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHANGES = ("created", "updated", "withdrawn")
 
 @dataclass(frozen=True, slots=True)
 class RecordDifference:
-    """A record that would be published.
+    """A record that a run would publish.
 
     change: created, updated or withdrawn.
-    fields: of one that would be updated, each field that differs with the value before and after,
-            masked (see `bus.standard.masking`).
+    fields: for an updated record, each changed field with its value before and after, masked (see
+            `bus.standard.masking`).
     """
 
     kind: str
@@ -28,13 +28,13 @@ class RecordDifference:
     fields: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it: before and after by name."""
+        """Return the difference as `--json` prints it, with named values before and after."""
         fields = {n: {"before": b, "after": a} for n, (b, a) in self.fields.items()}
         return {**asdict(self), "fields": fields}
 
 
 def differences(workspace: Workspace, kinds: Iterable[str], most: int) -> list[RecordDifference]:
-    """The first changes of `change_KIND`, at most so many of each kind and change."""
+    """Return the first changes of `change_KIND`, at most `most` of each kind and change."""
     found = []
     for kind in kinds:
         for change in CHANGES:
@@ -64,12 +64,15 @@ def _of(workspace: Workspace, kind: str, change: str, most: int) -> list[RecordD
         after = dict(zip(names, values[: len(names)], strict=True))
         earlier = dict(zip(names, values[len(names) :], strict=True))
         differ = [name for name in names if after[name] != earlier[name]]
-        told, was = masked(kind, after), masked(kind, earlier)
-        fields = {name: (was[name], _other(told[name], was[name])) for name in differ}
+        after_masked, before_masked = masked(kind, after), masked(kind, earlier)
+        fields = {
+            name: (before_masked[name], _other(after_masked[name], before_masked[name]))
+            for name in differ
+        }
         found.append(RecordDifference(kind, id_, change, fields))
     return found
 
 
 def _other(after: str, before: str) -> str:
-    """The value after; one that looks the same when masked is marked."""
+    """Return the value after. If it looks like the value before when masked, mark it as changed."""
     return f"{after} (changed)" if after == before else after

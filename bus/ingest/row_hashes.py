@@ -1,14 +1,14 @@
-"""Rows that are as they were: what an extract says again, word for word, is not checked again.
+"""Skip rows whose source text has not changed since they were last published.
 
-Most of an extract is what the last one said. A row that was published as it stood, without any
-fault, leaves a hash of its text in the cache (`_raw`, see `bus.ingest.snapshot`). The same text
-again says the same, unless something that it refers to is there no more, or its id is there twice.
-So such a row is known by its hash while the file is read, and nothing else of it is kept: `load`.
-Those for which it does matter are read once more: `set_apart`. `dateLastModified` is no part of the
-hash, as some systems stamp all rows anew each night.
+Most rows of an extract are the same as in the last one. When a row is published without any fault,
+the cache keeps a hash of its text (`_raw`, see `bus.ingest.snapshot`). The same text means the same
+record again, unless a record that it refers to no longer exists, or its id occurs twice. So `load`
+recognizes such a row by its hash while it reads the file, and keeps nothing else of it. `set_apart`
+reads the exceptions again. `dateLastModified` is not part of the hash, as some systems put a new
+date on all rows every night.
 
-A hash has 64 bits: that one of 100,000 changed rows has by chance the hash of one of 10 million
-published ones happens once in 18 million nights.
+A hash has 64 bits. If 100,000 rows change each night and 10 million are published, a changed row
+has the hash of a published one by chance once in 18 million nights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIRST = 2
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """From where the rows of a table can be read once more; see `load`."""
+    """Where the rows of a table can be read again, see `load`."""
 
     table: str
     relation: str
@@ -47,12 +47,15 @@ def load(
     kinds: Sequence[str],
     numbered: bool = False,
 ) -> int:
-    """Make `table(_file, _line, _raw, fields…)` of a file, without the rows that are as they were.
+    """Make a table from a file, without the rows that have not changed.
 
-    relation: SQL that gives the fields as text, in the order of the file; it is read again when
-              rows are wanted after all.
-    kinds:    the kinds of record that its rows become.
-    numbered: whether the relation has the column `_line`; else each row is a line, from the second.
+    Its columns are `_file`, `_line`, `_raw` and the fields.
+
+    relation: SQL that gives the fields as text, in the order of the file. It is read again if
+              skipped rows are needed after all.
+    kinds:    the kinds of record that the rows become.
+    numbered: whether the relation has the column `_line`. If not, each row is one line, starting
+              with the second.
 
     Returns how many rows the relation has.
     """
@@ -68,7 +71,7 @@ def load(
         )
         return workspace.number(f"SELECT count(*) FROM {made}")
     line, at = ("_line, ", "_line") if numbered else ("", f"rowid + {FIRST}")
-    # Of a table into which rows go in their order the row's number need not be kept, nor reckoned.
+    # Rows are inserted in their order, so `rowid` gives the line without an extra column.
     workspace.sql(
         f"CREATE TEMP TABLE {seen} AS SELECT {line}_raw, "
         f"CASE WHEN _raw IN ({' UNION ALL '.join(known)}) THEN NULL ELSE [{named}] END AS _values "
@@ -96,7 +99,7 @@ def forget(staging: Staging, table: str) -> None:
 
 
 def _note(workspace: Workspace, origin: Origin, kinds: Sequence[str]) -> None:
-    """Keep from where the rows of these kinds come."""
+    """Store where the rows of these kinds come from."""
     workspace.sql(
         f"CREATE TEMP TABLE IF NOT EXISTS {workspace.origin} (kind VARCHAR, place VARCHAR, "
         "relation VARCHAR, fields VARCHAR[], file VARCHAR, numbered BOOLEAN)"
@@ -107,7 +110,7 @@ def _note(workspace: Workspace, origin: Origin, kinds: Sequence[str]) -> None:
 
 
 def _origins(workspace: Workspace) -> dict[str, Origin]:
-    """The kinds of which rows were left out of `raw_KIND`, and from where they can be had."""
+    """Return the kinds that have skipped rows, and where those rows can be read again."""
     if not workspace.has(workspace.origin):
         return {}
     rows = workspace.sql(
@@ -121,13 +124,13 @@ def _origins(workspace: Workspace) -> dict[str, Origin]:
 
 
 def set_apart(workspace: Workspace) -> None:
-    """Make for each kind in the extract, of what was published of it,
+    """Make two tables for each kind in the extract, from the published records of the kind.
 
-    stale_KIND(sourcedId): the active records whose row is not as it was;
+    stale_KIND(sourcedId): the active records whose row has changed or is absent;
     gone_KIND(sourcedId):  the records, active or withdrawn, that have no row.
 
-    Rows that are there twice, whose id other rows have too, or that name what is gone from the
-    extract, are read once more into `raw_KIND`.
+    Skipped rows are read again into `raw_KIND` if they occur twice, if other rows have the same id,
+    or if they refer to a record that is absent from the extract.
     """
     staging, origins = workspace.staging, _origins(workspace)
     for kind in staging.kinds:
@@ -155,7 +158,7 @@ def set_apart(workspace: Workspace) -> None:
 
 
 def _names(kind: str, name: str, gone: WorkTable) -> str:
-    """SQL: whether a field names a record that is gone."""
+    """Return SQL that is true if a field refers to a record in `gone_KIND`."""
     ids = f"SELECT sourcedId FROM {gone}"
     if not columns(kind)[name].endswith("[]"):
         return f"{quoted(name)} IN ({ids})"
@@ -163,7 +166,7 @@ def _names(kind: str, name: str, gone: WorkTable) -> str:
 
 
 def stale(workspace: Workspace, kind: str, origin: Origin | None = None) -> None:
-    """Make `stale_KIND`, see `set_apart`; without an origin nothing is as it was."""
+    """Make `stale_KIND`, see `set_apart`. Without an origin, all active records are in it."""
     familiar = workspace.familiar(origin.table) if origin else ""
     apart = f"ANTI JOIN {familiar} f ON b._raw = f._raw" if origin else ""
     where = f"FROM {workspace.published(kind)} b {apart} WHERE status = 'active'"
@@ -182,7 +185,7 @@ def gone(workspace: Workspace, kind: str) -> None:
 
 
 def unchanged(workspace: Workspace, kind: str) -> int:
-    """How many records of a kind stand as they were published, by rows that are as they were."""
+    """Return how many active records of a kind have a row that has not changed."""
     return workspace.number(
         f"SELECT (SELECT count(*) FROM {workspace.published(kind)} WHERE status = 'active') - "
         f"(SELECT count(*) FROM {workspace.stale(kind)})"
@@ -190,8 +193,11 @@ def unchanged(workspace: Workspace, kind: str) -> int:
 
 
 def _kept(workspace: Workspace, kind: str) -> bool:
-    """Whether there are hashes of a kind. One whose records form a tree of their own is checked
-    whole each time: a circle is seen only by who sees all of it."""
+    """Return whether there are hashes of a kind.
+
+    A kind whose records refer to a parent of the same kind is always checked as a whole: a circle
+    is found only when all of its records are read.
+    """
     tree = any(
         kind in targets and not columns(kind)[name].endswith("[]")
         for name, targets in KINDS[kind].references.items()
@@ -201,28 +207,30 @@ def _kept(workspace: Workspace, kind: str) -> bool:
 
 
 def _known(workspace: Workspace, kind: str) -> str:
-    """SQL: the hashes of the rows that may come again as they were."""
+    """Return SQL for the hashes of the rows that can be skipped."""
     published = workspace.published(kind)
     return f"SELECT _raw FROM {published} WHERE status = 'active' AND _raw IS NOT NULL"
 
 
 def _print(fields: Collection[str]) -> str:
-    """SQL: a hash of a row of source text."""
+    """Return SQL for a hash of a row of source text."""
     compared = sorted(name for name in fields if name not in NOT_COMPARED)
     values = ", ".join(map(quoted, compared))
     return f"hash(row({text_literal(' '.join(compared))}, {values}))"
 
 
 def _numbered(origin: Origin) -> str:
-    """SQL: the origin's rows with `_line` and `_raw`."""
+    """Return SQL for the origin's rows with `_line` and `_raw`."""
     line = "_line" if origin.numbered else f"row_number() OVER () + {FIRST - 1} AS _line"
     named = ", ".join(map(quoted, origin.fields))
     return f"SELECT {line}, {_print(origin.fields)} AS _raw, {named} FROM ({origin.relation})"
 
 
 def _read_again(workspace: Workspace, origin: Origin, kind: str, which: str) -> None:
-    """Read once more the rows, as they were, of published records for which SQL says so, into
-    `raw_KIND`."""
+    """Read the skipped rows of some published records again, into `raw_KIND`.
+
+    which: the SQL condition for those records.
+    """
     raw, stale, recalled = workspace.raw(kind), workspace.stale(kind), workspace.recalled
     workspace.sql(
         f"CREATE OR REPLACE TEMP TABLE {recalled} AS SELECT sourcedId, _raw "

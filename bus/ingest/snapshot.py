@@ -1,10 +1,11 @@
-"""What one source last published: a cache of the topics, on which an extract is compared.
+"""Keep a cache of what one source last published, with which an extract is compared.
 
-Kafka is the store of record. This DuckDB file holds the latest state of each record that the source
-has published, marked with the offsets for which it stands. It is brought up to date from the topics
-before every use, so it may be stale (a kill between commit and cache), and is made anew from the
-topics when it is missing, damaged, of another cluster, of another version of the standard, or when
-rows were read by other rules (see `bus.ingest.integrity.RULES`).
+Kafka is the store of record. The cache is a DuckDB file with the latest state of each record that
+the source has published, and the offsets up to which it is complete. It may be out of date, for
+example after a kill between the commit and the update of the cache, so it is brought up to date
+from the topics before every use. It is rebuilt from the topics if it is missing, damaged, from
+another cluster or from another version of the standard, or if other rules were used to read rows
+(see `bus.ingest.integrity.RULES`).
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from bus.standard import KINDS, Record
 from bus.standard.meaning import meaning
 
 READ = 10_000
-"""How many messages are read at once when the cache is brought up to date."""
+"""How many messages are read at once to bring the cache up to date."""
 TAKEN = 50_000
-"""So many records are decoded at once."""
+"""How many records are decoded at once."""
 
 
 def cache_file(settings: Settings, source: str) -> Path:
-    """Where the cache of a source lies: a name of its own for each source of each prefix."""
+    """Return the path of a source's cache. It differs for each source of each prefix."""
     name = quote(source.strip("/"), safe="")
     return settings.home / "published" / settings.topic_prefix / f"{name}.duckdb"
 
@@ -57,14 +58,14 @@ def attach(
     rules: str = "",
     cache: Path | None = None,
 ) -> None:
-    """Attach the source's cache to a workspace and bring it up to what the topics hold.
+    """Attach the source's cache to a workspace, and bring it up to date with the topics.
 
-    rules: the version of the source's own rules of reading, see `bus.ingest.pipeline.produce`.
-    cache: the file, when it is not the source's own but a copy of it (see `copy`).
+    rules: the version of the source's own reading rules, see `bus.ingest.pipeline.produce`.
+    cache: a copy of the source's cache to use instead of it (see `copy`).
     """
     path = cache or cache_file(settings, source)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    failure = "could not read what was last published: Kafka says {}; try again when it is up"
+    failure = "could not read what was last published: Kafka says {}; try again when Kafka is up"
     with Reader(settings, failure) as reader:
         mark = _mark(reader.cluster(), rules)
         _open(workspace, path, mark)
@@ -77,7 +78,7 @@ def attach(
 
 
 def copy(settings: Settings, source: str, target: Path) -> None:
-    """Copy the source's cache as it stands, if there is one; nobody may be writing it."""
+    """Copy the source's cache, if there is one. No other process may write it at the same time."""
     path = cache_file(settings, source)
     for suffix in ("", ".wal"):
         part = path.with_name(path.name + suffix)
@@ -86,10 +87,10 @@ def copy(settings: Settings, source: str, target: Path) -> None:
 
 
 def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None:
-    """Take what has just been published (`change_KIND`, see `bus.ingest.diff`) into the cache.
+    """Store in the cache what has just been published (`change_KIND`, see `bus.ingest.diff`).
 
-    Called after the commit. The offsets are those of the topics' ends now: only this process
-    publishes as this source, so all of it that lies before is in the cache.
+    Call this after the commit. The stored offsets are the current ends of the topics. Only this
+    process publishes as this source, so all earlier events of the source are in the cache.
     """
     workspace.require(*map(workspace.change, kinds), *map(workspace.record, kinds))
     ends = _ends(settings)
@@ -114,17 +115,19 @@ def remember(workspace: Workspace, settings: Settings, kinds: list[str]) -> None
 
 def _ends(settings: Settings) -> dict[Position, int]:
     failure = (
-        "all is published, but Kafka does not say up to where ({}); run it again when it is up: "
-        "nothing is published twice"
+        "everything is published, but Kafka does not report the end offsets ({}); run it again "
+        "when Kafka is up; nothing is published twice"
     )
     with Reader(settings, failure) as reader:
         return reader.ends([topics.topic(settings, kind) for kind in KINDS])
 
 
 def _mark(cluster: str, rules: str) -> str:
-    """What the cache stands for beside the offsets: the cluster, the standard, how hashes are made,
-    the rules by which rows were read and valid, the bus's and the source's own, and what makes a
-    fault the same."""
+    """Return a hash of what the cache depends on besides the offsets.
+
+    It covers the cluster, the DuckDB version (hashes depend on it), the standard, the rules of the
+    bus and of the source for reading and validating rows, and what makes two faults the same.
+    """
     schemas = {
         name: (meaning(kind.schema), kind.owner, dict(kind.references))
         for name, kind in KINDS.items()
@@ -144,7 +147,7 @@ def _open(workspace: Workspace, path: Path, mark: str) -> None:
                 _create(workspace, mark)
             return
     except duckdb.Error:
-        logging.getLogger(__name__).debug("the cache of what was published is made anew")
+        logging.getLogger(__name__).debug("the cache of published records is rebuilt")
     workspace.detach()
     _remove(path)
     workspace.attach(path)
@@ -167,7 +170,7 @@ def _create(workspace: Workspace, mark: str) -> None:
             f"CREATE TABLE {workspace.quarantined} (id VARCHAR, key VARCHAR, kind VARCHAR, "
             "line BIGINT, count BIGINT, told TIMESTAMP)"
         )
-        # NULL: which faults stand is not known, see `bus.ingest.quarantine.compare`
+        # NULL: the current faults are not known, see `bus.ingest.quarantine.compare`
         workspace.sql(f"INSERT INTO {workspace.quarantined} (id) VALUES (NULL)")
         workspace.sql(f"INSERT INTO {workspace.about} VALUES (?)", [mark])
 
@@ -192,13 +195,16 @@ def _set_positions(workspace: Workspace, ends: dict[Position, int]) -> None:
 
 
 def _fits(workspace: Workspace, ends: dict[Position, int]) -> bool:
-    """Whether the topics still reach as far as the cache; not so after a topic was made anew."""
+    """Return whether the topics reach as far as the cache.
+
+    They do not after a topic was recreated.
+    """
     return all(offset <= ends.get(part, -1) for part, offset in _positions(workspace).items())
 
 
 @dataclass(slots=True)
 class _Lot:
-    """Messages of one kind, side by side: keys, Kafka's times (ms), offsets, values."""
+    """Messages of one kind as columns: keys, Kafka's timestamps (ms), offsets, values."""
 
     ids: list[str] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
@@ -218,10 +224,10 @@ def _catch_up(
     lookup = schema_lookup(settings)
     decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
     read: set[str] = set()
-    for lots in _published(settings, source, reader, ends, positions):
-        for kind, lot in lots.items():
+    for batches in _published(settings, source, reader, ends, positions):
+        for kind, batch in batches.items():
             read.add(kind)
-            _read(workspace, path, decoders[kind], kind, lot)
+            _read(workspace, path, decoders[kind], kind, batch)
     with workspace.transaction():
         for kind in read:
             _upsert(workspace, kind)
@@ -235,35 +241,35 @@ def _published(
     ends: dict[Position, int],
     positions: dict[Position, int],
 ) -> Iterator[dict[str, _Lot]]:
-    """What the source has published since `positions` (moved on to the end), some at a time."""
+    """Yield what the source has published since `positions`, in batches, and update `positions`."""
     kinds = {topics.topic(settings, kind): kind for kind in KINDS}
     start = {place: positions.get(place, 0) for place in ends}
     start = {place: at for place, at in start.items() if at < ends[place]}
-    lots: defaultdict[str, _Lot] = defaultdict(_Lot)
+    batches: defaultdict[str, _Lot] = defaultdict(_Lot)
     for messages in reader.batches(start, at_once=READ):
         for message in messages:
             if header(message, "ce_source") != source:
                 continue
-            lot = lots[kinds[message.topic() or ""]]
-            lot.ids.append((message.key() or b"").decode("utf-8", "replace"))
-            lot.times.append(message.timestamp()[1])
-            lot.offsets.append(message.offset() or 0)
-            lot.values.append(message.value())
-        if sum(len(lot.ids) for lot in lots.values()) >= TAKEN:
-            yield lots
-            lots.clear()
+            batch = batches[kinds[message.topic() or ""]]
+            batch.ids.append((message.key() or b"").decode("utf-8", "replace"))
+            batch.times.append(message.timestamp()[1])
+            batch.offsets.append(message.offset() or 0)
+            batch.values.append(message.value())
+        if sum(len(batch.ids) for batch in batches.values()) >= TAKEN:
+            yield batches
+            batches.clear()
     positions.update(reader.reached)
-    yield lots
+    yield batches
 
 
 def _upsert(workspace: Workspace, kind: str) -> None:
-    """Let the latest of each record that was read stand in the cache."""
+    """Replace records in the cache by the latest state of each record that was read."""
     fields = ", ".join(f"r.{quoted(name)}" for name in columns(kind))
     table, read, latest = workspace.published(kind), workspace.read(kind), workspace.latest
     workspace.sql(
         f"CREATE OR REPLACE TEMP TABLE {latest} AS SELECT rowid AS at, _id FROM {read} "
-        # A record that moved to another owner is withdrawn in one partition and stands in
-        # another, both in one millisecond: what stands is the later.
+        # A record that moved to another owner is withdrawn in one partition and active in
+        # another, both possibly in the same millisecond. The active state is the later one.
         "QUALIFY row_number() OVER (PARTITION BY _id "
         "ORDER BY _at DESC, status = 'active' DESC, _offset DESC) = 1"
     )
@@ -275,47 +281,54 @@ def _upsert(workspace: Workspace, kind: str) -> None:
     workspace.sql(f"DROP TABLE {latest}; DROP TABLE {read}")
 
 
-def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot) -> None:
-    """Add the records of a lot to what was read, with the key of each, its time and its offset; a
-    row of nothing else for what cannot be decoded."""
+def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot) -> None:
+    """Add a batch of messages to `read_KIND`, each with its key, Kafka's timestamp and its offset.
+
+    A message that cannot be decoded becomes a row with only these.
+    """
     workspace.sql(
         f"CREATE TEMP TABLE IF NOT EXISTS {workspace.read(kind)} "
         f"({definition(kind)}, _id VARCHAR, _at BIGINT, _offset BIGINT)"
     )
-    found = decoder.columns(lot.values)
+    found = decoder.columns(batch.values)
     if found is None:
-        _read_one_by_one(workspace, cache, decoder, kind, lot)
+        _read_one_by_one(workspace, cache, decoder, kind, batch)
         return
     import pyarrow
 
-    # Moments are UTC in the cache, without a zone.
+    # Timestamps in the cache are in UTC, without a time zone.
     plain = [
         column.cast(pyarrow.timestamp("us")) if pyarrow.types.is_timestamp(column.type) else column
         for column in found.columns
     ]
     arrow = pyarrow.table(
-        [*plain, pyarrow.array(lot.ids), pyarrow.array(lot.times), pyarrow.array(lot.offsets)],
+        [
+            *plain,
+            pyarrow.array(batch.ids),
+            pyarrow.array(batch.times),
+            pyarrow.array(batch.offsets),
+        ],
         [*found.schema.names, "_id", "_at", "_offset"],
     )
     workspace.insert(workspace.read(kind), arrow)
 
 
 def _read_one_by_one(
-    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, lot: _Lot
+    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot
 ) -> None:
-    # Beside the cache and named like it: another source may be catching up at the same time.
+    # Name the file after the cache, as another source may read its topics at the same time.
     path = cache.with_suffix(".ndjson")
     types = columns(kind) | {"_id": "VARCHAR", "_at": "BIGINT", "_offset": "BIGINT"}
     spec = ", ".join(f"'{name}': '{type_}'" for name, type_ in types.items())
     try:
         with open(path, "w", encoding="utf-8", opener=_private) as out:
             for key, at, offset, value in zip(
-                lot.ids, lot.times, lot.offsets, lot.values, strict=True
+                batch.ids, batch.times, batch.offsets, batch.values, strict=True
             ):
                 try:
                     record: Record | None = decoder.decode(value)
                 except Never:
-                    record = None  # an erasure, or not ours to mend here: nothing to compare with
+                    record = None  # erased or not readable: nothing to compare with
                 row = {"_id": key, "_at": at, "_offset": offset, **(record or {})}
                 out.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
         workspace.sql(
@@ -328,7 +341,7 @@ def _read_one_by_one(
 
 
 def _plain(value: Any) -> str:
-    """Dates and times as DuckDB reads them; times are UTC already."""
+    """Return a date or timestamp as DuckDB reads it. Timestamps are in UTC already."""
     text: str = value.isoformat()
     return text.removesuffix("+00:00")
 

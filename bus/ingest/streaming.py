@@ -1,4 +1,4 @@
-"""From a stream of changes to events: check, encode, publish with the position, batch by batch."""
+"""Publish a stream of changes: check, encode and publish each batch together with its position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bus.standard.fault_codes import FaultCode
 from bus.standard.json import ID_LENGTH, Invalid, from_json
 
 Follow = Callable[[str, Callable[[], bool]], Iterator[ChangeBatch]]
-"""From a position and `stopped` to changes; see `bus.source.Streamed`."""
+"""A function from a position and `stopped` to changes, see `bus.source.Streamed`."""
 
 
 RECORDED: Change = "recorded"
@@ -30,7 +30,7 @@ WITHDRAWN: Change = "withdrawn"
 
 @dataclass(slots=True)
 class StreamReport:
-    """What came of a stream: records published by kind, and how many were quarantined."""
+    """The result of a stream: how many records were published by kind, and how many quarantined."""
 
     source: str
     records: Counter[str] = field(default_factory=Counter)
@@ -44,11 +44,11 @@ def stream(
 
     source: the source's name, without a leading slash.
 
-    Each `ChangeBatch` is one Kafka transaction: its records, its faults, its position. Killed
-    at any moment, the next start goes on from the last position that was published.
+    Each `ChangeBatch` is one Kafka transaction with its records, its faults and its position. After
+    a kill at any moment, the next start continues from the last published position.
 
-    Raises `Stop` when a person must act, `RetryLater` when Kafka or the registry does not answer;
-    start it again then.
+    Raises `Stop` when a person must act. Raises `RetryLater` when Kafka or the registry does not
+    answer; start it again then.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
@@ -96,7 +96,7 @@ def _publish(
 
 
 def _fault(kind: str, document: Mapping[str, Any], wrong: Invalid) -> Fault:
-    """Describe a record that is not of the standard: by its id, never by a value."""
+    """Return the fault of a record that does not fit the standard. It has the id, never a value."""
     id_ = document.get("sourcedId")
     field_ = wrong.problems[0].field if wrong.problems else ""
     return Fault(

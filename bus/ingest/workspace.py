@@ -1,7 +1,7 @@
 """The DuckDB database of one run: how it is opened, and the name of every table in it.
 
-The steps of a run hand their results to each other in tables. `Workspace` has a method for each, so
-that a table has one name, in one place. KIND stands for a kind of record, FIELDS for its
+The steps of a run pass their results to each other in tables. `Workspace` has a method for each
+table, so that the table's name is in one place. KIND stands for a kind of record, FIELDS for its
 fields with their types.
 
 table                  columns                          who makes it          who reads it
@@ -42,8 +42,8 @@ concerned              as published.KIND                diff                  di
 change_KIND            FIELDS, _line, _raw, _change,    diff                  pipeline, snapshot
                        _again, _moved
 
-The tables of `published` are the cache of a source. They lie in a file of their own and outlive the
-run. All others are gone when the run ends.
+The tables of `published` are the cache of a source. They are in a separate file, which outlives the
+run. All other tables are dropped when the run ends.
 
 The order of the steps is attach, read, set_apart, validate, compare, publish, remember. Each step
 calls `require` for the tables that an earlier step makes.
@@ -66,21 +66,21 @@ if TYPE_CHECKING:
     import pyarrow
 
 MEMORY = "1GB"
-"""What DuckDB may use before it spills to disk."""
+"""How much memory DuckDB may use before it spills to disk."""
 
 PUBLISHED = "published"
-"""The name under which the cache of what was published is attached: `published.student`."""
+"""The name under which the cache of published records is attached: `published.student`."""
 
 READING, SETTING_APART = "the source's `read`", "`row_hashes.set_apart`"
 VALIDATING, COMPARING, ATTACHING = "`validate`", "`diff.compare`", "`snapshot.attach`"
 
 
 class WorkTable(str):
-    """The name of a table as it stands in SQL.
+    """The name of a table as SQL writes it.
 
-    name:  the name alone.
-    maker: the step that makes it, for who misses it.
-    cache: whether it is a table of the cache.
+    name:  the bare name.
+    maker: the step that makes the table, for the error that reports it as missing.
+    cache: whether the table is in the cache.
     """
 
     name: str
@@ -88,6 +88,7 @@ class WorkTable(str):
     cache: bool
 
     def __new__(cls, name: str, maker: str, *, cache: bool = False) -> WorkTable:
+        """Return the name of a table, quoted for SQL."""
         sql = f"{PUBLISHED}.{quoted(name)}" if cache else quoted(name)
         table = super().__new__(cls, sql)
         table.name, table.maker, table.cache = name, maker, cache
@@ -97,7 +98,7 @@ class WorkTable(str):
 class Workspace:
     """The database of one run, around the `Staging` that the source of this run fills.
 
-    It has no state of its own: two around the same staging are the same.
+    It has no state besides the staging: two workspaces of the same staging are equivalent.
     """
 
     def __init__(self, staging: Staging) -> None:
@@ -107,24 +108,24 @@ class Workspace:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Workspace]:
-        """A new database that spills to a folder; it is closed at the end."""
+        """Open a new database that spills to a folder, and close it at the end."""
         with duckdb.connect() as con:
             con.execute("SET enable_progress_bar = false")  # it would write to stdout
             con.execute(f"SET memory_limit = '{MEMORY}'")
             con.execute(f"SET temp_directory = {text_literal(str(folder))}")
             yield cls(Staging(con, folder))
 
-    # The tables: what the source read
+    # Tables: what the source read
 
     def raw(self, kind: str) -> WorkTable:
         """The rows of the extract, as text."""
         return WorkTable(f"raw_{kind}", READING)
 
     def own(self, name: str) -> WorkTable:
-        """A table of the source's own."""
+        """A table that the source makes under a name that it chooses."""
         return WorkTable(name, READING)
 
-    # What is as it was
+    # Tables: rows that have not changed
 
     @property
     def seen(self) -> WorkTable:
@@ -132,16 +133,16 @@ class Workspace:
         return WorkTable("seen", READING)
 
     def familiar(self, table: str) -> WorkTable:
-        """The hashes of the rows that were left out of a table."""
+        """The hashes of the skipped rows of a table."""
         return WorkTable(f"familiar_{table}", READING)
 
     @property
     def origin(self) -> WorkTable:
-        """From where the rows that were left out can be read again."""
+        """Where the skipped rows can be read again."""
         return WorkTable("origin", READING)
 
     def stale(self, kind: str) -> WorkTable:
-        """The active records whose row is not as it was."""
+        """The active records whose row has changed or is absent."""
         return WorkTable(f"stale_{kind}", SETTING_APART)
 
     def gone(self, kind: str) -> WorkTable:
@@ -153,10 +154,10 @@ class Workspace:
         """The records whose rows are read again."""
         return WorkTable("recalled", SETTING_APART)
 
-    # What is valid
+    # Tables: valid records and faults
 
     def known(self, kind: str) -> WorkTable:
-        """What was published and may be referred to."""
+        """The published records to which records may refer."""
         return WorkTable(f"known_{kind}", "`produce`")
 
     def record(self, kind: str) -> WorkTable:
@@ -165,17 +166,17 @@ class Workspace:
 
     @property
     def doubtful(self) -> WorkTable:
-        """The rows of which something was told."""
+        """The rows that have a fault."""
         return WorkTable("doubtful", VALIDATING)
 
     @property
     def faulty(self) -> WorkTable:
-        """The faults that one step has found, each with its row's place."""
+        """The faults that one step found, each with the place of its row."""
         return WorkTable("faulty", VALIDATING)
 
     @property
     def repeated(self) -> WorkTable:
-        """The rows whose id another row has."""
+        """The rows whose id another row has too."""
         return WorkTable("repeated", VALIDATING)
 
     def elsewhere(self, kind: str) -> WorkTable:
@@ -184,41 +185,41 @@ class Workspace:
 
     @property
     def dangling(self) -> WorkTable:
-        """The ids that a field names and that are nowhere."""
+        """The ids that a field refers to and that no record has."""
         return WorkTable("dangling", VALIDATING)
 
     @property
     def bad(self) -> WorkTable:
-        """The rows that name one of those."""
+        """The rows that refer to an id in `dangling`."""
         return WorkTable("bad", VALIDATING)
 
     @property
     def doomed(self) -> WorkTable:
-        """The rows that cannot do without it."""
+        """The rows that are left out because they require an id in `dangling`."""
         return WorkTable("doomed", VALIDATING)
 
     @property
     def mended(self) -> WorkTable:
-        """Lists without the ids that are nowhere."""
+        """The lists without the ids in `dangling`."""
         return WorkTable("mended", VALIDATING)
 
     @property
     def jump(self) -> WorkTable:
-        """For each record, an ancestor."""
+        """An ancestor of each record."""
         return WorkTable("jump", VALIDATING)
 
-    # What changed
+    # Tables: changes
 
     @property
     def concerned(self) -> WorkTable:
-        """Of what was published, what an extract may change."""
+        """The published records that an extract may change."""
         return WorkTable("concerned", COMPARING)
 
     def change(self, kind: str) -> WorkTable:
         """The records to publish."""
         return WorkTable(f"change_{kind}", COMPARING)
 
-    # What was published
+    # Tables: what was published
 
     def published(self, kind: str) -> WorkTable:
         """The latest state of each record that the source has published."""
@@ -226,12 +227,12 @@ class Workspace:
 
     @property
     def position(self) -> WorkTable:
-        """The offsets for which the cache stands."""
+        """The offsets up to which the cache is complete."""
         return WorkTable("position", ATTACHING, cache=True)
 
     @property
     def quarantined(self) -> WorkTable:
-        """The faults of the last run."""
+        """The faults of the source that are in the quarantine."""
         return WorkTable("quarantined", ATTACHING, cache=True)
 
     @property
@@ -240,7 +241,7 @@ class Workspace:
         return WorkTable("about", ATTACHING, cache=True)
 
     def read(self, kind: str) -> WorkTable:
-        """Messages that the cache lacks."""
+        """The messages that the cache lacks."""
         return WorkTable(f"read_{kind}", ATTACHING)
 
     @property
@@ -248,34 +249,39 @@ class Workspace:
         """The latest message of each record."""
         return WorkTable("latest", ATTACHING)
 
-    # What is done with them
+    # Operations on tables
 
     def sql(self, statement: str, values: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
-        """Run a statement; the rows that it gives."""
+        """Run a statement and return its rows."""
         return self.con.execute(statement, values).fetchall()
 
     def number(self, statement: str) -> int:
-        """The one number that a statement gives (of a DELETE, how many rows); 0 for no row."""
+        """Run a statement and return its one number, or 0 if it gives no row.
+
+        For a DELETE, the number is how many rows were deleted.
+        """
         rows = self.sql(statement)
         return int(rows[0][0]) if rows else 0
 
     def columns_of(self, table: WorkTable) -> list[str]:
-        """The columns of a table, in its order."""
+        """Return the columns of a table, in its order."""
         return [column[0] for column in self.con.execute(f"FROM {table} LIMIT 0").description or []]
 
     def has(self, table: WorkTable) -> bool:
-        """Whether there is this table, or a view of its name."""
+        """Return whether this table exists, or a view with its name."""
         return (table.cache, table.name) in self._there()
 
     def require(self, *tables: WorkTable) -> None:
-        """Raise `RuntimeError` when one of these tables is not there: a step forgot its turn."""
+        """Raise `RuntimeError` if one of these tables does not exist: a step ran out of order."""
         there = self._there()
         for table in tables:
             if (table.cache, table.name) not in there:
-                raise RuntimeError(f"there is no table {table}; {table.maker} makes it first")
+                raise RuntimeError(
+                    f"there is no table {table}; {table.maker} makes it and must run before"
+                )
 
     def _there(self) -> set[tuple[bool, str]]:
-        """Each table with whether it is of the cache."""
+        """Return the name of each table, and whether it is in the cache."""
         return set(
             self.sql(
                 f"SELECT database_name = '{PUBLISHED}', name FROM ("
@@ -287,34 +293,34 @@ class Workspace:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it, or nothing when it fails."""
+        """Commit all statements of the block, or roll all of them back if one fails."""
         self.con.begin()
         try:
             yield
         except BaseException:
-            with suppress(duckdb.Error):  # what failed first is told
+            with suppress(duckdb.Error):  # the first error is the one to raise
                 self.con.rollback()
             raise
         self.con.commit()
 
     def insert(self, table: WorkTable, rows: pyarrow.Table) -> None:
-        """Add rows, by the names of their columns."""
+        """Add rows, matched by the names of their columns."""
         self.con.register("arrow", rows)
         self.con.execute(f"INSERT INTO {table} BY NAME FROM arrow")
         self.con.unregister("arrow")
 
     def batches(self, select: str, size: int) -> Iterator[pyarrow.RecordBatch]:
-        """What a SELECT gives, in its order, some rows at a time."""
+        """Yield the rows of a SELECT in its order, in batches of `size`."""
         cursor = self.con.cursor()
         try:
             yield from cursor.sql(select).to_arrow_reader(size)
         finally:
-            cursor.close()  # else the cache stays open as long as somebody holds the failure
+            cursor.close()  # otherwise the cache stays open while anything refers to the error
 
     def attach(self, cache: Path) -> None:
-        """Attach the file of a cache, which is made when it is not there."""
+        """Attach the file of a cache, and create the file if it does not exist."""
         self.con.execute(f"ATTACH {text_literal(str(cache))} AS {PUBLISHED}")
 
     def detach(self) -> None:
-        """Let go of the cache, if one is attached."""
+        """Detach the cache, if one is attached."""
         self.con.execute(f"DETACH DATABASE IF EXISTS {PUBLISHED}")

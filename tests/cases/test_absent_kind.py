@@ -25,8 +25,8 @@ def test_what_names_an_absent_kind_flows_and_is_noted_once(way_in: WayIn) -> Non
     day = way_in.day(absent=["courses"])
     assert day.told == ALL
     assert day.record("class", "cl-1")["courseSourcedId"] == "co-1"
-    assert notes(day) == [("classes.csv", "courseSourcedId", "2 rows have it", False)]
-    assert "names a course, which this extract does not carry" in day.faults[0].reason
+    assert notes(day) == [("classes.csv", "courseSourcedId", "this affects 2 rows", False)]
+    assert "the field refers to a course, but this extract has no" in day.faults[0].reason
     assert (day.faults[0].code, day.faults[0].count) == ("unchecked-reference", 2)
 
 
@@ -34,7 +34,7 @@ def test_it_is_noted_each_day_and_nothing_is_published_twice(way_in: WayIn) -> N
     way_in.day(absent=["courses"])
     again = way_in.day(absent=["courses"])
     assert again.told == []
-    assert notes(again) == [("classes.csv", "courseSourcedId", "2 rows have it", False)]
+    assert notes(again) == [("classes.csv", "courseSourcedId", "this affects 2 rows", False)]
 
 
 def test_a_list_that_names_an_absent_kind_is_kept_whole(way_in: WayIn) -> None:
@@ -110,8 +110,8 @@ def test_people_may_be_absent_as_well(way_in: WayIn) -> None:
     """A gradebook's extract of enrollments: whom they name is a student or staff."""
     day = way_in.day(absent=["users"], enrollments=ENROLLMENTS)
     assert "enrollment e-t created" in day.told
-    assert notes(day) == [("enrollments.csv", "userSourcedId", "3 rows have it", False)]
-    assert "names a student or staff, which" in day.faults[0].reason
+    assert notes(day) == [("enrollments.csv", "userSourcedId", "this affects 3 rows", False)]
+    assert "the field refers to a student or staff, but" in day.faults[0].reason
 
 
 def test_all_of_the_district_flows_without_a_note(way_in: WayIn) -> None:

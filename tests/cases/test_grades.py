@@ -64,8 +64,8 @@ def test_what_is_on_no_list_or_may_mean_two_is_kept_and_noted(way_in: WayIn) -> 
 def test_it_is_noted_once_for_each_value_with_a_count(way_in: WayIn) -> None:
     day = way_in.day(users=one_of_each(["PPK", "EE", "PPK", "13", "KG", "PPK"]))
     assert notes(day) == [
-        ("users.csv", 5, "text of 3 characters", "3 rows have it", False),
-        ("users.csv", 6, "text of 2 characters", "1 row has it", False),
+        ("users.csv", 5, "text of 3 characters", "this affects 3 rows", False),
+        ("users.csv", 6, "text of 2 characters", "this affects 1 row", False),
     ]
     assert "PPK" not in str(day.faults)
     assert [(f.code, f.count) for f in day.faults] == [("not-in-list", 3), ("not-in-list", 1)]
@@ -78,7 +78,7 @@ def test_of_very_many_values_only_some_are_told(
     day = way_in.day(users=graded("PPK", "EE"))
     told = [f.reason for f in day.faults if f.line == 0]
     assert len(told) == 1
-    assert told[0].startswith("1 more texts like those told: is none of IT, PR, PK,")
+    assert told[0].startswith("1 more values with the same fault: the grade is not one of IT, PR,")
 
 
 def test_grades_of_courses_and_classes_too(way_in: WayIn) -> None:
@@ -110,8 +110,8 @@ def test_an_enumeration_s_unknown_values_are_told_once_each(way_in: WayIn) -> No
     rows = "".join(f"sch-{n},,,School {n},galaxy,{n},d-1\n" for n in range(2, 9))
     day = way_in.day(orgs=ORGS + rows + "sch-9,,,School 9,,9,d-1\n")
     assert notes(day) == [
-        ("orgs.csv", 4, "text of 6 characters", "7 rows have it", False),
-        ("orgs.csv", 11, "empty", "1 row has it", False),
+        ("orgs.csv", 4, "text of 6 characters", "this affects 7 rows", False),
+        ("orgs.csv", 11, "empty", "this affects 1 row", False),
     ]
 
 

@@ -166,8 +166,8 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
         elif fatal:
             fate = "in quarantine"
             # rubbish may have come by the id of a sound row, in front of it
-            assert at not in found.sound or fatal[0].reason.startswith("has the id of")
-        elif any("once is enough" in fault.reason for fault in reasons):
+            assert at not in found.sound or fatal[0].reason.startswith("the row has the same id as")
+        elif any("only one of them was used" in fault.reason for fault in reasons):
             fate = "the same again"
         elif at in inside:
             assert at not in found.sound

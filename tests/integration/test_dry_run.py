@@ -134,5 +134,5 @@ def test_two_at_once_do_not_meet(commands: Commands) -> None:
         path = settings.home / "work" / settings.topic_prefix / "oneroster-csv"
         with pipeline._held(path, lock, "oneroster-csv"):
             refused = commands.run("produce", "oneroster-csv", str(DAY_2), "--dry-run", status=1)
-        assert "is at work" in refused["error"]
+        assert "is running" in refused["error"]
     assert json.dumps(dry(commands, str(DAY_2)))

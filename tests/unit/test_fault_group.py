@@ -20,7 +20,7 @@ EMPTY = [
     for line, kind in [(9, "staff"), (2, "student"), (3, "student")]
 ]
 MORE = Fault(
-    "users.csv", 0, "givenName", "", f"29,997 more rows like those told: {REASON}", True,
+    "users.csv", 0, "givenName", "", f"29,997 more rows with the same fault: {REASON}", True,
     "student", "missing-value", 29_997,
 )  # fmt: skip
 NOTED = Fault("users.csv", 1, "", "", "is not separated by commas", False, code="other-delimiter")

@@ -553,7 +553,7 @@ def test_a_required_reference_to_nothing_leaves_the_row_out(extract: Extract) ->
     assert extract.validate()["enrollment"] == 1
     assert extract.ids("enrollment") == ["e1"]
     assert extract.faults() == [(3, "classSourcedId", "text of 7 characters", True)]
-    assert extract.reasons()[0].startswith("names a class that is no valid, active record of this")
+    assert extract.reasons()[0].startswith("the field refers to a class that is not a valid,")
 
 
 def test_what_names_a_row_that_was_left_out_is_left_out_too(extract: Extract) -> None:
@@ -715,7 +715,7 @@ def test_any_text_gives_records_or_faults_and_every_row_is_accounted_for(
     faults = list(extract.staging.faults)
     first = {kind: extract.records(kind) for kind in extract.staging.kinds}
     for kind, its in (("org", orgs), ("student", students), ("demographics", demographics)):
-        same = sum("once is enough" in f.reason for f in faults if f.kind == kind)
+        same = sum("only one of them was used" in f.reason for f in faults if f.kind == kind)
         left_out = {f.line for f in faults if f.fatal and f.kind == kind}
         assert len(left_out) == quarantined[kind]
         assert len(first[kind]) + quarantined[kind] + same == len(its)

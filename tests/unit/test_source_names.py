@@ -20,7 +20,7 @@ from bus.standard import KINDS
     "name", ["", "/", "../../etc", "a b", "a//b", "west/", "ä", "a\nb", "a@b", "[bold]", "x" * 101]
 )
 def test_an_odd_name_stops_before_anything_is_done(name: str) -> None:
-    with pytest.raises(Stop, match="a source's name has letters, digits"):
+    with pytest.raises(Stop, match="the source name is not valid; use letters, digits"):
         produce(Settings(), name, lambda _: None)
 
 
