@@ -1,4 +1,4 @@
-"""Runs a product's translation over whole lots, and keeps apart what it cannot translate."""
+"""Runs a product's translation over many records, and separates what it cannot translate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 def translate(
     product: Product, lots: Mapping[str, KindRecords]
 ) -> tuple[list[Part], Counter[str], list[tuple[Message, str]]]:
-    """From lots of records to parts of rows, in the product's own order.
+    """Translate records to parts of rows, in the product's table order.
 
-    Returns the parts, how many records of each kind are told, and (message, reason) for the dead
-    letters. A record that one table cannot take is told to none.
+    Returns the parts, how many records of each kind are delivered, and (message, reason) for the
+    dead letters. If one table cannot take a record, no table gets it.
     """
     failed: dict[str, dict[int, str]] = {kind: {} for kind in lots}
     made: list[tuple[int, str, Part, list[Row | None]]] = []
@@ -60,10 +60,10 @@ def translate(
 
 
 def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list[Row | None]:
-    """The rows of a lot at one go; only when one fails, one by one to find it."""
+    """Translate all records at once. If one fails, translate them one by one to find it."""
     try:
         return [function(record) for record in lot.records]
-    except Exception:  # a translation may fail in any way; what failed is found below
+    except Exception:  # a translation may raise anything; its record is found below
         rows: list[Row | None] = []
         for index, record in enumerate(lot.records):
             try:
@@ -81,13 +81,13 @@ def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list
 
 
 def _told(error: Exception) -> str:
-    """What is told of an error in a product's code: its type, the key that was not there, the line.
+    """Describe an error in a product's code: its type, the missing key, the line.
 
-    An error's text may hold a value of the record, and so may a key. A key is told only when the
+    An error's text may hold a value of the record, and so may a key. A key is named only when the
     code itself spells it out, as in `record["homeRoom"]`.
     """
     frames = list(traceback.walk_tb(error.__traceback__))[1:]  # the first is that of `_rows`
-    if not frames:  # the function is none of Python's
+    if not frames:  # the function is not written in Python
         return type(error).__name__
     folder = Path(frames[0][0].f_code.co_filename).parent
     inside = [one for one in frames if folder in Path(one[0].f_code.co_filename).parents]

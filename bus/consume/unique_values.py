@@ -1,33 +1,38 @@
-"""Values that only one record may have at a product at a time, such as the login of a person.
+"""Values that only one record may have at a product at a time, such as a person's login.
 
 A child comes back and gets a new record with the username of the old one. Two students swap their
-usernames in one day. A username that was freed on Monday is another's on Friday. The two people may
-be in two batches, in any order, and of two instances. A product that has a value under one id
-refuses it under another (Canvas: instructure/canvas-lms, lib/sis/user_importer.rb).
+usernames on one day. A username that is free on Monday goes to another student on Friday. The two
+records may be in two batches, in any order, and of two instances. A product that has a value under
+one id refuses it under another (Canvas: instructure/canvas-lms, lib/sis/user_importer.rb).
 
-So `bus.product.Product.unique` names such fields, and this is the rule:
+So `bus.product.Product.unique` names such fields, and these are the rules:
 
-* Nobody waits for anybody. A record whose value another one still has at the product is told at
-  once, without the value (None): a student is there, with all classes, under another login.
-* It is told again, with the value, as soon as the other one has been told something else.
-* Who has a value keeps it. If the old one never leaves (the system gave one username to two), the
-  new one stays without it, and gets it on the day on which the old one leaves.
-* Within one batch no value goes from one record to another. What a batch sets free is told in a
-  batch of its own that follows at once. So a swap takes two: both are told without, and then each
-  with what the other had.
+* No record waits for another. A record whose value another record still has at the product is
+  delivered at once, without the value (None). So the student exists at the product, with all
+  classes, under another login.
+* The record is delivered again, with the value, as soon as the other record no longer has it at the
+  product.
+* A record that has a value keeps it. As long as the old record keeps it (the SIS gave one username
+  to two people), the new record stays without it. It gets the value on the day on which the old
+  record gives it up.
+* Within one batch, no value moves from one record to another. The values that a batch sets free are
+  delivered in a separate batch right after it. So a swap takes two batches: both records are
+  delivered without their values, and then each with the other's value.
 
-What is known of whom. Of its own partitions an instance knows what the product was told. Of the
-others' it reads what lies before the group's committed offsets; there each record counts as having
-what it wants. A value that no such record wants is free, as the record that had it was told again
-before that was committed. Two instances that tell one value of two new records at the same moment
-cannot know of each other: that is a fault of the system's, and the product refuses the second.
+What an instance knows: for its own partitions, it knows what the product has. From the partitions
+of other instances, it reads the records before the group's committed offsets. Each of those records
+counts as having the value that it claims. A value that no such record claims is free, because the
+record that had it was delivered again before that offset was committed. Two instances may deliver
+one value for two new records at the same moment. They cannot know of each other. That is an error
+in the SIS, and the product refuses the second record.
 
-It is kept in a file (`bus.consume.claim_index`), a cache of the topics. A second instance on the
-same machine cannot open the file, and keeps it in memory.
+A file keeps the claims (`bus.consume.claim_index`). It is a cache of the topics. A second instance
+on the same machine cannot open the file, and keeps the claims in memory.
 
-What a kill leaves, at each moment: before the file is written, the batch comes again and is
-decided from the same; after it, the batch comes again and is told as before, as the file says what
-the product has. What is told in a batch of its own moves no offset: a start looks for it again.
+This is what happens after a kill. Before the file is written: the batch comes again and is decided
+in the same way. After the file is written: the batch comes again and is delivered as before,
+because the file says what the product has. A batch of freed values moves no offset: the next start
+looks for such values again.
 """
 
 from __future__ import annotations
@@ -60,16 +65,18 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 LAYOUT = "1"
-"""Of the file; to be raised when its tables or the rule change."""
+"""The version of the file. Raise it when its tables or the rules change."""
 TAKEN = 50_000
-"""So many records are taken at once when the file is brought up to date."""
+"""The number of records that are written at once when the file is brought up to date."""
 log = logging.getLogger(__name__)
 
 
 class UniqueValues:
-    """Decides which records are told without a value that another one has. Not for several threads.
+    """Decides which records are delivered without a value that another record has.
 
-    folder:  where what is known is kept.
+    Not thread-safe.
+
+    folder:  where the claims are kept.
     inquiry: asks Kafka what the group has committed.
 
     `decide`, `delivered`, `freed` and `told` may raise `RetryLater`, and can be called again.
@@ -90,28 +97,28 @@ class UniqueValues:
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in self._kinds}
         self._folder = folder
         self._inquiry = inquiry
-        self._begins: dict[Position, int] = {}  # the partitions of this instance
+        self._begins: dict[Position, int] = {}  # the first offsets of this instance's partitions
         self._table: ClaimIndex | None = None
         self._pending = False  # a batch was decided and is not delivered yet
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Partitions, each with the offset before which the product was told all."""
+        """Note partitions, each with the offset before which the product has everything."""
         self._begins |= {p: at for p, at in begins.items() if p.topic in self._topics}
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """These partitions are another instance's now."""
+        """Note that another instance has these partitions now."""
         for place in places:
             self._begins.pop(place, None)
 
     @property
     def owing(self) -> bool:
-        """Whether some record may have been told without its value."""
+        """Whether some record may have been delivered without its value."""
         if self._table is None:
             return bool(self._fields) and (self._folder / FILE).exists()
         return self._table.owing
 
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
-        """The same records, without the values that others have at the product."""
+        """Return the same records, without the values that other records have at the product."""
         self._pending = False
         lots = {kind: records[kind] for kind in self._kinds if kind in records}
         if not any(lot.records for lot in lots.values()):
@@ -128,7 +135,7 @@ class UniqueValues:
         return {**records, **{kind: self._without(kind, lot, taken) for kind, lot in lots.items()}}
 
     def delivered(self, offsets: Mapping[Position, int], left_out: Collection[Message]) -> None:
-        """The product has the batch that was decided last, but for these messages."""
+        """Note that the product has the batch that was decided last, except for these messages."""
         if self._table is None:
             return
         if self._pending:
@@ -143,7 +150,7 @@ class UniqueValues:
             self._table.note(self._numbered(offsets))
 
     def freed(self) -> Mapping[str, KindRecords]:
-        """Records that were told without their value, which nobody else has any more."""
+        """Return records that were delivered without a value that no other record has any more."""
         if not self.owing or not self._begins:
             return {}
         claims = self._claims()
@@ -161,7 +168,7 @@ class UniqueValues:
         return {kind: lots[kind] for kind in self._kinds if kind in lots}
 
     def told(self, records: Mapping[str, KindRecords]) -> None:
-        """The product has these, with their values."""
+        """Note that the product has these records with their values."""
         if self._table is not None:
             self._table.note_told(
                 [
@@ -172,7 +179,7 @@ class UniqueValues:
             )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._table is not None:
             self._table.close()
             self._table = None
@@ -180,6 +187,7 @@ class UniqueValues:
     # ---- within --------------------------------------------------------------------------------
 
     def _numbered(self, offsets: Mapping[Position, int]) -> dict[tuple[int, int], int]:
+        """Return the offsets by the number of the kind and the partition."""
         return {
             (self._kinds.index(self._topics[place.topic]), place.partition): at
             for place, at in offsets.items()
@@ -187,7 +195,7 @@ class UniqueValues:
         }
 
     def _claims(self) -> ClaimIndex:
-        """What is known, of this instance's partitions up to where it began with them."""
+        """Return the claims, with this instance's partitions read up to their first offsets."""
         if self._table is None:
             with self._asked():
                 cluster = self._inquiry.cluster()
@@ -197,14 +205,14 @@ class UniqueValues:
         return self._table
 
     def _catch_up(self, claims: ClaimIndex) -> bool:
-        """Learn what other instances have committed; whether that was anything new."""
+        """Read what other instances have committed. Return whether anything was new."""
         with self._asked():
             places = self._inquiry.partitions(self._topics)
             committed = self._inquiry.committed([p for p in places if p not in self._begins])
         return self._read_up_to(claims, committed)
 
     def _read_up_to(self, claims: ClaimIndex, goals: Mapping[Position, int]) -> bool:
-        """Take in what lies before these offsets; whether that was anything new."""
+        """Read all messages before these offsets. Return whether anything was new."""
         start = {place: claims.next(*self._number(place)) for place in goals}
         behind = {place: goal for place, goal in goals.items() if start[place] < goal}
         if not behind:
@@ -223,7 +231,7 @@ class UniqueValues:
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """What Kafka says to a question, in the bus's terms."""
+        """Raise Kafka's errors as `RetryLater`."""
         try:
             yield
         except KafkaException as error:
@@ -232,10 +240,11 @@ class UniqueValues:
             ) from None
 
     def _number(self, place: Position) -> tuple[int, int]:
+        """Return the number of the kind and the partition."""
         return self._kinds.index(self._topics[place.topic]), place.partition
 
     def _absorb(self, claims: ClaimIndex, messages: Sequence[Message]) -> None:
-        """Note what was read, which the product has been told."""
+        """Write messages that were read from the topics, which the product already has."""
         tables = []
         for topic, kind in self._topics.items():
             mine = [message for message in messages if message.topic() == topic]
@@ -251,7 +260,7 @@ class UniqueValues:
             claims.write({}, set(), read=True)
 
     def _columns(self, kind: str, lot: KindRecords) -> pyarrow.Table:
-        """What `ClaimIndex.take` needs of records."""
+        """Return the columns of these records that `ClaimIndex.take` needs."""
         import pyarrow
 
         number, messages = len(lot.messages), lot.messages
@@ -276,6 +285,10 @@ class UniqueValues:
         )
 
     def _without(self, kind: str, lot: KindRecords, taken: set[tuple[int, int]]) -> KindRecords:
+        """Return these records, without the values that other records have.
+
+        taken: the kind and the index of each record whose value another record has.
+        """
         number, field = self._kinds.index(kind), self._fields[kind]
         slots = {slot for one, slot in taken if one == number}
         if not slots:
@@ -293,6 +306,7 @@ class UniqueValues:
         return KindRecords(records, lot.messages)
 
     def _mark(self, cluster: str) -> str:
+        """Return the mark of the file: a hash of all that its content depends on."""
         import duckdb
 
         names = [topics.topic(self._settings, kind) for kind in self._kinds]
