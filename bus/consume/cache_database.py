@@ -87,7 +87,7 @@ class CacheDatabase:
         try:
             self.con.execute(f"DETACH {name}")
         except self._duckdb.Error as error:
-            log.info("a file of %s was not closed in order: %s", self._what, type(error).__name__)
+            log.info("a file of %s was not closed properly: %s", self._what, type(error).__name__)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -100,7 +100,7 @@ class CacheDatabase:
             try:
                 self.con.execute("ROLLBACK")
             except self._duckdb.Error:  # the failure has ended the transaction
-                log.debug("nothing to roll back")
+                log.debug("the transaction had already ended")
             raise
 
     @contextmanager
@@ -111,12 +111,12 @@ class CacheDatabase:
         except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
             raise RetryLater(
                 f"{self._folder}: DuckDB cannot write {self._what} ({type(error).__name__}); free "
-                "some space there"
+                "disk space in this folder"
             ) from None
         except (self._duckdb.FatalException, self._duckdb.InternalException) as error:
             raise Stop(
-                f"{self._folder}: DuckDB has failed ({type(error).__name__}); delete that folder "
-                "and start again: it is made anew from Kafka"
+                f"{self._folder}: DuckDB failed ({type(error).__name__}); delete this folder "
+                "and start again: it is rebuilt from Kafka"
             ) from None
 
     def _attach(self, name: str, where: str, is_usable: Callable[[], bool]) -> bool:

@@ -41,7 +41,7 @@ class ClaimIndex:
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
-        self._files = CacheDatabase(folder, "which values are taken")
+        self._files = CacheDatabase(folder, "the index of unique values")
         self._con = self._files.con
         self._files.open("held", FILE, lambda: self._is_usable(mark))
         self._next: dict[tuple[int, int], int] = {

@@ -156,8 +156,8 @@ def choose(
     found = list(letters)
     if missing := set(places) - {letter.place for letter in found}:
         raise Stop(
-            f"there is no dead letter of {', '.join(sorted(missing))}; "
-            "`bus deadletters list` names their places"
+            f"there is no dead letter at {', '.join(sorted(missing))}; "
+            "`bus deadletters list` shows the place of each"
         )
     return [
         letter
@@ -182,7 +182,7 @@ def mark(
 
     Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
     """
-    doing = f"note which dead letters are {state}"
+    doing = f"record which dead letters are {state}"
     sender = Sender(settings, topics.deadletters(settings, product), doing)
     for letter in letters:
         headers: Headers = [
@@ -208,7 +208,9 @@ def content(settings: Settings, product: str, place: str) -> Record:
             found = message
     kind = topics.kind_of(settings, place.split("/")[0])
     if found is None or kind is None:
-        raise Stop(f"there is no dead letter of {place}; `bus deadletters list` names their places")
+        raise Stop(
+            f"there is no dead letter at {place}; `bus deadletters list` shows the place of each"
+        )
     return Decoder(kind, schema_lookup(settings)).decode(found.value())
 
 
@@ -222,15 +224,15 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     by:  who looks at the values.
     """
     if not why.strip():
-        raise Stop("who looks at personal data says why, which is kept: add --why")
+        raise Stop("looking at personal data requires a reason, which is recorded: add --why")
     topics.ensure(settings, [topics.audit(settings)])
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
     send(
         settings,
         topics.audit(settings),
         json.dumps({"what": "looked at a dead letter", **note}).encode(),
-        doing="note the look",
-        later="nothing is shown; try again when it is up",
+        doing="record the access to personal data",
+        later="nothing is shown; try again when Kafka is up",
     )
 
 

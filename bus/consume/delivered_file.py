@@ -40,7 +40,7 @@ class DeliveredFile:
         self.ids: dict[str, set[int]] = {}
         self.reach: dict[Position, int] = {}
         self._topics = list(topics)
-        self._files = CacheDatabase(folder, "which records are delivered")
+        self._files = CacheDatabase(folder, "the index of delivered records")
         self._con = self._files.con
         self.on_disk = self._files.open("held", FILE, lambda: self._is_usable(mark))
 

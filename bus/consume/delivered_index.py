@@ -314,7 +314,7 @@ class DeliveredIndex:
         try:
             self._file.write(ids, reached)
         except BusError as error:
-            log.info("which records are delivered is kept in memory from now on: %s", error)
+            log.info("the index of delivered records is kept in memory from now on: %s", error)
             self.close()
             self._folder = None
 

@@ -163,7 +163,7 @@ class DependencyOrder:
         """Return the reason for a dead letter."""
         text = (
             f"{waiting.kind} {waiting.record['sourcedId']} refers to {lacks}, which was not "
-            f"delivered within {self._hold_seconds:g} s; publish that, then retry this"
+            f"delivered within {self._hold_seconds:g} s; publish it, then retry this record"
         )
         return Reason(text, FaultCode.REFERENCE_NOT_DELIVERED)
 

@@ -104,7 +104,7 @@ class Membership:
         try:
             self._delivery.release(gone)
         except BusError as error:  # the new owner takes them anyway
-            log.info("partitions not released", why=str(error))
+            log.info("the delivery did not release its partitions", why=str(error))
         self._partitions.revoke(gone)
         for index in self._indexes:
             index.revoked(gone)
@@ -125,7 +125,7 @@ class Membership:
         Another instance has a part of the batch and delivers that part. If this instance delivered
         it later, it would come after newer records.
         """
-        log.info("a batch is read again: some of its partitions are another instance's now")
+        log.info("a batch is read again: another instance has some of its partitions now")
         self._backlog.give_up()
         self._progress.ask(self._locate(list(self._partitions.next)), waiting=False)
         self._partitions.seek()

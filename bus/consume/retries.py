@@ -65,7 +65,7 @@ class Retries:
         if self._failures:
             self._failures = 0
             self._metrics.circuit.labels(self._product).set(0)
-            log.warning("delivers again", product=self._product, attempts=self.attempts)
+            log.warning("delivering again", product=self._product, attempts=self.attempts)
         return result
 
     def _wait(self, state: RetryCallState) -> float:
@@ -83,7 +83,7 @@ class Retries:
         if self._failures == self._how.circuit_failures:
             self._metrics.circuit.labels(self._product).set(1)
             reason = str(state.outcome.exception()) if state.outcome else ""
-            log.warning("circuit open; its partitions wait", product=self._product, why=reason)
+            log.warning("circuit open; partitions are paused", product=self._product, why=reason)
 
 
 def in_steps(

@@ -131,7 +131,7 @@ class StandingIndex:
         self._seen = _Seen()
         self._thread = ThreadPoolExecutor(1, "standing")
         self._writing: Future[None] | None = None
-        self._files = CacheDatabase(folder, f"what stands of {kind}")
+        self._files = CacheDatabase(folder, f"the index of equivalent {kind} records")
         self._con = self._files.con
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class StandingIndex:
         behind = {part: goal for part, goal in goals.items() if self._next.get(part, -1) < goal}
         if not behind:
             return
-        failure = f"could not read what stands of {self._kind}: Kafka says {{}}"
+        failure = f"could not read the active {self._kind} records: Kafka says {{}}"
         with Reader(self._settings, failure) as reader, self._files.faults():
             for part, goal in behind.items():
                 if part not in self._next:
@@ -187,7 +187,9 @@ class StandingIndex:
         try:
             self._finish_writing()
         except (RetryLater, Stop) as error:
-            log.info("a file is behind; its next owner reads on from the topic: %s", error)
+            log.info(
+                "an index file is behind; the next instance reads on from the topic: %s", error
+            )
         for part in parts:
             if part not in self._next:
                 continue
@@ -196,7 +198,9 @@ class StandingIndex:
                 try:
                     self._write_next(part, self._next[part])
                 except self._files.error as error:
-                    log.info("how far a file stands was not written: %s", type(error).__name__)
+                    log.info(
+                        "the offset of an index file was not written: %s", type(error).__name__
+                    )
             self._files.detach(f"p{part}")
             del self._next[part], self._written[part]
             self._unwritten.discard(part)
@@ -303,7 +307,7 @@ class StandingIndex:
             failure = self._writing.exception()
             self._writing = None
             if failure is not None:
-                log.info("what stands is written again: %s", type(failure).__name__)
+                log.info("the index of active records is written again: %s", type(failure).__name__)
         if self._unwritten and self._delivered:
             with self._files.faults():
                 self._write_all()

@@ -73,7 +73,7 @@ def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list
                 rows.append(None)
             except Exception as error:
                 failed[index] = Reason(
-                    f"the translation failed ({_told(error)}); mend it, then retry this",
+                    f"the translation failed ({_told(error)}); fix it, then retry this record",
                     FaultCode.TRANSLATION_FAILED,
                 )
                 rows.append(None)

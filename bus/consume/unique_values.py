@@ -217,7 +217,7 @@ class UniqueValues:
         behind = {place: goal for place, goal in goals.items() if start[place] < goal}
         if not behind:
             return False
-        failure = "could not read which values are taken: Kafka says {}"
+        failure = "could not read which unique values are in use: Kafka says {}"
         with Reader(self._settings, failure) as reader:
             kept: list[Message] = []
             for batch in reader.batches({place: start[place] for place in behind}, behind):
@@ -236,7 +236,7 @@ class UniqueValues:
             yield
         except KafkaException as error:
             raise RetryLater(
-                f"could not ask what the group has delivered: Kafka says {error.args[0].name()}"
+                f"could not read what the group has committed: Kafka says {error.args[0].name()}"
             ) from None
 
     def _number(self, place: Position) -> tuple[int, int]:
@@ -294,7 +294,7 @@ class UniqueValues:
         if not slots:
             return lot
         log.warning(
-            "%s %s records are told without their %s, which another record has at the product",
+            "%s %s records are delivered without their %s, which another record has at the product",
             len(slots),
             kind,
             field,

@@ -157,12 +157,12 @@ class Worker:
     def live(self) -> str:
         """Return what is wrong with the loop, or ""."""
         silence = self._heartbeat.silence
-        return f"the loop has not turned for {silence:.0f} s" if silence > STUCK_SECONDS else ""
+        return f"the loop has not run for {silence:.0f} s" if silence > STUCK_SECONDS else ""
 
     def ready(self) -> str:
         """Return why the consumer does not deliver now, or ""."""
         if not self._partitions.joined:
-            return "not in its group yet"
+            return "the consumer has not joined its group yet"
         return self._retries.open
 
     def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
@@ -185,7 +185,7 @@ class Worker:
             self._deliver()
             self._settle()
         except _Drained:
-            log.warning("stopped with a batch undelivered; it is delivered at the next start")
+            log.warning("stopped before a batch was delivered; the next start delivers it")
         except KafkaException as error:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
@@ -337,7 +337,7 @@ class Worker:
                 self._consumer.commit(offsets=places, asynchronous=False)
                 self._backlog.delivered.committed(ours)
         except KafkaException as error:
-            log.info("offsets are committed with the next batch", error=error.args[0].name())
+            log.info("commit failed; the next batch commits again", error=error.args[0].name())
             return False
         return True
 
@@ -370,7 +370,7 @@ def _explained(product: str, error: KafkaException) -> str:
     name = error.args[0].name()
     if "AUTHORIZATION" in name:
         return (
-            f"Kafka does not let this user consume for {product} ({name}); it needs the ACLs READ "
-            "on the topics and on the group under topic_prefix. Nothing is lost"
+            f"Kafka does not allow this user to consume for {product} ({name}); grant it READ on "
+            "the topics and on the group under topic_prefix. Nothing is lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"

@@ -33,7 +33,7 @@ class RunMode(Enum):
     """When the loop ends. This also decides whether it waits to fill a batch."""
 
     FOLLOW = "until it is stopped"
-    CATCH_UP = "until all is delivered that was there"
+    CATCH_UP = "until everything is delivered that was in the topics at the start"
 
 
 class StopRequest:
