@@ -72,7 +72,7 @@ def test_any_other_error_too_and_its_text_is_not_told() -> None:
     line = user.__code__.co_firstlineno + 5
     assert reason == (
         f"the translation failed (IndexError at unit/test_translation.py:{line}); "
-        "mend it, then retry this"
+        "fix it, then retry this record"
     )
 
 
