@@ -31,7 +31,7 @@ class Assignment:
     def __init__(
         self,
         consumer: Consumer,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         kinds: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -40,7 +40,7 @@ class Assignment:
         self.joined = False
         self._clock = clock
         self._consumer = consumer
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._kinds = kinds
         self._unannounced: dict[Position, int] = {}
         # Not at their end: when they were assigned, or for `BEHIND_SECONDS` since then.
@@ -62,9 +62,9 @@ class Assignment:
         own: offsets that the delivery keeps itself. Without one, the group's committed offset
              counts.
         """
-        committed = self._inquiry.committed(places)
+        committed = self._offsets_client.committed(places)
         for place, offset in committed.items():
-            low, high = self._inquiry.marks(place)
+            low, high = self._offsets_client.marks(place)
             at = own.get(place, offset)
             if at < low or at > high:  # no committed offset, or the topic was created again
                 at = low

@@ -74,7 +74,7 @@ class Backlog:
         self,
         retries: Retries,
         delivered_up_to: Callable[[int], float],
-        ask_what_is_carried: Callable[[], object],
+        ask_what_is_published: Callable[[], object],
     ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
         """Return the next batch, and the messages that cannot be delivered.
 
@@ -82,17 +82,20 @@ class Backlog:
         message that cannot be delivered comes as (message, reason): it does not decode, or it has
         waited too long.
 
-        retries:             tries again when the schema registry does not answer.
-        delivered_up_to:     see `DependencyOrder.take`.
-        ask_what_is_carried: called when a record refers to a kind that was not published when this
-                             was last called.
+        retries:               tries again when the schema registry does not answer.
+        delivered_up_to:       see `DependencyOrder.take`.
+        ask_what_is_published: called when a record refers to a kind that was not published when
+                               this was last called.
         """
         taken = self._buffer.take()
         records, undecodable = retries.persist(lambda: self._buffer.decoded(taken))
-        if any(self.delivered.names_uncarried(kind, lot.records) for kind, lot in records.items()):
-            ask_what_is_carried()
+        if any(
+            self.delivered.refers_to_unpublished(kind, kind_records.records)
+            for kind, kind_records in records.items()
+        ):
+            ask_what_is_published()
         ready, given_up = self._ordering.take(records, self._clock(), delivered_up_to)
-        self._batch = {kind: lot.messages for kind, lot in ready.items()}
+        self._batch = {kind: kind_records.messages for kind, kind_records in ready.items()}
         return ready, undecodable + given_up
 
     def confirm(self, left_out: Collection[Message]) -> None:

@@ -82,7 +82,7 @@ class Buffer:
 
         Raises `RetryLater` when the schema registry is needed and does not answer.
         """
-        lots: dict[str, KindRecords] = {}
+        by_kind: dict[str, KindRecords] = {}
         undecodable: list[tuple[Message, str]] = []
         for kind, messages in taken.items():
             values = [message.value() for message in messages]
@@ -94,8 +94,8 @@ class Buffer:
                     for index, why in failures
                 ]
                 messages = [m for index, m in enumerate(messages) if index not in bad]
-            lots[kind] = KindRecords(records, messages, columns)
-        return lots, undecodable
+            by_kind[kind] = KindRecords(records, messages, columns)
+        return by_kind, undecodable
 
 
 def position(message: Message) -> Position:

@@ -49,7 +49,7 @@ class ClaimIndex:
         }
         self._con.execute("CREATE TEMP TABLE own (kind TINYINT, part INTEGER)")
         self._own: set[tuple[int, int]] = set()
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     def close(self) -> None:
         """Close the file."""
@@ -184,7 +184,7 @@ class ClaimIndex:
                     """
                 )
             self._note(reached)
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     def free(self) -> list[tuple[int, int, int]]:
         """Return the records that can have their value now, as (kind, partition, offset).
@@ -205,7 +205,7 @@ class ClaimIndex:
             )
         return [tuple(row) for row in found]
 
-    def note_told(self, places: Sequence[tuple[int, int, int]]) -> None:
+    def note_delivered(self, places: Sequence[tuple[int, int, int]]) -> None:
         """Note that the product has these records with their values."""
         with self._files.faults(), self._files.transaction():
             for place in places:
@@ -214,11 +214,11 @@ class ClaimIndex:
                     "WHERE kind = ? AND part = ? AND at_offset = ?",
                     list(place),
                 )
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     # ---- within --------------------------------------------------------------------------------
 
-    def _any_untold(self) -> bool:
+    def _any_without_value(self) -> bool:
         """Return whether some record was delivered without its value."""
         return bool(self._files.rows("SELECT 1 FROM held.claim WHERE NOT told LIMIT 1"))
 

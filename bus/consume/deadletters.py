@@ -94,8 +94,8 @@ class DeadLetters:
         Raises `RetryLater` when Kafka does not take them: the next call writes them again. Raises
         `Stop` when a person must act first. The loop commits no offset before this has returned.
         """
-        for letter in self._added.values():
-            self._sender.add(*letter)
+        for dead_letter in self._added.values():
+            self._sender.add(*dead_letter)
         self._sender.flush()
         self._added.clear()
 
@@ -110,16 +110,16 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
 
     After a crash, a message may have two dead letters. Only the later one is returned.
     """
-    letters: dict[str, DeadLetter] = {}
+    dead_letters: dict[str, DeadLetter] = {}
     for message in scan(settings, topics.deadletters(settings, product)):
         about = _about(message)
         where = about.get("dl_place", "")
-        before = letters.pop(where, None)
+        before = dead_letters.pop(where, None)
         if state := about.get("dl_state"):
             if before:
-                letters[where] = replace(before, state=state)
+                dead_letters[where] = replace(before, state=state)
             continue
-        letters[where] = DeadLetter(
+        dead_letters[where] = DeadLetter(
             kind=topics.kind_of(settings, where.split("/")[0]) or "",
             id=(message.key() or b"").decode("utf-8", "replace"),
             reason=about.get("dl_reason", ""),
@@ -129,11 +129,11 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
             # Dead letters of version 0.1.0 have a reason and no code.
             code=about.get("dl_code") or code_of_earlier(about.get("dl_reason", "")),
         )
-    return list(letters.values())
+    return list(dead_letters.values())
 
 
 def choose(
-    letters: Iterable[DeadLetter],
+    dead_letters: Iterable[DeadLetter],
     *,
     places: Collection[str] = (),
     kinds: Collection[str] = (),
@@ -153,26 +153,31 @@ def choose(
 
     Raises `Stop` when there is no dead letter for one of the places.
     """
-    found = list(letters)
-    if missing := set(places) - {letter.place for letter in found}:
+    found = list(dead_letters)
+    if missing := set(places) - {dead_letter.place for dead_letter in found}:
         raise Stop(
             f"there is no dead letter at {', '.join(sorted(missing))}; "
             "`bus deadletters list` shows the place of each"
         )
     return [
-        letter
-        for letter in found
-        if (not places or letter.place in places)
-        and (not kinds or letter.kind in kinds)
-        and reason.lower() in letter.reason.lower()
-        and code in ("", letter.code)
-        and (since is None or datetime.fromisoformat(letter.time) >= since)
-        and (until is None or datetime.fromisoformat(letter.time) < until)
+        dead_letter
+        for dead_letter in found
+        if (not places or dead_letter.place in places)
+        and (not kinds or dead_letter.kind in kinds)
+        and reason.lower() in dead_letter.reason.lower()
+        and code in ("", dead_letter.code)
+        and (since is None or datetime.fromisoformat(dead_letter.time) >= since)
+        and (until is None or datetime.fromisoformat(dead_letter.time) < until)
     ]
 
 
 def mark(
-    settings: Settings, product: str, letters: Iterable[DeadLetter], state: str, why: str, by: str
+    settings: Settings,
+    product: str,
+    dead_letters: Iterable[DeadLetter],
+    state: str,
+    why: str,
+    by: str,
 ) -> None:
     """Record the new state of these dead letters.
 
@@ -184,15 +189,15 @@ def mark(
     """
     doing = f"record which dead letters are {state}"
     sender = Sender(settings, topics.deadletters(settings, product), doing)
-    for letter in letters:
+    for dead_letter in dead_letters:
         headers: Headers = [
-            ("dl_place", letter.place.encode()),
+            ("dl_place", dead_letter.place.encode()),
             ("dl_state", state.encode()),
             ("dl_by", by.encode()),
             ("dl_time", now().encode()),
             ("dl_why", why.encode()),
         ]
-        sender.add(None, letter.id.encode(), headers)
+        sender.add(None, dead_letter.id.encode(), headers)
     sender.flush()
 
 

@@ -103,23 +103,25 @@ class DeliveredIndex:
     # ---- which kinds are published -------------------------------------------------------------
 
     @property
-    def unheard(self) -> set[str]:
+    def unknown_kinds(self) -> set[str]:
         """The kinds without a known record."""
         return {kind for kind, ids in self._ids.items() if not ids}
 
-    def note_carried(self, kinds: Collection[str]) -> None:
-        """Note which of the `unheard` kinds are published. All others of them are not.
+    def note_published(self, kinds: Collection[str]) -> None:
+        """Note which of the `unknown_kinds` are published. All others of them are not.
 
         kinds: the kinds whose topics are not empty.
         """
-        self._empty = self.unheard - set(kinds)
+        self._empty = self.unknown_kinds - set(kinds)
 
-    def names_uncarried(self, kind: str, records: Sequence[Record]) -> bool:
-        """Return whether a record refers to a kind that `note_carried` found not published."""
-        fields = [field for field, targets, _ in self._checks[kind] if self._uncarried(targets)]
+    def refers_to_unpublished(self, kind: str, records: Sequence[Record]) -> bool:
+        """Return whether a record refers to a kind that `note_published` found not published."""
+        fields = [
+            field for field, targets, _ in self._checks[kind] if self._are_unpublished(targets)
+        ]
         return any(record[field] for field in fields for record in records)
 
-    def _uncarried(self, targets: Iterable[str]) -> bool:
+    def _are_unpublished(self, targets: Iterable[str]) -> bool:
         """Return whether none of these kinds is published."""
         return all(target in self._empty and not self._ids[target] for target in targets)
 
@@ -150,9 +152,9 @@ class DeliveredIndex:
         """
         places = {_place(message) for message in left_out if message.topic() in self._topics}
         for kind in {self._topics[topic] for topic, _, _ in places}:
-            told = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
+            delivered = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
             lost = {_key(m) for m in left_out if self._topics.get(m.topic() or "") == kind}
-            self._ids[kind] -= (lost & self._in_hand[kind]) - told
+            self._ids[kind] -= (lost & self._in_hand[kind]) - delivered
         self._forget_batch()
 
     def give_up(self) -> None:
@@ -180,7 +182,7 @@ class DeliveredIndex:
         optional = None
         for field, targets, required in self._checks[kind]:
             value = record[field]
-            if not value or self._uncarried(targets):
+            if not value or self._are_unpublished(targets):
                 continue
             for one in (value,) if isinstance(value, str) else value:
                 key = hash(one)
@@ -200,7 +202,7 @@ class DeliveredIndex:
         it takes much less time than a call of `missing` for each record.
         """
         for field, targets, _ in self._checks[kind]:
-            if self._uncarried(targets):
+            if self._are_unpublished(targets):
                 continue
             values = [record[field] for record in records]
             named: set[str | None]

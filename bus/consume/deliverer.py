@@ -149,10 +149,10 @@ class Deliverer:
 
         Returns what `bus.consume.translation.translate` returns.
         """
-        told = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
+        chosen = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
         if unique := self._unique:
-            told = self._retries.persist(lambda: unique.decide(told))
-        return translate(self._product, told)
+            chosen = self._retries.persist(lambda: unique.decide(chosen))
+        return translate(self._product, chosen)
 
     def deliver_freed(self) -> None:
         """Deliver records again, with a unique value that no other record has any more."""
@@ -163,7 +163,7 @@ class Deliverer:
             refusals = self._persist(Batch(parts, {})) if parts else ()
             refused: Failures = [(one.message, Reason(one.reason, one.code)) for one in refusals]
             self._write(untranslated + refused)
-            self._retries.persist(lambda: unique.told(freed))
+            self._retries.persist(lambda: unique.delivered_with_values(freed))
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
         """Hand over the batch, as often as it takes. Return what the product refuses."""

@@ -80,13 +80,13 @@ class DependencyOrder:
 
     def take(
         self,
-        lots: Mapping[str, KindRecords],
+        by_kind: Mapping[str, KindRecords],
         clock: float,
         delivered_up_to: Callable[[int], float] = lambda _: math.inf,
     ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
         """Return the records that may be delivered now, and those that have waited too long.
 
-        lots:            the new records, by kind in dependency order.
+        by_kind:         the new records, by kind in dependency order.
         clock:           the time of a monotonic clock, in seconds.
         delivered_up_to: for a level, a moment of that clock. All records of lower levels that were
                          in the topics at that moment have been delivered since.
@@ -97,23 +97,23 @@ class DependencyOrder:
         """
         ready: dict[str, KindRecords] = {}
         for kind in KINDS:
-            if kind in lots:
-                ready[kind] = self._sift(kind, lots[kind], clock)
+            if kind in by_kind:
+                ready[kind] = self._admit(kind, by_kind[kind], clock)
         given_up: list[tuple[Message, str]] = []
         while self._queues and self._release(ready, given_up, clock, delivered_up_to):
             pass
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
-    def _sift(self, kind: str, lot: KindRecords, clock: float) -> KindRecords:
+    def _admit(self, kind: str, kind_records: KindRecords, clock: float) -> KindRecords:
         """Return the new records of one kind that may be delivered. The others wait."""
-        if not self._queues and self._delivered.complete(kind, lot.records):
-            self._delivered.add_all(kind, lot.records)
-            return lot
+        if not self._queues and self._delivered.complete(kind, kind_records.records):
+            self._delivered.add_all(kind, kind_records.records)
+            return kind_records
         owner, level = KINDS[kind].owner, KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds
         go = KindRecords()
-        for record, message in zip(lot.records, lot.messages, strict=True):
+        for record, message in zip(kind_records.records, kind_records.messages, strict=True):
             ahead = queues.get(record[owner], ()) if queues else ()
             if any(one.level <= level for one in ahead) or missing(kind, record):
                 waiting = _Waiting(kind, record, message, clock)

@@ -120,11 +120,11 @@ class Equivalents:
 
     def revoked(self, places: Iterable[Position]) -> None:
         """Note that another instance has these partitions now."""
-        gone: dict[str, list[int]] = defaultdict(list)
+        revoked: dict[str, list[int]] = defaultdict(list)
         for place in places:
-            gone[place.topic].append(place.partition)
+            revoked[place.topic].append(place.partition)
         for topic, one in self._topics.items():
-            one.release(gone[topic])
+            one.release(revoked[topic])
 
     def decide(
         self,
@@ -140,14 +140,14 @@ class Equivalents:
         """
         if not self._kinds:
             return records
-        lots = dict(records)
+        chosen = dict(records)
         for kind, one in self._kinds.items():
             dead = [message for message, _ in left_out if message.topic() == one.topic]
             if kind in records or dead:
-                lot = one.decide(records.get(kind, KindRecords()), dead, read_to or {})
-                if lot.records or kind in records:
-                    lots[kind] = lot
-        return lots
+                kind_records = one.decide(records.get(kind, KindRecords()), dead, read_to or {})
+                if kind_records.records or kind in records:
+                    chosen[kind] = kind_records
+        return chosen
 
     def delivered(self, offsets: Mapping[Position, int]) -> None:
         """Note that the product has the batch that was decided last.
@@ -224,7 +224,7 @@ class _EquivalentKind:
     # ---- deciding ------------------------------------------------------------------------------
 
     def decide(
-        self, lot: KindRecords, dead: Sequence[Message], read_to: Mapping[Position, int]
+        self, kind_records: KindRecords, dead: Sequence[Message], read_to: Mapping[Position, int]
     ) -> KindRecords:
         """Return the records that the product gets instead of these, in the same order.
 
@@ -232,9 +232,9 @@ class _EquivalentKind:
         read_to: see `Equivalents.decide`.
         """
         self._decided = False
-        unseen = self._decoded(dead if not self._standing else ())
-        if not lot.messages and not unseen.messages:
-            return lot
+        dead_records = self._decoded(dead if not self._standing else ())
+        if not kind_records.messages and not dead_records.messages:
+            return kind_records
         if self._index is None:
             self._index = StandingIndex(
                 self._settings,
@@ -245,19 +245,19 @@ class _EquivalentKind:
                 self._writer_schema,
             )
         index = self._index
-        index.reach(self._goals([*lot.messages, *unseen.messages], read_to))
-        arriving = [columns(self._rule, lot)]
-        if unseen.messages:
-            arriving.append(columns(self._rule, unseen, told=False))
+        index.reach(self._goals([*kind_records.messages, *dead_records.messages], read_to))
+        arriving = [columns(self._rule, kind_records)]
+        if dead_records.messages:
+            arriving.append(columns(self._rule, dead_records, delivered=False))
         index.take(arriving)
         self._decided = True
         keys = index.shared(standing=self._standing)
         if not keys:
-            return lot
+            return kind_records
         members, arrivals = index.members(keys), index.arrivals(keys)
-        judge = _StandingJudge if self._standing else _Judge
-        told = judge(self._rule, members).told(arrivals)
-        return self._lot(lot, {one.slot for one in arrivals}, told)
+        judge = _LatestJudge if self._standing else _Judge
+        chosen = judge(self._rule, members).decide(arrivals)
+        return self._replaced(kind_records, {one.slot for one in arrivals}, chosen)
 
     def _goals(
         self, messages: Sequence[Message], read_to: Mapping[Position, int]
@@ -277,46 +277,48 @@ class _EquivalentKind:
 
     # ---- what is delivered ---------------------------------------------------------------------
 
-    def _lot(
-        self, lot: KindRecords, concerned: set[int], told: Mapping[int, Sequence[_Told]]
+    def _replaced(
+        self, kind_records: KindRecords, replaced: set[int], chosen: Mapping[int, Sequence[_Chosen]]
     ) -> KindRecords:
         """Replace some records by what the product gets, in the place of what caused it.
 
-        concerned: the indexes of the records to replace.
-        told:      for such an index, what the product gets there.
+        replaced: the indexes of the records to replace.
+        chosen:   for such an index, what the product gets there.
         """
-        mine = {message_place(message): at for at, message in enumerate(lot.messages)}
-        every = [one for several in told.values() for one in several]
+        mine = {message_place(message): at for at, message in enumerate(kind_records.messages)}
+        every = [one for several in chosen.values() for one in several]
         wanted = {place for one in every for place in one.places if place not in mine}
         known = self._fetched(wanted)
-        known |= {place: lot.records[at] for place, at in mine.items()}
+        known |= {place: kind_records.records[at] for place, at in mine.items()}
         found = KindRecords()
-        for slot, (record, message) in enumerate(zip(lot.records, lot.messages, strict=True)):
-            if slot not in concerned:
+        for slot, (record, message) in enumerate(
+            zip(kind_records.records, kind_records.messages, strict=True)
+        ):
+            if slot not in replaced:
                 found.add(record, message)
                 continue
-            for one in told.get(slot, ()):
-                if one.place in known and not self._is_the_same(one, known):
-                    found.add(self._as_told(known[one.place], one), message)
+            for one in chosen.get(slot, ()):
+                if one.place in known and not self._has_same_rows(one, known):
+                    found.add(self._as_delivered(known[one.place], one), message)
         return found
 
-    def _as_told(self, record: Record, one: _Told) -> Record:
+    def _as_delivered(self, record: Record, one: _Chosen) -> Record:
         """Return the record as the product gets it: withdrawn, or with another first day."""
-        if one.gone:
+        if one.withdrawn:
             return record if record["status"] != "active" else {**record, "status": "tobedeleted"}
         name = self._rule.first
         if name and record[name] != one.first_day:
             return {**record, name: one.first_day}
         return record
 
-    def _is_the_same(self, one: _Told, known: Mapping[Place, Record]) -> bool:
+    def _has_same_rows(self, one: _Chosen, known: Mapping[Place, Record]) -> bool:
         """Return whether the product already has these rows, from another record."""
         if not one.others or any(place not in known for place in one.places):
             return False
         try:
             rows = [
                 [
-                    translate(self._as_told(known[some.place], some))
+                    translate(self._as_delivered(known[some.place], some))
                     for translate in self._translations
                 ]
                 for some in (one, *one.others)
@@ -342,19 +344,19 @@ class _EquivalentKind:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Chosen:
     """What the product gets at one place of a batch.
 
     place:     where the record is.
     first_day: the first day with which it is delivered.
-    gone:      whether this is the withdrawal, because no record of the key is active any more.
+    withdrawn: whether this is the withdrawal, because no record of the key is active any more.
     others:    what counted before. If all of these have the same rows, nothing is delivered.
     """
 
     place: Place
     first_day: date | None = None
-    gone: bool = False
-    others: tuple[_Told, ...] = ()
+    withdrawn: bool = False
+    others: tuple[_Chosen, ...] = ()
 
     @property
     def places(self) -> list[Place]:
@@ -366,19 +368,19 @@ class _Told:
 class _Group:
     """The records of one key, while a batch is applied to them.
 
-    standing: the active records by number.
-    before:   the result before the batch.
-    results:  the results since then that differ from `before`.
-    cause:    the index of the last record of the batch that touched the key.
-    gone:     if no record is active, the record at this place is delivered as withdrawn; before the
-              place comes the index of its cause in the batch.
+    members:    the active records by number.
+    before:     the result before the batch.
+    results:    the results since then that differ from `before`.
+    cause:      the index of the last record of the batch that touched the key.
+    withdrawal: if no record is active, the record at this place is delivered as withdrawn; before
+                the place comes the index of its cause in the batch.
     """
 
-    standing: dict[int, Member] = field(default_factory=dict)
+    members: dict[int, Member] = field(default_factory=dict)
     before: Result = None
     results: set[Result] = field(default_factory=set)
     cause: int = -1
-    gone: tuple[int, Place] | None = None
+    withdrawal: tuple[int, Place] | None = None
 
 
 class _Judge:
@@ -389,43 +391,43 @@ class _Judge:
         self._groups: dict[int, _Group] = defaultdict(_Group)
         self._key: dict[int, int] = {}
         for member in members:
-            self._groups[member.key].standing[member.number] = member
+            self._groups[member.key].members[member.number] = member
             self._key[member.number] = member.key
         for group in self._groups.values():
             group.before = self._result(group)
 
-    def told(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Told]]:
+    def decide(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Chosen]]:
         """Return what the product gets, by index in the batch."""
         slots: dict[Place, int] = {}
         for one in arrivals:
             if one.slot >= 0:  # a dead letter counts from the next batch on
                 slots[one.member.part, one.member.at_offset] = one.slot
-                self._lay(one)
-        found: dict[int, list[_Told]] = defaultdict(list)
+                self._apply(one)
+        found: dict[int, list[_Chosen]] = defaultdict(list)
         for group in self._groups.values():
-            if not group.standing:
-                if group.gone:
-                    slot, place = group.gone
-                    found[slot].append(_Told(place, gone=True))
+            if not group.members:
+                if group.withdrawal:
+                    slot, place = group.withdrawal
+                    found[slot].append(_Chosen(place, withdrawn=True))
             elif group.results and (result := self._what_counts(group, slots)):
                 found[result[0]].append(result[1])
         return found
 
-    def _lay(self, one: Arrival) -> None:
+    def _apply(self, one: Arrival) -> None:
         """Apply one record of the batch."""
         member = one.member
         old = self._groups[self._key[member.number]] if member.number in self._key else None
         if old:
-            was = old.standing[member.number]
+            was = old.members[member.number]
             if was.at_offset >= member.at_offset:
                 return  # read again; a newer state is in the index already
-            if not one.stands or was.key != member.key:
-                del old.standing[member.number], self._key[member.number]
+            if not one.is_active or was.key != member.key:
+                del old.members[member.number], self._key[member.number]
                 if was.key != member.key:
                     self._touch(old, one.slot, (was.part, was.at_offset))
         group = self._groups[member.key]
-        if one.stands:
-            group.standing[member.number] = member
+        if one.is_active:
+            group.members[member.number] = member
             self._key[member.number] = member.key
         self._touch(group, one.slot, (member.part, member.at_offset))
 
@@ -437,57 +439,57 @@ class _Judge:
         """
         if (result := self._result(group)) != group.before:
             group.results.add(result)
-        group.gone = (slot, place)
+        group.withdrawal = (slot, place)
         group.cause = slot
 
-    def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Told] | None:
+    def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Chosen] | None:
         """Return the index in the batch and what the product gets there, or None."""
         result = self._result(group)
         if result is None:
             return None
         if result[0] in slots:
-            return slots[result[0]], _Told(*result)
+            return slots[result[0]], _Chosen(*result)
         # The record that counts is not in the batch, because another was withdrawn. If its rows are
         # the same as before, the product has them.
         others = {group.before, *group.results} - {result}
-        same = tuple(_Told(*other) for other in others if other is not None)
-        return group.cause, _Told(*result, others=same if len(same) == len(others) else ())
+        same = tuple(_Chosen(*other) for other in others if other is not None)
+        return group.cause, _Chosen(*result, others=same if len(same) == len(others) else ())
 
     def _result(self, group: _Group) -> Result:
         """Return the result of the rule for a group."""
-        if not group.standing:
+        if not group.members:
             return None
         first = self._first(group)
         return (first.part, first.at_offset), self._first_day(group)
 
     def _first(self, group: _Group) -> Member:
         """Return the record that counts: see `bus.product.Equivalent`."""
-        return max(group.standing.values(), key=_rank)
+        return max(group.members.values(), key=_rank)
 
     def _first_day(self, group: _Group) -> date | None:
         """Return the earliest first day, or None if a record has none."""
-        days = [member.first_day for member in group.standing.values()]
+        days = [member.first_day for member in group.members.values()]
         known = [day for day in days if day is not None]
         return min(known) if len(known) == len(days) else None
 
 
-class _StandingJudge(_Judge):
+class _LatestJudge(_Judge):
     """Decides what counts for each key when the index already includes the batch."""
 
-    def told(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Told]]:
+    def decide(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Chosen]]:
         """Return what the product gets, by index in the batch."""
         latest: dict[int, Arrival] = {one.member.key: one for one in arrivals}
         slots = {(o.member.part, o.member.at_offset): o.slot for o in latest.values()}
-        found: dict[int, list[_Told]] = defaultdict(list)
+        found: dict[int, list[_Chosen]] = defaultdict(list)
         for key, one in latest.items():
             group = self._groups.get(key)
-            if group and group.standing:
+            if group and group.members:
                 group.cause = one.slot
                 if result := self._what_counts(group, slots):
                     found[result[0]].append(result[1])
-            elif not one.stands:
+            elif not one.is_active:
                 place = (one.member.part, one.member.at_offset)
-                found[one.slot].append(_Told(place, gone=True))
+                found[one.slot].append(_Chosen(place, withdrawn=True))
         return found
 
 

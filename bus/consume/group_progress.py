@@ -25,7 +25,7 @@ class GroupProgress:
 
     def __init__(
         self,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         partitions: Assignment,
         delivered: DeliveredIndex,
         kinds: Mapping[str, str],
@@ -33,7 +33,7 @@ class GroupProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._partitions = partitions
         self._delivered = delivered
         self._kinds = kinds
@@ -49,7 +49,9 @@ class GroupProgress:
         its session in the group times out.
         """
         others = [place for place in goal if place not in self._partitions.next]
-        return all(at >= goal[place] for place, at in self._inquiry.committed(others).items())
+        return all(
+            at >= goal[place] for place, at in self._offsets_client.committed(others).items()
+        )
 
     def ask_again(self, seconds: float, *, waiting: bool) -> None:
         """Ask, unless this was done within this many seconds."""
@@ -64,31 +66,31 @@ class GroupProgress:
         """
         self._asked = self._clock()
         referred = [topic for topic, kind in self._kinds.items() if kind in self._delivered.kinds]
-        committed = self._inquiry.committed(self._inquiry.partitions(referred))
+        committed = self._offsets_client.committed(self._offsets_client.partitions(referred))
         done = {place: at for place, at in committed.items() if at > 0}
         for place, offset in (own or {}).items():
             done[place] = max(offset, done.get(place, 0))
         if not self._delivered.is_recalled:
-            self._delivered.recall(self._inquiry.cluster(), done)
+            self._delivered.recall(self._offsets_client.cluster(), done)
         self._delivered.refresh(done)
-        self.ask_what_is_carried()
+        self.ask_what_is_published()
         if waiting:
-            self._look_round(done)
+            self._update_delivered_up_to(done)
 
-    def ask_what_is_carried(self) -> None:
+    def ask_what_is_published(self) -> None:
         """Ask Kafka which kinds are not published: their topics are empty."""
-        unheard = self._delivered.unheard
-        asked = [topic for topic, kind in self._kinds.items() if kind in unheard]
-        ends = self._inquiry.ends(asked) if asked else {}
-        self._delivered.note_carried({self._kinds[place.topic] for place in ends})
+        unknown_kinds = self._delivered.unknown_kinds
+        asked = [topic for topic, kind in self._kinds.items() if kind in unknown_kinds]
+        ends = self._offsets_client.ends(asked) if asked else {}
+        self._delivered.note_published({self._kinds[place.topic] for place in ends})
 
-    def _look_round(self, done: Mapping[Position, int]) -> None:
+    def _update_delivered_up_to(self, done: Mapping[Position, int]) -> None:
         """Find the moment up to which everything in the topics has been delivered, by level.
 
         done: the committed offsets. For this instance's partitions, what was read counts instead.
         """
         if not self._goal:
-            self._goal_set, self._goal = self._clock(), self._inquiry.ends(self._kinds)
+            self._goal_set, self._goal = self._clock(), self._offsets_client.ends(self._kinds)
         short = [
             KINDS[self._kinds[place.topic]].level
             for place, end in self._goal.items()

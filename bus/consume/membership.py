@@ -41,7 +41,7 @@ class Membership:
     def __init__(
         self,
         delivery: Delivery,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         partitions: Assignment,
         backlog: Backlog,
         progress: GroupProgress,
@@ -51,7 +51,7 @@ class Membership:
         assigned: Gauge,
     ) -> None:
         self._delivery = delivery
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._partitions = partitions
         self._backlog = backlog
         self._progress = progress
@@ -83,13 +83,13 @@ class Membership:
     def assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         """Start to read these partitions. A callback for `Consumer.subscribe`."""
         asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._inquiry.insist(lambda: self._locate(asked))
+        own = self._offsets_client.insist(lambda: self._locate(asked))
         if own is None:
             return
         self._partitions.assign(asked)
         self._unsettled.note()
         waiting = self._backlog.waiting > 0
-        self._inquiry.insist(lambda: self._progress.ask(own, waiting=waiting))
+        self._offsets_client.insist(lambda: self._progress.ask(own, waiting=waiting))
         self._gate.update()
         self._assigned.set(len(self._partitions.next))
 
@@ -98,22 +98,22 @@ class Membership:
 
         The instance that has them now reads it again.
         """
-        gone = {Position(p.topic, p.partition) for p in partitions}
+        lost = {Position(p.topic, p.partition) for p in partitions}
         if self._in_hand:
-            self._in_hand.lose(gone)
+            self._in_hand.lose(lost)
         try:
-            self._delivery.release(gone)
+            self._delivery.release(lost)
         except BusError as error:  # the new owner takes them anyway
             log.info("the delivery did not release its partitions", why=str(error))
-        self._partitions.revoke(gone)
+        self._partitions.revoke(lost)
         for index in self._indexes:
-            index.revoked(gone)
-        self._backlog.drop(gone)
+            index.revoked(lost)
+        self._backlog.drop(lost)
         self._assigned.set(len(self._partitions.next))
 
     def _locate(self, asked: Collection[Position]) -> dict[Position, int]:
         """Find where to go on in these partitions. Return the offsets that the delivery keeps."""
-        own = self._delivery.resume(self._inquiry.cluster(), asked)
+        own = self._delivery.resume(self._offsets_client.cluster(), asked)
         self._partitions.locate(asked, own)
         for index in self._indexes:
             index.assigned({place: self._partitions.next[place] for place in asked})

@@ -31,23 +31,23 @@ class Retries:
 
     def __init__(
         self,
-        how: ConsumerSettings,
+        settings: ConsumerSettings,
         product: str,
         metrics: ConsumerMetrics,
         stay: Callable[[float], None],
     ) -> None:
         self.attempts = 1
-        self._how = how
+        self._settings = settings
         self._product = product
         self._metrics = metrics
         self._stay = stay
-        self._backoff = wait_random_exponential(how.retry_first, how.retry_most)
+        self._backoff = wait_random_exponential(settings.retry_first, settings.retry_most)
         self._failures = 0
 
     @property
     def open(self) -> str:
         """Why the circuit is open, or "" if it is closed."""
-        if self._failures < self._how.circuit_failures:
+        if self._failures < self._settings.circuit_failures:
             return ""
         return f"{self._product} does not answer ({self._failures} tries failed)"
 
@@ -80,7 +80,7 @@ class Retries:
         """Count a failure. Open the circuit after some in a row."""
         self._failures += 1
         self._metrics.retries.labels(self._product).inc()
-        if self._failures == self._how.circuit_failures:
+        if self._failures == self._settings.circuit_failures:
             self._metrics.circuit.labels(self._product).set(1)
             reason = str(state.outcome.exception()) if state.outcome else ""
             log.warning("circuit open; partitions are paused", product=self._product, why=reason)

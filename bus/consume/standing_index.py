@@ -87,13 +87,13 @@ class Member(NamedTuple):
 class Arrival(NamedTuple):
     """A record of the batch in hand.
 
-    slot:   its index among the records of its kind; below 0 if it is not delivered.
-    stands: whether it is active.
+    slot:      its index among the records of its kind; below 0 if it is not delivered.
+    is_active: whether it is active.
     """
 
     slot: int
     member: Member
-    stands: bool
+    is_active: bool
 
 
 class StandingIndex:
@@ -230,8 +230,9 @@ class StandingIndex:
         if standing:
             moved = (
                 "SELECT n.key FROM news n JOIN touched t USING (number) "
-                "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.stands "
-                "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) WHERE n.stands"
+                "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.is_active "
+                "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) "
+                "WHERE n.is_active"
             )
         if self._apart and not standing:
             return set()
@@ -263,10 +264,10 @@ class StandingIndex:
         with self._files.faults():
             self._wanted(keys)
             found = self._files.rows(
-                "SELECT slot, stands, key, number, id, part, at_offset, first_day, last_day "
+                "SELECT slot, is_active, key, number, id, part, at_offset, first_day, last_day "
                 "FROM news SEMI JOIN wanted USING (key) ORDER BY part, at_offset"
             )
-        return [Arrival(slot, Member(*row), stands) for slot, stands, *row in found]
+        return [Arrival(slot, Member(*row), is_active) for slot, is_active, *row in found]
 
     def write(self, reached: Mapping[int, int]) -> None:
         """Write the batch in hand, which was delivered, and note these offsets.
@@ -329,7 +330,7 @@ class StandingIndex:
         )
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, part INTEGER, at_offset BIGINT, "
-            "id VARCHAR, owner UBIGINT, number UBIGINT, key UBIGINT, stands BOOLEAN, "
+            "id VARCHAR, owner UBIGINT, number UBIGINT, key UBIGINT, is_active BOOLEAN, "
             "first_day DATE, last_day DATE)"
         )
         for some in arriving:
@@ -381,7 +382,7 @@ class StandingIndex:
             if part in self._touched or not self._unique:
                 known = f"FROM touched t WHERE part = {part} AND t.number = n.number"
                 self._con.execute(
-                    f"CREATE OR REPLACE TEMP TABLE latest AS SELECT stands, {columns} {source} "
+                    f"CREATE OR REPLACE TEMP TABLE latest AS SELECT is_active, {columns} {source} "
                     f"AND NOT EXISTS (SELECT 1 {known} AND t.at_offset >= n.at_offset) "
                     "QUALIFY row_number() OVER (PARTITION BY number ORDER BY at_offset DESC) = 1"
                 )
@@ -390,7 +391,7 @@ class StandingIndex:
                     f"WHERE EXISTS (SELECT 1 {known}))"
                 )
                 source = "FROM latest WHERE true"
-            self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND stands")
+            self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND is_active")
             self._con.execute(f"UPDATE p{part}.about SET next = ?", [next_offset])
         self._written[part] = next_offset
 
@@ -420,8 +421,8 @@ class StandingIndex:
         about = KINDS[self._kind]
         rule = (list(self._rule.fields), self._rule.first, self._rule.last)
         parts = (LAYOUT, cluster, self._files.version, self._topic, part, rule)
-        said = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+        text = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _open(self, part: int, goal: int, mark: str) -> None:
         """Open the file of a partition, or an empty database in memory."""
@@ -489,26 +490,28 @@ def _all_differ(hashes: numpy.ndarray) -> bool:
     return not (ordered[1:] == ordered[:-1]).any()
 
 
-def columns(rule: Equivalent, lot: KindRecords, *, told: bool = True) -> pyarrow.Table:
+def columns(
+    rule: Equivalent, kind_records: KindRecords, *, delivered: bool = True
+) -> pyarrow.Table:
     """Return the columns of these records that `StandingIndex.take` needs.
 
-    told: whether the records are delivered. If not, their slot is -1.
+    delivered: whether the records are delivered. If not, their slot is -1.
     """
     import numpy
     import pyarrow
 
-    number = len(lot.messages)
-    slots = numpy.arange(number, dtype=numpy.int64) if told else numpy.full(number, -1)
+    number = len(kind_records.messages)
+    slots = numpy.arange(number, dtype=numpy.int64) if delivered else numpy.full(number, -1)
     side = {
         "slot": pyarrow.array(slots, pyarrow.int64()),
-        "part": pyarrow.array([m.partition() for m in lot.messages], pyarrow.int32()),
-        "at_offset": pyarrow.array([m.offset() for m in lot.messages], pyarrow.int64()),
+        "part": pyarrow.array([m.partition() for m in kind_records.messages], pyarrow.int32()),
+        "at_offset": pyarrow.array([m.offset() for m in kind_records.messages], pyarrow.int64()),
     }
     names = ("sourcedId", "status", *rule.fields, rule.first, rule.last)
     fields = dict.fromkeys(name for name in names if name)
-    if lot.columns is not None:
-        return pyarrow.table(side | {name: lot.columns.column(name) for name in fields})
+    if kind_records.columns is not None:
+        return pyarrow.table(side | {name: kind_records.columns.column(name) for name in fields})
     days = {rule.first, rule.last}
-    values = {name: [record[name] for record in lot.records] for name in fields}
+    values = {name: [record[name] for record in kind_records.records] for name in fields}
     types = {name: pyarrow.date32() if name in days else None for name in fields}
     return pyarrow.table(side | {name: pyarrow.array(values[name], types[name]) for name in fields})

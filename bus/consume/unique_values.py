@@ -76,10 +76,11 @@ class UniqueValues:
 
     Not thread-safe.
 
-    folder:  where the claims are kept.
-    inquiry: asks Kafka what the group has committed.
+    folder:         where the claims are kept.
+    offsets_client: asks Kafka what the group has committed.
 
-    `decide`, `delivered`, `freed` and `told` may raise `RetryLater`, and can be called again.
+    `decide`, `delivered`, `freed` and `delivered_with_values` may raise `RetryLater`, and can be
+    called again.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class UniqueValues:
         product: Product,
         writer_schema: Callable[[int], dict[str, Any]],
         folder: Path,
-        inquiry: Offsets,
+        offsets_client: Offsets,
     ) -> None:
         self._settings = settings
         self._fields = dict(product.unique)
@@ -96,7 +97,7 @@ class UniqueValues:
         self._topics = {topics.topic(settings, kind): kind for kind in self._kinds}
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in self._kinds}
         self._folder = folder
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._begins: dict[Position, int] = {}  # the first offsets of this instance's partitions
         self._table: ClaimIndex | None = None
         self._pending = False  # a batch was decided and is not delivered yet
@@ -120,10 +121,14 @@ class UniqueValues:
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
         """Return the same records, without the values that other records have at the product."""
         self._pending = False
-        lots = {kind: records[kind] for kind in self._kinds if kind in records}
-        if not any(lot.records for lot in lots.values()):
+        by_kind = {kind: records[kind] for kind in self._kinds if kind in records}
+        if not any(kind_records.records for kind_records in by_kind.values()):
             return records
-        arriving = [self._columns(kind, lot) for kind, lot in lots.items() if lot.records]
+        arriving = [
+            self._columns(kind, kind_records)
+            for kind, kind_records in by_kind.items()
+            if kind_records.records
+        ]
         claims = self._claims()
         claims.take(arriving)
         if claims.new_values() and self._catch_up(claims):
@@ -132,7 +137,13 @@ class UniqueValues:
         taken = claims.taken()
         if not taken:
             return records
-        return {**records, **{kind: self._without(kind, lot, taken) for kind, lot in lots.items()}}
+        return {
+            **records,
+            **{
+                kind: self._without(kind, kind_records, taken)
+                for kind, kind_records in by_kind.items()
+            },
+        }
 
     def delivered(self, offsets: Mapping[Position, int], left_out: Collection[Message]) -> None:
         """Note that the product has the batch that was decided last, except for these messages."""
@@ -160,21 +171,21 @@ class UniqueValues:
             place = Position(topics.topic(self._settings, self._kinds[number]), part)
             if place in self._begins:
                 asked.setdefault(place, []).append(offset)
-        lots: dict[str, KindRecords] = {}
+        by_kind: dict[str, KindRecords] = {}
         for (place, _), message in sorted(messages_at(self._settings, asked).items()):
             kind = self._topics[place.topic]
             record = self._decoders[kind].decode(message.value())
-            lots.setdefault(kind, KindRecords()).add(record, message)
-        return {kind: lots[kind] for kind in self._kinds if kind in lots}
+            by_kind.setdefault(kind, KindRecords()).add(record, message)
+        return {kind: by_kind[kind] for kind in self._kinds if kind in by_kind}
 
-    def told(self, records: Mapping[str, KindRecords]) -> None:
+    def delivered_with_values(self, records: Mapping[str, KindRecords]) -> None:
         """Note that the product has these records with their values."""
         if self._table is not None:
-            self._table.note_told(
+            self._table.note_delivered(
                 [
                     (self._kinds.index(kind), message.partition() or 0, message.offset() or 0)
-                    for kind, lot in records.items()
-                    for message in lot.messages
+                    for kind, kind_records in records.items()
+                    for message in kind_records.messages
                 ]
             )
 
@@ -197,8 +208,8 @@ class UniqueValues:
     def _claims(self) -> ClaimIndex:
         """Return the claims, with this instance's partitions read up to their first offsets."""
         if self._table is None:
-            with self._asked():
-                cluster = self._inquiry.cluster()
+            with self._kafka_errors():
+                cluster = self._offsets_client.cluster()
             self._table = ClaimIndex(self._folder, self._mark(cluster))
         self._read_up_to(self._table, self._begins)
         self._table.own({self._number(place) for place in self._begins})
@@ -206,9 +217,9 @@ class UniqueValues:
 
     def _catch_up(self, claims: ClaimIndex) -> bool:
         """Read what other instances have committed. Return whether anything was new."""
-        with self._asked():
-            places = self._inquiry.partitions(self._topics)
-            committed = self._inquiry.committed([p for p in places if p not in self._begins])
+        with self._kafka_errors():
+            places = self._offsets_client.partitions(self._topics)
+            committed = self._offsets_client.committed([p for p in places if p not in self._begins])
         return self._read_up_to(claims, committed)
 
     def _read_up_to(self, claims: ClaimIndex, goals: Mapping[Position, int]) -> bool:
@@ -230,7 +241,7 @@ class UniqueValues:
         return True
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
+    def _kafka_errors(self) -> Iterator[None]:
         """Raise Kafka's errors as `RetryLater`."""
         try:
             yield
@@ -259,17 +270,18 @@ class UniqueValues:
             claims.take(tables)
             claims.write({}, set(), read=True)
 
-    def _columns(self, kind: str, lot: KindRecords) -> pyarrow.Table:
+    def _columns(self, kind: str, kind_records: KindRecords) -> pyarrow.Table:
         """Return the columns of these records that `ClaimIndex.take` needs."""
         import pyarrow
 
-        number, messages = len(lot.messages), lot.messages
+        number, messages = len(kind_records.messages), kind_records.messages
         names = ("sourcedId", "status", self._fields[kind])
-        if lot.columns is not None:
-            cells = [lot.columns.column(name) for name in names]
+        if kind_records.columns is not None:
+            cells = [kind_records.columns.column(name) for name in names]
         else:
             cells = [
-                pyarrow.array([r[name] for r in lot.records], pyarrow.string()) for name in names
+                pyarrow.array([r[name] for r in kind_records.records], pyarrow.string())
+                for name in names
             ]
         return pyarrow.table(
             {
@@ -284,7 +296,9 @@ class UniqueValues:
             }
         )
 
-    def _without(self, kind: str, lot: KindRecords, taken: set[tuple[int, int]]) -> KindRecords:
+    def _without(
+        self, kind: str, kind_records: KindRecords, taken: set[tuple[int, int]]
+    ) -> KindRecords:
         """Return these records, without the values that other records have.
 
         taken: the kind and the index of each record whose value another record has.
@@ -292,7 +306,7 @@ class UniqueValues:
         number, field = self._kinds.index(kind), self._fields[kind]
         slots = {slot for one, slot in taken if one == number}
         if not slots:
-            return lot
+            return kind_records
         log.warning(
             "%s %s records are delivered without their %s, which another record has at the product",
             len(slots),
@@ -301,9 +315,9 @@ class UniqueValues:
         )
         records = [
             {**record, field: None} if slot in slots else record
-            for slot, record in enumerate(lot.records)
+            for slot, record in enumerate(kind_records.records)
         ]
-        return KindRecords(records, lot.messages)
+        return KindRecords(records, kind_records.messages)
 
     def _mark(self, cluster: str) -> str:
         """Return the mark of the file: a hash of all that its content depends on."""

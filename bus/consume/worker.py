@@ -90,7 +90,7 @@ class Worker:
         consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
         self.outcome = WorkerOutcome()
-        self._how = settings.consumer
+        self._consumer_settings = settings.consumer
         self._product = product
         self._delivery = delivery
         self._metrics = metrics
@@ -98,19 +98,23 @@ class Worker:
         self._stopping = StopRequest(clock, event())
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
-        self._looked = -math.inf
+        self._freed_looked_up = -math.inf
         self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
-        self._retries = Retries(self._how, product.name, metrics, self._stay)
+        self._retries = Retries(self._consumer_settings, product.name, metrics, self._stay)
         self._equivalents = Equivalents(
             settings, product, schema_lookup(settings), folder(settings, product)
         )
         group = group_settings(settings, product.name)
         self._consumer = consumer(group)
-        self._inquiry = Offsets(group, self._stopping.wait)
+        self._offsets_client = Offsets(group, self._stopping.wait)
         self._unique = UniqueValues(
-            settings, product, schema_lookup(settings), folder(settings, product), self._inquiry
+            settings,
+            product,
+            schema_lookup(settings),
+            folder(settings, product),
+            self._offsets_client,
         )
         self._deliverer = Deliverer(
             settings,
@@ -126,19 +130,27 @@ class Worker:
         self._backlog = Backlog(
             settings,
             self._kinds,
-            self._how.hold_seconds,
+            self._consumer_settings.hold_seconds,
             clock,
             folder=folder(settings, product),
         )
-        self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
+        self._partitions = Assignment(
+            self._consumer, self._offsets_client, self._kinds, clock=clock
+        )
         self._progress = GroupProgress(
-            self._inquiry, self._partitions, self._backlog.delivered, self._kinds, clock=clock
+            self._offsets_client,
+            self._partitions,
+            self._backlog.delivered,
+            self._kinds,
+            clock=clock,
         )
         behind = metrics.behind.labels(product.name)
-        self._gate = Gate(self._partitions, self._backlog, self._how.hold_records, behind)
+        self._gate = Gate(
+            self._partitions, self._backlog, self._consumer_settings.hold_records, behind
+        )
         self._membership = Membership(
             delivery,
-            self._inquiry,
+            self._offsets_client,
             self._partitions,
             self._backlog,
             self._progress,
@@ -175,7 +187,7 @@ class Worker:
         if until_caught_up:
             self._mode = RunMode.CATCH_UP
         try:
-            goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
+            goal = self._offsets_client.ends(self._kinds) if until_caught_up else {}
             self.outcome.there = bool(goal)
             self._join()
             while not self._stopping:
@@ -193,7 +205,7 @@ class Worker:
             self._backlog.delivered.close()
             self._equivalents.close()
             self._unique.close()
-            self._inquiry.close()
+            self._offsets_client.close()
         return self.outcome
 
     def _join(self) -> None:
@@ -213,7 +225,7 @@ class Worker:
         self._settle()  # if this has to wait, it also takes new messages
         nothing_waits = not self._backlog.waiting and self._all_taken()
         if nothing_waits and self._progress.reached(goal):
-            self._tell_freed()  # what an earlier process has left undone
+            self._deliver_freed()  # what an earlier process has left undone
             return True
         return False
 
@@ -228,7 +240,7 @@ class Worker:
         self._heartbeat.beat()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
-        self._inquiry.answered()
+        self._offsets_client.answered()
         # The group's lag then includes unread partitions from the first moment.
         if (untouched := self._partitions.untouched()) and self._commit(untouched):
             self._partitions.announced()
@@ -240,8 +252,8 @@ class Worker:
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            if self._clock() - self._looked > FREED_SECONDS:
-                self._tell_freed()
+            if self._clock() - self._freed_looked_up > FREED_SECONDS:
+                self._deliver_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
 
@@ -288,7 +300,7 @@ class Worker:
             ready, failures = self._backlog.take(
                 self._retries,
                 self._progress.delivered_up_to,
-                self._progress.ask_what_is_carried,
+                self._progress.ask_what_is_published,
             )
             offsets = self._offsets()
             self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
@@ -298,9 +310,9 @@ class Worker:
             self.outcome.delivered.update(outcome.delivered)
             self._commit(offsets)
 
-    def _tell_freed(self) -> None:
+    def _deliver_freed(self) -> None:
         """Deliver values that other instances, or a process that was killed, have set free."""
-        self._looked = self._clock()
+        self._freed_looked_up = self._clock()
         if self._unique.owing:
             with self._membership.batch_in_hand():
                 self._deliverer.deliver_freed()
@@ -351,11 +363,11 @@ class Worker:
     def _poll_once(self, seconds: float) -> None:
         """Poll once. Raise `_Drained` or `LostPartition` if the batch in hand must be given up."""
         self._heartbeat.beat()
-        overdue = self._stopping.older_than(self._how.drain_seconds)
+        overdue = self._stopping.older_than(self._consumer_settings.drain_seconds)
         if overdue or (self._stopping and self._retries.open):
             raise _Drained
         message = self._consumer.poll(seconds)
-        self._inquiry.answered()
+        self._offsets_client.answered()
         self._membership.check()
         if message is not None:
             self._take([message])

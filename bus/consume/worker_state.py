@@ -89,9 +89,9 @@ class BatchInHand:
     partitions: Set[Position]
     lost: bool = False
 
-    def lose(self, gone: Set[Position]) -> None:
+    def lose(self, revoked: Set[Position]) -> None:
         """Note that the group revokes these partitions."""
-        self.lost |= bool(gone & self.partitions)
+        self.lost |= bool(revoked & self.partitions)
 
 
 class Unsettled:
