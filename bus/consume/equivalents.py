@@ -34,7 +34,7 @@ This is what happens after a kill at each moment:
 * After the commit: if the disk has lost the index's last state, the index is behind. It reads the
   messages in between.
 
-So after a kill something is delivered at most once more, which every delivery tolerates.
+So a kill causes at most one repeated delivery, which every delivery tolerates.
 
 A batch that is given up in a rebalance does not change the index.
 
