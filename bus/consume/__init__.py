@@ -1,23 +1,23 @@
-"""The way out: from events to a product.
+"""Delivers events to a product.
 
-worker            the loop that every consumer runs in
-worker_state      what the loop knows about itself: to be ended, alive, unsettled, a batch in hand
-membership        partitions come and go
-assignment        the partitions of this instance, and which of them are read now
-gate              says which of them are read now, by what is behind and what waits
-backlog           what was read and not yet delivered: the next batch, and what waits
-buffer            what was read and not yet ordered; decodes it
-dependency_order  references before referrers
+worker            the main loop of a consumer
+worker_state      the state of that loop: stop request, heartbeat, unsettled work, batch in hand
+membership        handles partitions that the group assigns or revokes
+assignment        the partitions of this instance, and which of them are paused
+gate              decides which partitions are read now
+backlog           the records that were read and not yet delivered
+buffer            the messages that were read and not yet ordered; decodes them
+dependency_order  referenced records before the records that refer to them
 delivered_index   which records have been delivered
-delivered_file    which of them an earlier run has delivered: a file of the group
+delivered_file    the file that keeps that index between two runs
 group_progress    what all instances of a consumer have delivered
-equivalents       which of several records that are one thing to a product it is told
-standing_index    what stands of such records
-unique_values     which record is told a value that only one may have at the product
-claim_index       which record wants such a value, and which has it
-cache_database    DuckDB files of these indexes, which may be lost
+equivalents       decides which of several equivalent records the product gets
+standing_index    the active records of each group of equivalent records
+unique_values     decides which record gets a value that only one may have at the product
+claim_index       which records claim such a value, and which record has it
+cache_database    the DuckDB files of these indexes
 translation       runs a product's translation over many records
-deliverer         delivers a batch, and writes its dead letters: for the worker and for replays
+deliverer         delivers a batch and writes its dead letters, for the worker and for replays
 retries           tries again, with backoff, what the product cannot take now
-deadletters       the topic of what a product cannot take
+deadletters       the topic with a product's dead letters
 """

@@ -1,8 +1,8 @@
-"""The partitions that this instance of a consumer has: how far each was read, which is read now.
+"""The partitions of one instance of a consumer: how far each was read, and which are paused.
 
-References are read before referrers: while a topic is behind, those that refer to it wait, so a
-first day of eight million enrollments does not have to be held in memory until the classes have
-been read.
+Referenced records are read before the records that refer to them. While a partition is behind, all
+partitions of a higher level (`bus.standard.Kind.level`) are paused. So on a first day, eight
+million enrollments need not be held in memory until the classes have been read.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from bus.kafka.offsets import Offsets
 from bus.standard import KINDS
 
 BEHIND_SECONDS = 1.0
-"""A partition that is read for so long without coming to an end is behind."""
+"""A partition is behind when it is read for this many seconds without reaching its end."""
 
 
 class Assignment:
-    """Knows the partitions of this instance, and pauses and resumes them.
+    """Tracks the partitions of this instance, and pauses and resumes them.
 
-    next:   for each partition the offset after the last record taken.
-    joined: whether the group has given this instance its share, be it none.
+    next:   for each partition, the offset after the last record that was read.
+    joined: whether the group has assigned this instance its partitions, even if there are none.
+    kinds:  for each topic, the kind of its records.
     """
 
     def __init__(
         self,
         consumer: Consumer,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         kinds: Mapping[str, str],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -39,49 +40,52 @@ class Assignment:
         self.joined = False
         self._clock = clock
         self._consumer = consumer
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._kinds = kinds
         self._unannounced: dict[Position, int] = {}
-        self._behind: set[Position] = set()  # not at their end, when assigned or for a while since
-        self._unended: dict[Position, float] = {}  # since when they have been read without an end
+        # Not at their end: when they were assigned, or for `BEHIND_SECONDS` since then.
+        self._behind: set[Position] = set()
+        # Since when each partition is read without reaching its end.
+        self._unended: dict[Position, float] = {}
         self._paused: set[Position] = set()
 
     @property
     def behind(self) -> int:
-        """How many are behind."""
+        """The number of partitions that are behind."""
         return len(self._behind)
 
-    # ---- which -------------------------------------------------------------------------------
+    # ---- which partitions --------------------------------------------------------------------
 
     def locate(self, places: Iterable[Position], own: Mapping[Position, int]) -> None:
-        """Find where to go on in these.
+        """Find the offset at which to go on in each of these partitions.
 
-        own: offsets that the delivery itself stands for; else the group's committed ones count.
+        own: offsets that the delivery keeps itself. Without one, the group's committed offset
+             counts.
         """
-        committed = self._inquiry.committed(places)
+        committed = self._offsets_client.committed(places)
         for place, offset in committed.items():
-            low, high = self._inquiry.marks(place)
+            low, high = self._offsets_client.marks(place)
             at = own.get(place, offset)
-            if at < low or at > high:  # nothing committed yet, or the topic was made anew
+            if at < low or at > high:  # no committed offset, or the topic was created again
                 at = low
             self.next[place] = at
             if at < high:
                 self._behind.add(place)
 
     def assign(self, places: Iterable[Position]) -> None:
-        """Read these, which were located, from now on."""
+        """Start to read these partitions, which were passed to `locate` before."""
         self.joined = True
         found = {place: self.next[place] for place in places}
         self._consumer.incremental_assign([TopicPartition(*at, o) for at, o in found.items()])
         self._unannounced |= found
 
     def seek(self) -> None:
-        """Read all again from where `next` says."""
+        """Read all partitions again from the offsets in `next`."""
         for place, offset in self.next.items():
             self._consumer.seek(TopicPartition(*place, offset))
 
     def revoke(self, places: Iterable[Position]) -> None:
-        """Forget these: another instance has them."""
+        """Forget these partitions: another instance has them."""
         for place in places:
             self.next.pop(place, None)
             self._unended.pop(place, None)
@@ -89,18 +93,24 @@ class Assignment:
             self._paused.discard(place)
 
     def untouched(self) -> dict[Position, int]:
-        """Where those begin of which nothing was read yet, until they are `announced`."""
+        """Return the start offsets of the partitions from which nothing was read yet.
+
+        After `announced`, only partitions that were assigned since are returned.
+        """
         self._unannounced = {p: o for p, o in self._unannounced.items() if self.next.get(p) == o}
         return self._unannounced
 
     def announced(self) -> None:
-        """The group knows where each begins."""
+        """Note that the group has committed the start offset of each partition."""
         self._unannounced = {}
 
     # ---- how far -----------------------------------------------------------------------------
 
     def took(self, ends: Mapping[Position, int]) -> None:
-        """Records were read: for each partition the offset after its last."""
+        """Note that records were read.
+
+        ends: for each partition, the offset after its last record.
+        """
         self.next |= ends
         now = self._clock()
         for place in ends:
@@ -109,10 +119,14 @@ class Assignment:
                 self._behind.add(place)
 
     def ended(self, place: Position, offset: int) -> bool:
-        """A partition was read to its end; whether the group does not know yet how far that is."""
+        """Note that a partition was read to its end.
+
+        Returns whether the group must commit the offset, because it is new or the partition was
+        behind.
+        """
         if place not in self.next:
             return False
-        # Beyond the last record lie only transaction markers: nothing to deliver.
+        # After the last record there are only transaction markers: nothing to deliver.
         end = max(self.next[place], offset)
         news = place in self._behind or end > self.next[place]
         self.next[place] = end
@@ -123,10 +137,11 @@ class Assignment:
     # ---- read or paused ----------------------------------------------------------------------
 
     def gate(self, *, shut: bool, waiting: Iterable[str]) -> None:
-        """Read what may be read now: references before referrers, no flood of what must wait.
+        """Pause and resume partitions, so that referenced records are read first.
 
-        shut:    read nothing.
-        waiting: the kinds of which so many records wait that no more of them are to be read.
+        shut:    pause all partitions.
+        waiting: kinds of which too many records wait. Partitions of their level or above are
+                 paused.
         """
         level = {place: KINDS[self._kinds[place.topic]].level for place in self.next}
         pause: set[Position] = set()

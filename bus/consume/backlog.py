@@ -1,4 +1,4 @@
-"""What an instance of a consumer has read and not yet delivered."""
+"""The records that an instance of a consumer has read and not yet delivered."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 
 class Backlog:
-    """Keeps what was read until it is delivered. Not for several threads.
+    """Keeps records from reading until delivery. Not thread-safe.
 
-    A record is first unordered: read, to be part of the next batch. If that batch must not have it
-    yet, it waits for what it refers to.
+    A record that was read is first unordered: it is meant for the next batch. If it refers to a
+    record that has not been delivered, it waits instead.
 
-    kinds:     for each topic the kind of its records.
-    delivered: which records a record need not wait for.
-    folder:    where the group keeps what it knows between two runs.
+    kinds:        for each topic, the kind of its records.
+    hold_seconds: see `DependencyOrder`.
+    delivered:    the index of delivered records.
+    folder:       where the group keeps that index between two runs; None: it is not kept.
     """
 
     def __init__(
@@ -46,26 +47,26 @@ class Backlog:
 
     @property
     def unordered(self) -> int:
-        """How many records are for the next batch."""
+        """The number of records for the next batch."""
         return len(self._buffer)
 
     @property
     def since(self) -> float:
-        """When the first of those was read."""
+        """When the first of the unordered records was read, by the clock."""
         return self._buffer.since
 
     @property
     def waiting(self) -> int:
-        """How many records wait for what they refer to."""
+        """The number of records that wait for a record to which they refer."""
         return len(self._ordering)
 
     @property
     def waiting_kinds(self) -> Iterable[str]:
-        """The kinds of those."""
+        """The kinds of the records that wait."""
         return self._ordering.kinds
 
     def add(self, messages: Sequence[Message]) -> dict[Position, int]:
-        """Keep what was read; for each partition the offset after its last."""
+        """Keep messages. Return for each partition the offset after its last message."""
         self.delivered.took(messages)
         return self._buffer.add(messages)
 
@@ -73,44 +74,51 @@ class Backlog:
         self,
         retries: Retries,
         delivered_up_to: Callable[[int], float],
-        ask_what_is_carried: Callable[[], object],
+        ask_what_is_published: Callable[[], object],
     ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
-        """The next batch: records that may be delivered, by kind in dependency order; and
-        (message, reason) for what does not decode and for what has waited too long.
+        """Return the next batch, and the messages that cannot be delivered.
 
-        delivered_up_to:     see `DependencyOrder.take`.
-        ask_what_is_carried: called when a record names one of a kind that was not carried when it
-                             was last asked.
+        The batch holds the records that may be delivered now, by kind in dependency order. A
+        message that cannot be delivered comes as (message, reason): it does not decode, or it has
+        waited too long.
+
+        retries:               tries again when the schema registry does not answer.
+        delivered_up_to:       see `DependencyOrder.take`.
+        ask_what_is_published: called when a record refers to a kind that was not published when
+                               this was last called.
         """
         taken = self._buffer.take()
         records, undecodable = retries.persist(lambda: self._buffer.decoded(taken))
-        if any(self.delivered.names_uncarried(kind, lot.records) for kind, lot in records.items()):
-            ask_what_is_carried()
+        if any(
+            self.delivered.refers_to_unpublished(kind, kind_records.records)
+            for kind, kind_records in records.items()
+        ):
+            ask_what_is_published()
         ready, given_up = self._ordering.take(records, self._clock(), delivered_up_to)
-        self._batch = {kind: lot.messages for kind, lot in ready.items()}
+        self._batch = {kind: kind_records.messages for kind, kind_records in ready.items()}
         return ready, undecodable + given_up
 
     def confirm(self, left_out: Collection[Message]) -> None:
-        """The batch is delivered, but for these messages."""
+        """Note that the batch is delivered, except for these messages."""
         self.delivered.confirm(self._batch, left_out)
         self._batch = {}
 
     def give_up(self) -> None:
-        """The batch is not delivered: forget it and all else, which is read again."""
+        """Forget the batch and all other records, which are read again."""
         self.delivered.give_up()
         self._batch = {}
         self._buffer.take()
         self._ordering.clear()
 
     def drop(self, partitions: Set[Position]) -> None:
-        """Forget what came of these partitions: another instance has them now."""
+        """Forget the records of these partitions: another instance has them now."""
         self._buffer.drop(partitions)
         self._ordering.drop(partitions)
 
     def delivered_to(self, read_to: Mapping[Position, int]) -> dict[Position, int]:
-        """For each partition the offset before which nothing waits.
+        """Return for each partition the offset before which no record waits.
 
-        read_to: for each partition the offset after the last record that was read.
+        read_to: for each partition, the offset after the last record that was read.
         """
         first = self._ordering.first_offsets()
         return {place: first.get(place, offset) for place, offset in read_to.items()}

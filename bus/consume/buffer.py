@@ -1,4 +1,7 @@
-"""What a consumer has read and not yet delivered: messages as they came, decoded in whole lots."""
+"""The messages that a consumer has read and not yet ordered.
+
+Messages are kept as they came. All messages of one kind are decoded at once.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 Buffered = dict[str, list["Message"]]
-"""Messages by kind, each kind's in the order in which they were read."""
+"""Messages by kind. Each kind's messages are in the order in which they were read."""
 
 
 class Buffer:
-    """Keeps messages until they are delivered. Not for several threads.
+    """Keeps messages until they are taken for a batch. Not thread-safe.
 
-    kinds:         for each topic the kind of its records.
+    kinds:         for each topic, the kind of its records.
     writer_schema: see `bus.registry.codec.Decoder`.
     since:         when the first message came into the empty buffer, by `clock`.
     """
@@ -44,7 +47,10 @@ class Buffer:
         return self._number
 
     def add(self, messages: Sequence[Message]) -> dict[Position, int]:
-        """Keep these, none of which is an error; for each partition the offset after its last."""
+        """Keep these messages. Return for each partition the offset after its last message.
+
+        None of the messages may be an error.
+        """
         if messages and not self._number:
             self.since = self._clock()
         ends: dict[Position, int] = {}
@@ -59,22 +65,24 @@ class Buffer:
         return ends
 
     def take(self) -> Buffered:
-        """All that is kept, which is kept no longer."""
+        """Return all messages and empty the buffer."""
         taken, self._taken, self._number = self._taken, {}, 0
         return taken
 
     def drop(self, partitions: Set[Position]) -> None:
-        """Forget what came of these partitions."""
+        """Forget the messages of these partitions."""
         for kind, messages in self._taken.items():
             self._taken[kind] = [m for m in messages if position(m) not in partitions]
         self._number = sum(map(len, self._taken.values()))
 
     def decoded(self, taken: Buffered) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
-        """The records of what was taken, by kind, and (message, reason) for what does not decode.
+        """Decode messages.
 
-        Raises `RetryLater` when the registry is asked and does not answer.
+        Returns the records by kind, and (message, reason) for each message that does not decode.
+
+        Raises `RetryLater` when the schema registry is needed and does not answer.
         """
-        lots: dict[str, KindRecords] = {}
+        by_kind: dict[str, KindRecords] = {}
         undecodable: list[tuple[Message, str]] = []
         for kind, messages in taken.items():
             values = [message.value() for message in messages]
@@ -86,10 +94,10 @@ class Buffer:
                     for index, why in failures
                 ]
                 messages = [m for index, m in enumerate(messages) if index not in bad]
-            lots[kind] = KindRecords(records, messages, columns)
-        return lots, undecodable
+            by_kind[kind] = KindRecords(records, messages, columns)
+        return by_kind, undecodable
 
 
 def position(message: Message) -> Position:
-    """The partition in which a message lies."""
+    """Return the partition of a message."""
     return Position(message.topic() or "", message.partition() or 0)

@@ -1,8 +1,8 @@
-"""DuckDB files that hold what a consumer has learned from the topics.
+"""DuckDB files in which a consumer caches what it has read from the topics.
 
-Kafka is the store of record, so such a file is a cache: it may be deleted at any time. A file that
-is missing, damaged or out of date is made anew. A file that cannot be written at all (a read-only
-disk, another process that has it) is replaced by one in memory.
+Kafka is the store of record and each file is a cache: it can be deleted at any time. A file that is
+missing, damaged or out of date is rebuilt. A file that cannot be written is replaced by a database
+in memory, for example on a read-only disk, or when another process uses the file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class CacheDatabase:
-    """One connection with some files of a folder. For one thread at a time.
+    """One DuckDB connection to some files of a folder. For one thread at a time.
 
-    folder: where the files are; None: all is in memory, for as long as the object lives.
-    what:   what the files hold, for a person ("what stands of enrollment").
-    spill:  where a query puts what memory cannot hold; None: such a query fails.
-    error:  the base of all that DuckDB raises.
+    folder: where the files are; None: all data is in memory, for as long as the object lives.
+    what:   what the files hold, for messages ("the index of delivered records").
+    spill:  where a query puts data that does not fit into memory; None: such a query fails.
+    error:  the base class of all errors that DuckDB raises.
+    con:    the connection.
     """
 
     def __init__(self, folder: Path | None, what: str, spill: Path | None = None) -> None:
@@ -46,7 +47,7 @@ class CacheDatabase:
 
     @property
     def version(self) -> str:
-        """DuckDB's version: `hash` gives other numbers in another one."""
+        """DuckDB's version. The results of `hash` differ between versions."""
         return self._duckdb.__version__
 
     def close(self) -> None:
@@ -54,14 +55,15 @@ class CacheDatabase:
         self.con.close()
 
     def rows(self, query: str) -> list[Any]:
-        """What a query finds."""
+        """Run a query and return its rows."""
         return self.con.execute(query).fetchall()
 
     def open(self, name: str, file: str, is_usable: Callable[[], bool]) -> bool:
-        """Attach a file of the folder under a name, or one in memory. Return whether it is a file.
+        """Attach a file under a name, or a database in memory. Return whether it is a file.
 
-        is_usable: makes the tables where they are not there, and says whether what is in them can
-                   be used. If not, the file is deleted and made anew.
+        file:      the file's name in the folder.
+        is_usable: creates the tables that are missing, and returns whether the content can be used.
+                   If not, the file is deleted and created again.
         """
         if self._folder is not None:
             path = self._folder / file
@@ -79,15 +81,18 @@ class CacheDatabase:
         return False
 
     def detach(self, name: str) -> None:
-        """Close one file. An error is logged: who opens it next reads on from the topic."""
+        """Close one file.
+
+        An error is only logged: the next process that opens the file reads on from the topic.
+        """
         try:
             self.con.execute(f"DETACH {name}")
         except self._duckdb.Error as error:
-            log.info("a file of %s was not closed in order: %s", self._what, type(error).__name__)
+            log.info("a file of %s was not closed properly: %s", self._what, type(error).__name__)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block is in the files when it ends, or nothing of it."""
+        """Write all changes of the block to the files, or none of them."""
         self.con.execute("BEGIN")
         try:
             yield
@@ -95,32 +100,35 @@ class CacheDatabase:
         except BaseException:
             try:
                 self.con.execute("ROLLBACK")
-            except self._duckdb.Error:  # what failed has ended the transaction
-                log.debug("nothing to roll back")
+            except self._duckdb.Error:  # the failure has ended the transaction
+                log.debug("the transaction had already ended")
             raise
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """Raise what DuckDB says of the disk in the bus's terms: `RetryLater` or `Stop`."""
+        """Raise DuckDB's errors about the disk as `RetryLater` or `Stop`."""
         try:
             yield
         except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
             raise RetryLater(
                 f"{self._folder}: DuckDB cannot write {self._what} ({type(error).__name__}); free "
-                "some space there"
+                "disk space in this folder"
             ) from None
         except (self._duckdb.FatalException, self._duckdb.InternalException) as error:
             raise Stop(
-                f"{self._folder}: DuckDB has failed ({type(error).__name__}); delete that folder "
-                "and start again: it is made anew from Kafka"
+                f"{self._folder}: DuckDB failed ({type(error).__name__}); delete this folder "
+                "and start again: it is rebuilt from Kafka"
             ) from None
 
     def _attach(self, name: str, where: str, is_usable: Callable[[], bool]) -> bool:
-        """Attach a file; whether it can be used. Raises `IOException` where none can be."""
+        """Attach a file and return whether it can be used.
+
+        Raises DuckDB's `IOException` when another connection uses the file.
+        """
         try:
             self.con.execute(f"ATTACH {_quoted(where)} AS {name}")
         except self._duckdb.IOException as error:
-            if "lock" in str(error).lower():  # else it is no such file, or a damaged one
+            if "lock" in str(error).lower():  # else the file is damaged, or no DuckDB file
                 raise
             return False
         except self._duckdb.Error as error:

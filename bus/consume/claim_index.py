@@ -1,15 +1,17 @@
-"""Which record wants a value that only one may have, and which has it at the product.
+"""An index of the values that only one record may have at a product.
 
-One DuckDB file for all partitions of a group, `BUS_HOME/standing/GROUP/unique.duckdb`:
+It holds which records claim a value, and which record has it at the product. There is one DuckDB
+file for all partitions of a group, `BUS_HOME/standing/GROUP/unique.duckdb`:
 
     about  mark: the cluster, the rule, the layout
-    reach  kind, part, next: all before this offset is in the file
-    claim  kind, number (a hash of the record's id), value (a hash of the value, without regard to
-           case), part, at_offset, at_time (milliseconds), told: whether the product has it
+    reach  kind, part, next: all messages before this offset are in the file
+    claim  kind, number (a hash of the record's id), value (a hash of the value, ignoring case),
+           part, at_offset, at_time (milliseconds), told: whether the product has the value of
+           this record
 
-It is a cache of the topics (`bus.consume.cache_database`). It is made anew when it is another
-cluster's or another rule's; then of several records that want one value the oldest counts as having
-it. A kind is its number in the order of `bus.product.Product.unique`.
+The file is a cache of the topics (`bus.consume.cache_database`). It is rebuilt when its mark names
+another cluster or another rule. Then the oldest of several records that claim one value counts as
+having it. A kind is stored as its index in `bus.product.Product.unique`.
 """
 
 from __future__ import annotations
@@ -27,14 +29,19 @@ FILE = "unique.duckdb"
 
 
 class ClaimIndex:
-    """The claims of all partitions, and two tables of the batch in hand:
+    """The claims of all partitions.
 
-    news    slot, kind, number, value, part, at_offset, at_time: its records; value NULL: none
-    denied  kind, slot, number: those whose value another one has
+    Two more tables describe the batch in hand:
+
+        news    slot, kind, number, value, part, at_offset, at_time: its records. The value is NULL
+                for a record that claims none: it is empty, or the record is not active.
+        denied  kind, slot, number: the records whose value another record has
+
+    owing: whether some record was delivered without its value.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
-        self._files = CacheDatabase(folder, "which values are taken")
+        self._files = CacheDatabase(folder, "the index of unique values")
         self._con = self._files.con
         self._files.open("held", FILE, lambda: self._is_usable(mark))
         self._next: dict[tuple[int, int], int] = {
@@ -42,13 +49,14 @@ class ClaimIndex:
         }
         self._con.execute("CREATE TEMP TABLE own (kind TINYINT, part INTEGER)")
         self._own: set[tuple[int, int]] = set()
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     def close(self) -> None:
+        """Close the file."""
         self._files.close()
 
     def own(self, places: set[tuple[int, int]]) -> None:
-        """Of these partitions this instance knows what the product was told."""
+        """Set the partitions for which this instance knows what the product has."""
         if places == self._own:
             return
         self._own = places
@@ -57,18 +65,23 @@ class ClaimIndex:
             self._con.execute("INSERT INTO own VALUES (?, ?)", [kind, part])
 
     def next(self, kind: int, part: int) -> int:
-        """All before this offset is in the tables."""
+        """Return the offset before which all messages are in the index."""
         return self._next.get((kind, part), 0)
 
     def note(self, reached: Mapping[tuple[int, int], int]) -> None:
-        """All before these offsets is in the tables."""
+        """Note that all messages before these offsets are in the index."""
         moved = {at: offset for at, offset in reached.items() if offset > self.next(*at)}
         if moved:
             with self._files.faults(), self._files.transaction():
                 self._note(moved)
 
     def take(self, arriving: Sequence[pyarrow.Table]) -> None:
-        """Look at a batch (see `UniqueValues._columns`); nothing is written yet."""
+        """Load a batch and find the records whose value another record has.
+
+        Nothing is written yet.
+
+        arriving: tables as `UniqueValues._columns` makes them.
+        """
         with self._files.faults():
             self._con.execute(
                 "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, kind TINYINT, number UBIGINT, "
@@ -106,7 +119,7 @@ class ClaimIndex:
             )
 
     def new_values(self) -> bool:
-        """Whether a record of the batch has a value that the product does not have of it."""
+        """Return whether a record of the batch claims a value that it does not have yet."""
         with self._files.faults():
             return bool(
                 self._files.rows(
@@ -117,7 +130,7 @@ class ClaimIndex:
             )
 
     def taken(self) -> set[tuple[int, int]]:
-        """The records of the batch, by kind and slot, whose value another one has."""
+        """Return the records of the batch whose value another record has, as (kind, slot)."""
         with self._files.faults():
             return {
                 (kind, slot) for kind, slot in self._files.rows("SELECT kind, slot FROM denied")
@@ -130,10 +143,12 @@ class ClaimIndex:
         *,
         read: bool = False,
     ) -> None:
-        """Write the batch, but for what the product did not take (`lost`: kind, partition, offset).
+        """Write the batch, except for the records that the product did not take.
 
-        read: whether it was read rather than told. Then of several that want one value the oldest
-              counts as having it.
+        reached: for each partition, the offset before which all messages are now in the index.
+        lost:    the records that the product did not take: kind, partition, offset.
+        read:    whether the batch was read from the topics rather than delivered. Then the oldest
+                 of several records that claim one value counts as having it.
         """
         with self._files.faults(), self._files.transaction():
             for kind, part, offset in lost:
@@ -169,11 +184,14 @@ class ClaimIndex:
                     """
                 )
             self._note(reached)
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     def free(self) -> list[tuple[int, int, int]]:
-        """(kind, partition, offset) of the records whose value nobody else has any more: of several
-        that want it the oldest of this instance."""
+        """Return the records that can have their value now, as (kind, partition, offset).
+
+        No other record has the value any more. If several records of this instance claim it, only
+        the oldest is returned.
+        """
         with self._files.faults():
             found = self._files.rows(
                 """
@@ -187,8 +205,8 @@ class ClaimIndex:
             )
         return [tuple(row) for row in found]
 
-    def note_told(self, places: Sequence[tuple[int, int, int]]) -> None:
-        """The product has these records with their values."""
+    def note_delivered(self, places: Sequence[tuple[int, int, int]]) -> None:
+        """Note that the product has these records with their values."""
         with self._files.faults(), self._files.transaction():
             for place in places:
                 self._con.execute(
@@ -196,14 +214,16 @@ class ClaimIndex:
                     "WHERE kind = ? AND part = ? AND at_offset = ?",
                     list(place),
                 )
-        self.owing = self._any_untold()
+        self.owing = self._any_without_value()
 
     # ---- within --------------------------------------------------------------------------------
 
-    def _any_untold(self) -> bool:
+    def _any_without_value(self) -> bool:
+        """Return whether some record was delivered without its value."""
         return bool(self._files.rows("SELECT 1 FROM held.claim WHERE NOT told LIMIT 1"))
 
     def _note(self, reached: Mapping[tuple[int, int], int]) -> None:
+        """Write the offsets before which all messages are in the file."""
         for (kind, part), offset in reached.items():
             if offset > self.next(kind, part):
                 self._con.execute(
@@ -213,7 +233,7 @@ class ClaimIndex:
                 self._next[kind, part] = offset
 
     def _is_usable(self, mark: str) -> bool:
-        """Make the tables of a file that is new; whether it is of this cluster and this rule."""
+        """Create the tables of a new file. Return whether the file has this mark."""
         self._con.execute("CREATE TABLE IF NOT EXISTS held.about (mark VARCHAR)")
         self._con.execute(
             "CREATE TABLE IF NOT EXISTS held.reach (kind TINYINT, part INTEGER, next BIGINT)"

@@ -1,11 +1,12 @@
-"""The dead letters: what a product could not be told, with the reason, as it came.
+"""The dead letters of a product: events that could not be delivered, with the reason.
 
-One topic a product, `PREFIX.deadletters.PRODUCT`. Key, value and headers are those of the original
-message, byte for byte; headers `dl_…` beside them say why, when, how often it was tried, and where
-it lies.
+Each product has one topic, `PREFIX.deadletters.PRODUCT`. Key, value and headers are those of the
+original message, byte for byte. Further headers, `dl_…`, hold the reason, the time, the number of
+attempts, and where the original message is.
 
-What is done with a letter is a message of its own after it: the letter's key, no value, `dl_place`,
-and in `dl_state` what became of it (retried, discarded), by whom, when and why.
+When a dead letter is retried or discarded, another message follows. It has the key of the dead
+letter, no value, `dl_place`, and the new state in `dl_state` (retried, discarded). The headers
+`dl_by`, `dl_time` and `dl_why` say who did it, when and why.
 """
 
 from __future__ import annotations
@@ -35,9 +36,14 @@ if TYPE_CHECKING:
 class DeadLetter:
     """One dead letter, without its content.
 
-    kind and id name the record; place is topic/partition/offset of the original; time is UTC.
-    state: what became of it: "" as long as nothing did.
-    code:  why, for a program; see `bus.standard.fault_codes`.
+    kind:     the kind of the record.
+    id:       the sourcedId of the record.
+    reason:   why it could not be delivered, for a person.
+    attempts: how many times the delivery was tried.
+    time:     when the dead letter was written, in UTC.
+    place:    where the original message is: topic/partition/offset.
+    state:    "retried" or "discarded"; "" until then.
+    code:     why it could not be delivered, for a program; see `bus.standard.fault_codes`.
     """
 
     kind: str
@@ -67,7 +73,10 @@ class DeadLetters:
     def add(
         self, message: Message, reason: str, attempts: int = 1, code: str = FaultCode.OTHER
     ) -> None:
-        """Add one, or one that was added and not written yet once more; `flush` writes it."""
+        """Add a dead letter, which `flush` writes.
+
+        If the same message was added before and is not written yet, this replaces it.
+        """
         extra: Headers = [
             ("dl_reason", reason.encode()),
             ("dl_code", code.encode()),
@@ -80,49 +89,51 @@ class DeadLetters:
         self._added[place(message)] = message.value(), message.key(), headers
 
     def flush(self) -> None:
-        """Write all that was added, and return when Kafka has it.
+        """Write all dead letters that were added. Return when Kafka has them.
 
-        Raises `RetryLater` when Kafka does not take it: it is written again the next time. Raises
+        Raises `RetryLater` when Kafka does not take them: the next call writes them again. Raises
         `Stop` when a person must act first. The loop commits no offset before this has returned.
         """
-        for letter in self._added.values():
-            self._sender.add(*letter)
+        for dead_letter in self._added.values():
+            self._sender.add(*dead_letter)
         self._sender.flush()
         self._added.clear()
 
 
 def place(message: Message) -> str:
-    """Where a message lies: topic/partition/offset."""
+    """Return where a message is: topic/partition/offset."""
     return f"{message.topic()}/{message.partition()}/{message.offset()}"
 
 
 def read(settings: Settings, product: str) -> list[DeadLetter]:
-    """All dead letters of a product, oldest first; the latest of a message that came twice, as it
-    may after a crash."""
-    letters: dict[str, DeadLetter] = {}
+    """Return all dead letters of a product, oldest first.
+
+    After a crash, a message may have two dead letters. Only the later one is returned.
+    """
+    dead_letters: dict[str, DeadLetter] = {}
     for message in scan(settings, topics.deadletters(settings, product)):
         about = _about(message)
         where = about.get("dl_place", "")
-        before = letters.pop(where, None)
+        before = dead_letters.pop(where, None)
         if state := about.get("dl_state"):
             if before:
-                letters[where] = replace(before, state=state)
+                dead_letters[where] = replace(before, state=state)
             continue
-        letters[where] = DeadLetter(
+        dead_letters[where] = DeadLetter(
             kind=topics.kind_of(settings, where.split("/")[0]) or "",
             id=(message.key() or b"").decode("utf-8", "replace"),
             reason=about.get("dl_reason", ""),
             attempts=int(about.get("dl_attempts", "1")),
             time=about.get("dl_time", ""),
             place=where,
-            # Letters of version 0.1.0 have a text alone.
+            # Dead letters of version 0.1.0 have a reason and no code.
             code=about.get("dl_code") or code_of_earlier(about.get("dl_reason", "")),
         )
-    return list(letters.values())
+    return list(dead_letters.values())
 
 
 def choose(
-    letters: Iterable[DeadLetter],
+    dead_letters: Iterable[DeadLetter],
     *,
     places: Collection[str] = (),
     kinds: Collection[str] = (),
@@ -131,52 +142,70 @@ def choose(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[DeadLetter]:
-    """Those of these letters that lie at one of these places, are of these kinds, hold a text in
-    their reason, have a code, and are from a time on and before another; what is not named does
-    not matter.
+    """Return the dead letters that match all of these filters. An empty filter matches all.
 
-    Raises `Stop` for a place at which there is none.
+    places: where the original messages are: topic/partition/offset.
+    kinds:  the kinds of the records.
+    reason: a text that the reason contains, ignoring case.
+    code:   the code of the reason.
+    since:  the earliest time.
+    until:  the first time that no longer matches.
+
+    Raises `Stop` when there is no dead letter for one of the places.
     """
-    found = list(letters)
-    if missing := set(places) - {letter.place for letter in found}:
+    found = list(dead_letters)
+    if missing := set(places) - {dead_letter.place for dead_letter in found}:
         raise Stop(
-            f"there is no dead letter of {', '.join(sorted(missing))}; "
-            "`bus deadletters list` names their places"
+            f"there is no dead letter at {', '.join(sorted(missing))}; "
+            "`bus deadletters list` shows the place of each"
         )
     return [
-        letter
-        for letter in found
-        if (not places or letter.place in places)
-        and (not kinds or letter.kind in kinds)
-        and reason.lower() in letter.reason.lower()
-        and code in ("", letter.code)
-        and (since is None or datetime.fromisoformat(letter.time) >= since)
-        and (until is None or datetime.fromisoformat(letter.time) < until)
+        dead_letter
+        for dead_letter in found
+        if (not places or dead_letter.place in places)
+        and (not kinds or dead_letter.kind in kinds)
+        and reason.lower() in dead_letter.reason.lower()
+        and code in ("", dead_letter.code)
+        and (since is None or datetime.fromisoformat(dead_letter.time) >= since)
+        and (until is None or datetime.fromisoformat(dead_letter.time) < until)
     ]
 
 
 def mark(
-    settings: Settings, product: str, letters: Iterable[DeadLetter], state: str, why: str, by: str
+    settings: Settings,
+    product: str,
+    dead_letters: Iterable[DeadLetter],
+    state: str,
+    why: str,
+    by: str,
 ) -> None:
-    """Note what became of these. Raises `RetryLater` when Kafka does not take it, `Stop` when this
-    user may not write it."""
-    doing = f"note which dead letters are {state}"
+    """Record the new state of these dead letters.
+
+    state: "retried" or "discarded".
+    why:   the reason, for a person.
+    by:    who did it.
+
+    Raises `RetryLater` when Kafka does not take it, `Stop` when this user may not write it.
+    """
+    doing = f"record which dead letters are {state}"
     sender = Sender(settings, topics.deadletters(settings, product), doing)
-    for letter in letters:
+    for dead_letter in dead_letters:
         headers: Headers = [
-            ("dl_place", letter.place.encode()),
+            ("dl_place", dead_letter.place.encode()),
             ("dl_state", state.encode()),
             ("dl_by", by.encode()),
             ("dl_time", now().encode()),
             ("dl_why", why.encode()),
         ]
-        sender.add(None, letter.id.encode(), headers)
+        sender.add(None, dead_letter.id.encode(), headers)
     sender.flush()
 
 
 def content(settings: Settings, product: str, place: str) -> Record:
-    """The record of a letter. Raises `Stop` when there is no such letter, `Never` when it does not
-    decode."""
+    """Return the record of a dead letter.
+
+    Raises `Stop` when there is no such dead letter, `Never` when it does not decode.
+    """
     found: Message | None = None
     for message in scan(settings, topics.deadletters(settings, product)):
         about = _about(message)
@@ -184,30 +213,36 @@ def content(settings: Settings, product: str, place: str) -> Record:
             found = message
     kind = topics.kind_of(settings, place.split("/")[0])
     if found is None or kind is None:
-        raise Stop(f"there is no dead letter of {place}; `bus deadletters list` names their places")
+        raise Stop(
+            f"there is no dead letter at {place}; `bus deadletters list` shows the place of each"
+        )
     return Decoder(kind, schema_lookup(settings)).decode(found.value())
 
 
 def record_look(settings: Settings, product: str, place: str, why: str, by: str) -> None:
-    """Note in the audit topic that somebody looks at a letter's values, before they do.
+    """Record in the audit topic that somebody looks at a dead letter's values.
 
-    Raises `Stop` without a reason, `RetryLater` when Kafka does not take the note: then nothing may
-    be shown.
+    Call this before the values are shown. Raises `Stop` without a reason. Raises `RetryLater` when
+    Kafka does not take the note: then nothing may be shown.
+
+    why: the reason, for a person.
+    by:  who looks at the values.
     """
     if not why.strip():
-        raise Stop("who looks at personal data says why, which is kept: add --why")
+        raise Stop("looking at personal data requires a reason, which is recorded: add --why")
     topics.ensure(settings, [topics.audit(settings)])
     note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
     send(
         settings,
         topics.audit(settings),
         json.dumps({"what": "looked at a dead letter", **note}).encode(),
-        doing="note the look",
-        later="nothing is shown; try again when it is up",
+        doing="record the access to personal data",
+        later="nothing is shown; try again when Kafka is up",
     )
 
 
 def _about(message: Message) -> dict[str, str]:
+    """Return the `dl_` headers of a message."""
     return {
         name: value.decode("utf-8", "replace")
         for name, value in headers_of(message)

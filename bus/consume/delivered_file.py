@@ -1,15 +1,15 @@
-"""What an index of delivered records keeps between two runs of a consumer.
+"""The file in which a consumer keeps the ids of delivered records between two runs.
 
-A consumer must know the ids of all delivered records that others may refer to. To read them from
-Kafka at each start takes time in proportion to the district. So they are kept in one DuckDB file of
-the group, `BUS_HOME/standing/GROUP/delivered.duckdb`, and a start reads what was added since:
+A consumer must know the ids of all delivered records to which others may refer. The time to read
+them from Kafka grows with the size of the district. So they are kept in one DuckDB file of the
+group, `BUS_HOME/standing/GROUP/delivered.duckdb`. A start reads only what was added since:
 
     about      mark: the cluster, the layout, the topics
     reach      topic, part, next: the ids of all messages before this offset are in the file
     delivered  topic, id: the key of a message; the same id may be there several times
 
-It is a cache of the topics (`bus.consume.cache_database`). Only offsets that the group has
-committed get into it, so a kill at any moment leaves a file that is true and may lag behind.
+The file is a cache of the topics (`bus.consume.cache_database`). It only covers offsets that the
+group has committed. So after a kill at any moment the file is correct, but it may be behind.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from bus.delivery import Position
 
 FILE = "delivered.duckdb"
 ROWS = 100_000
-"""So many ids are taken from the file at once."""
+"""The number of ids that are read from the file at once."""
 REPEATED = 100_000
-"""The file is written anew when so many of its ids are there more than once."""
+"""The file is rewritten when it has more than this many repeated ids."""
 
 
 class DeliveredFile:
     """The file of one group. For one thread.
 
-    topics: those whose ids are kept.
-    ids:    for each topic the hashes of the ids in the file, as they were when it was opened.
-    reach:  for each partition the offset before which all ids are in the file.
+    topics:  the topics whose ids are kept.
+    ids:     for each topic, the hashes of the ids that were in the file when it was opened.
+    reach:   for each partition, the offset before which all ids are in the file.
+    on_disk: whether there is a file. A second instance on the same machine cannot open it too.
     """
 
     def __init__(self, folder: Path, mark: str, topics: Sequence[str]) -> None:
         self.ids: dict[str, set[int]] = {}
         self.reach: dict[Position, int] = {}
         self._topics = list(topics)
-        self._files = CacheDatabase(folder, "which records are delivered")
+        self._files = CacheDatabase(folder, "the index of delivered records")
         self._con = self._files.con
         self.on_disk = self._files.open("held", FILE, lambda: self._is_usable(mark))
-        """Whether there is a file. A second instance on the same machine cannot have it too."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._files.close()
 
     def empty(self) -> None:
-        """Begin anew: the file does not fit what the group has committed."""
+        """Remove all rows, because the file does not fit the group's committed offsets."""
         with self._files.faults(), self._files.transaction():
             self._con.execute("DELETE FROM held.delivered")
             self._con.execute("DELETE FROM held.reach")
@@ -57,7 +57,7 @@ class DeliveredFile:
         self.reach = {}
 
     def write(self, ids: Mapping[str, Sequence[str]], reached: Mapping[Position, int]) -> None:
-        """Add the ids of each topic; all ids before these offsets are in the file then.
+        """Add the ids of each topic, and note that all ids before these offsets are in the file.
 
         Raises `RetryLater` or `Stop` when the disk does not take them. Then nothing has changed.
         """
@@ -86,10 +86,14 @@ class DeliveredFile:
     # ---- within --------------------------------------------------------------------------------
 
     def _key(self, place: Position) -> list[int]:
+        """Return the number of the topic and the partition, as the file has them."""
         return [self._topics.index(place.topic), place.partition]
 
     def _is_usable(self, mark: str) -> bool:
-        """Make the tables of a new file, or read one that is of this mark."""
+        """Create the tables of a new file, or read a file that has this mark.
+
+        Returns whether the file can be used.
+        """
         for table in (
             "about (mark VARCHAR)",
             "reach (topic TINYINT, part INTEGER, next BIGINT)",
@@ -120,6 +124,7 @@ class DeliveredFile:
         return True
 
     def _ids_of(self, topic: int) -> Iterator[list[str]]:
+        """Yield the ids of a topic, `ROWS` at a time."""
         found = self._con.sql(f"SELECT id FROM held.delivered WHERE topic = {topic:d}")
         for some in found.to_arrow_reader(ROWS):
             yield some.column(0).to_pylist()

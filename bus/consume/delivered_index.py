@@ -1,21 +1,22 @@
-"""Which records have been delivered: what a record may refer to.
+"""An index of the records that have been delivered, to which other records may refer.
 
-A record is delivered after what it refers to. What this instance of a consumer delivers it knows
-itself; what other instances deliver it reads from Kafka: a record that lies before the group's
-committed offset is delivered, or is a dead letter. Those that this instance has left out it knows,
-and does not take for delivered; those of other instances it cannot tell apart. Only keys are needed
-for that, as a message's key is the record's id. What is known is kept in a file between two runs
-(`bus.consume.delivered_file`), so a start reads only what the group has delivered since.
+A record is delivered after the records to which it refers. An instance of a consumer knows what it
+has delivered itself. What other instances have delivered it reads from Kafka: a record before the
+group's committed offset is delivered, or is a dead letter. An instance knows its own dead letters
+and does not count them as delivered. It cannot recognize the dead letters of other instances. Only
+keys are read, because a message's key is the record's id. The index is kept in a file between two
+runs (`bus.consume.delivered_file`), so a start reads only what the group has delivered since.
 
-A kind that nobody carries is not waited for: its topic holds nothing, so no source publishes it (an
-extract without courses, say). What names such a record is delivered as it is; a product that needs
-the other record says so itself. When the kind comes later, what was delivered stays so, and from
-then on records wait for it as for any other. A kind is published before what refers to it, so it is
-enough to ask Kafka after a record was read that names one of a kind of which nothing is known.
+No record waits for a kind that is not published: its topic is empty, as after an extract without
+courses. A record that refers to such a kind is delivered as it is. A product that needs the other
+record must report that itself. When the kind is published later, delivered records stay delivered.
+From then on records wait for that kind as for any other. A source publishes a kind before the kinds
+that refer to it. So it is enough to ask Kafka after reading a record that refers to a kind without
+known records.
 
-A kind that one source does not carry may come from another. So a record whose source could not
-check a reference (`bus.kafka.cloudevents`, `unchecked`) waits as long as any other, and then goes
-on without it, though the reference is a required one.
+A kind that one source does not publish may come from another source. So a record whose source could
+not check a reference (`unchecked` in `bus.kafka.cloudevents`) waits as long as any other. Then it
+is delivered without the other record, even if the reference is required.
 """
 
 from __future__ import annotations
@@ -41,13 +42,18 @@ if TYPE_CHECKING:
     from bus.consume.delivered_file import DeliveredFile
 
 LAYOUT = "1"
-"""Of the file; to be raised when its tables change."""
+"""The version of the file's layout. Raise it when the tables change."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a record waits for; `required` when it cannot be told to a product without it."""
+    """The record for which another record waits.
+
+    kinds:    the kinds that it may have.
+    id:       its sourcedId.
+    required: whether the waiting record cannot be delivered without it.
+    """
 
     kinds: tuple[str, ...]
     id: str
@@ -58,11 +64,13 @@ class Missing:
 
 
 class DeliveredIndex:
-    """The ids of the delivered records of the kinds that a product's records refer to.
+    """The ids of the delivered records, of all kinds to which a product's records refer.
 
-    Ids are kept as their 64-bit hashes, some 60 bytes each: a million students take 60 MB.
+    Ids are kept as 64-bit hashes of about 60 bytes each: a million students take 60 MB.
 
-    folder: where the file of the group is; None: nothing is kept between two runs.
+    kinds:  as a parameter, the kinds that the product takes; as an attribute, the kinds to which
+            their records refer.
+    folder: where the group's file is; None: nothing is kept between two runs.
     """
 
     def __init__(
@@ -75,43 +83,49 @@ class DeliveredIndex:
             found = []
             for field, targets in KINDS[kind].references.items():
                 ours = tuple(target for target in targets if target in taken)
-                # A field that may name several kinds is checked only when all of them are taken.
+                # A field that may refer to several kinds is checked only if the product takes all.
                 if ours and len(ours) == len(targets):
                     found.append((field, ours, field in KINDS[kind].required))
             self._checks[kind] = found
         self.kinds = {t for found in self._checks.values() for _, ours, _ in found for t in ours}
         self._topics = {topics.topic(settings, kind): kind for kind in self.kinds}
         self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
-        # Of those, what is only in the batch in hand: no state of it has been delivered before.
+        # The ids that only the batch in hand has: no earlier state of them was delivered.
         self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         self._read: dict[Position, int] = {}
         self._empty: set[str] = set()
         self._folder = folder if self.kinds else None
         self._file: DeliveredFile | None = None
-        # Of this instance's partitions: where it began, and what it took and has not committed.
+        # Of this instance's partitions: the first offset, and what was read and not committed.
         self._begins: dict[Position, int] = {}
         self._taken: dict[Position, list[tuple[int, str]]] = {}
 
-    # ---- what is carried -----------------------------------------------------------------------
+    # ---- which kinds are published -------------------------------------------------------------
 
     @property
-    def unheard(self) -> set[str]:
-        """The kinds of which no record is known."""
+    def unknown_kinds(self) -> set[str]:
+        """The kinds without a known record."""
         return {kind for kind, ids in self._ids.items() if not ids}
 
-    def note_carried(self, kinds: Collection[str]) -> None:
-        """Of the unheard kinds, these have topics that hold something; the others have not."""
-        self._empty = self.unheard - set(kinds)
+    def note_published(self, kinds: Collection[str]) -> None:
+        """Note which of the `unknown_kinds` are published. All others of them are not.
 
-    def names_uncarried(self, kind: str, records: Sequence[Record]) -> bool:
-        """Whether one of these names a record of a kind that was not carried when it was asked."""
-        fields = [field for field, targets, _ in self._checks[kind] if self._uncarried(targets)]
+        kinds: the kinds whose topics are not empty.
+        """
+        self._empty = self.unknown_kinds - set(kinds)
+
+    def refers_to_unpublished(self, kind: str, records: Sequence[Record]) -> bool:
+        """Return whether a record refers to a kind that `note_published` found not published."""
+        fields = [
+            field for field, targets, _ in self._checks[kind] if self._are_unpublished(targets)
+        ]
         return any(record[field] for field in fields for record in records)
 
-    def _uncarried(self, targets: Iterable[str]) -> bool:
+    def _are_unpublished(self, targets: Iterable[str]) -> bool:
+        """Return whether none of these kinds is published."""
         return all(target in self._empty and not self._ids[target] for target in targets)
 
-    # ---- what is delivered ---------------------------------------------------------------------
+    # ---- which records are delivered -----------------------------------------------------------
 
     def add(self, kind: str, id_: str) -> None:
         """Note that a record is in the batch in hand, and so is delivered with it."""
@@ -120,7 +134,7 @@ class DeliveredIndex:
             self._in_hand[kind].add(key)
 
     def add_all(self, kind: str, records: Iterable[Record]) -> None:
-        """Note all of these."""
+        """Note that these records are in the batch in hand."""
         if kind in self._ids:
             new = {hash(record["sourcedId"]) for record in records} - self._ids[kind]
             self._ids[kind] |= new
@@ -129,36 +143,38 @@ class DeliveredIndex:
     def confirm(
         self, batch: Mapping[str, Sequence[Message]], left_out: Collection[Message] = ()
     ) -> None:
-        """Note that the batch in hand is delivered, but for what was left out of it.
+        """Note that the batch in hand is delivered, except for what was left out of it.
 
-        batch:    its messages by kind, what was left out included.
-        left_out: what the product has not got. What refers to such a record waits until `refresh`
-                  comes to it: a dead letter lies before the committed offset as well, and holds
-                  nothing back for long.
+        batch:    the messages of the batch by kind, including those that were left out.
+        left_out: the messages that the product has not got. Records that refer to one of them wait
+                  until `refresh` reads past it. A dead letter also lies before the committed
+                  offset, so this does not take long.
         """
         places = {_place(message) for message in left_out if message.topic() in self._topics}
         for kind in {self._topics[topic] for topic, _, _ in places}:
-            told = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
+            delivered = {_key(m) for m in batch.get(kind, ()) if _place(m) not in places}
             lost = {_key(m) for m in left_out if self._topics.get(m.topic() or "") == kind}
-            self._ids[kind] -= (lost & self._in_hand[kind]) - told
+            self._ids[kind] -= (lost & self._in_hand[kind]) - delivered
         self._forget_batch()
 
     def give_up(self) -> None:
-        """Note that the batch in hand was given up: nothing of it counts as delivered."""
+        """Note that the batch in hand was given up: none of its records counts as delivered."""
         for kind, new in self._in_hand.items():
             self._ids[kind] -= new
         self._forget_batch()
 
     def _forget_batch(self) -> None:
+        """Forget which ids only the batch in hand has."""
         for new in self._in_hand.values():
             new.clear()
 
     def missing(self, kind: str, record: Record, unchecked: Collection[str] = ()) -> Missing | None:
-        """What a record waits for, or None; a required reference before an optional one.
+        """Return the record for which this record waits, or None.
 
-        unchecked: fields whose references the source could not check: they count as optional.
+        A required reference comes before an optional one. A withdrawn record waits for nothing,
+        because the records to which it refers may be withdrawn already.
 
-        A withdrawn record waits for nothing: it takes away, and what it names may be gone already.
+        unchecked: fields whose references the source could not check. They count as optional.
         """
         if record["status"] == "tobedeleted":
             return None
@@ -166,7 +182,7 @@ class DeliveredIndex:
         optional = None
         for field, targets, required in self._checks[kind]:
             value = record[field]
-            if not value or self._uncarried(targets):
+            if not value or self._are_unpublished(targets):
                 continue
             for one in (value,) if isinstance(value, str) else value:
                 key = hash(one)
@@ -180,12 +196,13 @@ class DeliveredIndex:
         return optional
 
     def complete(self, kind: str, records: Sequence[Record]) -> bool:
-        """Whether all that these name is delivered; no says only that some of them may wait.
+        """Return whether all records to which these refer are delivered.
 
-        Looks at each name once, so it takes much less time than asking `missing` for each record.
+        False only means that some of the records may have to wait. This looks up each id once, so
+        it takes much less time than a call of `missing` for each record.
         """
         for field, targets, _ in self._checks[kind]:
-            if self._uncarried(targets):
+            if self._are_unpublished(targets):
                 continue
             values = [record[field] for record in records]
             named: set[str | None]
@@ -199,7 +216,7 @@ class DeliveredIndex:
         return True
 
     def refresh(self, committed: Mapping[Position, int]) -> int:
-        """Take in what lies before the group's committed offsets; how many ids were new."""
+        """Add the messages before the group's committed offsets. Return how many ids were new."""
         stop = {
             place: offset
             for place, offset in committed.items()
@@ -223,13 +240,13 @@ class DeliveredIndex:
 
     @property
     def is_recalled(self) -> bool:
-        """Whether the file has been read, or there is none to read."""
+        """Whether the file has been read, or there is no file to read."""
         return self._folder is None or self._file is not None
 
     def recall(self, cluster: str, committed: Mapping[Position, int]) -> None:
-        """Take in what an earlier run has kept, if the offsets that the group committed fit it.
+        """Read the file of an earlier run, if it fits the offsets that the group has committed.
 
-        cluster: Kafka's cluster id. The ids of another cluster mean nothing.
+        cluster: Kafka's cluster id. A file of another cluster is not used.
 
         Raises `RetryLater` or `Stop` when the disk fails.
         """
@@ -245,25 +262,25 @@ class DeliveredIndex:
             return
         self._file = file
         if any(offset > committed.get(place, 0) for place, offset in file.reach.items()):
-            file.empty()  # somebody has set the group's offsets back, or made a topic anew
+            file.empty()  # the group's offsets were set back, or a topic was created again
         for topic, kind in self._topics.items():
             self._ids[kind] |= file.ids.pop(topic)
         self._read |= file.reach
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Note that this instance reads these partitions, each from an offset on."""
+        """Note that this instance reads these partitions, each from this offset on."""
         for place, offset in begins.items():
             if place.topic in self._topics:
                 self._begins[place], self._taken[place] = offset, []
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """Note that these partitions are another instance's now."""
+        """Note that another instance has these partitions now."""
         for place in places:
             self._begins.pop(place, None)
             self._taken.pop(place, None)
 
     def took(self, messages: Iterable[Message]) -> None:
-        """Note what was read, to be kept when its offsets are committed."""
+        """Keep the ids of messages that were read until their offsets are committed."""
         for message in messages:
             if message.topic() not in self._topics:
                 continue
@@ -271,7 +288,7 @@ class DeliveredIndex:
                 taken.append((message.offset() or 0, _id(message)))
 
     def committed(self, offsets: Mapping[Position, int]) -> None:
-        """Keep what lies before offsets that the group has just committed."""
+        """Write the ids before offsets that the group has just committed."""
         added: dict[str, list[str]] = {}
         reached: dict[Position, int] = {}
         for place, offset in offsets.items():
@@ -280,26 +297,26 @@ class DeliveredIndex:
                 continue
             ids = [id_ for at, id_ in taken if at < offset]
             self._taken[place] = [one for one in taken if one[0] >= offset]
-            # Without a gap between what the file has and what was taken; else the next start reads.
+            # Only without a gap after what the file has. With a gap, the next start reads it.
             if self._file and self._begins[place] <= self._file.reach.get(place, 0) < offset:
                 added.setdefault(place.topic, []).extend(ids)
                 reached[place] = offset
         self._write(added, reached)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _write(self, ids: Mapping[str, Sequence[str]], reached: Mapping[Position, int]) -> None:
-        """Write to the file. If the disk fails, go on without it: it is only a cache."""
+        """Write to the file. If the disk fails, go on without the file: it is only a cache."""
         if self._file is None or not reached:
             return
         try:
             self._file.write(ids, reached)
         except BusError as error:
-            log.info("which records are delivered is kept in memory from now on: %s", error)
+            log.info("the index of delivered records is kept in memory from now on: %s", error)
             self.close()
             self._folder = None
 
@@ -309,16 +326,20 @@ _Place = tuple[str, int, int]
 
 
 def _place(message: Message) -> _Place:
+    """Return where a message is."""
     return message.topic() or "", message.partition() or 0, message.offset() or 0
 
 
 def _at(message: Message) -> Position:
+    """Return the partition of a message."""
     return Position(message.topic() or "", message.partition() or 0)
 
 
 def _id(message: Message) -> str:
+    """Return the id of a message's record."""
     return (message.key() or b"").decode("utf-8", "replace")
 
 
 def _key(message: Message) -> int:
+    """Return the hash of the id of a message's record."""
     return hash(_id(message))

@@ -1,12 +1,12 @@
 """Delivers one batch of records, for a consumer and for a replay alike.
 
-    decide which of equivalent records count → translate → write dead letters
-        → hand over, again and again → write dead letters of what the product refuses
-        → note what stands at the product → tell what that has set free
+    decide which of several equivalent records counts → translate → write dead letters
+        → hand over, with retries → write dead letters of what the product refuses
+        → note what the product has → deliver records whose unique value is now free
 
-The first dead letters are written before the hand-over. A delivery that keeps its own offsets moves
-them past a record that it never gets; if the program died then, no dead letter would name that
-record.
+The first dead letters are written before the batch is handed over. A delivery that keeps its own
+offsets moves them past a record that it never gets. If the program ended at that moment, no dead
+letter would name that record.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 FRESH_SAMPLES = 500
-"""Of a larger part, freshness is measured on this many records, evenly spread."""
+"""Freshness is measured on at most this many records of a part, evenly spread."""
 
 HandOver = Callable[[Batch], Sequence[Refusal]]
-"""Hands a batch to the product; see `bus.delivery`. It may take rows out of the batch, which then
+"""Hands a batch to the product; see `bus.delivery`. It may remove rows from the batch, which then
 do not count as delivered."""
 Failures = list[tuple["Message", str]]
-"""Messages that the product does not get, each with the reason, which has a code where it is a
+"""Messages that the product does not get, each with the reason. The reason has a code if it is a
 `Reason`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryOutcome:
-    """What became of one batch.
+    """The result of one batch.
 
     delivered:     how many records the product has got, by kind.
     left_out:      the messages that it has not got and will not get.
-    dead_lettered: how many of those became dead letters; none without a topic for them.
+    dead_lettered: how many of those became dead letters; 0 if dead letters are not written.
     """
 
     delivered: Counter[str]
@@ -64,11 +64,12 @@ class DeliveryOutcome:
 class Deliverer:
     """Delivers batches of one product.
 
-    hand_over:    hands one batch over; it is called again as long as it raises `RetryLater`.
-    dead_letters: where a record goes that the product does not get; None: nowhere.
-    equivalents:  decides which of equivalent records the product is told.
-    unique:       decides which records are told without a value that another one has; None: none.
-    origin:       what each reason of a dead letter begins with.
+    hand_over:    hands over one batch; called again as long as it raises `RetryLater`.
+    dead_letters: writes the dead letters; None: they are not written.
+    equivalents:  decides which of several equivalent records the product gets.
+    unique:       decides which records are delivered without a value that another record has; None:
+                  none.
+    origin:       the text with which the reason of each dead letter begins.
     """
 
     def __init__(
@@ -104,11 +105,12 @@ class Deliverer:
         failures: Failures,
         read_to: Mapping[Position, int] | None = None,
     ) -> DeliveryOutcome:
-        """Deliver these records; when it returns, each is delivered or is a dead letter.
+        """Deliver these records. When this returns, each is delivered or is a dead letter.
 
         ready:    records by kind, in the order in which the product must have them.
-        offsets:  for each partition up to where this batch, with all before it, accounts for.
-        failures: what is known to fail before it comes here.
+        offsets:  for each partition, the offset up to which this batch and all before it account
+                  for everything.
+        failures: messages that are known to fail before they come here.
         read_to:  see `translated`.
         """
         parts, delivered, untranslated = self.translated(ready, failures, read_to)
@@ -139,20 +141,21 @@ class Deliverer:
         failures: Failures,
         read_to: Mapping[Position, int] | None = None,
     ) -> tuple[list[Part], Counter[str], Failures]:
-        """Translate what the product is told of these.
+        """Translate the records that the product gets.
 
-        failures: what goes to the dead letters instead.
-        read_to:  in a replay of latest states, for each partition up to where it was looked at.
+        failures: messages that go to the dead letters instead.
+        read_to:  in a replay of latest states, for each partition, the offset up to which it was
+                  read.
 
-        Returns what `bus.consume.translation.translate` does.
+        Returns what `bus.consume.translation.translate` returns.
         """
-        told = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
+        chosen = self._retries.persist(lambda: self._equivalents.decide(records, failures, read_to))
         if unique := self._unique:
-            told = self._retries.persist(lambda: unique.decide(told))
-        return translate(self._product, told)
+            chosen = self._retries.persist(lambda: unique.decide(chosen))
+        return translate(self._product, chosen)
 
     def deliver_freed(self) -> None:
-        """Tell records again that were told without a value which nobody else has any more."""
+        """Deliver records again, with a unique value that no other record has any more."""
         if (unique := self._unique) is None or not unique.owing:
             return
         if freed := self._retries.persist(unique.freed):
@@ -160,10 +163,10 @@ class Deliverer:
             refusals = self._persist(Batch(parts, {})) if parts else ()
             refused: Failures = [(one.message, Reason(one.reason, one.code)) for one in refusals]
             self._write(untranslated + refused)
-            self._retries.persist(lambda: unique.told(freed))
+            self._retries.persist(lambda: unique.delivered_with_values(freed))
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
-        """Hand the batch over, as often as it takes; what the product refuses."""
+        """Hand over the batch, as often as it takes. Return what the product refuses."""
         name = self._product.name
         traces = (header(part.messages[0], "traceparent") for part in batch.parts)
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
@@ -179,8 +182,11 @@ class Deliverer:
         return refusals
 
     def _write(self, failures: Failures) -> None:
-        """Write dead letters and return when Kafka has them; a try after a failure adds them all
-        again, as nobody knows which of them Kafka took."""
+        """Write dead letters and return when Kafka has them.
+
+        After a failure, all of them are added again, because it is unknown which of them Kafka
+        took.
+        """
         if not failures or (sink := self._dead_letters) is None:
             return
         attempts = self._retries.attempts
@@ -197,7 +203,7 @@ class Deliverer:
 
 
 def _records(parts: Sequence[Part]) -> Counter[str]:
-    """How many records of each kind are in these parts; one in several tables counts once."""
+    """Count the records of each kind in these parts. A record in several tables counts once."""
     found: dict[str, set[int]] = {}
     for part in parts:
         found.setdefault(part.kind, set()).update(map(id, part.messages))

@@ -1,11 +1,12 @@
-"""Orders what a consumer has read: references before referrers, one owner's records in order.
+"""Orders what a consumer has read: referenced records first, one owner's records in order.
 
-A record waits until what it refers to has been delivered. While a record of a student waits, the
-later records of that student wait behind it, but for those of a lower level: a student's own
-record does not wait behind an enrollment, which may be waiting for just that. What has waited too
-long goes on without an optional reference or one that its source could not check, and to the dead
-letters without a required one; but not before all has been delivered that was in the topics when it
-came, however long that takes.
+A record waits until the records to which it refers are delivered. While a record of a student
+waits, later records of that student wait behind it. Only records of a lower level do not: a
+student's own record does not wait behind an enrollment, which may be waiting for that very record.
+
+A record that has waited too long is delivered without an optional reference, or without one that
+its source could not check. Without a required reference it becomes a dead letter. Neither happens
+before everything is delivered that was in the topics when the record came, however long that takes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class KindRecords:
-    """Records of one kind with their messages, side by side.
+    """Records of one kind and their messages, in two lists of the same length.
 
-    columns: the same records as columns, where they are at hand; else None.
+    columns: the same records as columns, if these are available; else None.
     """
 
     records: list[Any] = field(default_factory=list)
@@ -39,7 +40,7 @@ class KindRecords:
     columns: pyarrow.RecordBatch | None = None
 
     def add(self, record: Record, message: Message) -> None:
-        """Append one."""
+        """Append one record and its message."""
         self.columns = None
         self.records.append(record)
         self.messages.append(message)
@@ -47,6 +48,11 @@ class KindRecords:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """A record that waits.
+
+    since: when it came, by the monotonic clock.
+    """
+
     kind: str
     record: Record
     message: Message
@@ -54,11 +60,15 @@ class _Waiting:
 
     @property
     def level(self) -> int:
+        """The level of its kind."""
         return KINDS[self.kind].level
 
 
 class DependencyOrder:
-    """What waits, and what may go. Not for several threads."""
+    """Decides which records wait and which may be delivered. Not thread-safe.
+
+    hold_seconds: how long a record waits at least before it is given up.
+    """
 
     def __init__(self, delivered: DeliveredIndex, hold_seconds: float) -> None:
         self._delivered = delivered
@@ -70,37 +80,40 @@ class DependencyOrder:
 
     def take(
         self,
-        lots: Mapping[str, KindRecords],
+        by_kind: Mapping[str, KindRecords],
         clock: float,
         delivered_up_to: Callable[[int], float] = lambda _: math.inf,
     ) -> tuple[dict[str, KindRecords], list[tuple[Message, str]]]:
-        """What may be delivered of these and of what waited, and what has waited too long.
+        """Return the records that may be delivered now, and those that have waited too long.
 
-        lots:  by kind in dependency order.
-        clock: a monotonic clock, in seconds.
-        delivered_up_to: for a level, the moment of that clock for which it is known that all of
-                         lower levels that was in the topics then has been delivered since.
-        Returns the lots that may go, by kind in dependency order, each with its records in the
-        topics' order for one owner; and (message, reason) for the dead letters.
+        by_kind:         the new records, by kind in dependency order.
+        clock:           the time of a monotonic clock, in seconds.
+        delivered_up_to: for a level, a moment of that clock. All records of lower levels that were
+                         in the topics at that moment have been delivered since.
+
+        Returns the records that may be delivered, by kind in dependency order. Each kind's records
+        of one owner are in the order of the topics. Also returns (message, reason) for each dead
+        letter.
         """
         ready: dict[str, KindRecords] = {}
         for kind in KINDS:
-            if kind in lots:
-                ready[kind] = self._sift(kind, lots[kind], clock)
+            if kind in by_kind:
+                ready[kind] = self._admit(kind, by_kind[kind], clock)
         given_up: list[tuple[Message, str]] = []
         while self._queues and self._release(ready, given_up, clock, delivered_up_to):
             pass
         return {kind: ready[kind] for kind in KINDS if kind in ready}, given_up
 
-    def _sift(self, kind: str, lot: KindRecords, clock: float) -> KindRecords:
-        if not self._queues and self._delivered.complete(kind, lot.records):
-            self._delivered.add_all(kind, lot.records)
-            return lot
+    def _admit(self, kind: str, kind_records: KindRecords, clock: float) -> KindRecords:
+        """Return the new records of one kind that may be delivered. The others wait."""
+        if not self._queues and self._delivered.complete(kind, kind_records.records):
+            self._delivered.add_all(kind, kind_records.records)
+            return kind_records
         owner, level = KINDS[kind].owner, KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds
         go = KindRecords()
-        for record, message in zip(lot.records, lot.messages, strict=True):
+        for record, message in zip(kind_records.records, kind_records.messages, strict=True):
             ahead = queues.get(record[owner], ()) if queues else ()
             if any(one.level <= level for one in ahead) or missing(kind, record):
                 waiting = _Waiting(kind, record, message, clock)
@@ -119,7 +132,7 @@ class DependencyOrder:
         clock: float,
         delivered_up_to: Callable[[int], float],
     ) -> bool:
-        """Let go of what need not wait any more; whether anything went."""
+        """Move out the records that need not wait any more. Return whether there were any."""
         went = False
         for owner, queue in list(self._queues.items()):
             kept: deque[_Waiting] = deque()
@@ -147,14 +160,18 @@ class DependencyOrder:
         return went
 
     def _reason(self, waiting: _Waiting, lacks: str) -> Reason:
+        """Return the reason for a dead letter."""
         text = (
             f"{waiting.kind} {waiting.record['sourcedId']} refers to {lacks}, which was not "
-            f"delivered within {self._hold_seconds:g} s; publish that, then retry this"
+            f"delivered within {self._hold_seconds:g} s; publish it, then retry this record"
         )
         return Reason(text, FaultCode.REFERENCE_NOT_DELIVERED)
 
     def first_offsets(self) -> dict[Position, int]:
-        """For each partition the offset of the first record that waits: no commit goes past it."""
+        """Return for each partition the offset of the first record that waits.
+
+        No commit goes past these offsets.
+        """
         first: dict[Position, int] = {}
         for queue in self._queues.values():
             for waiting in queue:
@@ -165,11 +182,11 @@ class DependencyOrder:
         return first
 
     def clear(self) -> None:
-        """Forget all that waits."""
+        """Forget all records that wait."""
         self._queues.clear()
 
     def drop(self, partitions: Set[Position]) -> None:
-        """Forget what waits of partitions that another instance has now."""
+        """Forget the waiting records of partitions that another instance has now."""
         for owner, queue in list(self._queues.items()):
             kept = [
                 w
@@ -183,5 +200,5 @@ class DependencyOrder:
 
     @property
     def kinds(self) -> Iterable[str]:
-        """The kinds of which something waits."""
+        """The kinds of the records that wait."""
         return {waiting.kind for queue in self._queues.values() for waiting in queue}

@@ -1,50 +1,54 @@
-"""Records that are the same thing to a product, though they are several to the standard.
+"""Equivalent records: several records to the standard, but one thing to a product.
 
-A district may have two enrollments of one student in one class: the student left and came back. To
-Canvas they are one. So all records that agree in some fields are decided together, by the rule that
-`bus.product.Equivalent` states, whatever their order and whichever batch they come in. The product
-is told the record that counts, and only when the result of the rule has changed. What stands is
-known by `bus.consume.standing_index`, so the cost is that of the changes.
+A district may have two enrollments of one student in one class, because the student left and came
+back. To Canvas they are one. So all records that agree in some fields are decided together, by the
+rule that `bus.product.Equivalent` states. The order of the records and their batches do not matter.
+The product gets the record that counts, and only when the result of the rule has changed.
+`bus.consume.standing_index` knows the active records, so the cost is in proportion to the changes.
 
-For each key (the fields' values) that a batch touches:
+For each key (the fields' values) that a batch touches, two results are compared:
 
-    before  the result of the rule over what stands, all of it delivered
-    after   the same with the batch's records laid over: of one record the newest offset counts
+    before  the result of the rule over the active records, all of them delivered
+    after   the same with the batch's records applied: of each record the newest offset counts
 
-The product gets the record that counts after the batch, if the result differs from `before`, be it
-only between two records of the batch; but not if another record than before counts and has the same
-rows. If nobody stands any more it gets the withdrawal, always. A record that went to another key
-of the same owner (an enrollment that names another class) is withdrawn from the old one; the source
-withdraws one that went to another owner (`bus.ingest.diff`).
+The product gets the record that counts after the batch, if the result differs from `before`. It
+also gets it if only a result between two records of the batch differs. It does not get it if a
+different record counts now that has the same rows. If no record of the key is active any more, the
+product always gets the withdrawal. A record may move to another key of the same owner (an
+enrollment that now names another class). Then it is withdrawn from the old key. If a record moves
+to another owner, the source withdraws it (`bus.ingest.diff`).
 
-The record that counts need not be in the batch: one of several was withdrawn. Then it is fetched by
-its partition and offset; a record's newest state is never compacted away. Its row goes beside the
-message that caused it, in that message's place.
+The record that counts may not be in the batch, for example because another one was withdrawn. Then
+it is fetched by its partition and offset, because compaction never removes a record's newest state.
+Its row is delivered with the message that caused the change, in the place of that message.
 
-What a kill leaves, at each moment:
+This is what happens after a kill at each moment:
 
-* Before the delivery nothing has happened: it is decided again, the same.
-* After it, before the index: the batch is read again, perhaps cut otherwise, and decided from the
-  same `before`. What the product was told is the result after some record of it. Where that differs
-  from `before` the key is told again, as results between two records count too.
-* After the index, before the commit: the index is ahead of the group's offset. It is made anew up
-  to that offset, and the batch is decided again, the same.
-* After the commit: if the disk has lost the index's last state, it is behind, and reads what lies
-  between.
+* Before the delivery: nothing has changed. The batch is decided again, with the same result.
+* After the delivery, before the index is written: the batch is read again, perhaps with other
+  limits, and decided from the same `before`. The product has the result after some record of the
+  batch. If that differs from `before`, the key is delivered again, because results between two
+  records count too.
+* After the index is written, before the commit: the index is ahead of the group's offset. It is
+  rebuilt up to that offset, and the batch is decided again, with the same result.
+* After the commit: if the disk has lost the index's last state, the index is behind. It reads the
+  messages in between.
 
-So what a kill leaves is told once more at most, which deliveries bear.
+So a kill causes at most one repeated delivery, which every delivery tolerates.
 
 A batch that is given up in a rebalance does not change the index.
 
-Dead letters. A record that waited too long for what it refers to, that the product refuses or that
-cannot be translated, stands as it would in a place that is made anew from the topic. So dead
-letters do not change what counts, from the next batch on; until it is mended the product has what
-it had before. `bus deadletters retry` is a replay of the record as it now stands: it brings what
-counts of its key. Bytes that do not decode are nothing; the state before them stands.
+Dead letters. A record can wait too long for what it refers to, be refused by the product, or fail
+to translate. The index still counts it, as an index that is rebuilt from the topic does. So dead
+letters do not change which record counts, from the next batch on. Until a person has acted, the
+product has what it had before. `bus deadletters retry` replays the record's current state: it
+delivers the record that counts for its key. A message that does not decode is ignored, and the
+state before it counts.
 
-A replay of history (into another place) has an index of its own, which begins with what stood at
-the window's start, so siblings before the window count. A replay of latest states tells, for each
-record that was chosen, what counts of all that stands in the topic, whichever records were chosen.
+A replay of history into another place has a separate index. It begins with the active records at
+the start of the window, so equivalent records from before the window count. A replay of latest
+states delivers, for each chosen record, the record that counts among all active records in the
+topic, whether they were chosen or not.
 """
 
 from __future__ import annotations
@@ -74,21 +78,23 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """A partition and an offset."""
 Result = tuple[Place, date | None] | None
-"""What counts: where the record lies, and the first day that is told; None: nobody stands."""
+"""Where the record that counts is, and the first day with which it is delivered. None: no record is
+active."""
 
 
 def folder(settings: Settings, product: Product) -> Path:
-    """Where the live consumer of a product keeps what stands."""
+    """Return the folder in which a product's live consumer keeps its indexes."""
     return settings.home / "standing" / str(group_settings(settings, product.name)["group.id"])
 
 
 class Equivalents:
-    """Decides which of a product's equivalent records it is told. Not for several threads.
+    """Decides which of a product's equivalent records it gets. Not thread-safe.
 
-    folder:   where what stands is kept; None: in memory.
-    standing: for a replay of latest states: the result over all that lies in the topic is told.
+    folder:   where the index of active records is; None: in memory.
+    standing: whether this is for a replay of latest states: the result covers all records in the
+              topic.
 
-    All but `revoked` and `close` may raise `RetryLater`, and can be called again.
+    All methods but `revoked` and `close` may raise `RetryLater`, and can be called again.
     """
 
     def __init__(
@@ -107,18 +113,18 @@ class Equivalents:
         self._topics = {one.topic: one for one in self._kinds.values()}
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Partitions, each with the offset before which the product was told all."""
+        """Note partitions, each with the offset before which the product has everything."""
         for place, offset in begins.items():
             if place.topic in self._topics:
                 self._topics[place.topic].begins[place.partition] = offset
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """These partitions are another instance's now."""
-        gone: dict[str, list[int]] = defaultdict(list)
+        """Note that another instance has these partitions now."""
+        revoked: dict[str, list[int]] = defaultdict(list)
         for place in places:
-            gone[place.topic].append(place.partition)
+            revoked[place.topic].append(place.partition)
         for topic, one in self._topics.items():
-            one.release(gone[topic])
+            one.release(revoked[topic])
 
     def decide(
         self,
@@ -126,40 +132,44 @@ class Equivalents:
         left_out: Sequence[tuple[Message, str]] = (),
         read_to: Mapping[Position, int] | None = None,
     ) -> Mapping[str, KindRecords]:
-        """What the product is told of these records, in the order in which they came.
+        """Return the records that the product gets instead of these, in the same order.
 
         left_out: what goes to the dead letters before it is translated.
-        read_to:  for a replay of latest states: up to where the topics are looked at.
+        read_to:  for a replay of latest states, for each partition, the offset up to which it was
+                  read.
         """
         if not self._kinds:
             return records
-        lots = dict(records)
+        chosen = dict(records)
         for kind, one in self._kinds.items():
             dead = [message for message, _ in left_out if message.topic() == one.topic]
             if kind in records or dead:
-                lot = one.decide(records.get(kind, KindRecords()), dead, read_to or {})
-                if lot.records or kind in records:
-                    lots[kind] = lot
-        return lots
+                kind_records = one.decide(records.get(kind, KindRecords()), dead, read_to or {})
+                if kind_records.records or kind in records:
+                    chosen[kind] = kind_records
+        return chosen
 
     def delivered(self, offsets: Mapping[Position, int]) -> None:
-        """The product has the batch that was decided last; all before these offsets is done."""
+        """Note that the product has the batch that was decided last.
+
+        offsets: for each partition, the offset before which everything is done.
+        """
         for one in self._kinds.values():
             one.delivered(offsets)
 
     def reached(self, offsets: Mapping[Position, int]) -> None:
-        """Nothing more lies before these offsets."""
+        """Note that everything before these offsets is done."""
         for topic, one in self._topics.items():
             one.reached(_of(topic, offsets))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for one in self._kinds.values():
             one.close()
 
 
 class _EquivalentKind:
-    """One kind of record. The index is made when it is first needed."""
+    """The equivalent records of one kind. The index is created when it is first needed."""
 
     def __init__(
         self,
@@ -184,17 +194,20 @@ class _EquivalentKind:
         self._decided = False
 
     def close(self) -> None:
+        """Close the files."""
         if self._index:
             self._index.close()
             self._index = None
 
     def release(self, parts: Sequence[int]) -> None:
+        """Forget these partitions: another instance has them now."""
         for part in parts:
             self.begins.pop(part, None)
         if self._index:
             self._index.release(parts)
 
     def delivered(self, offsets: Mapping[Position, int]) -> None:
+        """Write the batch that was decided last to the index."""
         if self._index and not self._standing:
             reached = _of(self.topic, offsets)
             if self._decided:
@@ -204,18 +217,24 @@ class _EquivalentKind:
             self._decided = False
 
     def reached(self, offsets: Mapping[int, int]) -> None:
+        """Note that everything before these offsets is done."""
         if self._index and not self._standing:
             self._index.note(offsets)
 
     # ---- deciding ------------------------------------------------------------------------------
 
     def decide(
-        self, lot: KindRecords, dead: Sequence[Message], read_to: Mapping[Position, int]
+        self, kind_records: KindRecords, dead: Sequence[Message], read_to: Mapping[Position, int]
     ) -> KindRecords:
+        """Return the records that the product gets instead of these, in the same order.
+
+        dead:    messages that go to the dead letters.
+        read_to: see `Equivalents.decide`.
+        """
         self._decided = False
-        unseen = self._decoded(dead if not self._standing else ())
-        if not lot.messages and not unseen.messages:
-            return lot
+        dead_records = self._decoded(dead if not self._standing else ())
+        if not kind_records.messages and not dead_records.messages:
+            return kind_records
         if self._index is None:
             self._index = StandingIndex(
                 self._settings,
@@ -226,24 +245,24 @@ class _EquivalentKind:
                 self._writer_schema,
             )
         index = self._index
-        index.reach(self._goals([*lot.messages, *unseen.messages], read_to))
-        arriving = [columns(self._rule, lot)]
-        if unseen.messages:
-            arriving.append(columns(self._rule, unseen, told=False))
+        index.reach(self._goals([*kind_records.messages, *dead_records.messages], read_to))
+        arriving = [columns(self._rule, kind_records)]
+        if dead_records.messages:
+            arriving.append(columns(self._rule, dead_records, delivered=False))
         index.take(arriving)
         self._decided = True
         keys = index.shared(standing=self._standing)
         if not keys:
-            return lot
+            return kind_records
         members, arrivals = index.members(keys), index.arrivals(keys)
-        judge = _StandingJudge if self._standing else _Judge
-        told = judge(self._rule, members).told(arrivals)
-        return self._lot(lot, {one.slot for one in arrivals}, told)
+        judge = _LatestJudge if self._standing else _Judge
+        chosen = judge(self._rule, members).decide(arrivals)
+        return self._replaced(kind_records, {one.slot for one in arrivals}, chosen)
 
     def _goals(
         self, messages: Sequence[Message], read_to: Mapping[Position, int]
     ) -> dict[int, int]:
-        """For each partition of a batch the offset up to which the index must stand."""
+        """Return for each partition of a batch the offset up to which the index must be read."""
         parts = {message.partition() or 0 for message in messages}
         if self._standing:
             ends = _of(self.topic, read_to)
@@ -251,58 +270,65 @@ class _EquivalentKind:
         return {part: self.begins[part] for part in parts}
 
     def _decoded(self, messages: Sequence[Message]) -> KindRecords:
-        """Those of these that hold a record."""
+        """Return the records of the messages that decode."""
         records, failures = self._decoder.decode_all([message.value() for message in messages])
         bad = {index for index, _ in failures}
         return KindRecords(records, [m for index, m in enumerate(messages) if index not in bad])
 
-    # ---- what is told --------------------------------------------------------------------------
+    # ---- what is delivered ---------------------------------------------------------------------
 
-    def _lot(
-        self, lot: KindRecords, concerned: set[int], told: Mapping[int, Sequence[_Told]]
+    def _replaced(
+        self, kind_records: KindRecords, replaced: set[int], chosen: Mapping[int, Sequence[_Chosen]]
     ) -> KindRecords:
-        """The lot with what is told in the places of what caused it."""
-        mine = {message_place(message): at for at, message in enumerate(lot.messages)}
-        every = [one for several in told.values() for one in several]
+        """Replace some records by what the product gets, in the place of what caused it.
+
+        replaced: the indexes of the records to replace.
+        chosen:   for such an index, what the product gets there.
+        """
+        mine = {message_place(message): at for at, message in enumerate(kind_records.messages)}
+        every = [one for several in chosen.values() for one in several]
         wanted = {place for one in every for place in one.places if place not in mine}
         known = self._fetched(wanted)
-        known |= {place: lot.records[at] for place, at in mine.items()}
+        known |= {place: kind_records.records[at] for place, at in mine.items()}
         found = KindRecords()
-        for slot, (record, message) in enumerate(zip(lot.records, lot.messages, strict=True)):
-            if slot not in concerned:
+        for slot, (record, message) in enumerate(
+            zip(kind_records.records, kind_records.messages, strict=True)
+        ):
+            if slot not in replaced:
                 found.add(record, message)
                 continue
-            for one in told.get(slot, ()):
-                if one.place in known and not self._is_the_same(one, known):
-                    found.add(self._as_told(known[one.place], one), message)
+            for one in chosen.get(slot, ()):
+                if one.place in known and not self._has_same_rows(one, known):
+                    found.add(self._as_delivered(known[one.place], one), message)
         return found
 
-    def _as_told(self, record: Record, one: _Told) -> Record:
-        if one.gone:
+    def _as_delivered(self, record: Record, one: _Chosen) -> Record:
+        """Return the record as the product gets it: withdrawn, or with another first day."""
+        if one.withdrawn:
             return record if record["status"] != "active" else {**record, "status": "tobedeleted"}
         name = self._rule.first
         if name and record[name] != one.first_day:
             return {**record, name: one.first_day}
         return record
 
-    def _is_the_same(self, one: _Told, known: Mapping[Place, Record]) -> bool:
-        """Whether the product has these rows already, made from another record."""
+    def _has_same_rows(self, one: _Chosen, known: Mapping[Place, Record]) -> bool:
+        """Return whether the product already has these rows, from another record."""
         if not one.others or any(place not in known for place in one.places):
             return False
         try:
             rows = [
                 [
-                    translate(self._as_told(known[some.place], some))
+                    translate(self._as_delivered(known[some.place], some))
                     for translate in self._translations
                 ]
                 for some in (one, *one.others)
             ]
-        except Exception:  # whatever it is, the translation of the batch tells it
+        except Exception:  # the translation of the batch reports any error
             return False
         return all(other == rows[0] for other in rows)
 
     def _fetched(self, wanted: Iterable[Place]) -> dict[Place, Record]:
-        """Records that are not in the batch, of those that are still in the topic."""
+        """Fetch records that are not in the batch. Leave out those that the topic no longer has."""
         asked: dict[Position, list[int]] = defaultdict(list)
         for part, offset in wanted:
             asked[Position(self.topic, part)].append(offset)
@@ -318,152 +344,166 @@ class _EquivalentKind:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What the product is told in one place of a batch.
+class _Chosen:
+    """What the product gets at one place of a batch.
 
-    place:     where the record lies.
-    first_day: the first day that is told.
-    gone:      it is told that nobody stands any more.
-    others:    what counted before. If all of these have the same rows, it need not be told.
+    place:     where the record is.
+    first_day: the first day with which it is delivered.
+    withdrawn: whether this is the withdrawal, because no record of the key is active any more.
+    others:    what counted before. If all of these have the same rows, nothing is delivered.
     """
 
     place: Place
     first_day: date | None = None
-    gone: bool = False
-    others: tuple[_Told, ...] = ()
+    withdrawn: bool = False
+    others: tuple[_Chosen, ...] = ()
 
     @property
     def places(self) -> list[Place]:
-        """Where all records lie that it needs."""
+        """Where all the records are that this needs."""
         return [self.place, *(other.place for other in self.others)]
 
 
 @dataclass(slots=True)
 class _Group:
-    """The records of one key, while a batch is laid over them.
+    """The records of one key, while a batch is applied to them.
 
-    standing: by number. results: those since `before` that differ from it. cause: the last place in
-    the batch that touched it. gone: what is told when nobody stands.
+    members:    the active records by number.
+    before:     the result before the batch.
+    results:    the results since then that differ from `before`.
+    cause:      the index of the last record of the batch that touched the key.
+    withdrawal: if no record is active, the record at this place is delivered as withdrawn; before
+                the place comes the index of its cause in the batch.
     """
 
-    standing: dict[int, Member] = field(default_factory=dict)
+    members: dict[int, Member] = field(default_factory=dict)
     before: Result = None
     results: set[Result] = field(default_factory=set)
     cause: int = -1
-    gone: tuple[int, Place] | None = None
+    withdrawal: tuple[int, Place] | None = None
 
 
 class _Judge:
-    """Lays the records of a batch over what stood before."""
+    """Applies the records of a batch to the records that were active before."""
 
     def __init__(self, rule: Equivalent, members: Iterable[Member]) -> None:
         self._rule = rule
         self._groups: dict[int, _Group] = defaultdict(_Group)
         self._key: dict[int, int] = {}
         for member in members:
-            self._groups[member.key].standing[member.number] = member
+            self._groups[member.key].members[member.number] = member
             self._key[member.number] = member.key
         for group in self._groups.values():
             group.before = self._result(group)
 
-    def told(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Told]]:
-        """What the product is told, by the place in the batch."""
+    def decide(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Chosen]]:
+        """Return what the product gets, by index in the batch."""
         slots: dict[Place, int] = {}
         for one in arrivals:
-            if one.slot >= 0:  # a dead letter of this batch counts from the next batch on
+            if one.slot >= 0:  # a dead letter counts from the next batch on
                 slots[one.member.part, one.member.at_offset] = one.slot
-                self._lay(one)
-        found: dict[int, list[_Told]] = defaultdict(list)
+                self._apply(one)
+        found: dict[int, list[_Chosen]] = defaultdict(list)
         for group in self._groups.values():
-            if not group.standing:
-                if group.gone:
-                    slot, place = group.gone
-                    found[slot].append(_Told(place, gone=True))
+            if not group.members:
+                if group.withdrawal:
+                    slot, place = group.withdrawal
+                    found[slot].append(_Chosen(place, withdrawn=True))
             elif group.results and (result := self._what_counts(group, slots)):
                 found[result[0]].append(result[1])
         return found
 
-    def _lay(self, one: Arrival) -> None:
+    def _apply(self, one: Arrival) -> None:
+        """Apply one record of the batch."""
         member = one.member
         old = self._groups[self._key[member.number]] if member.number in self._key else None
         if old:
-            was = old.standing[member.number]
+            was = old.members[member.number]
             if was.at_offset >= member.at_offset:
-                return  # read once more; a newer state stands already
-            if not one.stands or was.key != member.key:
-                del old.standing[member.number], self._key[member.number]
+                return  # read again; a newer state is in the index already
+            if not one.is_active or was.key != member.key:
+                del old.members[member.number], self._key[member.number]
                 if was.key != member.key:
                     self._touch(old, one.slot, (was.part, was.at_offset))
         group = self._groups[member.key]
-        if one.stands:
-            group.standing[member.number] = member
+        if one.is_active:
+            group.members[member.number] = member
             self._key[member.number] = member.key
         self._touch(group, one.slot, (member.part, member.at_offset))
 
     def _touch(self, group: _Group, slot: int, place: Place) -> None:
+        """Note the result of a group that a record of the batch has touched.
+
+        slot:  the index of that record in the batch.
+        place: where the record is that is delivered as withdrawn, if no record is active.
+        """
         if (result := self._result(group)) != group.before:
             group.results.add(result)
-        group.gone = (slot, place)
+        group.withdrawal = (slot, place)
         group.cause = slot
 
-    def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Told] | None:
-        """The place in the batch and what is told there."""
+    def _what_counts(self, group: _Group, slots: Mapping[Place, int]) -> tuple[int, _Chosen] | None:
+        """Return the index in the batch and what the product gets there, or None."""
         result = self._result(group)
         if result is None:
             return None
         if result[0] in slots:
-            return slots[result[0]], _Told(*result)
-        # A record that is not in the batch counts, because another was withdrawn. If its row is the
-        # same, the product has it.
+            return slots[result[0]], _Chosen(*result)
+        # The record that counts is not in the batch, because another was withdrawn. If its rows are
+        # the same as before, the product has them.
         others = {group.before, *group.results} - {result}
-        same = tuple(_Told(*other) for other in others if other is not None)
-        return group.cause, _Told(*result, others=same if len(same) == len(others) else ())
+        same = tuple(_Chosen(*other) for other in others if other is not None)
+        return group.cause, _Chosen(*result, others=same if len(same) == len(others) else ())
 
     def _result(self, group: _Group) -> Result:
-        if not group.standing:
+        """Return the result of the rule for a group."""
+        if not group.members:
             return None
         first = self._first(group)
         return (first.part, first.at_offset), self._first_day(group)
 
     def _first(self, group: _Group) -> Member:
-        """Which record counts: see `bus.product.Equivalent`."""
-        return max(group.standing.values(), key=_rank)
+        """Return the record that counts: see `bus.product.Equivalent`."""
+        return max(group.members.values(), key=_rank)
 
     def _first_day(self, group: _Group) -> date | None:
-        days = [member.first_day for member in group.standing.values()]
+        """Return the earliest first day, or None if a record has none."""
+        days = [member.first_day for member in group.members.values()]
         known = [day for day in days if day is not None]
         return min(known) if len(known) == len(days) else None
 
 
-class _StandingJudge(_Judge):
-    """Tells what counts of each key, where the batch is a part of what stands already."""
+class _LatestJudge(_Judge):
+    """Decides what counts for each key when the index already includes the batch."""
 
-    def told(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Told]]:
+    def decide(self, arrivals: Iterable[Arrival]) -> dict[int, list[_Chosen]]:
+        """Return what the product gets, by index in the batch."""
         latest: dict[int, Arrival] = {one.member.key: one for one in arrivals}
         slots = {(o.member.part, o.member.at_offset): o.slot for o in latest.values()}
-        found: dict[int, list[_Told]] = defaultdict(list)
+        found: dict[int, list[_Chosen]] = defaultdict(list)
         for key, one in latest.items():
             group = self._groups.get(key)
-            if group and group.standing:
+            if group and group.members:
                 group.cause = one.slot
                 if result := self._what_counts(group, slots):
                     found[result[0]].append(result[1])
-            elif not one.stands:
+            elif not one.is_active:
                 place = (one.member.part, one.member.at_offset)
-                found[one.slot].append(_Told(place, gone=True))
+                found[one.slot].append(_Chosen(place, withdrawn=True))
         return found
 
 
 def _rank(member: Member) -> tuple[bool, date, bool, date, str]:
+    """Return the sort key of the rule: the record with the greatest one counts."""
     last, first = member.last_day, member.first_day
     return last is None, last or date.min, first is not None, first or date.min, member.id
 
 
 def message_place(message: Message) -> Place:
-    """The partition and the offset of a message."""
+    """Return the partition and the offset of a message."""
     return message.partition() or 0, message.offset() or 0
 
 
 def _of(topic: str, offsets: Mapping[Position, int]) -> dict[int, int]:
-    """The offsets of one topic's partitions."""
+    """Return the offsets of one topic's partitions."""
     return {place.partition: at for place, at in offsets.items() if place.topic == topic}

@@ -1,4 +1,4 @@
-"""Which partitions an instance of a consumer reads now."""
+"""Decides which partitions an instance of a consumer reads now."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bus.consume.backlog import Backlog
 
 
 class Gate:
-    """Says which partitions are read now.
+    """Pauses and resumes partitions.
 
-    hold_records: when so many records wait for others, no more of their kinds are read.
-    behind:       the metric of how many partitions are behind.
+    hold_records: when this many records wait for others, no more records of their kinds are read.
+    behind:       the metric for the number of partitions that are behind.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Gate:
         self._is_shut = False
 
     def update(self) -> None:
-        """Pause and resume partitions, after anything has changed."""
+        """Pause and resume partitions. Call this after each change."""
         full = self._backlog.waiting >= self._hold_records
         self._partitions.gate(
             shut=self._is_shut, waiting=self._backlog.waiting_kinds if full else ()
@@ -37,7 +37,7 @@ class Gate:
 
     @contextmanager
     def shut(self) -> Iterator[None]:
-        """Read nothing as long as this lasts."""
+        """Read nothing inside of this context."""
         self._is_shut = True
         self.update()
         try:

@@ -1,7 +1,7 @@
-"""What all instances of a consumer have delivered, this one included.
+"""What all instances of a consumer have delivered, including this one.
 
-A record that names one which has not been delivered waits; how long is for all instances to say,
-as what it names may lie in a partition of another.
+A record waits when it refers to a record that has not been delivered. How long it waits depends on
+all instances, because the other record may be in the partition of another instance.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bus.standard import KINDS
 
 
 class GroupProgress:
-    """Asks Kafka what the group has delivered, and tells the index of it.
+    """Asks Kafka what the group has delivered, and updates the index of delivered records.
 
-    kinds: for each topic of the product the kind of its records.
+    kinds: for each topic of the product, the kind of its records.
     """
 
     def __init__(
         self,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         partitions: Assignment,
         delivered: DeliveredIndex,
         kinds: Mapping[str, str],
@@ -33,61 +33,64 @@ class GroupProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._partitions = partitions
         self._delivered = delivered
         self._kinds = kinds
         self._asked = 0.0
-        self._goal: dict[Position, int] = {}  # where the topics ended at the moment `_goal_set`
+        self._goal: dict[Position, int] = {}  # the ends of the topics at `_goal_set`
         self._goal_set = 0.0
         self._up_to: dict[int, float] = {}
 
     def reached(self, goal: Mapping[Position, int]) -> bool:
-        """Whether the others have committed these offsets, each for the partitions it has.
+        """Return whether the other instances have committed these offsets for their partitions.
 
-        Those of an instance that was killed come to us when its time in the group is over.
+        The partitions of an instance that was killed are assigned to this or another instance when
+        its session in the group times out.
         """
         others = [place for place in goal if place not in self._partitions.next]
-        return all(at >= goal[place] for place, at in self._inquiry.committed(others).items())
+        return all(
+            at >= goal[place] for place, at in self._offsets_client.committed(others).items()
+        )
 
     def ask_again(self, seconds: float, *, waiting: bool) -> None:
-        """Ask, unless that was done within so many seconds."""
+        """Ask, unless this was done within this many seconds."""
         if self._clock() - self._asked > seconds:
             self.ask(waiting=waiting)
 
     def ask(self, own: Mapping[Position, int] | None = None, *, waiting: bool) -> None:
-        """Learn what has been delivered.
+        """Ask Kafka what has been delivered.
 
-        own:     offsets that the delivery itself stands for; they may be ahead of the committed.
-        waiting: whether there are records that wait, so that `delivered_up_to` will be asked.
+        own:     offsets that the delivery keeps itself. They may be ahead of the committed offsets.
+        waiting: whether records wait, so that `delivered_up_to` is needed.
         """
         self._asked = self._clock()
         referred = [topic for topic, kind in self._kinds.items() if kind in self._delivered.kinds]
-        committed = self._inquiry.committed(self._inquiry.partitions(referred))
+        committed = self._offsets_client.committed(self._offsets_client.partitions(referred))
         done = {place: at for place, at in committed.items() if at > 0}
         for place, offset in (own or {}).items():
             done[place] = max(offset, done.get(place, 0))
         if not self._delivered.is_recalled:
-            self._delivered.recall(self._inquiry.cluster(), done)
+            self._delivered.recall(self._offsets_client.cluster(), done)
         self._delivered.refresh(done)
-        self.ask_what_is_carried()
+        self.ask_what_is_published()
         if waiting:
-            self._look_round(done)
+            self._update_delivered_up_to(done)
 
-    def ask_what_is_carried(self) -> None:
-        """Learn which kinds are not carried: nothing lies in their topics."""
-        unheard = self._delivered.unheard
-        asked = [topic for topic, kind in self._kinds.items() if kind in unheard]
-        ends = self._inquiry.ends(asked) if asked else {}
-        self._delivered.note_carried({self._kinds[place.topic] for place in ends})
+    def ask_what_is_published(self) -> None:
+        """Ask Kafka which kinds are not published: their topics are empty."""
+        unknown_kinds = self._delivered.unknown_kinds
+        asked = [topic for topic, kind in self._kinds.items() if kind in unknown_kinds]
+        ends = self._offsets_client.ends(asked) if asked else {}
+        self._delivered.note_published({self._kinds[place.topic] for place in ends})
 
-    def _look_round(self, done: Mapping[Position, int]) -> None:
-        """Learn up to when all that was in the topics has been delivered, level by level.
+    def _update_delivered_up_to(self, done: Mapping[Position, int]) -> None:
+        """Find the moment up to which everything in the topics has been delivered, by level.
 
-        done: up to where others have committed; of our own partitions what was read counts.
+        done: the committed offsets. For this instance's partitions, what was read counts instead.
         """
         if not self._goal:
-            self._goal_set, self._goal = self._clock(), self._inquiry.ends(self._kinds)
+            self._goal_set, self._goal = self._clock(), self._offsets_client.ends(self._kinds)
         short = [
             KINDS[self._kinds[place.topic]].level
             for place, end in self._goal.items()
@@ -100,8 +103,9 @@ class GroupProgress:
             self._goal = {}
 
     def delivered_up_to(self, level: int) -> float:
-        """A moment of the monotonic clock: what of lower levels was in the topics then has been
-        delivered since. Only what a record of this level has outwaited so long does it wait for in
-        vain.
+        """Return a moment of the monotonic clock up to which lower levels are delivered.
+
+        All records of lower levels that were in the topics at that moment have been delivered
+        since. So a record of this level that came before that moment waits in vain.
         """
         return self._up_to.get(level, -math.inf)

@@ -1,6 +1,6 @@
-"""What an instance of a consumer does when its group gives it partitions or takes them away.
+"""Handles partitions that the group assigns to an instance of a consumer or revokes from it.
 
-Kafka tells of both inside of a poll, so also while a batch is tried again.
+Kafka calls these handlers inside of a poll, so also while a batch is tried again.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ log = structlog.get_logger(__name__)
 
 
 class LostPartition(Exception):  # noqa: N818
-    """Another instance has a part of the batch in hand now."""
+    """Another instance has a partition of the batch in hand now."""
 
 
 class Membership:
-    """Keeps what was read in step with the partitions that this instance has.
+    """Keeps what was read consistent with the partitions that this instance has.
 
-    indexes:  what keeps account of this instance's partitions, beside the backlog.
-    assigned: the metric of how many those are.
+    indexes:  what keeps track of this instance's partitions, besides the backlog.
+    assigned: the metric for the number of those partitions.
     """
 
     def __init__(
         self,
         delivery: Delivery,
-        inquiry: Offsets,
+        offsets_client: Offsets,
         partitions: Assignment,
         backlog: Backlog,
         progress: GroupProgress,
@@ -51,7 +51,7 @@ class Membership:
         assigned: Gauge,
     ) -> None:
         self._delivery = delivery
-        self._inquiry = inquiry
+        self._offsets_client = offsets_client
         self._partitions = partitions
         self._backlog = backlog
         self._progress = progress
@@ -63,7 +63,10 @@ class Membership:
 
     @contextmanager
     def batch_in_hand(self) -> Iterator[None]:
-        """Deliver a batch inside of this: it is given up when `check` finds a part of it lost."""
+        """Deliver a batch inside of this context.
+
+        The batch is given up when `check` finds that another instance has a part of it.
+        """
         self._in_hand = BatchInHand(set(self._partitions.next))
         try:
             yield
@@ -73,54 +76,56 @@ class Membership:
             self._in_hand = None
 
     def check(self) -> None:
-        """Raises `LostPartition` when another instance has a part of the batch in hand."""
+        """Raise `LostPartition` when another instance has a part of the batch in hand."""
         if self._in_hand and self._in_hand.lost:
             raise LostPartition
 
     def assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """Read these from now on; for `Consumer.subscribe`."""
+        """Start to read these partitions. A callback for `Consumer.subscribe`."""
         asked = [Position(p.topic, p.partition) for p in partitions]
-        own = self._inquiry.insist(lambda: self._locate(asked))
+        own = self._offsets_client.insist(lambda: self._locate(asked))
         if own is None:
             return
         self._partitions.assign(asked)
         self._unsettled.note()
         waiting = self._backlog.waiting > 0
-        self._inquiry.insist(lambda: self._progress.ask(own, waiting=waiting))
+        self._offsets_client.insist(lambda: self._progress.ask(own, waiting=waiting))
         self._gate.update()
         self._assigned.set(len(self._partitions.next))
 
     def revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """Forget what was read of these and not delivered, as the instance that has them now reads
-        it again; for `Consumer.subscribe`."""
-        gone = {Position(p.topic, p.partition) for p in partitions}
+        """Forget what was read of these partitions and not delivered. For `Consumer.subscribe`.
+
+        The instance that has them now reads it again.
+        """
+        lost = {Position(p.topic, p.partition) for p in partitions}
         if self._in_hand:
-            self._in_hand.lose(gone)
+            self._in_hand.lose(lost)
         try:
-            self._delivery.release(gone)
-        except BusError as error:  # who has them now takes them anyway
-            log.info("partitions not released", why=str(error))
-        self._partitions.revoke(gone)
+            self._delivery.release(lost)
+        except BusError as error:  # the new owner takes them anyway
+            log.info("the delivery did not release its partitions", why=str(error))
+        self._partitions.revoke(lost)
         for index in self._indexes:
-            index.revoked(gone)
-        self._backlog.drop(gone)
+            index.revoked(lost)
+        self._backlog.drop(lost)
         self._assigned.set(len(self._partitions.next))
 
     def _locate(self, asked: Collection[Position]) -> dict[Position, int]:
         """Find where to go on in these partitions. Return the offsets that the delivery keeps."""
-        own = self._delivery.resume(self._inquiry.cluster(), asked)
+        own = self._delivery.resume(self._offsets_client.cluster(), asked)
         self._partitions.locate(asked, own)
         for index in self._indexes:
             index.assigned({place: self._partitions.next[place] for place in asked})
         return {place: own[place] for place in asked if place in own}
 
     def _rewind(self) -> None:
-        """Give up the batch in hand, as another instance has a part of it, and read the rest again.
+        """Give up the batch in hand, and read again all partitions that this instance still has.
 
-        That instance delivers its part; delivered later by this one, it would come after newer
-        records.
+        Another instance has a part of the batch and delivers that part. If this instance delivered
+        it later, it would come after newer records.
         """
-        log.info("a batch is read again: some of its partitions are another instance's now")
+        log.info("a batch is read again: another instance has some of its partitions now")
         self._backlog.give_up()
         self._progress.ask(self._locate(list(self._partitions.next)), waiting=False)
         self._partitions.seek()

@@ -1,7 +1,8 @@
 """Tries again what the other side cannot take now, and says when it counts as down.
 
-Backoff with jitter is tenacity's. After some failures in a row the circuit counts as open: nothing
-else is tried meanwhile, which readiness and metrics show; the next success closes it.
+tenacity provides the backoff with jitter. After some failures in a row the circuit counts as open,
+which readiness and metrics show. While it is open, only the failed action is tried. The next
+success closes it.
 """
 
 from __future__ import annotations
@@ -22,36 +23,36 @@ Result = TypeVar("Result")
 
 
 class Retries:
-    """The tries of one product's consumer.
+    """The retries of one product's consumer.
 
-    stay:     waits for so many seconds; it may raise, and nothing is tried again then.
-    attempts: how many tries the last action took.
+    stay:     waits for this many seconds. If it raises, nothing is tried again.
+    attempts: how many times the last action was tried.
     """
 
     def __init__(
         self,
-        how: ConsumerSettings,
+        settings: ConsumerSettings,
         product: str,
         metrics: ConsumerMetrics,
         stay: Callable[[float], None],
     ) -> None:
         self.attempts = 1
-        self._how = how
+        self._settings = settings
         self._product = product
         self._metrics = metrics
         self._stay = stay
-        self._backoff = wait_random_exponential(how.retry_first, how.retry_most)
+        self._backoff = wait_random_exponential(settings.retry_first, settings.retry_most)
         self._failures = 0
 
     @property
     def open(self) -> str:
-        """Why the circuit is open, or ""."""
-        if self._failures < self._how.circuit_failures:
+        """Why the circuit is open, or "" if it is closed."""
+        if self._failures < self._settings.circuit_failures:
             return ""
         return f"{self._product} does not answer ({self._failures} tries failed)"
 
     def persist(self, action: Callable[[], Result]) -> Result:
-        """Do something until it does not say `RetryLater`; whatever else it raises goes through."""
+        """Call an action until it does not raise `RetryLater`. Other errors pass through."""
         retrying = Retrying(
             retry=retry_if_exception_type(RetryLater),
             wait=self._wait,
@@ -64,21 +65,25 @@ class Retries:
         if self._failures:
             self._failures = 0
             self._metrics.circuit.labels(self._product).set(0)
-            log.warning("delivers again", product=self._product, attempts=self.attempts)
+            log.warning("delivering again", product=self._product, attempts=self.attempts)
         return result
 
     def _wait(self, state: RetryCallState) -> float:
-        """How long: what the other side asked for (Retry-After), and no less than the backoff."""
+        """Return how many seconds to wait before the next try.
+
+        This is what the other side asked for (Retry-After), but at least the backoff.
+        """
         asked = getattr(state.outcome.exception() if state.outcome else None, "after", None)
         return max(asked or 0.0, self._backoff(state))
 
     def _failed(self, state: RetryCallState) -> None:
+        """Count a failure. Open the circuit after some in a row."""
         self._failures += 1
         self._metrics.retries.labels(self._product).inc()
-        if self._failures == self._how.circuit_failures:
+        if self._failures == self._settings.circuit_failures:
             self._metrics.circuit.labels(self._product).set(1)
             reason = str(state.outcome.exception()) if state.outcome else ""
-            log.warning("circuit open; its partitions wait", product=self._product, why=reason)
+            log.warning("circuit open; partitions are paused", product=self._product, why=reason)
 
 
 def in_steps(
@@ -87,9 +92,10 @@ def in_steps(
     step: Callable[[float], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Wait so many seconds in steps, between which something else can be looked after.
+    """Wait this many seconds in steps, between which other work can be done.
 
-    step: waits for at most so many seconds, `longest` or less; what it raises ends the wait.
+    longest: the length of a step, in seconds.
+    step:    waits for at most the seconds that it is given. If it raises, the wait ends.
     """
     until = clock() + seconds
     while (left := until - clock()) > 0:

@@ -1,31 +1,37 @@
-"""What stands: of each group of equivalent records the active ones, as the product was told them.
+"""An index of the active records of each group of equivalent records, as the product has them.
 
-One DuckDB file for each consumer group, topic and partition:
-`BUS_HOME/standing/GROUP/TOPIC-N.duckdb`. Kafka is the store of record and this is a cache.
-Equivalent records share their owner and so their partition. So only the instance that has the
-partition uses its file: it opens the file with the first batch that needs it and closes it when the
-partition is taken away. Another instance on the same machine then opens the same file; one on
-another machine makes its own from the topic.
+There is one DuckDB file for each consumer group, topic and partition:
+`BUS_HOME/standing/GROUP/TOPIC-N.duckdb`. Kafka is the store of record and each file is a cache.
+Equivalent records have the same owner and so the same partition. So only the instance that has the
+partition uses its file. It opens the file with the first batch that needs it, and closes it when
+the partition is revoked. Another instance on the same machine then opens the same file. An instance
+on another machine builds a file from the topic.
 
-    about   mark (the cluster, the rule, the layout), next: all before this offset is in the file
+    about   mark (the cluster, the rule, the layout), next: all messages before this offset are
+            in the file
     member  one row for each active record: owner, key, number, id, at_offset, first_day, last_day
 
-`key` is a hash of the fields in which equivalent records agree, `number` one of the record's id,
-`owner` one of the person whose it is; all are DuckDB's `hash`, the same in every process of one
-version of DuckDB, which the mark names. They have 64 bits: of eight million keys two are the same
-with a probability of one in half a million.
+`key` is a hash of the fields in which equivalent records agree. `number` is a hash of the record's
+id, `owner` a hash of its owner's id. All are DuckDB's `hash`, which is the same in every process of
+one version of DuckDB. The mark includes that version. A hash has 64 bits: among eight million keys,
+two are the same with a probability of one in half a million.
 
-Equivalent records have one owner, so only the owners of a batch are looked up, and of them only
-those that may be in a file at all (`_Seen`): on a first day hardly any. What was delivered is
-written while the next batch is read.
+Equivalent records have one owner, so only the owners of a batch are looked up. Of these, only
+owners that may be in a file at all are looked up (`_Seen`): on a first day hardly any. A large
+batch is written while the next batch is read.
 
-A file is made anew by reading the partition from its beginning when it is missing or damaged, when
-its mark is another, and when it is ahead of where the consumer goes on (somebody set the group's
-offsets back, and wants all told again). When it is behind, only what lies between is read.
-`bus.consume.cache_database` says what becomes of a file that cannot be written.
+A file is rebuilt from the beginning of the partition in these cases:
 
-The file may also hold records that lie after `next`: they were delivered while one before them
-still waits for what it refers to. They are read again after a restart, and the newest state counts.
+* It is missing or damaged.
+* It has another mark.
+* It is ahead of the offset at which the consumer goes on. Somebody has set the group's offsets back
+  and wants everything delivered again.
+
+When a file is behind, only the messages in between are read. `bus.consume.cache_database` says what
+happens to a file that cannot be written.
+
+The file may also hold records from after `next`. They were delivered while a record before them
+still waits for what it refers to. After a restart they are read again, and the newest state counts.
 """
 
 from __future__ import annotations
@@ -57,16 +63,17 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 LAYOUT = "2"
-"""Of the files; to be raised when their tables or the rule of `bus.product.Equivalent` change."""
+"""The version of the files. Raise it when their tables or the rule of `bus.product.Equivalent`
+change."""
 TAKEN = 50_000
-"""So many records are taken at once when a file is made or brought up to date."""
+"""The number of records that are written at once when a file is built or brought up to date."""
 BESIDE = 5_000
-"""A batch of more records is written beside what comes next."""
+"""A batch of more records than this is written in the background."""
 log = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
-    """An active record of a group of equivalent ones."""
+    """An active record of a group of equivalent records."""
 
     key: int
     number: int
@@ -78,20 +85,24 @@ class Member(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A record of the batch in hand; `slot` is its index in the lot, below 0 if it is not told."""
+    """A record of the batch in hand.
+
+    slot:      its index among the records of its kind; below 0 if it is not delivered.
+    is_active: whether it is active.
+    """
 
     slot: int
     member: Member
-    stands: bool
+    is_active: bool
 
 
 class StandingIndex:
-    """The standing records of one kind, of the partitions that this instance has.
+    """The active records of one kind, for the partitions of this instance.
 
     folder:        where the files are; None: in memory, for as long as the object lives.
     writer_schema: see `bus.registry.codec.Decoder`.
 
-    Methods raise `RetryLater` when Kafka, the registry or the disk do not answer.
+    Methods raise `RetryLater` when Kafka, the registry or the disk does not answer.
     """
 
     def __init__(
@@ -110,21 +121,21 @@ class StandingIndex:
         self._decoder = Decoder(kind, writer_schema)
         self._next: dict[int, int] = {}
         self._written: dict[int, int] = {}
-        self._parts: list[int] = []  # the partitions of the batch in hand
-        self._unwritten: set[int] = set()  # those of them that are not written
+        self._parts: list[int] = []  # of the batch in hand
+        self._unwritten: set[int] = set()  # the partitions of the batch that are not written
         self._delivered = False  # the product has the batch
-        self._number = 0  # of its records
-        self._unique = False  # no two of its records are one record
-        self._apart = False  # no two of its records have one key, and none has a member
+        self._number = 0  # how many records it has
+        self._unique = False  # no record is in it twice
+        self._apart = False  # none shares its key with another, or with a member
         self._touched: set[int] = set()  # the partitions with members that have its keys or ids
         self._seen = _Seen()
         self._thread = ThreadPoolExecutor(1, "standing")
         self._writing: Future[None] | None = None
-        self._files = CacheDatabase(folder, f"what stands of {kind}")
+        self._files = CacheDatabase(folder, f"the index of equivalent {kind} records")
         self._con = self._files.con
 
     def close(self) -> None:
-        """Close all files, with what is known of how far they stand."""
+        """Close all files, and write how far each goes."""
         try:
             self.release(list(self._next))
         finally:
@@ -134,16 +145,16 @@ class StandingIndex:
     # ---- partitions ----------------------------------------------------------------------------
 
     def reach(self, goals: Mapping[int, int]) -> None:
-        """Open the files of these partitions and bring each up to its offset.
+        """Open the files of these partitions and read each up to its offset.
 
-        A file that is open already and stands for more is left as it is.
+        A file that is open and goes further already is left as it is.
         """
         self._finish_writing()
         cluster = ""
         behind = {part: goal for part, goal in goals.items() if self._next.get(part, -1) < goal}
         if not behind:
             return
-        failure = f"could not read what stands of {self._kind}: Kafka says {{}}"
+        failure = f"could not read the active {self._kind} records: Kafka says {{}}"
         with Reader(self._settings, failure) as reader, self._files.faults():
             for part, goal in behind.items():
                 if part not in self._next:
@@ -166,7 +177,7 @@ class StandingIndex:
                 self._write_next(part, behind[part])
 
     def note(self, reached: Mapping[int, int]) -> None:
-        """All that lies before these offsets was delivered, and is in the open files."""
+        """Note that everything before these offsets was delivered and is in the open files."""
         for part, offset in reached.items():
             if part in self._next:
                 self._next[part] = max(offset, self._next[part])
@@ -176,7 +187,9 @@ class StandingIndex:
         try:
             self._finish_writing()
         except (RetryLater, Stop) as error:
-            log.info("a file is behind; its next owner reads on from the topic: %s", error)
+            log.info(
+                "an index file is behind; the next instance reads on from the topic: %s", error
+            )
         for part in parts:
             if part not in self._next:
                 continue
@@ -185,7 +198,9 @@ class StandingIndex:
                 try:
                     self._write_next(part, self._next[part])
                 except self._files.error as error:
-                    log.info("how far a file stands was not written: %s", type(error).__name__)
+                    log.info(
+                        "the offset of an index file was not written: %s", type(error).__name__
+                    )
             self._files.detach(f"p{part}")
             del self._next[part], self._written[part]
             self._unwritten.discard(part)
@@ -193,18 +208,20 @@ class StandingIndex:
     # ---- the batch in hand ---------------------------------------------------------------------
 
     def take(self, arriving: Sequence[pyarrow.Table]) -> None:
-        """Look at a batch (see `columns`), of one or more tables; nothing is written yet."""
+        """Load a batch of one or more tables (see `columns`). Nothing is written yet."""
         self._finish_writing()
         with self._files.faults():
             self._load(arriving)
             self._unwritten, self._delivered = set(self._parts), False
 
     def shared(self, *, standing: bool) -> set[int]:
-        """The keys of the batch for which a record cannot be judged alone: several of its records
-        have it, or another one stands with it, or a record goes from one key to another.
+        """Return the keys of the batch for which no record can be judged alone.
 
-        standing: whether the files hold the batch already; then also those of which it has not the
-                  newest state.
+        These are the keys that several records of the batch have, that a record outside of the
+        batch has, and from or to which a record moves.
+
+        standing: whether the files hold the batch already. Then keys are added for which the batch
+                  does not have a record's newest state.
         """
         moved = (
             "SELECT n.key FROM news n JOIN touched t USING (number) WHERE t.key <> n.key "
@@ -213,8 +230,9 @@ class StandingIndex:
         if standing:
             moved = (
                 "SELECT n.key FROM news n JOIN touched t USING (number) "
-                "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.stands "
-                "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) WHERE n.stands"
+                "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.is_active "
+                "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) "
+                "WHERE n.is_active"
             )
         if self._apart and not standing:
             return set()
@@ -228,7 +246,7 @@ class StandingIndex:
         return {key for (key,) in found}
 
     def members(self, keys: set[int]) -> list[Member]:
-        """The active records of these keys."""
+        """Return the active records of these keys."""
         with self._files.faults():
             self._wanted(keys)
             found = [
@@ -242,20 +260,20 @@ class StandingIndex:
         return [Member(*row) for row in found]
 
     def arrivals(self, keys: set[int]) -> list[Arrival]:
-        """The records of the batch that have these keys, in the order of their partition."""
+        """Return the records of the batch that have these keys, in the order of their partition."""
         with self._files.faults():
             self._wanted(keys)
             found = self._files.rows(
-                "SELECT slot, stands, key, number, id, part, at_offset, first_day, last_day "
+                "SELECT slot, is_active, key, number, id, part, at_offset, first_day, last_day "
                 "FROM news SEMI JOIN wanted USING (key) ORDER BY part, at_offset"
             )
-        return [Arrival(slot, Member(*row), stands) for slot, stands, *row in found]
+        return [Arrival(slot, Member(*row), is_active) for slot, is_active, *row in found]
 
     def write(self, reached: Mapping[int, int]) -> None:
-        """Write the batch in hand, which was delivered; and note what was reached.
+        """Write the batch in hand, which was delivered, and note these offsets.
 
-        A large batch is written beside what comes next; if that fails, the next call of a method
-        goes on with the rest and raises.
+        A large batch is written in the background. If that fails, the next call of a method writes
+        the rest, and raises if that fails too.
         """
         if not self._delivered:
             self._delivered = True
@@ -270,33 +288,38 @@ class StandingIndex:
     # ---- within --------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
+        """Write the partitions of the batch that are not written yet."""
         for part in sorted(self._unwritten & self._next.keys()):
             self._write(part, self._next[part])
             self._unwritten.discard(part)
         self._unwritten = set()
 
     def _note_owners(self) -> None:
-        """The owners of the batch may be in the files from now on."""
+        """Note that the owners of the batch may be in the files from now on."""
         owners = self._con.execute("SELECT owner FROM news").fetchnumpy()
         self._seen.add(owners["owner"])
 
     def _finish_writing(self) -> None:
-        """Come back when the last batch is written; raises as a method does when it cannot be."""
+        """Wait until the last batch is written.
+
+        If writing in the background failed, this writes the rest, and raises as a method does.
+        """
         if self._writing is not None:
             failure = self._writing.exception()
             self._writing = None
             if failure is not None:
-                log.info("what stands is written again: %s", type(failure).__name__)
+                log.info("the index of active records is written again: %s", type(failure).__name__)
         if self._unwritten and self._delivered:
             with self._files.faults():
                 self._write_all()
 
     def _wanted(self, keys: set[int]) -> None:
+        """Fill the table `wanted` with these keys."""
         self._con.execute("CREATE OR REPLACE TEMP TABLE wanted (key UBIGINT)")
         self._con.execute("INSERT INTO wanted SELECT unnest(?::UBIGINT[])", [list(keys)])
 
     def _load(self, arriving: Sequence[pyarrow.Table]) -> None:
-        """Make `news` of a batch, and `touched` of the members that have its keys and ids."""
+        """Fill `news` with a batch, and `touched` with the members that have its keys or ids."""
         import numpy
         import pyarrow
 
@@ -307,7 +330,7 @@ class StandingIndex:
         )
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE news (slot BIGINT, part INTEGER, at_offset BIGINT, "
-            "id VARCHAR, owner UBIGINT, number UBIGINT, key UBIGINT, stands BOOLEAN, "
+            "id VARCHAR, owner UBIGINT, number UBIGINT, key UBIGINT, is_active BOOLEAN, "
             "first_day DATE, last_day DATE)"
         )
         for some in arriving:
@@ -337,7 +360,7 @@ class StandingIndex:
         self._apart = self._unique and not self._touched and _all_differ(news["key"])
 
     def _touch(self, owners: pyarrow.Table, parts: set[int]) -> None:
-        """Note the members of these owners that have keys or ids of the batch."""
+        """Add to `touched` the members of these owners that have keys or ids of the batch."""
         self._con.register("owners", owners)
         for part in sorted(parts & self._next.keys()):
             self._con.execute(
@@ -352,14 +375,14 @@ class StandingIndex:
         self._con.unregister("owners")
 
     def _write(self, part: int, next_offset: int) -> None:
-        """Write what `news` holds of one partition: the newest state of each record counts."""
+        """Write the records of one partition in `news`: the newest state of each record counts."""
         columns = "owner, key, number, id, at_offset, first_day, last_day"
         source, member = f"FROM news n WHERE part = {part}", f"p{part}.member"
         with self._files.transaction():
             if part in self._touched or not self._unique:
                 known = f"FROM touched t WHERE part = {part} AND t.number = n.number"
                 self._con.execute(
-                    f"CREATE OR REPLACE TEMP TABLE latest AS SELECT stands, {columns} {source} "
+                    f"CREATE OR REPLACE TEMP TABLE latest AS SELECT is_active, {columns} {source} "
                     f"AND NOT EXISTS (SELECT 1 {known} AND t.at_offset >= n.at_offset) "
                     "QUALIFY row_number() OVER (PARTITION BY number ORDER BY at_offset DESC) = 1"
                 )
@@ -368,19 +391,20 @@ class StandingIndex:
                     f"WHERE EXISTS (SELECT 1 {known}))"
                 )
                 source = "FROM latest WHERE true"
-            self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND stands")
+            self._con.execute(f"INSERT INTO {member} SELECT {columns} {source} AND is_active")
             self._con.execute(f"UPDATE p{part}.about SET next = ?", [next_offset])
         self._written[part] = next_offset
 
     def _write_next(self, part: int, offset: int) -> None:
+        """Write the offset before which all messages of a partition are in its file."""
         self._con.execute(f"UPDATE p{part}.about SET next = ?", [offset])
         self._next[part] = self._written[part] = offset
 
     def _absorb(self, messages: Sequence[Message]) -> None:
-        """Write what was read, which the product has been told."""
+        """Write messages that were read from the topic, which the product already has."""
         values = [message.value() for message in messages]
         records, failures, whole = self._decoder.decode_with_columns(values)
-        if failures:  # no product was told of those
+        if failures:  # those were delivered to no product
             bad = {index for index, _ in failures}
             messages = [message for index, message in enumerate(messages) if index not in bad]
         self._load([columns(self._rule, KindRecords(records, list(messages), whole))])
@@ -393,19 +417,23 @@ class StandingIndex:
     # ---- files ---------------------------------------------------------------------------------
 
     def _mark(self, cluster: str, part: int) -> str:
+        """Return the mark of a file: a hash of all that its content depends on."""
         about = KINDS[self._kind]
         rule = (list(self._rule.fields), self._rule.first, self._rule.last)
         parts = (LAYOUT, cluster, self._files.version, self._topic, part, rule)
-        said = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+        text = json.dumps([*parts, meaning(about.schema)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _open(self, part: int, goal: int, mark: str) -> None:
-        """Open the file of a partition, or an empty one."""
+        """Open the file of a partition, or an empty database in memory."""
         file = f"{self._topic}-{part}.duckdb"
         self._files.open(f"p{part}", file, lambda: self._is_usable(part, goal, mark))
 
     def _is_usable(self, part: int, goal: int, mark: str) -> bool:
-        """Make the tables of a file that is new; whether it is ours and not ahead of `goal`."""
+        """Create the tables of a new file. Return whether it can be used.
+
+        It must have this mark and not be ahead of `goal`.
+        """
         name = f"p{part}"
         self._con.execute(f"CREATE TABLE IF NOT EXISTS {name}.about (mark VARCHAR, next BIGINT)")
         self._con.execute(
@@ -425,10 +453,10 @@ class StandingIndex:
 
 
 class _Seen:
-    """Which owners may be in the files: it never forgets one, and takes few others for one.
+    """The owners that may be in the files. It never forgets one, and includes few others.
 
-    It is a Bloom filter with two bits for each owner. With a million owners it takes one in a
-    hundred others for known.
+    It is a Bloom filter with two bits for each owner. With a million owners, it also includes one
+    in a hundred of the others.
     """
 
     SIZE = 1 << 24
@@ -439,47 +467,51 @@ class _Seen:
         self._bits = numpy.zeros(self.SIZE, bool)
 
     def add(self, owners: numpy.ndarray) -> None:
-        """Note these (64-bit hashes)."""
+        """Add these owners (64-bit hashes)."""
         for at in self._places(owners):
             self._bits[at] = True
 
     def among(self, owners: numpy.ndarray) -> numpy.ndarray:
-        """For each of these, whether it may have been noted."""
+        """Return for each of these owners whether it may have been added."""
         one, other = self._places(owners)
         found: numpy.ndarray = self._bits[one] & self._bits[other]
         return found
 
     def _places(self, owners: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return the two bits of each owner."""
         return owners % self.SIZE, (owners >> 32) % self.SIZE
 
 
 def _all_differ(hashes: numpy.ndarray) -> bool:
+    """Return whether all hashes are different."""
     import numpy
 
     ordered = numpy.sort(hashes)
     return not (ordered[1:] == ordered[:-1]).any()
 
 
-def columns(rule: Equivalent, lot: KindRecords, *, told: bool = True) -> pyarrow.Table:
-    """What `StandingIndex.take` needs of records.
+def columns(
+    rule: Equivalent, kind_records: KindRecords, *, delivered: bool = True
+) -> pyarrow.Table:
+    """Return the columns of these records that `StandingIndex.take` needs.
 
-    told: whether the product is told of them; else their place in the lot is -1.
+    delivered: whether the records are delivered. If not, their slot is -1.
     """
     import numpy
     import pyarrow
 
-    number = len(lot.messages)
-    slots = numpy.arange(number, dtype=numpy.int64) if told else numpy.full(number, -1)
+    number = len(kind_records.messages)
+    slots = numpy.arange(number, dtype=numpy.int64) if delivered else numpy.full(number, -1)
     side = {
         "slot": pyarrow.array(slots, pyarrow.int64()),
-        "part": pyarrow.array([m.partition() for m in lot.messages], pyarrow.int32()),
-        "at_offset": pyarrow.array([m.offset() for m in lot.messages], pyarrow.int64()),
+        "part": pyarrow.array([m.partition() for m in kind_records.messages], pyarrow.int32()),
+        "at_offset": pyarrow.array([m.offset() for m in kind_records.messages], pyarrow.int64()),
     }
     names = ("sourcedId", "status", *rule.fields, rule.first, rule.last)
     fields = dict.fromkeys(name for name in names if name)
-    if lot.columns is not None:
-        return pyarrow.table(side | {name: lot.columns.column(name) for name in fields})
+    if kind_records.columns is not None:
+        return pyarrow.table(side | {name: kind_records.columns.column(name) for name in fields})
     days = {rule.first, rule.last}
-    values = {name: [record[name] for record in lot.records] for name in fields}
+    values = {name: [record[name] for record in kind_records.records] for name in fields}
     types = {name: pyarrow.date32() if name in days else None for name in fields}
     return pyarrow.table(side | {name: pyarrow.array(values[name], types[name]) for name in fields})

@@ -1,4 +1,4 @@
-"""Runs a product's translation over whole lots, and keeps apart what it cannot translate."""
+"""Runs a product's translation over many records, and separates what it cannot translate."""
 
 from __future__ import annotations
 
@@ -19,53 +19,55 @@ if TYPE_CHECKING:
 
 
 def translate(
-    product: Product, lots: Mapping[str, KindRecords]
+    product: Product, by_kind: Mapping[str, KindRecords]
 ) -> tuple[list[Part], Counter[str], list[tuple[Message, str]]]:
-    """From lots of records to parts of rows, in the product's own order.
+    """Translate records to parts of rows, in the product's table order.
 
-    Returns the parts, how many records of each kind are told, and (message, reason) for the dead
-    letters. A record that one table cannot take is told to none.
+    Returns the parts, how many records of each kind are delivered, and (message, reason) for the
+    dead letters. If one table cannot take a record, no table gets it.
     """
-    failed: dict[str, dict[int, str]] = {kind: {} for kind in lots}
+    failed: dict[str, dict[int, str]] = {kind: {} for kind in by_kind}
     made: list[tuple[int, str, Part, list[Row | None]]] = []
     for order, table in enumerate(product.tables):
-        for kind, lot in lots.items():
+        for kind, kind_records in by_kind.items():
             if kind in table.rows:
-                rows = _rows(table.rows[kind], lot, failed[kind])
-                part = Part(table, kind, [], lot.records, lot.messages)
+                rows = _rows(table.rows[kind], kind_records, failed[kind])
+                part = Part(table, kind, [], kind_records.records, kind_records.messages)
                 made.append((order, kind, part, rows))
-    told: dict[str, set[int] | int] = {}
+    delivered: dict[str, set[int] | int] = {}
     parts = []
     for _, kind, part, rows in made:
         left_out = failed[kind].keys()
         if not left_out and None not in rows:
             part.rows = rows  # type: ignore[assignment]
-            told[kind] = len(rows)
+            delivered[kind] = len(rows)
         else:
             keep = [i for i, row in enumerate(rows) if row is not None and i not in left_out]
             part.rows = [rows[i] for i in keep]  # type: ignore[misc]
             part.records = [part.records[i] for i in keep]
             part.messages = [part.messages[i] for i in keep]
-            before = told.get(kind, set())
-            told[kind] = before if isinstance(before, int) else before | set(keep)
+            before = delivered.get(kind, set())
+            delivered[kind] = before if isinstance(before, int) else before | set(keep)
         if part.rows:
             parts.append(part)
-    numbers = Counter({k: n if isinstance(n, int) else len(n) for k, n in told.items()})
-    letters = [
-        (lots[kind].messages[index], reason)
+    numbers = Counter({k: n if isinstance(n, int) else len(n) for k, n in delivered.items()})
+    failures = [
+        (by_kind[kind].messages[index], reason)
         for kind, reasons in failed.items()
         for index, reason in reasons.items()
     ]
-    return parts, numbers, letters
+    return parts, numbers, failures
 
 
-def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list[Row | None]:
-    """The rows of a lot at one go; only when one fails, one by one to find it."""
+def _rows(
+    function: Translate, kind_records: KindRecords, failed: dict[int, str]
+) -> list[Row | None]:
+    """Translate all records at once. If one fails, translate them one by one to find it."""
     try:
-        return [function(record) for record in lot.records]
-    except Exception:  # a translation may fail in any way; what failed is found below
+        return [function(record) for record in kind_records.records]
+    except Exception:  # a translation may raise anything; its record is found below
         rows: list[Row | None] = []
-        for index, record in enumerate(lot.records):
+        for index, record in enumerate(kind_records.records):
             try:
                 rows.append(function(record))
             except Never as reason:
@@ -73,21 +75,21 @@ def _rows(function: Translate, lot: KindRecords, failed: dict[int, str]) -> list
                 rows.append(None)
             except Exception as error:
                 failed[index] = Reason(
-                    f"the translation failed ({_told(error)}); mend it, then retry this",
+                    f"the translation failed ({_described(error)}); fix it, then retry this record",
                     FaultCode.TRANSLATION_FAILED,
                 )
                 rows.append(None)
         return rows
 
 
-def _told(error: Exception) -> str:
-    """What is told of an error in a product's code: its type, the key that was not there, the line.
+def _described(error: Exception) -> str:
+    """Describe an error in a product's code: its type, the missing key, the line.
 
-    An error's text may hold a value of the record, and so may a key. A key is told only when the
+    An error's text may hold a value of the record, and so may a key. A key is named only when the
     code itself spells it out, as in `record["homeRoom"]`.
     """
     frames = list(traceback.walk_tb(error.__traceback__))[1:]  # the first is that of `_rows`
-    if not frames:  # the function is none of Python's
+    if not frames:  # the function is not written in Python
         return type(error).__name__
     folder = Path(frames[0][0].f_code.co_filename).parent
     inside = [one for one in frames if folder in Path(one[0].f_code.co_filename).parents]

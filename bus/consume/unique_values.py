@@ -1,33 +1,38 @@
-"""Values that only one record may have at a product at a time, such as the login of a person.
+"""Values that only one record may have at a product at a time, such as a person's login.
 
 A child comes back and gets a new record with the username of the old one. Two students swap their
-usernames in one day. A username that was freed on Monday is another's on Friday. The two people may
-be in two batches, in any order, and of two instances. A product that has a value under one id
-refuses it under another (Canvas: instructure/canvas-lms, lib/sis/user_importer.rb).
+usernames on one day. A username that is free on Monday goes to another student on Friday. The two
+records may be in two batches, in any order, and of two instances. A product that has a value under
+one id refuses it under another (Canvas: instructure/canvas-lms, lib/sis/user_importer.rb).
 
-So `bus.product.Product.unique` names such fields, and this is the rule:
+So `bus.product.Product.unique` names such fields, and these are the rules:
 
-* Nobody waits for anybody. A record whose value another one still has at the product is told at
-  once, without the value (None): a student is there, with all classes, under another login.
-* It is told again, with the value, as soon as the other one has been told something else.
-* Who has a value keeps it. If the old one never leaves (the system gave one username to two), the
-  new one stays without it, and gets it on the day on which the old one leaves.
-* Within one batch no value goes from one record to another. What a batch sets free is told in a
-  batch of its own that follows at once. So a swap takes two: both are told without, and then each
-  with what the other had.
+* No record waits for another. A record whose value another record still has at the product is
+  delivered at once, without the value (None). So the student exists at the product, with all
+  classes, under another login.
+* The record is delivered again, with the value, as soon as the other record no longer has it at the
+  product.
+* A record that has a value keeps it. As long as the old record keeps it (the SIS gave one username
+  to two people), the new record stays without it. It gets the value on the day on which the old
+  record gives it up.
+* Within one batch, no value moves from one record to another. The values that a batch sets free are
+  delivered in a separate batch right after it. So a swap takes two batches: both records are
+  delivered without their values, and then each with the other's value.
 
-What is known of whom. Of its own partitions an instance knows what the product was told. Of the
-others' it reads what lies before the group's committed offsets; there each record counts as having
-what it wants. A value that no such record wants is free, as the record that had it was told again
-before that was committed. Two instances that tell one value of two new records at the same moment
-cannot know of each other: that is a fault of the system's, and the product refuses the second.
+What an instance knows: for its own partitions, it knows what the product has. From the partitions
+of other instances, it reads the records before the group's committed offsets. Each of those records
+counts as having the value that it claims. A value that no such record claims is free, because the
+record that had it was delivered again before that offset was committed. Two instances may deliver
+one value for two new records at the same moment. They cannot know of each other. That is an error
+in the SIS, and the product refuses the second record.
 
-It is kept in a file (`bus.consume.claim_index`), a cache of the topics. A second instance on the
-same machine cannot open the file, and keeps it in memory.
+A file keeps the claims (`bus.consume.claim_index`). It is a cache of the topics. A second instance
+on the same machine cannot open the file, and keeps the claims in memory.
 
-What a kill leaves, at each moment: before the file is written, the batch comes again and is
-decided from the same; after it, the batch comes again and is told as before, as the file says what
-the product has. What is told in a batch of its own moves no offset: a start looks for it again.
+This is what happens after a kill. Before the file is written: the batch comes again and is decided
+in the same way. After the file is written: the batch comes again and is delivered as before,
+because the file says what the product has. A batch of freed values moves no offset: the next start
+looks for such values again.
 """
 
 from __future__ import annotations
@@ -60,19 +65,22 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 LAYOUT = "1"
-"""Of the file; to be raised when its tables or the rule change."""
+"""The version of the file. Raise it when its tables or the rules change."""
 TAKEN = 50_000
-"""So many records are taken at once when the file is brought up to date."""
+"""The number of records that are written at once when the file is brought up to date."""
 log = logging.getLogger(__name__)
 
 
 class UniqueValues:
-    """Decides which records are told without a value that another one has. Not for several threads.
+    """Decides which records are delivered without a value that another record has.
 
-    folder:  where what is known is kept.
-    inquiry: asks Kafka what the group has committed.
+    Not thread-safe.
 
-    `decide`, `delivered`, `freed` and `told` may raise `RetryLater`, and can be called again.
+    folder:         where the claims are kept.
+    offsets_client: asks Kafka what the group has committed.
+
+    `decide`, `delivered`, `freed` and `delivered_with_values` may raise `RetryLater`, and can be
+    called again.
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class UniqueValues:
         product: Product,
         writer_schema: Callable[[int], dict[str, Any]],
         folder: Path,
-        inquiry: Offsets,
+        offsets_client: Offsets,
     ) -> None:
         self._settings = settings
         self._fields = dict(product.unique)
@@ -89,34 +97,38 @@ class UniqueValues:
         self._topics = {topics.topic(settings, kind): kind for kind in self._kinds}
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in self._kinds}
         self._folder = folder
-        self._inquiry = inquiry
-        self._begins: dict[Position, int] = {}  # the partitions of this instance
+        self._offsets_client = offsets_client
+        self._begins: dict[Position, int] = {}  # the first offsets of this instance's partitions
         self._table: ClaimIndex | None = None
         self._pending = False  # a batch was decided and is not delivered yet
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Partitions, each with the offset before which the product was told all."""
+        """Note partitions, each with the offset before which the product has everything."""
         self._begins |= {p: at for p, at in begins.items() if p.topic in self._topics}
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """These partitions are another instance's now."""
+        """Note that another instance has these partitions now."""
         for place in places:
             self._begins.pop(place, None)
 
     @property
     def owing(self) -> bool:
-        """Whether some record may have been told without its value."""
+        """Whether some record may have been delivered without its value."""
         if self._table is None:
             return bool(self._fields) and (self._folder / FILE).exists()
         return self._table.owing
 
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
-        """The same records, without the values that others have at the product."""
+        """Return the same records, without the values that other records have at the product."""
         self._pending = False
-        lots = {kind: records[kind] for kind in self._kinds if kind in records}
-        if not any(lot.records for lot in lots.values()):
+        by_kind = {kind: records[kind] for kind in self._kinds if kind in records}
+        if not any(kind_records.records for kind_records in by_kind.values()):
             return records
-        arriving = [self._columns(kind, lot) for kind, lot in lots.items() if lot.records]
+        arriving = [
+            self._columns(kind, kind_records)
+            for kind, kind_records in by_kind.items()
+            if kind_records.records
+        ]
         claims = self._claims()
         claims.take(arriving)
         if claims.new_values() and self._catch_up(claims):
@@ -125,10 +137,16 @@ class UniqueValues:
         taken = claims.taken()
         if not taken:
             return records
-        return {**records, **{kind: self._without(kind, lot, taken) for kind, lot in lots.items()}}
+        return {
+            **records,
+            **{
+                kind: self._without(kind, kind_records, taken)
+                for kind, kind_records in by_kind.items()
+            },
+        }
 
     def delivered(self, offsets: Mapping[Position, int], left_out: Collection[Message]) -> None:
-        """The product has the batch that was decided last, but for these messages."""
+        """Note that the product has the batch that was decided last, except for these messages."""
         if self._table is None:
             return
         if self._pending:
@@ -143,7 +161,7 @@ class UniqueValues:
             self._table.note(self._numbered(offsets))
 
     def freed(self) -> Mapping[str, KindRecords]:
-        """Records that were told without their value, which nobody else has any more."""
+        """Return records that were delivered without a value that no other record has any more."""
         if not self.owing or not self._begins:
             return {}
         claims = self._claims()
@@ -153,26 +171,26 @@ class UniqueValues:
             place = Position(topics.topic(self._settings, self._kinds[number]), part)
             if place in self._begins:
                 asked.setdefault(place, []).append(offset)
-        lots: dict[str, KindRecords] = {}
+        by_kind: dict[str, KindRecords] = {}
         for (place, _), message in sorted(messages_at(self._settings, asked).items()):
             kind = self._topics[place.topic]
             record = self._decoders[kind].decode(message.value())
-            lots.setdefault(kind, KindRecords()).add(record, message)
-        return {kind: lots[kind] for kind in self._kinds if kind in lots}
+            by_kind.setdefault(kind, KindRecords()).add(record, message)
+        return {kind: by_kind[kind] for kind in self._kinds if kind in by_kind}
 
-    def told(self, records: Mapping[str, KindRecords]) -> None:
-        """The product has these, with their values."""
+    def delivered_with_values(self, records: Mapping[str, KindRecords]) -> None:
+        """Note that the product has these records with their values."""
         if self._table is not None:
-            self._table.note_told(
+            self._table.note_delivered(
                 [
                     (self._kinds.index(kind), message.partition() or 0, message.offset() or 0)
-                    for kind, lot in records.items()
-                    for message in lot.messages
+                    for kind, kind_records in records.items()
+                    for message in kind_records.messages
                 ]
             )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._table is not None:
             self._table.close()
             self._table = None
@@ -180,6 +198,7 @@ class UniqueValues:
     # ---- within --------------------------------------------------------------------------------
 
     def _numbered(self, offsets: Mapping[Position, int]) -> dict[tuple[int, int], int]:
+        """Return the offsets by the number of the kind and the partition."""
         return {
             (self._kinds.index(self._topics[place.topic]), place.partition): at
             for place, at in offsets.items()
@@ -187,29 +206,29 @@ class UniqueValues:
         }
 
     def _claims(self) -> ClaimIndex:
-        """What is known, of this instance's partitions up to where it began with them."""
+        """Return the claims, with this instance's partitions read up to their first offsets."""
         if self._table is None:
-            with self._asked():
-                cluster = self._inquiry.cluster()
+            with self._kafka_errors():
+                cluster = self._offsets_client.cluster()
             self._table = ClaimIndex(self._folder, self._mark(cluster))
         self._read_up_to(self._table, self._begins)
         self._table.own({self._number(place) for place in self._begins})
         return self._table
 
     def _catch_up(self, claims: ClaimIndex) -> bool:
-        """Learn what other instances have committed; whether that was anything new."""
-        with self._asked():
-            places = self._inquiry.partitions(self._topics)
-            committed = self._inquiry.committed([p for p in places if p not in self._begins])
+        """Read what other instances have committed. Return whether anything was new."""
+        with self._kafka_errors():
+            places = self._offsets_client.partitions(self._topics)
+            committed = self._offsets_client.committed([p for p in places if p not in self._begins])
         return self._read_up_to(claims, committed)
 
     def _read_up_to(self, claims: ClaimIndex, goals: Mapping[Position, int]) -> bool:
-        """Take in what lies before these offsets; whether that was anything new."""
+        """Read all messages before these offsets. Return whether anything was new."""
         start = {place: claims.next(*self._number(place)) for place in goals}
         behind = {place: goal for place, goal in goals.items() if start[place] < goal}
         if not behind:
             return False
-        failure = "could not read which values are taken: Kafka says {}"
+        failure = "could not read which unique values are in use: Kafka says {}"
         with Reader(self._settings, failure) as reader:
             kept: list[Message] = []
             for batch in reader.batches({place: start[place] for place in behind}, behind):
@@ -222,20 +241,21 @@ class UniqueValues:
         return True
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """What Kafka says to a question, in the bus's terms."""
+    def _kafka_errors(self) -> Iterator[None]:
+        """Raise Kafka's errors as `RetryLater`."""
         try:
             yield
         except KafkaException as error:
             raise RetryLater(
-                f"could not ask what the group has delivered: Kafka says {error.args[0].name()}"
+                f"could not read what the group has committed: Kafka says {error.args[0].name()}"
             ) from None
 
     def _number(self, place: Position) -> tuple[int, int]:
+        """Return the number of the kind and the partition."""
         return self._kinds.index(self._topics[place.topic]), place.partition
 
     def _absorb(self, claims: ClaimIndex, messages: Sequence[Message]) -> None:
-        """Note what was read, which the product has been told."""
+        """Write messages that were read from the topics, which the product already has."""
         tables = []
         for topic, kind in self._topics.items():
             mine = [message for message in messages if message.topic() == topic]
@@ -250,17 +270,18 @@ class UniqueValues:
             claims.take(tables)
             claims.write({}, set(), read=True)
 
-    def _columns(self, kind: str, lot: KindRecords) -> pyarrow.Table:
-        """What `ClaimIndex.take` needs of records."""
+    def _columns(self, kind: str, kind_records: KindRecords) -> pyarrow.Table:
+        """Return the columns of these records that `ClaimIndex.take` needs."""
         import pyarrow
 
-        number, messages = len(lot.messages), lot.messages
+        number, messages = len(kind_records.messages), kind_records.messages
         names = ("sourcedId", "status", self._fields[kind])
-        if lot.columns is not None:
-            cells = [lot.columns.column(name) for name in names]
+        if kind_records.columns is not None:
+            cells = [kind_records.columns.column(name) for name in names]
         else:
             cells = [
-                pyarrow.array([r[name] for r in lot.records], pyarrow.string()) for name in names
+                pyarrow.array([r[name] for r in kind_records.records], pyarrow.string())
+                for name in names
             ]
         return pyarrow.table(
             {
@@ -275,24 +296,31 @@ class UniqueValues:
             }
         )
 
-    def _without(self, kind: str, lot: KindRecords, taken: set[tuple[int, int]]) -> KindRecords:
+    def _without(
+        self, kind: str, kind_records: KindRecords, taken: set[tuple[int, int]]
+    ) -> KindRecords:
+        """Return these records, without the values that other records have.
+
+        taken: the kind and the index of each record whose value another record has.
+        """
         number, field = self._kinds.index(kind), self._fields[kind]
         slots = {slot for one, slot in taken if one == number}
         if not slots:
-            return lot
+            return kind_records
         log.warning(
-            "%s %s records are told without their %s, which another record has at the product",
+            "%s %s records are delivered without their %s, which another record has at the product",
             len(slots),
             kind,
             field,
         )
         records = [
             {**record, field: None} if slot in slots else record
-            for slot, record in enumerate(lot.records)
+            for slot, record in enumerate(kind_records.records)
         ]
-        return KindRecords(records, lot.messages)
+        return KindRecords(records, kind_records.messages)
 
     def _mark(self, cluster: str) -> str:
+        """Return the mark of the file: a hash of all that its content depends on."""
         import duckdb
 
         names = [topics.topic(self._settings, kind) for kind in self._kinds]

@@ -1,15 +1,14 @@
 """Runs the loop of a consumer.
 
-    poll → decode → order (references before referrers) → translate → deliver → commit
+    poll → decode → order (referenced records first) → translate → deliver → commit
 
-A product's group is `PREFIX.PRODUCT`; several instances share its partitions (cooperative
-rebalancing, KIP-429). Offsets are committed here and nowhere else, only after the delivery has
-taken what lies before them: killed at any moment, what was not committed is read and delivered
-again.
+A product's group is `PREFIX.PRODUCT`. Several instances share its partitions (cooperative
+rebalancing, KIP-429). Only this module commits offsets, and only after the delivery has taken what
+lies before them. After a kill at any moment, what was not committed is read and delivered again.
 
-A product that is down costs nothing but time: its partitions are paused, the batch in hand is tried
-again with backoff and jitter, and nothing is lost. After some failures in a row the circuit counts
-as open, which readiness and metrics show.
+A product that is down only costs time. Its partitions are paused, the batch in hand is tried again
+with backoff and jitter, and nothing is lost. After some failures in a row the circuit counts as
+open, which readiness and metrics show.
 """
 
 from __future__ import annotations
@@ -57,21 +56,26 @@ log = structlog.get_logger(__name__)
 
 POLL_RECORDS = 10_000
 IDLE_SECONDS = 60.0
-"""While nothing comes, what depends on the day alone is looked after so often."""
+"""While nothing comes, the delivery settles about this often, in seconds. What it writes may depend
+on the date."""
 FREED_SECONDS = 5.0
-"""While a record was told without its value, what others have set free is looked for so often."""
+"""While a record was delivered without its value, free values are looked up about this often, in
+seconds."""
 GROUP_SECONDS = 1.0
-"""While something waits, what all instances have delivered is asked for so often."""
+"""While records wait, Kafka is asked about this often what all instances have delivered, in
+seconds."""
 QUIET_SECONDS = 0.5
-"""A batch is not filled any longer when nothing has come for so long."""
+"""A batch is delivered before it is full when nothing has come for this many seconds."""
 STUCK_SECONDS = 300.0
-"""A loop that has not turned for so long is not live."""
+"""A loop that has not turned for this many seconds is not live."""
 
 
 class Worker:
     """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any.
 
-    clock, event, consumer: the time, what waits, and Kafka's client, for tests to replace.
+    clock:    the monotonic clock. Tests replace this and the next two.
+    event:    makes the event that waits.
+    consumer: makes Kafka's client.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class Worker:
         consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
         self.outcome = WorkerOutcome()
-        self._how = settings.consumer
+        self._consumer_settings = settings.consumer
         self._product = product
         self._delivery = delivery
         self._metrics = metrics
@@ -94,19 +98,23 @@ class Worker:
         self._stopping = StopRequest(clock, event())
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
-        self._looked = -math.inf
+        self._freed_looked_up = -math.inf
         self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
-        self._retries = Retries(self._how, product.name, metrics, self._stay)
+        self._retries = Retries(self._consumer_settings, product.name, metrics, self._stay)
         self._equivalents = Equivalents(
             settings, product, schema_lookup(settings), folder(settings, product)
         )
         group = group_settings(settings, product.name)
         self._consumer = consumer(group)
-        self._inquiry = Offsets(group, self._stopping.wait)
+        self._offsets_client = Offsets(group, self._stopping.wait)
         self._unique = UniqueValues(
-            settings, product, schema_lookup(settings), folder(settings, product), self._inquiry
+            settings,
+            product,
+            schema_lookup(settings),
+            folder(settings, product),
+            self._offsets_client,
         )
         self._deliverer = Deliverer(
             settings,
@@ -122,19 +130,27 @@ class Worker:
         self._backlog = Backlog(
             settings,
             self._kinds,
-            self._how.hold_seconds,
+            self._consumer_settings.hold_seconds,
             clock,
             folder=folder(settings, product),
         )
-        self._partitions = Assignment(self._consumer, self._inquiry, self._kinds, clock=clock)
+        self._partitions = Assignment(
+            self._consumer, self._offsets_client, self._kinds, clock=clock
+        )
         self._progress = GroupProgress(
-            self._inquiry, self._partitions, self._backlog.delivered, self._kinds, clock=clock
+            self._offsets_client,
+            self._partitions,
+            self._backlog.delivered,
+            self._kinds,
+            clock=clock,
         )
         behind = metrics.behind.labels(product.name)
-        self._gate = Gate(self._partitions, self._backlog, self._how.hold_records, behind)
+        self._gate = Gate(
+            self._partitions, self._backlog, self._consumer_settings.hold_records, behind
+        )
         self._membership = Membership(
             delivery,
-            self._inquiry,
+            self._offsets_client,
             self._partitions,
             self._backlog,
             self._progress,
@@ -144,32 +160,34 @@ class Worker:
             metrics.assigned.labels(product.name),
         )
 
-    # ---- from outside -------------------------------------------------------------------------
+    # ---- for callers --------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask the loop to end: it finishes the batch in hand, commits, leaves its group."""
+        """Ask the loop to end. It finishes the batch in hand, commits, and leaves its group."""
         self._stopping.make()
 
     def live(self) -> str:
-        """What is wrong with the loop, or ""."""
+        """Return what is wrong with the loop, or ""."""
         silence = self._heartbeat.silence
-        return f"the loop has not turned for {silence:.0f} s" if silence > STUCK_SECONDS else ""
+        return f"the loop has not run for {silence:.0f} s" if silence > STUCK_SECONDS else ""
 
     def ready(self) -> str:
-        """Why the consumer does not deliver now, or ""."""
+        """Return why the consumer does not deliver now, or ""."""
         if not self._partitions.joined:
-            return "not in its group yet"
+            return "the consumer has not joined its group yet"
         return self._retries.open
 
     def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
-        """Deliver until `stop`, or until all is delivered that was there when it began.
+        """Deliver until `stop` is called.
 
-        Raises `Stop` when a person must act, also when Kafka's own errors are fatal.
+        until_caught_up: also end when everything is delivered that was in the topics at the start.
+
+        Raises `Stop` when a person must act, and for Kafka's fatal errors.
         """
         if until_caught_up:
             self._mode = RunMode.CATCH_UP
         try:
-            goal = self._inquiry.ends(self._kinds) if until_caught_up else {}
+            goal = self._offsets_client.ends(self._kinds) if until_caught_up else {}
             self.outcome.there = bool(goal)
             self._join()
             while not self._stopping:
@@ -179,7 +197,7 @@ class Worker:
             self._deliver()
             self._settle()
         except _Drained:
-            log.warning("stopped with a batch undelivered; it is delivered at the next start")
+            log.warning("stopped before a batch was delivered; the next start delivers it")
         except KafkaException as error:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
@@ -187,10 +205,11 @@ class Worker:
             self._backlog.delivered.close()
             self._equivalents.close()
             self._unique.close()
-            self._inquiry.close()
+            self._offsets_client.close()
         return self.outcome
 
     def _join(self) -> None:
+        """Join the consumer group."""
         revoked = self._membership.revoked
         self._consumer.subscribe(
             list(self._kinds),
@@ -200,28 +219,29 @@ class Worker:
         )
 
     def _caught_up(self, goal: Mapping[Position, int]) -> bool:
-        """Whether all is delivered that lies before these offsets, by this instance and others."""
+        """Return whether all instances have delivered everything before these offsets."""
         if not (self._partitions.joined and self._all_taken()):
             return False
-        self._settle()  # which, if it has to wait, takes what comes meanwhile
+        self._settle()  # if this has to wait, it also takes new messages
         nothing_waits = not self._backlog.waiting and self._all_taken()
         if nothing_waits and self._progress.reached(goal):
-            self._tell_freed()  # what an earlier process did not come to
+            self._deliver_freed()  # what an earlier process has left undone
             return True
         return False
 
     def _all_taken(self) -> bool:
-        """Whether the topics have been read to their ends, and none of it is in the backlog."""
+        """Return whether all partitions were read to the end, and no unordered record is left."""
         return not (self._partitions.behind or self._backlog.unordered)
 
     # ---- one turn -----------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        """Read once, and deliver or settle if it is time."""
         self._heartbeat.beat()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
-        self._inquiry.answered()
-        # So that the group's lag counts what it has not begun to read, from the first moment.
+        self._offsets_client.answered()
+        # The group's lag then includes unread partitions from the first moment.
         if (untouched := self._partitions.untouched()) and self._commit(untouched):
             self._partitions.announced()
         self._take(read)
@@ -232,33 +252,34 @@ class Worker:
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            if self._clock() - self._looked > FREED_SECONDS:
-                self._tell_freed()
+            if self._clock() - self._freed_looked_up > FREED_SECONDS:
+                self._deliver_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
 
     def _patience(self) -> float:
-        """How long the next poll may wait for a message, in seconds."""
+        """Return how long the next poll may wait for a message, in seconds."""
         if not self._backlog.unordered:
             busy = self._backlog.waiting or self._unsettled or self._partitions.behind
             return 0.2 if busy else 1.0
         return max(0.0, min(QUIET_SECONDS, self._left()))
 
     def _left(self) -> float:
-        """How long the batch in hand may still be filled, in seconds."""
+        """Return how long the batch in hand may still be filled, in seconds."""
         return self._backlog.since + self._product.batch_seconds - self._clock()
 
     def _take(self, messages: Iterable[Message]) -> None:
-        """Keep what was read."""
+        """Keep messages that were read, and handle events of Kafka."""
         records: list[Message] = []
         events: list[Message] = []
         for message in messages:
             (records if message.error() is None else events).append(message)
         self._partitions.took(self._backlog.add(records))
-        for event in events:  # after the records, as an end lies behind what was read
+        for event in events:  # after the records: the end comes after them
             self._event(event)
 
     def _event(self, message: Message) -> None:
+        """Handle the end of a partition, or an error."""
         error = message.error()
         if error.code() == Error._PARTITION_EOF:  # type: ignore[union-attr]
             place = Position(message.topic() or "", message.partition() or 0)
@@ -272,14 +293,14 @@ class Worker:
     # ---- delivering ----------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        """Order, translate, deliver and commit what was taken."""
+        """Order, translate, deliver and commit what was read."""
         if self._backlog.waiting:
             self._progress.ask_again(GROUP_SECONDS, waiting=True)
         with self._membership.batch_in_hand():
             ready, failures = self._backlog.take(
                 self._retries,
                 self._progress.delivered_up_to,
-                self._progress.ask_what_is_carried,
+                self._progress.ask_what_is_published,
             )
             offsets = self._offsets()
             self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
@@ -289,37 +310,37 @@ class Worker:
             self.outcome.delivered.update(outcome.delivered)
             self._commit(offsets)
 
-    def _tell_freed(self) -> None:
-        """Tell what other instances have set free, or a process that was killed."""
-        self._looked = self._clock()
+    def _deliver_freed(self) -> None:
+        """Deliver values that other instances, or a process that was killed, have set free."""
+        self._freed_looked_up = self._clock()
         if self._unique.owing:
             with self._membership.batch_in_hand():
                 self._deliverer.deliver_freed()
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
-        """Try to hand a batch to the delivery; what it refuses."""
+        """Hand a batch to the delivery once. Return what it refuses."""
         refusals = self._delivery.deliver(batch)
         self._unsettled.note()
         return refusals
 
     def _settle(self) -> None:
-        """Let the delivery write what it has put off; nothing that was taken is undelivered now."""
+        """Let the delivery write what it has deferred. No unordered record may be left."""
         if self._unsettled:
             offsets = self._offsets()
             self._retries.persist(self._delivery.settle)
             self._equivalents.reached(offsets)
-            # Once more when it did not go: others wait for these offsets, and lag shows them.
+            # If the commit failed, try again: others wait for these offsets, and lag shows them.
             self._unsettled.settled(wholly=self._commit(offsets))
 
     def _offsets(self) -> dict[Position, int]:
-        """For each partition the offset before which all that was taken is not waiting."""
+        """Return for each partition the offset before which no record waits."""
         return self._backlog.delivered_to(self._partitions.next)
 
     def _commit(self, offsets: Mapping[Position, int]) -> bool:
-        """Commit these, but for partitions that another instance has been given meanwhile.
+        """Commit these offsets, except for partitions that another instance has by now.
 
-        Whether it went: not so while the group is being divided anew. What is not committed is
-        delivered again, which the deliveries bear, so going on is safe.
+        Returns whether the commit succeeded. It fails while the group rebalances. What is not
+        committed is delivered again, which deliveries tolerate, so it is safe to go on.
         """
         ours = {p: offset for p, offset in offsets.items() if p in self._partitions.next}
         try:
@@ -328,7 +349,7 @@ class Worker:
                 self._consumer.commit(offsets=places, asynchronous=False)
                 self._backlog.delivered.committed(ours)
         except KafkaException as error:
-            log.info("offsets are committed with the next batch", error=error.args[0].name())
+            log.info("commit failed; the next batch commits again", error=error.args[0].name())
             return False
         return True
 
@@ -340,27 +361,28 @@ class Worker:
             in_steps(seconds, 0.5, self._poll_once, self._clock)
 
     def _poll_once(self, seconds: float) -> None:
+        """Poll once. Raise `_Drained` or `LostPartition` if the batch in hand must be given up."""
         self._heartbeat.beat()
-        overdue = self._stopping.older_than(self._how.drain_seconds)
+        overdue = self._stopping.older_than(self._consumer_settings.drain_seconds)
         if overdue or (self._stopping and self._retries.open):
             raise _Drained
         message = self._consumer.poll(seconds)
-        self._inquiry.answered()
+        self._offsets_client.answered()
         self._membership.check()
         if message is not None:
             self._take([message])
 
 
 class _Drained(Exception):  # noqa: N818
-    """The time to drain is over; what is in hand stays uncommitted."""
+    """The time to drain is over. The batch in hand stays uncommitted."""
 
 
 def _explained(product: str, error: KafkaException) -> str:
-    """Explain to a person the error of Kafka that ends the loop."""
+    """Return a message for an error of Kafka that ends the loop."""
     name = error.args[0].name()
     if "AUTHORIZATION" in name:
         return (
-            f"Kafka does not let this user consume for {product} ({name}); it needs the ACLs READ "
-            "on the topics and on the group under topic_prefix. Nothing is lost"
+            f"Kafka does not allow this user to consume for {product} ({name}); grant it READ on "
+            "the topics and on the group under topic_prefix. Nothing is lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"

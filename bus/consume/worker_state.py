@@ -1,4 +1,4 @@
-"""What the loop of a consumer knows about itself, one thing an object."""
+"""The state of a consumer's loop, in one class for each part."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class WorkerOutcome:
-    """What a run of the loop did: records delivered by kind, and dead letters.
+    """The result of a run of the loop.
 
-    there: whether the topics held anything when it began, where it was asked to catch up.
+    delivered:     the number of records that were delivered, by kind.
+    dead_lettered: the number of dead letters.
+    there:         whether the topics held anything at the start. Only set for a run that catches
+                   up.
     """
 
     delivered: Counter[str] = field(default_factory=Counter)
@@ -27,10 +30,10 @@ class WorkerOutcome:
 
 
 class RunMode(Enum):
-    """How long the loop runs, and so whether it waits to fill a batch."""
+    """When the loop ends. This also decides whether it waits to fill a batch."""
 
     FOLLOW = "until it is stopped"
-    CATCH_UP = "until all is delivered that was there"
+    CATCH_UP = "until everything is delivered that was in the topics at the start"
 
 
 class StopRequest:
@@ -45,33 +48,33 @@ class StopRequest:
         return self._event.is_set()
 
     def make(self) -> None:
-        """Ask."""
+        """Ask the loop to end."""
         self._since = self._clock()
         self._event.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until somebody asks; whether somebody has."""
+        """Wait this many seconds, or until somebody asks. Return whether somebody has asked."""
         return self._event.wait(seconds)
 
     def older_than(self, seconds: float) -> bool:
-        """Whether it is so long ago that somebody asked."""
+        """Return whether somebody asked more than this many seconds ago."""
         return bool(self) and self._clock() - self._since > seconds
 
 
 class Heartbeat:
-    """When the loop turned last. Any thread may ask."""
+    """When the loop last turned. Any thread may read it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.beat()
 
     def beat(self) -> None:
-        """The loop turns."""
+        """Note that the loop turns now."""
         self._last = self._clock()
 
     @property
     def silence(self) -> float:
-        """For how many seconds it has not turned."""
+        """How many seconds ago the loop last turned."""
         return self._clock() - self._last
 
 
@@ -79,21 +82,23 @@ class Heartbeat:
 class BatchInHand:
     """The batch that is being delivered.
 
-    partitions: what this instance had when the batch began.
+    partitions: the partitions of this instance when the batch began.
     lost:       whether another instance has one of them now.
     """
 
     partitions: Set[Position]
     lost: bool = False
 
-    def lose(self, gone: Set[Position]) -> None:
-        """The group takes these partitions away."""
-        self.lost |= bool(gone & self.partitions)
+    def lose(self, revoked: Set[Position]) -> None:
+        """Note that the group revokes these partitions."""
+        self.lost |= bool(revoked & self.partitions)
 
 
 class Unsettled:
-    """Whether there is something to settle: rows that the delivery has put off, or offsets that
-    the group does not know."""
+    """Whether there is something to settle.
+
+    That is: rows that the delivery has deferred, or offsets that are not committed.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -104,14 +109,20 @@ class Unsettled:
         return self._pending
 
     def note(self) -> None:
-        """There is something."""
+        """Note that there is something to settle."""
         self._pending = True
 
     def note_after(self, seconds: float) -> None:
-        """There is something when nothing was settled for so long, as the day may have changed."""
+        """Note that there is something to settle if nothing was settled for this many seconds.
+
+        The date may have changed since then.
+        """
         self._pending |= self._clock() - self._last > seconds
 
     def settled(self, *, wholly: bool) -> None:
-        """The delivery has settled; `wholly` says whether the group knows the offsets as well."""
+        """Note that the delivery has settled.
+
+        wholly: whether the offsets were committed too.
+        """
         self._pending = not wholly
         self._last = self._clock()

@@ -368,7 +368,7 @@ class Instance:
         self.loop._backlog.delivered.close()
         self.loop._equivalents.close()
         self.loop._unique.close()
-        self.loop._inquiry.close()
+        self.loop._offsets_client.close()
 
     def kill(self) -> None:
         """End as a killed process does; what is not committed is lost."""
@@ -408,12 +408,12 @@ class Group:
         config = group_settings(bus.settings, PRODUCT.name)
         kinds = {topics.topic(bus.settings, kind): kind for kind in TAKEN}
         self.consumer = FakeConsumer(bus.broker, config)
-        self.inquiry = Offsets(config, bus.clock.Event().wait)
+        self.offsets_client = Offsets(config, bus.clock.Event().wait)
         self.delivered = DeliveredIndex(bus.settings, TAKEN)
         clock = bus.clock.monotonic
-        self.partitions = Assignment(self.consumer, self.inquiry, kinds, clock=clock)  # type: ignore[arg-type]
+        self.partitions = Assignment(self.consumer, self.offsets_client, kinds, clock=clock)  # type: ignore[arg-type]
         self.copies = GroupProgress(
-            self.inquiry, self.partitions, self.delivered, kinds, clock=clock
+            self.offsets_client, self.partitions, self.delivered, kinds, clock=clock
         )
         self.kinds = kinds
 

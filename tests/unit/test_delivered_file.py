@@ -106,9 +106,9 @@ def test_a_group_that_is_set_back_delivers_in_order_again(bus: Bus) -> None:
     bus.enroll("s1", "5b")
     consume(bus, lunch)
     bus.broker.group(bus.group).committed.clear()
-    told = consume(bus, lunch, batch_records=1)
-    assert told.index("s1") < told.index("s1-5b")
-    assert told.index("5b") < told.index("s1-5b")
+    delivered = consume(bus, lunch, batch_records=1)
+    assert delivered.index("s1") < delivered.index("s1-5b")
+    assert delivered.index("5b") < delivered.index("s1-5b")
 
 
 def test_a_second_instance_does_without_the_file(bus: Bus, read: list[str]) -> None:

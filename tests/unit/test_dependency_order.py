@@ -22,7 +22,7 @@ def ordering() -> tuple[DependencyOrder, DeliveredIndex]:
     return DependencyOrder(delivered, hold_seconds=30), delivered
 
 
-def lots(**kinds: list[dict[str, Any]]) -> dict[str, KindRecords]:
+def by_kind(**kinds: list[dict[str, Any]]) -> dict[str, KindRecords]:
     return {
         kind.rstrip("_"): KindRecords(
             records,
@@ -34,9 +34,9 @@ def lots(**kinds: list[dict[str, Any]]) -> dict[str, KindRecords]:
 
 def ids(ready: dict[str, KindRecords]) -> dict[str, list[str]]:
     return {
-        kind: [record["sourcedId"] for record in lot.records]
-        for kind, lot in ready.items()
-        if lot.records
+        kind: [record["sourcedId"] for record in kind_records.records]
+        for kind, kind_records in ready.items()
+        if kind_records.records
     }
 
 
@@ -48,7 +48,7 @@ ENROLLMENT = a_record("enrollment", sourcedId="e1", classSourcedId="c1", userSou
 def test_what_came_together_goes_in_dependency_order() -> None:
     waits, _ = ordering()
     ready, given_up = waits.take(
-        lots(enrollment=[ENROLLMENT], student=[STUDENT], class_=[CLASS]), 0
+        by_kind(enrollment=[ENROLLMENT], student=[STUDENT], class_=[CLASS]), 0
     )
     assert list(ids(ready)) == ["student", "class", "enrollment"]
     assert not given_up
@@ -56,7 +56,7 @@ def test_what_came_together_goes_in_dependency_order() -> None:
 
 def test_nothing_is_given_up_before_all_that_was_there_is_delivered() -> None:
     waits, _ = ordering()
-    waits.take(lots(enrollment=[ENROLLMENT]), 100)
+    waits.take(by_kind(enrollment=[ENROLLMENT]), 100)
     for up_to in (0, 99):
         _, given_up = waits.take({}, 10_000, {3: up_to}.__getitem__)
         assert not given_up
@@ -66,10 +66,10 @@ def test_nothing_is_given_up_before_all_that_was_there_is_delivered() -> None:
 
 def test_an_enrollment_waits_for_its_class() -> None:
     waits, _ = ordering()
-    ready, _ = waits.take(lots(enrollment=[ENROLLMENT], student=[STUDENT]), 0)
+    ready, _ = waits.take(by_kind(enrollment=[ENROLLMENT], student=[STUDENT]), 0)
     assert ids(ready) == {"student": ["s1"]}
     assert len(waits) == 1
-    ready, _ = waits.take(lots(class_=[CLASS]), 1)
+    ready, _ = waits.take(by_kind(class_=[CLASS]), 1)
     assert ids(ready) == {"class": ["c1"], "enrollment": ["e1"]}
     assert len(waits) == 0
 
@@ -79,15 +79,15 @@ def test_a_students_later_records_do_not_overtake_one_that_waits() -> None:
     delivered.add("student", "s1")
     delivered.add("class", "c2")
     later = ENROLLMENT | {"sourcedId": "e2", "classSourcedId": "c2"}
-    ready, _ = waits.take(lots(enrollment=[ENROLLMENT, later]), 0)
+    ready, _ = waits.take(by_kind(enrollment=[ENROLLMENT, later]), 0)
     assert ids(ready) == {}
-    ready, _ = waits.take(lots(class_=[CLASS]), 1)
+    ready, _ = waits.take(by_kind(class_=[CLASS]), 1)
     assert ids(ready) == {"class": ["c1"], "enrollment": ["e1", "e2"]}
 
 
 def test_no_commit_goes_past_one_that_waits() -> None:
     waits, _ = ordering()
-    waits.take(lots(enrollment=[ENROLLMENT, ENROLLMENT | {"sourcedId": "e2"}]), 0)
+    waits.take(by_kind(enrollment=[ENROLLMENT, ENROLLMENT | {"sourcedId": "e2"}]), 0)
     assert waits.first_offsets() == {Position("schoolbus.enrollment", 0): 0}
 
 
@@ -96,7 +96,7 @@ def test_after_the_time_it_is_given_up_with_a_reason_and_the_rest_goes_on() -> N
     delivered.add("student", "s1")
     delivered.add("class", "c2")
     later = ENROLLMENT | {"sourcedId": "e2", "classSourcedId": "c2"}
-    waits.take(lots(enrollment=[ENROLLMENT, later]), 0)
+    waits.take(by_kind(enrollment=[ENROLLMENT, later]), 0)
     ready, given_up = waits.take({}, 31)
     assert ids(ready) == {"enrollment": ["e2"]}
     [(_, reason)] = given_up
@@ -106,7 +106,7 @@ def test_after_the_time_it_is_given_up_with_a_reason_and_the_rest_goes_on() -> N
 def test_an_optional_reference_is_waited_for_but_not_for_ever() -> None:
     waits, _ = ordering()
     student = STUDENT | {"orgSourcedIds": ["o9"]}
-    assert ids(waits.take(lots(student=[student]), 0)[0]) == {}
+    assert ids(waits.take(by_kind(student=[student]), 0)[0]) == {}
     assert ids(waits.take({}, 31)[0]) == {"student": ["s1"]}
 
 
@@ -114,19 +114,19 @@ def test_a_parent_goes_before_its_child_whatever_the_order_of_arrival() -> None:
     waits, _ = ordering()
     child = a_record("org", sourcedId="school", parentSourcedId="district")
     parent = a_record("org", sourcedId="district")
-    ready, _ = waits.take(lots(org=[child, parent]), 0)
+    ready, _ = waits.take(by_kind(org=[child, parent]), 0)
     assert ids(ready) == {"org": ["district", "school"]}
 
 
 def test_a_withdrawal_waits_for_nothing() -> None:
     waits, _ = ordering()
     gone = ENROLLMENT | {"status": "tobedeleted"}
-    assert ids(waits.take(lots(enrollment=[gone]), 0)[0]) == {"enrollment": ["e1"]}
+    assert ids(waits.take(by_kind(enrollment=[gone]), 0)[0]) == {"enrollment": ["e1"]}
 
 
 def test_what_waits_of_a_partition_that_another_copy_has_now_is_forgotten() -> None:
     waits, _ = ordering()
-    waits.take(lots(enrollment=[ENROLLMENT]), 0)
+    waits.take(by_kind(enrollment=[ENROLLMENT]), 0)
     waits.drop({Position("schoolbus.enrollment", 0)})
     assert len(waits) == 0
 
@@ -139,10 +139,10 @@ def test_a_reference_to_a_kind_that_the_product_does_not_take_is_not_waited_for(
 
 def test_a_student_does_not_wait_behind_an_enrollment_that_waits_for_that_student() -> None:
     waits, _ = ordering()
-    assert ids(waits.take(lots(enrollment=[ENROLLMENT]), 0)[0]) == {}
-    ready, _ = waits.take(lots(student=[STUDENT]), 0)
+    assert ids(waits.take(by_kind(enrollment=[ENROLLMENT]), 0)[0]) == {}
+    ready, _ = waits.take(by_kind(student=[STUDENT]), 0)
     assert ids(ready) == {"student": ["s1"]}
-    ready, _ = waits.take(lots(class_=[CLASS]), 0)
+    ready, _ = waits.take(by_kind(class_=[CLASS]), 0)
     assert ids(ready) == {"class": ["c1"], "enrollment": ["e1"]}
 
 
@@ -170,9 +170,11 @@ def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
         kind = data.draw(st.sampled_from([kind for kind, records in left.items() if records]))
         number = data.draw(st.integers(1, len(left[kind])))
         some, left[kind] = left[kind][:number], left[kind][number:]
-        ready, given_up = waits.take(lots(**{f"{kind}_": some}), 0)
+        ready, given_up = waits.take(by_kind(**{f"{kind}_": some}), 0)
         assert not given_up
-        gone += [(k, r["sourcedId"]) for k, lot in ready.items() for r in lot.records]
+        gone += [
+            (k, r["sourcedId"]) for k, kind_records in ready.items() for r in kind_records.records
+        ]
     assert len(waits) == 0
     assert sorted(gone) == sorted((k, r["sourcedId"]) for k, rs in _school().items() for r in rs)
     for student in range(3):
@@ -191,8 +193,8 @@ def test_what_its_source_could_not_check_is_waited_for_but_not_for_ever() -> Non
     waits, delivered = ordering()
     delivered.add("student", "s1")
     unchecked = Sent("enrollment", "e1", 0, more=[("ce_unchecked", b"classSourcedId,other")])
-    lot = {"enrollment": KindRecords([ENROLLMENT], [unchecked])}  # type: ignore[list-item]
-    assert ids(waits.take(lot, 0)[0]) == {}
+    kind_records = {"enrollment": KindRecords([ENROLLMENT], [unchecked])}  # type: ignore[list-item]
+    assert ids(waits.take(kind_records, 0)[0]) == {}
     assert ids(waits.take({}, 29)[0]) == {}
     ready, given_up = waits.take({}, 31)
     assert ids(ready) == {"enrollment": ["e1"]}

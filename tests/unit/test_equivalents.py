@@ -35,7 +35,7 @@ EXAMPLES = max(5, settings().max_examples // 3)
 FIRST_DAY = date(2026, 8, 24)
 LEFT = ("e-1a", date(2026, 8, 24), date(2026, 9, 11))
 BACK = ("e-1b", date(2026, 10, 1), date(2026, 12, 18))
-Told = tuple[str, str, date | None, date | None]
+Delivered = tuple[str, str, date | None, date | None]
 """Of a told row: the record, its status, the first day and the last day."""
 
 
@@ -64,14 +64,14 @@ def consumer(bus: Bus, lunch: FakeProduct, **how: Any) -> Instance:
     return bus.worker(lunch, siblings=SIBLINGS, **how)
 
 
-def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[Told]:
+def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[Delivered]:
     """Deliver what is there; what the product was told of enrollments by that."""
     before = len(lunch.told)
     consumer(bus, lunch, **how).run(until_caught_up=True)
-    return told(lunch, before)
+    return delivered(lunch, before)
 
 
-def told(lunch: FakeProduct, since: int = 0) -> list[Told]:
+def delivered(lunch: FakeProduct, since: int = 0) -> list[Delivered]:
     return [
         (row["sourcedId"], row["status"], row["beginDate"], row["endDate"])
         for _, kind, row in lunch.told[since:]
@@ -371,7 +371,7 @@ def test_a_large_batch_is_written_beside_what_comes_next(
         enroll(bus, *one)
     enroll(bus, *BACK, "tobedeleted")
     copy.turn(30)
-    assert told(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
+    assert delivered(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
     copy.leave()
     enroll(bus, *BACK)
     assert consume(bus, lunch)[-1] == ("e-1b", "active", LEFT[1], BACK[2])
@@ -398,7 +398,7 @@ def test_what_could_not_be_written_is_written_with_what_comes_next(
     assert failures == []
     enroll(bus, *LEFT)
     copy.turn(20)
-    assert [one[0] for one in told(lunch)] == ["e-1b", "e-1b"]
+    assert [one[0] for one in delivered(lunch)] == ["e-1b", "e-1b"]
 
 
 def test_a_file_does_not_stand_for_what_could_not_be_written(
@@ -428,15 +428,15 @@ def test_another_copy_takes_the_file_over(bus: Bus, lunch: FakeProduct) -> None:
     first.turn(5)
     enroll(bus, *LEFT, primary=True)
     second.turn(20)
-    assert [one[0] for one in told(lunch)] == ["e-1b", "e-1b"]  # its first day is earlier now
+    assert [one[0] for one in delivered(lunch)] == ["e-1b", "e-1b"]  # its first day is earlier now
     enroll(bus, *LEFT)
     second.turn(20)
-    assert len(told(lunch)) == 2
+    assert len(delivered(lunch)) == 2
     bus.share(dict.fromkeys(bus.every_place(), first))
     second.turn(5)
     enroll(bus, *BACK, "tobedeleted")
     first.turn(20)
-    assert told(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
+    assert delivered(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
 
 
 # ---- kills --------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_killed_after_the_product_has_it_and_before_the_index(bus: Bus, lunch: F
     enroll(bus, *BACK)
     lunch.aftermath = [Killed()]
     kill_in_delivery(bus, lunch)
-    assert told(lunch)[-1][0] == "e-1b"
+    assert delivered(lunch)[-1][0] == "e-1b"
     enroll(bus, *BACK, "tobedeleted")
     assert consume(bus, lunch) == [("e-1a", "active", *LEFT[1:])]
 
@@ -498,10 +498,10 @@ def test_a_batch_that_is_given_up_does_not_change_the_index(bus: Bus, lunch: Fak
 
     bus.clock.after(3, divide)
     first.turn(20)
-    assert told(lunch)[-1][0] == "e-1a"
+    assert delivered(lunch)[-1][0] == "e-1a"
     enroll(bus, *BACK, "tobedeleted")
     second.turn(20)
-    assert told(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
+    assert delivered(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
 
 
 # ---- replays ------------------------------------------------------------------------------------
@@ -520,7 +520,7 @@ def replay(bus: Bus, lunch: FakeProduct, *, since: int = 0, batch: int = 100, **
     window = window.after({bus.place("enrollment"): since})
     before = len(lunch.told)
     bus.replay(lunch, bus.about(window, **about), batch=batch, kinds=kinds, siblings=SIBLINGS).run()
-    return told(lunch, before)
+    return delivered(lunch, before)
 
 
 @pytest.mark.parametrize("product", [FakeProduct, Unlocked])

@@ -95,7 +95,7 @@ def test_a_goal_is_reached_when_the_others_have_committed_it(bus: Bus) -> None:
     bus.publish("student", "s1")
     bus.publish("class", "c1")
     group = Group(bus).has(bus.place("student"))
-    goal = group.inquiry.ends(group.kinds)
+    goal = group.offsets_client.ends(group.kinds)
     assert goal == {bus.place("student"): 1, bus.place("class"): 1}
     assert not group.copies.reached(goal)
     commit(bus, "class", 1)

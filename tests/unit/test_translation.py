@@ -35,44 +35,44 @@ PRODUCT = Product(
 )
 
 
-def lot(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, KindRecords]:
+def students(*ids: str, grades: tuple[str, ...] = ("07",)) -> dict[str, KindRecords]:
     records = [a_record("student", sourcedId=id_, grades=list(grades)) for id_ in ids]
     return {"student": KindRecords(records, [Sent("student", "", i) for i in range(len(ids))])}  # type: ignore[misc]
 
 
 def test_rows_in_the_products_order_beside_their_messages() -> None:
-    parts, told, letters = translate(PRODUCT, lot("a", "b"))
+    parts, delivered, failures = translate(PRODUCT, students("a", "b"))
     assert [(p.table.name, p.rows) for p in parts] == [
         ("badges.csv", [{"badge": "a"}, {"badge": "b"}]),
         ("users.csv", [{"user_id": "a", "grade": "07"}, {"user_id": "b", "grade": "07"}]),
     ]
-    assert told == {"student": 2}
-    assert letters == []
+    assert delivered == {"student": 2}
+    assert failures == []
 
 
 def test_none_is_not_told() -> None:
-    parts, _, letters = translate(PRODUCT, lot("a", "unwanted"))
+    parts, _, failures = translate(PRODUCT, students("a", "unwanted"))
     assert [r["user_id"] for r in parts[1].rows] == ["a"]
     assert [m.offset() for m in parts[1].messages] == [0]
-    assert letters == []
+    assert failures == []
 
 
 def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
-    parts, told, letters = translate(PRODUCT, lot("nameless", "b"))
+    parts, delivered, failures = translate(PRODUCT, students("nameless", "b"))
     assert [p.rows for p in parts] == [[{"badge": "b"}], [{"user_id": "b", "grade": "07"}]]
-    assert told == {"student": 1}
-    assert [(m.offset(), reason) for m, reason in letters] == [
+    assert delivered == {"student": 1}
+    assert [(m.offset(), reason) for m, reason in failures] == [
         (0, "student nameless has no name; give it one in the SIS")
     ]
 
 
 def test_any_other_error_too_and_its_text_is_not_told() -> None:
-    _, told, [(_, reason)] = translate(PRODUCT, lot("a", grades=()))
-    assert told == {"student": 0}
+    _, delivered, [(_, reason)] = translate(PRODUCT, students("a", grades=()))
+    assert delivered == {"student": 0}
     line = user.__code__.co_firstlineno + 5
     assert reason == (
         f"the translation failed (IndexError at unit/test_translation.py:{line}); "
-        "mend it, then retry this"
+        "fix it, then retry this record"
     )
 
 
@@ -89,7 +89,7 @@ def aged(student: dict[str, Any]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "description"),
     [
         (seat, "KeyError 'homeRoom' at unit/test_translation.py:"),
         (bus_number, "KeyError at unit/test_translation.py:"),
@@ -98,11 +98,11 @@ def aged(student: dict[str, Any]) -> dict[str, int]:
     ],
 )
 def test_a_key_is_told_when_the_code_spells_it_and_never_when_it_is_a_value(
-    function: Any, told: str
+    function: Any, description: str
 ) -> None:
     lunch = Product("lunch", (Table("a", (), {"student": function}),), BaseModel, lambda _: None)  # type: ignore[arg-type, return-value]
-    records = lot("a")
+    records = students("a")
     records["student"].records[0]["familyName"] = "Lovelace"
     _, _, [(_, reason)] = translate(lunch, records)
-    assert f"the translation failed ({told}" in reason
+    assert f"the translation failed ({description}" in reason
     assert "Lovelace" not in reason

@@ -72,7 +72,7 @@ def consume(bus: Bus, lunch: Strict, **how: Any) -> Logins:
     return lunch.logins
 
 
-def told(lunch: FakeProduct) -> list[tuple[str, str, str | None]]:
+def delivered(lunch: FakeProduct) -> list[tuple[str, str, str | None]]:
     return [(row["sourcedId"], row["status"], row["username"]) for _, _, row in lunch.told]
 
 
@@ -122,7 +122,7 @@ def test_one_that_was_freed_on_monday_is_anothers_on_friday(bus: Bus, lunch: Str
     before = len(lunch.told)
     student(bus, "b", "red")
     assert consume(bus, lunch) == {"a": "pink", "b": "red"}
-    assert told(lunch)[before:] == [("b", "active", "red")], "told once, as it was free"
+    assert delivered(lunch)[before:] == [("b", "active", "red")], "told once, as it was free"
 
 
 def test_the_old_one_never_leaves(bus: Bus, lunch: Strict) -> None:

@@ -220,7 +220,7 @@ def test_the_circuit_opens_says_why_and_closes(bus: Bus, lunch: FakeProduct) -> 
     bus.publish("student", "s1")
     lunch.failures = down(4)
     worker = bus.worker(lunch)
-    assert worker.ready() == "not in its group yet"
+    assert worker.ready() == "the consumer has not joined its group yet"
     seen = []
     lunch.before = lambda _: seen.append(worker.ready())
     worker.run(until_caught_up=True)
