@@ -1,6 +1,6 @@
-"""The `bus` command: one file a group of commands, and no logic of its own.
+"""The `bus` command. Each file has one group of commands, and no logic of its own.
 
-Heavy imports are made inside the commands, so that `bus --help` answers at once.
+Commands import heavy modules when they run, so that `bus --help` answers at once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bus.cli import (
 
 
 class Commands(TyperGroup):
-    """All commands; wrong use is told in the one JSON object as well where that is asked for."""
+    """All commands. With `--json`, wrong usage is also reported as the one JSON object."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that is named; status 2 when it is used wrongly."""
+        """Run the named command. Wrong usage ends with status 2."""
         as_json = "--json" in [*ctx._protected_args, *ctx.args]
         try:
             return super().invoke(ctx)

@@ -1,4 +1,4 @@
-"""`bus bench`: how fast it is, on this machine."""
+"""`bus bench`: measures how fast Schoolbus is on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rounds = Annotated[int, typer.Option(min=1, help="How often each works; the midd
 
 @app.callback()
 def _bench() -> None:
-    """Measure how fast it is, on this machine."""
+    """Measure how fast Schoolbus is on this machine."""
 
 
 @app.command()
@@ -33,9 +33,10 @@ def consume(
     quixstreams: Annotated[bool, typer.Option(help="Measure that peer too.")] = True,
     json: Json = False,
 ) -> None:
-    """From events to Canvas's CSV, beside a bare loop and the same job in quixstreams.
+    """Measure delivery, from events to CSV files for Canvas.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures a bare loop and the same job in quixstreams, for comparison. Runs on a separate
+    bus in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.consume_benchmark import measure
@@ -60,9 +61,10 @@ def produce(
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
-    """From CSV rows to acknowledged events, beside encoding and sending alone.
+    """Measure publishing, from CSV rows to acknowledged events.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures encoding and sending alone, for comparison. Runs on a separate bus in the folder
+    `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.produce_benchmark import measure
@@ -84,9 +86,10 @@ def district(
     change: Annotated[float, typer.Option(min=0, max=1, help="Changed on day 2.")] = 0.01,
     json: Json = False,
 ) -> None:
-    """Two days of a big district, whole, the second beside a bare join of both days' files.
+    """Measure publishing two daily extracts of a big district.
 
-    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    Also measures a bare join of both days' files, for comparison with the second day. Runs on a
+    separate bus in the folder `bench` of BUS_HOME. A million students take 15 GB there.
     """
     with failures(json):
         from bus.bench.district_benchmark import measure
@@ -112,9 +115,10 @@ def day(
     change: Annotated[float, typer.Option(min=0, max=1, help="Changed each later day.")] = 0.01,
     json: Json = False,
 ) -> None:
-    """A district's second day into each product, beside its first; each with its start.
+    """Measure delivery of a district's first and second day to each product.
 
-    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    Each figure includes the start of the program. Runs on a separate bus in the folder `bench` of
+    BUS_HOME. A million students take 15 GB there.
     """
     with failures(json):
         from bus.bench.day_benchmark import TITLES, measure
@@ -142,9 +146,10 @@ def replay(
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
-    """All of history beside a bare loop; a new product; one school's share of a window.
+    """Measure replays: of all history, for a new product, and of one school in a time window.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures a bare loop, for comparison. Runs on a separate bus in the folder `bench` of
+    BUS_HOME.
     """
     with failures(json):
         from bus.bench.replay_benchmark import measure
@@ -171,9 +176,9 @@ def freshness(
     ] = 0,
     json: Json = False,
 ) -> None:
-    """From a change in the SIS to the webhook product's own log, at steady rates.
+    """Measure the time from a change in the SIS to the webhook product, at steady rates.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Runs on a separate bus in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.freshness_benchmark import measure
@@ -204,10 +209,10 @@ def soak(
     rate: Annotated[int, typer.Option(min=1, help="Changes a second.")] = 500,
     json: Json = False,
 ) -> None:
-    """Run for long, and see that memory and file handles are flat and nothing lost or doubled.
+    """Run for a long time, and check for leaks and for lost or duplicate events.
 
-    From a change in the SIS to the webhook product, on a bus of its own in the folder `bench` of
-    BUS_HOME. Ends with 1 when it is not so.
+    Sends changes from the SIS to the webhook product, on a separate bus in the folder `bench` of
+    BUS_HOME. Ends with status 1 if memory or open files grow, or an event is lost or duplicated.
     """
     with failures(json):
         from bus.bench.machine_name import machine
@@ -232,9 +237,9 @@ def start(
     seconds: Annotated[float, typer.Option(min=1, help="How long to watch it idle.")] = 30.0,
     json: Json = False,
 ) -> None:
-    """How long `bus up` takes in a fresh home, and the CPU of processes with nothing to do.
+    """Measure how long `bus up` takes in a new home, and how much CPU idle processes use.
 
-    In the folder `bench` of BUS_HOME.
+    Runs in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.machine_name import machine
@@ -261,7 +266,7 @@ def plot(
     out: Annotated[Path, typer.Option(help="The picture, .svg or .png.")] = Path("bench.svg"),
     json: Json = False,
 ) -> None:
-    """Draw what benchmarks found, bars side by side."""
+    """Draw benchmark results as a bar chart."""
     with failures(json):
         from bus.bench.plot import draw
 
@@ -270,7 +275,7 @@ def plot(
 
 
 def _emit(json: bool, found: list[Comparison]) -> None:
-    """Comparisons with the machine named."""
+    """Print comparisons, and the machine on which they were measured."""
     from bus.bench.machine_name import machine
 
     named = machine()

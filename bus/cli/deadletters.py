@@ -1,4 +1,4 @@
-"""`bus deadletters`: what a product could not be told, and why."""
+"""`bus deadletters`: shows, retries and discards events that could not be delivered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(help="What a product could not be told, and why.", no_args_is_
 
 @app.callback()
 def deadletters() -> None:
-    """What a product could not be told, and why."""
+    """Show, retry and discard events that could not be delivered."""
 
 
 Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
@@ -57,7 +57,7 @@ def list_deadletters(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List a product's dead letters with their reasons; records by id, without their content."""
+    """List a product's dead letters: the ids of their records, and the reasons."""
     with failures(json):
         from bus.consume.deadletters import choose, read
 
@@ -98,7 +98,10 @@ def list_deadletters(
 
 
 def _without_ids(letter: DeadLetter) -> str:
-    """The reason without what is particular to one letter, so that equal ones are counted."""
+    """Return a dead letter's reason with `…` for ids and numbers, so that equal ones are counted.
+
+    A word with a digit counts as an id.
+    """
     return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", letter.reason)
 
 
@@ -121,7 +124,7 @@ def show_deadletter(
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Show a dead letter with its record; personal values are told by their class alone."""
+    """Show a dead letter with its record. Personal values are masked."""
     with failures(json):
         from bus.consume.deadletters import choose, content, read, record_look
         from bus.errors import Never
@@ -167,9 +170,9 @@ def retry(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send dead letters again, after what they failed by was mended.
+    """Deliver dead letters again, after you have fixed what made them fail.
 
-    Each record goes as it now stands, so nothing that came after a letter is undone.
+    Each record is delivered in its current state, so no later change is undone.
     """
     with failures(json):
         from bus.cli.replay_run import replayed
@@ -214,7 +217,7 @@ def discard(
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Put dead letters aside for good, with the reason why (--why)."""
+    """Discard dead letters for good. Needs a reason (--why)."""
     with failures(json):
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop
@@ -239,7 +242,7 @@ def _chosen(
     code: str,
     everything: bool,
 ) -> list[DeadLetter]:
-    """The open letters that are meant; raises `Stop` when nobody said which."""
+    """Return the selected dead letters that are open. Raises `Stop` without any selection."""
     from bus.consume.deadletters import choose
     from bus.errors import Stop
 

@@ -1,4 +1,4 @@
-"""How two states of a product differ: ids, and names of columns, never what is in them."""
+"""Prints how two states of a product differ: ids and names of columns, never values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 20
 def emit_differences(
     json: bool, product: str, found: Differences, more: dict[str, Any], remarks: Sequence[str] = ()
 ) -> None:
-    """Print them and, for a person, some remarks; or the one JSON object with `more`."""
+    """Print the differences, followed by remarks; or one JSON object that includes `more`."""
     result = {
         "product": product,
         **more,

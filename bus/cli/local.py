@@ -1,4 +1,4 @@
-"""`bus up`, `bus down`, `bus status`, `bus doctor`: the embedded bus, and what is wrong."""
+"""`bus up`, `bus down`, `bus status`, `bus doctor`: run the embedded bus, and check a bus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def up(
     ] = 120.0,
     json: Json = False,
 ) -> None:
-    """Start Kafka and the schema registry of BUS_HOME, on this machine alone."""
+    """Start Kafka and the schema registry on this machine. Their data is in BUS_HOME."""
     with failures(json):
         from bus import local, settings
         from bus.errors import Stop
@@ -44,9 +44,9 @@ def up(
 
 
 def down(json: Json = False) -> None:
-    """Stop Kafka and the registry of BUS_HOME; their data stays.
+    """Stop Kafka and the schema registry of BUS_HOME. Their data is kept.
 
-    It does so whatever else is wrong with the settings.
+    Works also when other settings are wrong.
     """
     with failures(json):
         from bus import local, settings
@@ -64,7 +64,7 @@ def down(json: Json = False) -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show endpoints, topics, and how far each consumer is behind."""
+    """Show the addresses of the bus, its topics, and the lag of each consumer."""
     with failures(json):
         from bus import local
         from bus.kafka.overview import Overview, overview
@@ -110,7 +110,7 @@ def status(json: Json = False) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Look at everything that the bus stands on, and say how to mend what is wrong."""
+    """Check everything that the bus needs, and say how to fix what is wrong."""
     with failures(json):
         from bus import plugins, settings
         from bus.errors import Stop
@@ -119,7 +119,7 @@ def doctor(json: Json = False) -> None:
         wrong = [*settings.misspelt_variables(), *plugins.misconfigured(settings.Tables.load())]
         try:
             named = settings.load()
-        except Stop as fault:  # then nobody knows what else to look at
+        except Stop as fault:  # without settings there is nothing else to check
             findings = [examine_settings([str(fault), *wrong])]
         else:
             findings = [examine_settings(wrong), *examine(named)]

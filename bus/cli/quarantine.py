@@ -1,4 +1,4 @@
-"""`bus quarantine`: what was wrong with the input, and where."""
+"""`bus quarantine`: lists what was wrong with the input, and where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(help="What was wrong with the input, and where.", no_args_is_h
 
 @app.callback()
 def quarantine() -> None:
-    """What was wrong with the input, and where."""
+    """List what was wrong with the input, and where."""
 
 
 @app.command("list")
@@ -30,9 +30,9 @@ def list_quarantine(
     each: Annotated[bool, typer.Option("--each", help="One by one, not in groups.")] = False,
     json: Json = False,
 ) -> None:
-    """List what the latest extract of each source had wrong, grouped by file, column and code.
+    """List the faults of each source's latest extract, by file, column and code.
 
-    The codes are in docs/faults.md.
+    docs/faults.md explains the codes.
     """
     with failures(json):
         from bus.ingest.fault_group import grouped

@@ -1,4 +1,4 @@
-"""`bus reconcile PRODUCT`: whether a product has what the topics say."""
+"""`bus reconcile PRODUCT`: compares a product with the topics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bus.replay.product_rows import Differences
 
 MOST = 10_000
-"""So many records are mended one by one; more of them are a case for a replay."""
+"""A repair replays at most this many records. For more, a replay of all records is faster."""
 
 
 def reconcile(
@@ -43,10 +43,11 @@ def reconcile(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare what a product has with what the topics say: missing, extra, different.
+    """Compare what a product has with what the topics say that it should have.
 
-    `--repair` replays the latest state of just those records. What is withdrawn is extra only where
-    the product's rows do not say that it is gone.
+    Reports missing, extra and different rows. A row of a withdrawn record is extra only if it does
+    not say that the record is withdrawn. `--repair` replays the current state of the records that
+    differ.
     """
     with failures(json):
         from bus import plugins
@@ -86,7 +87,7 @@ def reconcile(
 
 
 def _repaired(found: Differences, repaired: dict[str, Any] | None) -> bool:
-    """Whether a replay has sent all that the product lacks, and nothing differs that none sends."""
+    """Return whether the repair delivered all records, and no difference is beyond repair."""
     ended = repaired is not None and repaired["status"] == "done"
     return ended and not (found.unknown or (repaired or {}).get("left_out"))
 
@@ -94,9 +95,10 @@ def _repaired(found: Differences, repaired: dict[str, Any] | None) -> bool:
 def _remarks(
     product: str, found: Differences, number: int, repaired: dict[str, Any] | None, *, repair: bool
 ) -> list[str]:
-    """What a repair did, or could do, about the differences; a line each.
+    """Return what a repair did, or could do, about the differences; one line each.
 
-    number: of how many records the differences come. repaired: what is told of the replay.
+    number:   how many records cause the differences.
+    repaired: the replay, as `--json` prints it.
     """
     remarks = []
     if repaired:
@@ -123,7 +125,7 @@ def _remarks(
 
 
 def _asked(product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None) -> Path:
-    """What the product itself says it has; raises `Stop` when it cannot be asked."""
+    """Return the export that the product itself gives. Raises `Stop` if it has no API for that."""
     from bus import plugins
     from bus.errors import Stop
 

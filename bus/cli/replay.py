@@ -1,4 +1,4 @@
-"""`bus replay PRODUCT`: sends history again; and what is told of it and done with it."""
+"""`bus replay`: starts, lists, pauses, resumes and cancels replays, and compares their output."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class ProductOrCommand(TyperGroup):
-    """`bus replay canvas` is `bus replay run canvas`."""
+    """Makes `bus replay canvas` mean `bus replay run canvas`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is named, or `run` of a product."""
+        """Return the named command, or `run` with a product."""
         if args and args[0] not in self.commands:
             args = ["run", *args]
         return super().resolve_command(ctx, args)
@@ -43,8 +43,10 @@ Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` h
 
 
 def per_second(said: str | float) -> float:
-    """A rate as it is said, 100 or 100/s, or the default, a number; raises `typer.BadParameter` for
-    what is none."""
+    """Parse a rate, 100 or 100/s; the default is a number already.
+
+    Raises `typer.BadParameter` for anything else.
+    """
     try:
         rate = float(str(said).strip().removesuffix("/s"))
     except ValueError:
@@ -56,7 +58,7 @@ def per_second(said: str | float) -> float:
 
 @app.callback()
 def _replay() -> None:
-    """Send history again to a product, beside what is live."""
+    """Deliver a part of the history to a product again."""
 
 
 @app.command("run", hidden=True)
@@ -107,10 +109,10 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send history again to a product.
+    """Deliver a part of the history to a product again.
 
-    It ends at what was there when it began; the live consumer goes on meanwhile. Ctrl-C pauses it,
-    and `bus replay resume` goes on.
+    The replay ends at the newest event that was there when it started. The live consumer keeps
+    running. Ctrl-C pauses the replay, and `bus replay resume` continues it.
     """
     with failures(json):
         from bus import plugins
@@ -158,7 +160,7 @@ def run(
 
 
 def _absolute(into: str | None) -> str:
-    """So that a replay can be resumed from any folder."""
+    """Return a folder as an absolute path, so that the replay can be resumed from any folder."""
     return "" if not into else into if "://" in into else str(Path(into).absolute())
 
 
@@ -238,9 +240,9 @@ def compare(
     new: Annotated[Path, typer.Argument(help="The folder that the new one made (--into).")],
     json: Json = False,
 ) -> None:
-    """Say row by row how a new translation's files differ from the old one's.
+    """Compare the files of an old and a new translation row by row.
 
-    First replay the same history --into a folder each, with the old version and with the new one.
+    First replay the same history --into two folders, with the old version and with the new one.
     """
     with failures(json):
         from bus import plugins
@@ -252,7 +254,7 @@ def compare(
 
 @app.command("list")
 def list_replays(json: Json = False) -> None:
-    """List all replays, how far they are, and who wanted them."""
+    """List all replays, their progress, and who started them."""
     with failures(json):
         from bus.replay.presence import died
         from bus.replay.replay_log import entries
@@ -284,7 +286,7 @@ def list_replays(json: Json = False) -> None:
 
 @app.command()
 def show(replay: Id, json: Json = False) -> None:
-    """Show a replay."""
+    """Show one replay."""
     with failures(json):
         from bus.replay.presence import died
         from bus.replay.replay_log import entry
@@ -296,13 +298,13 @@ def show(replay: Id, json: Json = False) -> None:
 
 @app.command()
 def pause(replay: Id, json: Json = False) -> None:
-    """Let a replay end after the batch in hand; `resume` goes on from there."""
+    """Pause a replay after its current batch. `bus replay resume` continues it."""
     _wish(json, replay, "pause")
 
 
 @app.command()
 def cancel(replay: Id, json: Json = False) -> None:
-    """End a replay for good. What it has delivered stays delivered."""
+    """End a replay for good, after its current batch. What it has delivered stays delivered."""
     _wish(json, replay, "cancel")
 
 
@@ -331,7 +333,7 @@ def resume(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Go on with a replay that was paused, killed, or failed."""
+    """Continue a replay that was paused or killed, or that failed."""
     with failures(json):
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
@@ -345,7 +347,7 @@ def resume(
 
 
 def _end(json: bool, entry: ReplayEntry) -> None:
-    """Tell how a run ended; with status 1 when none of what it read could be delivered."""
+    """Print how a run ended. End with status 1 if records failed and none was delivered."""
     _emit(json, entry)
     if entry.state.left_out and not sum(entry.state.delivered.values()):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""A run of a replay in this process, with a bar on stderr; what is told of it."""
+"""Runs a replay in this process, with a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 
 POLITE = 10
-"""By so much a replay stands back for what is live on the same machine (`nice`)."""
+"""How much a replay raises its `nice` value, so that live processes on the machine come first."""
 
 
 def replayed(
@@ -26,7 +26,10 @@ def replayed(
     out: Path | None,
     url: str | None,
 ) -> dict[str, Any]:
-    """Replay the latest state of these records, by kind; what is told of that."""
+    """Replay the current state of these records. Return the replay as `--json` prints it.
+
+    records: ids by kind.
+    """
     from bus import plugins
     from bus.kafka.cloudevents import now
     from bus.replay.replay_log import ReplayRequest, keyed, new_id, user_at_machine
@@ -53,9 +56,10 @@ def replayed(
 def run_replay(
     loaded: Any, about: ReplayRequest, state: ReplayState | None, out: Path | None, url: str | None
 ) -> ReplayEntry:
-    """Run it to its end, or until SIGTERM or Ctrl-C pauses it; how it ended.
+    """Run a replay to its end, or until SIGTERM or Ctrl-C pauses it. Return how it ended.
 
-    state: how far an earlier process came, or None. out, url: in the place of the settings' own.
+    state:    the progress of an earlier process, or None.
+    out, url: replace those of the settings.
     """
     from bus import plugins
     from bus.observe import telemetry
@@ -97,7 +101,7 @@ def run_replay(
 
 
 class _bar:  # noqa: N801 - reads as a word
-    """A line on stderr that says how far a replay is, how fast and how long yet."""
+    """A line on stderr with the progress of a replay, its speed and the time left."""
 
     def __init__(self, about: ReplayRequest) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -127,9 +131,9 @@ class _bar:  # noqa: N801 - reads as a word
 
 
 def as_told(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
-    """What `--json` says of a replay: all but its offsets and its list of records.
+    """Return what `--json` prints of a replay: all but its offsets and its list of records.
 
-    died: whether nobody runs it although it has not ended.
+    died: whether its process died before the replay ended.
     """
     about = asdict(entry.about)
     del about["start"], about["stop"], about["records"]

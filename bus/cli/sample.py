@@ -1,4 +1,4 @@
-"""`bus sample`: makes the extracts of a made-up district."""
+"""`bus sample`: writes the extracts of a made-up district."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sample(
     ] = 0.01,
     json: Json = False,
 ) -> None:
-    """Make the OneRoster extract of a made-up district; the same seed gives the same one."""
+    """Write a OneRoster extract of a made-up district. The same seed gives the same district."""
     with failures(json):
         from bus.demo.sample import District
 

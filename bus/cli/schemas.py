@@ -1,4 +1,4 @@
-"""`bus schemas`: the shared standard and the registry that enforces it."""
+"""`bus schemas`: checks, registers, lists and documents the schemas of the shared standard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Directory = Annotated[
 
 @app.command()
 def check(schemas: Directory = None, json: Json = False) -> None:
-    """Say what changed schemas would break, and for whom; nothing is registered."""
+    """Report what changed schemas would break, and for which products. Registers nothing."""
     with failures(json):
         from bus import plugins, settings
         from bus.registry import subjects
@@ -43,7 +43,7 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command()
 def apply(schemas: Directory = None, json: Json = False) -> None:
-    """Register the schemas with FULL_TRANSITIVE compatibility, all of them or none."""
+    """Register all schemas, or none of them, with FULL_TRANSITIVE compatibility."""
     with failures(json):
         from bus import plugins, settings
         from bus.kafka import topics
@@ -71,7 +71,7 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the schemas that are registered."""
+    """List the registered schemas."""
     with failures(json):
         from bus import settings
         from bus.registry import subjects

@@ -1,7 +1,7 @@
-"""The commands of declared sources: the same options, output and ends for each of a kind."""
+"""The commands of declared sources. All sources of one kind have the same options and output."""
 
-# Not `from __future__ import annotations`: typer evaluates the annotations of a command, and those
-# here name what the enclosing function knows.
+# No `from __future__ import annotations`: typer evaluates the annotations of a command, and these
+# use local names of the enclosing function.
 
 import shlex
 import signal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many groups of faults are printed, fatal ones first; `bus quarantine list` has them all."""
+"""The most groups of faults to print, fatal ones first. `bus quarantine list` prints all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -68,7 +68,7 @@ MostDifferences = Annotated[
 
 
 def command_of(source: Source) -> Callable[..., None]:
-    """The command function of a declared source, for typer."""
+    """Return the command function of a declared source, for typer."""
     reader = source.reader
     if isinstance(reader, Extracts):
         return _extracts(source, reader)
@@ -135,14 +135,14 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
 
 
 def _fail_for_unread(report: "Report") -> None:
-    """End with status 1 when a whole file could not be read; the others are published."""
+    """End with status 1 if a whole file could not be read. The other files are published."""
     if report.unread:
         stderr.print(f"not read: {', '.join(report.unread)}", markup=False)
         raise typer.Exit(1)
 
 
 def _must_be_there(path: Path, what: str) -> None:
-    """Raise `Stop`, before anything else is asked, when there is nothing at this path."""
+    """Raise `Stop` if the path does not exist, before any other check."""
     from bus.errors import Stop
 
     if not path.exists():
@@ -215,8 +215,9 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
 class _Run:
     """One run of a source's command.
 
-    own:   the source's own settings. publish_as: the name under which it publishes.
-    noted: with `--watch`, what came of each extract or poll.
+    own:        the source's own settings.
+    publish_as: the name under which the source publishes.
+    noted:      with `--watch`, the result of each extract or poll.
     """
 
     source: Source
@@ -233,7 +234,7 @@ class _Run:
     def of(
         cls, source: Source, publish_as: str, share: float | None, allow: bool, quiet: bool
     ) -> "_Run":
-        """Load the settings and set up logs."""
+        """Load the settings and configure logs."""
         from bus import plugins
         from bus.observe import telemetry
 
@@ -243,7 +244,7 @@ class _Run:
         return cls(source, loaded, own, publish_as, share, allow, quiet)
 
     def take(self, read: Callable[[Staging], None]) -> "Report":
-        """Publish what one extract or poll changes."""
+        """Publish the changes of one extract or poll."""
         from bus.ingest import pipeline
 
         return pipeline.produce(
@@ -261,7 +262,7 @@ class _Run:
         """Print what one extract or poll would change; see `bus.ingest.pipeline.dry_run`."""
         from bus.ingest import pipeline
 
-        # Ended by SIGTERM it removes its working files, as it does after Ctrl-C.
+        # On SIGTERM, remove the working files as on Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         found = pipeline.dry_run(
             self.settings,
@@ -277,14 +278,14 @@ class _Run:
         emit(self.quiet, found.as_json(), lambda console: _show_dry_run(console, found))
 
     def yes(self, folder: Path, name: str) -> str:
-        """The command by which a person allows an extract that the guard stopped."""
+        """Return the command that allows an extract which the guard stopped."""
         declared = self.source.name
         named = [] if self.publish_as == declared else ["--source", self.publish_as]
         path = str(folder.absolute())
         return shlex.join(["bus", "produce", declared, path, *named, "--allow", name])
 
     def prepare_to_watch(self) -> None:
-        """Fail now if the bus is not ready, and end in order on SIGTERM and Ctrl-C."""
+        """Fail now if the bus is not ready, and end cleanly on SIGTERM and Ctrl-C."""
         from bus.registry import subjects
 
         subjects.lookup(self.settings)
@@ -292,7 +293,7 @@ class _Run:
             signal.signal(number, lambda *_: self.stopping.set())
 
     def note(self, take: "Callable[[Any], Report]", extract: Path | None) -> None:
-        """Take one extract (or poll), and note what came of it."""
+        """Publish one extract or poll, and keep the result."""
         from bus.errors import BusError, RetryLater, Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
@@ -304,7 +305,7 @@ class _Run:
             try:
                 subjects.lookup(self.settings)
             except BusError as fault:
-                # It is the bus that is not well: the extract stays, and is taken when it is.
+                # The bus is at fault, not the extract: keep it until the bus is ready.
                 raise RetryLater(str(fault)) from None
             self.noted.append({**name, "error": str(reason)})
             raise
@@ -334,7 +335,7 @@ def _check_dry_run(dry_run: bool, differences: int, watch: bool) -> None:
 
 
 def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
-    """What a run would do, for a person."""
+    """Print what a run would do."""
     from bus.ingest.fault_group import grouped
 
     report = found.report
@@ -354,7 +355,7 @@ def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
 
 
 def _show(console: Console, report: "Report") -> None:
-    """What came of an extract, for a person."""
+    """Print the result of an extract."""
     from bus.ingest.fault_group import grouped
 
     _show_counts(console, report)

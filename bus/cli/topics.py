@@ -1,4 +1,4 @@
-"""`bus topics`: how long history is kept, and what it costs."""
+"""`bus topics`: plans how long the topics keep history, and what that costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(help="How long history is kept, and what that costs.", no_args
 
 @app.callback()
 def _topics() -> None:
-    """How long history is kept, and what that costs."""
+    """Plan how long the topics keep history, and what that costs."""
 
 
 @app.command()
@@ -41,9 +41,9 @@ def plan(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say how long each topic keeps history, and what that costs in disk.
+    """Show how long each topic keeps history, and how much disk that takes.
 
-    How long is set in `[retention]`; see docs/retention.md.
+    Set the times in `[retention]`; see docs/retention.md.
     """
     with failures(json):
         from bus import settings

@@ -1,9 +1,8 @@
-"""Two states of a product side by side: of an old and a new translation, or of the topics and what
-the product really has.
+"""Compares two states of a product.
 
-    shadow     what a new translation makes of the same history is replayed `--into` a folder and
-               compared with the folder that the old one made
-    reconcile  what the topics say should be there, against the product's own export
+* `folders` compares an old and a new translation. The same history is replayed `--into` a folder
+  with each of them, and the two folders are compared.
+* `reconcile` compares the product's own export with what the topics say that it should have.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Progress = Callable[[int], None]
 
 
 def folders(product: Product, old: Path, new: Path) -> Differences:
-    """How the files of one folder differ from those of another.
+    """Return how the files of one folder differ from those of another.
 
     Raises `Stop` for a folder that has none of the product's files.
     """
@@ -51,14 +50,16 @@ def reconcile(
     open_into: Callable[[Path], Delivery],
     progress: Progress = lambda _: None,
 ) -> tuple[Differences, dict[str, set[str]]]:
-    """What the product has, against what the topics say; and of which records that comes, by kind.
+    """Compare what a product has with what the topics say that it should have.
 
-    open_into: the product's delivery into a folder: what should be there is written as it would be
-               for the product, with the district's settings.
+    open_into: opens the product's delivery into a folder. It writes the expected rows there as it
+               would for the product, with the district's settings.
 
-    An extra thing comes of the record that the topics say is gone, if they know of it at all. A row
-    of such a record is no difference while it says what the product was told last: that of a
-    product that keeps what is gone.
+    Returns the differences, and the ids of the records that cause them, by kind.
+
+    An extra row is attributed to the withdrawn record that it was made from, if the topics have
+    that record. Some products keep the rows of withdrawn records. Such a row is no difference if
+    it equals the row that was delivered last for its record.
 
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
@@ -90,7 +91,7 @@ def reconcile(
             )
         if standing.settle():
             states.read(SHOULD, standing.folder)
-        with suppress(Stop):  # a set of nothing but what is withdrawn may not be written
+        with suppress(Stop):  # a delivery may refuse a set that has only withdrawn records
             if withdrawn.settle():
                 states.read(TOLD, withdrawn.folder)
         found = states.differences(SHOULD, HAS, TOLD)
@@ -104,7 +105,7 @@ def reconcile(
 
 
 class _Written:
-    """What the product's delivery writes of some records, in a folder."""
+    """Writes rows to a folder through the product's delivery."""
 
     def __init__(
         self, open_into: Callable[[Path], Delivery], places: list[Position], folder: Path
@@ -113,7 +114,7 @@ class _Written:
         self._delivery: Delivery | None = None
 
     def deliver(self, parts: list[Part], offsets: Mapping[Position, int]) -> None:
-        """Have these rows written; the delivery is opened for the first of them."""
+        """Write these rows. The first call with rows opens the delivery."""
         if not any(row for part in parts for row in part.rows):
             return
         if self._delivery is None:
@@ -122,7 +123,7 @@ class _Written:
         self._delivery.deliver(Batch(parts, offsets))
 
     def settle(self) -> bool:
-        """Have all of it written; whether there was anything."""
+        """Finish all writes, and return whether there were any."""
         if self._delivery is None:
             return False
         self._delivery.settle()
@@ -155,7 +156,7 @@ def _should(
     withdrawn: _Written,
     progress: Progress,
 ) -> None:
-    """Deliver what stands and what is withdrawn; note of which record each row is made."""
+    """Write the rows of active and of withdrawn records, and note which record each came from."""
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
     try:
@@ -169,9 +170,10 @@ def _should(
             if (told := equivalents.decide(stand, read_to=window.stop)) is not stand:
                 parts, _, _ = translate(product, told)
             standing.deliver(parts, taken.ends)
-            # What is said of several that are gone counts only where none of them stands.
+            # A row of a withdrawn record counts only if no active equivalent record has that key.
             withdrawn.deliver(_made(product, states, gone), taken.ends)
-            # Where a withdrawn record has no row, the row that it had tells of whom it was.
+            # A withdrawn record may have no row. Its row as an active record gives the key, by
+            # which an extra row is attributed to it.
             _made(product, states, {kind: _as_active(lot) for kind, lot in gone.items()})
             number += len(messages)
             progress(number)
@@ -182,7 +184,7 @@ def _should(
 def _apart(
     lots: Mapping[str, KindRecords],
 ) -> tuple[dict[str, KindRecords], dict[str, KindRecords]]:
-    """The records that stand, and those that are withdrawn."""
+    """Split records into those that are not withdrawn and those that are."""
     stand: dict[str, KindRecords] = {}
     gone: dict[str, KindRecords] = {}
     for kind, lot in lots.items():
@@ -197,7 +199,7 @@ def _as_active(lot: KindRecords) -> KindRecords:
 
 
 def _made(product: Product, states: ProductStates, lots: Mapping[str, KindRecords]) -> list[Part]:
-    """The rows of records; of which record each is made is noted."""
+    """Return the rows of records, and note which record each row came from."""
     parts, _, _ = translate(product, lots)
     for part in parts:
         rows, sources = [], []

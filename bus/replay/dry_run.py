@@ -1,4 +1,4 @@
-"""What a replay would do: a dry run, which reads and translates all and delivers nothing."""
+"""Reports what a replay would do. A dry run reads and translates all and delivers nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from bus.standard.masking import value_class
 class DryRun:
     """What a replay would do.
 
-    read:      messages of the window, by kind. chosen: those of them that would be delivered.
-    students:  how many students they are about.
-    first, last: when the first and the last of them was published (Kafka's time, UTC).
-    untold:    records that the product is not told of, or cannot be told.
-    seconds:   how long it takes at least: by --rate, or as reading and translating took now; what
-               the product itself takes comes on top.
-    sample:    of each table one row as it would be delivered, each value as its class.
-    history:   whether every change of the window is still there.
+    read:      how many messages the window has, by kind.
+    chosen:    how many of them would be delivered, by kind.
+    students:  how many students the delivered records are about.
+    first, last: when the first and the last of them were published (Kafka's timestamp, UTC).
+    untold:    how many records would not be delivered, because the translation leaves them out or
+               because they cannot be decoded or translated.
+    seconds:   the least time that the replay takes: by `--rate`, or as reading and translating
+               took now. The time that the product needs is not included.
+    sample:    one row of each table as it would be delivered, with the class of each value in
+               place of the value.
+    history:   whether the topics still have every change of the window.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -55,7 +58,9 @@ def plan(
     selection: Selection,
     progress: Callable[[int], None] = lambda _: None,
 ) -> DryRun:
-    """Do all but deliver. `progress` is told how many messages were read.
+    """Do all that the replay would do, without delivering, and return what it would deliver.
+
+    progress: is called with the number of messages that have been read.
 
     Raises `RetryLater` when Kafka or the registry does not answer.
     """
@@ -101,5 +106,5 @@ def _count(product: Product, taken: FilteredRecords, found: DryRun, students: se
 
 
 def classes(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row without its values: what sort of value each is."""
+    """Return a row with the class of each value in place of the value."""
     return {name: value_class(value) for name, value in row.items()}

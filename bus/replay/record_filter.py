@@ -1,4 +1,4 @@
-"""From what was read to what is replayed of it, decoded."""
+"""Selects the messages that a replay delivers, and decodes them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class FilteredRecords:
-    """What is to be replayed next.
+    """The records to deliver next.
 
-    lots:        by kind. undecodable: (message, reason).
-    ends:        for each partition up to where it was read.
-    passed:      how many messages were read that are not replayed.
+    lots:        the records, by kind.
+    undecodable: (message, reason) for each message that cannot be decoded.
+    ends:        for each partition, the offset up to which it was read.
+    passed:      how many messages were read and not selected.
     """
 
     lots: dict[str, KindRecords] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class FilteredRecords:
 
 
 class RecordFilter:
-    """Chooses by bytes first, so that most of what is not wanted need not be decoded."""
+    """Filters messages by their bytes first, so that most unselected ones are not decoded."""
 
     def __init__(
         self,
@@ -54,17 +55,19 @@ class RecordFilter:
         self._intake = Buffer(self._kinds, schema_lookup(settings))
         self._selection = selection
         self._latest = latest
-        # A place that begins empty is told neither of what is gone nor of what names that.
+        # A new place gets neither withdrawn records nor records that refer to them.
         self._standing_only = about.only_current and bool(about.into)
         self._gone: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
 
     def kind(self, message: Message) -> str:
-        """The kind of a message's record."""
+        """Return the kind of a message's record."""
         return self._kinds[message.topic() or ""]
 
     def take(self, messages: Sequence[Message], taken: FilteredRecords) -> None:
-        """Add what is to be replayed of these; raises `RetryLater`, with nothing added, when the
-        registry is asked and does not answer."""
+        """Add the records of the selected messages to `taken`.
+
+        Raises `RetryLater` when the registry does not answer; then nothing is added.
+        """
         selection, latest = self._selection, self._latest
         wanted, ends = messages, None
         if selection.narrow or latest:
@@ -86,8 +89,10 @@ class RecordFilter:
         taken.passed += len(messages) - kept - len(undecodable)
 
     def _chosen(self, messages: Sequence[Message]) -> tuple[list[Message], dict[Position, int]]:
-        """Those of these that may be replayed, before they are decoded; and up to where each
-        partition was looked through."""
+        """Return the messages that may be selected, before they are decoded.
+
+        Also returns, for each partition, the offset up to which its messages were filtered.
+        """
         selection, latest = self._selection, self._latest
         wanted: list[Message] = []
         ends: dict[Position, int] = {}
@@ -105,7 +110,7 @@ class RecordFilter:
         return wanted, ends
 
     def _stand(self, kind: str, records: Sequence[Any]) -> list[bool]:
-        """Of each, whether a place that begins empty is told of it; what it names came before."""
+        """Return for each record whether a new place gets it. References must come first."""
         gone = [record["status"] == "tobedeleted" for record in records]
         self._gone[kind].update(hash(record["sourcedId"]) for record in compress(records, gone))
         links = [
