@@ -46,7 +46,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="bus",
     cls=Commands,
-    help="Schoolbus: from the student information system to every product, as it happens.",
+    help="Deliver the changes of a student information system to every product as they happen.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_show_locals=False,

@@ -13,10 +13,10 @@ from bus.cli.output import Json, emit, failures, stderr
 if TYPE_CHECKING:
     from bus.bench.figures import Comparison
 
-app = typer.Typer(help="Measure how fast it is, on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure how fast Schoolbus is on this machine.", no_args_is_help=True)
 
 
-Rounds = Annotated[int, typer.Option(min=1, help="How often each works; the middle counts.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often to run each job. The median counts.")]
 
 
 @app.callback()
@@ -26,11 +26,13 @@ def _bench() -> None:
 
 @app.command()
 def consume(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
-    processes: Annotated[list[int] | None, typer.Option(help="Copies; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 100_000,
+    partitions: Annotated[list[int] | None, typer.Option(help="Per topic; repeatable.")] = None,
+    processes: Annotated[
+        list[int] | None, typer.Option(help="How many instances to run; repeatable.")
+    ] = None,
     rounds: Rounds = 3,
-    quixstreams: Annotated[bool, typer.Option(help="Measure that peer too.")] = True,
+    quixstreams: Annotated[bool, typer.Option(help="Measure that library too.")] = True,
     json: Json = False,
 ) -> None:
     """Measure delivery, from events to CSV files for Canvas.
@@ -56,8 +58,8 @@ def consume(
 
 @app.command()
 def produce(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 50_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 50_000,
+    partitions: Annotated[list[int] | None, typer.Option(help="Per topic; repeatable.")] = None,
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
@@ -82,8 +84,10 @@ def produce(
 
 @app.command()
 def district(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 1_000_000,
-    change: Annotated[float, typer.Option(min=0, max=1, help="Changed on day 2.")] = 0.01,
+    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 1_000_000,
+    change: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of students that day 2 changes.")
+    ] = 0.01,
     json: Json = False,
 ) -> None:
     """Measure publishing two daily extracts of a big district.
@@ -107,12 +111,14 @@ def district(
 @app.command()
 def day(
     students: Annotated[
-        list[int] | None, typer.Option(min=100, help="The district's size; repeatable.")
+        list[int] | None, typer.Option(min=100, help="How large the district is; repeatable.")
     ] = None,
     product: Annotated[
-        list[str] | None, typer.Option(help="Into this product only; repeatable.")
+        list[str] | None, typer.Option(help="Measure only this one; repeatable.")
     ] = None,
-    change: Annotated[float, typer.Option(min=0, max=1, help="Changed each later day.")] = 0.01,
+    change: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of students that each later day changes.")
+    ] = 0.01,
     json: Json = False,
 ) -> None:
     """Measure delivery of a district's first and second day to each product.
@@ -126,7 +132,10 @@ def day(
         from bus.settings import load
 
         if unknown := set(product or ()) - TITLES.keys():
-            raise Stop(f"--product {min(unknown)}: is not measured; say one of {', '.join(TITLES)}")
+            raise Stop(
+                f"--product {min(unknown)}: there is no benchmark for it; choose one of "
+                f"{', '.join(TITLES)}"
+            )
         found = measure(
             load().home / "bench",
             students=students or [100_000, 1_000_000],
@@ -139,9 +148,9 @@ def day(
 
 @app.command()
 def replay(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
+    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 100_000,
     attendance: Annotated[
-        int, typer.Option(min=0, help="Attendance events of which a window is replayed.")
+        int, typer.Option(min=0, help="How many events there are. A tenth is in the window.")
     ] = 10_000_000,
     rounds: Rounds = 3,
     json: Json = False,
@@ -168,11 +177,15 @@ def replay(
 @app.command()
 def freshness(
     rate: Annotated[
-        list[int] | None, typer.Option(min=1, help="Changes a second; repeatable.")
+        list[int] | None, typer.Option(min=1, help="Changes per second; repeatable.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each rate.")] = 30.0,
     beside_replays: Annotated[
-        int, typer.Option(min=0, help="Also beside full replays of so many students' history.")
+        int,
+        typer.Option(
+            min=0,
+            help="Measure again while the history of this many students is replayed; 0: do not.",
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:
@@ -205,8 +218,8 @@ def freshness(
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
-    rate: Annotated[int, typer.Option(min=1, help="Changes a second.")] = 500,
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long to run.")] = 30.0,
+    rate: Annotated[int, typer.Option(min=1, help="Changes per second.")] = 500,
     json: Json = False,
 ) -> None:
     """Run for a long time, and check for leaks and for lost or duplicate events.
@@ -233,8 +246,8 @@ def soak(
 
 @app.command()
 def start(
-    rounds: Annotated[int, typer.Option(min=1, help="Starts; the middle counts.")] = 5,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to watch it idle.")] = 30.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to start. The median counts.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure idle CPU.")] = 30.0,
     json: Json = False,
 ) -> None:
     """Measure how long `bus up` takes in a new home, and how much CPU idle processes use.
@@ -262,8 +275,8 @@ def _progress(step: str) -> None:
 
 @app.command()
 def plot(
-    results: Annotated[list[Path], typer.Argument(help="Files with what --json printed.")],
-    out: Annotated[Path, typer.Option(help="The picture, .svg or .png.")] = Path("bench.svg"),
+    results: Annotated[list[Path], typer.Argument(help="Files with the --json output of others.")],
+    out: Annotated[Path, typer.Option(help="A .svg or .png file.")] = Path("bench.svg"),
     json: Json = False,
 ) -> None:
     """Draw benchmark results as a bar chart."""

@@ -19,13 +19,14 @@ from bus.cli.products import ProductName
 def consume(
     product: ProductName,
     out: Annotated[
-        Path | None, typer.Option(help="The folder for a product that takes files.")
+        Path | None, typer.Option(help="The folder to write to, for a product that takes files.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of a product that is called.")
+        str | None, typer.Option(help="The address of a product that takes requests.")
     ] = None,
     until_caught_up: Annotated[
-        bool, typer.Option("--until-caught-up", help="End when all is delivered that is there now.")
+        bool,
+        typer.Option("--until-caught-up", help="End when all current events are delivered."),
     ] = False,
     http_port: Annotated[
         int | None,
@@ -104,14 +105,14 @@ def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
     console.print(f"[bold]{result['product']}[/] got {listed}")
     if result["deadLettered"]:
         console.print(
-            f"{result['deadLettered']:,} went to the dead letters: "
+            f"{result['deadLettered']:,} became dead letters: "
             f"see [bold]bus deadletters list {result['product']}[/]"
         )
     if result["out"] and told:
         console.print(f"  → {result['out']}")
     if elsewhere:
         console.print(
-            f"{result['out']} is empty, as all that there is was delivered to another place "
-            f"before; to have it here too: bus replay {result['product']} --into {result['out']}",
+            f"{result['out']} is empty, because everything was delivered to another place before; "
+            f"to deliver it here too: bus replay {result['product']} --into {result['out']}",
             markup=False,
         )

@@ -20,7 +20,9 @@ from bus.cli.products import ProductName
 if TYPE_CHECKING:
     from bus.consume.deadletters import DeadLetter
 
-app = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, retry and discard events that could not be delivered.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -28,16 +30,21 @@ def deadletters() -> None:
     """Show, retry and discard events that could not be delivered."""
 
 
-Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
-Code = Annotated[str, typer.Option(help="Only those with this code; docs/faults.md has them.")]
-Since = Annotated[str, typer.Option(help="Only those from this time on (ISO 8601).")]
-Until = Annotated[str, typer.Option(help="Only those before this time (ISO 8601).")]
-Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only of this kind; repeatable.")]
-Places = Annotated[
-    list[str] | None, typer.Argument(help="Which ones, as `bus deadletters list` has them.")
+Reason = Annotated[str, typer.Option(help="Only dead letters whose reason contains this text.")]
+Code = Annotated[
+    str, typer.Option(help="Only dead letters with this code; docs/faults.md lists the codes.")
 ]
-All = Annotated[bool, typer.Option("--all", help="All that are still open.")]
-Why = Annotated[str, typer.Option(help="The reason, which is kept.")]
+Since = Annotated[str, typer.Option(help="Only dead letters from this time on (ISO 8601).")]
+Until = Annotated[str, typer.Option(help="Only dead letters from before this time (ISO 8601).")]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="Only this kind of record; repeatable.")
+]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(help="TOPIC/PARTITION/OFFSET, as `bus deadletters list` prints it."),
+]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter that is open.")]
+Why = Annotated[str, typer.Option(help="Your reason. It is recorded.")]
 SHOWN = 200
 
 
@@ -50,10 +57,10 @@ def list_deadletters(
     until: Until = "",
     kind: Kinds = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Those as well that were retried or discarded.")
+        bool, typer.Option("--all", help="Include those that were retried or discarded.")
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="How many there are, by reason.")
+        bool, typer.Option("--summary", help="Print only how many there are, by reason.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -83,7 +90,9 @@ def list_deadletters(
                 )
                 console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
             if not summary and len(letters) > SHOWN:
-                console.print(f"and {len(letters) - SHOWN:,} more: --summary, or --json for all")
+                console.print(
+                    f"and {len(letters) - SHOWN:,} more: use --summary, or --json for all"
+                )
             for why, number in counted.most_common() if summary else ():
                 console.print(f"{number:>7,}  {escape(why)}")
             console.print(f"{len(letters):,} dead letters of {product}")
@@ -117,9 +126,12 @@ def _moment(text: str, option: str) -> datetime | None:
 @app.command("show")
 def show_deadletter(
     product: ProductName,
-    place: Annotated[str, typer.Argument(help="Which one, as `bus deadletters list` has it.")],
+    place: Annotated[
+        str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `bus deadletters list` prints it.")
+    ],
     unmasked: Annotated[
-        bool, typer.Option("--unmasked", help="With personal data; that you asked is recorded.")
+        bool,
+        typer.Option("--unmasked", help="Show personal values. Needs --why; both are recorded."),
     ] = False,
     why: Why = "",
     json: Json = False,
@@ -149,7 +161,7 @@ def show_deadletter(
             for name, value in (record or {}).items():
                 console.print(f"  {name}: {escape(str(value))}")
             if note:
-                console.print(f"  its bytes: {escape(note)}")
+                console.print(f"  cannot be decoded: {escape(note)}")
 
         emit(json, {**asdict(letter), "record": record, "note": note}, show)
 
@@ -163,10 +175,10 @@ def retry(
     everything: All = False,
     why: Why = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -224,14 +236,14 @@ def discard(
         from bus.replay.replay_log import user_at_machine
 
         if not why.strip():
-            raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
+            raise Stop("a discard needs a reason, which is recorded: add --why")
         loaded = settings_of_reached()
         letters = _chosen(read(loaded, product), places, reason, code, everything)
         mark(loaded, product, letters, "discarded", why, user_at_machine())
         emit(
             json,
             {"product": product, "discarded": len(letters)},
-            lambda console: console.print(f"{len(letters):,} dead letters of {product} put aside"),
+            lambda console: console.print(f"{len(letters):,} dead letters of {product} discarded"),
         )
 
 
@@ -247,6 +259,6 @@ def _chosen(
     from bus.errors import Stop
 
     if not (places or reason or code or everything):
-        raise Stop("say which: their places, --reason TEXT, --code CODE, or --all")
+        raise Stop("no dead letters are selected: add places, --reason TEXT, --code CODE, or --all")
     found = choose(letters, places=places or (), reason=reason, code=code)
     return [letter for letter in found if not letter.state]

@@ -41,6 +41,6 @@ def _show_differences(console: Console, found: Differences, remarks: Sequence[st
         columns = f": {', '.join(one.columns)}" if one.columns else ""
         console.print(escape(f"{one.what} {one.table} {' '.join(one.key)}{columns}"))
     if len(found.found) > SHOWN:
-        console.print(f"and {len(found.found) - SHOWN:,} more: --json has them all")
+        console.print(f"and {len(found.found) - SHOWN:,} more: use --json to see all")
     for remark in remarks:
         console.print(escape(remark))

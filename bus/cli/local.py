@@ -17,7 +17,7 @@ from bus.cli.output import Json, emit, failures, stderr
 def up(
     timeout: Annotated[
         float,
-        typer.Option(min=1, help="Seconds that Kafka and the registry may take to answer."),
+        typer.Option(min=1, help="How many seconds to wait for Kafka and the registry."),
     ] = 120.0,
     json: Json = False,
 ) -> None:
@@ -29,8 +29,8 @@ def up(
         named = settings.load()
         if not named.embedded:
             raise Stop(
-                f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), which "
-                "`bus up` does not start; take [kafka] bootstrap away for the embedded bus"
+                f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), and "
+                "`bus up` starts only the embedded bus; remove [kafka] bootstrap to use that"
             )
         found = local.up(named.home, say=_say, ready_seconds=timeout)
 
@@ -93,7 +93,7 @@ def status(json: Json = False) -> None:
             for name, one in state.running.items():
                 out.print(f"{name:9} {one.version}, process {one.pid}, 127.0.0.1:{one.port}")
             for name in state.dead:
-                out.print(f"{name:9} [red]was started and runs no more[/]: run `bus up`")
+                out.print(f"{name:9} [red]was started and is not running[/]: run `bus up`")
         if not bootstrap:
             out.print(f"the bus in {escape(str(named.home.absolute()))} is not up: run `bus up`")
             return
@@ -101,7 +101,7 @@ def status(json: Json = False) -> None:
         out.print(f"registry  {escape(registry)}")
         out.print(_table("topic", ("partitions", "records"), result["topics"]))
         if not all(topic.exact for topic in found.topics.values()):
-            out.print("≤: of a long topic its offsets are told, which are more than its records")
+            out.print("≤: the offsets of a long topic, which are at least as many as its records")
         out.print(_table("group", ("lag",), result["groups"]))
 
     emit(json, result, text)

@@ -74,8 +74,8 @@ def _defect(error: Exception) -> str:
         for frame in traceback.extract_tb(error.__traceback__)[1:]
     ]
     return (
-        f"a defect of Schoolbus: {type(error).__module__}.{type(error).__name__}; nothing more "
-        "was done. Please report it with these lines:\n" + "\n".join(lines)
+        f"a defect of Schoolbus: {type(error).__module__}.{type(error).__name__}; the command has "
+        "stopped. Please report it with these lines:\n" + "\n".join(lines)
     )
 
 

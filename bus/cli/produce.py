@@ -59,7 +59,7 @@ def _fails(fault: Exception) -> Callable[..., None]:
 
 
 app = typer.Typer(
-    cls=Sources, help="Publish what a student information system holds.", no_args_is_help=True
+    cls=Sources, help="Publish the records of a student information system.", no_args_is_help=True
 )
 
 

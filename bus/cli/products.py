@@ -12,7 +12,7 @@ def _installed(name: str) -> str:
 
     if name not in plugins.products():
         raise typer.BadParameter(
-            f"there is no product {name}; installed are: {', '.join(plugins.products())}"
+            f"there is no product {name}; installed products: {', '.join(plugins.products())}"
         )
     return name
 

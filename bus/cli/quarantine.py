@@ -13,7 +13,7 @@ from bus.cli.cluster import settings_of_reached
 from bus.cli.fault_lines import print_groups
 from bus.cli.output import Json, emit, failures
 
-app = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
+app = typer.Typer(help="List what was wrong with the input, and where.", no_args_is_help=True)
 
 
 @app.callback()
@@ -23,11 +23,13 @@ def quarantine() -> None:
 
 @app.command("list")
 def list_quarantine(
-    source: Annotated[str, typer.Option(help="Only what this source published.")] = "",
+    source: Annotated[str, typer.Option(help="Only faults of this source.")] = "",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what later extracts no longer have.")
+        bool, typer.Option("--all", help="Include faults that later extracts no longer have.")
     ] = False,
-    each: Annotated[bool, typer.Option("--each", help="One by one, not in groups.")] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Print faults one by one, not in groups.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the faults of each source's latest extract, by file, column and code.

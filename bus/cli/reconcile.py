@@ -27,19 +27,19 @@ def reconcile(
     export: Annotated[
         Path | None,
         typer.Option(
-            help="What the product has: its export, or the folder to which its consumer delivers. "
-            "Without it the product itself is asked, where it has an API for that.",
+            help="What the product has: its own export, or the folder to which its consumer "
+            "delivers. By default, the product's API is asked, if it has one for that.",
         ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Send the records again that it lacks or has wrong.")
+        bool, typer.Option("--repair", help="Deliver the records that differ again.")
     ] = False,
-    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -60,7 +60,7 @@ def reconcile(
         subjects.must_have_some(loaded)
         with (
             TemporaryDirectory(prefix="schoolbus-") as folder,
-            stderr.status("asking the product") as status,
+            stderr.status("reading what the product has") as status,
         ):
             has = export or _asked(what, loaded, Path(folder), out, url)
             status.update("reading the topics")
@@ -75,7 +75,8 @@ def reconcile(
         number = sum(map(len, concerned.values()))
         if repair and number > MOST:
             raise Stop(
-                f"{number:,} records differ; send all again: bus replay {product} --only-current"
+                f"{number:,} records differ, which is too many for a repair; deliver all again: "
+                f"bus replay {product} --only-current"
             )
         if repair and concerned:
             ended = replayed(loaded, product, concerned, why or "repair", out, url)
@@ -105,21 +106,22 @@ def _remarks(
         sent = ", ".join(f"{n:,} {kind}" for kind, n in repaired["delivered"].items())
         name, status = repaired["id"], repaired["status"]
         remarks.append(
-            f"repaired: {product} was sent {sent or 'nothing'} again, as the topics have it now "
-            f"(replay {name}: {status}); compare again when it has taken that in"
+            f"repaired: {product} got {sent or 'nothing'} again, in their current state "
+            f"(replay {name}: {status}); compare again when the product has processed that"
         )
         if status != "done":
-            remarks.append(f"the repair has not ended: bus replay resume {name}")
+            remarks.append(f"the repair has not ended; to continue it: bus replay resume {name}")
         if repaired["left_out"]:
             remarks.append(
-                f"{repaired['left_out']:,} could not be sent: bus deadletters list {product}"
+                f"{repaired['left_out']:,} could not be delivered: see bus deadletters list "
+                f"{product}"
             )
     elif number and not repair:
-        remarks.append(f"--repair sends these {number:,} records again")
+        remarks.append(f"--repair delivers these {number:,} records again")
     if found.unknown:
         remarks.append(
-            f"{found.unknown:,} of the differences come of no record that the topics have; nothing "
-            f"can be sent for them: remove them at {product}, or leave them"
+            f"{found.unknown:,} of the differences come from no record in the topics, so no repair "
+            f"can fix them: remove them at {product}, or leave them"
         )
     return remarks
 
@@ -130,5 +132,5 @@ def _asked(product: Product, loaded: Any, folder: Path, out: Path | None, url: s
     from bus.errors import Stop
 
     if product.export is None:
-        raise Stop(f"{product.name} cannot be asked what it has: name an export (--export PATH)")
+        raise Stop(f"{product.name} has no API that exports what it has; add --export PATH")
     return product.export(plugins.product_settings(product, loaded, out=out, url=url), folder)

@@ -35,11 +35,11 @@ class ProductOrCommand(TyperGroup):
 
 app = typer.Typer(
     cls=ProductOrCommand,
-    help="Send history again to a product, beside what is live: `bus replay PRODUCT …`.",
+    help="Deliver a part of the history to a product again: `bus replay PRODUCT …`.",
     no_args_is_help=True,
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
-Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
+Id = Annotated[str, typer.Argument(help="The replay's id, as `bus replay list` prints it.")]
 
 
 def per_second(said: str | float) -> float:
@@ -52,7 +52,7 @@ def per_second(said: str | float) -> float:
     except ValueError:
         rate = -1.0
     if not 0 <= rate < inf:
-        raise typer.BadParameter("say how many records a second, as 100 or 100/s")
+        raise typer.BadParameter("give a number of records per second, such as 100 or 100/s")
     return rate
 
 
@@ -67,23 +67,28 @@ def run(
     since: Annotated[
         str,
         typer.Option(
-            "--from", help="'beginning', a time, or offsets (student/0=120,student/1=98)."
+            "--from",
+            help="Where to start: 'beginning', a time, or offsets (student/0=120,student/1=98).",
         ),
     ] = "beginning",
     until: Annotated[
-        str, typer.Option("--to", help="'now', a time, or offsets. What lies there is not in it.")
+        str,
+        typer.Option("--to", help="Before what to stop: 'now', a time, or offsets."),
     ] = "now",
     entity: Annotated[
         list[str] | None, typer.Option(help="Only this kind of record; repeatable.")
     ] = None,
     school: Annotated[
-        list[str] | None, typer.Option(help="Only what is of this school; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only records of the school with this sourcedId; repeatable."),
     ] = None,
     student: Annotated[
-        list[str] | None, typer.Option(help="Only what is about this student; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only records about the student with this sourcedId; repeatable."),
     ] = None,
     only_current: Annotated[
-        bool, typer.Option("--only-current", help="Only the latest state of each record.")
+        bool,
+        typer.Option("--only-current", help="Only the newest state of each record."),
     ] = False,
     rate: Annotated[
         float,
@@ -91,21 +96,22 @@ def run(
             parser=per_second,
             metavar="N[/s]",
             show_default=False,
-            help="Records a second at most; 0: no limit.",
+            help="The most records per second; 0: no limit.",
         ),
     ] = 0.0,
     into: Annotated[
-        str | None, typer.Option(help="Another folder or address than the live consumer's.")
+        str | None,
+        typer.Option(help="Deliver to this folder or address, not to the live consumer's."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would do; deliver nothing.")
+        bool, typer.Option("--dry-run", help="Report what the replay would do; deliver nothing.")
     ] = False,
-    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -135,7 +141,7 @@ def run(
         )
         window = resolve(loaded, chosen.kinds, since, until, chosen.students)
         if not len(window):
-            raise Stop("there is nothing in that window; widen --from and --to")
+            raise Stop("there are no events in that window; widen --from and --to")
         about = ReplayRequest(
             id=new_id(product),
             product=product,
@@ -200,9 +206,9 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
 def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest: bool) -> None:
     what = "every change"
     if about.only_current:
-        what = "the latest state of each record"
+        what = "the newest state of each record"
     elif latest:
-        what = "the state of each record that last changed"
+        what = "the current state of each record that last changed"
     into = escape(about.into) or f"where the live consumer of {about.product} delivers"
     console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, to {into}")
     table = Table(box=None, pad_edge=False)
@@ -217,18 +223,18 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
             f"{found.last:%Y-%m-%d %H:%M} UTC"
         )
     if found.untold:
-        console.print(f"{found.untold:,} records are not told to {about.product}")
-    console.print(f"at least {found.seconds:,.0f} s, and what {about.product} itself takes")
+        console.print(f"{found.untold:,} records would not be delivered to {about.product}")
+    console.print(f"at least {found.seconds:,.0f} s, plus the time that {about.product} needs")
     how = found.history
     if how.complete:
-        console.print("every change of this window is still there")
+        console.print("the topics still have every change of this window")
     if how.compacted and how.since:
         console.print(
-            f"[yellow]before {how.since:%Y-%m-%d} only the latest state of each record is sure to "
-            f"be there[/] ({', '.join(how.compacted)})"
+            f"[yellow]before {how.since:%Y-%m-%d} the topics may have only the newest state of "
+            f"each record[/] ({', '.join(how.compacted)})"
         )
     if how.deleted:
-        console.print(f"[yellow]older history was deleted by time[/] ({', '.join(how.deleted)})")
+        console.print(f"[yellow]older history has been deleted[/] ({', '.join(how.deleted)})")
     for name, row in found.sample.items():
         console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
 
@@ -236,8 +242,8 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
 @app.command()
 def compare(
     product: ProductName,
-    old: Annotated[Path, typer.Argument(help="The folder that the old translation made.")],
-    new: Annotated[Path, typer.Argument(help="The folder that the new one made (--into).")],
+    old: Annotated[Path, typer.Argument(help="The folder with the old translation's files.")],
+    new: Annotated[Path, typer.Argument(help="The folder with the new translation's files.")],
     json: Json = False,
 ) -> None:
     """Compare the files of an old and a new translation row by row.
@@ -278,7 +284,7 @@ def list_replays(json: Json = False) -> None:
                 )
             console.print(table if found else "no replays yet")
             if gone:
-                console.print("died: the process that ran it is gone; `bus replay resume` goes on")
+                console.print("died: its process has ended; `bus replay resume` continues it")
 
         told = [as_told(one, died=one.about.id in gone) for one in found]
         emit(json, {"replays": told}, show)
@@ -318,7 +324,7 @@ def _wish(json: bool, replay: str, to: Any) -> None:
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
         wish(loaded, replay, to)
-        said = f"{replay} is asked to {to}; it does after the batch in hand"
+        said = f"{replay} was asked to {to}; it does so after its current batch"
         emit(json, {"replay": replay, "wish": to}, lambda console: console.print(said))
 
 
@@ -326,10 +332,10 @@ def _wish(json: bool, replay: str, to: Any) -> None:
 def resume(
     replay: Id,
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -341,7 +347,7 @@ def resume(
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
-            raise Stop(f"{replay} is {found.status}; start another")
+            raise Stop(f"{replay} is {found.status}; start a new replay")
         wish(loaded, replay, "run")
         _end(json, run_replay(loaded, found.about, found.state, out, url))
 
@@ -368,7 +374,7 @@ def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     rate = sum(state.delivered.values()) / state.seconds if state.seconds else 0.0
     console.print(f" ({rate:,.0f} a second)")
     if state.left_out:
-        console.print(f"  {state.left_out:,} were left out: see bus deadletters list")
+        console.print(f"  {state.left_out:,} could not be delivered: see bus deadletters list")
     if state.error:
         console.print(f"  {escape(state.error)}")
     why = f": {about.why}" if about.why else ""

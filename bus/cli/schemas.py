@@ -13,10 +13,11 @@ from rich.table import Table
 from bus.cli.output import Json, emit, failures
 
 app = typer.Typer(
-    help="The shared standard, and the registry that enforces it.", no_args_is_help=True
+    help="Check, register and document the shared standard's schemas.", no_args_is_help=True
 )
 Directory = Annotated[
-    Path | None, typer.Option("--schemas", help="A folder of .avsc; else those of this version.")
+    Path | None,
+    typer.Option("--schemas", help="A folder of .avsc files. By default, those of this version."),
 ]
 
 
@@ -63,7 +64,7 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
                 console.print(f"registered [bold]{a.subject}[/] version {a.version} (id {a.id})")
             if there := len(applied) - len(new):
                 console.print(
-                    f"{there} {'schema was' if there == 1 else 'schemas were'} there already"
+                    f"{there} {'schema was' if there == 1 else 'schemas were'} already registered"
                 )
 
         emit(json, {"schemas": [asdict(a) for a in applied]}, show)

@@ -43,8 +43,8 @@ MassWithdrawalShare = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Stop when more than this share of a record kind would be withdrawn, instead of the "
-        "setting mass_withdrawal.share; mass_withdrawal.records must be passed too.",
+        help="Stop if more than this share of a record kind would be withdrawn. Replaces the "
+        "setting mass_withdrawal.share; mass_withdrawal.records must be exceeded too.",
     ),
 ]
 
@@ -52,7 +52,7 @@ MassWithdrawalShare = Annotated[
 Rehearsal = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Publish and remember nothing; say what would be published, and why not."
+        "--dry-run", help="Report what would be published and what not; publish and store nothing."
     ),
 ]
 MostDifferences = Annotated[
@@ -61,8 +61,8 @@ MostDifferences = Annotated[
         "--differences",
         min=0,
         metavar="N",
-        help="With --dry-run: the first N records of each kind that would be created, updated or "
-        "withdrawn, with the fields that differ; personal values by their class alone.",
+        help="With --dry-run: print the first N records of each kind that would be created, "
+        "updated or withdrawn, with the fields that differ. Personal values are masked.",
     ),
 ]
 
@@ -89,8 +89,8 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             str,
             typer.Option(
                 metavar="NAME",
-                help="PATH is a watched folder: publish the extract NAME, which the guard stopped "
-                "and which waits there.",
+                help="PATH is a watched folder: publish the extract NAME, which waits there "
+                "because the guard stopped it.",
             ),
         ] = "",
         allow_mass_withdrawal: AllowMassWithdrawal = False,
@@ -114,7 +114,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
                 from bus.ingest import drop_folder
 
                 run.prepare_to_watch()
-                stderr.print(f"watching {path}; Ctrl-C ends it", markup=False)
+                stderr.print(f"watching {path}; press Ctrl-C to stop", markup=False)
                 drop_folder.watch(
                     path, partial(run.note, take), run.stopping.is_set, partial(run.yes, path)
                 )
@@ -137,7 +137,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
 def _fail_for_unread(report: "Report") -> None:
     """End with status 1 if a whole file could not be read. The other files are published."""
     if report.unread:
-        stderr.print(f"not read: {', '.join(report.unread)}", markup=False)
+        stderr.print(f"could not be read: {', '.join(report.unread)}", markup=False)
         raise typer.Exit(1)
 
 
@@ -147,14 +147,14 @@ def _must_be_there(path: Path, what: str) -> None:
 
     if not path.exists():
         where = "" if path.is_absolute() else f" (in {Path.cwd()})"
-        raise Stop(f"{path} is not there{where}; PATH is: {what}")
+        raise Stop(f"{path} does not exist{where}; PATH is: {what}")
 
 
 def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
     def command(
         source: PublishAs = declared.name,
         watch: Annotated[
-            bool, typer.Option("--watch", help="Ask again and again until it is stopped.")
+            bool, typer.Option("--watch", help="Poll repeatedly until you stop it.")
         ] = False,
         every: Annotated[
             float, typer.Option(min=0, help="With --watch: seconds from one poll to the next.")
@@ -178,7 +178,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
                 from bus.ingest import polling
 
                 run.prepare_to_watch()
-                stderr.print(f"asking every {every:g} s; Ctrl-C ends it", markup=False)
+                stderr.print(f"polling every {every:g} s; press Ctrl-C to stop", markup=False)
                 polling.poll(lambda: run.note(lambda _: take(), None), every, run.stopping.is_set)
                 emit(json, {"polls": run.noted}, lambda _: None)
             else:
@@ -199,7 +199,7 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
 
             run = _Run.of(declared, source, None, True, json)
             run.prepare_to_watch()
-            stderr.print("following; Ctrl-C ends it", markup=False)
+            stderr.print("following the source; press Ctrl-C to stop", markup=False)
             report = stream(run.settings, source, partial(reader.follow, run.own), run.stopping)
             result = {
                 "source": report.source,
@@ -322,16 +322,16 @@ def _check_allow(allow: str, other: bool) -> None:
     from bus.errors import Stop
 
     if allow and other:
-        raise Stop("--allow publishes one extract that waits; leave out --watch and --dry-run")
+        raise Stop("--allow publishes one waiting extract; leave out --watch and --dry-run")
 
 
 def _check_dry_run(dry_run: bool, differences: int, watch: bool) -> None:
     from bus.errors import Stop
 
     if dry_run and watch:
-        raise Stop("a dry run looks at one extract; leave out --watch or --dry-run")
+        raise Stop("a dry run reads one extract; leave out --watch or --dry-run")
     if differences and not dry_run:
-        raise Stop("--differences says more of a dry run; add --dry-run")
+        raise Stop("--differences works only in a dry run; add --dry-run")
 
 
 def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
@@ -339,7 +339,7 @@ def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
     from bus.ingest.fault_group import grouped
 
     report = found.report
-    console.print("a dry run: nothing was published; this is what would be", markup=False)
+    console.print("dry run: nothing was published; this is what would be", markup=False)
     _show_counts(console, report)
     for one in found.differences:
         fields = ", ".join(f"{name} {was} → {now}" for name, (was, now) in one.fields.items())

@@ -64,7 +64,7 @@ def reconcile(
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
     if not any(table.columns for table in product.tables):
-        raise Stop(f"{product.name} is told by requests: it has no files to be reconciled")
+        raise Stop(f"{product.name} takes requests, so it has no files to reconcile")
     selection = select(settings, product.kinds)
     window = resolve(settings, selection.kinds)
     with (

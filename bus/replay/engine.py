@@ -129,7 +129,7 @@ class ReplayEngine:
             except _Wished:
                 raise RetryLater(
                     f"the replay is {wished.status}, but Kafka does not answer, so it is listed as "
-                    f"running; `bus replay resume {self._about.id}` goes on when Kafka is up"
+                    f"running; run `bus replay resume {self._about.id}` when Kafka is up"
                 ) from None
         except BusError as error:
             with suppress(_Wished):  # Kafka is down, and somebody asked to pause or to end
@@ -393,6 +393,7 @@ def redelivery(product: Product, delivery: Delivery) -> Redelivery:
     """
     if (found := as_redelivery(delivery)) is None:
         raise Stop(
-            f"{product.name} cannot tell a replay from what is live; replay it --into another place"
+            f"the delivery of {product.name} does not support a replay beside the live consumer; "
+            "replay --into another place"
         )
     return found

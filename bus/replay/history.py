@@ -40,7 +40,7 @@ FETCHED = {"fetch.message.max.bytes": 262_144}
 the other partitions have come as far."""
 SILENCE = 30.0
 """After this many seconds without any message Kafka counts as down, and a new client connects."""
-FAILURE = "could not read history: Kafka says {}; go on when it is up"
+FAILURE = "could not read history: Kafka says {}; try again when it is up"
 
 
 def read(

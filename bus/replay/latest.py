@@ -63,7 +63,7 @@ class LatestStates:
             self._look(settings, topic, window)
         self._settings = settings
         self._admin: AdminClient | None = None
-        self._tail = Reader(settings, "Kafka says {} when read")
+        self._tail = Reader(settings, "could not read new events: Kafka says {}; try again later")
         self._tail.assign(self.seen)
 
     def _look(self, settings: Settings, topic: str, window: Window) -> None:
@@ -96,11 +96,14 @@ class LatestStates:
             # Use a new client next time. After a restart of Kafka, this one would send the old
             # leader epochs forever: librdkafka keeps its metadata after FENCED_LEADER_EPOCH.
             self._admin = None
-            raise RetryLater(f"Kafka says {error.args[0].name()} when asked for ends") from None
+            raise RetryLater(
+                f"could not read the ends of the topics: Kafka says {error.args[0].name()}; try "
+                "again when it is up"
+            ) from None
         while left:
             messages, ended = self._tail.take(patience=10.0)
             if not messages and not ended:
-                raise RetryLater("Kafka does not answer; the replay goes on when it does")
+                raise RetryLater("Kafka does not answer; the replay continues when it does")
             for message in messages:
                 place = Position(message.topic() or "", message.partition() or 0)
                 self._changed[place][hash(message.key())] = message if self._keep else None

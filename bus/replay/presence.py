@@ -60,7 +60,7 @@ class Presence:
                 consumer.poll(0)
             consumer.close()
         except KafkaException as error:
-            log.info("this replay cannot show that it runs", error=error.args[0].name())
+            log.info("could not join the replay's group", error=error.args[0].name())
 
 
 def died(settings: Settings, entries: Collection[ReplayEntry]) -> set[str]:
@@ -83,7 +83,7 @@ def died(settings: Settings, entries: Collection[ReplayEntry]) -> set[str]:
         told = admin.describe_consumer_groups(list(asked), request_timeout=SECONDS)
         return {asked[group] for group, one in told.items() if not one.result().members}
     except KafkaException as error:
-        log.info("who runs replays is not known", error=error.args[0].name())
+        log.info("could not find out which replays died", error=error.args[0].name())
         return set()
 
 

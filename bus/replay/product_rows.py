@@ -127,7 +127,7 @@ class ProductStates:
                 f"{path} cannot be read ({type(error).__name__}); name a folder of CSV files"
             ) from None
         if self._seq == began:
-            raise Stop(f"{path} holds none of {', '.join(self.tables)}; name the folder with them")
+            raise Stop(f"{path} has none of {', '.join(self.tables)}; name the folder with them")
 
     def add(
         self,

@@ -44,8 +44,8 @@ SECONDS = 30.0
 ABORT_SECONDS = 5.0
 LOOK_SECONDS = 5.0
 """How long a read of the topic may take, in seconds."""
-FENCED = "another process runs this replay now; this one has ended"
-UNREAD = "could not read what is wished of the replay: Kafka says {}; try again when it is up"
+FENCED = "another process runs this replay now, so this one has stopped"
+UNREAD = "could not read the log of the replay: Kafka says {}; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def entry(settings: Settings, id_: str) -> ReplayEntry:
     """Return one replay. Raises `Stop` if there is none with this id."""
     found = entries(settings)
     if id_ not in found:
-        raise Stop(f"there is no replay {id_}; `bus replay list` names them")
+        raise Stop(f"there is no replay {id_}; `bus replay list` shows all replays")
     return found[id_]
 
 
@@ -331,7 +331,7 @@ def _explained() -> AbstractContextManager[None]:
     return explained(
         "note the replay's progress",
         fenced=FENCED,
-        later="`bus replay resume` goes on when it is up",
+        later="run `bus replay resume` when it is up",
     )
 
 

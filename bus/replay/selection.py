@@ -86,8 +86,8 @@ def select(
     """
     if unknown := sorted(set(entities) - set(taken)):
         raise Stop(
-            f"--entity {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose of "
-            "these"
+            f"--entity {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose one "
+            "of these"
         )
     kinds = tuple(kind for kind in taken if not entities or kind in entities)
     if records:
@@ -95,7 +95,7 @@ def select(
     if students:
         kinds = tuple(kind for kind in kinds if KINDS[kind].student)
         if not kinds:
-            raise Stop("nothing of the chosen kinds is about one student; leave --entity out")
+            raise Stop("none of the selected kinds is about a student; leave out --entity")
     found = Selection(
         kinds,
         tuple(schools),

@@ -27,7 +27,7 @@ BEGINNING, NOW = "beginning", "now"
 OFFSETS = re.compile(r"([A-Za-z]+)/(\d+)=(\d+)")
 FORMS = "a time (2026-03-01, 2026-03-01T07:00:00-06:00), offsets (student/0=120,student/1=98)"
 SECONDS = 30.0
-SILENT = "Kafka says {} when asked for offsets; try again when it is up"
+SILENT = "could not read offsets: Kafka says {}; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,8 @@ def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, 
         }
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka says {error.args[0].name()} when asked how topics are kept; this user needs "
-            "DESCRIBE_CONFIGS on them"
+            f"could not read the retention of the topics: Kafka says {error.args[0].name()}; give "
+            "this user the ACL DESCRIBE_CONFIGS on them"
         ) from None
 
 
