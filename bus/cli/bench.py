@@ -26,10 +26,13 @@ def _bench() -> None:
 
 @app.command()
 def consume(
-    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 100_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Per topic; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
+    partitions: Annotated[
+        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+    ] = None,
     processes: Annotated[
-        list[int] | None, typer.Option(help="How many instances to run; repeatable.")
+        list[int] | None,
+        typer.Option(help="How many instances to run, by default 1, 2 and 4; repeatable."),
     ] = None,
     rounds: Rounds = 3,
     quixstreams: Annotated[bool, typer.Option(help="Measure that library too.")] = True,
@@ -58,8 +61,10 @@ def consume(
 
 @app.command()
 def produce(
-    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 50_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Per topic; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 50_000,
+    partitions: Annotated[
+        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+    ] = None,
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
@@ -84,7 +89,7 @@ def produce(
 
 @app.command()
 def district(
-    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 1_000_000,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 1_000_000,
     change: Annotated[
         float, typer.Option(min=0, max=1, help="The share of students that day 2 changes.")
     ] = 0.01,
@@ -111,7 +116,10 @@ def district(
 @app.command()
 def day(
     students: Annotated[
-        list[int] | None, typer.Option(min=100, help="How large the district is; repeatable.")
+        list[int] | None,
+        typer.Option(
+            min=100, help="How many the district has, by default 100,000 and 1,000,000; repeatable."
+        ),
     ] = None,
     product: Annotated[
         list[str] | None, typer.Option(help="Measure only this one; repeatable.")
@@ -148,9 +156,10 @@ def day(
 
 @app.command()
 def replay(
-    students: Annotated[int, typer.Option(min=100, help="How large the district is.")] = 100_000,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
     attendance: Annotated[
-        int, typer.Option(min=0, help="How many events there are. A tenth is in the window.")
+        int,
+        typer.Option(min=0, help="How many events there are. A tenth of them is in the window."),
     ] = 10_000_000,
     rounds: Rounds = 3,
     json: Json = False,
@@ -177,7 +186,8 @@ def replay(
 @app.command()
 def freshness(
     rate: Annotated[
-        list[int] | None, typer.Option(min=1, help="Changes per second; repeatable.")
+        list[int] | None,
+        typer.Option(min=1, help="Changes per second, by default 500 and 2,000; repeatable."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure each rate.")] = 30.0,
     beside_replays: Annotated[
@@ -275,7 +285,9 @@ def _progress(step: str) -> None:
 
 @app.command()
 def plot(
-    results: Annotated[list[Path], typer.Argument(help="Files with the --json output of others.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Files with the --json output of benchmarks.")
+    ],
     out: Annotated[Path, typer.Option(help="A .svg or .png file.")] = Path("bench.svg"),
     json: Json = False,
 ) -> None:

@@ -22,11 +22,13 @@ def consume(
         Path | None, typer.Option(help="The folder to write to, for a product that takes files.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of a product that takes requests.")
+        str | None, typer.Option(help="The address to send to, for a product that takes requests.")
     ] = None,
     until_caught_up: Annotated[
         bool,
-        typer.Option("--until-caught-up", help="End when all current events are delivered."),
+        typer.Option(
+            "--until-caught-up", help="End when all events that are there now are delivered."
+        ),
     ] = False,
     http_port: Annotated[
         int | None,

@@ -175,10 +175,12 @@ def retry(
     everything: All = False,
     why: Why = "",
     out: Annotated[
-        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:

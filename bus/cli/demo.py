@@ -12,7 +12,7 @@ from bus.cli.output import Json, emit, failures, stderr, stdout
 
 
 def demo(
-    students: Annotated[int, typer.Option(min=50, help="How large the made-up district is.")] = 400,
+    students: Annotated[int, typer.Option(min=50, help="How many the made-up district has.")] = 400,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the demo's Kafka and registry running.")
     ] = False,

@@ -32,14 +32,16 @@ def reconcile(
         ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Deliver the records that differ again.")
+        bool, typer.Option("--repair", help="Deliver again the records that differ.")
     ] = False,
     why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:

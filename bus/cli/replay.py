@@ -35,7 +35,8 @@ class ProductOrCommand(TyperGroup):
 
 app = typer.Typer(
     cls=ProductOrCommand,
-    help="Deliver a part of the history to a product again: `bus replay PRODUCT …`.",
+    help="Deliver a part of the history to a product again.\n\nStart with `bus replay PRODUCT`. "
+    "`bus replay run --help` shows the options.",
     no_args_is_help=True,
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
@@ -73,10 +74,13 @@ def run(
     ] = "beginning",
     until: Annotated[
         str,
-        typer.Option("--to", help="Before what to stop: 'now', a time, or offsets."),
+        typer.Option(
+            "--to", help="Where to end: 'now', a time, or offsets. That point is not included."
+        ),
     ] = "now",
     entity: Annotated[
-        list[str] | None, typer.Option(help="Only this kind of record; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this kind of record, such as enrollment; repeatable."),
     ] = None,
     school: Annotated[
         list[str] | None,
@@ -96,7 +100,7 @@ def run(
             parser=per_second,
             metavar="N[/s]",
             show_default=False,
-            help="The most records per second; 0: no limit.",
+            help="The most records to deliver per second; 0: no limit.",
         ),
     ] = 0.0,
     into: Annotated[
@@ -108,10 +112,12 @@ def run(
     ] = False,
     why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -332,10 +338,12 @@ def _wish(json: bool, replay: str, to: Any) -> None:
 def resume(
     replay: Id,
     out: Annotated[
-        Path | None, typer.Option(help="The same folder as for the product's `bus consume`.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The same address as for the product's `bus consume`.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:

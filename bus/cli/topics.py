@@ -23,7 +23,7 @@ def _topics() -> None:
 
 @app.command()
 def plan(
-    students: Annotated[int, typer.Option(min=1, help="How large the district is.")] = 10_000,
+    students: Annotated[int, typer.Option(min=1, help="How many the district has.")] = 10_000,
     staff: Annotated[
         int, typer.Option(min=0, help="How many people; 0: one for every 20 students.")
     ] = 0,
