@@ -102,15 +102,15 @@ def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
 
     elsewhere: whether the folder is new and everything was delivered to another place before.
     """
-    told = {kind: number for kind, number in result["delivered"].items() if number}
-    listed = ", ".join(f"{number:,} {kind}" for kind, number in told.items()) or "nothing new"
+    delivered = {kind: number for kind, number in result["delivered"].items() if number}
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in delivered.items()) or "nothing new"
     console.print(f"[bold]{result['product']}[/] got {listed}")
     if result["deadLettered"]:
         console.print(
             f"{result['deadLettered']:,} became dead letters: "
             f"see [bold]bus deadletters list {result['product']}[/]"
         )
-    if result["out"] and told:
+    if result["out"] and delivered:
         console.print(f"  → {result['out']}")
     if elsewhere:
         console.print(

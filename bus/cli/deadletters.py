@@ -76,42 +76,42 @@ def list_deadletters(
             since=_moment(since, "--since"),
             until=_moment(until, "--until"),
         )
-        letters = [letter for letter in found if everything or not letter.state]
-        counted = Counter(_without_ids(letter) for letter in letters)
-        codes = Counter(letter.code for letter in letters)
+        dead_letters = [entry for entry in found if everything or not entry.state]
+        counted = Counter(_without_ids(entry) for entry in dead_letters)
+        codes = Counter(entry.code for entry in dead_letters)
 
         def show(console: Console) -> None:
-            for letter in [] if summary else letters[:SHOWN]:
-                tries = "1 try" if letter.attempts == 1 else f"{letter.attempts:,} tries"
-                name = escape(f"{letter.kind} {letter.id}")
-                state = f", {letter.state}" if letter.state else ""
+            for entry in [] if summary else dead_letters[:SHOWN]:
+                tries = "1 try" if entry.attempts == 1 else f"{entry.attempts:,} tries"
+                name = escape(f"{entry.kind} {entry.id}")
+                state = f", {entry.state}" if entry.state else ""
                 console.print(
-                    f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}{state}"
+                    f"[bold]{name}[/]  {entry.time[:19]} UTC, {tries}, {entry.place}{state}"
                 )
-                console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
-            if not summary and len(letters) > SHOWN:
+                console.print(f"    {escape(entry.reason)} \\[{escape(entry.code)}]")
+            if not summary and len(dead_letters) > SHOWN:
                 console.print(
-                    f"and {len(letters) - SHOWN:,} more: use --summary, or --json for all"
+                    f"and {len(dead_letters) - SHOWN:,} more: use --summary, or --json for all"
                 )
             for why, number in counted.most_common() if summary else ():
                 console.print(f"{number:>7,}  {escape(why)}")
-            console.print(f"{len(letters):,} dead letters of {product}")
+            console.print(f"{len(dead_letters):,} dead letters of {product}")
 
         result = {
             "product": product,
-            "deadLetters": [asdict(letter) for letter in letters],
+            "deadLetters": [asdict(entry) for entry in dead_letters],
             "reasons": dict(counted.most_common()),
             "codes": dict(codes.most_common()),
         }
         emit(json, result, show)
 
 
-def _without_ids(letter: DeadLetter) -> str:
+def _without_ids(entry: DeadLetter) -> str:
     """Return a dead letter's reason with `…` for ids and numbers, so that equal ones are counted.
 
     A word with a digit counts as an id.
     """
-    return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", letter.reason)
+    return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", entry.reason)
 
 
 def _moment(text: str, option: str) -> datetime | None:
@@ -144,26 +144,26 @@ def show_deadletter(
         from bus.standard.masking import masked
 
         loaded = settings_of_reached()
-        (letter,) = choose(read(loaded, product), places=[place])
+        (entry,) = choose(read(loaded, product), places=[place])
         record: dict[str, Any] | None = None
         note = ""
         try:
             found: Any = content(loaded, product, place)
             if unmasked:
                 record_look(loaded, product, place, why, user_at_machine())
-            record = found if unmasked else masked(letter.kind, found)
+            record = found if unmasked else masked(entry.kind, found)
         except Never as reason:
             note = str(reason)
 
         def show(console: Console) -> None:
-            console.print(f"[bold]{escape(f'{letter.kind} {letter.id}')}[/]  {letter.place}")
-            console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
+            console.print(f"[bold]{escape(f'{entry.kind} {entry.id}')}[/]  {entry.place}")
+            console.print(f"    {escape(entry.reason)} \\[{escape(entry.code)}]")
             for name, value in (record or {}).items():
                 console.print(f"  {name}: {escape(str(value))}")
             if note:
                 console.print(f"  cannot be decoded: {escape(note)}")
 
-        emit(json, {**asdict(letter), "record": record, "note": note}, show)
+        emit(json, {**asdict(entry), "record": record, "note": note}, show)
 
 
 @app.command()
@@ -195,29 +195,28 @@ def retry(
         from bus.replay.replay_log import user_at_machine
 
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, code, everything)
+        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
         records: dict[str, set[str]] = {}
-        for letter in letters:
-            records.setdefault(letter.kind, set()).add(letter.id)
+        for entry in dead_letters:
+            records.setdefault(entry.kind, set()).add(entry.id)
         began = now()
-        if letters:
+        if dead_letters:
             replayed(loaded, product, records, why or "retry of dead letters", out, url)
-        again = {
-            (letter.kind, letter.id) for letter in read(loaded, product) if letter.time >= began
-        }
-        done = [letter for letter in letters if (letter.kind, letter.id) not in again]
+        again = {(entry.kind, entry.id) for entry in read(loaded, product) if entry.time >= began}
+        done = [entry for entry in dead_letters if (entry.kind, entry.id) not in again]
         mark(loaded, product, done, "retried", why, user_at_machine())
-        result = {"product": product, "retried": len(done), "failed": len(letters) - len(done)}
+        result = {"product": product, "retried": len(done), "failed": len(dead_letters) - len(done)}
 
         def show(console: Console) -> None:
             console.print(f"{len(done):,} dead letters of {product} were delivered")
-            if len(letters) > len(done):
+            if len(dead_letters) > len(done):
                 console.print(
-                    f"{len(letters) - len(done):,} failed again: see bus deadletters list {product}"
+                    f"{len(dead_letters) - len(done):,} failed again: "
+                    f"see bus deadletters list {product}"
                 )
 
         emit(json, result, show)
-        if len(letters) > len(done):
+        if len(dead_letters) > len(done):
             raise typer.Exit(1)
 
 
@@ -240,17 +239,19 @@ def discard(
         if not why.strip():
             raise Stop("a discard needs a reason, which is recorded: add --why")
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, code, everything)
-        mark(loaded, product, letters, "discarded", why, user_at_machine())
+        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
+        mark(loaded, product, dead_letters, "discarded", why, user_at_machine())
         emit(
             json,
-            {"product": product, "discarded": len(letters)},
-            lambda console: console.print(f"{len(letters):,} dead letters of {product} discarded"),
+            {"product": product, "discarded": len(dead_letters)},
+            lambda console: console.print(
+                f"{len(dead_letters):,} dead letters of {product} discarded"
+            ),
         )
 
 
 def _chosen(
-    letters: list[DeadLetter],
+    dead_letters: list[DeadLetter],
     places: list[str] | None,
     reason: str,
     code: str,
@@ -262,5 +263,5 @@ def _chosen(
 
     if not (places or reason or code or everything):
         raise Stop("no dead letters are selected: add places, --reason TEXT, --code CODE, or --all")
-    found = choose(letters, places=places or (), reason=reason, code=code)
-    return [letter for letter in found if not letter.state]
+    found = choose(dead_letters, places=places or (), reason=reason, code=code)
+    return [entry for entry in found if not entry.state]

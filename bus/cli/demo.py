@@ -29,5 +29,5 @@ def demo(
         # End on SIGTERM as on Ctrl-C, so that no process is left running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         home = load().home
-        told = tell(home / "demo", students, stderr if json else stdout, keep=keep)
-        emit(json, told, lambda _: None)
+        result = tell(home / "demo", students, stderr if json else stdout, keep=keep)
+        emit(json, result, lambda _: None)

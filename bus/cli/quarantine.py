@@ -54,8 +54,8 @@ def list_quarantine(
             number: Counter[str] = Counter()
             for group in groups:
                 number["left out" if group.fatal else "noted"] += group.count
-            told = ", ".join(f"{count:,} {what}" for what, count in number.items())
-            console.print(f"in quarantine: {told or 'nothing'}")
+            listed = ", ".join(f"{count:,} {what}" for what, count in number.items())
+            console.print(f"in quarantine: {listed or 'nothing'}")
 
         emit(json, {"groups": [group.as_json() for group in groups], "faults": faults}, show)
 

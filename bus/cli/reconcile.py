@@ -64,9 +64,9 @@ def reconcile(
             TemporaryDirectory(prefix="schoolbus-") as folder,
             stderr.status("reading what the product has") as status,
         ):
-            has = export or _asked(what, loaded, Path(folder), out, url)
+            has = export or _own_export(what, loaded, Path(folder), out, url)
             status.update("reading the topics")
-            found, concerned = compare(
+            found, to_repair = compare(
                 loaded,
                 what,
                 has,
@@ -74,14 +74,14 @@ def reconcile(
                 lambda number: status.update(f"read {number:,} events"),
             )
         more: dict[str, Any] = {"export": export and str(export), "repaired": None}
-        number = sum(map(len, concerned.values()))
+        number = sum(map(len, to_repair.values()))
         if repair and number > MOST:
             raise Stop(
                 f"{number:,} records differ, which is too many for a repair; deliver all again: "
                 f"bus replay {product} --only-current"
             )
-        if repair and concerned:
-            ended = replayed(loaded, product, concerned, why or "repair", out, url)
+        if repair and to_repair:
+            ended = replayed(loaded, product, to_repair, why or "repair", out, url)
             more["repaired"] = ended
         remarks = _remarks(product, found, number, more["repaired"], repair=repair)
         emit_differences(json, product, found, more, remarks)
@@ -128,7 +128,9 @@ def _remarks(
     return remarks
 
 
-def _asked(product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None) -> Path:
+def _own_export(
+    product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None
+) -> Path:
     """Return the export that the product itself gives. Raises `Stop` if it has no API for that."""
     from bus import plugins
     from bus.errors import Stop

@@ -16,7 +16,7 @@ from bus.cli.cluster import settings_of_reached
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
-from bus.cli.replay_run import as_told, run_replay
+from bus.cli.replay_run import as_json, run_replay
 
 if TYPE_CHECKING:
     from bus.replay.dry_run import DryRun
@@ -273,7 +273,7 @@ def list_replays(json: Json = False) -> None:
 
         loaded = settings_of_reached()
         found = list(entries(loaded).values())
-        gone = died(loaded, found)
+        dead = died(loaded, found)
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -282,18 +282,18 @@ def list_replays(json: Json = False) -> None:
             for one in found:
                 table.add_row(
                     one.about.id,
-                    "died" if one.about.id in gone else one.status,
+                    "died" if one.about.id in dead else one.status,
                     f"{one.share:.0%}",
                     f"{sum(one.state.delivered.values()):,}",
                     escape(one.about.by),
                     escape(one.about.why),
                 )
             console.print(table if found else "no replays yet")
-            if gone:
+            if dead:
                 console.print("died: its process has ended; `bus replay resume` continues it")
 
-        told = [as_told(one, died=one.about.id in gone) for one in found]
-        emit(json, {"replays": told}, show)
+        replays = [as_json(one, died=one.about.id in dead) for one in found]
+        emit(json, {"replays": replays}, show)
 
 
 @app.command()
@@ -311,16 +311,16 @@ def show(replay: Id, json: Json = False) -> None:
 @app.command()
 def pause(replay: Id, json: Json = False) -> None:
     """Pause a replay after its current batch. `bus replay resume` continues it."""
-    _wish(json, replay, "pause")
+    _request(json, replay, "pause")
 
 
 @app.command()
 def cancel(replay: Id, json: Json = False) -> None:
     """End a replay for good, after its current batch. What it has delivered stays delivered."""
-    _wish(json, replay, "cancel")
+    _request(json, replay, "cancel")
 
 
-def _wish(json: bool, replay: str, to: Any) -> None:
+def _request(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
@@ -330,8 +330,8 @@ def _wish(json: bool, replay: str, to: Any) -> None:
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
         wish(loaded, replay, to)
-        said = f"{replay} was asked to {to}; it does so after its current batch"
-        emit(json, {"replay": replay, "wish": to}, lambda console: console.print(said))
+        text = f"{replay} was asked to {to}; it does so after its current batch"
+        emit(json, {"replay": replay, "wish": to}, lambda console: console.print(text))
 
 
 @app.command()
@@ -368,8 +368,8 @@ def _end(json: bool, entry: ReplayEntry) -> None:
 
 
 def _emit(json: bool, entry: ReplayEntry, *, died: bool = False) -> None:
-    told = as_told(entry, died=died)
-    emit(json, told, lambda console: _show(console, entry, told["status"]))
+    result = as_json(entry, died=died)
+    emit(json, result, lambda console: _show(console, entry, result["status"]))
 
 
 def _show(console: Console, entry: ReplayEntry, status: str) -> None:

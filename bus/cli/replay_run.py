@@ -50,7 +50,7 @@ def replayed(
         start=keyed(window.start),
         stop=keyed(window.stop),
     )
-    return as_told(run_replay(loaded, about, None, out, url))
+    return as_json(run_replay(loaded, about, None, out, url))
 
 
 def run_replay(
@@ -87,8 +87,10 @@ def run_replay(
         delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
     try:
         check(what, delivery, about)
-        with _bar(about) as told:
-            replay = ReplayEngine(loaded, what, delivery, about, chosen, state=state, progress=told)
+        with _ProgressBar(about) as update:
+            replay = ReplayEngine(
+                loaded, what, delivery, about, chosen, state=state, progress=update
+            )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: replay.stop())
             with Presence(loaded, about.id):
@@ -100,7 +102,7 @@ def run_replay(
     return ReplayEntry(about, ended)
 
 
-class _bar:  # noqa: N801 - reads as a word
+class _ProgressBar:
     """A line on stderr with the progress of a replay, its speed and the time left."""
 
     def __init__(self, about: ReplayRequest) -> None:
@@ -119,18 +121,18 @@ class _bar:  # noqa: N801 - reads as a word
 
     def __enter__(self) -> Any:
         self._progress.start()
-        return self._tell
+        return self._update
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _tell(self, entry: ReplayEntry) -> None:
+    def _update(self, entry: ReplayEntry) -> None:
         delivered = sum(entry.state.delivered.values())
         rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
         self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
 
 
-def as_told(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
+def as_json(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
     """Return what `--json` prints of a replay: all but its offsets and its list of records.
 
     died: whether its process died before the replay ended.
@@ -139,9 +141,9 @@ def as_told(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
     del about["start"], about["stop"], about["records"]
     state = asdict(entry.state)
     del state["done"]
-    told = {
+    current = {
         "status": "died" if died else entry.status,
         "wish": entry.wish,
         "share": round(entry.share, 4),
     }
-    return {**about, **state, **told}
+    return {**about, **state, **current}

@@ -28,7 +28,7 @@ from bus.replay.selection import Selection, select
 from bus.replay.window import Window, resolve
 from bus.settings import Settings
 
-SHOULD, HAS, MADE, TOLD = "should", "has", "made", "told"
+SHOULD, HAS, MADE, WITHDRAWN = "should", "has", "made", "withdrawn"
 Progress = Callable[[int], None]
 
 
@@ -69,8 +69,8 @@ def reconcile(
     window = resolve(settings, selection.kinds)
     with (
         _states(product) as states,
-        _opened(open_into, window) as standing,
-        _opened(open_into, window) as withdrawn,
+        _folder_writer(open_into, window) as active_writer,
+        _folder_writer(open_into, window) as withdrawn_writer,
         tempfile.TemporaryDirectory(prefix="schoolbus-") as folder,
     ):
         states.read(HAS, export)
@@ -78,33 +78,33 @@ def reconcile(
             settings, product, schema_lookup(settings), Path(folder), standing=True
         )
         with closing(equivalents):
-            _should(
+            _write_expected(
                 settings,
                 product,
                 states,
                 selection,
                 window,
                 equivalents,
-                standing,
-                withdrawn,
+                active_writer,
+                withdrawn_writer,
                 progress,
             )
-        if standing.settle():
-            states.read(SHOULD, standing.folder)
+        if active_writer.settle():
+            states.read(SHOULD, active_writer.folder)
         with suppress(Stop):  # a delivery may refuse a set that has only withdrawn records
-            if withdrawn.settle():
-                states.read(TOLD, withdrawn.folder)
-        found = states.differences(SHOULD, HAS, TOLD)
-        concerned: dict[str, set[str]] = {}
+            if withdrawn_writer.settle():
+                states.read(WITHDRAWN, withdrawn_writer.folder)
+        found = states.differences(SHOULD, HAS, WITHDRAWN)
+        to_repair: dict[str, set[str]] = {}
         for one in found.found:
             sources = states.sources_of(MADE, one.table, one.key)
             found.unknown += not sources
             for source in sources:
-                concerned.setdefault(source.kind, set()).add(source.id)
-        return found, concerned
+                to_repair.setdefault(source.kind, set()).add(source.id)
+        return found, to_repair
 
 
-class _Written:
+class _FolderWriter:
     """Writes rows to a folder through the product's delivery."""
 
     def __init__(
@@ -136,45 +136,49 @@ class _Written:
 
 
 @contextmanager
-def _opened(open_into: Callable[[Path], Delivery], window: Window) -> Iterator[_Written]:
+def _folder_writer(
+    open_into: Callable[[Path], Delivery], window: Window
+) -> Iterator[_FolderWriter]:
     with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
-        written = _Written(open_into, list(window.start), Path(folder))
+        writer = _FolderWriter(open_into, list(window.start), Path(folder))
         try:
-            yield written
+            yield writer
         finally:
-            written.close()
+            writer.close()
 
 
-def _should(
+def _write_expected(
     settings: Settings,
     product: Product,
     states: ProductStates,
     selection: Selection,
     window: Window,
     equivalents: Equivalents,
-    standing: _Written,
-    withdrawn: _Written,
+    active_writer: _FolderWriter,
+    withdrawn_writer: _FolderWriter,
     progress: Progress,
 ) -> None:
     """Write the rows of active and of withdrawn records, and note which record each came from."""
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
     try:
-        sieve = RecordFilter(settings, about, selection, latest)
+        record_filter = RecordFilter(settings, about, selection, latest)
         number = 0
         for messages in history.read(settings, window, "level"):
             taken = FilteredRecords()
-            sieve.take(messages, taken)
-            stand, gone = _apart(taken.lots)
-            parts = _made(product, states, stand)
-            if (told := equivalents.decide(stand, read_to=window.stop)) is not stand:
-                parts, _, _ = translate(product, told)
-            standing.deliver(parts, taken.ends)
+            record_filter.take(messages, taken)
+            active, withdrawn = _apart(taken.records)
+            parts = _rows_of(product, states, active)
+            if (counting := equivalents.decide(active, read_to=window.stop)) is not active:
+                parts, _, _ = translate(product, counting)
+            active_writer.deliver(parts, taken.ends)
             # A row of a withdrawn record counts only if no active equivalent record has that key.
-            withdrawn.deliver(_made(product, states, gone), taken.ends)
+            withdrawn_writer.deliver(_rows_of(product, states, withdrawn), taken.ends)
             # A withdrawn record may have no row. Its row as an active record gives the key, by
             # which an extra row is attributed to it.
-            _made(product, states, {kind: _as_active(lot) for kind, lot in gone.items()})
+            _rows_of(
+                product, states, {kind: _as_active(group) for kind, group in withdrawn.items()}
+            )
             number += len(messages)
             progress(number)
     finally:
@@ -182,25 +186,27 @@ def _should(
 
 
 def _apart(
-    lots: Mapping[str, KindRecords],
+    records: Mapping[str, KindRecords],
 ) -> tuple[dict[str, KindRecords], dict[str, KindRecords]]:
     """Split records into those that are not withdrawn and those that are."""
-    stand: dict[str, KindRecords] = {}
-    gone: dict[str, KindRecords] = {}
-    for kind, lot in lots.items():
-        for record, message in zip(lot.records, lot.messages, strict=True):
-            side = gone if record["status"] == "tobedeleted" else stand
+    active: dict[str, KindRecords] = {}
+    withdrawn: dict[str, KindRecords] = {}
+    for kind, group in records.items():
+        for record, message in zip(group.records, group.messages, strict=True):
+            side = withdrawn if record["status"] == "tobedeleted" else active
             side.setdefault(kind, KindRecords()).add(record, message)
-    return stand, gone
+    return active, withdrawn
 
 
-def _as_active(lot: KindRecords) -> KindRecords:
-    return KindRecords([record | {"status": "active"} for record in lot.records], lot.messages)
+def _as_active(group: KindRecords) -> KindRecords:
+    return KindRecords([record | {"status": "active"} for record in group.records], group.messages)
 
 
-def _made(product: Product, states: ProductStates, lots: Mapping[str, KindRecords]) -> list[Part]:
+def _rows_of(
+    product: Product, states: ProductStates, records: Mapping[str, KindRecords]
+) -> list[Part]:
     """Return the rows of records, and note which record each row came from."""
-    parts, _, _ = translate(product, lots)
+    parts, _, _ = translate(product, records)
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):

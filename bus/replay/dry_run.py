@@ -70,11 +70,11 @@ def plan(
     try:
         if latest and not about.into:
             latest.follow()
-        sieve = RecordFilter(settings, about, selection, latest)
+        record_filter = RecordFilter(settings, about, selection, latest)
         for messages in history.read(settings, about.window, order_of(about)):
-            found.read.update(sieve.kind(message) for message in messages)
+            found.read.update(record_filter.kind(message) for message in messages)
             taken = FilteredRecords()
-            sieve.take(messages, taken)
+            record_filter.take(messages, taken)
             _count(product, taken, found, students)
             progress(found.read.total())
     finally:
@@ -87,14 +87,14 @@ def plan(
 
 
 def _count(product: Product, taken: FilteredRecords, found: DryRun, students: set[int]) -> None:
-    parts, told, _ = translate(product, taken.lots)
-    found.chosen += told
-    found.untold += len(taken) - told.total() + len(taken.undecodable)
-    for kind, lot in taken.lots.items():
+    parts, delivered, _ = translate(product, taken.records)
+    found.chosen += delivered
+    found.untold += len(taken) - delivered.total() + len(taken.undecodable)
+    for kind, group in taken.records.items():
         if student := KINDS[kind].student:
-            about = (student.of(record) for record in lot.records)
+            about = (student.of(record) for record in group.records)
             students.update(hash(id_) for id_ in about if id_ is not None)
-        for message in (lot.messages[0], lot.messages[-1]) if lot.messages else ():
+        for message in (group.messages[0], group.messages[-1]) if group.messages else ():
             at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
             found.first = min(found.first or at, at)
             found.last = max(found.last or at, at)

@@ -62,7 +62,7 @@ from bus.settings import Settings
 
 NOTE_SECONDS = 5.0
 """The progress is recorded at least this often, also when few records match."""
-WISH_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """How often the replay checks whether it was asked to pause or to end."""
 Progress = Callable[[ReplayEntry], None]
 
@@ -101,7 +101,7 @@ class ReplayEngine:
         self._retries = Retries(settings.consumer, product.name, self._metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
         self._writer_schema = schema_lookup(settings)
-        self._wish_read = clock()
+        self._checked_at = clock()
         self._latest: LatestStates | None = None
         self._in_hand: dict[str, KindRecords] = {}
         self._decided_at: Mapping[Position, int] = {}
@@ -123,16 +123,16 @@ class ReplayEngine:
         try:
             with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
                 self._replay(self._about.window.after(self._state.reached), Path(folder))
-        except _Wished as wished:
+        except _StopRequested as request:
             try:
-                self._note(replace(self._state, status=wished.status))
-            except _Wished:
+                self._note(replace(self._state, status=request.status))
+            except _StopRequested:
                 raise RetryLater(
-                    f"the replay is {wished.status}, but Kafka does not answer, so it is listed as "
-                    f"running; run `bus replay resume {self._about.id}` when Kafka is up"
+                    f"the replay is {request.status}, but Kafka does not answer, so it is listed "
+                    f"as running; run `bus replay resume {self._about.id}` when Kafka is up"
                 ) from None
         except BusError as error:
-            with suppress(_Wished):  # Kafka is down, and somebody asked to pause or to end
+            with suppress(_StopRequested):  # Kafka is down, and somebody asked to pause or to end
                 self._note(replace(self._state, status="failed", error=str(error)))
             raise
         else:
@@ -146,8 +146,8 @@ class ReplayEngine:
 
     def _replay(self, window: Window, folder: Path) -> None:
         if not self._about.into:
-            letters = topics.deadletters(self._settings, self._product.name)
-            self._retries.persist(lambda: topics.ensure(self._settings, [letters]))
+            topic = topics.deadletters(self._settings, self._product.name)
+            self._retries.persist(lambda: topics.ensure(self._settings, [topic]))
         if needs_latest(self._product, self._about):
             unlocked = is_unlocked(self._delivery)
             look = partial(LatestStates, self._settings, self._about.window, keep=unlocked)
@@ -193,9 +193,9 @@ class ReplayEngine:
                 if len(batch) >= most or self._clock() - began > NOTE_SECONDS:
                     batch, began = self._deliver(batch, began), self._clock()
                     self._keep_pace(first, already)
-                self._heed_wish()
+                self._check_request()
             if not messages:
-                self._heed_wish()
+                self._check_request()
         if batch.ends:
             self._deliver(batch, began)
         self._retries.persist(self._delivery.settle)
@@ -211,7 +211,7 @@ class ReplayEngine:
 
     def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
         """Deliver a batch and record the progress. Return an empty batch for the next records."""
-        self._in_hand = self._ordered(batch.lots)
+        self._in_hand = self._ordered(batch.records)
         self._decided_at = self._read_to(batch.ends)
         outcome = self._deliverer.deliver(
             self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_at
@@ -252,7 +252,7 @@ class ReplayEngine:
             except Overtaken:
                 continue
         if is_unlocked(self._delivery):
-            self._have_the_last_word(batch.parts, batch.offsets, latest)
+            self._deliver_later_changes(batch.parts, batch.offsets, latest)
         return refusals
 
     def _decide_again(self, batch: Batch, latest: LatestStates) -> bool:
@@ -274,7 +274,7 @@ class ReplayEngine:
         )
         return [part.rows for part in parts] != [part.rows for part in before]
 
-    def _have_the_last_word(
+    def _deliver_later_changes(
         self, parts: list[Part], ends: Mapping[Position, int], latest: LatestStates
     ) -> None:
         """Deliver what has changed since the last look-up, until nothing has.
@@ -286,8 +286,8 @@ class ReplayEngine:
         buffer = Buffer(self._kinds, self._writer_schema)
         while True:
             self._retries.persist(latest.follow)
-            told = {id(m): m for part in parts for m in part.messages}.values()
-            newer = {id(one): one for m in told if (one := latest.newest(m)) is not m}
+            delivered = {id(m): m for part in parts for m in part.messages}.values()
+            newer = {id(one): one for m in delivered if (one := latest.newest(m)) is not m}
             batch = Batch(list(parts), ends)
             if not self._decide_again(batch, latest) and not newer:
                 return
@@ -306,25 +306,25 @@ class ReplayEngine:
                 partial(self._redelivery.redeliver, batch, self._about.id, latest.seen)
             )
 
-    # ---- heeding -------------------------------------------------------------------------------
+    # ---- recording and requests ------------------------------------------------------------------
 
     def _note(self, state: ReplayState) -> None:
         self._state = state
         self._retries.persist(lambda: self._log.note(state))
         self._progress(ReplayEntry(self._about, state))
 
-    def _heed_wish(self) -> None:
-        """Raise `_Wished` if somebody asked the replay to pause or to end."""
+    def _check_request(self) -> None:
+        """Raise `_StopRequested` if somebody asked the replay to pause or to end."""
         if self._stopping.is_set():
-            raise _Wished("paused")
-        if self._clock() - self._wish_read > WISH_SECONDS:
-            self._wish_read = self._clock()
+            raise _StopRequested("paused")
+        if self._clock() - self._checked_at > CHECK_SECONDS:
+            self._checked_at = self._clock()
             try:
-                wish = self._log.wish()
+                request = self._log.wish()
             except RetryLater:  # the next read or write waits for Kafka
                 return
-            if wish != "run":
-                raise _Wished("paused" if wish == "pause" else "cancelled")
+            if request != "run":
+                raise _StopRequested("paused" if request == "pause" else "cancelled")
 
     def _keep_pace(self, first: float, already: int) -> None:
         """Wait until the rate allows what has been delivered."""
@@ -334,14 +334,14 @@ class ReplayEngine:
 
     def _stay(self, seconds: float) -> None:
         """Wait, and check between steps whether somebody asked to pause or to end."""
-        in_steps(seconds, WISH_SECONDS, self._stay_once, self._clock)
+        in_steps(seconds, CHECK_SECONDS, self._stay_once, self._clock)
 
     def _stay_once(self, seconds: float) -> None:
         self._stopping.wait(seconds)
-        self._heed_wish()
+        self._check_request()
 
 
-class _Wished(Exception):  # noqa: N818
+class _StopRequested(Exception):  # noqa: N818
     """Somebody asked the replay to pause or to end."""
 
     def __init__(self, status: Any) -> None:

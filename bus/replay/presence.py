@@ -36,7 +36,9 @@ class Presence:
         self._settings = settings
         self._id = id_
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._be, name=f"presence {id_}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._stay_member, name=f"presence {id_}", daemon=True
+        )
 
     def __enter__(self) -> Presence:
         self._thread.start()
@@ -51,7 +53,7 @@ class Presence:
         self._ending.set()
         self._thread.join(LEAVING_SECONDS)
 
-    def _be(self) -> None:
+    def _stay_member(self) -> None:
         """Be a member of the group. A failure is only logged: the replay works without it."""
         try:
             consumer = Consumer(group_settings(self._settings, _group(self._id)))
@@ -70,18 +72,18 @@ def died(settings: Settings, entries: Collection[ReplayEntry]) -> set[str]:
     Kafka does not answer.
     """
     before = datetime.now(UTC) - SILENT
-    asked = {
+    groups = {
         f"{settings.topic_prefix}.{_group(one.about.id)}": one.about.id
         for one in entries
         if one.status == "running" and one.state.at and _moment(one.state.at) < before
     }
-    if not asked:
+    if not groups:
         return set()
     try:
         # Keep the client until it has answered: the future of a deleted client never ends.
         admin = AdminClient(client_settings(settings))
-        told = admin.describe_consumer_groups(list(asked), request_timeout=SECONDS)
-        return {asked[group] for group, one in told.items() if not one.result().members}
+        described = admin.describe_consumer_groups(list(groups), request_timeout=SECONDS)
+        return {groups[group] for group, one in described.items() if not one.result().members}
     except KafkaException as error:
         log.info("could not find out which replays died", error=error.args[0].name())
         return set()

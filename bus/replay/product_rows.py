@@ -173,20 +173,20 @@ class ProductStates:
         self._con.execute(f"INSERT INTO {quoted(name)} FROM added")
         self._con.unregister("added")
 
-    def differences(self, first: str, second: str, told: str = "") -> Differences:
+    def differences(self, first: str, second: str, withdrawn: str = "") -> Differences:
         """Return how the second state differs from the first.
 
         A row that marks its thing as removed counts as absent.
 
-        told: the state with the rows that were delivered last for withdrawn records. A row that
-              only the second state has is no difference if it equals the row there.
+        withdrawn: the state with the rows that were delivered last for withdrawn records. A row
+                   that only the second state has is no difference if it equals the row there.
         """
         found = Differences()
         there = {row[0] for row in self._con.execute("SHOW TABLES").fetchall()}
         for table in self.tables:
             sides = [
                 self._last(f"{state} {table}" if f"{state} {table}" in there else "")
-                for state in (first, second, told)
+                for state in (first, second, withdrawn)
             ]
             (number,) = self._con.execute(
                 f"SELECT count(*) FROM {sides[0]} a JOIN {sides[1]} b USING (key) "
@@ -194,15 +194,15 @@ class ProductStates:
             ).fetchall()[0]
             found.same[table] += number  # also when 0, to keep the order of the tables
             cursor = self._con.execute(
-                f"SELECT key, a.cells, b.cells, told.cells FROM {sides[0]} a "
-                f"FULL JOIN {sides[1]} b USING (key) LEFT JOIN {sides[2]} told USING (key) "
+                f"SELECT key, a.cells, b.cells, withdrawn.cells FROM {sides[0]} a "
+                f"FULL JOIN {sides[1]} b USING (key) LEFT JOIN {sides[2]} withdrawn USING (key) "
                 "WHERE a.cells IS DISTINCT FROM b.cells ORDER BY key"
             )
             while lines := cursor.fetchmany(AT_ONCE):
                 for key, before, after, last in lines:
                     if before is None and last is not None and not _unlike(last, after):
                         continue
-                    self._tell(found, table, key, before, after)
+                    self._add_difference(found, table, key, before, after)
         return found
 
     def sources_of(self, state: str, table: str, key: tuple[str, ...]) -> set[RowOrigin]:
@@ -223,7 +223,7 @@ class ProductStates:
             f"(SELECT key, {last} FROM {quoted(table)} GROUP BY key HAVING NOT arg_max(gone, seq))"
         )
 
-    def _tell(
+    def _add_difference(
         self,
         found: Differences,
         table: str,

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 class FilteredRecords:
     """The records to deliver next.
 
-    lots:        the records, by kind.
+    records:     by kind.
     undecodable: (message, reason) for each message that cannot be decoded.
     ends:        for each partition, the offset up to which it was read.
     passed:      how many messages were read and not selected.
     """
 
-    lots: dict[str, KindRecords] = field(default_factory=dict)
+    records: dict[str, KindRecords] = field(default_factory=dict)
     undecodable: list[tuple[Message, str]] = field(default_factory=list)
     ends: dict[Position, int] = field(default_factory=dict)
     passed: int = 0
 
     def __len__(self) -> int:
-        return sum(len(lot.messages) for lot in self.lots.values())
+        return sum(len(group.messages) for group in self.records.values())
 
 
 class RecordFilter:
@@ -56,8 +56,8 @@ class RecordFilter:
         self._selection = selection
         self._latest = latest
         # A new place gets neither withdrawn records nor records that refer to them.
-        self._standing_only = about.only_current and bool(about.into)
-        self._gone: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
+        self._active_only = about.only_current and bool(about.into)
+        self._withdrawn: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
 
     def kind(self, message: Message) -> str:
         """Return the kind of a message's record."""
@@ -73,17 +73,17 @@ class RecordFilter:
         if selection.narrow or latest:
             wanted, ends = self._chosen(messages)
         read = self._intake.add(wanted)
-        lots, undecodable = self._intake.decoded(self._intake.take())
+        decoded, undecodable = self._intake.decoded(self._intake.take())
         kept = 0
-        for kind, lot in lots.items():
+        for kind, group in decoded.items():
             if selection.narrow:
-                lot = _only(lot, [selection.has(kind, record) for record in lot.records])
-            if self._standing_only:
-                lot = _only(lot, self._stand(kind, lot.records))
-            into = taken.lots.setdefault(kind, KindRecords())
-            into.records += lot.records
-            into.messages += lot.messages
-            kept += len(lot.messages)
+                group = _only(group, [selection.has(kind, record) for record in group.records])
+            if self._active_only:
+                group = _only(group, self._kept(kind, group.records))
+            into = taken.records.setdefault(kind, KindRecords())
+            into.records += group.records
+            into.messages += group.messages
+            kept += len(group.messages)
         taken.undecodable += undecodable
         taken.ends |= read if ends is None else ends
         taken.passed += len(messages) - kept - len(undecodable)
@@ -109,24 +109,28 @@ class RecordFilter:
             wanted.append(message)
         return wanted, ends
 
-    def _stand(self, kind: str, records: Sequence[Any]) -> list[bool]:
+    def _kept(self, kind: str, records: Sequence[Any]) -> list[bool]:
         """Return for each record whether a new place gets it. References must come first."""
-        gone = [record["status"] == "tobedeleted" for record in records]
-        self._gone[kind].update(hash(record["sourcedId"]) for record in compress(records, gone))
+        withdrawn = [record["status"] == "tobedeleted" for record in records]
+        self._withdrawn[kind].update(
+            hash(record["sourcedId"]) for record in compress(records, withdrawn)
+        )
         links = [
-            (name, lost)
+            (name, ids)
             for name in KINDS[kind].required
             for target in KINDS[kind].references[name]
-            if (lost := self._gone.get(target))
+            if (ids := self._withdrawn.get(target))
         ]
         return [
             not ended
             and not any(
-                isinstance(id_ := record[name], str) and hash(id_) in lost for name, lost in links
+                isinstance(id_ := record[name], str) and hash(id_) in ids for name, ids in links
             )
-            for record, ended in zip(records, gone, strict=True)
+            for record, ended in zip(records, withdrawn, strict=True)
         ]
 
 
-def _only(lot: KindRecords, chosen: Sequence[bool]) -> KindRecords:
-    return KindRecords(list(compress(lot.records, chosen)), list(compress(lot.messages, chosen)))
+def _only(group: KindRecords, chosen: Sequence[bool]) -> KindRecords:
+    return KindRecords(
+        list(compress(group.records, chosen)), list(compress(group.messages, chosen))
+    )
