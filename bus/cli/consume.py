@@ -86,7 +86,7 @@ def _stop_on_signals(stop: Callable[[], None]) -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # Not through the stream: the signal may have interrupted a write to it.
-            os.write(2, b"ending when what is in hand is done; Ctrl-C again ends at once\n")
+            os.write(2, b"ending after the current batch; press Ctrl-C again to end at once\n")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending)
