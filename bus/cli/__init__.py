@@ -1,6 +1,6 @@
-"""The `bus` command: one file a group of commands, and no logic of its own.
+"""The `bus` command. Each file has one group of commands, and no logic of its own.
 
-Heavy imports are made inside the commands, so that `bus --help` answers at once.
+Commands import heavy modules when they run, so that `bus --help` answers at once.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bus.cli import (
 
 
 class Commands(TyperGroup):
-    """All commands; wrong use is told in the one JSON object as well where that is asked for."""
+    """All commands. With `--json`, wrong usage is also reported as the one JSON object."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that is named; status 2 when it is used wrongly."""
+        """Run the named command. Wrong usage ends with status 2."""
         as_json = "--json" in [*ctx._protected_args, *ctx.args]
         try:
             return super().invoke(ctx)
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="bus",
     cls=Commands,
-    help="Schoolbus: from the student information system to every product, as it happens.",
+    help="Deliver the changes of a student information system to every product as they happen.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_show_locals=False,

@@ -1,4 +1,4 @@
-"""`bus bench`: how fast it is, on this machine."""
+"""`bus bench`: measures how fast Schoolbus is on this machine."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from bus.cli.output import Json, emit, failures, stderr
 if TYPE_CHECKING:
     from bus.bench.figures import Comparison
 
-app = typer.Typer(help="Measure how fast it is, on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure how fast Schoolbus is on this machine.", no_args_is_help=True)
 
 
-Rounds = Annotated[int, typer.Option(min=1, help="How often each works; the middle counts.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often to run each job. The median counts.")]
 
 
 @app.callback()
 def _bench() -> None:
-    """Measure how fast it is, on this machine."""
+    """Measure how fast Schoolbus is on this machine."""
 
 
 @app.command()
 def consume(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
-    processes: Annotated[list[int] | None, typer.Option(help="Copies; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
+    partitions: Annotated[
+        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+    ] = None,
+    processes: Annotated[
+        list[int] | None,
+        typer.Option(help="How many instances to run, by default 1, 2 and 4; repeatable."),
+    ] = None,
     rounds: Rounds = 3,
-    quixstreams: Annotated[bool, typer.Option(help="Measure that peer too.")] = True,
+    quixstreams: Annotated[bool, typer.Option(help="Measure that library too.")] = True,
     json: Json = False,
 ) -> None:
-    """From events to Canvas's CSV, beside a bare loop and the same job in quixstreams.
+    """Measure delivery, from events to CSV files for Canvas.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures a bare loop and the same job in quixstreams, for comparison. Runs on a separate
+    bus in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.consume_benchmark import measure
@@ -55,14 +61,17 @@ def consume(
 
 @app.command()
 def produce(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 50_000,
-    partitions: Annotated[list[int] | None, typer.Option(help="Of each topic; repeatable.")] = None,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 50_000,
+    partitions: Annotated[
+        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+    ] = None,
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
-    """From CSV rows to acknowledged events, beside encoding and sending alone.
+    """Measure publishing, from CSV rows to acknowledged events.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures encoding and sending alone, for comparison. Runs on a separate bus in the folder
+    `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.produce_benchmark import measure
@@ -80,13 +89,16 @@ def produce(
 
 @app.command()
 def district(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 1_000_000,
-    change: Annotated[float, typer.Option(min=0, max=1, help="Changed on day 2.")] = 0.01,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 1_000_000,
+    change: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of students that day 2 changes.")
+    ] = 0.01,
     json: Json = False,
 ) -> None:
-    """Two days of a big district, whole, the second beside a bare join of both days' files.
+    """Measure publishing two daily extracts of a big district.
 
-    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    Also measures a bare join of both days' files, for comparison with the second day. Runs on a
+    separate bus in the folder `bench` of BUS_HOME. A million students take 15 GB there.
     """
     with failures(json):
         from bus.bench.district_benchmark import measure
@@ -104,17 +116,23 @@ def district(
 @app.command()
 def day(
     students: Annotated[
-        list[int] | None, typer.Option(min=100, help="The district's size; repeatable.")
+        list[int] | None,
+        typer.Option(
+            min=100, help="How many the district has, by default 100,000 and 1,000,000; repeatable."
+        ),
     ] = None,
     product: Annotated[
-        list[str] | None, typer.Option(help="Into this product only; repeatable.")
+        list[str] | None, typer.Option(help="Measure only this one; repeatable.")
     ] = None,
-    change: Annotated[float, typer.Option(min=0, max=1, help="Changed each later day.")] = 0.01,
+    change: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of students that each later day changes.")
+    ] = 0.01,
     json: Json = False,
 ) -> None:
-    """A district's second day into each product, beside its first; each with its start.
+    """Measure delivery of a district's first and second day to each product.
 
-    On a bus of its own in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    Each figure includes the start of the program. Runs on a separate bus in the folder `bench` of
+    BUS_HOME. A million students take 15 GB there.
     """
     with failures(json):
         from bus.bench.day_benchmark import TITLES, measure
@@ -122,7 +140,10 @@ def day(
         from bus.settings import load
 
         if unknown := set(product or ()) - TITLES.keys():
-            raise Stop(f"--product {min(unknown)}: is not measured; say one of {', '.join(TITLES)}")
+            raise Stop(
+                f"--product {min(unknown)}: there is no benchmark for it; choose one of "
+                f"{', '.join(TITLES)}"
+            )
         found = measure(
             load().home / "bench",
             students=students or [100_000, 1_000_000],
@@ -135,16 +156,18 @@ def day(
 
 @app.command()
 def replay(
-    students: Annotated[int, typer.Option(min=100, help="The district's size.")] = 100_000,
+    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
     attendance: Annotated[
-        int, typer.Option(min=0, help="Attendance events of which a window is replayed.")
+        int,
+        typer.Option(min=0, help="How many events there are. A tenth of them is in the window."),
     ] = 10_000_000,
     rounds: Rounds = 3,
     json: Json = False,
 ) -> None:
-    """All of history beside a bare loop; a new product; one school's share of a window.
+    """Measure replays: of all history, for a new product, and of one school in a time window.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Also measures a bare loop, for comparison. Runs on a separate bus in the folder `bench` of
+    BUS_HOME.
     """
     with failures(json):
         from bus.bench.replay_benchmark import measure
@@ -163,17 +186,22 @@ def replay(
 @app.command()
 def freshness(
     rate: Annotated[
-        list[int] | None, typer.Option(min=1, help="Changes a second; repeatable.")
+        list[int] | None,
+        typer.Option(min=1, help="Changes per second, by default 500 and 2,000; repeatable."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each rate.")] = 30.0,
     beside_replays: Annotated[
-        int, typer.Option(min=0, help="Also beside full replays of so many students' history.")
+        int,
+        typer.Option(
+            min=0,
+            help="Measure again while the history of this many students is replayed; 0: do not.",
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:
-    """From a change in the SIS to the webhook product's own log, at steady rates.
+    """Measure the time from a change in the SIS to the webhook product, at steady rates.
 
-    On a bus of its own in the folder `bench` of BUS_HOME.
+    Runs on a separate bus in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.freshness_benchmark import measure
@@ -200,14 +228,14 @@ def freshness(
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
-    rate: Annotated[int, typer.Option(min=1, help="Changes a second.")] = 500,
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long to run.")] = 30.0,
+    rate: Annotated[int, typer.Option(min=1, help="Changes per second.")] = 500,
     json: Json = False,
 ) -> None:
-    """Run for long, and see that memory and file handles are flat and nothing lost or doubled.
+    """Run for a long time, and check for leaks and for lost or duplicate events.
 
-    From a change in the SIS to the webhook product, on a bus of its own in the folder `bench` of
-    BUS_HOME. Ends with 1 when it is not so.
+    Sends changes from the SIS to the webhook product, on a separate bus in the folder `bench` of
+    BUS_HOME. Ends with status 1 if memory or open files grow, or an event is lost or duplicated.
     """
     with failures(json):
         from bus.bench.machine_name import machine
@@ -228,13 +256,13 @@ def soak(
 
 @app.command()
 def start(
-    rounds: Annotated[int, typer.Option(min=1, help="Starts; the middle counts.")] = 5,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to watch it idle.")] = 30.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to start. The median counts.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure idle CPU.")] = 30.0,
     json: Json = False,
 ) -> None:
-    """How long `bus up` takes in a fresh home, and the CPU of processes with nothing to do.
+    """Measure how long `bus up` takes in a new home, and how much CPU idle processes use.
 
-    In the folder `bench` of BUS_HOME.
+    Runs in the folder `bench` of BUS_HOME.
     """
     with failures(json):
         from bus.bench.machine_name import machine
@@ -257,11 +285,13 @@ def _progress(step: str) -> None:
 
 @app.command()
 def plot(
-    results: Annotated[list[Path], typer.Argument(help="Files with what --json printed.")],
-    out: Annotated[Path, typer.Option(help="The picture, .svg or .png.")] = Path("bench.svg"),
+    results: Annotated[
+        list[Path], typer.Argument(help="Files with the --json output of benchmarks.")
+    ],
+    out: Annotated[Path, typer.Option(help="A .svg or .png file.")] = Path("bench.svg"),
     json: Json = False,
 ) -> None:
-    """Draw what benchmarks found, bars side by side."""
+    """Draw benchmark results as a bar chart."""
     with failures(json):
         from bus.bench.plot import draw
 
@@ -270,7 +300,7 @@ def plot(
 
 
 def _emit(json: bool, found: list[Comparison]) -> None:
-    """Comparisons with the machine named."""
+    """Print comparisons, and the machine on which they were measured."""
     from bus.bench.machine_name import machine
 
     named = machine()

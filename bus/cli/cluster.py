@@ -1,4 +1,4 @@
-"""The settings of a command that needs Kafka, once it is known that Kafka answers."""
+"""Loads the settings of a command that needs Kafka, and checks that Kafka answers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ if TYPE_CHECKING:
 
 
 def settings_of_reached() -> Settings:
-    """The settings of this process.
+    """Return the settings of this process, after a check that its cluster answers.
 
-    Raises `Stop` and `RetryLater` within a few seconds when there is no way into the cluster. Of
-    the embedded bus the processes are looked at as soon as it is asked for, so it is not asked
-    twice.
+    Raises `Stop` and `RetryLater` within a few seconds if it does not. The embedded bus needs no
+    check here: whenever its addresses are looked up, its processes are checked.
     """
     from bus import settings
     from bus.kafka.reachability import check_reachable

@@ -19,13 +19,16 @@ from bus.cli.products import ProductName
 def consume(
     product: ProductName,
     out: Annotated[
-        Path | None, typer.Option(help="The folder for a product that takes files.")
+        Path | None, typer.Option(help="The folder to write to, for a product that takes files.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of a product that is called.")
+        str | None, typer.Option(help="The address to send to, for a product that takes requests.")
     ] = None,
     until_caught_up: Annotated[
-        bool, typer.Option("--until-caught-up", help="End when all is delivered that is there now.")
+        bool,
+        typer.Option(
+            "--until-caught-up", help="End when all events that are there now are delivered."
+        ),
     ] = False,
     http_port: Annotated[
         int | None,
@@ -33,10 +36,10 @@ def consume(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Tell a product what changed, as it changes.
+    """Deliver changes to a product as they happen.
 
-    Runs until it is stopped (Ctrl-C or SIGTERM: it finishes what it has in hand). Several copies of
-    one product share the work.
+    Runs until it is stopped. Ctrl-C and SIGTERM let it finish the current batch first. You can
+    start several instances for one product; they share the work.
     """
     with failures(json):
         from bus import plugins
@@ -72,43 +75,46 @@ def consume(
         elsewhere = nothing and outcome.there and out is not None and _is_empty(out)
         emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
         if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
-            raise typer.Exit(1)  # the product was told nothing of what it should have been
+            raise typer.Exit(1)  # there was something to deliver, and nothing was delivered
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
-    """End in order on SIGTERM and Ctrl-C; a second Ctrl-C ends at once, which loses nothing."""
+    """End cleanly on SIGTERM and Ctrl-C. A second Ctrl-C ends at once and loses nothing."""
 
     def ending(number: int, _: object) -> None:
         stop()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # Not by a stream: the signal may have come in the middle of writing to it.
-            os.write(2, b"ending when what is in hand is done; Ctrl-C again ends at once\n")
+            # Not through the stream: the signal may have interrupted a write to it.
+            os.write(2, b"ending after the current batch; press Ctrl-C again to end at once\n")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending)
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether nothing was delivered to a folder; what a delivery notes for itself is hidden."""
+    """Return whether a folder has no delivered files. A delivery's own files are hidden."""
     return not any(not path.name.startswith(".") for path in folder.glob("*"))
 
 
 def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
-    """What came of it; `elsewhere`: it is a new folder, and all was delivered to another before."""
-    told = {kind: number for kind, number in result["delivered"].items() if number}
-    listed = ", ".join(f"{number:,} {kind}" for kind, number in told.items()) or "nothing new"
+    """Print the result.
+
+    elsewhere: whether the folder is new and everything was delivered to another place before.
+    """
+    delivered = {kind: number for kind, number in result["delivered"].items() if number}
+    listed = ", ".join(f"{number:,} {kind}" for kind, number in delivered.items()) or "nothing new"
     console.print(f"[bold]{result['product']}[/] got {listed}")
     if result["deadLettered"]:
         console.print(
-            f"{result['deadLettered']:,} went to the dead letters: "
+            f"{result['deadLettered']:,} became dead letters: "
             f"see [bold]bus deadletters list {result['product']}[/]"
         )
-    if result["out"] and told:
+    if result["out"] and delivered:
         console.print(f"  → {result['out']}")
     if elsewhere:
         console.print(
-            f"{result['out']} is empty, as all that there is was delivered to another place "
-            f"before; to have it here too: bus replay {result['product']} --into {result['out']}",
+            f"{result['out']} is empty, because everything was delivered to another place before; "
+            f"to deliver it here too: bus replay {result['product']} --into {result['out']}",
             markup=False,
         )

@@ -1,4 +1,4 @@
-"""`bus deadletters`: what a product could not be told, and why."""
+"""`bus deadletters`: shows, retries and discards events that could not be delivered."""
 
 from __future__ import annotations
 
@@ -20,24 +20,31 @@ from bus.cli.products import ProductName
 if TYPE_CHECKING:
     from bus.consume.deadletters import DeadLetter
 
-app = typer.Typer(help="What a product could not be told, and why.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, retry and discard events that could not be delivered.", no_args_is_help=True
+)
 
 
 @app.callback()
 def deadletters() -> None:
-    """What a product could not be told, and why."""
+    """Show, retry and discard events that could not be delivered."""
 
 
-Reason = Annotated[str, typer.Option(help="Only those whose reason holds this text.")]
-Code = Annotated[str, typer.Option(help="Only those with this code; docs/faults.md has them.")]
-Since = Annotated[str, typer.Option(help="Only those from this time on (ISO 8601).")]
-Until = Annotated[str, typer.Option(help="Only those before this time (ISO 8601).")]
-Kinds = Annotated[list[str] | None, typer.Option("--kind", help="Only of this kind; repeatable.")]
-Places = Annotated[
-    list[str] | None, typer.Argument(help="Which ones, as `bus deadletters list` has them.")
+Reason = Annotated[str, typer.Option(help="Only dead letters whose reason contains this text.")]
+Code = Annotated[
+    str, typer.Option(help="Only dead letters with this code; docs/faults.md lists the codes.")
 ]
-All = Annotated[bool, typer.Option("--all", help="All that are still open.")]
-Why = Annotated[str, typer.Option(help="The reason, which is kept.")]
+Since = Annotated[str, typer.Option(help="Only dead letters from this time on (ISO 8601).")]
+Until = Annotated[str, typer.Option(help="Only dead letters from before this time (ISO 8601).")]
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="Only this kind of record; repeatable.")
+]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(help="TOPIC/PARTITION/OFFSET, as `bus deadletters list` prints it."),
+]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter that is open.")]
+Why = Annotated[str, typer.Option(help="Your reason. It is recorded.")]
 SHOWN = 200
 
 
@@ -50,14 +57,14 @@ def list_deadletters(
     until: Until = "",
     kind: Kinds = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Those as well that were retried or discarded.")
+        bool, typer.Option("--all", help="Include those that were retried or discarded.")
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="How many there are, by reason.")
+        bool, typer.Option("--summary", help="Print only how many there are, by reason.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """List a product's dead letters with their reasons; records by id, without their content."""
+    """List a product's dead letters: the ids of their records, and the reasons."""
     with failures(json):
         from bus.consume.deadletters import choose, read
 
@@ -69,37 +76,42 @@ def list_deadletters(
             since=_moment(since, "--since"),
             until=_moment(until, "--until"),
         )
-        letters = [letter for letter in found if everything or not letter.state]
-        counted = Counter(_without_ids(letter) for letter in letters)
-        codes = Counter(letter.code for letter in letters)
+        dead_letters = [entry for entry in found if everything or not entry.state]
+        counted = Counter(_without_ids(entry) for entry in dead_letters)
+        codes = Counter(entry.code for entry in dead_letters)
 
         def show(console: Console) -> None:
-            for letter in [] if summary else letters[:SHOWN]:
-                tries = "1 try" if letter.attempts == 1 else f"{letter.attempts:,} tries"
-                name = escape(f"{letter.kind} {letter.id}")
-                state = f", {letter.state}" if letter.state else ""
+            for entry in [] if summary else dead_letters[:SHOWN]:
+                tries = "1 try" if entry.attempts == 1 else f"{entry.attempts:,} tries"
+                name = escape(f"{entry.kind} {entry.id}")
+                state = f", {entry.state}" if entry.state else ""
                 console.print(
-                    f"[bold]{name}[/]  {letter.time[:19]} UTC, {tries}, {letter.place}{state}"
+                    f"[bold]{name}[/]  {entry.time[:19]} UTC, {tries}, {entry.place}{state}"
                 )
-                console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
-            if not summary and len(letters) > SHOWN:
-                console.print(f"and {len(letters) - SHOWN:,} more: --summary, or --json for all")
+                console.print(f"    {escape(entry.reason)} \\[{escape(entry.code)}]")
+            if not summary and len(dead_letters) > SHOWN:
+                console.print(
+                    f"and {len(dead_letters) - SHOWN:,} more: use --summary, or --json for all"
+                )
             for why, number in counted.most_common() if summary else ():
                 console.print(f"{number:>7,}  {escape(why)}")
-            console.print(f"{len(letters):,} dead letters of {product}")
+            console.print(f"{len(dead_letters):,} dead letters of {product}")
 
         result = {
             "product": product,
-            "deadLetters": [asdict(letter) for letter in letters],
+            "deadLetters": [asdict(entry) for entry in dead_letters],
             "reasons": dict(counted.most_common()),
             "codes": dict(codes.most_common()),
         }
         emit(json, result, show)
 
 
-def _without_ids(letter: DeadLetter) -> str:
-    """The reason without what is particular to one letter, so that equal ones are counted."""
-    return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", letter.reason)
+def _without_ids(entry: DeadLetter) -> str:
+    """Return a dead letter's reason with `…` for ids and numbers, so that equal ones are counted.
+
+    A word with a digit counts as an id.
+    """
+    return re.sub(r"\b[\w.-]*\d[\w.-]*\b", "…", entry.reason)
 
 
 def _moment(text: str, option: str) -> datetime | None:
@@ -114,14 +126,17 @@ def _moment(text: str, option: str) -> datetime | None:
 @app.command("show")
 def show_deadletter(
     product: ProductName,
-    place: Annotated[str, typer.Argument(help="Which one, as `bus deadletters list` has it.")],
+    place: Annotated[
+        str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `bus deadletters list` prints it.")
+    ],
     unmasked: Annotated[
-        bool, typer.Option("--unmasked", help="With personal data; that you asked is recorded.")
+        bool,
+        typer.Option("--unmasked", help="Show personal values. Needs --why; both are recorded."),
     ] = False,
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Show a dead letter with its record; personal values are told by their class alone."""
+    """Show a dead letter with its record. Personal values are masked."""
     with failures(json):
         from bus.consume.deadletters import choose, content, read, record_look
         from bus.errors import Never
@@ -129,26 +144,26 @@ def show_deadletter(
         from bus.standard.masking import masked
 
         loaded = settings_of_reached()
-        (letter,) = choose(read(loaded, product), places=[place])
+        (entry,) = choose(read(loaded, product), places=[place])
         record: dict[str, Any] | None = None
         note = ""
         try:
             found: Any = content(loaded, product, place)
             if unmasked:
                 record_look(loaded, product, place, why, user_at_machine())
-            record = found if unmasked else masked(letter.kind, found)
+            record = found if unmasked else masked(entry.kind, found)
         except Never as reason:
             note = str(reason)
 
         def show(console: Console) -> None:
-            console.print(f"[bold]{escape(f'{letter.kind} {letter.id}')}[/]  {letter.place}")
-            console.print(f"    {escape(letter.reason)} \\[{escape(letter.code)}]")
+            console.print(f"[bold]{escape(f'{entry.kind} {entry.id}')}[/]  {entry.place}")
+            console.print(f"    {escape(entry.reason)} \\[{escape(entry.code)}]")
             for name, value in (record or {}).items():
                 console.print(f"  {name}: {escape(str(value))}")
             if note:
-                console.print(f"  its bytes: {escape(note)}")
+                console.print(f"  cannot be decoded: {escape(note)}")
 
-        emit(json, {**asdict(letter), "record": record, "note": note}, show)
+        emit(json, {**asdict(entry), "record": record, "note": note}, show)
 
 
 @app.command()
@@ -160,16 +175,18 @@ def retry(
     everything: All = False,
     why: Why = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send dead letters again, after what they failed by was mended.
+    """Deliver dead letters again, after you have fixed what made them fail.
 
-    Each record goes as it now stands, so nothing that came after a letter is undone.
+    Each record is delivered in its current state, so no later change is undone.
     """
     with failures(json):
         from bus.cli.replay_run import replayed
@@ -178,29 +195,28 @@ def retry(
         from bus.replay.replay_log import user_at_machine
 
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, code, everything)
+        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
         records: dict[str, set[str]] = {}
-        for letter in letters:
-            records.setdefault(letter.kind, set()).add(letter.id)
+        for entry in dead_letters:
+            records.setdefault(entry.kind, set()).add(entry.id)
         began = now()
-        if letters:
+        if dead_letters:
             replayed(loaded, product, records, why or "retry of dead letters", out, url)
-        again = {
-            (letter.kind, letter.id) for letter in read(loaded, product) if letter.time >= began
-        }
-        done = [letter for letter in letters if (letter.kind, letter.id) not in again]
+        again = {(entry.kind, entry.id) for entry in read(loaded, product) if entry.time >= began}
+        done = [entry for entry in dead_letters if (entry.kind, entry.id) not in again]
         mark(loaded, product, done, "retried", why, user_at_machine())
-        result = {"product": product, "retried": len(done), "failed": len(letters) - len(done)}
+        result = {"product": product, "retried": len(done), "failed": len(dead_letters) - len(done)}
 
         def show(console: Console) -> None:
             console.print(f"{len(done):,} dead letters of {product} were delivered")
-            if len(letters) > len(done):
+            if len(dead_letters) > len(done):
                 console.print(
-                    f"{len(letters) - len(done):,} failed again: see bus deadletters list {product}"
+                    f"{len(dead_letters) - len(done):,} failed again: "
+                    f"see bus deadletters list {product}"
                 )
 
         emit(json, result, show)
-        if len(letters) > len(done):
+        if len(dead_letters) > len(done):
             raise typer.Exit(1)
 
 
@@ -214,36 +230,38 @@ def discard(
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Put dead letters aside for good, with the reason why (--why)."""
+    """Discard dead letters for good. Needs a reason (--why)."""
     with failures(json):
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop
         from bus.replay.replay_log import user_at_machine
 
         if not why.strip():
-            raise Stop("what is put aside is put aside for a reason, which is kept: add --why")
+            raise Stop("a discard needs a reason, which is recorded: add --why")
         loaded = settings_of_reached()
-        letters = _chosen(read(loaded, product), places, reason, code, everything)
-        mark(loaded, product, letters, "discarded", why, user_at_machine())
+        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
+        mark(loaded, product, dead_letters, "discarded", why, user_at_machine())
         emit(
             json,
-            {"product": product, "discarded": len(letters)},
-            lambda console: console.print(f"{len(letters):,} dead letters of {product} put aside"),
+            {"product": product, "discarded": len(dead_letters)},
+            lambda console: console.print(
+                f"{len(dead_letters):,} dead letters of {product} discarded"
+            ),
         )
 
 
 def _chosen(
-    letters: list[DeadLetter],
+    dead_letters: list[DeadLetter],
     places: list[str] | None,
     reason: str,
     code: str,
     everything: bool,
 ) -> list[DeadLetter]:
-    """The open letters that are meant; raises `Stop` when nobody said which."""
+    """Return the selected dead letters that are open. Raises `Stop` without any selection."""
     from bus.consume.deadletters import choose
     from bus.errors import Stop
 
     if not (places or reason or code or everything):
-        raise Stop("say which: their places, --reason TEXT, --code CODE, or --all")
-    found = choose(letters, places=places or (), reason=reason, code=code)
-    return [letter for letter in found if not letter.state]
+        raise Stop("no dead letters are selected: add places, --reason TEXT, --code CODE, or --all")
+    found = choose(dead_letters, places=places or (), reason=reason, code=code)
+    return [entry for entry in found if not entry.state]

@@ -1,4 +1,4 @@
-"""How two states of a product differ: ids, and names of columns, never what is in them."""
+"""Prints how two states of a product differ: ids and names of columns, never values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 20
 def emit_differences(
     json: bool, product: str, found: Differences, more: dict[str, Any], remarks: Sequence[str] = ()
 ) -> None:
-    """Print them and, for a person, some remarks; or the one JSON object with `more`."""
+    """Print the differences, followed by remarks; or one JSON object that includes `more`."""
     result = {
         "product": product,
         **more,
@@ -41,6 +41,6 @@ def _show_differences(console: Console, found: Differences, remarks: Sequence[st
         columns = f": {', '.join(one.columns)}" if one.columns else ""
         console.print(escape(f"{one.what} {one.table} {' '.join(one.key)}{columns}"))
     if len(found.found) > SHOWN:
-        console.print(f"and {len(found.found) - SHOWN:,} more: --json has them all")
+        console.print(f"and {len(found.found) - SHOWN:,} more: use --json to see all")
     for remark in remarks:
         console.print(escape(remark))

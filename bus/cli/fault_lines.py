@@ -1,4 +1,4 @@
-"""Groups of faults as a person reads them."""
+"""Prints groups of faults for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_groups(console: Console, groups: Iterable[FaultGroup]) -> None:
-    """Print each group in a few lines: what, how many, why, and where the first are."""
+    """Print each group in a few lines: the place, how many, the code, why, and the first ones."""
     for group in groups:
         mark = "✗" if group.fatal else "·"
         where = " ".join(part for part in (group.file or "the extract", group.column) if part)

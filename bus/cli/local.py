@@ -1,4 +1,4 @@
-"""`bus up`, `bus down`, `bus status`, `bus doctor`: the embedded bus, and what is wrong."""
+"""`bus up`, `bus down`, `bus status`, `bus doctor`: run the embedded bus, and check a bus."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bus.cli.output import Json, emit, failures, stderr
 def up(
     timeout: Annotated[
         float,
-        typer.Option(min=1, help="Seconds that Kafka and the registry may take to answer."),
+        typer.Option(min=1, help="How many seconds to wait for Kafka and the registry."),
     ] = 120.0,
     json: Json = False,
 ) -> None:
-    """Start Kafka and the schema registry of BUS_HOME, on this machine alone."""
+    """Start Kafka and the schema registry on this machine. Their data is in BUS_HOME."""
     with failures(json):
         from bus import local, settings
         from bus.errors import Stop
@@ -29,8 +29,8 @@ def up(
         named = settings.load()
         if not named.embedded:
             raise Stop(
-                f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), which "
-                "`bus up` does not start; take [kafka] bootstrap away for the embedded bus"
+                f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), and "
+                "`bus up` starts only the embedded bus; remove [kafka] bootstrap to use that"
             )
         found = local.up(named.home, say=_say, ready_seconds=timeout)
 
@@ -44,9 +44,9 @@ def up(
 
 
 def down(json: Json = False) -> None:
-    """Stop Kafka and the registry of BUS_HOME; their data stays.
+    """Stop Kafka and the schema registry of BUS_HOME. Their data is kept.
 
-    It does so whatever else is wrong with the settings.
+    Works also when other settings are wrong.
     """
     with failures(json):
         from bus import local, settings
@@ -64,7 +64,7 @@ def down(json: Json = False) -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show endpoints, topics, and how far each consumer is behind."""
+    """Show the addresses of the bus, its topics, and the lag of each consumer."""
     with failures(json):
         from bus import local
         from bus.kafka.overview import Overview, overview
@@ -93,7 +93,7 @@ def status(json: Json = False) -> None:
             for name, one in state.running.items():
                 out.print(f"{name:9} {one.version}, process {one.pid}, 127.0.0.1:{one.port}")
             for name in state.dead:
-                out.print(f"{name:9} [red]was started and runs no more[/]: run `bus up`")
+                out.print(f"{name:9} [red]was started and is not running[/]: run `bus up`")
         if not bootstrap:
             out.print(f"the bus in {escape(str(named.home.absolute()))} is not up: run `bus up`")
             return
@@ -101,7 +101,7 @@ def status(json: Json = False) -> None:
         out.print(f"registry  {escape(registry)}")
         out.print(_table("topic", ("partitions", "records"), result["topics"]))
         if not all(topic.exact for topic in found.topics.values()):
-            out.print("≤: of a long topic its offsets are told, which are more than its records")
+            out.print("≤: the offsets of a long topic, which are at least as many as its records")
         out.print(_table("group", ("lag",), result["groups"]))
 
     emit(json, result, text)
@@ -110,7 +110,7 @@ def status(json: Json = False) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Look at everything that the bus stands on, and say how to mend what is wrong."""
+    """Check everything that the bus needs, and say how to fix what is wrong."""
     with failures(json):
         from bus import plugins, settings
         from bus.errors import Stop
@@ -119,7 +119,7 @@ def doctor(json: Json = False) -> None:
         wrong = [*settings.misspelt_variables(), *plugins.misconfigured(settings.Tables.load())]
         try:
             named = settings.load()
-        except Stop as fault:  # then nobody knows what else to look at
+        except Stop as fault:  # without settings there is nothing else to check
             findings = [examine_settings([str(fault), *wrong])]
         else:
             findings = [examine_settings(wrong), *examine(named)]

@@ -1,7 +1,7 @@
-"""What every command prints, and with which status it ends.
+"""The output and the exit status of every command.
 
-stdout holds the result and nothing else: a text for a person, or with `--json` exactly one JSON
-object. Logs and progress go to stderr. docs/exit-statuses.md says what 0, 1 and 2 mean.
+stdout has only the result: text for a person, or with `--json` exactly one JSON object. Logs and
+progress go to stderr. docs/exit-statuses.md says what 0, 1 and 2 mean.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bus.errors import BusError, missing_extra
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 """The option that every command has: `json: Json = False`."""
 
-# No emoji: an id such as m8:ghost:1 is no picture.
+# Without `emoji=False`, rich prints an id such as m8:ghost:1 with a picture in it.
 stdout = Console(highlight=False, emoji=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def emit(json_wanted: bool, result: dict[str, Any], text: Callable[[Console], None]) -> None:
-    """Print a command's result: as JSON, or by `text`, which prints it for a person."""
+    """Print a command's result: as JSON, or with `text`, which prints it for a person."""
     if json_wanted:
         sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
         sys.stdout.flush()
@@ -38,15 +38,15 @@ def emit(json_wanted: bool, result: dict[str, Any], text: Callable[[Console], No
 
 @contextmanager
 def failures(json_wanted: bool) -> Iterator[None]:
-    """Turn what goes wrong into a message on stderr (or {"error": …}) and status 1.
+    """Turn an exception into a message on stderr, or {"error": …} on stdout, and status 1.
 
-    A `BusError` and what the machine refuses (a full disk, a folder that is not there) are told as
-    they stand. Anything else is a defect: its own text may quote a record, so only what kind it is
-    and where it arose are told.
+    The texts of a `BusError` and of an error of the operating system (a full disk, a missing
+    folder) are printed. Any other exception is a defect. Its text may quote a record, so only its
+    type and the lines of code that raised it are printed.
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last: `bus … | head`, typer's own
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # typer handles `bus … | head`
         raise
     except BusError as error:
         _fail(json_wanted, str(error))
@@ -70,14 +70,14 @@ def _fail(json_wanted: bool, message: str) -> NoReturn:
 
 
 def _defect(error: Exception) -> str:
-    """What is told of an error that nobody foresaw: its kind and the lines of code it went by."""
+    """Return the message for an unexpected error: its type and the lines of code that raised it."""
     lines = [
         f"  {frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)[1:]
     ]
     return (
-        f"a defect of Schoolbus: {type(error).__module__}.{type(error).__name__}; nothing more "
-        "was done. Please report it with these lines:\n" + "\n".join(lines)
+        f"a defect of Schoolbus: {type(error).__module__}.{type(error).__name__}; the command has "
+        "stopped. Please report it with these lines:\n" + "\n".join(lines)
     )
 
 

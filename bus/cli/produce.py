@@ -1,4 +1,4 @@
-"""`bus produce SOURCE …`: a command for each source that is installed."""
+"""`bus produce SOURCE …`: one command for each installed source."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typer.core import TyperGroup
 
 
 class Sources(TyperGroup):
-    """The sources as sub-commands, found by entry point and imported when they are asked for."""
+    """The sources as subcommands, found by entry point and imported when they are used."""
 
     def list_commands(self, _: object) -> list[str]:
-        """Names of all that are installed."""
+        """Return the names of all installed sources."""
         from bus import plugins
 
         return sorted(plugins.sources())
 
     def get_command(self, _: object, name: str) -> Any:
-        """The command of one source, or None when there is no such source."""
+        """Return the command of a source, or None if there is no such source."""
         from bus import plugins
         from bus.cli.source_commands import command_of
         from bus.errors import Stop
@@ -32,7 +32,7 @@ class Sources(TyperGroup):
         )
         try:
             found = plugins.source(name)
-        except Stop as fault:  # the others' help and commands are there as ever
+        except Stop as fault:  # the other sources must still work
             context = {"ignore_unknown_options": True, "allow_extra_args": True}
             single.command(name, help="It does not load.", context_settings=context)(_fails(fault))
         else:
@@ -46,7 +46,7 @@ class Sources(TyperGroup):
 
 
 def _fails(fault: Exception) -> Callable[..., None]:
-    """The command of a source that does not load: it says why, whatever is asked of it."""
+    """Return the command of a source that does not load. With any arguments it says why."""
 
     def command(context: typer.Context) -> None:
         from bus.cli.output import failures
@@ -54,15 +54,15 @@ def _fails(fault: Exception) -> Callable[..., None]:
         with failures("--json" in context.args):
             raise fault
 
-    command.__annotations__["context"] = typer.Context  # as typer reads it
+    command.__annotations__["context"] = typer.Context  # typer needs the class, not its name
     return command
 
 
 app = typer.Typer(
-    cls=Sources, help="Publish what a student information system holds.", no_args_is_help=True
+    cls=Sources, help="Publish the records of a student information system.", no_args_is_help=True
 )
 
 
 @app.callback()
 def produce() -> None:
-    """Publish what a student information system holds."""
+    """Publish the records of a student information system."""

@@ -1,4 +1,4 @@
-"""A product's name on the command line: one that is not installed is wrong use (status 2)."""
+"""The PRODUCT argument. A product that is not installed is wrong usage (status 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _installed(name: str) -> str:
 
     if name not in plugins.products():
         raise typer.BadParameter(
-            f"there is no product {name}; installed are: {', '.join(plugins.products())}"
+            f"there is no product {name}; installed products: {', '.join(plugins.products())}"
         )
     return name
 
@@ -20,4 +20,4 @@ def _installed(name: str) -> str:
 ProductName = Annotated[
     str, typer.Argument(callback=_installed, help="An installed product, such as canvas.")
 ]
-"""The argument of every command that is about a product: `product: ProductName`."""
+"""The argument of every command for one product: `product: ProductName`."""

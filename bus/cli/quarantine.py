@@ -1,4 +1,4 @@
-"""`bus quarantine`: what was wrong with the input, and where."""
+"""`bus quarantine`: lists what was wrong with the input, and where."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from bus.cli.cluster import settings_of_reached
 from bus.cli.fault_lines import print_groups
 from bus.cli.output import Json, emit, failures
 
-app = typer.Typer(help="What was wrong with the input, and where.", no_args_is_help=True)
+app = typer.Typer(help="List what was wrong with the input, and where.", no_args_is_help=True)
 
 
 @app.callback()
 def quarantine() -> None:
-    """What was wrong with the input, and where."""
+    """List what was wrong with the input, and where."""
 
 
 @app.command("list")
 def list_quarantine(
-    source: Annotated[str, typer.Option(help="Only what this source published.")] = "",
+    source: Annotated[str, typer.Option(help="Only faults of this source.")] = "",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also what later extracts no longer have.")
+        bool, typer.Option("--all", help="Include faults that later extracts no longer have.")
     ] = False,
-    each: Annotated[bool, typer.Option("--each", help="One by one, not in groups.")] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Print faults one by one, not in groups.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List what the latest extract of each source had wrong, grouped by file, column and code.
+    """List the faults of each source's latest extract, by file, column and code.
 
-    The codes are in docs/faults.md.
+    docs/faults.md explains the codes.
     """
     with failures(json):
         from bus.ingest.fault_group import grouped
@@ -52,8 +54,8 @@ def list_quarantine(
             number: Counter[str] = Counter()
             for group in groups:
                 number["left out" if group.fatal else "noted"] += group.count
-            told = ", ".join(f"{count:,} {what}" for what, count in number.items())
-            console.print(f"in quarantine: {told or 'nothing'}")
+            listed = ", ".join(f"{count:,} {what}" for what, count in number.items())
+            console.print(f"in quarantine: {listed or 'nothing'}")
 
         emit(json, {"groups": [group.as_json() for group in groups], "faults": faults}, show)
 

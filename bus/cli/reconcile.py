@@ -1,4 +1,4 @@
-"""`bus reconcile PRODUCT`: whether a product has what the topics say."""
+"""`bus reconcile PRODUCT`: compares a product with the topics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bus.replay.product_rows import Differences
 
 MOST = 10_000
-"""So many records are mended one by one; more of them are a case for a replay."""
+"""A repair replays at most this many records. For more, a replay of all records is faster."""
 
 
 def reconcile(
@@ -27,26 +27,29 @@ def reconcile(
     export: Annotated[
         Path | None,
         typer.Option(
-            help="What the product has: its export, or the folder to which its consumer delivers. "
-            "Without it the product itself is asked, where it has an API for that.",
+            help="What the product has: its own export, or the folder to which its consumer "
+            "delivers. By default, the product's API is asked, if it has one for that.",
         ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Send the records again that it lacks or has wrong.")
+        bool, typer.Option("--repair", help="Deliver again the records that differ.")
     ] = False,
-    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare what a product has with what the topics say: missing, extra, different.
+    """Compare what a product has with what the topics say that it should have.
 
-    `--repair` replays the latest state of just those records. What is withdrawn is extra only where
-    the product's rows do not say that it is gone.
+    Reports missing, extra and different rows. A row of a withdrawn record is extra only if it does
+    not say that the record is withdrawn. `--repair` replays the current state of the records that
+    differ.
     """
     with failures(json):
         from bus import plugins
@@ -59,11 +62,11 @@ def reconcile(
         subjects.must_have_some(loaded)
         with (
             TemporaryDirectory(prefix="schoolbus-") as folder,
-            stderr.status("asking the product") as status,
+            stderr.status("reading what the product has") as status,
         ):
-            has = export or _asked(what, loaded, Path(folder), out, url)
+            has = export or _own_export(what, loaded, Path(folder), out, url)
             status.update("reading the topics")
-            found, concerned = compare(
+            found, to_repair = compare(
                 loaded,
                 what,
                 has,
@@ -71,13 +74,14 @@ def reconcile(
                 lambda number: status.update(f"read {number:,} events"),
             )
         more: dict[str, Any] = {"export": export and str(export), "repaired": None}
-        number = sum(map(len, concerned.values()))
+        number = sum(map(len, to_repair.values()))
         if repair and number > MOST:
             raise Stop(
-                f"{number:,} records differ; send all again: bus replay {product} --only-current"
+                f"{number:,} records differ, which is too many for a repair; deliver all again: "
+                f"bus replay {product} --only-current"
             )
-        if repair and concerned:
-            ended = replayed(loaded, product, concerned, why or "repair", out, url)
+        if repair and to_repair:
+            ended = replayed(loaded, product, to_repair, why or "repair", out, url)
             more["repaired"] = ended
         remarks = _remarks(product, found, number, more["repaired"], repair=repair)
         emit_differences(json, product, found, more, remarks)
@@ -86,7 +90,7 @@ def reconcile(
 
 
 def _repaired(found: Differences, repaired: dict[str, Any] | None) -> bool:
-    """Whether a replay has sent all that the product lacks, and nothing differs that none sends."""
+    """Return whether the repair delivered all records, and no difference is beyond repair."""
     ended = repaired is not None and repaired["status"] == "done"
     return ended and not (found.unknown or (repaired or {}).get("left_out"))
 
@@ -94,39 +98,43 @@ def _repaired(found: Differences, repaired: dict[str, Any] | None) -> bool:
 def _remarks(
     product: str, found: Differences, number: int, repaired: dict[str, Any] | None, *, repair: bool
 ) -> list[str]:
-    """What a repair did, or could do, about the differences; a line each.
+    """Return what a repair did, or could do, about the differences; one line each.
 
-    number: of how many records the differences come. repaired: what is told of the replay.
+    number:   how many records cause the differences.
+    repaired: the replay, as `--json` prints it.
     """
     remarks = []
     if repaired:
         sent = ", ".join(f"{n:,} {kind}" for kind, n in repaired["delivered"].items())
         name, status = repaired["id"], repaired["status"]
         remarks.append(
-            f"repaired: {product} was sent {sent or 'nothing'} again, as the topics have it now "
-            f"(replay {name}: {status}); compare again when it has taken that in"
+            f"repaired: {product} got {sent or 'nothing'} again, in their current state "
+            f"(replay {name}: {status}); compare again when the product has processed that"
         )
         if status != "done":
-            remarks.append(f"the repair has not ended: bus replay resume {name}")
+            remarks.append(f"the repair has not ended; to continue it: bus replay resume {name}")
         if repaired["left_out"]:
             remarks.append(
-                f"{repaired['left_out']:,} could not be sent: bus deadletters list {product}"
+                f"{repaired['left_out']:,} could not be delivered: see bus deadletters list "
+                f"{product}"
             )
     elif number and not repair:
-        remarks.append(f"--repair sends these {number:,} records again")
+        remarks.append(f"--repair delivers these {number:,} records again")
     if found.unknown:
         remarks.append(
-            f"{found.unknown:,} of the differences come of no record that the topics have; nothing "
-            f"can be sent for them: remove them at {product}, or leave them"
+            f"{found.unknown:,} of the differences come from no record in the topics, so no repair "
+            f"can fix them: remove them at {product}, or leave them"
         )
     return remarks
 
 
-def _asked(product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None) -> Path:
-    """What the product itself says it has; raises `Stop` when it cannot be asked."""
+def _own_export(
+    product: Product, loaded: Any, folder: Path, out: Path | None, url: str | None
+) -> Path:
+    """Return the export that the product itself gives. Raises `Stop` if it has no API for that."""
     from bus import plugins
     from bus.errors import Stop
 
     if product.export is None:
-        raise Stop(f"{product.name} cannot be asked what it has: name an export (--export PATH)")
+        raise Stop(f"{product.name} has no API that exports what it has; add --export PATH")
     return product.export(plugins.product_settings(product, loaded, out=out, url=url), folder)

@@ -1,4 +1,4 @@
-"""`bus replay PRODUCT`: sends history again; and what is told of it and done with it."""
+"""`bus replay`: starts, lists, pauses, resumes and cancels replays, and compares their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bus.cli.cluster import settings_of_reached
 from bus.cli.differences import emit_differences
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.products import ProductName
-from bus.cli.replay_run import as_told, run_replay
+from bus.cli.replay_run import as_json, run_replay
 
 if TYPE_CHECKING:
     from bus.replay.dry_run import DryRun
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class ProductOrCommand(TyperGroup):
-    """`bus replay canvas` is `bus replay run canvas`."""
+    """Makes `bus replay canvas` mean `bus replay run canvas`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is named, or `run` of a product."""
+        """Return the named command, or `run` with a product."""
         if args and args[0] not in self.commands:
             args = ["run", *args]
         return super().resolve_command(ctx, args)
@@ -35,28 +35,31 @@ class ProductOrCommand(TyperGroup):
 
 app = typer.Typer(
     cls=ProductOrCommand,
-    help="Send history again to a product, beside what is live: `bus replay PRODUCT …`.",
+    help="Deliver a part of the history to a product again.\n\nStart with `bus replay PRODUCT`. "
+    "`bus replay run --help` shows the options.",
     no_args_is_help=True,
     subcommand_metavar="PRODUCT | COMMAND [ARGS]...",
 )
-Id = Annotated[str, typer.Argument(help="A replay's name, as `bus replay list` has it.")]
+Id = Annotated[str, typer.Argument(help="The replay's id, as `bus replay list` prints it.")]
 
 
 def per_second(said: str | float) -> float:
-    """A rate as it is said, 100 or 100/s, or the default, a number; raises `typer.BadParameter` for
-    what is none."""
+    """Parse a rate, 100 or 100/s; the default is a number already.
+
+    Raises `typer.BadParameter` for anything else.
+    """
     try:
         rate = float(str(said).strip().removesuffix("/s"))
     except ValueError:
         rate = -1.0
     if not 0 <= rate < inf:
-        raise typer.BadParameter("say how many records a second, as 100 or 100/s")
+        raise typer.BadParameter("give a number of records per second, such as 100 or 100/s")
     return rate
 
 
 @app.callback()
 def _replay() -> None:
-    """Send history again to a product, beside what is live."""
+    """Deliver a part of the history to a product again."""
 
 
 @app.command("run", hidden=True)
@@ -65,23 +68,31 @@ def run(
     since: Annotated[
         str,
         typer.Option(
-            "--from", help="'beginning', a time, or offsets (student/0=120,student/1=98)."
+            "--from",
+            help="Where to start: 'beginning', a time, or offsets (student/0=120,student/1=98).",
         ),
     ] = "beginning",
     until: Annotated[
-        str, typer.Option("--to", help="'now', a time, or offsets. What lies there is not in it.")
+        str,
+        typer.Option(
+            "--to", help="Where to end: 'now', a time, or offsets. That point is not included."
+        ),
     ] = "now",
     entity: Annotated[
-        list[str] | None, typer.Option(help="Only this kind of record; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this kind of record, such as enrollment; repeatable."),
     ] = None,
     school: Annotated[
-        list[str] | None, typer.Option(help="Only what is of this school; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only records of the school with this sourcedId; repeatable."),
     ] = None,
     student: Annotated[
-        list[str] | None, typer.Option(help="Only what is about this student; repeatable.")
+        list[str] | None,
+        typer.Option(help="Only records about the student with this sourcedId; repeatable."),
     ] = None,
     only_current: Annotated[
-        bool, typer.Option("--only-current", help="Only the latest state of each record.")
+        bool,
+        typer.Option("--only-current", help="Only the newest state of each record."),
     ] = False,
     rate: Annotated[
         float,
@@ -89,28 +100,31 @@ def run(
             parser=per_second,
             metavar="N[/s]",
             show_default=False,
-            help="Records a second at most; 0: no limit.",
+            help="The most records to deliver per second; 0: no limit.",
         ),
     ] = 0.0,
     into: Annotated[
-        str | None, typer.Option(help="Another folder or address than the live consumer's.")
+        str | None,
+        typer.Option(help="Deliver to this folder or address, not to the live consumer's."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would do; deliver nothing.")
+        bool, typer.Option("--dry-run", help="Report what the replay would do; deliver nothing.")
     ] = False,
-    why: Annotated[str, typer.Option(help="The reason, which is kept.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send history again to a product.
+    """Deliver a part of the history to a product again.
 
-    It ends at what was there when it began; the live consumer goes on meanwhile. Ctrl-C pauses it,
-    and `bus replay resume` goes on.
+    The replay ends at the newest event that was there when it started. The live consumer keeps
+    running. Ctrl-C pauses the replay, and `bus replay resume` continues it.
     """
     with failures(json):
         from bus import plugins
@@ -133,7 +147,7 @@ def run(
         )
         window = resolve(loaded, chosen.kinds, since, until, chosen.students)
         if not len(window):
-            raise Stop("there is nothing in that window; widen --from and --to")
+            raise Stop("there are no events in that window; widen --from and --to")
         about = ReplayRequest(
             id=new_id(product),
             product=product,
@@ -158,7 +172,7 @@ def run(
 
 
 def _absolute(into: str | None) -> str:
-    """So that a replay can be resumed from any folder."""
+    """Return a folder as an absolute path, so that the replay can be resumed from any folder."""
     return "" if not into else into if "://" in into else str(Path(into).absolute())
 
 
@@ -198,9 +212,9 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
 def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest: bool) -> None:
     what = "every change"
     if about.only_current:
-        what = "the latest state of each record"
+        what = "the newest state of each record"
     elif latest:
-        what = "the state of each record that last changed"
+        what = "the current state of each record that last changed"
     into = escape(about.into) or f"where the live consumer of {about.product} delivers"
     console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, to {into}")
     table = Table(box=None, pad_edge=False)
@@ -215,18 +229,18 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
             f"{found.last:%Y-%m-%d %H:%M} UTC"
         )
     if found.untold:
-        console.print(f"{found.untold:,} records are not told to {about.product}")
-    console.print(f"at least {found.seconds:,.0f} s, and what {about.product} itself takes")
+        console.print(f"{found.untold:,} records would not be delivered to {about.product}")
+    console.print(f"at least {found.seconds:,.0f} s, plus the time that {about.product} needs")
     how = found.history
     if how.complete:
-        console.print("every change of this window is still there")
+        console.print("the topics still have every change of this window")
     if how.compacted and how.since:
         console.print(
-            f"[yellow]before {how.since:%Y-%m-%d} only the latest state of each record is sure to "
-            f"be there[/] ({', '.join(how.compacted)})"
+            f"[yellow]before {how.since:%Y-%m-%d} the topics may have only the newest state of "
+            f"each record[/] ({', '.join(how.compacted)})"
         )
     if how.deleted:
-        console.print(f"[yellow]older history was deleted by time[/] ({', '.join(how.deleted)})")
+        console.print(f"[yellow]older history has been deleted[/] ({', '.join(how.deleted)})")
     for name, row in found.sample.items():
         console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
 
@@ -234,13 +248,13 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
 @app.command()
 def compare(
     product: ProductName,
-    old: Annotated[Path, typer.Argument(help="The folder that the old translation made.")],
-    new: Annotated[Path, typer.Argument(help="The folder that the new one made (--into).")],
+    old: Annotated[Path, typer.Argument(help="The folder with the old translation's files.")],
+    new: Annotated[Path, typer.Argument(help="The folder with the new translation's files.")],
     json: Json = False,
 ) -> None:
-    """Say row by row how a new translation's files differ from the old one's.
+    """Compare the files of an old and a new translation row by row.
 
-    First replay the same history --into a folder each, with the old version and with the new one.
+    First replay the same history --into two folders, with the old version and with the new one.
     """
     with failures(json):
         from bus import plugins
@@ -252,14 +266,14 @@ def compare(
 
 @app.command("list")
 def list_replays(json: Json = False) -> None:
-    """List all replays, how far they are, and who wanted them."""
+    """List all replays, their progress, and who started them."""
     with failures(json):
         from bus.replay.presence import died
         from bus.replay.replay_log import entries
 
         loaded = settings_of_reached()
         found = list(entries(loaded).values())
-        gone = died(loaded, found)
+        dead = died(loaded, found)
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -268,23 +282,23 @@ def list_replays(json: Json = False) -> None:
             for one in found:
                 table.add_row(
                     one.about.id,
-                    "died" if one.about.id in gone else one.status,
+                    "died" if one.about.id in dead else one.status,
                     f"{one.share:.0%}",
                     f"{sum(one.state.delivered.values()):,}",
                     escape(one.about.by),
                     escape(one.about.why),
                 )
             console.print(table if found else "no replays yet")
-            if gone:
-                console.print("died: the process that ran it is gone; `bus replay resume` goes on")
+            if dead:
+                console.print("died: its process has ended; `bus replay resume` continues it")
 
-        told = [as_told(one, died=one.about.id in gone) for one in found]
-        emit(json, {"replays": told}, show)
+        replays = [as_json(one, died=one.about.id in dead) for one in found]
+        emit(json, {"replays": replays}, show)
 
 
 @app.command()
 def show(replay: Id, json: Json = False) -> None:
-    """Show a replay."""
+    """Show one replay."""
     with failures(json):
         from bus.replay.presence import died
         from bus.replay.replay_log import entry
@@ -296,17 +310,17 @@ def show(replay: Id, json: Json = False) -> None:
 
 @app.command()
 def pause(replay: Id, json: Json = False) -> None:
-    """Let a replay end after the batch in hand; `resume` goes on from there."""
-    _wish(json, replay, "pause")
+    """Pause a replay after its current batch. `bus replay resume` continues it."""
+    _request(json, replay, "pause")
 
 
 @app.command()
 def cancel(replay: Id, json: Json = False) -> None:
-    """End a replay for good. What it has delivered stays delivered."""
-    _wish(json, replay, "cancel")
+    """End a replay for good, after its current batch. What it has delivered stays delivered."""
+    _request(json, replay, "cancel")
 
 
-def _wish(json: bool, replay: str, to: Any) -> None:
+def _request(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
@@ -316,22 +330,24 @@ def _wish(json: bool, replay: str, to: Any) -> None:
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
         wish(loaded, replay, to)
-        said = f"{replay} is asked to {to}; it does after the batch in hand"
-        emit(json, {"replay": replay, "wish": to}, lambda console: console.print(said))
+        text = f"{replay} was asked to {to}; it does so after its current batch"
+        emit(json, {"replay": replay, "wish": to}, lambda console: console.print(text))
 
 
 @app.command()
 def resume(
     replay: Id,
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the live consumer, as `bus consume` has it.")
+        Path | None,
+        typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The address of the live consumer, as `bus consume` has it.")
+        str | None,
+        typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Go on with a replay that was paused, killed, or failed."""
+    """Continue a replay that was paused or killed, or that failed."""
     with failures(json):
         from bus.errors import Stop
         from bus.replay.replay_log import entry, wish
@@ -339,21 +355,21 @@ def resume(
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
-            raise Stop(f"{replay} is {found.status}; start another")
+            raise Stop(f"{replay} is {found.status}; start a new replay")
         wish(loaded, replay, "run")
         _end(json, run_replay(loaded, found.about, found.state, out, url))
 
 
 def _end(json: bool, entry: ReplayEntry) -> None:
-    """Tell how a run ended; with status 1 when none of what it read could be delivered."""
+    """Print how a run ended. End with status 1 if records failed and none was delivered."""
     _emit(json, entry)
     if entry.state.left_out and not sum(entry.state.delivered.values()):
         raise typer.Exit(1)
 
 
 def _emit(json: bool, entry: ReplayEntry, *, died: bool = False) -> None:
-    told = as_told(entry, died=died)
-    emit(json, told, lambda console: _show(console, entry, told["status"]))
+    result = as_json(entry, died=died)
+    emit(json, result, lambda console: _show(console, entry, result["status"]))
 
 
 def _show(console: Console, entry: ReplayEntry, status: str) -> None:
@@ -366,7 +382,7 @@ def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     rate = sum(state.delivered.values()) / state.seconds if state.seconds else 0.0
     console.print(f" ({rate:,.0f} a second)")
     if state.left_out:
-        console.print(f"  {state.left_out:,} were left out: see bus deadletters list")
+        console.print(f"  {state.left_out:,} could not be delivered: see bus deadletters list")
     if state.error:
         console.print(f"  {escape(state.error)}")
     why = f": {about.why}" if about.why else ""

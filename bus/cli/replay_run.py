@@ -1,4 +1,4 @@
-"""A run of a replay in this process, with a bar on stderr; what is told of it."""
+"""Runs a replay in this process, with a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bus.replay.replay_log import ReplayEntry, ReplayRequest, ReplayState
 
 POLITE = 10
-"""By so much a replay stands back for what is live on the same machine (`nice`)."""
+"""How much a replay raises its `nice` value, so that live processes on the machine come first."""
 
 
 def replayed(
@@ -26,7 +26,10 @@ def replayed(
     out: Path | None,
     url: str | None,
 ) -> dict[str, Any]:
-    """Replay the latest state of these records, by kind; what is told of that."""
+    """Replay the current state of these records. Return the replay as `--json` prints it.
+
+    records: ids by kind.
+    """
     from bus import plugins
     from bus.kafka.cloudevents import now
     from bus.replay.replay_log import ReplayRequest, keyed, new_id, user_at_machine
@@ -47,15 +50,16 @@ def replayed(
         start=keyed(window.start),
         stop=keyed(window.stop),
     )
-    return as_told(run_replay(loaded, about, None, out, url))
+    return as_json(run_replay(loaded, about, None, out, url))
 
 
 def run_replay(
     loaded: Any, about: ReplayRequest, state: ReplayState | None, out: Path | None, url: str | None
 ) -> ReplayEntry:
-    """Run it to its end, or until SIGTERM or Ctrl-C pauses it; how it ended.
+    """Run a replay to its end, or until SIGTERM or Ctrl-C pauses it. Return how it ended.
 
-    state: how far an earlier process came, or None. out, url: in the place of the settings' own.
+    state:    the progress of an earlier process, or None.
+    out, url: replace those of the settings.
     """
     from bus import plugins
     from bus.observe import telemetry
@@ -83,8 +87,10 @@ def run_replay(
         delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
     try:
         check(what, delivery, about)
-        with _bar(about) as told:
-            replay = ReplayEngine(loaded, what, delivery, about, chosen, state=state, progress=told)
+        with _ProgressBar(about) as update:
+            replay = ReplayEngine(
+                loaded, what, delivery, about, chosen, state=state, progress=update
+            )
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: replay.stop())
             with Presence(loaded, about.id):
@@ -96,8 +102,8 @@ def run_replay(
     return ReplayEntry(about, ended)
 
 
-class _bar:  # noqa: N801 - reads as a word
-    """A line on stderr that says how far a replay is, how fast and how long yet."""
+class _ProgressBar:
+    """A line on stderr with the progress of a replay, its speed and the time left."""
 
     def __init__(self, about: ReplayRequest) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -115,29 +121,29 @@ class _bar:  # noqa: N801 - reads as a word
 
     def __enter__(self) -> Any:
         self._progress.start()
-        return self._tell
+        return self._update
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def _tell(self, entry: ReplayEntry) -> None:
+    def _update(self, entry: ReplayEntry) -> None:
         delivered = sum(entry.state.delivered.values())
         rate = delivered / entry.state.seconds if entry.state.seconds else 0.0
         self._progress.update(self._task, completed=entry.share, delivered=delivered, rate=rate)
 
 
-def as_told(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
-    """What `--json` says of a replay: all but its offsets and its list of records.
+def as_json(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
+    """Return what `--json` prints of a replay: all but its offsets and its list of records.
 
-    died: whether nobody runs it although it has not ended.
+    died: whether its process died before the replay ended.
     """
     about = asdict(entry.about)
     del about["start"], about["stop"], about["records"]
     state = asdict(entry.state)
     del state["done"]
-    told = {
+    current = {
         "status": "died" if died else entry.status,
         "wish": entry.wish,
         "share": round(entry.share, 4),
     }
-    return {**about, **state, **told}
+    return {**about, **state, **current}

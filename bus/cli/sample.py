@@ -1,4 +1,4 @@
-"""`bus sample`: makes the extracts of a made-up district."""
+"""`bus sample`: writes the extracts of a made-up district."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bus.cli.output import Json, emit, failures
 
 
 def sample(
-    path: Annotated[Path, typer.Argument(help="A .zip to write, or a folder.")],
-    students: Annotated[int, typer.Option(min=1, help="How many students.")] = 1_000,
-    day: Annotated[int, typer.Option(min=1, help="Which day: 1 is the first.")] = 1,
-    seed: Annotated[int, typer.Option(help="Names the district.")] = 1,
+    path: Annotated[Path, typer.Argument(help="The .zip or the folder to write.")],
+    students: Annotated[int, typer.Option(min=1, help="How many the district has.")] = 1_000,
+    day: Annotated[int, typer.Option(min=1, help="Which day's extract to write.")] = 1,
+    seed: Annotated[int, typer.Option(help="A number that selects the district.")] = 1,
     change: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of students that change each day.")
+        float, typer.Option(min=0, max=1, help="The share of students that each day changes.")
     ] = 0.01,
     json: Json = False,
 ) -> None:
-    """Make the OneRoster extract of a made-up district; the same seed gives the same one."""
+    """Write a OneRoster extract of a made-up district. The same seed gives the same district."""
     with failures(json):
         from bus.demo.sample import District
 

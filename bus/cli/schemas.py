@@ -1,4 +1,4 @@
-"""`bus schemas`: the shared standard and the registry that enforces it."""
+"""`bus schemas`: checks, registers, lists and documents the schemas of the shared standard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from rich.table import Table
 from bus.cli.output import Json, emit, failures
 
 app = typer.Typer(
-    help="The shared standard, and the registry that enforces it.", no_args_is_help=True
+    help="Check, register and document the shared standard's schemas.", no_args_is_help=True
 )
 Directory = Annotated[
-    Path | None, typer.Option("--schemas", help="A folder of .avsc; else those of this version.")
+    Path | None,
+    typer.Option("--schemas", help="A folder of .avsc files. By default, those of this version."),
 ]
 
 
 @app.command()
 def check(schemas: Directory = None, json: Json = False) -> None:
-    """Say what changed schemas would break, and for whom; nothing is registered."""
+    """Report what changed schemas would break, and for which products. Registers nothing."""
     with failures(json):
         from bus import plugins, settings
         from bus.registry import subjects
@@ -43,7 +44,7 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command()
 def apply(schemas: Directory = None, json: Json = False) -> None:
-    """Register the schemas with FULL_TRANSITIVE compatibility, all of them or none."""
+    """Register all schemas, or none of them, with FULL_TRANSITIVE compatibility."""
     with failures(json):
         from bus import plugins, settings
         from bus.kafka import topics
@@ -63,7 +64,7 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
                 console.print(f"registered [bold]{a.subject}[/] version {a.version} (id {a.id})")
             if there := len(applied) - len(new):
                 console.print(
-                    f"{there} {'schema was' if there == 1 else 'schemas were'} there already"
+                    f"{there} {'schema was' if there == 1 else 'schemas were'} already registered"
                 )
 
         emit(json, {"schemas": [asdict(a) for a in applied]}, show)
@@ -71,7 +72,7 @@ def apply(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the schemas that are registered."""
+    """List the registered schemas."""
     with failures(json):
         from bus import settings
         from bus.registry import subjects

@@ -1,7 +1,7 @@
-"""The commands of declared sources: the same options, output and ends for each of a kind."""
+"""The commands of declared sources. All sources of one kind have the same options and output."""
 
-# Not `from __future__ import annotations`: typer evaluates the annotations of a command, and those
-# here name what the enclosing function knows.
+# No `from __future__ import annotations`: typer evaluates the annotations of a command, and these
+# use local names of the enclosing function.
 
 import shlex
 import signal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bus.settings import Settings
 
 SHOWN = 10
-"""How many groups of faults are printed, fatal ones first; `bus quarantine list` has them all."""
+"""The most groups of faults to print, fatal ones first. `bus quarantine list` prints all."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -43,8 +43,8 @@ MassWithdrawalShare = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Stop when more than this share of a record kind would be withdrawn, instead of the "
-        "setting mass_withdrawal.share; mass_withdrawal.records must be passed too.",
+        help="Stop if more than this share of a record kind would be withdrawn. Replaces the "
+        "setting mass_withdrawal.share; mass_withdrawal.records must be exceeded too.",
     ),
 ]
 
@@ -52,7 +52,7 @@ MassWithdrawalShare = Annotated[
 Rehearsal = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Publish and remember nothing; say what would be published, and why not."
+        "--dry-run", help="Report what would be published and what not; publish and store nothing."
     ),
 ]
 MostDifferences = Annotated[
@@ -61,14 +61,14 @@ MostDifferences = Annotated[
         "--differences",
         min=0,
         metavar="N",
-        help="With --dry-run: the first N records of each kind that would be created, updated or "
-        "withdrawn, with the fields that differ; personal values by their class alone.",
+        help="With --dry-run: print the first N records of each kind that would be created, "
+        "updated or withdrawn, with the fields that differ. Personal values are masked.",
     ),
 ]
 
 
 def command_of(source: Source) -> Callable[..., None]:
-    """The command function of a declared source, for typer."""
+    """Return the command function of a declared source, for typer."""
     reader = source.reader
     if isinstance(reader, Extracts):
         return _extracts(source, reader)
@@ -89,8 +89,8 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             str,
             typer.Option(
                 metavar="NAME",
-                help="PATH is a watched folder: publish the extract NAME, which the guard stopped "
-                "and which waits there.",
+                help="PATH is a watched folder: publish the extract NAME, which waits there "
+                "because the guard stopped it.",
             ),
         ] = "",
         allow_mass_withdrawal: AllowMassWithdrawal = False,
@@ -114,7 +114,7 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
                 from bus.ingest import drop_folder
 
                 run.prepare_to_watch()
-                stderr.print(f"watching {path}; Ctrl-C ends it", markup=False)
+                stderr.print(f"watching {path}; press Ctrl-C to stop", markup=False)
                 drop_folder.watch(
                     path, partial(run.note, take), run.stopping.is_set, partial(run.yes, path)
                 )
@@ -135,26 +135,26 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
 
 
 def _fail_for_unread(report: "Report") -> None:
-    """End with status 1 when a whole file could not be read; the others are published."""
+    """End with status 1 if a whole file could not be read. The other files are published."""
     if report.unread:
-        stderr.print(f"not read: {', '.join(report.unread)}", markup=False)
+        stderr.print(f"could not be read: {', '.join(report.unread)}", markup=False)
         raise typer.Exit(1)
 
 
 def _must_be_there(path: Path, what: str) -> None:
-    """Raise `Stop`, before anything else is asked, when there is nothing at this path."""
+    """Raise `Stop` if the path does not exist, before any other check."""
     from bus.errors import Stop
 
     if not path.exists():
         where = "" if path.is_absolute() else f" (in {Path.cwd()})"
-        raise Stop(f"{path} is not there{where}; PATH is: {what}")
+        raise Stop(f"{path} does not exist{where}; PATH is: {what}")
 
 
 def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
     def command(
         source: PublishAs = declared.name,
         watch: Annotated[
-            bool, typer.Option("--watch", help="Ask again and again until it is stopped.")
+            bool, typer.Option("--watch", help="Poll repeatedly until you stop it.")
         ] = False,
         every: Annotated[
             float, typer.Option(min=0, help="With --watch: seconds from one poll to the next.")
@@ -178,7 +178,7 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
                 from bus.ingest import polling
 
                 run.prepare_to_watch()
-                stderr.print(f"asking every {every:g} s; Ctrl-C ends it", markup=False)
+                stderr.print(f"polling every {every:g} s; press Ctrl-C to stop", markup=False)
                 polling.poll(lambda: run.note(lambda _: take(), None), every, run.stopping.is_set)
                 emit(json, {"polls": run.noted}, lambda _: None)
             else:
@@ -199,7 +199,7 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
 
             run = _Run.of(declared, source, None, True, json)
             run.prepare_to_watch()
-            stderr.print("following; Ctrl-C ends it", markup=False)
+            stderr.print("following the source; press Ctrl-C to stop", markup=False)
             report = stream(run.settings, source, partial(reader.follow, run.own), run.stopping)
             result = {
                 "source": report.source,
@@ -215,8 +215,9 @@ def _streamed(declared: Source, reader: Streamed) -> Callable[..., None]:
 class _Run:
     """One run of a source's command.
 
-    own:   the source's own settings. publish_as: the name under which it publishes.
-    noted: with `--watch`, what came of each extract or poll.
+    own:        the source's own settings.
+    publish_as: the name under which the source publishes.
+    noted:      with `--watch`, the result of each extract or poll.
     """
 
     source: Source
@@ -233,7 +234,7 @@ class _Run:
     def of(
         cls, source: Source, publish_as: str, share: float | None, allow: bool, quiet: bool
     ) -> "_Run":
-        """Load the settings and set up logs."""
+        """Load the settings and configure logs."""
         from bus import plugins
         from bus.observe import telemetry
 
@@ -243,7 +244,7 @@ class _Run:
         return cls(source, loaded, own, publish_as, share, allow, quiet)
 
     def take(self, read: Callable[[Staging], None]) -> "Report":
-        """Publish what one extract or poll changes."""
+        """Publish the changes of one extract or poll."""
         from bus.ingest import pipeline
 
         return pipeline.produce(
@@ -261,7 +262,7 @@ class _Run:
         """Print what one extract or poll would change; see `bus.ingest.pipeline.dry_run`."""
         from bus.ingest import pipeline
 
-        # Ended by SIGTERM it removes its working files, as it does after Ctrl-C.
+        # On SIGTERM, remove the working files as on Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         found = pipeline.dry_run(
             self.settings,
@@ -277,14 +278,14 @@ class _Run:
         emit(self.quiet, found.as_json(), lambda console: _show_dry_run(console, found))
 
     def yes(self, folder: Path, name: str) -> str:
-        """The command by which a person allows an extract that the guard stopped."""
+        """Return the command that allows an extract which the guard stopped."""
         declared = self.source.name
         named = [] if self.publish_as == declared else ["--source", self.publish_as]
         path = str(folder.absolute())
         return shlex.join(["bus", "produce", declared, path, *named, "--allow", name])
 
     def prepare_to_watch(self) -> None:
-        """Fail now if the bus is not ready, and end in order on SIGTERM and Ctrl-C."""
+        """Fail now if the bus is not ready, and end cleanly on SIGTERM and Ctrl-C."""
         from bus.registry import subjects
 
         subjects.lookup(self.settings)
@@ -292,7 +293,7 @@ class _Run:
             signal.signal(number, lambda *_: self.stopping.set())
 
     def note(self, take: "Callable[[Any], Report]", extract: Path | None) -> None:
-        """Take one extract (or poll), and note what came of it."""
+        """Publish one extract or poll, and keep the result."""
         from bus.errors import BusError, RetryLater, Stop
         from bus.kafka.cloudevents import now
         from bus.registry import subjects
@@ -304,7 +305,7 @@ class _Run:
             try:
                 subjects.lookup(self.settings)
             except BusError as fault:
-                # It is the bus that is not well: the extract stays, and is taken when it is.
+                # The bus is at fault, not the extract: keep it until the bus is ready.
                 raise RetryLater(str(fault)) from None
             self.noted.append({**name, "error": str(reason)})
             raise
@@ -321,24 +322,24 @@ def _check_allow(allow: str, other: bool) -> None:
     from bus.errors import Stop
 
     if allow and other:
-        raise Stop("--allow publishes one extract that waits; leave out --watch and --dry-run")
+        raise Stop("--allow publishes one waiting extract; leave out --watch and --dry-run")
 
 
 def _check_dry_run(dry_run: bool, differences: int, watch: bool) -> None:
     from bus.errors import Stop
 
     if dry_run and watch:
-        raise Stop("a dry run looks at one extract; leave out --watch or --dry-run")
+        raise Stop("a dry run reads one extract; leave out --watch or --dry-run")
     if differences and not dry_run:
-        raise Stop("--differences says more of a dry run; add --dry-run")
+        raise Stop("--differences works only in a dry run; add --dry-run")
 
 
 def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
-    """What a run would do, for a person."""
+    """Print what a run would do."""
     from bus.ingest.fault_group import grouped
 
     report = found.report
-    console.print("a dry run: nothing was published; this is what would be", markup=False)
+    console.print("dry run: nothing was published; this is what would be", markup=False)
     _show_counts(console, report)
     for one in found.differences:
         fields = ", ".join(f"{name} {was} → {now}" for name, (was, now) in one.fields.items())
@@ -354,7 +355,7 @@ def _show_dry_run(console: Console, found: "ExtractDryRun") -> None:
 
 
 def _show(console: Console, report: "Report") -> None:
-    """What came of an extract, for a person."""
+    """Print the result of an extract."""
     from bus.ingest.fault_group import grouped
 
     _show_counts(console, report)

@@ -1,4 +1,4 @@
-"""`bus topics`: how long history is kept, and what it costs."""
+"""`bus topics`: plans how long the topics keep history, and what that costs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,45 @@ from rich.table import Table
 
 from bus.cli.output import Json, emit, failures
 
-app = typer.Typer(help="How long history is kept, and what that costs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Plan how long the topics keep history, and what that costs.", no_args_is_help=True
+)
 
 
 @app.callback()
 def _topics() -> None:
-    """How long history is kept, and what that costs."""
+    """Plan how long the topics keep history, and what that costs."""
 
 
 @app.command()
 def plan(
-    students: Annotated[int, typer.Option(min=1, help="How many there are.")] = 10_000,
-    staff: Annotated[int, typer.Option(min=0, help="0: one for 20 students.")] = 0,
-    enrollments: Annotated[int, typer.Option(min=0, help="0: eight for each student.")] = 0,
+    students: Annotated[int, typer.Option(min=1, help="How many the district has.")] = 10_000,
+    staff: Annotated[
+        int, typer.Option(min=0, help="How many people; 0: one for every 20 students.")
+    ] = 0,
+    enrollments: Annotated[
+        int, typer.Option(min=0, help="How many there are; 0: eight for each student.")
+    ] = 0,
     attendance: Annotated[
-        int, typer.Option("--attendance-per-day", min=0, help="Attendance events a day.")
+        int, typer.Option("--attendance-per-day", min=0, help="How many events on a school day.")
     ] = 0,
     changes: Annotated[
         float, typer.Option(min=0, max=1, help="The share of records that change on a school day.")
     ] = 0.01,
     replication: Annotated[
-        int, typer.Option(min=0, help="Copies of each record; 0: what [kafka] says, else 3.")
+        int, typer.Option(min=0, help="Replicas of each record; 0: as set in [kafka], else 3.")
     ] = 0,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Bring the topics in line with [retention].")
+        bool, typer.Option("--apply", help="Change the topics to match [retention].")
     ] = False,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="Also where that takes history away.")
+        bool, typer.Option("--allow-loss", help="With --apply: go on even if history is deleted.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Say how long each topic keeps history, and what that costs in disk.
+    """Show how long each topic keeps history, and how much disk that takes.
 
-    How long is set in `[retention]`; see docs/retention.md.
+    Set the times in `[retention]`; see docs/retention.md.
     """
     with failures(json):
         from bus import settings
@@ -80,16 +86,16 @@ def plan(
                     topic.kept,
                 )
             console.print(table)
-            console.print("* every change so long, the latest state of each record for ever")
+            console.print("* every change for this time, the newest state of each record forever")
             console.print(
-                f"all together {_size(first)} after the first day and {_size(later)} later, on all "
-                f"brokers ({replication} copies of each record)"
+                f"in total {_size(first)} after the first day and {_size(later)} later, on all "
+                f"brokers ({replication} replicas of each record)"
             )
             for name, what in changed.items():
                 for key, (before, after) in what.items():
                     console.print(f"{name}: {key} was {before or 'not set'}, is now {after}")
             if apply and not changed:
-                console.print("all topics are as [retention] has them")
+                console.print("all topics match [retention] already")
 
         emit(json, result, show)
 

@@ -1,17 +1,17 @@
-"""Replay: history sent again to a product, beside its live consumer.
+"""Replay: delivers a part of the history to a product again, beside the live consumer.
 
-engine             the run: read, choose, translate, deliver, note how far it is
-window             which part of the topics, from when to when
-selection          which records of it
-history            the messages of a window, in the order of time or of dependency
-latest             which of them are a record's latest state, also while new ones come
-record_filter      from what was read to what is replayed of it
-presence           whether the process that runs a replay still lives
-replay_log         who replays what, when and why, and how far it is: a topic
-dry_run            what a run would do
-json_lines_folder  a folder in the place of a product that is told by requests
-product_rows       what a product has, as rows, and how two such states differ
-compare            an old and a new translation, or the topics and what a product has
+engine             runs a replay: read, filter, translate, deliver, record progress
+window             which offsets of the topics a replay reads
+selection          which records of the window it delivers
+history            reads the messages of a window, in the order of time or of dependency
+latest             finds each record's current state, also while new events arrive
+record_filter      filters and decodes the messages that were read
+presence           detects whether the process of a replay is still alive
+replay_log         the topic that records each replay: who, what, when, why, and the progress
+dry_run            reports what a replay would do
+json_lines_folder  writes the rows of a product that takes requests to a folder instead
+product_rows       holds a product's rows and finds how two states differ
+compare            compares two translations, or a product with the topics
 
-Never back in time: see `bus.replay.latest`.
+A replay never takes a product back in time: see `bus.replay.latest`.
 """

@@ -1,9 +1,8 @@
-"""Two states of a product side by side: of an old and a new translation, or of the topics and what
-the product really has.
+"""Compares two states of a product.
 
-    shadow     what a new translation makes of the same history is replayed `--into` a folder and
-               compared with the folder that the old one made
-    reconcile  what the topics say should be there, against the product's own export
+* `folders` compares an old and a new translation. The same history is replayed `--into` a folder
+  with each of them, and the two folders are compared.
+* `reconcile` compares the product's own export with what the topics say that it should have.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from bus.replay.selection import Selection, select
 from bus.replay.window import Window, resolve
 from bus.settings import Settings
 
-SHOULD, HAS, MADE, TOLD = "should", "has", "made", "told"
+SHOULD, HAS, MADE, WITHDRAWN = "should", "has", "made", "withdrawn"
 Progress = Callable[[int], None]
 
 
 def folders(product: Product, old: Path, new: Path) -> Differences:
-    """How the files of one folder differ from those of another.
+    """Return how the files of one folder differ from those of another.
 
     Raises `Stop` for a folder that has none of the product's files.
     """
@@ -51,25 +50,27 @@ def reconcile(
     open_into: Callable[[Path], Delivery],
     progress: Progress = lambda _: None,
 ) -> tuple[Differences, dict[str, set[str]]]:
-    """What the product has, against what the topics say; and of which records that comes, by kind.
+    """Compare what a product has with what the topics say that it should have.
 
-    open_into: the product's delivery into a folder: what should be there is written as it would be
-               for the product, with the district's settings.
+    open_into: opens the product's delivery into a folder. It writes the expected rows there as it
+               would for the product, with the district's settings.
 
-    An extra thing comes of the record that the topics say is gone, if they know of it at all. A row
-    of such a record is no difference while it says what the product was told last: that of a
-    product that keeps what is gone.
+    Returns the differences, and the ids of the records that cause them, by kind.
+
+    An extra row is attributed to the withdrawn record that it was made from, if the topics have
+    that record. Some products keep the rows of withdrawn records. Such a row is no difference if
+    it equals the row that was delivered last for its record.
 
     Raises `Stop` for an export that cannot be read, `RetryLater` when Kafka does not answer.
     """
     if not any(table.columns for table in product.tables):
-        raise Stop(f"{product.name} is told by requests: it has no files to be reconciled")
+        raise Stop(f"{product.name} takes requests, so it has no files to reconcile")
     selection = select(settings, product.kinds)
     window = resolve(settings, selection.kinds)
     with (
         _states(product) as states,
-        _opened(open_into, window) as standing,
-        _opened(open_into, window) as withdrawn,
+        _folder_writer(open_into, window) as active_writer,
+        _folder_writer(open_into, window) as withdrawn_writer,
         tempfile.TemporaryDirectory(prefix="schoolbus-") as folder,
     ):
         states.read(HAS, export)
@@ -77,34 +78,34 @@ def reconcile(
             settings, product, schema_lookup(settings), Path(folder), standing=True
         )
         with closing(equivalents):
-            _should(
+            _write_expected(
                 settings,
                 product,
                 states,
                 selection,
                 window,
                 equivalents,
-                standing,
-                withdrawn,
+                active_writer,
+                withdrawn_writer,
                 progress,
             )
-        if standing.settle():
-            states.read(SHOULD, standing.folder)
-        with suppress(Stop):  # a set of nothing but what is withdrawn may not be written
-            if withdrawn.settle():
-                states.read(TOLD, withdrawn.folder)
-        found = states.differences(SHOULD, HAS, TOLD)
-        concerned: dict[str, set[str]] = {}
+        if active_writer.settle():
+            states.read(SHOULD, active_writer.folder)
+        with suppress(Stop):  # a delivery may refuse a set that has only withdrawn records
+            if withdrawn_writer.settle():
+                states.read(WITHDRAWN, withdrawn_writer.folder)
+        found = states.differences(SHOULD, HAS, WITHDRAWN)
+        to_repair: dict[str, set[str]] = {}
         for one in found.found:
             sources = states.sources_of(MADE, one.table, one.key)
             found.unknown += not sources
             for source in sources:
-                concerned.setdefault(source.kind, set()).add(source.id)
-        return found, concerned
+                to_repair.setdefault(source.kind, set()).add(source.id)
+        return found, to_repair
 
 
-class _Written:
-    """What the product's delivery writes of some records, in a folder."""
+class _FolderWriter:
+    """Writes rows to a folder through the product's delivery."""
 
     def __init__(
         self, open_into: Callable[[Path], Delivery], places: list[Position], folder: Path
@@ -113,7 +114,7 @@ class _Written:
         self._delivery: Delivery | None = None
 
     def deliver(self, parts: list[Part], offsets: Mapping[Position, int]) -> None:
-        """Have these rows written; the delivery is opened for the first of them."""
+        """Write these rows. The first call with rows opens the delivery."""
         if not any(row for part in parts for row in part.rows):
             return
         if self._delivery is None:
@@ -122,7 +123,7 @@ class _Written:
         self._delivery.deliver(Batch(parts, offsets))
 
     def settle(self) -> bool:
-        """Have all of it written; whether there was anything."""
+        """Finish all writes, and return whether there were any."""
         if self._delivery is None:
             return False
         self._delivery.settle()
@@ -135,44 +136,49 @@ class _Written:
 
 
 @contextmanager
-def _opened(open_into: Callable[[Path], Delivery], window: Window) -> Iterator[_Written]:
+def _folder_writer(
+    open_into: Callable[[Path], Delivery], window: Window
+) -> Iterator[_FolderWriter]:
     with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
-        written = _Written(open_into, list(window.start), Path(folder))
+        writer = _FolderWriter(open_into, list(window.start), Path(folder))
         try:
-            yield written
+            yield writer
         finally:
-            written.close()
+            writer.close()
 
 
-def _should(
+def _write_expected(
     settings: Settings,
     product: Product,
     states: ProductStates,
     selection: Selection,
     window: Window,
     equivalents: Equivalents,
-    standing: _Written,
-    withdrawn: _Written,
+    active_writer: _FolderWriter,
+    withdrawn_writer: _FolderWriter,
     progress: Progress,
 ) -> None:
-    """Deliver what stands and what is withdrawn; note of which record each row is made."""
+    """Write the rows of active and of withdrawn records, and note which record each came from."""
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
     try:
-        sieve = RecordFilter(settings, about, selection, latest)
+        record_filter = RecordFilter(settings, about, selection, latest)
         number = 0
         for messages in history.read(settings, window, "level"):
             taken = FilteredRecords()
-            sieve.take(messages, taken)
-            stand, gone = _apart(taken.lots)
-            parts = _made(product, states, stand)
-            if (told := equivalents.decide(stand, read_to=window.stop)) is not stand:
-                parts, _, _ = translate(product, told)
-            standing.deliver(parts, taken.ends)
-            # What is said of several that are gone counts only where none of them stands.
-            withdrawn.deliver(_made(product, states, gone), taken.ends)
-            # Where a withdrawn record has no row, the row that it had tells of whom it was.
-            _made(product, states, {kind: _as_active(lot) for kind, lot in gone.items()})
+            record_filter.take(messages, taken)
+            active, withdrawn = _apart(taken.records)
+            parts = _rows_of(product, states, active)
+            if (counting := equivalents.decide(active, read_to=window.stop)) is not active:
+                parts, _, _ = translate(product, counting)
+            active_writer.deliver(parts, taken.ends)
+            # A row of a withdrawn record counts only if no active equivalent record has that key.
+            withdrawn_writer.deliver(_rows_of(product, states, withdrawn), taken.ends)
+            # A withdrawn record may have no row. Its row as an active record gives the key, by
+            # which an extra row is attributed to it.
+            _rows_of(
+                product, states, {kind: _as_active(group) for kind, group in withdrawn.items()}
+            )
             number += len(messages)
             progress(number)
     finally:
@@ -180,25 +186,27 @@ def _should(
 
 
 def _apart(
-    lots: Mapping[str, KindRecords],
+    records: Mapping[str, KindRecords],
 ) -> tuple[dict[str, KindRecords], dict[str, KindRecords]]:
-    """The records that stand, and those that are withdrawn."""
-    stand: dict[str, KindRecords] = {}
-    gone: dict[str, KindRecords] = {}
-    for kind, lot in lots.items():
-        for record, message in zip(lot.records, lot.messages, strict=True):
-            side = gone if record["status"] == "tobedeleted" else stand
+    """Split records into those that are not withdrawn and those that are."""
+    active: dict[str, KindRecords] = {}
+    withdrawn: dict[str, KindRecords] = {}
+    for kind, group in records.items():
+        for record, message in zip(group.records, group.messages, strict=True):
+            side = withdrawn if record["status"] == "tobedeleted" else active
             side.setdefault(kind, KindRecords()).add(record, message)
-    return stand, gone
+    return active, withdrawn
 
 
-def _as_active(lot: KindRecords) -> KindRecords:
-    return KindRecords([record | {"status": "active"} for record in lot.records], lot.messages)
+def _as_active(group: KindRecords) -> KindRecords:
+    return KindRecords([record | {"status": "active"} for record in group.records], group.messages)
 
 
-def _made(product: Product, states: ProductStates, lots: Mapping[str, KindRecords]) -> list[Part]:
-    """The rows of records; of which record each is made is noted."""
-    parts, _, _ = translate(product, lots)
+def _rows_of(
+    product: Product, states: ProductStates, records: Mapping[str, KindRecords]
+) -> list[Part]:
+    """Return the rows of records, and note which record each row came from."""
+    parts, _, _ = translate(product, records)
     for part in parts:
         rows, sources = [], []
         for row, record in zip(part.rows, part.records, strict=True):

@@ -1,4 +1,4 @@
-"""What a replay would do: a dry run, which reads and translates all and delivers nothing."""
+"""Reports what a replay would do. A dry run reads and translates all and delivers nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from bus.standard.masking import value_class
 class DryRun:
     """What a replay would do.
 
-    read:      messages of the window, by kind. chosen: those of them that would be delivered.
-    students:  how many students they are about.
-    first, last: when the first and the last of them was published (Kafka's time, UTC).
-    untold:    records that the product is not told of, or cannot be told.
-    seconds:   how long it takes at least: by --rate, or as reading and translating took now; what
-               the product itself takes comes on top.
-    sample:    of each table one row as it would be delivered, each value as its class.
-    history:   whether every change of the window is still there.
+    read:      how many messages the window has, by kind.
+    chosen:    how many of them would be delivered, by kind.
+    students:  how many students the delivered records are about.
+    first, last: when the first and the last of them were published (Kafka's timestamp, UTC).
+    untold:    how many records would not be delivered, because the translation leaves them out or
+               because they cannot be decoded or translated.
+    seconds:   the least time that the replay takes: by `--rate`, or as reading and translating
+               took now. The time that the product needs is not included.
+    sample:    one row of each table as it would be delivered, with the class of each value in
+               place of the value.
+    history:   whether the topics still have every change of the window.
     """
 
     read: Counter[str] = field(default_factory=Counter)
@@ -55,7 +58,9 @@ def plan(
     selection: Selection,
     progress: Callable[[int], None] = lambda _: None,
 ) -> DryRun:
-    """Do all but deliver. `progress` is told how many messages were read.
+    """Do all that the replay would do, without delivering, and return what it would deliver.
+
+    progress: is called with the number of messages that have been read.
 
     Raises `RetryLater` when Kafka or the registry does not answer.
     """
@@ -65,11 +70,11 @@ def plan(
     try:
         if latest and not about.into:
             latest.follow()
-        sieve = RecordFilter(settings, about, selection, latest)
+        record_filter = RecordFilter(settings, about, selection, latest)
         for messages in history.read(settings, about.window, order_of(about)):
-            found.read.update(sieve.kind(message) for message in messages)
+            found.read.update(record_filter.kind(message) for message in messages)
             taken = FilteredRecords()
-            sieve.take(messages, taken)
+            record_filter.take(messages, taken)
             _count(product, taken, found, students)
             progress(found.read.total())
     finally:
@@ -82,14 +87,14 @@ def plan(
 
 
 def _count(product: Product, taken: FilteredRecords, found: DryRun, students: set[int]) -> None:
-    parts, told, _ = translate(product, taken.lots)
-    found.chosen += told
-    found.untold += len(taken) - told.total() + len(taken.undecodable)
-    for kind, lot in taken.lots.items():
+    parts, delivered, _ = translate(product, taken.records)
+    found.chosen += delivered
+    found.untold += len(taken) - delivered.total() + len(taken.undecodable)
+    for kind, group in taken.records.items():
         if student := KINDS[kind].student:
-            about = (student.of(record) for record in lot.records)
+            about = (student.of(record) for record in group.records)
             students.update(hash(id_) for id_ in about if id_ is not None)
-        for message in (lot.messages[0], lot.messages[-1]) if lot.messages else ():
+        for message in (group.messages[0], group.messages[-1]) if group.messages else ():
             at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
             found.first = min(found.first or at, at)
             found.last = max(found.last or at, at)
@@ -101,5 +106,5 @@ def _count(product: Product, taken: FilteredRecords, found: DryRun, students: se
 
 
 def classes(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row without its values: what sort of value each is."""
+    """Return a row with the class of each value in place of the value."""
     return {name: value_class(value) for name, value in row.items()}

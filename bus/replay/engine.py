@@ -1,18 +1,19 @@
-"""Runs a replay: reads, chooses, delivers, and notes how far it is.
+"""Runs a replay: reads, filters, delivers, and records its progress.
 
     history → filter → deliver → replay log
 
-It reads outside any group, so the live consumer's offsets do not move, and it is a process of its
-own, so the live consumer does not wait for it. While Kafka is away it waits, and then reads on from
-where it was. Killed at any moment it goes on, by `resume`, after
-the last batch that the replay log has; that batch may be delivered once more, which each delivery
-bears as it does after a crash of the live consumer.
+A replay commits no group offsets, so the live consumer's offsets do not move. It is a separate
+process, so the live consumer does not wait for it. While Kafka is down, it waits; then it continues
+where it stopped. After a kill, `resume` continues after the last batch in the replay log. The next
+batch may have been delivered already and is delivered once more. Every delivery tolerates that, as
+it does after a crash of the live consumer.
 
-Records do not wait for one another here: a history is read in the order in which it was published.
+Records do not wait for their references here: history is read in an order in which references come
+first (`bus.replay.history`).
 
-Equivalent records (`bus.consume.equivalents`) are decided as by the live consumer, from an index of
-the replay's own in a temporary folder. A replay of latest states decides again when it has looked
-further, so that it never brings what counted before something newer came.
+Equivalent records (`bus.consume.equivalents`) are decided as the live consumer decides them, from a
+separate index in a temporary folder. A replay of current states decides again whenever it has read
+newer events, so it never delivers a decision that a newer event has changed.
 """
 
 from __future__ import annotations
@@ -60,17 +61,18 @@ from bus.replay.window import Window
 from bus.settings import Settings
 
 NOTE_SECONDS = 5.0
-"""At least so often how far it is is noted, also where little is chosen."""
-WISH_SECONDS = 1.0
-"""So often whether it is to pause or to end is looked up."""
+"""The progress is recorded at least this often, also when few records match."""
+CHECK_SECONDS = 1.0
+"""How often the replay checks whether it was asked to pause or to end."""
 Progress = Callable[[ReplayEntry], None]
 
 
 class ReplayEngine:
-    """One process's part of a replay. `run` on one thread, `stop` from any.
+    """One process's part of a replay. Call `run` on one thread, `stop` on any.
 
-    delivery: open; of the place to which the live consumer delivers, or of another (`about.into`).
-    clock, event: the time, and what waits, for tests to replace.
+    delivery:     an open delivery to where the live consumer delivers, or to another place
+                  (`about.into`).
+    clock, event: the clock, and the event that waits; tests replace them.
     """
 
     def __init__(
@@ -99,20 +101,20 @@ class ReplayEngine:
         self._retries = Retries(settings.consumer, product.name, self._metrics, self._stay)
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
         self._writer_schema = schema_lookup(settings)
-        self._wish_read = clock()
+        self._checked_at = clock()
         self._latest: LatestStates | None = None
         self._in_hand: dict[str, KindRecords] = {}
         self._decided_at: Mapping[Position, int] = {}
 
     def stop(self) -> None:
-        """Ask it to pause after the batch in hand."""
+        """Ask the replay to pause after the current batch."""
         self._stopping.set()
 
     def run(self) -> ReplayState:
-        """Replay what is left of the window; how it ended: done, paused, cancelled.
+        """Replay the rest of the window. Return how it ended: done, paused or cancelled.
 
-        Raises `Stop` and `RetryLater` as deliveries and Kafka do; the log then says "failed",
-        and `resume` goes on.
+        Raises `Stop` and `RetryLater` as deliveries and Kafka do. The log then says "failed", and
+        `resume` continues.
         """
         self._log = ReplayLog(self._settings, self._about.id)
         if not self._state.at:
@@ -121,20 +123,20 @@ class ReplayEngine:
         try:
             with tempfile.TemporaryDirectory(prefix="schoolbus-") as folder:
                 self._replay(self._about.window.after(self._state.reached), Path(folder))
-        except _Wished as wished:
+        except _StopRequested as request:
             try:
-                self._note(replace(self._state, status=wished.status))
-            except _Wished:
+                self._note(replace(self._state, status=request.status))
+            except _StopRequested:
                 raise RetryLater(
-                    f"the replay is {wished.status}, but Kafka does not answer, so it is listed as "
-                    f"running; `bus replay resume {self._about.id}` goes on when Kafka is up"
+                    f"the replay is {request.status}, but Kafka does not answer, so it is listed "
+                    f"as running; run `bus replay resume {self._about.id}` when Kafka is up"
                 ) from None
         except BusError as error:
-            with suppress(_Wished):  # Kafka is away, and it is to end
+            with suppress(_StopRequested):  # Kafka is down, and somebody asked to pause or to end
                 self._note(replace(self._state, status="failed", error=str(error)))
             raise
         else:
-            # To the end, beyond which lie only the marks of transactions.
+            # Transaction markers can lie between the last message and the end of the window.
             self._note(replace(self._state, status="done", done=self._about.stop))
         finally:
             if self._latest:
@@ -144,13 +146,13 @@ class ReplayEngine:
 
     def _replay(self, window: Window, folder: Path) -> None:
         if not self._about.into:
-            letters = topics.deadletters(self._settings, self._product.name)
-            self._retries.persist(lambda: topics.ensure(self._settings, [letters]))
+            topic = topics.deadletters(self._settings, self._product.name)
+            self._retries.persist(lambda: topics.ensure(self._settings, [topic]))
         if needs_latest(self._product, self._about):
             unlocked = is_unlocked(self._delivery)
             look = partial(LatestStates, self._settings, self._about.window, keep=unlocked)
             self._latest = self._retries.persist(look)
-        if self._about.into:  # a place of the replay's own, which keeps its own account
+        if self._about.into:  # a separate place keeps its own offsets
             window = window.after(self._retries.persist(partial(self._resume, window)))
         equivalents = Equivalents(
             self._settings,
@@ -184,16 +186,16 @@ class ReplayEngine:
         began, batch = self._clock(), FilteredRecords()
         first = began
         already = sum(self._state.delivered.values())
-        persist = self._retries.persist  # also while Kafka is away
+        persist = self._retries.persist  # waits while Kafka is down
         for messages in history.read(self._settings, window, order_of(self._about), persist):
             for at in range(0, len(messages), most):
                 self._retries.persist(partial(chosen.take, messages[at : at + most], batch))
                 if len(batch) >= most or self._clock() - began > NOTE_SECONDS:
                     batch, began = self._deliver(batch, began), self._clock()
                     self._keep_pace(first, already)
-                self._heed_wish()
+                self._check_request()
             if not messages:
-                self._heed_wish()
+                self._check_request()
         if batch.ends:
             self._deliver(batch, began)
         self._retries.persist(self._delivery.settle)
@@ -208,8 +210,8 @@ class ReplayEngine:
     # ---- delivering ----------------------------------------------------------------------------
 
     def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
-        """Deliver a batch and note it; an empty batch for what comes next."""
-        self._in_hand = self._ordered(batch.lots)
+        """Deliver a batch and record the progress. Return an empty batch for the next records."""
+        self._in_hand = self._ordered(batch.records)
         self._decided_at = self._read_to(batch.ends)
         outcome = self._deliverer.deliver(
             self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_at
@@ -226,11 +228,11 @@ class ReplayEngine:
         return {kind: records[kind] for kind in self._kinds.values() if kind in records}
 
     def _read_to(self, ends: Mapping[Position, int]) -> dict[Position, int]:
-        """For each partition up to where it is known what came."""
+        """Return for each partition the offset up to which its messages are known."""
         return {**ends, **(self._latest.seen if self._latest else {})}
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
-        """Try to hand a batch to the delivery; what it refuses."""
+        """Hand a batch to the delivery once. Return what the product refuses."""
         if self._about.into:
             return self._delivery.deliver(batch)
         if not self._latest:
@@ -238,7 +240,7 @@ class ReplayEngine:
         return self._hand_over_latest(batch, self._latest)
 
     def _hand_over_latest(self, batch: Batch, latest: LatestStates) -> Sequence[Refusal]:
-        """Hand over what is still a record's latest state; the rest goes out of the batch."""
+        """Hand over what is still a record's current state; remove the rest from the batch."""
         while True:
             latest.follow()
             self._decide_again(batch, latest)
@@ -250,14 +252,14 @@ class ReplayEngine:
             except Overtaken:
                 continue
         if is_unlocked(self._delivery):
-            self._have_the_last_word(batch.parts, batch.offsets, latest)
+            self._deliver_later_changes(batch.parts, batch.offsets, latest)
         return refusals
 
     def _decide_again(self, batch: Batch, latest: LatestStates) -> bool:
-        """Make the rows of equivalent records anew if more has come; whether any changed.
+        """Rebuild the rows of equivalent records if newer events have arrived.
 
-        What is translated again failed or did not fail before as it does now, so its dead letters
-        are written already.
+        Returns whether any row changed. The same records fail to translate as the first time, and
+        their dead letters are already written.
         """
         read_to = self._read_to(batch.offsets)
         kinds = self._product.siblings.keys() & self._in_hand.keys()
@@ -272,19 +274,20 @@ class ReplayEngine:
         )
         return [part.rows for part in parts] != [part.rows for part in before]
 
-    def _have_the_last_word(
+    def _deliver_later_changes(
         self, parts: list[Part], ends: Mapping[Position, int], latest: LatestStates
     ) -> None:
-        """Deliver what has changed since it was looked up, until nothing has: the live consumer may
-        have delivered the newer state before the older one came.
+        """Deliver what has changed since the last look-up, until nothing has.
 
-        It tries again by itself: a try of the whole batch would not know any more what has changed.
+        The live consumer may have delivered a newer state before the replay delivered the older
+        one. Each step here is retried alone: a retry of the whole batch would no longer know what
+        has changed.
         """
         buffer = Buffer(self._kinds, self._writer_schema)
         while True:
             self._retries.persist(latest.follow)
-            told = {id(m): m for part in parts for m in part.messages}.values()
-            newer = {id(one): one for m in told if (one := latest.newest(m)) is not m}
+            delivered = {id(m): m for part in parts for m in part.messages}.values()
+            newer = {id(one): one for m in delivered if (one := latest.newest(m)) is not m}
             batch = Batch(list(parts), ends)
             if not self._decide_again(batch, latest) and not newer:
                 return
@@ -303,43 +306,43 @@ class ReplayEngine:
                 partial(self._redelivery.redeliver, batch, self._about.id, latest.seen)
             )
 
-    # ---- heeding -------------------------------------------------------------------------------
+    # ---- recording and requests ------------------------------------------------------------------
 
     def _note(self, state: ReplayState) -> None:
         self._state = state
         self._retries.persist(lambda: self._log.note(state))
         self._progress(ReplayEntry(self._about, state))
 
-    def _heed_wish(self) -> None:
-        """Raises `_Wished` when it is to pause or to end."""
+    def _check_request(self) -> None:
+        """Raise `_StopRequested` if somebody asked the replay to pause or to end."""
         if self._stopping.is_set():
-            raise _Wished("paused")
-        if self._clock() - self._wish_read > WISH_SECONDS:
-            self._wish_read = self._clock()
+            raise _StopRequested("paused")
+        if self._clock() - self._checked_at > CHECK_SECONDS:
+            self._checked_at = self._clock()
             try:
-                wish = self._log.wish()
-            except RetryLater:  # whoever reads or writes next waits for Kafka
+                request = self._log.wish()
+            except RetryLater:  # the next read or write waits for Kafka
                 return
-            if wish != "run":
-                raise _Wished("paused" if wish == "pause" else "cancelled")
+            if request != "run":
+                raise _StopRequested("paused" if request == "pause" else "cancelled")
 
     def _keep_pace(self, first: float, already: int) -> None:
-        """Wait until so much may have been delivered."""
+        """Wait until the rate allows what has been delivered."""
         if self._about.rate:
             done = sum(self._state.delivered.values()) - already
             self._stay(first + done / self._about.rate - self._clock())
 
     def _stay(self, seconds: float) -> None:
-        """Wait, and heed meanwhile what somebody wants."""
-        in_steps(seconds, WISH_SECONDS, self._stay_once, self._clock)
+        """Wait, and check between steps whether somebody asked to pause or to end."""
+        in_steps(seconds, CHECK_SECONDS, self._stay_once, self._clock)
 
     def _stay_once(self, seconds: float) -> None:
         self._stopping.wait(seconds)
-        self._heed_wish()
+        self._check_request()
 
 
-class _Wished(Exception):  # noqa: N818
-    """Somebody wants it to pause or to end."""
+class _StopRequested(Exception):  # noqa: N818
+    """Somebody asked the replay to pause or to end."""
 
     def __init__(self, status: Any) -> None:
         super().__init__(status)
@@ -347,17 +350,17 @@ class _Wished(Exception):  # noqa: N818
 
 
 def needs_latest(product: Product, about: ReplayRequest) -> bool:
-    """Whether what is delivered must be a record's latest state."""
+    """Return whether the replay may deliver only the current state of each record."""
     return about.only_current or not (about.into or product.tells_time)
 
 
 def order_of(about: ReplayRequest) -> history.Order:
-    """The present comes by what refers to what, the past as it was."""
+    """Return the order to read in: current states by dependency, every change by time."""
     return "level" if about.only_current else "time"
 
 
 def _latest_of(part: Part, latest: LatestStates) -> Part:
-    """A part without what is no longer a record's latest state."""
+    """Return a part without the rows that are no longer a record's current state."""
     keep = [
         at
         for at, message in enumerate(part.messages)
@@ -367,26 +370,30 @@ def _latest_of(part: Part, latest: LatestStates) -> Part:
 
 
 def _without(part: Part, keys: Collection[bytes | None]) -> Part:
-    """A part without the rows of these records."""
+    """Return a part without the rows of these records."""
     return part.only([at for at, m in enumerate(part.messages) if m.key() not in keys])
 
 
 def _in_order(product: Product, parts: Sequence[Part]) -> list[Part]:
-    """Parts in the product's order of tables."""
+    """Return parts in the product's table order."""
     order = {table.name: at for at, table in enumerate(product.tables)}
     return sorted(parts, key=lambda part: order[part.table.name])
 
 
 def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:
-    """Raises `Stop` when this product's delivery cannot bear a replay beside the live consumer."""
+    """Raise `Stop` if the delivery does not support a replay beside the live consumer."""
     if not about.into:
         redelivery(product, delivery)
 
 
 def redelivery(product: Product, delivery: Delivery) -> Redelivery:
-    """The delivery as one that bears a replay beside the live consumer; raises `Stop` else."""
+    """Return the delivery as a `Redelivery`.
+
+    Raises `Stop` if it does not support a replay beside the live consumer.
+    """
     if (found := as_redelivery(delivery)) is None:
         raise Stop(
-            f"{product.name} cannot tell a replay from what is live; replay it --into another place"
+            f"the delivery of {product.name} does not support a replay beside the live consumer; "
+            "replay --into another place"
         )
     return found

@@ -1,11 +1,12 @@
-"""The messages of a window, in one of two orders, each partition's own kept.
+"""Reads the messages of a window in one of two orders. Each partition keeps its own order.
 
-By time: as it happened. A student's story is in one partition number of each topic, and what a
-record refers to was published before it; so what came first is read first, over all topics. Kafka's
-own time of each message says so; where one is before that of the message ahead of it in its
-partition (clocks differ), it counts as the same.
+By time: as it happened. All events of a student have the same partition number in each topic, and
+references are published before the records that refer to them. So the messages of all topics are
+merged by Kafka's timestamp. Clocks differ: a timestamp before that of the preceding message in its
+partition counts as equal to it.
 
-By level: what is referred to before what refers to it, for a product that gets the present alone.
+By level: referenced records before the records that refer to them, for a product that gets only
+current states.
 """
 
 from __future__ import annotations
@@ -29,27 +30,30 @@ from bus.standard import KINDS
 Order = Literal["time", "level"]
 Taken = tuple[list[Message], list[tuple[Position, int]]]
 Retry = Callable[[Callable[[], Taken]], Taken]
-"""Does something, as often as it likes while that raises `RetryLater`."""
+"""Calls a function, and may call it again when that raises `RetryLater`."""
 
 AT_ONCE = 10_000
 AHEAD = 60_000
-"""Messages that are kept at most, over all partitions, until it is their turn."""
+"""The most messages that are kept until it is their turn, over all partitions."""
 FETCHED = {"fetch.message.max.bytes": 262_144}
-"""What comes of one partition at once is kept until the others have come as far, so it is not much:
-some 6,000 messages."""
+"""One fetch returns about 6,000 messages of a partition. Few, because they are kept in memory until
+the other partitions have come as far."""
 SILENCE = 30.0
-"""After so many seconds in which nothing comes Kafka has gone away, and is asked anew."""
-FAILURE = "could not read history: Kafka says {}; go on when it is up"
+"""After this many seconds without any message Kafka counts as down, and a new client connects."""
+FAILURE = "could not read history: Kafka says {}; try again when it is up"
 
 
 def read(
     settings: Settings, window: Window, order: Order, retry: Retry = lambda take: take()
 ) -> Iterator[list[Message]]:
-    """The messages of a window, some thousand at a time; none after a second in which none came.
+    """Yield the messages of a window, thousands at a time.
 
-    retry: tries to read on; each try goes on where the last one that was well has ended.
+    Yields an empty list after each second in which no message came.
 
-    Raises `RetryLater` when Kafka does not answer, unless `retry` tries again.
+    retry: calls the function that reads on. Each call continues where the last successful one
+           ended.
+
+    Raises `RetryLater` when Kafka does not answer, unless `retry` calls again.
     """
     steps = [window] if order == "time" else list(_levels(settings, window))
     for step in steps:
@@ -71,8 +75,15 @@ def _levels(settings: Settings, window: Window) -> Iterator[Window]:
 
 @dataclass(slots=True)
 class _Line:
-    """What is kept of one partition: (time, level, message); the time of the last, and the offset
-    after it."""
+    """What is kept of one partition.
+
+    level: the dependency level of the partition's kind.
+    next:  the offset to read next.
+    kept:  (time, level, message), in the partition's order. The time never decreases.
+    last:  the time of the last message.
+    done:  whether the window's end is reached.
+    read:  whether the partition is assigned to the client now.
+    """
 
     level: int
     next: int
@@ -83,6 +94,8 @@ class _Line:
 
 
 class _Merge:
+    """Merges the partitions of a window by time."""
+
     def __init__(
         self, settings: Settings, window: Window, retry: Retry = lambda take: take()
     ) -> None:
@@ -115,7 +128,7 @@ class _Merge:
             self._reader = None
 
     def _take(self) -> Taken:
-        """What comes next. After a failure a new client reads on where the lines are."""
+        """Return what comes next. After a failure, a new client continues at `_Line.next`."""
         try:
             reader = self._opened()
             found = reader.take(AT_ONCE)
@@ -138,7 +151,7 @@ class _Merge:
     def _keep(self, messages: Iterable[Message]) -> None:
         lines, stops = self._lines, self._window.stop
         for message in messages:
-            place: Any = (message.topic(), message.partition())  # as good a key as a Position
+            place: Any = (message.topic(), message.partition())  # equal to a Position as a key
             line = lines[place]
             if not line.done:
                 offset, (_, time) = message.offset() or 0, message.timestamp()
@@ -151,14 +164,14 @@ class _Merge:
                     self._end(Position(*place), line)
 
     def _end(self, place: Position, line: _Line) -> None:
-        """Read nothing more of a partition."""
+        """Stop reading a partition."""
         line.done = True
         if line.read:
             line.read = False
             self._opened().drop([place])
 
     def _ready(self) -> list[Message]:
-        """What nothing that is still to be read can come before."""
+        """Return the messages that no unread message can precede."""
         open_lines = [line for line in self._lines.values() if not line.done]
         if any(not line.kept for line in open_lines):
             return []
@@ -175,15 +188,15 @@ class _Merge:
                     found.append(kept.popleft())
             several += len(found) > begun
         if several > 1:
-            found.sort(key=_when)  # stable: a partition's own order stays
+            found.sort(key=_when)  # a stable sort keeps each partition's order
         return [message for _, _, message in found]
 
     def _gate(self) -> None:
-        """Let no partition run far ahead of the others; how far depends on how many are left.
+        """Keep partitions from running far ahead of the others; the limit depends on their number.
 
-        One that is ahead is given back, not paused: librdkafka begins to read an assigned one at
-        once, and a resumed one when the broker's thread next wakes, up to a second later
-        (`rd_kafka_toppar_set_fetch_state` of rdkafka_partition.c wakes it).
+        A partition that is ahead is unassigned, not paused. librdkafka reads an assigned partition
+        at once: `rd_kafka_toppar_set_fetch_state` of rdkafka_partition.c wakes the broker's thread.
+        It reads a resumed one only when that thread next wakes, up to a second later.
         """
         most = AHEAD // max(1, sum(not line.done for line in self._lines.values()))
         full, empty = [], {}

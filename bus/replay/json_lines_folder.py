@@ -1,9 +1,10 @@
-"""A folder in the place of a product that is told by requests: what a translation makes of history,
-to be looked at and compared, sent to nobody.
+"""Writes the rows of a product that takes requests to a folder, and sends nothing.
 
-`OUT/TABLE.ndjson` has a line for each row: the kind and id of its record, and the row. How far it
-is stands in `OUT/.schoolbus.json`, with the size of each file: what a killed process wrote after it
-is cut off before anything is added.
+So the output of a translation can be inspected and compared.
+
+`OUT/TABLE.ndjson` has a line for each row: the kind and id of its record, and the row.
+`OUT/.schoolbus.json` has the offsets that were reached, and the size of each file at that point. A
+killed process may have written more: that is cut off when the folder is opened again.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ JOURNAL = ".schoolbus.json"
 
 
 def wanted(product: Product, into: str) -> bool:
-    """Whether a replay into this place is a shadow: a folder, for a product that takes requests."""
+    """Return whether a replay into this place writes JSON lines.
+
+    It does if the place is a folder and the product takes requests.
+    """
     return "://" not in into and not any(table.columns for table in product.tables)
 
 
 class JsonLinesFolder:
-    """A `bus.delivery.Delivery`; see the module's docstring."""
+    """A `bus.delivery.Delivery` into a folder; see the module's docstring."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -45,7 +49,7 @@ class JsonLinesFolder:
             os.truncate(path, self._sizes.get(path.name, 0))
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """The offsets of the folder."""
+        """Return the offsets that the folder has reached."""
         return {
             p: self._offsets[key]
             for p in partitions
@@ -53,7 +57,7 @@ class JsonLinesFolder:
         }
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Add the batch's rows."""
+        """Append the batch's rows to the files."""
         for part in batch.parts:
             name = f"{part.table.name}.ndjson"
             handle = os.open(self._out / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -71,10 +75,10 @@ class JsonLinesFolder:
         return ()
 
     def settle(self) -> None:
-        """Nothing is ever put off."""
+        """Do nothing: `deliver` writes everything at once."""
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nobody else has them."""
+        """Do nothing: no other process shares the folder."""
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: no file stays open between calls."""

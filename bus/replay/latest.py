@@ -1,21 +1,28 @@
-"""Which messages hold a record's latest state, as the topics stand and as they go on.
+"""Finds the messages that hold a record's current state, and follows the topics as they grow.
 
-**Never back in time.** Into a product that takes states (a folder of files: what comes last holds),
-a replay brings only what is still a record's latest state in the topics at the very moment of
-delivery; all that a newer one follows is left to the live consumer, which has told it or will. The
-delivery checks, under the lock that it shares with the live consumer, that this one has delivered
-nothing beyond what was looked at (`bus.delivery.Redelivery.redeliver`); else it is looked at again.
-A product that takes events (a webhook) gets each with its own id and time, by which the receiver
-knows what it has and which of two states is the older (`bus.product.Product.tells_time`).
+**Never back in time.** Some products take states, such as a folder of files: what is written last
+wins. To such a product, a replay delivers a message only if that is still its record's current
+state at the moment of delivery. A record that has a newer event is left to the live consumer,
+which has delivered that event or will.
 
-Where a delivery has no such lock (Canvas's API), it is looked up after each batch as well, and a
-record that has changed meanwhile is told once more as it now stands: the last word is the latest.
+The delivery makes sure of it under the lock that it shares with the live consumer. It checks that
+the live consumer has delivered nothing beyond what was read here
+(`bus.delivery.Redelivery.redeliver`). If it has, the replay reads on and tries again.
 
-A record's latest is looked for within its partition: an enrollment that goes to another student
-ends in the one's and begins in the other's.
+A product that takes events, such as a webhook, gets each event with its own id and time. By these
+the receiver knows which events it has, and which of two states is older
+(`bus.product.Product.tells_time`).
 
-Memory: one byte for each message of the window, and 16 more for those of one topic while it is
-read; of what has come since the window's end the keys' hashes (and with `keep` the messages).
+Some deliveries have no such lock (Canvas's API). There the topics are read again after each batch
+too. A record that has changed in between is delivered once more in its current state, so what is
+delivered last is the newest.
+
+The current state of a record is looked up within its partition. An enrollment that moves to another
+student ends in the one's partition and begins in the other's.
+
+Memory: one byte for each message of the window, and 16 more for each message of the topic that is
+being read. For events after the window's end: the hashes of their keys, and with `keep` the
+messages.
 """
 
 from __future__ import annotations
@@ -36,11 +43,12 @@ Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
 
 
 class LatestStates:
-    """See the module's docstring. Reads the keys of `window` when it is made, and what comes after
-    it when it is asked to `follow`.
+    """The current states of the records of a window; see the module's docstring.
 
-    keep: whether `newest` will be asked, for which what has come meanwhile is kept.
-    seen: for each partition up to where has been looked.
+    The constructor reads the keys of `window`. `follow` reads what comes after it.
+
+    keep: whether to keep the messages after the window, which `newest` needs.
+    seen: for each partition, the offset up to which it has been read.
     """
 
     def __init__(self, settings: Settings, window: Window, *, keep: bool = False) -> None:
@@ -55,7 +63,7 @@ class LatestStates:
             self._look(settings, topic, window)
         self._settings = settings
         self._admin: AdminClient | None = None
-        self._tail = Reader(settings, "Kafka says {} when read")
+        self._tail = Reader(settings, "could not read new events: Kafka says {}; try again later")
         self._tail.assign(self.seen)
 
     def _look(self, settings: Settings, topic: str, window: Window) -> None:
@@ -67,13 +75,13 @@ class LatestStates:
         for number, column in columns.items():
             mask = numpy.zeros(stop[number] - start[number], dtype=numpy.bool_)
             hashes, at = column.arrays()
-            # The last of each: the first when they are looked at from the end.
+            # `unique` finds the first of each key; in reverse order that is the last one.
             _, last = numpy.unique(hashes[::-1], return_index=True)
             mask[at[::-1][last] - start[number]] = True
             self._masks[Position(topic, number)] = mask
 
     def follow(self) -> None:
-        """Look at all that has come by now; raises `RetryLater` when Kafka does not answer."""
+        """Read what has arrived by now. Raises `RetryLater` when Kafka does not answer."""
         if self._admin is None:
             self._admin = AdminClient(client_settings(self._settings))
         try:
@@ -85,14 +93,17 @@ class LatestStates:
                 if answer.result().offset > self.seen[place := Position(p.topic, p.partition)]
             }
         except KafkaException as error:
-            # After a restart of Kafka the same client would ask with the old leaders' epochs for
-            # ever: librdkafka does not ask for metadata again when it hears FENCED_LEADER_EPOCH.
+            # Use a new client next time. After a restart of Kafka, this one would send the old
+            # leader epochs forever: librdkafka keeps its metadata after FENCED_LEADER_EPOCH.
             self._admin = None
-            raise RetryLater(f"Kafka says {error.args[0].name()} when asked for ends") from None
+            raise RetryLater(
+                f"could not read the ends of the topics: Kafka says {error.args[0].name()}; try "
+                "again when it is up"
+            ) from None
         while left:
             messages, ended = self._tail.take(patience=10.0)
             if not messages and not ended:
-                raise RetryLater("Kafka does not answer; the replay goes on when it does")
+                raise RetryLater("Kafka does not answer; the replay continues when it does")
             for message in messages:
                 place = Position(message.topic() or "", message.partition() or 0)
                 self._changed[place][hash(message.key())] = message if self._keep else None
@@ -102,22 +113,22 @@ class LatestStates:
                 left.discard(place)
 
     def is_latest(self, place: Position, offset: int, key: bytes | None) -> bool:
-        """Whether nothing newer of the record was there when it was last looked."""
+        """Return whether the record had no newer event when the topics were last read."""
         at = offset - self._start[place]
         return bool(self._masks[place][at]) and hash(key) not in self._changed[place]
 
     def newest(self, message: Message) -> Message:
-        """What holds the latest state of a message's record, be it this message."""
+        """Return the newest message of the message's record, which may be the message itself."""
         place = Position(message.topic() or "", message.partition() or 0)
         return self._changed[place].get(hash(message.key())) or message
 
     def close(self) -> None:
-        """Let go of the client."""
+        """Close the client."""
         self._tail.close()
 
 
 class _Columns:
-    """Hashes of keys and offsets, side by side; in numpy's form as soon as there are many."""
+    """Hashes of keys and their offsets in two columns, packed into numpy arrays as they grow."""
 
     def __init__(self) -> None:
         self._done: list[tuple[Hashes, Hashes]] = []

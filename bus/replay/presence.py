@@ -1,8 +1,8 @@
-"""Whether the process that runs a replay still lives.
+"""Detects whether the process that runs a replay is still alive.
 
-While it runs, it is the one member of a group of its own, `PREFIX.replay.ID`, in which it reads
-nothing and commits nothing. Kafka itself counts a member out that is silent for
-`session.timeout.ms`, whatever ended it (KIP-62; Kafka, "Consumer Configs").
+While it runs, it is the only member of a separate consumer group, `PREFIX.replay.ID`. It reads and
+commits nothing there. However the process ends, Kafka removes a member that is silent for
+`session.timeout.ms` (KIP-62; Kafka, "Consumer Configs").
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from bus.settings import Settings
 log = structlog.get_logger(__name__)
 
 SILENT = timedelta(seconds=20)
-"""What was noted of a running replay is never so old while it is not in its group yet."""
+"""A running replay has joined its group before its last entry in the log is this old."""
 SECONDS = 10.0
 LEAVING_SECONDS = 10.0
 
 
 class Presence:
-    """Shows that this process runs a replay, while the block does."""
+    """A context manager that shows Kafka that this process runs a replay."""
 
     def __init__(self, settings: Settings, id_: str) -> None:
         self._settings = settings
         self._id = id_
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._be, name=f"presence {id_}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._stay_member, name=f"presence {id_}", daemon=True
+        )
 
     def __enter__(self) -> Presence:
         self._thread.start()
@@ -51,8 +53,8 @@ class Presence:
         self._ending.set()
         self._thread.join(LEAVING_SECONDS)
 
-    def _be(self) -> None:
-        """Be a member; a replay does its work whether or not that goes."""
+    def _stay_member(self) -> None:
+        """Be a member of the group. A failure is only logged: the replay works without it."""
         try:
             consumer = Consumer(group_settings(self._settings, _group(self._id)))
             consumer.subscribe([topics.replays(self._settings)], on_assign=_read_nothing)
@@ -60,29 +62,30 @@ class Presence:
                 consumer.poll(0)
             consumer.close()
         except KafkaException as error:
-            log.info("this replay cannot show that it runs", error=error.args[0].name())
+            log.info("could not join the replay's group", error=error.args[0].name())
 
 
 def died(settings: Settings, entries: Collection[ReplayEntry]) -> set[str]:
-    """The ids of the replays that nobody runs although nobody has noted their end.
+    """Return the ids of the replays whose process died before it recorded their end.
 
-    None where Kafka does not say. Asked only of those of which nothing was noted for a while.
+    Only replays whose last entry in the log is older than `SILENT` are looked up. Returns none if
+    Kafka does not answer.
     """
     before = datetime.now(UTC) - SILENT
-    asked = {
+    groups = {
         f"{settings.topic_prefix}.{_group(one.about.id)}": one.about.id
         for one in entries
         if one.status == "running" and one.state.at and _moment(one.state.at) < before
     }
-    if not asked:
+    if not groups:
         return set()
     try:
-        # The client must live until it has answered: who waits for one that is gone waits for ever.
+        # Keep the client until it has answered: the future of a deleted client never ends.
         admin = AdminClient(client_settings(settings))
-        told = admin.describe_consumer_groups(list(asked), request_timeout=SECONDS)
-        return {asked[group] for group, one in told.items() if not one.result().members}
+        described = admin.describe_consumer_groups(list(groups), request_timeout=SECONDS)
+        return {groups[group] for group, one in described.items() if not one.result().members}
     except KafkaException as error:
-        log.info("who runs replays is not known", error=error.args[0].name())
+        log.info("could not find out which replays died", error=error.args[0].name())
         return set()
 
 

@@ -1,14 +1,19 @@
-"""What a product has, as rows, and how two such states differ.
+"""Holds states of a product as rows, and finds how two states differ.
 
-A state is read from the files that were written for a product or that it exported: a folder of zips
-of CSV files, each batch one (sorted by name they are in the order of their imports, and of one
-thing the last row holds); a folder with one set of CSV files, the whole of it; or one zip. Or it is
-made of records, by the product's translation. Of a product that is told by requests it is read from
-the shadow of a replay (`bus.replay.json_lines_folder`). Rows are told apart by `Table.key`; only
-columns that both sides have are compared, as exports have columns of their own. A row that is gone
-(`Table.gone`) is as one that is not there.
+A state comes from one of these:
 
-Rows lie in DuckDB, on the disk where they are many: a big district has eight million of them.
+* a folder of zips of CSV files, one zip for each batch. Sorted by name they are in import order,
+  and the last row of each key counts
+* a folder with one set of CSV files, which is the whole state
+* one zip of CSV files
+* records, by the product's translation
+* for a product that takes requests, a folder that a replay wrote (`bus.replay.json_lines_folder`)
+
+Rows are matched by `Table.key`. Only columns that both sides have are compared, because exports
+have additional columns. A row that marks its thing as removed (`Table.gone`) counts as absent.
+
+The rows are in DuckDB, which moves them to disk when they are many: a big district has eight
+million.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ SCHEMA = pyarrow.schema(
 
 
 class RowOrigin(NamedTuple):
-    """The record of which a row was made."""
+    """The record that a row was made from."""
 
     kind: str
     id: str
@@ -57,9 +62,11 @@ NOBODY = RowOrigin("", "")
 
 
 class Difference(NamedTuple):
-    """One thing in which two states differ.
+    """One difference between two states.
 
-    missing: the second has it not. extra: the first has it not. different: in these columns.
+    missing:   only the first state has the row.
+    extra:     only the second state has the row.
+    different: both have it, with different values in `columns`.
     """
 
     what: What
@@ -70,9 +77,9 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class Differences:
-    """In what two states differ, and how many rows of each table are the same in both.
+    """The differences of two states, and how many rows of each table are the same in both.
 
-    unknown: how many of the differences come of no record that the topics have.
+    unknown: how many of the differences come from no record in the topics.
     """
 
     found: list[Difference] = field(default_factory=list)
@@ -80,7 +87,7 @@ class Differences:
     unknown: int = 0
 
     def numbers(self) -> dict[str, dict[str, int]]:
-        """For each table how many are the same, missing, extra, different."""
+        """Return for each table how many rows are the same, missing, extra and different."""
         counted = Counter((one.table, one.what) for one in self.found)
         tables = dict.fromkeys([*self.same, *(one.table for one in self.found)])
         whats: tuple[What, ...] = ("missing", "extra", "different")
@@ -91,7 +98,7 @@ class Differences:
 
 
 class ProductStates:
-    """States of one product side by side, in a database in `folder`."""
+    """States of one product, in a database in `folder`."""
 
     def __init__(self, product: Product, folder: Path) -> None:
         self.tables = {table.name: table for table in product.tables}
@@ -105,7 +112,7 @@ class ProductStates:
         self._con.close()
 
     def read(self, state: str, path: Path) -> None:
-        """Take in what files say. Raises `Stop` when there are none of this product's."""
+        """Add the rows of files to a state. Raises `Stop` if none of the files is the product's."""
         began = self._seq
         files = {name: table for name, table in self.tables.items() if table.columns}
         try:
@@ -120,7 +127,7 @@ class ProductStates:
                 f"{path} cannot be read ({type(error).__name__}); name a folder of CSV files"
             ) from None
         if self._seq == began:
-            raise Stop(f"{path} holds none of {', '.join(self.tables)}; name the folder with them")
+            raise Stop(f"{path} has none of {', '.join(self.tables)}; name the folder with them")
 
     def add(
         self,
@@ -129,7 +136,7 @@ class ProductStates:
         rows: Iterable[Mapping[str, Any]],
         sources: Iterable[RowOrigin],
     ) -> None:
-        """Take in rows; of those of one key the last holds."""
+        """Add rows to a state. Of the rows with one key the last counts."""
         keys, cells, kinds, ids, gone = [], [], [], [], []
         for row, source in zip(rows, sources, strict=True):
             keys.append(json.dumps([row.get(name) or "" for name in table.key]))
@@ -140,8 +147,10 @@ class ProductStates:
         self._insert(f"{state} {table.name}", keys, cells, gone, kinds, ids)
 
     def _read_lines(self, state: str, table: str, path: Path) -> None:
-        """A shadow of a product that is told by requests (`bus.replay.json_lines_folder`): a thing
-        is a record by its kind and id."""
+        """Add the rows of a product that takes requests (`bus.replay.json_lines_folder`).
+
+        The key of a row is the kind and id of its record.
+        """
         if not path.is_file():
             return
         with path.open(encoding="utf-8") as lines:
@@ -164,38 +173,40 @@ class ProductStates:
         self._con.execute(f"INSERT INTO {quoted(name)} FROM added")
         self._con.unregister("added")
 
-    def differences(self, first: str, second: str, told: str = "") -> Differences:
-        """How the second differs from the first; what is gone is as what is not there.
+    def differences(self, first: str, second: str, withdrawn: str = "") -> Differences:
+        """Return how the second state differs from the first.
 
-        told: a state of what was told last of withdrawn records. A row that only the second state
-              has is no difference if it says what is told of it.
+        A row that marks its thing as removed counts as absent.
+
+        withdrawn: the state with the rows that were delivered last for withdrawn records. A row
+                   that only the second state has is no difference if it equals the row there.
         """
         found = Differences()
         there = {row[0] for row in self._con.execute("SHOW TABLES").fetchall()}
         for table in self.tables:
             sides = [
                 self._last(f"{state} {table}" if f"{state} {table}" in there else "")
-                for state in (first, second, told)
+                for state in (first, second, withdrawn)
             ]
             (number,) = self._con.execute(
                 f"SELECT count(*) FROM {sides[0]} a JOIN {sides[1]} b USING (key) "
                 "WHERE a.cells = b.cells"
             ).fetchall()[0]
-            found.same[table] += number  # also where there is none, for the order of the tables
+            found.same[table] += number  # also when 0, to keep the order of the tables
             cursor = self._con.execute(
-                f"SELECT key, a.cells, b.cells, told.cells FROM {sides[0]} a "
-                f"FULL JOIN {sides[1]} b USING (key) LEFT JOIN {sides[2]} told USING (key) "
+                f"SELECT key, a.cells, b.cells, withdrawn.cells FROM {sides[0]} a "
+                f"FULL JOIN {sides[1]} b USING (key) LEFT JOIN {sides[2]} withdrawn USING (key) "
                 "WHERE a.cells IS DISTINCT FROM b.cells ORDER BY key"
             )
             while lines := cursor.fetchmany(AT_ONCE):
                 for key, before, after, last in lines:
                     if before is None and last is not None and not _unlike(last, after):
                         continue
-                    self._tell(found, table, key, before, after)
+                    self._add_difference(found, table, key, before, after)
         return found
 
     def sources_of(self, state: str, table: str, key: tuple[str, ...]) -> set[RowOrigin]:
-        """The records of which a state's rows of a key were made, be they gone."""
+        """Return the records that the rows of a key were made from, withdrawn ones included."""
         name = f"{state} {table}"
         if (name,) not in self._con.execute("SHOW TABLES").fetchall():
             return set()
@@ -212,7 +223,7 @@ class ProductStates:
             f"(SELECT key, {last} FROM {quoted(table)} GROUP BY key HAVING NOT arg_max(gone, seq))"
         )
 
-    def _tell(
+    def _add_difference(
         self,
         found: Differences,
         table: str,
@@ -232,7 +243,7 @@ class ProductStates:
 
 
 def _unlike(before: str, after: str) -> tuple[str, ...]:
-    """The columns that two rows both have, and in which they differ."""
+    """Return the columns that both rows have and in which they differ."""
     one, other = json.loads(before), json.loads(after)
     return tuple(name for name in one if name in other and not _same(one[name], other[name]))
 
@@ -242,7 +253,7 @@ def _text(value: Any) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two cells say the same: the same text, or one moment in two zones."""
+    """Return whether two cells are the same text, or the same moment in two time zones."""
     if one == other:
         return True
     try:
@@ -265,7 +276,7 @@ def _batched(rows: Iterator[dict[str, Any]], number: int) -> Iterator[list[dict[
 
 
 def _files(path: Path, wanted: Mapping[str, Table]) -> Iterator[tuple[str, Iterable[str]]]:
-    """(file, its text) for each file of these names, in the order of their imports."""
+    """Yield (name, text) for each of these files, in import order."""
     if path.is_file():
         yield from _zipped(path, wanted)
         return

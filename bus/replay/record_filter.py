@@ -1,4 +1,4 @@
-"""From what was read to what is replayed of it, decoded."""
+"""Selects the messages that a replay delivers, and decodes them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class FilteredRecords:
-    """What is to be replayed next.
+    """The records to deliver next.
 
-    lots:        by kind. undecodable: (message, reason).
-    ends:        for each partition up to where it was read.
-    passed:      how many messages were read that are not replayed.
+    records:     by kind.
+    undecodable: (message, reason) for each message that cannot be decoded.
+    ends:        for each partition, the offset up to which it was read.
+    passed:      how many messages were read and not selected.
     """
 
-    lots: dict[str, KindRecords] = field(default_factory=dict)
+    records: dict[str, KindRecords] = field(default_factory=dict)
     undecodable: list[tuple[Message, str]] = field(default_factory=list)
     ends: dict[Position, int] = field(default_factory=dict)
     passed: int = 0
 
     def __len__(self) -> int:
-        return sum(len(lot.messages) for lot in self.lots.values())
+        return sum(len(group.messages) for group in self.records.values())
 
 
 class RecordFilter:
-    """Chooses by bytes first, so that most of what is not wanted need not be decoded."""
+    """Filters messages by their bytes first, so that most unselected ones are not decoded."""
 
     def __init__(
         self,
@@ -54,40 +55,44 @@ class RecordFilter:
         self._intake = Buffer(self._kinds, schema_lookup(settings))
         self._selection = selection
         self._latest = latest
-        # A place that begins empty is told neither of what is gone nor of what names that.
-        self._standing_only = about.only_current and bool(about.into)
-        self._gone: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
+        # A new place gets neither withdrawn records nor records that refer to them.
+        self._active_only = about.only_current and bool(about.into)
+        self._withdrawn: dict[str, set[int]] = {kind: set() for kind in selection.kinds}
 
     def kind(self, message: Message) -> str:
-        """The kind of a message's record."""
+        """Return the kind of a message's record."""
         return self._kinds[message.topic() or ""]
 
     def take(self, messages: Sequence[Message], taken: FilteredRecords) -> None:
-        """Add what is to be replayed of these; raises `RetryLater`, with nothing added, when the
-        registry is asked and does not answer."""
+        """Add the records of the selected messages to `taken`.
+
+        Raises `RetryLater` when the registry does not answer; then nothing is added.
+        """
         selection, latest = self._selection, self._latest
         wanted, ends = messages, None
         if selection.narrow or latest:
             wanted, ends = self._chosen(messages)
         read = self._intake.add(wanted)
-        lots, undecodable = self._intake.decoded(self._intake.take())
+        decoded, undecodable = self._intake.decoded(self._intake.take())
         kept = 0
-        for kind, lot in lots.items():
+        for kind, group in decoded.items():
             if selection.narrow:
-                lot = _only(lot, [selection.has(kind, record) for record in lot.records])
-            if self._standing_only:
-                lot = _only(lot, self._stand(kind, lot.records))
-            into = taken.lots.setdefault(kind, KindRecords())
-            into.records += lot.records
-            into.messages += lot.messages
-            kept += len(lot.messages)
+                group = _only(group, [selection.has(kind, record) for record in group.records])
+            if self._active_only:
+                group = _only(group, self._kept(kind, group.records))
+            into = taken.records.setdefault(kind, KindRecords())
+            into.records += group.records
+            into.messages += group.messages
+            kept += len(group.messages)
         taken.undecodable += undecodable
         taken.ends |= read if ends is None else ends
         taken.passed += len(messages) - kept - len(undecodable)
 
     def _chosen(self, messages: Sequence[Message]) -> tuple[list[Message], dict[Position, int]]:
-        """Those of these that may be replayed, before they are decoded; and up to where each
-        partition was looked through."""
+        """Return the messages that may be selected, before they are decoded.
+
+        Also returns, for each partition, the offset up to which its messages were filtered.
+        """
         selection, latest = self._selection, self._latest
         wanted: list[Message] = []
         ends: dict[Position, int] = {}
@@ -104,24 +109,28 @@ class RecordFilter:
             wanted.append(message)
         return wanted, ends
 
-    def _stand(self, kind: str, records: Sequence[Any]) -> list[bool]:
-        """Of each, whether a place that begins empty is told of it; what it names came before."""
-        gone = [record["status"] == "tobedeleted" for record in records]
-        self._gone[kind].update(hash(record["sourcedId"]) for record in compress(records, gone))
+    def _kept(self, kind: str, records: Sequence[Any]) -> list[bool]:
+        """Return for each record whether a new place gets it. References must come first."""
+        withdrawn = [record["status"] == "tobedeleted" for record in records]
+        self._withdrawn[kind].update(
+            hash(record["sourcedId"]) for record in compress(records, withdrawn)
+        )
         links = [
-            (name, lost)
+            (name, ids)
             for name in KINDS[kind].required
             for target in KINDS[kind].references[name]
-            if (lost := self._gone.get(target))
+            if (ids := self._withdrawn.get(target))
         ]
         return [
             not ended
             and not any(
-                isinstance(id_ := record[name], str) and hash(id_) in lost for name, lost in links
+                isinstance(id_ := record[name], str) and hash(id_) in ids for name, ids in links
             )
-            for record, ended in zip(records, gone, strict=True)
+            for record, ended in zip(records, withdrawn, strict=True)
         ]
 
 
-def _only(lot: KindRecords, chosen: Sequence[bool]) -> KindRecords:
-    return KindRecords(list(compress(lot.records, chosen)), list(compress(lot.messages, chosen)))
+def _only(group: KindRecords, chosen: Sequence[bool]) -> KindRecords:
+    return KindRecords(
+        list(compress(group.records, chosen)), list(compress(group.messages, chosen))
+    )

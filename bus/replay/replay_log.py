@@ -1,9 +1,12 @@
-"""Who replays what, when and why, and how far it is: the topic `PREFIX.replays`.
+"""Records each replay and its progress in the topic `PREFIX.replays`.
 
-Compacted, with three keys for each replay, whose values are JSON: `ID/about`, written once when it
-begins; `ID/state`, by the process that runs it, after each batch; `ID/wish`, by whoever wants it to
-pause, to go on or to end. A replay's own progress is here and nowhere else: it is in no consumer
-group, so no group's offsets move.
+The topic is compacted and has three keys for each replay. Their values are JSON:
+
+* `ID/about`: who replays what, when and why. Written once, at the start.
+* `ID/state`: the progress. Written after each batch by the process that runs the replay.
+* `ID/wish`: a request to pause, to go on or to end. Written by the command that requests it.
+
+A replay's progress is stored only here. A replay commits no group offsets.
 
 A process that runs a replay reads the topic once, and then only what is new in it.
 """
@@ -40,19 +43,19 @@ Wish = Literal["run", "pause", "cancel"]
 SECONDS = 30.0
 ABORT_SECONDS = 5.0
 LOOK_SECONDS = 5.0
-"""How long Kafka may take to say what is new in the topic."""
-FENCED = "another process runs this replay now; this one has ended"
-UNREAD = "could not read what is wished of the replay: Kafka says {}; try again when it is up"
+"""How long a read of the topic may take, in seconds."""
+FENCED = "another process runs this replay now, so this one has stopped"
+UNREAD = "could not read the log of the replay: Kafka says {}; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayRequest:
-    """What a replay is.
+    """What a replay does.
 
-    since, until, entities, schools, students, only_current, rate, into: as the options say.
-    records: single records by kind, of a repair.
+    since, until, entities, schools, students, only_current, rate, into: the options of the command.
+    records:     ids of single records by kind, for a repair.
     by, at, why: who started it (user@machine), when (UTC), and the reason that was given.
-    start, stop: the window, as `topic/partition` and offset.
+    start, stop: the window: offsets by `topic/partition`.
     """
 
     id: str
@@ -74,18 +77,21 @@ class ReplayRequest:
 
     @property
     def window(self) -> Window:
-        """The window."""
+        """The offsets that the replay reads."""
         return Window(_places(self.start), _places(self.stop))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayState:
-    """How far a replay is.
+    """The progress of a replay.
 
-    done:      for each partition (`topic/partition`) up to where it was replayed.
-    delivered: records delivered, by kind. passed: those read and not delivered. left_out: those
-               that could not be decoded or translated, or that the product refused.
-    seconds:   for how long it has run, over all its processes.
+    done:      for each partition (`topic/partition`), the offset up to which it was replayed.
+    delivered: how many records were delivered, by kind.
+    passed:    how many messages were read and not selected.
+    left_out:  how many records could not be decoded or translated, or were refused by the product.
+    seconds:   how long the replay has run, over all its processes.
+    at:        when this was recorded (UTC).
+    error:     why it failed, or "".
     """
 
     status: Status = "running"
@@ -99,7 +105,7 @@ class ReplayState:
 
     @property
     def reached(self) -> dict[Position, int]:
-        """`done` by partition."""
+        """`done` by `Position`."""
         return _places(self.done)
 
     def plus(
@@ -110,7 +116,7 @@ class ReplayState:
         left_out: int,
         seconds: float,
     ) -> ReplayState:
-        """This and one more batch."""
+        """Return this state after one more batch."""
         return replace(
             self,
             done={**self.done, **keyed(done)},
@@ -123,7 +129,7 @@ class ReplayState:
 
 @dataclass(frozen=True, slots=True)
 class ReplayEntry:
-    """A replay, as the topic has it."""
+    """One replay in the topic."""
 
     about: ReplayRequest
     state: ReplayState
@@ -131,33 +137,33 @@ class ReplayEntry:
 
     @property
     def status(self) -> Status:
-        """What it is; one that is to end has ended, whoever was running it."""
+        """The status. A replay that was asked to end counts as cancelled at once."""
         over = self.state.status in ("done", "cancelled")
         return self.state.status if over or self.wish != "cancel" else "cancelled"
 
     @property
     def share(self) -> float:
-        """How much of the window is done, 0 to 1."""
+        """The share of the window that is done, from 0 to 1."""
         whole = self.about.window
         return 1 - len(whole.after(self.state.reached)) / len(whole) if len(whole) else 1.0
 
 
 def new_id(product: str) -> str:
-    """A name for a replay: the product, the time in UTC, and four random digits."""
+    """Return an id for a replay: the product, the time in UTC, and four random hex digits."""
     return f"{product}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
 def user_at_machine() -> str:
-    """Who runs this process: user@machine."""
+    """Return who runs this process, as user@machine."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = "somebody"
     return f"{user}@{socket.gethostname()}"
 
 
 def entries(settings: Settings) -> dict[str, ReplayEntry]:
-    """All replays, oldest first. Raises `RetryLater` when Kafka does not answer."""
+    """Return all replays by id, oldest first. Raises `RetryLater` when Kafka does not answer."""
     parts: dict[str, dict[str, Any]] = {}
     for message in scan(settings, topics.replays(settings)):
         id_, _, what = (message.key() or b"").decode().rpartition("/")
@@ -177,15 +183,15 @@ def entries(settings: Settings) -> dict[str, ReplayEntry]:
 
 
 def entry(settings: Settings, id_: str) -> ReplayEntry:
-    """A replay; raises `Stop` when there is none of this name."""
+    """Return one replay. Raises `Stop` if there is none with this id."""
     found = entries(settings)
     if id_ not in found:
-        raise Stop(f"there is no replay {id_}; `bus replay list` names them")
+        raise Stop(f"there is no replay {id_}; `bus replay list` shows all replays")
     return found[id_]
 
 
 def wish(settings: Settings, id_: str, to: Wish) -> None:
-    """Ask whoever runs a replay to pause, go on or end; it does so after the batch in hand."""
+    """Ask the process of a replay to pause, go on or end. It does so after the current batch."""
     value = {"to": to, "by": user_at_machine(), "at": now()}
     send(
         settings,
@@ -198,8 +204,11 @@ def wish(settings: Settings, id_: str, to: Wish) -> None:
 
 
 class ReplayLog:
-    """The log of one replay, for the process that runs it. Only one process can write: an earlier
-    one's next write fails. Not for several threads."""
+    """The log of one replay, for the process that runs it. Not thread-safe.
+
+    Only one process can write. When another one opens the log, the next write of the earlier one
+    fails.
+    """
 
     def __init__(self, settings: Settings, id_: str) -> None:
         topics.ensure(settings, [topics.replays(settings)])
@@ -208,31 +217,31 @@ class ReplayLog:
         self._topic = topics.replays(settings)
         self._tail = _Tail(settings, id_)
         self._start()
-        # What may be the last state there as long as no other process writes.
+        # The values that the last state in the topic can have if no other process has written.
         self._written = {self._tail.read().get("state")}
 
     def close(self) -> None:
-        """Let go of the client that reads."""
+        """Close the client that reads."""
         self._tail.close()
 
     def begin(self, about: ReplayRequest) -> None:
-        """Note what it is."""
+        """Record what the replay does."""
         self._write("about", json.dumps(asdict(about)).encode())
 
     def note(self, state: ReplayState) -> None:
-        """Note how far it is. It may be called again after `RetryLater`."""
+        """Record the progress. It may be called again after `RetryLater`."""
         value = json.dumps(asdict(replace(state, at=now()))).encode()
         self._written.add(value)
         self._write("state", value)
         self._written = {value}
 
     def wish(self) -> Wish:
-        """What is wished of it by now; raises `RetryLater` when Kafka does not answer."""
+        """Return the newest request. Raises `RetryLater` when Kafka does not answer."""
         found: Wish = json.loads(self._tail.read().get("wish", b"{}")).get("to", "run")
         return found
 
     def _start(self) -> None:
-        """A producer that no earlier one of this replay can write beside."""
+        """Create a producer, and fence off every earlier producer of this replay."""
         self._doubt = False
         self._producer = Producer(
             client_settings(self._settings)
@@ -258,23 +267,28 @@ class ReplayLog:
             raise
 
     def _abort(self) -> None:
-        """End a transaction that failed. Where Kafka cannot do that now, or does not answer, the
-        next write has a new producer, whose start ends it."""
+        """End a transaction that failed.
+
+        If Kafka cannot do that now or does not answer, the next write uses a new producer. Its
+        start ends the transaction.
+        """
         try:
             self._producer.abort_transaction(ABORT_SECONDS)
         except KafkaException:
             self._doubt = True
 
     def _start_again(self) -> None:
-        """Another producer, unless another process has gone on with the replay meanwhile: that one
-        must not be fenced off."""
+        """Create another producer, unless another process has continued the replay.
+
+        That process must not be fenced off.
+        """
         if self._tail.read().get("state") not in self._written:
             raise Stop(f"could not note the replay's progress: {FENCED}")
         self._start()
 
 
 class _Tail:
-    """What the topic has of one replay, read only as far as it is new. Not for several threads."""
+    """Reads the entries of one replay. Each call reads only what is new. Not thread-safe."""
 
     def __init__(self, settings: Settings, id_: str) -> None:
         self._settings = settings
@@ -285,9 +299,10 @@ class _Tail:
         self._reader: Reader | None = None
 
     def read(self) -> Mapping[str, bytes]:
-        """The latest value by what it is: about, state, wish.
+        """Return the newest value of each of the keys about, state and wish.
 
-        Raises `RetryLater` when Kafka does not answer; the next call goes on from where it was.
+        Raises `RetryLater` when Kafka does not answer; the next call continues where this one
+        stopped.
         """
         try:
             if self._reader is None:
@@ -306,7 +321,7 @@ class _Tail:
         return self._latest
 
     def close(self) -> None:
-        """Let go of the client."""
+        """Close the client."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -316,12 +331,12 @@ def _explained() -> AbstractContextManager[None]:
     return explained(
         "note the replay's progress",
         fenced=FENCED,
-        later="`bus replay resume` goes on when it is up",
+        later="run `bus replay resume` when it is up",
     )
 
 
 def keyed(places: Mapping[Position, int]) -> dict[str, int]:
-    """Offsets by `topic/partition`, as JSON can have them."""
+    """Return offsets by `topic/partition`, a key that JSON allows."""
     return {f"{place.topic}/{place.partition}": at for place, at in places.items()}
 
 

@@ -1,4 +1,4 @@
-"""Which records of a window are replayed: of some kinds, of some schools, of some students."""
+"""Selects the records of a window that are replayed, by kind, school, student or id."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bus.standard import KINDS
 
 @dataclass(slots=True)
 class Selection:
-    """What is chosen; nothing named means all. `kinds` is always named.
+    """The selected records. An empty field selects all, but `kinds` is never empty.
 
-    records: single records, by kind and id; of the kinds that are in it only these.
+    records:  ids of single records by kind. Of these kinds, only these records are selected.
+    _members: for a kind, the ids of its records that belong to the selected schools.
     """
 
     kinds: tuple[str, ...]
@@ -30,11 +31,14 @@ class Selection:
 
     @property
     def narrow(self) -> bool:
-        """Whether single records are chosen, so that each must be looked at."""
+        """Whether each record must be looked at, because not all of a kind are selected."""
         return bool(self.schools or self.students or self.records)
 
     def may_have(self, kind: str, key: bytes, value: bytes) -> bool:
-        """Whether a message may be chosen, by its bytes: strings are plain UTF-8 in Avro."""
+        """Return whether a message may be selected, by its bytes alone.
+
+        Strings are plain UTF-8 in Avro.
+        """
         if self.records and key.decode("utf-8", "replace") not in self.records[kind]:
             return False
         if self.students and not any(one.encode() in value for one in self.students):
@@ -42,7 +46,7 @@ class Selection:
         return not self.schools or self._may_be_of_schools(kind, value)
 
     def has(self, kind: str, record: Any) -> bool:
-        """Whether a record is chosen."""
+        """Return whether a decoded record is selected."""
         student = KINDS[kind].student
         if self.students and (student is None or record[student.name] not in self.students):
             return False
@@ -73,14 +77,17 @@ def select(
     students: Collection[str] = (),
     records: Mapping[str, Collection[str]] | None = None,
 ) -> Selection:
-    """What is chosen of the kinds that a product takes.
+    """Return the selection among the kinds that a product takes.
 
-    Raises `Stop` for a kind that is not there, or that the product does not take.
+    taken: the kinds that the product takes.
+
+    Raises `Stop` for a kind that does not exist or that the product does not take, and for students
+    if no selected kind is about a student.
     """
     if unknown := sorted(set(entities) - set(taken)):
         raise Stop(
-            f"--entity {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose of "
-            "these"
+            f"--entity {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose one "
+            "of these"
         )
     kinds = tuple(kind for kind in taken if not entities or kind in entities)
     if records:
@@ -88,7 +95,7 @@ def select(
     if students:
         kinds = tuple(kind for kind in kinds if KINDS[kind].student)
         if not kinds:
-            raise Stop("nothing of the chosen kinds is about one student; leave --entity out")
+            raise Stop("none of the selected kinds is about a student; leave out --entity")
     found = Selection(
         kinds,
         tuple(schools),
@@ -97,14 +104,14 @@ def select(
     )
     if schools:
         needed = _asked_for_schools(kinds)
-        for kind in KINDS:  # in order: a line item's school may be that of its class
+        for kind in KINDS:  # in dependency order: a line item's school may be that of its class
             if kind in needed:
                 found._members[kind] = _members(settings, kind, found)
     return found
 
 
 def _asked_for_schools(kinds: Iterable[str]) -> set[str]:
-    """The kinds whose records must be known to tell the school of records of these kinds."""
+    """Return the kinds through which records of these kinds belong to a school."""
     found: set[str] = set()
     left = list(kinds)
     while left:
@@ -115,7 +122,7 @@ def _asked_for_schools(kinds: Iterable[str]) -> set[str]:
 
 
 def _members(settings: Settings, kind: str, selection: Selection) -> set[str]:
-    """The ids of the records of a kind that are of the chosen schools, now or once."""
+    """Return the ids of a kind's records that belong, or once belonged, to the selected schools."""
     decode = Decoder(kind, schema_lookup(settings)).decode
     found: set[str] = set()
     for message in scan(settings, topics.topic(settings, kind)):

@@ -1,4 +1,4 @@
-"""Which part of the topics is replayed: for each partition from which offset to which."""
+"""Resolves which part of the topics is replayed: a first and a last offset for each partition."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BEGINNING, NOW = "beginning", "now"
 OFFSETS = re.compile(r"([A-Za-z]+)/(\d+)=(\d+)")
 FORMS = "a time (2026-03-01, 2026-03-01T07:00:00-06:00), offsets (student/0=120,student/1=98)"
 SECONDS = 30.0
-SILENT = "Kafka says {} when asked for offsets; try again when it is up"
+SILENT = "could not read offsets: Kafka says {}; try again when it is up"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """For each partition the first offset and the one before which to end; none that is empty."""
+    """For each partition, the first offset and the one before which to end. None is empty."""
 
     start: Mapping[Position, int]
     stop: Mapping[Position, int]
@@ -41,7 +41,7 @@ class Window:
         return sum(self.stop[place] - self.start[place] for place in self.start)
 
     def after(self, done: Mapping[Position, int]) -> Window:
-        """What is left of it when these offsets have been reached."""
+        """Return what is left of the window when these offsets have been reached."""
         start = {p: max(at, done.get(p, 0)) for p, at in self.start.items()}
         return Window(
             {p: at for p, at in start.items() if at < self.stop[p]},
@@ -51,11 +51,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Whether every change of a window is still there.
+    """Whether the topics still have every change of a window.
 
-    compacted: kinds of which, before `since` (UTC), only the latest state of each record is sure to
-               be left.
-    deleted:   kinds whose history before what is left has been deleted by time.
+    compacted: kinds that may have lost changes from before `since` (UTC). Of that time, only the
+               newest state of each record is sure to be left.
+    deleted:   kinds whose older history has been deleted by time.
     """
 
     compacted: tuple[str, ...] = ()
@@ -64,12 +64,15 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
-        """Whether it is."""
+        """Whether every change is still there."""
         return not (self.compacted or self.deleted)
 
 
 def moment(text: str) -> datetime | None:
-    """A time as ISO 8601 has it; one without a zone is UTC; None when it is none."""
+    """Parse an ISO 8601 time and return it in UTC, or None if the text is no time.
+
+    A time without a zone is UTC.
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -84,12 +87,13 @@ def resolve(
     until: str = NOW,
     owners: Collection[str] = (),
 ) -> Window:
-    """The window of these kinds.
+    """Return the window for these kinds.
 
-    since, until: "beginning" or "now", a time, or offsets of some partitions, of which alone it is
-                  then: `student/0=120,student/1=98`. A time means Kafka's own of each message.
-                  What lies at `until` is not in it.
-    owners:       only the partitions of these are meant, if any is named.
+    since, until: "beginning" or "now", a time, or offsets: `student/0=120,student/1=98`. With
+                  offsets, the window has only the partitions that they name. A time is compared
+                  with Kafka's timestamp of each message. `until` itself is not in the window.
+    owners:       ids of owners, such as students. If there are any, the window has only their
+                  partitions.
 
     Raises `Stop` for a text that is none of these, `RetryLater` when Kafka does not answer.
     """
@@ -138,10 +142,11 @@ def _offsets(settings: Settings, text: str) -> dict[Position, int]:
 
 
 def completeness(settings: Settings, window: Window, since: str) -> Completeness:
-    """Whether all that ever was in a window is still there.
+    """Return whether the topics still have every change of a window.
 
-    Kafka compacts what is older than `min.compaction.lag.ms` (Kafka, "Topic Configs"), and deletes
-    what is older than `retention.ms`; it does so in its own time, so what could be gone counts.
+    Kafka compacts what is older than `min.compaction.lag.ms`, and deletes what is older than
+    `retention.ms` (Kafka, "Topic Configs"). It does so at a time of its choice, so what it may have
+    compacted counts as compacted.
     """
     names = sorted({place.topic for place in window.start})
     how = _configs(settings, names)
@@ -173,13 +178,13 @@ def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, 
         }
     except KafkaException as error:
         raise RetryLater(
-            f"Kafka says {error.args[0].name()} when asked how topics are kept; this user needs "
-            "DESCRIBE_CONFIGS on them"
+            f"could not read the retention of the topics: Kafka says {error.args[0].name()}; give "
+            "this user the ACL DESCRIBE_CONFIGS on them"
         ) from None
 
 
 def _first_time(settings: Settings, name: str, window: Window) -> datetime | None:
-    """Kafka's time of the oldest message of a window in a topic, by the first of each partition."""
+    """Return Kafka's oldest timestamp among the first messages of a topic's partitions."""
     left = {place: at for place, at in window.start.items() if place.topic == name}
     times = []
     with Reader(settings, SILENT) as reader:
@@ -196,10 +201,10 @@ def _first_time(settings: Settings, name: str, window: Window) -> datetime | Non
 
 
 def _cut(settings: Settings, name: str, since: str) -> bool:
-    """Whether a topic that is kept by time has lost what came before what it still has."""
+    """Return whether a topic with retention by time has lost messages before its first one."""
     with Reader(settings, SILENT, seconds=SECONDS) as reader:
         marks = reader.marks(reader.places([name]))
     if not any(low for low, _ in marks.values()):
         return False
-    # What is left begins later than the window does, or nobody can say.
+    # A window that begins at a time is taken to begin after the deleted messages.
     return since == BEGINNING or moment(since) is None

@@ -105,7 +105,7 @@ def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Rece
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("retry", "canvas"), "say which"),
+        (("retry", "canvas"), "no dead letters are selected"),
         (("discard", "canvas", "--all"), "--why"),
         (("show", "canvas", "schoolbus.student/0/7"), "no dead letter"),
         (("list", "canvas", "--since", "then"), "not a time"),

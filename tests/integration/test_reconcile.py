@@ -45,7 +45,7 @@ def test_a_shadow_is_compared_with_what_went_out(commands: Commands) -> None:
     assert found["differences"] == []
     assert found["tables"]["users.csv"]["same"] > 20
     refused = commands.run("replay", "compare", "canvas", str(old), str(Path.cwd()), status=1)
-    assert "holds none of" in refused["error"]
+    assert "has none of" in refused["error"]
 
 
 def test_what_vendors_would_be_told_is_looked_at_in_a_folder(commands: Commands) -> None:
@@ -58,4 +58,4 @@ def test_what_vendors_would_be_told_is_looked_at_in_a_folder(commands: Commands)
     found = commands.run("replay", "compare", "webhook", str(old), str(new))
     assert found["tables"]["events"] == {"same": 20, "missing": 0, "extra": 0, "different": 0}
     refused = commands.run("reconcile", "webhook", "--export", str(old), status=1)
-    assert "told by requests" in refused["error"]
+    assert "takes requests" in refused["error"]

@@ -252,7 +252,7 @@ def test_a_dry_run_says_what_it_would_do_and_no_name(commands: Commands) -> None
     [
         (("--from", "last week"), "is not a time"),
         (("--entity", "result"), "takes only"),
-        (("--from", "2001-01-01", "--to", "2001-01-02"), "nothing in that window"),
+        (("--from", "2001-01-01", "--to", "2001-01-02"), "no events in that window"),
     ],
 )
 def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:

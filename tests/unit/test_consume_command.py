@@ -34,7 +34,7 @@ def test_ctrl_c_ends_in_order_and_a_second_one_at_once(
     _stop_on_signals(lambda: stops.append(None))
     signal.raise_signal(signal.SIGINT)
     assert len(stops) == 1
-    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    assert "Ctrl-C again to end at once" in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 

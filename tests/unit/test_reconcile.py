@@ -166,21 +166,21 @@ def test_the_contract_takes_what_is_declared(translate: Any) -> None:
 def test_a_repair_says_what_it_sent_and_what_it_could_not() -> None:
     repaired = {"id": "lunch-1", "status": "done", "left_out": 1, "delivered": {"student": 1_200}}
     told = _remarks("lunch", Differences(unknown=2), 1_201, repaired, repair=True)
-    assert told[0].startswith("repaired: lunch was sent 1,200 student again")
+    assert told[0].startswith("repaired: lunch got 1,200 student again")
     assert "replay lunch-1: done" in told[0]
     assert "bus deadletters list lunch" in told[1]
-    assert told[2].startswith("2 of the differences come of no record that the topics have")
+    assert told[2].startswith("2 of the differences come from no record in the topics")
 
 
 def test_a_repair_that_did_not_end_says_how_to_go_on() -> None:
     repaired = {"id": "lunch-1", "status": "paused", "left_out": 0, "delivered": {}}
     told = _remarks("lunch", Differences(), 5, repaired, repair=True)
-    assert "was sent nothing again" in told[0]
+    assert "got nothing again" in told[0]
     assert told[1].endswith("bus replay resume lunch-1")
 
 
 def test_without_a_repair_it_says_what_one_would_send() -> None:
     assert _remarks("lunch", Differences(), 5, None, repair=False) == [
-        "--repair sends these 5 records again"
+        "--repair delivers these 5 records again"
     ]
     assert _remarks("lunch", Differences(), 0, None, repair=True) == []

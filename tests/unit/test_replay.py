@@ -261,7 +261,7 @@ def test_of_which_records_a_row_was_made(tmp_path: Path) -> None:
 def test_a_folder_without_files_of_the_product_is_a_mistake(tmp_path: Path) -> None:
     states = ProductStates(CANVAS, tmp_path)
     try:
-        with pytest.raises(Stop, match="holds none of accounts"):
+        with pytest.raises(Stop, match="has none of accounts"):
             states.read("old", tmp_path)
     finally:
         states.close()

@@ -282,7 +282,7 @@ def test_a_path_that_is_not_there_is_said_before_kafka_is_asked(
     result = run("gone.zip", "--json")
     assert result.exit_code == 1
     said = json.loads(result.stdout)["error"]
-    assert said.startswith(f"gone.zip is not there (in {Path.cwd()}); PATH is: ")
+    assert said.startswith(f"gone.zip does not exist (in {Path.cwd()}); PATH is: ")
     assert calls == []
 
 
@@ -346,7 +346,7 @@ def test_a_dry_run_is_asked_with_the_options_of_the_run(calls: list[dict[str, An
 @pytest.mark.usefixtures("rehearsed")
 def test_a_person_sees_what_would_be() -> None:
     lines = run("x.zip", "--dry-run", "--differences", "3").stdout.splitlines()
-    assert lines[0] == "a dry run: nothing was published; this is what would be"
+    assert lines[0] == "dry run: nothing was published; this is what would be"
     assert "updated student s1: grades ['08'] → ['09']" in lines
     assert "✗ users.csv role: 12 × other (text of 6 characters)" in lines
     assert lines[-2:] == [
