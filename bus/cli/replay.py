@@ -80,7 +80,9 @@ def run(
     ] = "now",
     entity: Annotated[
         list[str] | None,
-        typer.Option(help="Only this kind of record, such as enrollment; repeatable."),
+        typer.Option(
+            "--kind", "--entity", help="Only this kind of record, such as enrollment; repeatable."
+        ),
     ] = None,
     school: Annotated[
         list[str] | None,

@@ -86,7 +86,7 @@ def select(
     """
     if unknown := sorted(set(entities) - set(taken)):
         raise Stop(
-            f"--entity {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose one "
+            f"--kind {', '.join(unknown)}: the product takes only {', '.join(taken)}; choose one "
             "of these"
         )
     kinds = tuple(kind for kind in taken if not entities or kind in entities)
@@ -95,7 +95,7 @@ def select(
     if students:
         kinds = tuple(kind for kind in kinds if KINDS[kind].student)
         if not kinds:
-            raise Stop("none of the selected kinds is about a student; leave out --entity")
+            raise Stop("none of the selected kinds is about a student; leave out --kind")
     found = Selection(
         kinds,
         tuple(schools),

@@ -192,7 +192,7 @@ def _replays(seen: Seen, commands: Commands, out: str) -> None:
     seen.run("replay", "canvas", "--dry-run", "--into", "other", shown="replay run")
     one, other = (str(commands.cwd / name) for name in ("one", "other"))
     seen.run("replay", "canvas", "--into", one, shown="replay run")
-    seen.run("replay", "canvas", "--into", other, "--entity", "org", shown="replay run")
+    seen.run("replay", "canvas", "--into", other, "--kind", "org", shown="replay run")
     seen.run("replay compare", "canvas", one, other)
 
     slow = commands.start("replay", "canvas", "--into", f"{one}-slow", "--rate", "20")

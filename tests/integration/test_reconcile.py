@@ -53,7 +53,7 @@ def test_what_vendors_would_be_told_is_looked_at_in_a_folder(commands: Commands)
     commands.run("produce", "oneroster-csv", str(path))
     old, new = commands.cwd / "old", commands.cwd / "new"
     for folder in (old, new):
-        commands.run("replay", "webhook", "--into", str(folder), "--entity", "student")
+        commands.run("replay", "webhook", "--into", str(folder), "--kind", "student")
     assert len((old / "events.ndjson").read_text("utf-8").splitlines()) == 20
     found = commands.run("replay", "compare", "webhook", str(old), str(new))
     assert found["tables"]["events"] == {"same": 20, "missing": 0, "extra": 0, "different": 0}

@@ -118,7 +118,7 @@ def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Com
     wanted = [header(m, "ce_id") for m in told if header(m, "ce_time") > since]  # type: ignore[operator]
     with Receiver(SECRET) as vendor:
         commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
-        arguments = ("replay", "webhook", "--url", vendor.url, "--entity", "student")
+        arguments = ("replay", "webhook", "--url", vendor.url, "--kind", "student")
         ended = commands.run(*arguments, "--from", since)
         assert sorted(event.id for event in vendor.accepted) == sorted(filter(None, wanted))
         assert {event.headers["schoolbus-replay"] for event in vendor.accepted} == {ended["id"]}
@@ -251,7 +251,7 @@ def test_a_dry_run_says_what_it_would_do_and_no_name(commands: Commands) -> None
     ("arguments", "said"),
     [
         (("--from", "last week"), "is not a time"),
-        (("--entity", "result"), "takes only"),
+        (("--kind", "result"), "takes only"),
         (("--from", "2001-01-01", "--to", "2001-01-02"), "no events in that window"),
     ],
 )
