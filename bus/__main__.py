@@ -1,4 +1,4 @@
-"""`python -m bus`: the same as `bus`."""
+"""Runs the command line as `python -m bus`."""
 
 from bus.cli import main
 

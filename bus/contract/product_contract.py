@@ -1,4 +1,4 @@
-"""What any product must pass: its translation is pure, its delivery loses and doubles nothing."""
+"""The tests that every product must pass: its translation is pure, its delivery exact."""
 
 from __future__ import annotations
 
@@ -30,24 +30,26 @@ class ProductContract:
 
     @abstractmethod
     def open(self, folder: Path) -> Delivery:
-        """A delivery to an empty product, or to the one that this folder stands for already."""
+        """Return a new delivery to the product that this folder stands for, which may be empty."""
 
     @abstractmethod
     def state(self, folder: Path) -> Any:
-        """What the product has been brought to: anything that `==` compares, and that is empty
-        (false) for a product that has nothing."""
+        """Return what the product has now: any value that `==` can compare.
 
-    # ---- the translation -----------------------------------------------------------------------
+        The value is empty (false) if the product has nothing.
+        """
+
+    # ---- translation ---------------------------------------------------------------------------
 
     def test_the_names_are_in_order(self) -> None:
-        """A product's name is part of a topic's and a group's; its tables have different names."""
+        """The product's name is valid, and each table has its own name."""
         registered_name("product", self.product.name)
         names = [table.name for table in self.product.tables]
         assert len(names) == len(set(names))
         assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()
 
     def test_equivalent_records_lie_in_one_partition_and_have_days(self) -> None:
-        """The rule can be decided where the records are, and ranks by days."""
+        """The rule is decided within one partition, and its first and last days are dates."""
         for kind, rule in self.product.siblings.items():
             assert kind in self.product.kinds, f"siblings of {kind}, which it does not take"
             fields = KINDS[kind].fields
@@ -58,7 +60,10 @@ class ProductContract:
                 assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is no day"
 
     def test_who_has_left_gives_a_unique_value_back(self) -> None:
-        """The row of a withdrawn record does not hold it; and a record can be told without it."""
+        """Rows of withdrawn records lack the unique value.
+
+        A record can also be translated without the value.
+        """
         value = "the-only-one"
         for kind, field in self.product.unique.items():
             assert field in KINDS[kind].fields, f"unique {field}: {kind} has no such field"
@@ -71,7 +76,7 @@ class ProductContract:
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:
-        """The same record gives the same row, the record stays as it is, columns are in order."""
+        """The same record gives the same row and is not changed; columns are in order."""
         kind = data.draw(st.sampled_from(self.product.kinds))
         record = data.draw(records(kind))
         before = copy.deepcopy(record)
@@ -90,8 +95,10 @@ class ProductContract:
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
-        """`bus reconcile` tells by `Table.gone` which rows a product keeps of what is no more: each
-        row that a withdrawal changes must say so."""
+        """Each row that a withdrawal changes is marked as removed by `Table.gone`.
+
+        `bus reconcile` uses `Table.gone` to find the product's rows of removed things.
+        """
         kind = data.draw(st.sampled_from(self.product.kinds))
         record = data.draw(records(kind))
         for table, function in self.product.translations(kind):
@@ -107,7 +114,7 @@ class ProductContract:
             )
 
     def test_what_stands_is_not_gone(self) -> None:
-        """`Table.gone` names columns of its table, and does not call gone what stands."""
+        """`Table.gone` names columns of its table and never marks a row of an active record."""
         for table in self.product.tables:
             if table.columns:
                 assert table.gone.keys() <= set(table.columns), f"{table.name} has no such column"
@@ -119,22 +126,22 @@ class ProductContract:
                 for row in (row for record in found for row in _rows(function(record))):
                     assert not table.is_gone(row), f"{table.name} calls a {kind} gone that stands"
 
-    # ---- the delivery --------------------------------------------------------------------------
+    # ---- delivery ------------------------------------------------------------------------------
 
     def test_all_that_is_delivered_is_there(self, tmp_path: Path) -> None:
-        """Something of a small district reaches the product."""
+        """Delivering a small district leaves something at the product."""
         self._deliver(tmp_path, _lots())
         assert self.state(tmp_path)
 
     def test_delivering_again_changes_nothing(self, tmp_path: Path) -> None:
-        """After a crash before the commit, the same batch comes again, to a new delivery."""
+        """After a crash before the commit, a new delivery gets the same batch again."""
         self._deliver(tmp_path, _lots())
         once = self.state(tmp_path)
         self._deliver(tmp_path, _lots(), honour_resume=True)
         assert self.state(tmp_path) == once
 
     def test_one_batch_or_many_is_the_same(self, tmp_path: Path) -> None:
-        """How the loop happens to cut batches does not show in the product."""
+        """The product does not depend on how records are divided into batches."""
         (tmp_path / "one").mkdir()
         (tmp_path / "many").mkdir()
         self._deliver(tmp_path / "one", _lots())
@@ -143,7 +150,7 @@ class ProductContract:
         assert self.state(tmp_path / "many") == self.state(tmp_path / "one")
 
     def test_a_restart_goes_on_where_it_was(self, tmp_path: Path) -> None:
-        """What `resume` says is never behind the start and never ahead of what was delivered."""
+        """`resume` never answers an offset beyond what was delivered."""
         end = self._deliver(tmp_path, _lots())
         delivery = self.open(tmp_path)
         try:
@@ -153,7 +160,7 @@ class ProductContract:
             delivery.close()
 
     def test_a_withdrawal_reaches_the_product(self, tmp_path: Path) -> None:
-        """A student and the enrollment that go leave the product other than it was."""
+        """Withdrawing a student and an enrollment changes the product."""
         self._deliver(tmp_path, _lots())
         before = self.state(tmp_path)
         gone = {
@@ -164,7 +171,7 @@ class ProductContract:
         assert self.state(tmp_path) != before
 
     def test_a_later_state_replaces_the_earlier(self, tmp_path: Path) -> None:
-        """Also within one batch, the last state of a record counts."""
+        """The last state of a record counts, also within one batch."""
         renamed = _district()["student"][0] | {"familyName": "Changed", "preferredLastName": None}
         self._deliver(tmp_path, _lots())
         first = self.state(tmp_path)
@@ -174,7 +181,7 @@ class ProductContract:
         assert _latest(self.state(tmp_path)) != _latest(first)
 
     def test_a_replay_of_what_is_there_changes_nothing(self, tmp_path: Path) -> None:
-        """Beside the live consumer, whose offsets do not move; once or, after a crash, twice."""
+        """A replay of delivered records changes nothing, also if a crash repeats it."""
         offsets = self._deliver(tmp_path, _lots())
         before = _latest(self.state(tmp_path))
         for _ in range(2):
@@ -182,8 +189,10 @@ class ProductContract:
         assert _latest(self.state(tmp_path)) == before
 
     def test_a_replay_does_not_go_back_behind_what_is_live(self, tmp_path: Path) -> None:
-        """A delivery that knows what the live instances have delivered refuses what was looked up
-        before that; the others are told of changes otherwise (`bus.delivery.Unlocked`)."""
+        """A delivery that knows the live consumer's offsets refuses an older replay.
+
+        Other deliveries receive newer states in another way (`bus.delivery.Unlocked`).
+        """
         offsets = self._deliver(tmp_path, _lots())
         delivery = self.open(tmp_path)
         try:
@@ -199,7 +208,7 @@ class ProductContract:
     def _redeliver(
         self, folder: Path, lots: dict[str, KindRecords], seen: Mapping[Position, int]
     ) -> None:
-        """Hand lots over as a replay does, in a delivery of its own."""
+        """Hand over records as a replay does, with a separate delivery."""
         delivery = self.open(folder)
         try:
             redelivery = as_redelivery(delivery)
@@ -215,7 +224,7 @@ class ProductContract:
     def _deliver(
         self, folder: Path, lots: dict[str, KindRecords], honour_resume: bool = False
     ) -> dict[Position, int]:
-        """Hand lots over as the loop does, in a delivery of their own."""
+        """Hand over records as the consumer does; return the offsets after them."""
         lots = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
         offsets = {
             Position(m.topic() or "", m.partition() or 0): (m.offset() or 0) + 1
@@ -238,19 +247,19 @@ class ProductContract:
 
 
 def _rows(made: Any) -> list[Row]:
-    """What a translation made, as a list."""
+    """Return the rows of a translation as a list."""
     if isinstance(made, list):
         return made
     return [] if made is None else [made]
 
 
 def _latest(state: Any) -> Any:
-    """The state as a mapping, or the last of each thing where it is a log of (thing, state)."""
+    """Return the state as a mapping; of a log of (thing, state), the last state of each thing."""
     return dict(state) if isinstance(state, list) else state
 
 
 def _after(lot: KindRecords, resumed: Any) -> KindRecords:
-    """What the loop would still read of a lot when it goes on at these offsets."""
+    """Return the records that the consumer would still read if it continues at these offsets."""
     kept = KindRecords()
     for record, message in zip(lot.records, lot.messages, strict=True):
         place = Position(message.topic() or "", message.partition() or 0)
@@ -262,6 +271,7 @@ def _after(lot: KindRecords, resumed: Any) -> KindRecords:
 def _lots(
     district: dict[str, list[dict[str, Any]]] | None = None, start: int = 0
 ) -> dict[str, KindRecords]:
+    """Return records with fake messages, for each kind; by default those of the small district."""
     made = {}
     for kind in KINDS:
         found = (district or _district()).get(kind, [])
@@ -272,7 +282,7 @@ def _lots(
 
 
 def _district() -> dict[str, list[dict[str, Any]]]:
-    """Two organisations, one class, two students, a teacher; each record made anew."""
+    """Return new records of two orgs, a class, two students and a teacher."""
     district = a_record("org", sourcedId="d", name="District", type="district")
     school = a_record("org", sourcedId="s", name="Oak School", parentSourcedId="d")
     year = a_record("academicSession", sourcedId="y", title="2026-2027", type="schoolYear")

@@ -1,4 +1,4 @@
-"""The demo, scene by scene."""
+"""The scenes of the demo."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ from bus.registry import subjects
 from bus.standard.kinds import schema_directory
 
 NOTES = 40
-"""How many attendance notes a school app sends."""
+"""The number of attendance notes that a school app sends."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
 
 def tell(folder: Path, students: int, console: Console, *, keep: bool = False) -> dict[str, Any]:
-    """Play the demo in a folder of its own; what came of it.
+    """Run the demo in a separate folder and return its results.
 
-    students: of the made-up district. keep: leave Kafka and the registry running at the end.
-    Raises `Stop` or `RetryLater` when a scene does not end as it should.
+    students: how many students the made-up district has.
+    keep:     leave Kafka and the registry running at the end.
+
+    Raises `Stop` or `RetryLater` if a scene does not end as it should.
     """
     return _Story(folder, students, console, keep).tell()
 
@@ -83,7 +85,7 @@ class _Story:
         self._next(seconds)
         return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._told}
 
-    # ---- the scenes ----------------------------------------------------------------------------
+    # ---- scenes --------------------------------------------------------------------------------
 
     def _start(self, there: Vendor) -> None:
         stage = self._stage
@@ -237,7 +239,7 @@ class _Story:
             }
 
     def _registered(self, schema: Mapping[str, Any]) -> str:
-        """What the registry answers to one who asks it past the command line."""
+        """Register a schema at the registry, without `bus schemas`; return the HTTP status."""
         url = local.endpoints(self._stage.folder).registry
         subject = subjects.subject(self._stage.settings, "student")
         answer = httpx2.post(
@@ -275,7 +277,7 @@ class _Story:
         ]
         self._console.print("\n".join(lines))
 
-    # ---- telling -------------------------------------------------------------------------------
+    # ---- output --------------------------------------------------------------------------------
 
     @contextmanager
     def _scene(self, title: str) -> Iterator[None]:
@@ -290,10 +292,11 @@ class _Story:
 def next_commands(
     folder: Path, students: int, environment: Mapping[str, str], *, up: bool
 ) -> list[str]:
-    """What to type next, in a shell with this environment, to go on with the demo's own bus.
+    """Return the commands to try next, in a shell with this environment.
 
-    up: whether it still runs. Variables go before the demo's bus.toml, so what is set of them is
-    taken back.
+    up: whether the demo's bus is still running.
+
+    Variables override the demo's bus.toml, so the commands unset those that are set.
     """
     ours = [name for name in environment if name.upper().startswith("BUS_")]
     others = sorted(set(ours) - {"BUS_HOME", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY"})
@@ -316,7 +319,7 @@ def next_commands(
 
 
 def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
-    """The table of kind by change; zeros as dots, so that what happened stands out."""
+    """Return the table of kinds and changes; zeros are dots, so that changes stand out."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("      record", no_wrap=True, min_width=22)
     for change in CHANGES:
@@ -329,7 +332,7 @@ def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
 
 
 def _spoil(extract: Path) -> None:
-    """Add a row of rubbish to enrollments.csv: an enrollment in a class that nobody knows."""
+    """Add an invalid row to enrollments.csv: an enrollment in a class that does not exist."""
     with zipfile.ZipFile(extract) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     text = files["enrollments.csv"].decode("utf-8")
@@ -361,7 +364,7 @@ def _answers(url: str, process: subprocess.Popen[str]) -> bool:
 
 
 def _command() -> str:
-    """How the user calls `bus`: by name when the shell finds this very one."""
+    """Return how the user calls `bus`: by name if the shell finds this installation."""
     ours = Path(sys.executable).with_name("bus")
     found = shutil.which("bus")
     return "bus" if found and Path(found).resolve() == ours.resolve() else str(ours)

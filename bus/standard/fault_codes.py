@@ -1,11 +1,12 @@
 """The codes of faults: what is wrong with an input or a record, for a program.
 
-A code stays when its text is worded anew. What makes a fault known already goes by the code
-(`bus.ingest.quarantine`), and so does whoever counts faults or dead letters. `docs/faults.md` has
-the same table, and `tests/unit/test_fault_codes.py` holds the two to each other.
+A code stays the same when its text is reworded. The quarantine recognizes a fault that it already
+has by its code (`bus.ingest.quarantine`), and programs that count faults or dead letters use the
+code too. `docs/faults.md` has the same table; `tests/unit/test_fault_codes.py` checks that the two
+agree.
 
-A code is never given another meaning, and never taken away. A source or a product of your own may
-take one of these or give one of its own: lower-case words with hyphens between them.
+A code never changes its meaning and is never removed. A source or a product of a third party may
+use one of these codes or its own: lowercase words with hyphens between them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from enum import StrEnum
 
 CODE = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
-"""What a code looks like."""
+"""The pattern of a code."""
 
 
 class FaultCode(StrEnum):
@@ -23,7 +24,7 @@ class FaultCode(StrEnum):
     meaning: str
 
     def __new__(cls, code: str, meaning: str) -> FaultCode:
-        """Both, as each member below gives them."""
+        """Create a member from the code and the meaning that are listed below."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
@@ -81,10 +82,10 @@ class FaultCode(StrEnum):
     )
     CIRCULAR_REFERENCE = "circular-reference", "A field leads round to the record itself."
 
-    # Records that come one by one
+    # Streamed records
     INVALID_RECORD = "invalid-record", "A streamed record is none of the standard."
 
-    # What a product could not be told
+    # Records that a product did not receive
     UNDECODABLE = "undecodable", "A message's bytes are no record of the topic's kind."
     REFERENCE_NOT_DELIVERED = (
         "reference-not-delivered",
@@ -97,19 +98,19 @@ class FaultCode(StrEnum):
 
 
 class Reason(str):
-    """Why a product is not told a record: a text for a person, with its code."""
+    """Why a product does not receive a record: a text for a person, with its code."""
 
     code: str
 
     def __new__(cls, text: str, code: str) -> Reason:
-        """A text with its code."""
+        """Create a text with its code."""
         reason = super().__new__(cls, text)
         reason.code = code
         return reason
 
 
 def code_of(reason: str) -> str:
-    """The code of a reason; `other` of a text that has none."""
+    """Return the code of a reason; `other` for a text without a code."""
     return reason.code if isinstance(reason, Reason) else FaultCode.OTHER
 
 
@@ -160,15 +161,15 @@ _EARLIER: tuple[tuple[FaultCode, str], ...] = (
     (FaultCode.REFUSED, r"the endpoint refused it|Canvas, \S+: "),
     (FaultCode.ENDPOINT_FAILS, r"the endpoint answered .* to it for"),
 )
-"""How the texts of version 0.1.0 began, which kept no code. They stay as they are: what that
-version left in the topics says no more than these texts."""
+"""The beginnings of the texts of version 0.1.0, which stored no code. Do not change them: the
+topics still hold messages of that version, and these texts are all that they say."""
 
 _MORE = re.compile(r"[\d,]+ more rows like those told: ")
 _REPLAYED = re.compile(r"in the replay \S+: ")
 
 
 def code_of_earlier(text: str) -> FaultCode:
-    """The code of a text of version 0.1.0; `other` of a text that was not the bus's own."""
+    """Return the code of a text of version 0.1.0; `other` for a text that the bus did not write."""
     bare = _REPLAYED.sub("", _MORE.sub("", text, count=1), count=1)
     for code, begins in _EARLIER:
         if re.match(begins, bare):

@@ -1,10 +1,10 @@
-"""Writes `bus/standard/records.py`, the TypedDicts, from the .avsc.
+"""Writes `bus/standard/records.py`, the TypedDicts, from the .avsc files.
 
-    python -m bus.standard.generate            writes it
-    python -m bus.standard.generate --check    says whether it is up to date (a test does this)
+    python -m bus.standard.generate            writes the file
+    python -m bus.standard.generate --check    checks that it is up to date (a test does this)
 
-A record is the very dict that fastavro reads and writes, so there is no conversion on the hot path.
-The text is as `ruff format` would leave it, so that formatting the repository changes nothing.
+A record is the dict that fastavro reads and writes, so nothing is converted on the hot path. The
+output has the layout of `ruff format`, so that formatting the repository does not change it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOGICAL = {"date": "date", "timestamp-millis": "datetime"}
 
 
 def render() -> str:
-    """The text of records.py."""
+    """Return the text of records.py."""
     enums: dict[str, str] = {}
     records = [_record(kind.schema, enums) for kind in KINDS.values()]
     return "\n".join([HEAD, *enums.values(), *records])
@@ -58,7 +58,10 @@ def _record(schema: dict[str, Any], enums: dict[str, str]) -> str:
 
 
 def _doc(text: str) -> list[str]:
-    """A docstring in lines of at most 100 characters, its last quotes apart when it has several."""
+    """Return a docstring in lines of at most 100 characters.
+
+    If there are several lines, the closing quotes are on a separate line.
+    """
     lines = textwrap.wrap(text, 97, initial_indent='    """', subsequent_indent="    ")
     return [lines[0] + '"""'] if len(lines) == 1 else [*lines, '    """']
 
@@ -81,7 +84,7 @@ def _type(avro: Any, enums: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Write it, or with --check end with status 1 when it is not up to date."""
+    """Write the file, or with --check exit with status 1 if it is out of date."""
     if "--check" in sys.argv:
         if TARGET.read_text("utf-8") != render():
             sys.exit(
