@@ -38,7 +38,9 @@ def source(name: str) -> Source | Callable[..., None]:
     Raises `Stop` if no installed package has it.
     """
     if name not in sources():
-        raise Stop(f"there is no source {name}; installed are: {', '.join(sorted(sources()))}")
+        raise Stop(
+            f"no source {name} is installed; installed sources: {', '.join(sorted(sources()))}"
+        )
     found: Source | Callable[..., None] = _loaded(sources()[name], "source", Source)
     return found
 
@@ -70,7 +72,7 @@ def entry(name: str) -> EntryPoint:
     """Return the entry point of a product; raises `Stop` if no installed package has it."""
     for point in entry_points(group=PRODUCTS, name=name):
         return point
-    raise Stop(f"there is no product {name}; installed are: {', '.join(products())}")
+    raise Stop(f"no product {name} is installed; installed products: {', '.join(products())}")
 
 
 def product_settings(product: Product, settings: Settings, **options: Any) -> Any:
@@ -115,16 +117,16 @@ def _loaded(point: EntryPoint, what: str, kind: type) -> Any:
         at = traceback.extract_tb(error.__traceback__)[-1]
         raise Stop(
             f"{whose} does not load: {type(error).__name__}: {str(error)[:300]} "
-            f"({at.filename}:{at.lineno}); mend that package, or install what it needs"
+            f"({at.filename}:{at.lineno}); fix that package, or install what it needs"
         ) from error
     if not isinstance(found, kind) and not (kind is Source and callable(found)):
         raise Stop(
-            f"{whose} does not load: {point.value} is no bus.{kind.__name__}; mend its line in "
-            "that package's pyproject.toml"
+            f"{whose} does not load: {point.value} is not a bus.{kind.__name__}; correct its "
+            "entry point in that package's pyproject.toml"
         )
     if isinstance(found, kind) and found.name != point.name:  # type: ignore[attr-defined]
         raise Stop(
-            f"{whose} calls itself {found.name}; let both names be the same"  # type: ignore[attr-defined]
+            f"{whose} has the name {found.name}; use the same name in both places"  # type: ignore[attr-defined]
         )
     return found
 
@@ -167,7 +169,7 @@ def _settings_model(group: str, name: str) -> type[BaseModel] | None:
 
 def _not_installed(group: str, name: str, installed: list[str]) -> str:
     meant = meant_by(name, installed)
-    hint = f"{meant} may have been meant" if meant else f"installed are: {', '.join(installed)}"
+    hint = f"did you mean {meant}?" if meant else f"installed: {', '.join(installed)}"
     return f"[{group}.{name}]: no {WHAT[group]} of this name is installed; {hint}"
 
 
@@ -187,7 +189,7 @@ def takers() -> dict[str, tuple[str, ...]]:
         try:
             kinds = product(name).kinds
         except Exception:  # a broken product of another package must not stop a check
-            log.warning("product %s does not load: what breaks for it is not told", name)
+            log.warning("product %s does not load: changes that break it are not reported", name)
             continue
         for kind in kinds:
             found[kind] = (*found.get(kind, ()), name)

@@ -264,8 +264,8 @@ def registered_name(what: str, name: str) -> None:
     """
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
         raise ValueError(
-            f"{name!r} cannot be the name of a {what}: it has small letters and digits, in parts "
-            f"with a dash or an underscore between them, {LONGEST_NAME} characters at most"
+            f"{name!r} cannot be the name of a {what}: use lowercase letters and digits, with "
+            f"single dashes or underscores between them, and at most {LONGEST_NAME} characters"
         )
 
 
@@ -275,25 +275,25 @@ def load() -> Settings:
     Raises `Stop`, which names the setting and what is wrong with it, but never its value.
     """
     if (named := os.environ.get("BUS_CONFIG")) and not Path(named).is_file():
-        raise Stop(f"BUS_CONFIG names {named}, which is not there; correct it or unset it")
+        raise Stop(f"BUS_CONFIG names {named}, which does not exist; correct it or unset it")
     if (named := os.environ.get("BUS_SECRETS_DIR")) and not Path(named).is_dir():
-        raise Stop(f"BUS_SECRETS_DIR names {named}, which is no folder; correct it or unset it")
+        raise Stop(f"BUS_SECRETS_DIR names {named}, which is not a folder; correct it or unset it")
     try:
         return Settings()
     except ValidationError as error:
         raise Stop(explain(error, Settings)) from None
     except SettingsError as error:  # names the setting or the folder, never a value
         raise Stop(
-            f"settings cannot be read: {error}; correct BUS_… in the environment or the folder "
-            "of secret files (BUS_SECRETS_DIR)"
+            f"the settings cannot be read: {error}; correct BUS_… in the environment or the folder "
+            "of secrets (BUS_SECRETS_DIR)"
         ) from None
     except TOMLDecodeError as error:
         name = os.environ.get("BUS_CONFIG", "bus.toml")
-        raise Stop(f"{name} is not TOML ({error}); correct it") from None
+        raise Stop(f"{name} is not valid TOML ({error}); correct it") from None
     except PermissionError as error:
         raise Stop(
-            f"{error.filename} cannot be read: let the user that bus runs as "
-            f"(id {os.getuid()}) read it"
+            f"{error.filename} cannot be read: give the user that runs bus "
+            f"(id {os.getuid()}) permission to read it"
         ) from None
 
 
@@ -354,10 +354,10 @@ def misspelt_variables() -> list[str]:
         known = [*ours, *OF_THE_ENVIRONMENT]
         group = next((group for group in sorted(groups) if first.startswith(f"{group}_")), "")
         if close := get_close_matches(name.upper(), known, 1, 0.85):
-            wrong.append(f"{name} is no setting; {close[0]} may have been meant")
+            wrong.append(f"{name} is not a setting; did you mean {close[0]}?")
         elif group:
             meant = f"BUS_{group}__{first.removeprefix(f'{group}_')}" + (rest and f"__{rest}")
-            wrong.append(f"{name} is no setting; {meant} may have been meant (two underscores)")
+            wrong.append(f"{name} is not a setting; did you mean {meant} (two underscores)?")
     return wrong
 
 
@@ -384,10 +384,10 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     group = model_at(model, path)
     names = list(group.model_fields) if group else []
     if meant := meant_by(name, names):
-        return f"there is no such setting; {meant} may have been meant"
+        return f"this setting does not exist; did you mean {meant}?"
     if elsewhere := [one for one in _dotted(model) if one.rpartition(".")[2] == name]:
-        return f"there is no such setting here; {elsewhere[0]} may have been meant"
-    return f"there is no such setting; there are: {', '.join(names)}"
+        return f"this setting does not exist here; did you mean {elsewhere[0]}?"
+    return f"this setting does not exist; the settings are: {', '.join(names)}"
 
 
 def meant_by(name: str, names: list[str]) -> str:

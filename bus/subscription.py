@@ -125,7 +125,7 @@ class _Losses:
         number = self.counts[lost.kind] + 1
         if str(number).strip("0") == "1":  # the 1st, 10th, 100th …: there may be many
             log.warning(
-                "group %s passes over what does not decode: %d of kind %s by now, last %s: %s",
+                "group %s skips messages that do not decode: %d of kind %s so far, last at %s: %s",
                 *(self.group, number, lost.kind, lost.place, lost.reason),
             )
         if self.hook is not None:
@@ -171,7 +171,7 @@ def _events(
 ) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
-            f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+            f"unknown kind: {', '.join(sorted(unknown))}; the kinds are {', '.join(KINDS)}"
         )
     _tell_in_one_line()
     settings = settings or load()
@@ -218,7 +218,7 @@ def _events(
                 pass_over(found)
             _handled(consumer, message)
     except KafkaException as error:
-        raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
+        raise RetryLater(f"Kafka reports {error.args[0].name()}; try again later") from None
     finally:
         consumer.close()
 

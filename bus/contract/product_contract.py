@@ -51,13 +51,13 @@ class ProductContract:
     def test_equivalent_records_lie_in_one_partition_and_have_days(self) -> None:
         """The rule is decided within one partition, and its first and last days are dates."""
         for kind, rule in self.product.siblings.items():
-            assert kind in self.product.kinds, f"siblings of {kind}, which it does not take"
+            assert kind in self.product.kinds, f"Product.siblings has {kind}, which is in no table"
             fields = KINDS[kind].fields
             assert set(rule.fields) <= set(fields)
-            assert KINDS[kind].owner in rule.fields, "else they may lie in several partitions"
+            assert KINDS[kind].owner in rule.fields, "add the kind's owner to the fields"
             types = {field["name"]: field["type"] for field in KINDS[kind].schema["fields"]}
             for day in filter(None, (rule.last, rule.first)):
-                assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is no day"
+                assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is not a date"
 
     def test_who_has_left_gives_a_unique_value_back(self) -> None:
         """Rows of withdrawn records lack the unique value.
@@ -66,11 +66,13 @@ class ProductContract:
         """
         value = "the-only-one"
         for kind, field in self.product.unique.items():
-            assert field in KINDS[kind].fields, f"unique {field}: {kind} has no such field"
+            assert field in KINDS[kind].fields, (
+                f"Product.unique names {field}; {kind} has no such field"
+            )
             record = a_record(kind, **{field: value})
             for table, function in self.product.translations(kind):
                 rows = function({**record, "status": "tobedeleted"})
-                assert value not in repr(rows), f"{table.name}: who has left keeps {field}"
+                assert value not in repr(rows), f"{table.name}: a withdrawn record keeps {field}"
                 function({**record, field: None})
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
@@ -86,7 +88,7 @@ class ProductContract:
             except Never as reason:
                 assert str(reason)
                 continue
-            assert record == before, f"{table.name} changes the record that it is given"
+            assert record == before, f"{table.name} changes the record"
             assert function(copy.deepcopy(record)) == row, f"{table.name} is not pure"
             if table.columns:
                 for one in _rows(row):
@@ -109,22 +111,24 @@ class ProductContract:
                 continue
             kept = [row for row in after if row not in before and not table.is_gone(row)]
             assert not kept, (
-                f"{table.name} has a row of a withdrawn {kind} that Table.gone does not call gone; "
-                "name the column and the value that say it, as in gone={'status': ('deleted',)}"
+                f"{table.name} has a row of a withdrawn {kind} that is not marked as removed; add "
+                "the column and its value to Table.gone, as in gone={'status': ('deleted',)}"
             )
 
     def test_what_stands_is_not_gone(self) -> None:
         """`Table.gone` names columns of its table and never marks a row of an active record."""
         for table in self.product.tables:
             if table.columns:
-                assert table.gone.keys() <= set(table.columns), f"{table.name} has no such column"
+                assert table.gone.keys() <= set(table.columns), (
+                    f"Table.gone of {table.name} names an unknown column"
+                )
             assert not any(isinstance(values, str) for values in table.gone.values()), (
-                f"the values in Table.gone of {table.name} are a tuple: ('deleted',)"
+                f"the values in Table.gone of {table.name} must be a tuple: ('deleted',)"
             )
         for kind, found in _district().items():
             for table, function in self.product.translations(kind):
                 for row in (row for record in found for row in _rows(function(record))):
-                    assert not table.is_gone(row), f"{table.name} calls a {kind} gone that stands"
+                    assert not table.is_gone(row), f"{table.name} marks an active {kind} as removed"
 
     # ---- delivery ------------------------------------------------------------------------------
 
@@ -213,7 +217,7 @@ class ProductContract:
         try:
             redelivery = as_redelivery(delivery)
             if redelivery is None:
-                pytest.skip("cannot tell a replay from what is live")
+                pytest.skip("the delivery does not support replays")
             wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
             parts, _, _ = translate(self.product, wanted)
             assert not list(redelivery.redeliver(Batch(parts, seen), "replay-1", seen))

@@ -46,7 +46,7 @@ class SourceContract:
     def read(self, extract: Path, staging: Staging) -> None:
         """Read the extract as the source does; the test of a polled source overrides this."""
         reader = self.source.reader
-        assert isinstance(reader, Extracts), "override `read` for a source that is no extract"
+        assert isinstance(reader, Extracts), "override `read` for a source that reads no extracts"
         reader.read(extract, self.source.settings(**self.own_settings), staging)
 
     def test_tables_are_as_the_standard_has_them(self, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ class SourceContract:
             assert self.marker not in str(refused)
         for fault in staging.faults:
             assert self.marker not in repr(fault)
-            assert re.fullmatch(CODE, fault.code), "a code has lower-case words and hyphens"
+            assert re.fullmatch(CODE, fault.code), "a code has lowercase words and hyphens"
 
     def _read(self, folder: Path) -> Staging:
         folder.mkdir(exist_ok=True)

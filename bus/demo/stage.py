@@ -24,7 +24,7 @@ PATIENCE = 120.0
 """The greatest number of seconds that one step may take on a very busy machine."""
 
 TOML = """\
-# Of the demo: with this file in the current folder, `bus` means the demo's own bus.
+# Settings of the demo: in this folder, `bus` commands use the demo's own bus.
 home = "."
 """
 
@@ -52,8 +52,8 @@ class Stage:
         if self.folder.exists():
             if not (self.folder / "bus.toml").is_file():
                 raise Stop(
-                    f"{self.folder} is there and is not an earlier demo's; move it, or name "
-                    "another folder in BUS_HOME"
+                    f"{self.folder} exists and is not from an earlier demo; move it, or set "
+                    "BUS_HOME to another folder"
                 )
             local.down(self.folder)
             shutil.rmtree(self.folder)
@@ -95,7 +95,9 @@ class Stage:
             check=False,
         )
         if bool(done.returncode) != fails:
-            raise Stop(f"`bus {' '.join(arguments)}` ended with {done.returncode}:\n{done.stderr}")
+            raise Stop(
+                f"`bus {' '.join(arguments)}` exited with status {done.returncode}:\n{done.stderr}"
+            )
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -129,7 +131,7 @@ def first_line(process: subprocess.Popen[str]) -> Mapping[str, Any]:
     """Return the JSON that a service prints when it is ready; raises `Stop` if it ends instead."""
     line = process.stdout.readline() if process.stdout else ""
     if not line:
-        raise Stop(f"a process of the demo ended with {process.wait(10)}; see its log")
+        raise Stop(f"a process of the demo exited with status {process.wait(10)}; see its log")
     found: dict[str, Any] = json.loads(line)
     return found
 

@@ -69,9 +69,9 @@ class _Story:
     def tell(self) -> dict[str, Any]:
         began = time.monotonic()
         self._console.print(
-            "[bold]Schoolbus[/]: what a student information system (SIS) knows, in every product, "
-            f"as it happens.\nA made-up district of {self._district.students:,} students; "
-            "everything else is real: Kafka, the schema registry, the commands."
+            "[bold]Schoolbus[/] delivers changes in a student information system (SIS) to every "
+            f"product as they happen.\nThe {self._district.students:,} students are made up. "
+            "Everything else is real: Kafka, the schema registry, the commands."
         )
         with vendor(self._stage.webhook_secret) as there, self._stage:
             self._start(there)
@@ -79,7 +79,7 @@ class _Story:
             self._day(2, there)
             self._live(there)
             self._rogue()
-            with self._scene("Closing time: each process gets SIGTERM, finishes and commits"):
+            with self._scene("Shutdown: each process gets SIGTERM, finishes its batch, commits"):
                 pass
         seconds = time.monotonic() - began
         self._next(seconds)
@@ -89,7 +89,7 @@ class _Story:
 
     def _start(self, there: Vendor) -> None:
         stage = self._stage
-        with self._scene("The bus comes up"):
+        with self._scene("The bus starts"):
             # In this process, so that the first download shows its progress.
             if not self._keep:
                 stage.bus_down_at_the_end()
@@ -97,7 +97,7 @@ class _Story:
             applied = stage.run("schemas", "apply")["schemas"]
             self._say(f"Kafka at {found.bootstrap}, the schema registry at {found.registry}")
             self._say(f"{len(applied)} schemas of the shared standard registered (FULL_TRANSITIVE)")
-        with self._scene("Three products and an attendance service start to listen"):
+        with self._scene("Three products and an attendance service start"):
             made = stage.run("produce", "http", "--new-key", "attendance-app")
             self._key = made["key"]
             digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
@@ -119,7 +119,7 @@ class _Story:
             self._url = first_line(service)["url"]
             for url, process in ready.items():
                 wait_for(partial(_answers, url, process), "the start of the products")
-            self._say("canvas takes zips, microsoft-sds whole CSV sets, webhook signed events")
+            self._say("canvas gets zips, microsoft-sds whole CSV sets, webhook signed events")
 
     def _day(self, day: int, there: Vendor) -> None:
         stage = self._stage
@@ -127,8 +127,8 @@ class _Story:
         if day > 1:
             _spoil(extract)
         title = {
-            1: "Day one: the SIS gives its whole extract",
-            2: "Day two: the whole extract again, with a day's changes and a row of rubbish",
+            1: "Day one: the SIS exports a complete extract",
+            2: "Day two: a complete extract with one day's changes and an invalid row",
         }
         with self._scene(title[day]):
             before = Counter(there.types)
@@ -144,7 +144,7 @@ class _Story:
                 "microsoft-sds": product_processes.sds(self._out / "microsoft-sds"),
                 "webhook": product_processes.webhook(there, before),
             }
-            self._say("what each product has, and how long after the extract arrived:")
+            self._say("what each product received, and how long after the extract arrived:")
             for name, what in got.items():
                 self._say(f"  [bold]{name:13}[/] {took[name]:5.1f} s  {what}")
             self._told[f"day{day}"] = {
@@ -160,7 +160,7 @@ class _Story:
                 self._say(f"  {escape(fault['reason'])}")
 
     def _live(self, there: Vendor) -> None:
-        with self._scene("Meanwhile, first period: a classroom app notes attendance over HTTP"):
+        with self._scene("First period: a classroom app records attendance over HTTP"):
             app = httpx2.Client(
                 base_url=self._url, headers={"X-API-Key": self._key}, trust_env=False
             )
@@ -174,7 +174,7 @@ class _Story:
                     wait_for(lambda event=event: event in there.events, "attendance", every=0.002)
                     spans.append(there.events[event] - began)
                 self._say(
-                    f"{answers.count(202)} notes taken (202 once Kafka has them); from the POST to "
+                    f"{answers.count(202)} notes accepted (202 once in Kafka); from the POST to "
                     f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
                     f"longest {max(spans) * 1000:.0f} ms"
                 )
@@ -207,7 +207,7 @@ class _Story:
     def _rogue(self) -> None:
         stage = self._stage
         with self._scene(
-            "A rogue producer: a schema that breaks readers, then bytes that are none"
+            "A faulty producer: a schema that breaks readers, then bytes that are not Avro"
         ):
             altered = stage.folder / "rogue"
             shutil.copytree(schema_directory(), altered)
@@ -220,15 +220,15 @@ class _Story:
             student = next(one for one in checked["schemas"] if one["kind"] == "student")
             self._say(f"`bus schemas check`: {escape(student['reasons'][0])}")
             status = self._registered(schema)
-            self._say(f"registered past the command line: the registry refuses it ({status})")
+            self._say(f"registered without `bus schemas`: the registry refuses it ({status})")
             self._send_rubbish()
             wait_for(
                 lambda: all(map(self._letters, product_processes.PRODUCTS)), "the dead letters", 0.5
             )
             letter = self._letters("canvas")[0]
             self._say(
-                f"a message of rubbish in {letter['place']}: each product put it into its dead "
-                "letters and went on:"
+                f"an invalid message at {letter['place']}: each consumer moved it to its dead "
+                "letters and continued:"
             )
             self._say(f"  canvas: {escape(letter['reason'])}")
             self._told["rogue"] = {
@@ -262,9 +262,9 @@ class _Story:
     def _next(self, seconds: float) -> None:
         folder = escape(str(self._stage.folder))
         lines = [
-            f"\n[bold]Done in {seconds:.0f} s.[/] It all lies in {folder}:",
-            "  extracts/            what the SIS gave",
-            "  out/canvas/          zips for Canvas's SIS import, in their order",
+            f"\n[bold]Done in {seconds:.0f} s.[/] Everything is in {folder}:",
+            "  extracts/            the extracts of the SIS",
+            "  out/canvas/          zips for Canvas's SIS import, in order",
             "  out/microsoft-sds/   the set for School Data Sync",
             "  log/                 what each process logged; no personal data",
             "\n[bold]Try next[/]",
@@ -356,7 +356,9 @@ def _spoil(extract: Path) -> None:
 
 def _answers(url: str, process: subprocess.Popen[str]) -> bool:
     if process.poll() is not None:
-        raise Stop(f"a product ended with {process.returncode} at its start; see the log folder")
+        raise Stop(
+            f"a product exited with status {process.returncode} at its start; see the log folder"
+        )
     try:
         return httpx2.get(url, trust_env=False, timeout=2).status_code == 200
     except httpx2.HTTPError:

@@ -55,9 +55,9 @@ def check(home: Path) -> None:
     names = ", ".join(str(path.relative_to(home)) for path in lost[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     raise Stop(
-        f"in {home} damaged or gone: {names}{more}. Run `bus down`, then put {home} back from a "
-        "backup; or move it away and let `bus up` begin an empty one, which `bus schemas apply` "
-        "and the next `bus produce` fill again (what consumers have delivered is then sent again)"
+        f"in {home} damaged or missing: {names}{more}. Run `bus down`, then restore {home} from a "
+        "backup. Without a backup, move it away and run `bus up`, `bus schemas apply` and "
+        "`bus produce`; the consumers then deliver everything again"
     )
 
 
@@ -70,10 +70,10 @@ def mend(home: Path, say: Callable[[str], None]) -> None:
     for path in damage(home).spare:
         if path.name == META:
             shutil.copyfile(home / KEPT, path)
-            say(f"{path} was damaged and has been put back")
+            say(f"{path} was damaged and has been restored")
         else:
             path.unlink(missing_ok=True)
-            say(f"{path} was damaged and is made anew")
+            say(f"{path} was damaged and will be rebuilt")
 
 
 def keep(home: Path) -> None:

@@ -157,7 +157,7 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
             stray.unlink()
     size = sum(artifact.size for artifact, _ in missing)
     with (
-        progress(f"fetching Kafka {found.kafka_version} and its registry", size, say) as shown,
+        progress(f"downloading Kafka {found.kafka_version} and its registry", size, say) as shown,
         ThreadPoolExecutor(4, thread_name_prefix="download") as pool,
     ):
         tasks = [pool.submit(_fetch, artifact, to, shown.bar()) for artifact, to in missing]
@@ -169,7 +169,7 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
             pool.shutdown(cancel_futures=True)
             raise
     if missing[0][0] is archive:
-        say("unpacking the registry")
+        say("unpacking the schema registry")
         _unpack(downloads / archive.file, found.registry)
         _mark(found.registry, [archive])
         shutil.rmtree(downloads, ignore_errors=True)
@@ -205,18 +205,19 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = f"HTTP status {status}" if status else type(error).__name__
         raise Stop(
-            f"{artifact.file} could not be fetched from {shown} ({what}): check the network and "
-            "proxy (HTTPS_PROXY), or name a mirror in BUS_MAVEN_REPOSITORY, and run `bus up` again"
+            f"{artifact.file} could not be downloaded from {shown} ({what}): check the "
+            "network and proxy (HTTPS_PROXY) or set BUS_MAVEN_REPOSITORY to a mirror, and run "
+            "`bus up` again"
         ) from None
     except ValueError:  # pooch raises this for a wrong hash
         raise Stop(
-            f"{artifact.file} from {shown} is not the file that is pinned (its SHA-256 differs): "
-            "a proxy or mirror changes it; name another repository in BUS_MAVEN_REPOSITORY"
+            f"{artifact.file} from {shown} is not the pinned file (its SHA-256 differs): a proxy "
+            "or mirror changes it; set BUS_MAVEN_REPOSITORY to another repository"
         ) from None
     except OSError as error:
         raise Stop(
-            f"{artifact.file} could not be written to {to}: {error.strerror}; make room or name "
-            "another folder in BUS_CACHE_DIR"
+            f"{artifact.file} could not be written to {to}: {error.strerror}; free disk space or "
+            "set BUS_CACHE_DIR to another folder"
         ) from None
     finally:
         for response in opened:
@@ -236,8 +237,8 @@ def _unpack(archive: Path, to: Path) -> None:
     except (OSError, tarfile.TarError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise Stop(
-            f"{archive.name} could not be unpacked to {to}: {error}; make room or name another "
-            "folder in BUS_CACHE_DIR, and run `bus up` again"
+            f"{archive.name} could not be unpacked to {to}: {error}; free disk space or set "
+            "BUS_CACHE_DIR to another folder, and run `bus up` again"
         ) from None
 
 
@@ -293,8 +294,8 @@ def _room(folder: Path) -> None:
     free = shutil.disk_usage(folder).free // 1_000_000
     if free < ROOM_MB:
         raise Stop(
-            f"{folder} has {free} MB left, and fetching Kafka and its registry takes "
-            f"{ROOM_MB} MB: make room or name another folder in BUS_CACHE_DIR"
+            f"{folder} has {free} MB left, but downloading Kafka and its registry takes "
+            f"{ROOM_MB} MB: free disk space or set BUS_CACHE_DIR to another folder"
         )
 
 
@@ -307,17 +308,17 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say("another `bus up` is fetching Kafka and its registry; waiting for it")
+            say("another `bus up` is downloading Kafka and its registry; waiting for it")
             lock.acquire(timeout=1800)
     except Timeout:
         raise Stop(
-            f"another process has held {folder / '.lock'} for half an hour: end it and run "
+            f"another process has held {folder / '.lock'} for 30 minutes: end it and run "
             "`bus up` again"
         ) from None
     except OSError as error:
         raise Stop(
-            f"the cache folder {folder} cannot be written: {error.strerror}; name another in "
-            "BUS_CACHE_DIR"
+            f"the cache folder {folder} is not writable: {error.strerror}; set BUS_CACHE_DIR to "
+            "another folder"
         ) from None
     try:
         yield

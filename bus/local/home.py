@@ -111,8 +111,8 @@ def check_writable(folder: Path) -> None:
 
 def _not_writable(folder: Path, error: OSError) -> Stop:
     return Stop(
-        f"{folder} cannot be written ({error.strerror}): give it to your user or name another "
-        "folder in BUS_HOME"
+        f"{folder} is not writable ({error.strerror}): give your user access or set BUS_HOME "
+        "to another folder"
     )
 
 

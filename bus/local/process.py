@@ -140,9 +140,9 @@ def died(home: Path, name: str) -> str:
     """Return why a process ended during its start: the essence of its last output, for a person."""
     out = home / "logs" / f"{name}.out"
     return (
-        f"{name} ended while it was starting; its last words:\n  {gist(read_text(out))}\n"
-        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If it says "
-        f"that its data is damaged: put {home} back from a backup, or move it away, and run "
+        f"{name} ended while it was starting. Its last output:\n  {gist(read_text(out))}\n"
+        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If the output "
+        f"says that data is damaged, restore {home} from a backup, or move it away, and run "
         "`bus up` again."
     )
 
@@ -159,4 +159,4 @@ def gist(said: str) -> str:
     ]
     causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
     last = list(dict.fromkeys(causes or telling))[-4:]
-    return "\n  ".join(line[:300] for line in last) or "it said nothing"
+    return "\n  ".join(line[:300] for line in last) or "it printed nothing"

@@ -56,7 +56,7 @@ def breaks(old: dict[str, Any], new: dict[str, Any]) -> list[Break]:
     before: Any = expand_schema(old)
     after: Any = expand_schema(new)
     if _name(before) != _name(after):
-        reason = f"{_name(before)} becomes {_name(after)}, which Avro takes for another thing"
+        reason = f"{_name(before)} becomes {_name(after)}, which is another type to Avro"
         return [Break("(the record)", reason, "old readers")]
     return [
         *(Break(*one, "old readers") for one in _record(after, before, "old readers")),
@@ -78,7 +78,7 @@ def _record(writer: dict[str, Any], reader: dict[str, Any], whom: Whom) -> list[
                 for path, why in _type(source["type"], field["type"], whom)
             ]
         elif "default" not in field:
-            found.append((field["name"], f"{missing}, and there is no default to read instead"))
+            found.append((field["name"], f"{missing}, and there is no default to use instead"))
     return found
 
 
@@ -101,7 +101,7 @@ def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
         if lost and default not in reader["symbols"]:
             return [("", f"the reader's {_name(reader)} has no {lost} and no default")]
         if lost and whom == "new readers":
-            return [("", f"{lost} is removed, and would be read as {default}")]
+            return [("", f"{lost} is removed and would be read as {default}")]
     if _base(writer) == "array":
         return _type(writer["items"], reader["items"], whom)
     if _base(writer) == "map":
@@ -115,8 +115,8 @@ def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
 
 def _becomes(writer: Any, reader: Any) -> str:
     if _name(writer) == "null":
-        return f"it may be null, and is read as {_name(reader)}"
-    return f"{_name(writer)} is written, and read as {_name(reader)}"
+        return f"it may be null but is read as {_name(reader)}"
+    return f"{_name(writer)} is written but read as {_name(reader)}"
 
 
 def _base(avro: Any) -> str:

@@ -20,7 +20,7 @@ TARGET = Path(__file__).parent / "records.py"
 
 HEAD = '''"""The records of the standard as Python types.
 
-Generated from schemas/*.avsc: do not edit. After a change of a schema run
+Generated from schemas/*.avsc; do not edit. After you change a schema, run
 `python -m bus.standard.generate`.
 """
 
@@ -78,7 +78,7 @@ def _type(avro: Any, enums: dict[str, str]) -> str:
         symbols = ",\n".join(f'    "{symbol}"' for symbol in avro["symbols"])
         text = f'{name} = Literal[\n{symbols},\n]\n"""{avro["doc"]}"""\n'
         if enums.setdefault(name, text) != text:
-            raise ValueError(f"two schemas have an enumeration {name}, and not the same one")
+            raise ValueError(f"two schemas define the enumeration {name} differently")
         return name
     return LOGICAL[avro["logicalType"]]
 
@@ -87,9 +87,7 @@ def main() -> None:
     """Write the file, or with --check exit with status 1 if it is out of date."""
     if "--check" in sys.argv:
         if TARGET.read_text("utf-8") != render():
-            sys.exit(
-                f"{TARGET.name} is not what the schemas say: run python -m bus.standard.generate"
-            )
+            sys.exit(f"{TARGET.name} is out of date: run python -m bus.standard.generate")
         return
     TARGET.write_text(render(), "utf-8")
 

@@ -62,7 +62,7 @@ class Invalid(Never):
     def __init__(self, kind: str, problems: list[FieldProblem]) -> None:
         known = KINDS[kind].fields
         listed = "; ".join(f"{f if f in known else UNKNOWN} {reason}" for f, reason in problems)
-        super().__init__(f"this is no {kind} of the standard: {listed}")
+        super().__init__(f"this is not a valid {kind}: {listed}")
         self.problems = problems
 
 
@@ -107,7 +107,7 @@ def _problems(kind: str, error: NotValid) -> list[FieldProblem]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0])
         if problem["type"] == "missing":
-            found.setdefault(field, f"is missing, and {expected[field]}")
+            found.setdefault(field, f"is missing and {expected[field]}")
         else:
             found.setdefault(field, expected.get(field, f"is not a field of {kind}"))
     return [FieldProblem(field, reason) for field, reason in found.items()]
@@ -240,7 +240,7 @@ def _plain_moment(value: datetime | None) -> str | None:
 
 def _plain_number(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise Never("a number of the record is infinite or none at all, which JSON cannot say")
+        raise Never("a number in the record is infinite or NaN, which JSON cannot express")
     return value
 
 

@@ -1,6 +1,6 @@
 """The records of the standard as Python types.
 
-Generated from schemas/*.avsc: do not edit. After a change of a schema run
+Generated from schemas/*.avsc; do not edit. After you change a schema, run
 `python -m bus.standard.generate`.
 """
 
