@@ -149,8 +149,8 @@ class ProductContract:
         (tmp_path / "one").mkdir()
         (tmp_path / "many").mkdir()
         self._deliver(tmp_path / "one", _lots())
-        for kind, lot in _lots().items():
-            self._deliver(tmp_path / "many", {kind: lot})
+        for kind, batch in _lots().items():
+            self._deliver(tmp_path / "many", {kind: batch})
         assert self.state(tmp_path / "many") == self.state(tmp_path / "one")
 
     def test_a_restart_goes_on_where_it_was(self, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ class ProductContract:
             assert self.state(tmp_path) == before
 
     def _redeliver(
-        self, folder: Path, lots: dict[str, KindRecords], seen: Mapping[Position, int]
+        self, folder: Path, by_kind: dict[str, KindRecords], seen: Mapping[Position, int]
     ) -> None:
         """Hand over records as a replay does, with a separate delivery."""
         delivery = self.open(folder)
@@ -218,7 +218,7 @@ class ProductContract:
             redelivery = as_redelivery(delivery)
             if redelivery is None:
                 pytest.skip("the delivery does not support replays")
-            wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+            wanted = {kind: batch for kind, batch in by_kind.items() if kind in self.product.kinds}
             parts, _, _ = translate(self.product, wanted)
             assert not list(redelivery.redeliver(Batch(parts, seen), "replay-1", seen))
             delivery.settle()
@@ -226,22 +226,22 @@ class ProductContract:
             delivery.close()
 
     def _deliver(
-        self, folder: Path, lots: dict[str, KindRecords], honour_resume: bool = False
+        self, folder: Path, by_kind: dict[str, KindRecords], honour_resume: bool = False
     ) -> dict[Position, int]:
         """Hand over records as the consumer does; return the offsets after them."""
-        lots = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+        by_kind = {kind: batch for kind, batch in by_kind.items() if kind in self.product.kinds}
         offsets = {
             Position(m.topic() or "", m.partition() or 0): (m.offset() or 0) + 1
-            for lot in lots.values()
-            for m in lot.messages
+            for batch in by_kind.values()
+            for m in batch.messages
         }
         delivery = self.open(folder)
         try:
             resumed = delivery.resume("cluster", list(offsets))
             if honour_resume:
-                lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
-            parts, _, letters = translate(self.product, lots)
-            assert not letters
+                by_kind = {kind: _after(batch, resumed) for kind, batch in by_kind.items()}
+            parts, _, dead_letters = translate(self.product, by_kind)
+            assert not dead_letters
             if parts:
                 assert not list(delivery.deliver(Batch(parts, offsets)))
             delivery.settle()
@@ -262,10 +262,10 @@ def _latest(state: Any) -> Any:
     return dict(state) if isinstance(state, list) else state
 
 
-def _after(lot: KindRecords, resumed: Any) -> KindRecords:
+def _after(batch: KindRecords, resumed: Any) -> KindRecords:
     """Return the records that the consumer would still read if it continues at these offsets."""
     kept = KindRecords()
-    for record, message in zip(lot.records, lot.messages, strict=True):
+    for record, message in zip(batch.records, batch.messages, strict=True):
         place = Position(message.topic() or "", message.partition() or 0)
         if (message.offset() or 0) >= resumed.get(place, 0):
             kept.add(record, message)

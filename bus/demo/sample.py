@@ -104,7 +104,7 @@ class District:
         """Return what happens to a student on a day; nothing on the first day."""
         if day <= (1 if student < self.students else self.came(student)):
             return "same"
-        lot = self._lot("fate", student, day) / 2**32
+        draw = self._draw("fate", student, day) / 2**32
         shares: tuple[tuple[Fate, float], ...] = (
             ("renamed", 0.4),
             ("moved", 0.2),
@@ -114,7 +114,7 @@ class District:
         edge = 0.0
         for fate, share in shares:
             edge += share * self.change
-            if lot < edge:
+            if draw < edge:
                 return fate
         return "same"
 
@@ -231,7 +231,7 @@ class District:
             since, school, renamed, marked = self._state(student, day)
             given, family = self._name("student", student)
             if renamed:
-                family = f"{family}-{FAMILY[self._lot('new name', student, since) % len(FAMILY)]}"
+                family = f"{family}-{FAMILY[self._draw('new name', student, since) % len(FAMILY)]}"
             login = f"s{student:07d}"
             yield (
                 _student(student), "tobedeleted" if marked else "active", _stamp(since), "true",
@@ -256,10 +256,10 @@ class District:
             "stateOfBirthAbbreviation cityOfBirth publicSchoolResidenceStatus"
         ).split()
         for student in self._present(day):
-            lot = self._lot("demographics", student)
-            born = date(2021 - student % len(GRADES), 1, 1) + timedelta(days=lot % 365)
-            race = ["true" if lot >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
-            sex = ("female", "male", "other")[min(lot % 100 // 49, 2)]
+            draw = self._draw("demographics", student)
+            born = date(2021 - student % len(GRADES), 1, 1) + timedelta(days=draw % 365)
+            race = ["true" if draw >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
+            sex = ("female", "male", "other")[min(draw % 100 // 49, 2)]
             yield (
                 _student(student), "active", _stamp(1), born.isoformat(), sex, *race,
                 "US", "", "", "",
@@ -285,11 +285,11 @@ class District:
             first = self._home(student)
             begin = YEAR_BEGIN
             if school != first:
-                yield from self._taken(student, first, "tobedeleted", YEAR_BEGIN, since)
+                yield from self._class_enrollments(student, first, "tobedeleted", YEAR_BEGIN, since)
                 begin = _day(since)
-            yield from self._taken(student, school, "active", begin, since)
+            yield from self._class_enrollments(student, school, "active", begin, since)
 
-    def _taken(
+    def _class_enrollments(
         self, student: int, school: int, status: str, begin: str, since: int
     ) -> Iterator[Sequence[str]]:
         end = YEAR_END if status == "active" else _day(since)
@@ -333,10 +333,10 @@ class District:
         return student % self.schools
 
     def _name(self, role: str, number: int) -> tuple[str, str]:
-        lot = self._lot(role, number)
-        return GIVEN[lot % len(GIVEN)], FAMILY[lot // len(GIVEN) % len(FAMILY)]
+        draw = self._draw(role, number)
+        return GIVEN[draw % len(GIVEN)], FAMILY[draw // len(GIVEN) % len(FAMILY)]
 
-    def _lot(self, *about: object) -> int:
+    def _draw(self, *about: object) -> int:
         """Return a number of 32 bits that looks random; the same arguments give the same number."""
         return random.Random(crc32(repr((self.seed, *about)).encode())).getrandbits(32)
 

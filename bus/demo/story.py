@@ -52,7 +52,7 @@ def tell(folder: Path, students: int, console: Console, *, keep: bool = False) -
 
     Raises `Stop` or `RetryLater` if a scene does not end as it should.
     """
-    return _Story(folder, students, console, keep).tell()
+    return _Story(folder, students, console, keep).run()
 
 
 class _Story:
@@ -64,30 +64,30 @@ class _Story:
         self._out = self._stage.folder / "out"
         self._scenes = 0
         self._zips: set[str] = set()
-        self._told: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
-    def tell(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         began = time.monotonic()
         self._console.print(
             "[bold]Schoolbus[/] delivers changes in a student information system (SIS) to every "
             f"product as they happen.\nThe {self._district.students:,} students are made up. "
             "Everything else is real: Kafka, the schema registry, the commands."
         )
-        with vendor(self._stage.webhook_secret) as there, self._stage:
-            self._start(there)
-            self._day(1, there)
-            self._day(2, there)
-            self._live(there)
-            self._rogue()
+        with vendor(self._stage.webhook_secret) as receiver, self._stage:
+            self._start(receiver)
+            self._day(1, receiver)
+            self._day(2, receiver)
+            self._live(receiver)
+            self._faulty_producer()
             with self._scene("Shutdown: each process gets SIGTERM, finishes its batch, commits"):
                 pass
         seconds = time.monotonic() - began
         self._next(seconds)
-        return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._told}
+        return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._results}
 
     # ---- scenes --------------------------------------------------------------------------------
 
-    def _start(self, there: Vendor) -> None:
+    def _start(self, receiver: Vendor) -> None:
         stage = self._stage
         with self._scene("The bus starts"):
             # In this process, so that the first download shows its progress.
@@ -108,11 +108,11 @@ class _Story:
                 }
             )
             ready: dict[str, subprocess.Popen[str]] = {}
-            taken: list[int] = []
+            used_ports: list[int] = []
             for name in product_processes.PRODUCTS:
-                port = free_port(taken)
-                taken.append(port)
-                where = ["--url", there.url] if name == "webhook" else ["--out", f"out/{name}"]
+                port = free_port(used_ports)
+                used_ports.append(port)
+                where = ["--url", receiver.url] if name == "webhook" else ["--out", f"out/{name}"]
                 url = f"http://127.0.0.1:{port}/readyz"
                 ready[url] = stage.start(name, "consume", name, *where, "--http-port", str(port))
             service = stage.start("http", "produce", "http", "--port", "0")
@@ -121,17 +121,17 @@ class _Story:
                 wait_for(partial(_answers, url, process), "the start of the products")
             self._say("canvas gets zips, microsoft-sds whole CSV sets, webhook signed events")
 
-    def _day(self, day: int, there: Vendor) -> None:
+    def _day(self, day: int, receiver: Vendor) -> None:
         stage = self._stage
         extract = self._district.write(stage.folder / "extracts" / f"day-{day}.zip", day)
         if day > 1:
-            _spoil(extract)
+            _add_invalid_row(extract)
         title = {
             1: "Day one: the SIS exports a complete extract",
             2: "Day two: a complete extract with one day's changes and an invalid row",
         }
         with self._scene(title[day]):
-            before = Counter(there.types)
+            before = Counter(receiver.types)
             began = time.time()
             came = stage.run("produce", "oneroster-csv", str(extract))
             self._say(f"read, compared and published in {time.time() - began:.1f} s:")
@@ -142,12 +142,12 @@ class _Story:
             got = {
                 "canvas": product_processes.canvas(self._out / "canvas", self._zips),
                 "microsoft-sds": product_processes.sds(self._out / "microsoft-sds"),
-                "webhook": product_processes.webhook(there, before),
+                "webhook": product_processes.webhook(receiver, before),
             }
             self._say("what each product received, and how long after the extract arrived:")
             for name, what in got.items():
                 self._say(f"  [bold]{name:13}[/] {took[name]:5.1f} s  {what}")
-            self._told[f"day{day}"] = {
+            self._results[f"day{day}"] = {
                 "records": came["records"],
                 "products": {n: {"seconds": round(took[n], 2), "got": got[n]} for n in got},
             }
@@ -159,7 +159,7 @@ class _Story:
                 self._say(f"[yellow]quarantined[/]: {where} ({fault['value_class']}):")
                 self._say(f"  {escape(fault['reason'])}")
 
-    def _live(self, there: Vendor) -> None:
+    def _live(self, receiver: Vendor) -> None:
         with self._scene("First period: a classroom app records attendance over HTTP"):
             app = httpx2.Client(
                 base_url=self._url, headers={"X-API-Key": self._key}, trust_env=False
@@ -171,8 +171,10 @@ class _Story:
                     answer = app.post("/v1/attendance", json=self._note(number))
                     answers.append(answer.status_code)
                     event = answer.json()["events"][0]["id"]
-                    wait_for(lambda event=event: event in there.events, "attendance", every=0.002)
-                    spans.append(there.events[event] - began)
+                    wait_for(
+                        lambda event=event: event in receiver.events, "attendance", every=0.002
+                    )
+                    spans.append(receiver.events[event] - began)
                 self._say(
                     f"{answers.count(202)} notes accepted (202 once in Kafka); from the POST to "
                     f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
@@ -190,7 +192,7 @@ class _Story:
                 f"{self._url}/v1/attendance", json=self._note(0), trust_env=False
             ).status_code
             self._say(f"a note without a key: {nobody}")
-            self._told["attendance"] = {
+            self._results["attendance"] = {
                 "taken": answers.count(202),
                 "refused": [wrong.status_code, nobody],
                 "medianMs": round(statistics.median(spans) * 1000, 1),
@@ -204,7 +206,7 @@ class _Story:
             "attendanceEventCategory": "tardy" if number % 5 else "unexcusedAbsence",
         }
 
-    def _rogue(self) -> None:
+    def _faulty_producer(self) -> None:
         stage = self._stage
         with self._scene(
             "A faulty producer: a schema that breaks readers, then bytes that are not Avro"
@@ -221,20 +223,22 @@ class _Story:
             self._say(f"`bus schemas check`: {escape(student['reasons'][0])}")
             status = self._registered(schema)
             self._say(f"registered without `bus schemas`: the registry refuses it ({status})")
-            self._send_rubbish()
+            self._send_invalid_message()
             wait_for(
-                lambda: all(map(self._letters, product_processes.PRODUCTS)), "the dead letters", 0.5
+                lambda: all(map(self._dead_letters, product_processes.PRODUCTS)),
+                "the dead letters",
+                0.5,
             )
-            letter = self._letters("canvas")[0]
+            dead_letter = self._dead_letters("canvas")[0]
             self._say(
-                f"an invalid message at {letter['place']}: each consumer moved it to its dead "
+                f"an invalid message at {dead_letter['place']}: each consumer moved it to its dead "
                 "letters and continued:"
             )
-            self._say(f"  canvas: {escape(letter['reason'])}")
-            self._told["rogue"] = {
+            self._say(f"  canvas: {escape(dead_letter['reason'])}")
+            self._results["rogue"] = {
                 "schema": status,
                 "deadLetters": {
-                    name: len(self._letters(name)) for name in product_processes.PRODUCTS
+                    name: len(self._dead_letters(name)) for name in product_processes.PRODUCTS
                 },
             }
 
@@ -249,13 +253,13 @@ class _Story:
         )
         return f"HTTP {answer.status_code}"
 
-    def _send_rubbish(self) -> None:
+    def _send_invalid_message(self) -> None:
         producer = Producer(client_settings(self._stage.settings))
         topic = topics.topic(self._stage.settings, "student")
         producer.produce(topic, b"<student><name>not Avro</name></student>", b"rogue")
         producer.flush(10)
 
-    def _letters(self, product: str) -> list[dict[str, Any]]:
+    def _dead_letters(self, product: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._stage.run("deadletters", "list", product)["deadLetters"]
         return found
 
@@ -331,13 +335,13 @@ def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
     return table
 
 
-def _spoil(extract: Path) -> None:
+def _add_invalid_row(extract: Path) -> None:
     """Add an invalid row to enrollments.csv: an enrollment in a class that does not exist."""
     with zipfile.ZipFile(extract) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     text = files["enrollments.csv"].decode("utf-8")
     header = next(csv.reader(io.StringIO(text)))
-    rubbish = {
+    invalid = {
         "sourcedId": "enrollment-rubbish",
         "status": "active",
         "classSourcedId": "class-of-rubbish",
@@ -347,7 +351,7 @@ def _spoil(extract: Path) -> None:
         "beginDate": "the day before yesterday",
     }
     line = io.StringIO()
-    csv.writer(line).writerow([rubbish.get(name, "") for name in header])
+    csv.writer(line).writerow([invalid.get(name, "") for name in header])
     files["enrollments.csv"] = (text + line.getvalue()).encode("utf-8")
     with zipfile.ZipFile(extract, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

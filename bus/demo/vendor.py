@@ -54,9 +54,9 @@ class Vendor:
 @contextmanager
 def vendor(secret: str) -> Iterator[Vendor]:
     """Run a vendor that listens on a free port of this machine, for the duration of the block."""
-    there = Vendor()
-    with listening(secret, there.keep, there.refuse) as there.url:
-        yield there
+    receiver = Vendor()
+    with listening(secret, receiver.keep, receiver.refuse) as receiver.url:
+        yield receiver
 
 
 @contextmanager

@@ -152,11 +152,11 @@ def gist(said: str) -> str:
 
     That is at most four lines, without stack traces or repetition.
     """
-    telling = [
+    lines = [
         line.strip()
         for line in said.splitlines()
         if line.strip() and not line.startswith(("\t", "WARNING"))
     ]
-    causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
-    last = list(dict.fromkeys(causes or telling))[-4:]
+    causes = [line for line in lines if "ERROR" in line or "Exception" in line or "rror:" in line]
+    last = list(dict.fromkeys(causes or lines))[-4:]
     return "\n  ".join(line[:300] for line in last) or "it printed nothing"

@@ -90,13 +90,13 @@ def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Downl
             yield Download(lambda n: shown.advance(task, n))
         return
     say(f"{text} ({size // 1_000_000} MB)")
-    done, told = 0, time.monotonic()
+    done, reported = 0, time.monotonic()
 
     def show(n: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported
         done += n
-        if time.monotonic() - told > EVERY:
-            told = time.monotonic()
+        if time.monotonic() - reported > EVERY:
+            reported = time.monotonic()
             say(f"{text}: {done // 1_000_000} of {size // 1_000_000} MB")
 
     yield Download(show)

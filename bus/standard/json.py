@@ -36,7 +36,7 @@ ID = rf"^[^{CONTROL}]*[^{BLANK}{CONTROL}][^{CONTROL}]*$"
 UNFIT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 """Control characters other than tab and line ends."""
 TEXT = rf"^[^{UNFIT}]*$"
-WANTED = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
+REQUIRED_TEXT = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 MOMENT = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -96,8 +96,8 @@ def text_keywords(field: Mapping[str, Any]) -> dict[str, Any]:
     """
     if _is_id(field):
         return {"minLength": 1, "maxLength": ID_LENGTH, "pattern": ID}
-    if _is_wanted(field):
-        return {"minLength": 1, "pattern": WANTED}
+    if _is_required_text(field):
+        return {"minLength": 1, "pattern": REQUIRED_TEXT}
     return {"pattern": TEXT}
 
 
@@ -147,8 +147,8 @@ def _checked(field: Mapping[str, Any], avro: Any) -> Any:
         return Annotated[str, Field(strict=True, pattern=f"^({'|'.join(avro['symbols'])})$")]
     if avro == "string" and _is_id(field):
         return Annotated[str, Field(strict=True, max_length=ID_LENGTH, pattern=ID)]
-    if avro == "string" and _is_wanted(field):
-        return Annotated[str, Field(strict=True, pattern=WANTED)]
+    if avro == "string" and _is_required_text(field):
+        return Annotated[str, Field(strict=True, pattern=REQUIRED_TEXT)]
     return _PRIMITIVES[avro]
 
 
@@ -165,7 +165,7 @@ def _words(field: Mapping[str, Any], avro: Any) -> str:
         return f"one of {', '.join(avro['symbols'])}"
     if avro == "string" and _is_id(field):
         return f"an id: text of 1 to {ID_LENGTH} characters without control characters"
-    if avro == "string" and _is_wanted(field):
+    if avro == "string" and _is_required_text(field):
         return "text that is not blank, without control characters"
     return _WORDS[avro]
 
@@ -174,7 +174,7 @@ def _is_id(field: Mapping[str, Any]) -> bool:
     return "references" in field or field["name"].endswith(("ourcedId", "ourcedIds"))
 
 
-def _is_wanted(field: Mapping[str, Any]) -> bool:
+def _is_required_text(field: Mapping[str, Any]) -> bool:
     """Return whether the field is required text."""
     return bool(field["type"] == "string" and "default" not in field)
 
