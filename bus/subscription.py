@@ -100,8 +100,8 @@ class Subscription(Iterator[Event]):
         self.undecodable: Counter[str] = Counter()
         # Not a method of this object: a reference to it would keep the object alive, and dropping
         # the object must leave the group at once.
-        losses = _Losses(group, self.undecodable, hook)
-        self._events = _events(kinds, group, settings, until_caught_up, losses.add)
+        skipped = _SkippedMessages(group, self.undecodable, hook)
+        self._events = _events(kinds, group, settings, until_caught_up, skipped.add)
 
     def __next__(self) -> Event:
         """The next event; the one before it counts as handled."""
@@ -113,7 +113,7 @@ class Subscription(Iterator[Event]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Losses:
+class _SkippedMessages:
     """The messages that a subscription skips: counts them, logs them and calls the hook."""
 
     group: str
@@ -167,13 +167,13 @@ def _events(
     group: str,
     settings: Settings | None,
     until_caught_up: bool,
-    pass_over: Callable[[Undecodable], None],
+    skip: Callable[[Undecodable], None],
 ) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
             f"unknown kind: {', '.join(sorted(unknown))}; the kinds are {', '.join(KINDS)}"
         )
-    _tell_in_one_line()
+    _print_errors_without_traceback()
     settings = settings or load()
     if not settings.embedded:
         check_reachable(settings)
@@ -215,15 +215,15 @@ def _events(
             if isinstance(found, Event):
                 yield found
             else:
-                pass_over(found)
-            _handled(consumer, message)
+                skip(found)
+            _store_offset(consumer, message)
     except KafkaException as error:
         raise RetryLater(f"Kafka reports {error.args[0].name()}; try again later") from None
     finally:
         consumer.close()
 
 
-def _tell_in_one_line() -> None:
+def _print_errors_without_traceback() -> None:
     """Print only the text of a `BusError` that ends the program, without a traceback.
 
     The text is written for a person. A program that has set `sys.excepthook` keeps its own hook.
@@ -261,7 +261,7 @@ def _event(message: Message, kind: str, decoder: Decoder) -> Event | Undecodable
     )
 
 
-def _handled(consumer: Consumer, message: Message) -> None:
+def _store_offset(consumer: Consumer, message: Message) -> None:
     """Store the message's offset for the next commit.
 
     Does nothing if another instance has the partition by now.
