@@ -30,7 +30,7 @@ class ProductContract:
 
     @abstractmethod
     def open(self, folder: Path) -> Delivery:
-        """Return a new delivery to the product that this folder stands for, which may be empty."""
+        """Return a new delivery to the product that this folder represents, which may be empty."""
 
     @abstractmethod
     def state(self, folder: Path) -> Any:

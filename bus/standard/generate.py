@@ -60,10 +60,14 @@ def _record(schema: dict[str, Any], enums: dict[str, str]) -> str:
 def _doc(text: str) -> list[str]:
     """Return a docstring in lines of at most 100 characters.
 
-    If there are several lines, the closing quotes are on a separate line.
+    If it is too long for one line, the first sentence is the summary line.
     """
-    lines = textwrap.wrap(text, 97, initial_indent='    """', subsequent_indent="    ")
-    return [lines[0] + '"""'] if len(lines) == 1 else [*lines, '    """']
+    if len(text) <= 90:
+        return [f'    """{text}"""']
+    summary, _, details = text.partition(". ")
+    indent = "    "
+    wrapped = textwrap.wrap(details, 100, initial_indent=indent, subsequent_indent=indent)
+    return [f'    """{summary}.', "", *wrapped, '    """']
 
 
 def _type(avro: Any, enums: dict[str, str]) -> str:
