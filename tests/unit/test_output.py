@@ -67,11 +67,8 @@ def test_what_the_machine_refuses_is_a_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["consume", "nope"], "no product nope is installed; installed products: canvas"),
-        (
-            ["deadletters", "list", "nope"],
-            "no product nope is installed; installed products: canvas",
-        ),
+        (["consume", "nope"], "there is no product nope; installed are: canvas"),
+        (["deadletters", "list", "nope"], "there is no product nope; installed are: canvas"),
         (["consume"], "Missing argument"),
         (["replay", "canvas", "--rate", "5/m"], "100 or 100/s"),
         (["replay", "canvas", "--rate", "-1"], "100 or 100/s"),
