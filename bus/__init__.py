@@ -1,8 +1,9 @@
-"""Schoolbus: the bus between a student information system and the products that need it.
+"""Schoolbus connects a student information system with the products that need its records.
 
-For a vendor: `subscribe` gives typed events. To write a product: `Product`, `Table`, `Delivery`. To
-write a source: `Source` with `Extracts`, `Polled` or `Streamed`, and `Staging`. For both:
-`RetryLater`, `Never`, `Stop`.
+* Vendors read typed events with `subscribe`.
+* A product is written with `Product`, `Table` and `Delivery`.
+* A source is written with `Source`, one of `Extracts`, `Polled` and `Streamed`, and `Staging`.
+* Products and sources report problems with `RetryLater`, `Never` and `Stop`.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that `import bus` costs nothing."""
+    """Import a public name on first use, so that `import bus` is fast."""
     if name in _HOME:
         try:
             return getattr(import_module(_HOME[name]), name)

@@ -1,4 +1,4 @@
-"""The command `bus`; `python -m bus` is the same."""
+"""Runs the command line: `bus`, or `python -m bus`."""
 
 from __future__ import annotations
 

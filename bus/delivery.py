@@ -1,31 +1,31 @@
-"""The contract of a delivery: how translated rows reach a product.
+"""The contract of a delivery: the code that hands translated rows to a product.
 
-Products share deliveries (`consumers/delivery/`): a folder of files, HTTP. There are three
-protocols:
+Products share deliveries (`consumers/delivery/`), such as a folder of files or HTTP requests. There
+are three protocols:
 
-* `Delivery` is what each delivery has.
-* `Redelivery` adds `redeliver`: a replay may deliver beside the live consumer.
-* `Unlocked` marks a delivery that cannot know what the live instances have delivered.
+* `Delivery`: every delivery implements it.
+* `Redelivery`: adds `redeliver`, so that a replay can deliver while the live consumer runs.
+* `Unlocked`: marks a delivery that cannot know what the live consumer has delivered.
 
 An instance is one process of a product's consumer. Several instances share the partitions, and each
-opens a delivery of its own. The loop calls a delivery in this order:
+instance opens its own delivery. The consumer makes these calls in this order:
 
     open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) …
          → settle() … → close()
 
-All calls come from the thread that opened the delivery, one after another, never two at once.
-`release` may come at any time after `resume`, also between two tries of one batch.
+All calls come from the thread that opened the delivery, and never two at the same time. A call of
+`release` may come at any time after `resume`, also between two attempts to deliver one batch.
 
-A delivery says what goes wrong with the terms of `bus.errors`:
+A delivery reports problems with the errors of `bus.errors`:
 
-* later: raise `RetryLater`. The loop pauses its partitions, waits (backoff and jitter, and `after`
-  if the product names a time) and makes the same call again.
-* never: return a `Refusal` of the message, with the reason. It goes to the dead letters as it is.
-* stop: raise `Stop` when a person must act first (credentials refused, endpoint gone). The program
-  ends.
+* Later: raise `RetryLater`. The consumer pauses its partitions and waits with backoff and jitter,
+  or as long as `after` says. Then it makes the same call again.
+* Never: return a `Refusal` with the message and the reason. The message becomes a dead letter.
+* Stop: raise `Stop` when a person must act first, for example when credentials are refused or the
+  endpoint does not exist. The program ends.
 
-Order: within a batch, `parts` come in the product's table order and rows within a part in the
-order in which the topics have them; rows of one student must not overtake each other.
+Order: within a batch, `parts` follow the order of the product's tables. Rows within a part follow
+the order of the events in the topics. Rows of one student must not overtake each other.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Translate = Callable[[Any], Any]
-"""From one record (a TypedDict of `bus.standard.records`) to one row or None; to a list of rows
-where the delivery takes whole sets."""
+"""A function from one record (a TypedDict of `bus.standard.records`) to one row or None. For a
+delivery of whole sets of files, the function returns a list of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One file, or one kind of request, of a product.
+    """One table of a product: a file, or one type of request.
 
-    name:    the product's own name for it ("users.csv").
-    columns: its columns in their order; empty where the rows are JSON documents.
-    rows:    for each kind of record that it takes, the function from a record to a row.
-    key:     the columns that make a row one thing to the product. Two records whose rows agree in
-             them are the same thing to it.
-    gone:    for some columns the values that say that the row's thing is no more:
-             {"status": ("deleted", "suspended")}. Give the values of the product's own export too.
-             A row with any of them is gone. Leave it empty where a withdrawn record has no row.
+    name:    the product's name for the table, such as "users.csv".
+    columns: the columns in their order; empty if the rows are JSON documents.
+    rows:    for each kind that the table takes, the function that turns a record into a row.
+    key:     the columns that identify a row. Two records whose rows have equal values in these
+             columns are the same thing to the product.
+    gone:    for some columns, the values that mark a row as removed, such as {"status": ("deleted",
+             "suspended")}. Include the values that the product's own export uses. A row with any of
+             these values counts as removed. Leave it empty if a withdrawn record has no row.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Table:
     gone: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def is_gone(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row, of a translation or of an export, says that its thing is no more."""
+        """Return whether a row of a translation or an export is marked as removed."""
         return any(str(row.get(column)) in values for column, values in self.gone.items())
 
 
 class Position(NamedTuple):
-    """A topic's partition, as the key of offsets."""
+    """A topic and a partition: the key of a mapping of offsets."""
 
     topic: str
     partition: int
@@ -80,10 +80,11 @@ class Position(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """Rows of one table made from records of one kind; the four lists run side by side.
+    """Rows of one table, made from records of one kind.
 
-    messages[i] is the Kafka message of rows[i]: its headers hold the CloudEvents attributes
-    (read them with `bus.attributes`). records[i] is the decoded record.
+    The lists `rows`, `records` and `messages` have the same length. `messages[i]` is the Kafka
+    message of `rows[i]`; read its CloudEvents attributes with `bus.attributes`. `records[i]` is the
+    decoded record.
     """
 
     table: Table
@@ -93,7 +94,7 @@ class Part:
     messages: list[Message]
 
     def only(self, kept: Sequence[int]) -> Part:
-        """Return this part with only the rows at these indexes, which are in ascending order."""
+        """Return a part with only the rows at these indexes, which must be in ascending order."""
         if len(kept) == len(self.rows):
             return self
         return Part(
@@ -107,13 +108,14 @@ class Part:
 
 @dataclass(slots=True)
 class Batch:
-    """What one call of `deliver` gets.
+    """What one call of `deliver` receives.
 
-    parts:   in the order in which the product must have them.
-    offsets: for each partition the offset after the last record that this batch (and all before
-             it) accounts for; a delivery that keeps a journal writes them with the data. Empty
-             where records are told again in another form (`bus.consume.unique_values`): they are to
-             be delivered though they lie before the offsets that were delivered.
+    parts:   the rows, in the order in which the product must get them.
+    offsets: for each partition, the offset after the last record that this batch and all earlier
+             batches cover. A delivery that keeps a journal writes these offsets together with the
+             data. Empty when the batch delivers records again in another form
+             (`bus.consume.unique_values`). Deliver such records although they lie before offsets
+             that were delivered.
     """
 
     parts: list[Part]
@@ -125,10 +127,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A message that the product will never take; `reason` goes to the dead letters as it is.
+    """A message that the product will never accept.
 
-    code: what it is refused for, for a program: one of `bus.standard.fault_codes`, or one of the
-          product's own.
+    message: the Kafka message.
+    reason:  the text that goes into the dead letter unchanged.
+    code:    the reason for a program: one of `bus.standard.fault_codes`, or a code of the product.
     """
 
     message: Message
@@ -137,114 +140,119 @@ class Refusal:
 
 
 class Overtaken(Exception):  # noqa: N818
-    """The live consumer has delivered more than was looked through for newer states."""
+    """The live consumer has delivered beyond the offsets up to which the replay has read."""
 
 
 class Delivery(Protocol):
-    """What each delivery has. The module's docstring says how it raises later, never and stop."""
+    """What every delivery implements; the module's docstring says which errors it raises."""
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """The offsets that this delivery's own state stands for, such as a folder's journal.
+        """Take over these partitions and return the offsets that the delivery itself has stored.
 
-        Called whenever partitions are assigned, and for all partitions when the loop gives up a
-        batch, as another instance has some of its partitions now. From now on the partitions are
-        this instance's. The loop goes on at the answer, so what was delivered right before a crash
-        does not come again. No answer for a partition means: go on from the group's committed
-        offset. The same partition may come again; the loop may also ignore the answer.
+        A delivery that keeps a journal beside its data answers from the journal. The consumer then
+        continues at the returned offsets, so records that were delivered right before a crash are
+        not delivered again. If a partition is missing in the answer, the consumer continues at the
+        group's committed offset.
 
-        cluster: Kafka's cluster id. A delivery keeps it beside its offsets. When it differs, the
-                 offsets mean nothing and the delivery answers as one without state (somebody made
-                 the bus anew, but not the folder).
+        The consumer calls this whenever partitions are assigned. It also calls this for all
+        partitions after it gives up a batch because another instance now has some of the batch's
+        partitions. So the same partition may come again. The consumer may also ignore the answer.
 
-        Either of `RetryLater` and `Stop` ends the program; the next start asks again.
+        cluster: Kafka's cluster id. Store it beside the offsets. If it differs from the stored one,
+                 the bus was rebuilt but the folder was not: the offsets mean nothing, and the
+                 delivery answers as one without state.
+
+        `RetryLater` and `Stop` both end the program. The next start calls `resume` again.
         """
         ...
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Hand over all that is in the batch, durably: the loop commits when this returns.
+        """Hand over all rows of the batch durably; the consumer commits when this returns.
 
-        Called for each batch. The same batch, or one that overlaps it, may come again after a
-        crash: delivering twice must leave the product as delivering once does. After `RetryLater`
-        the same batch comes again to the same object; it may leave out what the product has taken.
+        The same batch, or one that overlaps it, may come again after a crash. Delivering twice must
+        have the same result as delivering once. After `RetryLater`, the same batch comes again to
+        the same object, which may skip what the product has already accepted.
 
-        Returns the refusals: messages that the product will never take. The rest counts as
-        delivered. Raises `RetryLater` and `Stop`.
+        Returns the refusals: messages that the product will never accept. All other messages count
+        as delivered. Raises `RetryLater` and `Stop`.
         """
         ...
 
     def settle(self) -> None:
-        """Write what was put off, such as a whole set of files.
+        """Write what was deferred, such as a whole set of files.
 
-        Called when the loop is caught up for the moment, about once a minute while nothing comes,
+        The consumer calls this when it has caught up, about once a minute while no events arrive,
         and before `close`. Raises `RetryLater` and `Stop`.
         """
         ...
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """These partitions are no longer this instance's.
+        """Accept that these partitions no longer belong to this instance.
 
-        Called once for each loss, before another instance has them, if Kafka tells in time. That
-        instance delivers what was not delivered of them. What this one still holds of them may
-        come in a later `deliver`. The loop only logs `RetryLater` and `Stop`.
+        The consumer calls this once for each loss. If Kafka reports the loss in time, the call
+        comes before another instance has the partitions. That instance delivers what was not yet
+        delivered. A later `deliver` may still contain records of these partitions. `RetryLater` and
+        `Stop` are only logged.
         """
         ...
 
     def close(self) -> None:
-        """Release what was opened, and deliver nothing. Called once, also after an error."""
+        """Release all resources and deliver nothing; called once, also after an error."""
         ...
 
 
 @runtime_checkable
 class Redelivery(Delivery, Protocol):
-    """A delivery that can bear a replay (`bus.replay`) beside the live consumer.
+    """A delivery that supports a replay (`bus.replay`) while the live consumer runs.
 
-    A replay is a process of its own, with a delivery of its own into the same place.
+    A replay is a separate process. It opens its own delivery to the same place.
     """
 
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Deliver records that were delivered before; no offset moves.
+        """Deliver records that were delivered before, without moving any offset.
 
-        Called for each batch of a replay, on the replay's one thread, while live instances deliver
-        on theirs. The same batch may come again after a crash; what that leaves is the same.
+        The replay calls this for each of its batches, on its single thread, while live instances
+        deliver on theirs. The same batch may come again after a crash and must have the same
+        result.
 
-        replay: the replay's id, the same after a crash.
-        seen:   up to where the replay has looked for newer states. Whatever lock keeps this call
-                and the live instances' `deliver` apart, under it this call first makes sure that
-                what they have delivered lies before `seen`. If it does not, raise `Overtaken` and
-                deliver nothing: the replay looks again and calls again. A delivery without such a
-                lock is `Unlocked`.
+        replay: the replay's id; it is the same after a crash.
+        seen:   the offsets up to which the replay has looked for newer states. A lock must keep
+                this call and the live instances' `deliver` apart. Under that lock, first check that
+                the live instances have delivered nothing beyond `seen`. If they have, raise
+                `Overtaken` and deliver nothing; the replay looks again and repeats the call. A
+                delivery without such a lock is `Unlocked`.
 
-        Returns refusals and raises `RetryLater` and `Stop` as `deliver` does.
+        Returns refusals, and raises `RetryLater` and `Stop`, as `deliver` does.
         """
         ...
 
 
 @runtime_checkable
 class Unlocked(Protocol):
-    """A delivery that cannot know what the live instances have delivered (Canvas's API).
+    """A delivery that cannot know what the live consumer has delivered, such as Canvas's API.
 
-    It never raises `Overtaken`. Instead the replay tells it, by further calls of `redeliver`, each
-    newer state that it finds after it delivered an older one.
+    It never raises `Overtaken`. Instead, after each batch the replay looks for newer states of the
+    records that it delivered, and delivers those with further calls of `redeliver`.
     """
 
     @property
     def unlocked(self) -> bool:
-        """True, and it stays so. Read on the thread of the replay, as often as it likes."""
+        """True, and it never changes; the replay's thread may read it often."""
         ...
 
 
 def as_redelivery(delivery: Delivery) -> Redelivery | None:
-    """The delivery if it has `redeliver`, else None.
+    """Return the delivery if it has `redeliver`, else None.
 
-    This also finds a method that a wrapper passes on by `__getattr__`; from Python 3.12 on,
-    isinstance does not.
+    This also finds a method that a wrapper passes on with `__getattr__`. Since Python 3.12,
+    `isinstance` does not.
     """
     able = callable(getattr(delivery, "redeliver", None))
     return cast(Redelivery, delivery) if able else None
 
 
 def is_unlocked(delivery: Delivery) -> bool:
-    """Whether the delivery is `Unlocked` and says so; wrappers count, as in `as_redelivery`."""
+    """Return whether the delivery says that it is `Unlocked`, directly or through a wrapper."""
     return bool(getattr(delivery, "unlocked", False))

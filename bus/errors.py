@@ -1,26 +1,29 @@
-"""The three kinds of failure, named once and used everywhere.
+"""The three kinds of failure that sources, translations and deliveries raise.
 
-Whatever goes wrong in a source, a translation or a delivery is one of:
+* `RetryLater`: the other system cannot handle this now. The same call may succeed later.
+* `Never`: this record can never be processed as it is. A person must correct it.
+* `Stop`: nothing can be processed until a person changes something. The program ends.
 
-* `RetryLater` — the other side cannot take it now; the same thing may work soon.
-* `Never` — this record will never go through as it is; somebody must act on it.
-* `Stop` — nothing will go through until a person has changed something; the program ends.
-
-Every message says what happened, to what, and what to do about it, and carries no personal data:
-records are named by kind and sourcedId, values by their class.
+Each message says what happened, to which record or file, and what to do next. Messages hold no
+personal data: they name records by kind and sourcedId, and describe values only by their class.
 """
 
 from __future__ import annotations
 
 
 class BusError(Exception):
-    """What the bus raises on purpose; `str(error)` is shown to a person as it stands."""
+    """The base class of the errors that the bus raises on purpose.
+
+    `str(error)` is written for a person and is shown unchanged.
+    """
 
 
-class RetryLater(BusError):  # noqa: N818 - reads as what to do, at the place where it is raised
-    """The other side cannot take it now: the loop waits and delivers the same batch again.
+class RetryLater(BusError):  # noqa: N818 - names an instruction, not an error
+    """The other system cannot handle this now; the same call is made again later.
 
-    `after` is how many seconds the other side asked us to wait (HTTP's Retry-After), or None.
+    In a delivery, the consumer waits and delivers the same batch again.
+
+    after: how many seconds the other system asked to wait (HTTP's Retry-After), or None.
     """
 
     def __init__(self, message: str, *, after: float | None = None) -> None:
@@ -29,10 +32,13 @@ class RetryLater(BusError):  # noqa: N818 - reads as what to do, at the place wh
 
 
 class Never(BusError):  # noqa: N818
-    """This one record will not go through as it is: to the dead letters, and the rest flows on.
+    """One record can never be processed as it is.
 
-    `code` says why, for a program: one of `bus.standard.fault_codes`, or one of the product's own.
-    Without one, the place where it is raised tells.
+    In a translation or a delivery, the record becomes a dead letter and the consumer goes on with
+    the next one.
+
+    code: the reason for a program: one of `bus.standard.fault_codes`, or a code of the product. If
+          it is empty, the code follows from the place where the error is raised.
     """
 
     def __init__(self, message: str, *, code: str = "") -> None:
@@ -41,7 +47,7 @@ class Never(BusError):  # noqa: N818
 
 
 class Stop(BusError):  # noqa: N818
-    """Nothing goes through until a person has acted: the program ends with status 1."""
+    """Nothing can be processed until a person acts; the program ends with status 1."""
 
 
 EXTRAS = {

@@ -1,4 +1,4 @@
-"""Finds sources and products by entry point: ours, and any that another package brings."""
+"""Finds sources and products by entry point, in this package and in any other."""
 
 from __future__ import annotations
 
@@ -24,27 +24,32 @@ log = logging.getLogger(__name__)
 PRODUCERS = "schoolbus.producers"
 PRODUCTS = "schoolbus.products"
 WHAT = {"products": "product", "producers": "source"}
-"""What a group of settings holds a table for."""
+"""What the tables in a group of settings configure."""
 
 
 def sources() -> dict[str, EntryPoint]:
-    """The sources that are installed, by the name on the command line."""
+    """Return the installed sources, by their name on the command line."""
     return {point.name: point for point in entry_points(group=PRODUCERS)}
 
 
 def source(name: str) -> Source | Callable[..., None]:
-    """A source by name: its declaration, or the command of one that is a service of its own.
+    """Return a source by name: its declaration, or the command of a source that runs as a service.
 
-    Raises `Stop` when no installed package brings it.
+    Raises `Stop` if no installed package has it.
     """
     if name not in sources():
-        raise Stop(f"there is no source {name}; installed are: {', '.join(sorted(sources()))}")
+        raise Stop(
+            f"no source {name} is installed; installed sources: {', '.join(sorted(sources()))}"
+        )
     found: Source | Callable[..., None] = _loaded(sources()[name], "source", Source)
     return found
 
 
 def source_settings(source: Source, settings: Settings) -> Any:
-    """A source's own settings, from bus.toml and the environment; raises `Stop` for wrong ones."""
+    """Return a source's own settings, from bus.toml and the environment.
+
+    Raises `Stop` if they are wrong.
+    """
     _warn_of_others(settings.producers, "producers", sorted(sources()), source.name)
     try:
         return source.settings(**settings.producers.get(source.name, {}))
@@ -53,32 +58,38 @@ def source_settings(source: Source, settings: Settings) -> Any:
 
 
 def products() -> list[str]:
-    """The names of the products that are installed."""
+    """Return the names of the installed products."""
     return sorted(point.name for point in entry_points(group=PRODUCTS))
 
 
 def product(name: str) -> Product:
-    """A product by name; raises `Stop` when no installed package brings it."""
+    """Return a product by name; raises `Stop` if no installed package has it."""
     found: Product = _loaded(entry(name), "product", Product)
     return found
 
 
 def entry(name: str) -> EntryPoint:
-    """Where a product is found; raises `Stop` when no installed package brings it."""
+    """Return the entry point of a product; raises `Stop` if no installed package has it."""
     for point in entry_points(group=PRODUCTS, name=name):
         return point
-    raise Stop(f"there is no product {name}; installed are: {', '.join(products())}")
+    raise Stop(f"no product {name} is installed; installed products: {', '.join(products())}")
 
 
 def product_settings(product: Product, settings: Settings, **options: Any) -> Any:
-    """A product's own settings: from bus.toml and the environment, then the given options."""
+    """Return a product's own settings: from bus.toml and the environment, then the given options.
+
+    Raises `Stop` if they are wrong.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     _warn_of_others(settings.products, "products", products(), product.name)
     return _checked(product, settings, settings.products.get(product.name, {}) | given)
 
 
 def settings_into(product: Product, settings: Settings, place: str) -> Any:
-    """A product's own settings, but with another place to deliver to: a folder, or an address."""
+    """Return a product's own settings with another place to deliver to: a folder or a URL.
+
+    Raises `Stop` if they are wrong.
+    """
     configured = settings.products.get(product.name, {})
     others = {name: value for name, value in configured.items() if name not in ("out", "url")}
     return _checked(product, settings, others | {"url" if "://" in place else "out": place})
@@ -92,7 +103,9 @@ def _checked(product: Product, settings: Settings, values: dict[str, Any]) -> An
 
 
 def _loaded(point: EntryPoint, what: str, kind: type) -> Any:
-    """What an entry point names; raises `Stop` that says whose fault it is when it does not load.
+    """Return the object that an entry point names.
+
+    Raises `Stop` if it does not load; the text names the package at fault.
 
     what: "product" or "source".
     """
@@ -100,28 +113,28 @@ def _loaded(point: EntryPoint, what: str, kind: type) -> Any:
     whose = f"the {what} {point.name} of the package {package}"
     try:
         found = point.load()
-    except Exception as error:  # whatever another package does while it is imported
+    except Exception as error:  # an import in another package may raise anything
         at = traceback.extract_tb(error.__traceback__)[-1]
         raise Stop(
             f"{whose} does not load: {type(error).__name__}: {str(error)[:300]} "
-            f"({at.filename}:{at.lineno}); mend that package, or install what it needs"
+            f"({at.filename}:{at.lineno}); fix that package, or install what it needs"
         ) from error
     if not isinstance(found, kind) and not (kind is Source and callable(found)):
         raise Stop(
-            f"{whose} does not load: {point.value} is no bus.{kind.__name__}; mend its line in "
-            "that package's pyproject.toml"
+            f"{whose} does not load: {point.value} is not a bus.{kind.__name__}; correct its "
+            "entry point in that package's pyproject.toml"
         )
     if isinstance(found, kind) and found.name != point.name:  # type: ignore[attr-defined]
         raise Stop(
-            f"{whose} calls itself {found.name}; let both names be the same"  # type: ignore[attr-defined]
+            f"{whose} has the name {found.name}; use the same name in both places"  # type: ignore[attr-defined]
         )
     return found
 
 
 def misconfigured(settings: Settings | Tables) -> Iterator[str]:
-    """What is wrong with the tables of all products and sources, a text each, without any value.
+    """Yield a text for each wrong table of a product or a source, without any value.
 
-    A setting that is missing is not wrong, as an option or another shell may bring it.
+    A missing setting is not wrong here, as an option or another shell may supply it.
     """
     for group, tables, installed in (
         ("products", settings.products, products()),
@@ -143,7 +156,7 @@ def misconfigured(settings: Settings | Tables) -> Iterator[str]:
 
 
 def _settings_model(group: str, name: str) -> type[BaseModel] | None:
-    """The model of a product's or source's settings; None for a service that does not say it."""
+    """Return the model of a product's or source's settings; None for a service without one."""
     if group == "products":
         return product(name).settings
     found = source(name)
@@ -156,27 +169,27 @@ def _settings_model(group: str, name: str) -> type[BaseModel] | None:
 
 def _not_installed(group: str, name: str, installed: list[str]) -> str:
     meant = meant_by(name, installed)
-    hint = f"{meant} may have been meant" if meant else f"installed are: {', '.join(installed)}"
+    hint = f"did you mean {meant}?" if meant else f"installed: {', '.join(installed)}"
     return f"[{group}.{name}]: no {WHAT[group]} of this name is installed; {hint}"
 
 
 def _warn_of_others(
     tables: Mapping[str, Any], group: str, installed: list[str], running: str
 ) -> None:
-    """Warn of tables that may be a misspelt one of what runs: their settings do not count."""
+    """Warn of tables that may be a misspelled name of the running one, as they have no effect."""
     for name in tables:
         if name not in installed and meant_by(name, installed) == running:
             log.warning(_not_installed(group, name, installed))
 
 
 def takers() -> dict[str, tuple[str, ...]]:
-    """For each kind the installed products that take it."""
+    """Return for each kind the installed products that take it."""
     found: dict[str, tuple[str, ...]] = {}
     for name in products():
         try:
             kinds = product(name).kinds
-        except Exception:  # another package's product that does not load must not stop a check
-            log.warning("product %s does not load: what breaks for it is not told", name)
+        except Exception:  # a broken product of another package must not stop a check
+            log.warning("product %s does not load: changes that break it are not reported", name)
             continue
         for kind in kinds:
             found[kind] = (*found.get(kind, ()), name)
@@ -184,7 +197,7 @@ def takers() -> dict[str, tuple[str, ...]]:
 
 
 def delivery_into(product: Product, settings: Settings, into: str) -> Delivery:
-    """A product's delivery to another place than its own: a folder, or an address."""
+    """Return a product's delivery to another place: a folder or a URL."""
     if json_lines_folder.wanted(product, into):
         return json_lines_folder.JsonLinesFolder(Path(into))
     delivery: Delivery = product.open(settings_into(product, settings, into))

@@ -1,11 +1,11 @@
-"""All settings, in one typed object that is made at the edge and passed in.
+"""All settings, in one typed object that the command line creates and passes on.
 
-Where a value comes from, the first that has it: the environment (`BUS_KAFKA__BOOTSTRAP`), a file
-of secrets (`BUS_SECRETS_DIR`, one file a value: `bus_kafka__sasl_password`), `bus.toml` (the file
-named by `BUS_CONFIG`, else `bus.toml` in the current folder), the default here.
+The first place that has a value wins: the environment (`BUS_KAFKA__BOOTSTRAP`), a folder of secrets
+(`BUS_SECRETS_DIR`, with one file for each value: `bus_kafka__sasl_password`), `bus.toml` (the file
+that `BUS_CONFIG` names, or `bus.toml` in the current folder), the default in this module.
 
-With no `[kafka] bootstrap` the embedded bus in `BUS_HOME` is meant. A secret is a `SecretStr`: it
-shows as stars wherever it is printed.
+Without `[kafka] bootstrap`, the settings mean the embedded bus in `BUS_HOME`. A secret is a
+`SecretStr`, which prints as stars.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bus.errors import Stop
 
 
 class Model(BaseModel):
-    """A group of settings: an unknown name is an error, as it is most often a misspelt one."""
+    """A group of settings; an unknown name is an error, as it is usually misspelled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,18 +45,19 @@ def _zone(name: str) -> str:
 
 
 TimeZone = Annotated[str, AfterValidator(_zone)]
-"""The name of an IANA time zone, such as America/Chicago: a product's day is its district's."""
+"""The name of an IANA time zone, such as America/Chicago. A product's day is the district's day."""
 
 
 class KafkaSettings(Model):
-    """The cluster. Names follow Kafka's own client settings.
+    """The Kafka cluster; names follow Kafka's own client settings.
 
-    bootstrap:   host:port[,host:port]; empty: the embedded bus.
-    client:      any other librdkafka setting, by its own name, passed on as it is.
-    partitions:  of every topic of the standard; the same for all, so that one student's events of
-                 every kind have the same partition number. Fixed once topics exist.
-    oauth_ca_file: the authorities with which `oauth_token_url` is checked; empty: the system's, as
-                 the cluster's own authority seldom signs for the identity provider.
+    bootstrap:     host:port[,host:port]; empty for the embedded bus.
+    client:        any other librdkafka settings, by their own names, passed on unchanged.
+    partitions:    the number of partitions of each topic of the standard. It is the same for all,
+                   so that one student's events of every kind have the same partition number. It
+                   cannot change once topics exist.
+    oauth_ca_file: the certificate authorities that check `oauth_token_url`; empty for the system's.
+                   The cluster's own authority seldom signs for the identity provider.
     """
 
     bootstrap: str = ""
@@ -79,7 +80,7 @@ class KafkaSettings(Model):
 
 
 class RegistrySettings(Model):
-    """The schema registry; any that speaks Confluent's API. Empty url: the embedded one."""
+    """The schema registry; any registry with Confluent's API. An empty url: the embedded one."""
 
     url: str = ""
     username: str = ""
@@ -91,14 +92,16 @@ class RegistrySettings(Model):
 
 
 class ConsumerSettings(Model):
-    """How the loop behaves; times in seconds.
+    """How a consumer behaves; times are in seconds.
 
-    hold_seconds:      how long a record waits for what it refers to, before the dead letters.
-    hold_records:      how many records may wait at once; more: reading pauses.
-    retry_first, retry_most: the first and the longest wait between tries of a delivery.
-    circuit_failures:  failed tries in a row after which the circuit is open.
-    drain_seconds:     how long a SIGTERM waits for the batch in hand.
-    http_host, http_port: where readiness, liveness and metrics are served; port 0: nowhere.
+    hold_seconds:            how long a record waits for the records that it refers to, before it
+                             becomes a dead letter.
+    hold_records:            how many records may wait at one time. Beyond that, the consumer stops
+                             reading.
+    retry_first, retry_most: the first and the longest wait between attempts to deliver.
+    circuit_failures:        the number of failed attempts in a row after which the circuit is open.
+    drain_seconds:           how long a SIGTERM waits for the current batch.
+    http_host, http_port:    where readiness, liveness and metrics are served; port 0: not served.
     """
 
     hold_seconds: float = Field(default=30.0, ge=0)
@@ -112,13 +115,13 @@ class ConsumerSettings(Model):
 
 
 class RetentionSettings(Model):
-    """How long history is kept, in days; see `bus topics plan`.
+    """How many days Kafka keeps history; see `bus topics plan`.
 
-    history_days:    every change of a record; after that its latest state stays, for ever.
+    history_days:    every change of a record. After that, its latest state remains forever.
     attendance_days: attendance.
     deadletter_days: dead letters, and notes of who looked at one.
-    tiered:          whether attendance and dead letters lie in the cluster's tiered storage.
-    local_days:      how many days of those are on the brokers' disks as well.
+    tiered:          whether attendance and dead letters are in the cluster's tiered storage.
+    local_days:      how many days of those are also on the brokers' disks.
     """
 
     history_days: int = Field(default=365, ge=1)
@@ -129,12 +132,13 @@ class RetentionSettings(Model):
 
 
 class MassWithdrawalSettings(Model):
-    """When an extract that withdraws much of a kind is stopped; counts are of one kind of record.
+    """The limits above which the guard stops an extract; all counts are per kind.
 
-    share, records: more than this share of the records that stood, 0 to 1, would go, and more than
-                    so many.
-    all_of:         all would go, and more than so many stood.
-    half_of:        half of them or more would go, and more than so many stood.
+    share, records: more than this share (0 to 1) of the active records would be withdrawn, and more
+                    than this many records.
+    all_of:         all records would be withdrawn, and there were more than this many.
+    half_of:        half of the records or more would be withdrawn, and there were more than this
+                    many.
     """
 
     share: float = Field(default=0.10, ge=0, le=1)
@@ -144,7 +148,7 @@ class MassWithdrawalSettings(Model):
 
 
 class TelemetrySettings(Model):
-    """Logs, traces. `otlp_endpoint` empty: traces are carried on, not exported."""
+    """Logs and traces; without `otlp_endpoint`, traces are passed on but not exported."""
 
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
@@ -152,7 +156,11 @@ class TelemetrySettings(Model):
 
 
 class Settings(BaseSettings):
-    """Everything. `products` and `producers` hold a table for each, checked by its own model."""
+    """All settings.
+
+    `products` and `producers` hold a table for each name. The product's or source's own model
+    checks it.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="BUS_", env_nested_delimiter="__", extra="forbid", frozen=True
@@ -171,11 +179,11 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether the embedded bus is meant."""
+        """Whether these settings mean the embedded bus."""
         return not self.kafka.bootstrap
 
     def topic(self, name: str) -> str:
-        """The full name of a topic: `schoolbus.student` for "student"."""
+        """Return the full name of a topic: `schoolbus.student` for "student"."""
         return f"{self.topic_prefix}.{name}"
 
     @classmethod
@@ -187,6 +195,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, the environment, secrets and bus.toml, in this order."""
         sources = [init_settings, env_settings]
         if secrets := os.environ.get("BUS_SECRETS_DIR"):
             sources.append(
@@ -199,7 +208,7 @@ class Settings(BaseSettings):
 
 
 class Tables(BaseSettings):
-    """The tables of products and sources alone, whatever else is set."""
+    """The tables of products and sources only, whatever the other settings are."""
 
     model_config = SettingsConfigDict(
         env_prefix="BUS_", env_nested_delimiter="__", extra="ignore", frozen=True
@@ -210,7 +219,7 @@ class Tables(BaseSettings):
 
     @classmethod
     def load(cls) -> Tables:
-        """Those of this process; none where they cannot be read, which `load` tells."""
+        """Return the tables of this process; empty if they cannot be read, which `load` reports."""
         try:
             return cls()
         except (ValidationError, SettingsError, TOMLDecodeError, OSError):
@@ -225,17 +234,18 @@ class Tables(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the same places as `Settings`."""
         return Settings.settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
 
 
 OF_THE_ENVIRONMENT = ("BUS_CONFIG", "BUS_SECRETS_DIR", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY")
-"""What is read from the environment alone, and is no part of `Settings`."""
+"""Variables that only the environment has; they are not part of `Settings`."""
 
 
 def config_file() -> Path:
-    """The file of settings: as `BUS_CONFIG` says, else `bus.toml` in the current folder."""
+    """Return the settings file: the one that `BUS_CONFIG` names, or `bus.toml` in this folder."""
     return Path(os.environ.get("BUS_CONFIG", "bus.toml"))
 
 
@@ -244,53 +254,53 @@ LONGEST_NAME = 60
 
 
 def registered_name(what: str, name: str) -> None:
-    """Raise ValueError when this cannot be the name of a product or a source.
+    """Raise ValueError if this cannot be the name of a product or a source.
 
-    It is a part of topics, groups and transactional ids (Kafka, "Topic": letters, digits, dots,
-    dashes, underscores), of a table in bus.toml, and of variables, which have no capitals to tell
-    and part their names by two underscores.
+    The name is part of topics, consumer groups and transactional ids, which have letters, digits,
+    dots, dashes and underscores (Kafka, "Topic"). It is also part of a table name in bus.toml and
+    of environment variables, which ignore case and use two underscores as a separator.
 
     what: "product" or "source".
     """
     if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
         raise ValueError(
-            f"{name!r} cannot be the name of a {what}: it has small letters and digits, in parts "
-            f"with a dash or an underscore between them, {LONGEST_NAME} characters at most"
+            f"{name!r} cannot be the name of a {what}: use lowercase letters and digits, with "
+            f"single dashes or underscores between them, and at most {LONGEST_NAME} characters"
         )
 
 
 def load() -> Settings:
-    """The settings of this process, read once at the edge.
+    """Return the settings of this process.
 
-    Raises `Stop` that names the setting and what is wrong with it, never its value.
+    Raises `Stop`, which names the setting and what is wrong with it, but never its value.
     """
     if (named := os.environ.get("BUS_CONFIG")) and not Path(named).is_file():
-        raise Stop(f"BUS_CONFIG names {named}, which is not there; correct it or unset it")
+        raise Stop(f"BUS_CONFIG names {named}, which does not exist; correct it or unset it")
     if (named := os.environ.get("BUS_SECRETS_DIR")) and not Path(named).is_dir():
-        raise Stop(f"BUS_SECRETS_DIR names {named}, which is no folder; correct it or unset it")
+        raise Stop(f"BUS_SECRETS_DIR names {named}, which is not a folder; correct it or unset it")
     try:
         return Settings()
     except ValidationError as error:
         raise Stop(explain(error, Settings)) from None
     except SettingsError as error:  # names the setting or the folder, never a value
         raise Stop(
-            f"settings cannot be read: {error}; correct BUS_… in the environment or the folder "
-            "of secret files (BUS_SECRETS_DIR)"
+            f"the settings cannot be read: {error}; correct BUS_… in the environment or the folder "
+            "of secrets (BUS_SECRETS_DIR)"
         ) from None
     except TOMLDecodeError as error:
         name = os.environ.get("BUS_CONFIG", "bus.toml")
-        raise Stop(f"{name} is not TOML ({error}); correct it") from None
+        raise Stop(f"{name} is not valid TOML ({error}); correct it") from None
     except PermissionError as error:
         raise Stop(
-            f"{error.filename} cannot be read: let the user that bus runs as "
-            f"(id {os.getuid()}) read it"
+            f"{error.filename} cannot be read: give the user that runs bus "
+            f"(id {os.getuid()}) permission to read it"
         ) from None
 
 
 def load_home() -> Path:
-    """The home alone, whatever is wrong with the other settings: for what must work in any case.
+    """Return the home, even if other settings are wrong, for commands that must always work.
 
-    Raises `Stop`, as `load` does, when the wrong setting is the one that names the home.
+    Raises `Stop`, as `load` does, if the wrong setting is the one that names the home.
     """
     try:
         return load().home
@@ -309,9 +319,9 @@ def load_home() -> Path:
 
 
 def _home_in_file() -> str:
-    """The home as bus.toml has it, also where the rest is no TOML; "" when it is no text.
+    """Return the home that bus.toml names, even if the rest is not TOML; "" if it is not text.
 
-    Raises `OSError` when the file cannot be read.
+    Raises `OSError` if the file cannot be read.
     """
     home: Any = str(Settings.model_fields["home"].default)
     path = config_file()
@@ -328,9 +338,9 @@ def _home_in_file() -> str:
 
 
 def misspelt_variables() -> list[str]:
-    """What is wrong with the environment's `BUS_…` names, a sentence each.
+    """Return a sentence for each misspelled `BUS_…` variable of the environment.
 
-    A name that is like none of the settings' is let be, as it may be another program's.
+    A name that resembles no setting is ignored, as it may belong to another program.
     """
     ours = {_variable(name) for name in _dotted(Settings)}
     groups = {name.upper() for name in Settings.model_fields}
@@ -339,15 +349,15 @@ def misspelt_variables() -> list[str]:
         if not name.upper().startswith("BUS_") or name.upper() in OF_THE_ENVIRONMENT:
             continue
         first, _, rest = name.upper().removeprefix("BUS_").partition("__")
-        if first in groups:  # what comes after it is checked when the settings are made
+        if first in groups:  # pydantic checks the rest of the name
             continue
         known = [*ours, *OF_THE_ENVIRONMENT]
         group = next((group for group in sorted(groups) if first.startswith(f"{group}_")), "")
         if close := get_close_matches(name.upper(), known, 1, 0.85):
-            wrong.append(f"{name} is no setting; {close[0]} may have been meant")
+            wrong.append(f"{name} is not a setting; did you mean {close[0]}?")
         elif group:
             meant = f"BUS_{group}__{first.removeprefix(f'{group}_')}" + (rest and f"__{rest}")
-            wrong.append(f"{name} is no setting; {meant} may have been meant (two underscores)")
+            wrong.append(f"{name} is not a setting; did you mean {meant} (two underscores)?")
     return wrong
 
 
@@ -356,9 +366,9 @@ def _variable(dotted: str) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with settings, a line each, without any value.
+    """Return what is wrong with settings, one line each, without any value.
 
-    model: whose settings they are; it says which one may have been meant by one that it has not.
+    model: the model of the settings. It suggests a name for each unknown one.
     """
     lines = [
         f"  {'.'.join(map(str, problem['loc']))}: {_problem(problem, model)}"
@@ -374,33 +384,33 @@ def _problem(problem: Any, model: type[BaseModel]) -> str:
     group = model_at(model, path)
     names = list(group.model_fields) if group else []
     if meant := meant_by(name, names):
-        return f"there is no such setting; {meant} may have been meant"
+        return f"this setting does not exist; did you mean {meant}?"
     if elsewhere := [one for one in _dotted(model) if one.rpartition(".")[2] == name]:
-        return f"there is no such setting here; {elsewhere[0]} may have been meant"
-    return f"there is no such setting; there are: {', '.join(names)}"
+        return f"this setting does not exist here; did you mean {elsewhere[0]}?"
+    return f"this setting does not exist; the settings are: {', '.join(names)}"
 
 
 def meant_by(name: str, names: list[str]) -> str:
-    """The one of these names that may have been meant by a wrong one, or ""."""
+    """Return the name that a wrong name probably means, or ""."""
     plain = {one.lower().replace("-", "_"): one for one in names}
     close = get_close_matches(name.lower().replace("-", "_"), plain, 1)
     return plain[close[0]] if close else ""
 
 
 def model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    """The model of a group of settings within another, or None when there is none."""
+    """Return the model of a group of settings within another, or None if there is none."""
     found: Any = model
     for part in path:
         if (inner := _model(found)) is not None:
             field = inner.model_fields.get(part)
             found = field.annotation if field else None
-        else:  # a table with a group for each name
+        else:  # a dict: any name has the same group of settings
             found = get_args(found)[1] if get_origin(found) is dict else None
     return _model(found)
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation names, alone or beside None."""
+    """Return the model that an annotation names, alone or as `Model | None`; else None."""
     if get_origin(annotation) is dict:
         return None
     for one in (annotation, *get_args(annotation)):
@@ -410,7 +420,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _dotted(model: type[BaseModel], before: str = "") -> Iterator[str]:
-    """All settings of a model, each with its groups: `kafka.bootstrap`."""
+    """Yield the dotted names of all settings of a model, such as `kafka.bootstrap`."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):

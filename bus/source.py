@@ -1,31 +1,33 @@
-"""The contract of a source: how a student information system is read.
+"""The contract of a source: the code that reads a student information system (SIS).
 
 A source is one file in `producers/` that ends in `SOURCE = Source(…)`, and one line in
-pyproject.toml under `[project.entry-points."schoolbus.producers"]`. A third party's package adds
-the same line to its own pyproject.toml. `bus produce NAME` then has `--source`, `--json`, the
-guards and the quarantine, and so has every other source.
+pyproject.toml under `[project.entry-points."schoolbus.producers"]`. A third-party package adds the
+same line to its own pyproject.toml. Like every other source, `bus produce NAME` then has the
+options `--source` and `--json`, the guards and the quarantine.
 
-There are three ways of reading. A source says which is its own by its `reader`:
+There are three ways of reading. A source declares one of them as its `reader`:
 
-* `Extracts`: somebody puts a file or a folder somewhere. `bus produce NAME PATH` reads it once;
-  with `--watch`, PATH is a folder, and each extract that arrives in it is read once.
-* `Polled`: the system is asked. `bus produce NAME` asks it once; with `--watch`, again and again.
-* `Streamed`: the system tells of each change. `bus produce NAME` runs until it is stopped.
+* `Extracts`: the SIS or a person exports files. `bus produce NAME PATH` reads one extract.
+  With `--watch`, PATH is a folder, and the bus reads each extract that arrives in it once.
+* `Polled`: the source queries the SIS. `bus produce NAME` queries it once, or repeatedly with
+  `--watch`.
+* `Streamed`: the SIS sends each change. `bus produce NAME` runs until it is stopped.
 
-Extracts and polls fill a `Staging`: tables of a DuckDB database, one for each kind of record, all
-text. The bus does the rest (`bus.ingest.pipeline`): it checks and converts the text by the
-standard, finds what is new, changed or gone, stops before a mass withdrawal, and publishes the
-changes. A poll may hold everything or only what has changed since the last one; `coverage` says
-which, kind by kind. DuckDB, because this is set work on columns, not a loop over rows.
+Extracts and polls fill a `Staging`: tables of a DuckDB database, one for each kind, with text
+columns. The bus does the rest (`bus.ingest.pipeline`). It checks and converts the text by the
+standard, finds what is new, changed or missing, stops before a mass withdrawal, and publishes the
+changes. A poll may return all records or only those that changed since the last poll. `coverage`
+says which, for each kind. DuckDB processes whole columns, which is much faster than a Python loop
+over rows.
 
-A stream gives `ChangeBatch`: records as the standard has them, some at a time.
+A stream yields `ChangeBatch` objects, which hold some records of the standard each.
 
-Where a poll or a stream goes on is its `position`: a text that only the source understands, such
-as a cursor or a time. The bus publishes it in the same Kafka transaction as the events. Killed at
-any moment, the source goes on from the position up to which everything is published.
+A `position` says where a poll or a stream continues. It is a text that only the source understands,
+such as a cursor or a time. The bus publishes it in the same Kafka transaction as the events. If the
+source is killed, it continues at the position up to which everything is published.
 
-What a reader raises: `bus.errors.RetryLater` when the system does not answer now, `bus.errors.Stop`
-when a person must act first. A single row that is wrong is a `Fault`, not an exception.
+A reader raises `bus.errors.RetryLater` if the system does not answer now, and `bus.errors.Stop` if
+a person must act first. A wrong row is a `Fault`, not an exception.
 """
 
 from __future__ import annotations
@@ -44,24 +46,26 @@ if TYPE_CHECKING:
     import duckdb
 
 Coverage = Literal["bulk", "delta"]
-"""bulk: the table holds all records of the kind, so a record that is not in it is gone.
-delta: it holds only changes; what is not in it stands as it was."""
+"""bulk: the table holds all records of the kind, so a record that is missing was deleted. delta:
+the table holds only changes; all other records stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong with the input, for the quarantine; it carries no value, only its class.
+    """Something wrong with the input, for the quarantine; it holds no value, only its class.
 
-    file:        the file inside the extract ("users.csv").
-    line:        the line on which the row begins, 1 for the header; 0: the whole file.
-    column:      the column as the standard names it; "": the row or the file.
-    value_class: what kind of value it was ("empty", "text of 12 characters", "a date"), never it.
+    file:        the file inside the extract, such as "users.csv".
+    line:        the line on which the row begins (1 is the header); 0 for the whole file.
+    column:      the column, by the standard's name; "" for the whole row or file.
+    value_class: the sort of value, such as "empty", "text of 12 characters" or "a date"; never the
+                 value.
     reason:      what is wrong and what to do, for a person.
-    fatal:       whether the row was left out (True), or read without this value (False).
-    kind:        the kind of record of the row, or "" when that could not be told.
-    code:        what is wrong, for a program: one of `bus.standard.fault_codes`, or one of the
-                 source's own. It stays when the reason is worded anew.
-    count:       how many rows it tells of; with more than one, `line` is that of the first, or 0.
+    fatal:       True: the row was left out. False: the row was read without this value.
+    kind:        the kind of the row's record, or "" if it has none.
+    code:        what is wrong, for a program: one of `bus.standard.fault_codes`, or a code of the
+                 source. It stays the same when the reason is reworded.
+    count:       how many rows the fault covers. If more than one, `line` is that of the first row,
+                 or 0.
     """
 
     file: str
@@ -79,23 +83,23 @@ class Fault:
 class Staging:
     """Where a source puts an extract.
 
-    con:      a DuckDB connection of this run alone. For each kind that the extract has, the source
-              makes the table `raw_<kind>` (`raw_student`, `raw_academicSession`) with the columns
-              `_file VARCHAR`, `_line BIGINT` (the line on which the row begins) and any of the
-              kind's fields, by the standard's names, all VARCHAR holding the source's own text
-              (trimmed or not; NULL or '' for nothing; several values separated by commas).
-              Fields that the source does not have are left out. Columns that the standard does not
-              have must not be there, but `_raw UBIGINT`, which `bus.ingest.row_hashes.load` makes:
-              a source that reads its tables by that does not read again what is as it was.
-    folder:   a folder for temporary files of this run, removed when it ends.
+    con:      a DuckDB connection for this run only. For each kind in the extract, the source
+              creates the table `raw_<kind>` (`raw_student`, `raw_academicSession`). Its columns are
+              `_file VARCHAR`, `_line BIGINT` (the line on which the row begins) and any fields of
+              the kind, by the standard's names. Fields are VARCHAR with the source's own text,
+              trimmed or not. NULL or '' means no value. Commas separate several values. Leave out
+              fields that the source does not have. The table must have no other column except `_raw
+              UBIGINT`, which `bus.ingest.row_hashes.load` creates: a source that loads its files
+              with that function skips rows whose text has not changed.
+    folder:   a folder for temporary files of this run. It is removed at the end.
     coverage: for each kind in the extract, bulk or delta.
-    faults:   what the source itself found wrong: files, rows of the wrong length, columns that it
-              does not know.
-    position: where a poll begins; the source sets it to where it ended. See `Polled`.
-    expected: kinds that the extract should carry but that are not in the coverage: a file of it
-              could not be read, or holds none of them now. What names a record of these is checked.
-              What names a record of a kind that is neither here nor in the coverage, and that the
-              source has never published, is kept as it is (see `bus.ingest.integrity`).
+    faults:   the faults that the source itself found, such as unreadable files, rows with too few
+              values and unknown columns.
+    position: where a poll begins. The source sets it to where the poll ended; see `Polled`.
+    expected: kinds that the extract should have but that are not in the coverage, because a file
+              could not be read or holds none of them now. References to these kinds are checked. A
+              reference to a kind that is neither here nor in the coverage, and that the source has
+              never published, is kept unchecked (see `bus.ingest.integrity`).
     """
 
     con: duckdb.DuckDBPyConnection
@@ -119,13 +123,13 @@ class NoSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Extracts:
-    """Reads extracts that somebody puts somewhere.
+    """A reader of extracts: files that the SIS or a person exports.
 
-    read: fills `staging` from the extract at a path, with the source's settings. It is called once
-          for an extract, and again for the same one after a failure. It raises `Stop` when the
-          extract cannot or must not be read. A file of it that cannot be read is a fault, and its
+    read: fills the staging from the extract at a path, with the source's settings. It is called
+          once for each extract, and again for the same extract after a failure. It raises `Stop` if
+          the extract cannot or must not be read. A file that cannot be read is a fault, and its
           kinds are not in the coverage.
-    what: names an extract for `--help`: "A zip or a folder with a OneRoster CSV extract."
+    what: describes an extract for `--help`: "A zip or a folder with a OneRoster CSV extract."
     """
 
     read: Callable[[Path, Any, Staging], None]
@@ -134,12 +138,12 @@ class Extracts:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """Asks the system, once or again and again.
+    """A reader that queries the system, once or repeatedly.
 
-    read:  fills `staging` from the system, with the source's settings. `staging.position` is where
-           the last poll that was published ended, "" at first; set it to where this one ends.
-    every: how many seconds `--watch` waits between the end of a poll and the next, unless the
-           operator says otherwise.
+    read:  fills the staging from the system, with the source's settings. `staging.position` says
+           where the last published poll ended; it is "" at first. Set it to where this poll ends.
+    every: how many seconds `--watch` waits between the end of a poll and the next one, unless the
+           operator chooses another interval.
     """
 
     read: Callable[[Any, Staging], None]
@@ -148,11 +152,11 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class ChangeBatch:
-    """What a stream gives at once, published in one transaction together with its position.
+    """Changes that a stream yields together, published in one transaction with their position.
 
-    records:  for each kind of record its new states in their order, as JSON documents of the
-              standard (`bus.standard.json`): a withdrawn one has the status `tobedeleted`.
-    position: where the stream goes on after these.
+    records:  for each kind, the new states in their order, as JSON documents of the standard
+              (`bus.standard.json`). A withdrawn record has the status `tobedeleted`.
+    position: where the stream continues after these records.
     """
 
     records: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -161,11 +165,12 @@ class ChangeBatch:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """Follows a system that tells of each change.
+    """A reader that follows a system which sends each change.
 
-    follow: gives changes from a position on ("" at first), with the source's settings, for ever or
-            until `stopped` answers True. It gives `ChangeBatch` without records now and then when
-            nothing happens, so that it can be stopped.
+    follow: takes the source's settings, a position ("" at first) and the function `stopped`, and
+            yields changes after that position until `stopped()` returns True. While nothing
+            happens, it yields a `ChangeBatch` without records now and then, so that it can be
+            stopped.
     """
 
     follow: Callable[[Any, str, Callable[[], bool]], Iterator[ChangeBatch]]
@@ -173,17 +178,17 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A connector to a kind of student information system.
+    """A connector that reads one type of student information system.
 
-    name:     on the command line (`bus produce NAME`), in `[producers.NAME]`, and the name under
-              which it publishes unless `--source` gives another: small letters and digits,
-              with dashes or underscores between them.
-    help:     what `bus produce NAME --help` says, in Markdown.
-    reader:   how it is read.
-    settings: a pydantic model, filled from `[producers.NAME]` in bus.toml and the environment
-              (`BUS_PRODUCERS__NAME__FIELD`). Secrets are `SecretStr`.
-    rules:    the version of how it reads. Raise it when the same text is read as something else,
-              so that rows that have not changed are read again.
+    name:     the name on the command line (`bus produce NAME`) and in `[producers.NAME]`. The
+              source also publishes under this name unless `--source` gives another. It has
+              lowercase letters and digits, with single dashes or underscores between them.
+    help:     what `bus produce NAME --help` prints, in Markdown.
+    reader:   how the source reads.
+    settings: a pydantic model. It is filled from `[producers.NAME]` in bus.toml and from the
+              environment (`BUS_PRODUCERS__NAME__FIELD`). Secrets are `SecretStr`.
+    rules:    the version of the source's reading rules. Raise it when the source reads the same
+              text as something else, so that unchanged rows are read again.
     """
 
     name: str

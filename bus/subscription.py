@@ -1,14 +1,15 @@
-"""A vendor's way in: the events of some kinds, decoded and typed, at least once.
+"""Gives a vendor the events of some kinds, decoded and typed, at least once.
 
     from bus import subscribe
 
     for event in subscribe("student", "enrollment", group="acme"):
         print(event.kind, event.record["sourcedId"], event.record["status"])
 
-An event counts as handled when the next one is asked for; its offset is committed within a second
-then, and at the end. After a crash the last ones come again, with the same `event.id`.
+An event counts as handled when your program asks for the next one. Its offset is committed within a
+second after that, and at the end. After a crash the last events come again with the same
+`event.id`.
 
-What does not decode is passed over: counted, logged, and given to a hook:
+A message that does not decode is skipped. It is counted, logged and passed to a hook:
 
     events = subscribe("student", group="acme", undecodable=lambda lost: alarm(lost.place))
     for event in events: ...
@@ -44,12 +45,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event, decoded.
+    """One decoded event.
 
-    kind:   the kind of record ("student"); record: the record as it now stands, a TypedDict of
-            `bus.standard` (`Student` for "student").
-    id, type, source, time, traceparent: its CloudEvents attributes; time is UTC.
-    place:  topic/partition/offset.
+    kind:                          the kind of record, such as "student".
+    record:                        the new state of the record: a TypedDict of `bus.standard`, such
+                                   as `Student` for "student".
+    id, type, source, traceparent: the CloudEvents attributes of the event.
+    time:                          the CloudEvents time, in UTC.
+    place:                         topic/partition/offset.
     """
 
     kind: str
@@ -64,13 +67,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """A message that is no event of its kind, as its bytes do not decode.
+    """A message whose bytes do not decode as a record of its topic's kind.
 
-    kind:   the kind of record of its topic.
+    kind:   the kind of the topic.
     place:  topic/partition/offset.
-    reason: why it does not decode; without any value.
-    key:    the id of its record ("" without a key).
-    value:  its bytes; None: the record is to be forgotten (an erasure).
+    reason: why it does not decode, without any value.
+    key:    the id of the record; "" if the message has no key.
+    value:  the bytes. None means an erasure: delete what you keep of this record.
     """
 
     kind: str
@@ -81,9 +84,9 @@ class Undecodable:
 
 
 class Subscription(Iterator[Event]):
-    """What `subscribe` gives: an iterator of events. Not for several threads.
+    """The iterator of events that `subscribe` returns; do not share it between threads.
 
-    undecodable: how many messages were passed over, by kind, since it began.
+    undecodable: a Counter of the messages that were skipped since the subscription began, by kind.
     """
 
     def __init__(
@@ -95,33 +98,34 @@ class Subscription(Iterator[Event]):
         hook: Callable[[Undecodable], object] | None,
     ) -> None:
         self.undecodable: Counter[str] = Counter()
-        # Not a method of this object: whoever lets go of the object leaves the group at once.
-        losses = _Losses(group, self.undecodable, hook)
-        self._events = _events(kinds, group, settings, until_caught_up, losses.add)
+        # Not a method of this object: a reference to it would keep the object alive, and dropping
+        # the object must leave the group at once.
+        skipped = _SkippedMessages(group, self.undecodable, hook)
+        self._events = _events(kinds, group, settings, until_caught_up, skipped.add)
 
     def __next__(self) -> Event:
         """The next event; the one before it counts as handled."""
         return next(self._events)
 
     def close(self) -> None:
-        """Leave the group. The last event that was given does not count as handled."""
+        """Leave the group; the last event that was returned does not count as handled."""
         self._events.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Losses:
-    """What a subscription passes over: counted, logged, told to the hook."""
+class _SkippedMessages:
+    """The messages that a subscription skips: counts them, logs them and calls the hook."""
 
     group: str
     counts: Counter[str]
     hook: Callable[[Undecodable], object] | None
 
     def add(self, lost: Undecodable) -> None:
-        """One more."""
+        """Record one more skipped message."""
         number = self.counts[lost.kind] + 1
-        if str(number).strip("0") == "1":  # the 1st, the 10th, the 100th: a topic may be full of it
+        if str(number).strip("0") == "1":  # the 1st, 10th, 100th …: there may be many
             log.warning(
-                "group %s passes over what does not decode: %d of kind %s by now, last %s: %s",
+                "group %s skips messages that do not decode: %d of kind %s so far, last at %s: %s",
                 *(self.group, number, lost.kind, lost.place, lost.reason),
             )
         if self.hook is not None:
@@ -136,19 +140,24 @@ def subscribe(
     until_caught_up: bool = False,
     undecodable: Callable[[Undecodable], object] | None = None,
 ) -> Subscription:
-    """The events of these kinds, from the first that this group has not handled; for ever, or until
-    all is read that was there at the start.
+    """Return the events of these kinds, starting at the first that this group has not handled.
 
-    undecodable: called with each message that does not decode, before the next event comes. It
-                 counts as handled when the call returns; when the call raises, reading ends with
-                 that, and the message comes again.
+    kinds:           kinds of record, such as "student".
+    group:           the consumer group. Instances with the same group share the events.
+    settings:        the settings; by default those of bus.toml and the environment.
+    until_caught_up: end after the events that were there at the start; otherwise, go on forever.
+    undecodable:     called with each message that does not decode, before the next event comes. The
+                     message counts as handled when the call returns. If the call raises, reading
+                     ends with that exception, and the message comes again.
 
-    One student's events of a kind come in order. What does not decode is passed over, as its
-    producer alone can mend it: it is counted (`Subscription.undecodable`) and logged as a warning
-    of the logger `bus.subscription`, the 1st, the 10th, the 100th of a kind, without the record's
-    id and bytes. Raises, when the first event is asked for, `RetryLater` when Kafka or the registry
-    does not answer, `Stop` when no bus is up, and ValueError for a kind that the standard does not
-    have.
+    Events of one student and one kind come in order. A message that does not decode is skipped, as
+    only its producer can correct it. It is counted in `Subscription.undecodable`. The logger
+    `bus.subscription` warns of the 1st, 10th, 100th … message of a kind, without the record's id
+    and bytes.
+
+    These errors are raised when the first event is requested: `RetryLater` if Kafka or the registry
+    does not answer, `Stop` if no bus is running, and ValueError for a kind that the standard does
+    not have.
     """
     return Subscription(kinds, group, settings, until_caught_up, undecodable)
 
@@ -158,13 +167,13 @@ def _events(
     group: str,
     settings: Settings | None,
     until_caught_up: bool,
-    pass_over: Callable[[Undecodable], None],
+    skip: Callable[[Undecodable], None],
 ) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
-            f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+            f"unknown kind: {', '.join(sorted(unknown))}; the kinds are {', '.join(KINDS)}"
         )
-    _tell_in_one_line()
+    _print_errors_without_traceback()
     settings = settings or load()
     if not settings.embedded:
         check_reachable(settings)
@@ -173,7 +182,8 @@ def _events(
     consumer = Consumer(
         group_settings(settings, group)
         | {
-            # librdkafka commits what is stored: every second, when partitions go, at the end.
+            # librdkafka commits stored offsets every second, when partitions are revoked, and when
+            # the consumer closes.
             "enable.auto.commit": True,
             "auto.commit.interval.ms": 1000,
             "enable.auto.offset.store": False,
@@ -205,18 +215,18 @@ def _events(
             if isinstance(found, Event):
                 yield found
             else:
-                pass_over(found)
-            _handled(consumer, message)
+                skip(found)
+            _store_offset(consumer, message)
     except KafkaException as error:
-        raise RetryLater(f"Kafka says {error.args[0].name()}; try again when it is up") from None
+        raise RetryLater(f"Kafka reports {error.args[0].name()}; try again later") from None
     finally:
         consumer.close()
 
 
-def _tell_in_one_line() -> None:
-    """Let a `BusError` that ends the program be told by its text, which is for a person, alone.
+def _print_errors_without_traceback() -> None:
+    """Print only the text of a `BusError` that ends the program, without a traceback.
 
-    A program that shows its errors in a way of its own (`sys.excepthook`) goes on to do so.
+    The text is written for a person. A program that has set `sys.excepthook` keeps its own hook.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -230,7 +240,7 @@ def _tell_in_one_line() -> None:
 
 
 def _event(message: Message, kind: str, decoder: Decoder) -> Event | Undecodable:
-    """The event of a message, if it decodes."""
+    """Return the event of a message, or `Undecodable`."""
     place, value = f"{message.topic()}/{message.partition()}/{message.offset()}", message.value()
     try:
         record = decoder.decode(value)
@@ -251,8 +261,11 @@ def _event(message: Message, kind: str, decoder: Decoder) -> Event | Undecodable
     )
 
 
-def _handled(consumer: Consumer, message: Message) -> None:
-    """Let the message's offset be committed, unless another reader has the partition by now."""
+def _store_offset(consumer: Consumer, message: Message) -> None:
+    """Store the message's offset for the next commit.
+
+    Does nothing if another instance has the partition by now.
+    """
     try:
         consumer.store_offsets(message=message)
     except KafkaException as error:

@@ -1,6 +1,6 @@
-"""The contract suite: what any source or product must pass to be accepted, also a third party's.
+"""The contract suite: the tests that every source and product must pass, also a third party's.
 
-Needs `pytest` and `hypothesis` (the extra `schoolbus[dev]`). A product's test is
+It needs `pytest` and `hypothesis` (the extra `schoolbus[dev]`). The test of a product is
 
     from bus.contract import ProductContract
     from lunch import PRODUCT
@@ -8,13 +8,13 @@ Needs `pytest` and `hypothesis` (the extra `schoolbus[dev]`). A product's test i
     class TestLunch(ProductContract):
         product = PRODUCT
 
-        def open(self, folder):                # a fresh delivery on this folder (or on a fake of
+        def open(self, folder):                # a new delivery to this folder (or to a fake of
             return PRODUCT.open(…)             # the product); called again, as after a restart
 
         def state(self, folder):               # what the product has now: anything comparable
             return {…}
 
-and a source's
+and the test of a source is
 
     from bus.contract import SourceContract
     from oursis import SOURCE
@@ -23,7 +23,7 @@ and a source's
         source = SOURCE
         marker = "Zebulon Marker"
 
-        def extract(self, folder):             # a small extract, with somebody of that name
+        def extract(self, folder):             # a small extract with a person of that name
             …
 """
 

@@ -1,5 +1,6 @@
-"""Records of the standard for tests: one as it is said, and those that hypothesis draws from the
-schemas: valid, and as odd as they get.
+"""Valid records of the standard for tests: with given values, or drawn by hypothesis.
+
+The drawn records are as unusual as the schemas allow.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SAID: dict[str, dict[str, Any]] = {
 
 
 def a_record(kind: str, **said: Any) -> dict[str, Any]:
-    """A valid record of a kind: `a_record("student", sourcedId="s1", grades=["07"])`."""
+    """Return a valid record of a kind: `a_record("student", sourcedId="s1", grades=["07"])`."""
     record: dict[str, Any] = {}
     for field in KINDS[kind].schema["fields"]:
         name = field["name"]
@@ -54,7 +55,10 @@ def a_record(kind: str, **said: Any) -> dict[str, Any]:
 
 
 def records(kind: str, **said: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Records of a kind; `said` gives strategies for fields that a test cares about."""
+    """Return a strategy for records of a kind.
+
+    said: strategies for the fields that the test cares about.
+    """
     schema = {f["name"]: f for f in KINDS[kind].schema["fields"]}
     fields = {name: said[name] if name in said else _field(f) for name, f in schema.items()}
     return st.fixed_dictionaries(fields)

@@ -1,4 +1,4 @@
-"""What a Kafka message answers, from plain fields, for tests without Kafka."""
+"""A fake Kafka message, for tests without Kafka."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bus.kafka.cloudevents import Change, Headers, envelope
 
 @dataclass(frozen=True)
 class Sent:
-    """A message as `confluent_kafka.Message` presents it."""
+    """A message with the methods of `confluent_kafka.Message`."""
 
     kind: str
     key_: str
@@ -21,27 +21,27 @@ class Sent:
     more: Headers = field(default_factory=list)
 
     def topic(self) -> str:
-        """The topic of the kind, with the default prefix."""
+        """Return the topic of the kind, with the default prefix."""
         return f"schoolbus.{self.kind}"
 
     def partition(self) -> int:
-        """The partition."""
+        """Return the partition."""
         return self.partition_
 
     def offset(self) -> int:
-        """The offset."""
+        """Return the offset."""
         return self.offset_
 
     def key(self) -> bytes:
-        """The record's id."""
+        """Return the record's id."""
         return self.key_.encode()
 
     def value(self) -> bytes:
-        """The encoded record."""
+        """Return the encoded record."""
         return self.value_
 
     def headers(self) -> Headers:
-        """CloudEvents attributes; the id is the same whenever the same place is read again."""
+        """Return the CloudEvents attributes; the id depends only on kind, partition and offset."""
         headers = envelope(
             self.kind, self.change, source="/contract", time=self.time, traceparent=None
         )
@@ -49,8 +49,8 @@ class Sent:
         return [*headers, ("ce_id", id_.encode()), *self.more]
 
     def timestamp(self) -> tuple[int, int]:
-        """Kafka's own time, in milliseconds."""
+        """Return Kafka's timestamp, in milliseconds."""
         return (1, 1_795_500_000_000)
 
     def error(self) -> None:
-        """No error."""
+        """Return None: no error."""

@@ -1,4 +1,4 @@
-"""What any product must pass: its translation is pure, its delivery loses and doubles nothing."""
+"""The tests that every product must pass: its translation is pure, its delivery exact."""
 
 from __future__ import annotations
 
@@ -30,48 +30,55 @@ class ProductContract:
 
     @abstractmethod
     def open(self, folder: Path) -> Delivery:
-        """A delivery to an empty product, or to the one that this folder stands for already."""
+        """Return a new delivery to the product that this folder represents, which may be empty."""
 
     @abstractmethod
     def state(self, folder: Path) -> Any:
-        """What the product has been brought to: anything that `==` compares, and that is empty
-        (false) for a product that has nothing."""
+        """Return what the product has now: any value that `==` can compare.
 
-    # ---- the translation -----------------------------------------------------------------------
+        The value is empty (false) if the product has nothing.
+        """
+
+    # ---- translation ---------------------------------------------------------------------------
 
     def test_the_names_are_in_order(self) -> None:
-        """A product's name is part of a topic's and a group's; its tables have different names."""
+        """The product's name is valid, and each table has its own name."""
         registered_name("product", self.product.name)
         names = [table.name for table in self.product.tables]
         assert len(names) == len(set(names))
         assert {kind for table in self.product.tables for kind in table.rows} <= KINDS.keys()
 
     def test_equivalent_records_lie_in_one_partition_and_have_days(self) -> None:
-        """The rule can be decided where the records are, and ranks by days."""
+        """The rule is decided within one partition, and its first and last days are dates."""
         for kind, rule in self.product.siblings.items():
-            assert kind in self.product.kinds, f"siblings of {kind}, which it does not take"
+            assert kind in self.product.kinds, f"Product.siblings has {kind}, which is in no table"
             fields = KINDS[kind].fields
             assert set(rule.fields) <= set(fields)
-            assert KINDS[kind].owner in rule.fields, "else they may lie in several partitions"
+            assert KINDS[kind].owner in rule.fields, "add the kind's owner to the fields"
             types = {field["name"]: field["type"] for field in KINDS[kind].schema["fields"]}
             for day in filter(None, (rule.last, rule.first)):
-                assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is no day"
+                assert "'logicalType': 'date'" in str(types.get(day)), f"{day} is not a date"
 
     def test_who_has_left_gives_a_unique_value_back(self) -> None:
-        """The row of a withdrawn record does not hold it; and a record can be told without it."""
+        """Rows of withdrawn records lack the unique value.
+
+        A record can also be translated without the value.
+        """
         value = "the-only-one"
         for kind, field in self.product.unique.items():
-            assert field in KINDS[kind].fields, f"unique {field}: {kind} has no such field"
+            assert field in KINDS[kind].fields, (
+                f"Product.unique names {field}; {kind} has no such field"
+            )
             record = a_record(kind, **{field: value})
             for table, function in self.product.translations(kind):
                 rows = function({**record, "status": "tobedeleted"})
-                assert value not in repr(rows), f"{table.name}: who has left keeps {field}"
+                assert value not in repr(rows), f"{table.name}: a withdrawn record keeps {field}"
                 function({**record, field: None})
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_translations_are_pure_and_fit_their_tables(self, data: st.DataObject) -> None:
-        """The same record gives the same row, the record stays as it is, columns are in order."""
+        """The same record gives the same row and is not changed; columns are in order."""
         kind = data.draw(st.sampled_from(self.product.kinds))
         record = data.draw(records(kind))
         before = copy.deepcopy(record)
@@ -81,7 +88,7 @@ class ProductContract:
             except Never as reason:
                 assert str(reason)
                 continue
-            assert record == before, f"{table.name} changes the record that it is given"
+            assert record == before, f"{table.name} changes the record"
             assert function(copy.deepcopy(record)) == row, f"{table.name} is not pure"
             if table.columns:
                 for one in _rows(row):
@@ -90,8 +97,10 @@ class ProductContract:
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
-        """`bus reconcile` tells by `Table.gone` which rows a product keeps of what is no more: each
-        row that a withdrawal changes must say so."""
+        """Each row that a withdrawal changes is marked as removed by `Table.gone`.
+
+        `bus reconcile` uses `Table.gone` to find the product's rows of removed things.
+        """
         kind = data.draw(st.sampled_from(self.product.kinds))
         record = data.draw(records(kind))
         for table, function in self.product.translations(kind):
@@ -102,48 +111,50 @@ class ProductContract:
                 continue
             kept = [row for row in after if row not in before and not table.is_gone(row)]
             assert not kept, (
-                f"{table.name} has a row of a withdrawn {kind} that Table.gone does not call gone; "
-                "name the column and the value that say it, as in gone={'status': ('deleted',)}"
+                f"{table.name} has a row of a withdrawn {kind} that is not marked as removed; add "
+                "the column and its value to Table.gone, as in gone={'status': ('deleted',)}"
             )
 
     def test_what_stands_is_not_gone(self) -> None:
-        """`Table.gone` names columns of its table, and does not call gone what stands."""
+        """`Table.gone` names columns of its table and never marks a row of an active record."""
         for table in self.product.tables:
             if table.columns:
-                assert table.gone.keys() <= set(table.columns), f"{table.name} has no such column"
+                assert table.gone.keys() <= set(table.columns), (
+                    f"Table.gone of {table.name} names an unknown column"
+                )
             assert not any(isinstance(values, str) for values in table.gone.values()), (
-                f"the values in Table.gone of {table.name} are a tuple: ('deleted',)"
+                f"the values in Table.gone of {table.name} must be a tuple: ('deleted',)"
             )
         for kind, found in _district().items():
             for table, function in self.product.translations(kind):
                 for row in (row for record in found for row in _rows(function(record))):
-                    assert not table.is_gone(row), f"{table.name} calls a {kind} gone that stands"
+                    assert not table.is_gone(row), f"{table.name} marks an active {kind} as removed"
 
-    # ---- the delivery --------------------------------------------------------------------------
+    # ---- delivery ------------------------------------------------------------------------------
 
     def test_all_that_is_delivered_is_there(self, tmp_path: Path) -> None:
-        """Something of a small district reaches the product."""
+        """Delivering a small district leaves something at the product."""
         self._deliver(tmp_path, _lots())
         assert self.state(tmp_path)
 
     def test_delivering_again_changes_nothing(self, tmp_path: Path) -> None:
-        """After a crash before the commit, the same batch comes again, to a new delivery."""
+        """After a crash before the commit, a new delivery gets the same batch again."""
         self._deliver(tmp_path, _lots())
         once = self.state(tmp_path)
         self._deliver(tmp_path, _lots(), honour_resume=True)
         assert self.state(tmp_path) == once
 
     def test_one_batch_or_many_is_the_same(self, tmp_path: Path) -> None:
-        """How the loop happens to cut batches does not show in the product."""
+        """The product does not depend on how records are divided into batches."""
         (tmp_path / "one").mkdir()
         (tmp_path / "many").mkdir()
         self._deliver(tmp_path / "one", _lots())
-        for kind, lot in _lots().items():
-            self._deliver(tmp_path / "many", {kind: lot})
+        for kind, batch in _lots().items():
+            self._deliver(tmp_path / "many", {kind: batch})
         assert self.state(tmp_path / "many") == self.state(tmp_path / "one")
 
     def test_a_restart_goes_on_where_it_was(self, tmp_path: Path) -> None:
-        """What `resume` says is never behind the start and never ahead of what was delivered."""
+        """`resume` never answers an offset beyond what was delivered."""
         end = self._deliver(tmp_path, _lots())
         delivery = self.open(tmp_path)
         try:
@@ -153,7 +164,7 @@ class ProductContract:
             delivery.close()
 
     def test_a_withdrawal_reaches_the_product(self, tmp_path: Path) -> None:
-        """A student and the enrollment that go leave the product other than it was."""
+        """Withdrawing a student and an enrollment changes the product."""
         self._deliver(tmp_path, _lots())
         before = self.state(tmp_path)
         gone = {
@@ -164,7 +175,7 @@ class ProductContract:
         assert self.state(tmp_path) != before
 
     def test_a_later_state_replaces_the_earlier(self, tmp_path: Path) -> None:
-        """Also within one batch, the last state of a record counts."""
+        """The last state of a record counts, also within one batch."""
         renamed = _district()["student"][0] | {"familyName": "Changed", "preferredLastName": None}
         self._deliver(tmp_path, _lots())
         first = self.state(tmp_path)
@@ -174,7 +185,7 @@ class ProductContract:
         assert _latest(self.state(tmp_path)) != _latest(first)
 
     def test_a_replay_of_what_is_there_changes_nothing(self, tmp_path: Path) -> None:
-        """Beside the live consumer, whose offsets do not move; once or, after a crash, twice."""
+        """A replay of delivered records changes nothing, also if a crash repeats it."""
         offsets = self._deliver(tmp_path, _lots())
         before = _latest(self.state(tmp_path))
         for _ in range(2):
@@ -182,8 +193,10 @@ class ProductContract:
         assert _latest(self.state(tmp_path)) == before
 
     def test_a_replay_does_not_go_back_behind_what_is_live(self, tmp_path: Path) -> None:
-        """A delivery that knows what the live instances have delivered refuses what was looked up
-        before that; the others are told of changes otherwise (`bus.delivery.Unlocked`)."""
+        """A delivery that knows the live consumer's offsets refuses an older replay.
+
+        Other deliveries receive newer states in another way (`bus.delivery.Unlocked`).
+        """
         offsets = self._deliver(tmp_path, _lots())
         delivery = self.open(tmp_path)
         try:
@@ -197,15 +210,15 @@ class ProductContract:
             assert self.state(tmp_path) == before
 
     def _redeliver(
-        self, folder: Path, lots: dict[str, KindRecords], seen: Mapping[Position, int]
+        self, folder: Path, by_kind: dict[str, KindRecords], seen: Mapping[Position, int]
     ) -> None:
-        """Hand lots over as a replay does, in a delivery of its own."""
+        """Hand over records as a replay does, with a separate delivery."""
         delivery = self.open(folder)
         try:
             redelivery = as_redelivery(delivery)
             if redelivery is None:
-                pytest.skip("cannot tell a replay from what is live")
-            wanted = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+                pytest.skip("the delivery does not support replays")
+            wanted = {kind: batch for kind, batch in by_kind.items() if kind in self.product.kinds}
             parts, _, _ = translate(self.product, wanted)
             assert not list(redelivery.redeliver(Batch(parts, seen), "replay-1", seen))
             delivery.settle()
@@ -213,22 +226,22 @@ class ProductContract:
             delivery.close()
 
     def _deliver(
-        self, folder: Path, lots: dict[str, KindRecords], honour_resume: bool = False
+        self, folder: Path, by_kind: dict[str, KindRecords], honour_resume: bool = False
     ) -> dict[Position, int]:
-        """Hand lots over as the loop does, in a delivery of their own."""
-        lots = {kind: lot for kind, lot in lots.items() if kind in self.product.kinds}
+        """Hand over records as the consumer does; return the offsets after them."""
+        by_kind = {kind: batch for kind, batch in by_kind.items() if kind in self.product.kinds}
         offsets = {
             Position(m.topic() or "", m.partition() or 0): (m.offset() or 0) + 1
-            for lot in lots.values()
-            for m in lot.messages
+            for batch in by_kind.values()
+            for m in batch.messages
         }
         delivery = self.open(folder)
         try:
             resumed = delivery.resume("cluster", list(offsets))
             if honour_resume:
-                lots = {kind: _after(lot, resumed) for kind, lot in lots.items()}
-            parts, _, letters = translate(self.product, lots)
-            assert not letters
+                by_kind = {kind: _after(batch, resumed) for kind, batch in by_kind.items()}
+            parts, _, dead_letters = translate(self.product, by_kind)
+            assert not dead_letters
             if parts:
                 assert not list(delivery.deliver(Batch(parts, offsets)))
             delivery.settle()
@@ -238,21 +251,21 @@ class ProductContract:
 
 
 def _rows(made: Any) -> list[Row]:
-    """What a translation made, as a list."""
+    """Return the rows of a translation as a list."""
     if isinstance(made, list):
         return made
     return [] if made is None else [made]
 
 
 def _latest(state: Any) -> Any:
-    """The state as a mapping, or the last of each thing where it is a log of (thing, state)."""
+    """Return the state as a mapping; of a log of (thing, state), the last state of each thing."""
     return dict(state) if isinstance(state, list) else state
 
 
-def _after(lot: KindRecords, resumed: Any) -> KindRecords:
-    """What the loop would still read of a lot when it goes on at these offsets."""
+def _after(batch: KindRecords, resumed: Any) -> KindRecords:
+    """Return the records that the consumer would still read if it continues at these offsets."""
     kept = KindRecords()
-    for record, message in zip(lot.records, lot.messages, strict=True):
+    for record, message in zip(batch.records, batch.messages, strict=True):
         place = Position(message.topic() or "", message.partition() or 0)
         if (message.offset() or 0) >= resumed.get(place, 0):
             kept.add(record, message)
@@ -262,6 +275,7 @@ def _after(lot: KindRecords, resumed: Any) -> KindRecords:
 def _lots(
     district: dict[str, list[dict[str, Any]]] | None = None, start: int = 0
 ) -> dict[str, KindRecords]:
+    """Return records with fake messages, for each kind; by default those of the small district."""
     made = {}
     for kind in KINDS:
         found = (district or _district()).get(kind, [])
@@ -272,7 +286,7 @@ def _lots(
 
 
 def _district() -> dict[str, list[dict[str, Any]]]:
-    """Two organisations, one class, two students, a teacher; each record made anew."""
+    """Return new records of two orgs, a class, two students and a teacher."""
     district = a_record("org", sourcedId="d", name="District", type="district")
     school = a_record("org", sourcedId="s", name="Oak School", parentSourcedId="d")
     year = a_record("academicSession", sourcedId="y", title="2026-2027", type="schoolYear")

@@ -1,4 +1,4 @@
-"""What any source that brings whole extracts must pass."""
+"""The tests that every source of whole extracts must pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bus.standard import KINDS
 from bus.standard.fault_codes import CODE
 
 EXAMPLES = max(5, settings().max_examples // 3)
-"""How many damaged extracts are tried: fewer than of other examples, as each is read whole."""
+"""The number of damaged extracts to try. It is reduced, as each extract is read whole."""
 
 
 class SourceContract:
@@ -29,7 +29,7 @@ class SourceContract:
 
     source:       the declared source.
     own_settings: the settings of the source for the test.
-    marker:       a text that is in the extract as somebody's name, and nowhere else.
+    marker:       a text that the extract has as a person's name, and nowhere else.
     """
 
     source: Source
@@ -38,19 +38,19 @@ class SourceContract:
 
     @abstractmethod
     def extract(self, folder: Path) -> Path:
-        """Make a small extract in this folder: a file, or a folder with files.
+        """Create a small extract in this folder: a file, or a folder with files.
 
-        For a polled source: what the system answers, which `read` then serves.
+        For a polled source: the response of the SIS, which `read` then serves.
         """
 
     def read(self, extract: Path, staging: Staging) -> None:
-        """Read the extract as the source does; a polled source's test overrides it."""
+        """Read the extract as the source does; the test of a polled source overrides this."""
         reader = self.source.reader
-        assert isinstance(reader, Extracts), "override `read` for a source that is no extract"
+        assert isinstance(reader, Extracts), "override `read` for a source that reads no extracts"
         reader.read(extract, self.source.settings(**self.own_settings), staging)
 
     def test_tables_are_as_the_standard_has_them(self, tmp_path: Path) -> None:
-        """Text columns by the standard's names, with file and line."""
+        """Tables have text columns with the standard's names, and file and line."""
         staging = self._read(tmp_path)
         assert staging.coverage
         workspace = Workspace(staging)
@@ -64,14 +64,14 @@ class SourceContract:
             assert found.keys() - {"_file"} <= set(KINDS[kind].fields)
 
     def test_what_it_reads_is_valid(self, tmp_path: Path) -> None:
-        """A good extract gives records of every kind that it holds."""
+        """A good extract gives valid records of every kind that it has."""
         staging = self._read(tmp_path)
         validate(workspace := Workspace(staging))
         for kind in staging.kinds:
             assert workspace.number(f"SELECT count(*) FROM {workspace.record(kind)}")
 
     def test_reading_again_gives_the_same(self, tmp_path: Path) -> None:
-        """Nothing in the outcome depends on when or how often it is read."""
+        """The result does not depend on when or how often the extract is read."""
         one, two = self._read(tmp_path / "1"), self._read(tmp_path / "2")
         assert one.coverage == two.coverage
         for kind in one.kinds:
@@ -83,7 +83,7 @@ class SourceContract:
     def test_a_damaged_extract_is_read_as_far_as_it_goes_or_refused(
         self, tmp_path_factory: Any, data: st.DataObject
     ) -> None:
-        """Any byte anywhere may be wrong: no crash, and no value in what is said about it."""
+        """Any byte may be wrong: the source does not crash, and no message holds a value."""
         folder = tmp_path_factory.mktemp("damaged")
         extract = self.extract(folder)
         files = [extract] if extract.is_file() else sorted(extract.rglob("*.*"))
@@ -103,7 +103,7 @@ class SourceContract:
             assert self.marker not in str(refused)
         for fault in staging.faults:
             assert self.marker not in repr(fault)
-            assert re.fullmatch(CODE, fault.code), "a code has lower-case words and hyphens"
+            assert re.fullmatch(CODE, fault.code), "a code has lowercase words and hyphens"
 
     def _read(self, folder: Path) -> Staging:
         folder.mkdir(exist_ok=True)

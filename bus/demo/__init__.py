@@ -1,8 +1,8 @@
-"""`bus demo`: the main job before your eyes, on a made-up district and real parts.
+"""Runs `bus demo`: the main job on a made-up district, with real components.
 
-Everything that is shown is done by the commands that a district runs (`bus up`, `bus produce …`,
-`bus consume …`), each as a process of its own; this package only calls them and tells what happens.
-The vendor that gets webhooks is the one thing made for the show (`bus.demo.vendor`).
+Everything in the demo is done by the commands that a district runs (`bus up`, `bus produce …`, `bus
+consume …`), each as a separate process. This package only calls them and reports what happens. The
+only part made for the demo is the vendor that receives webhooks (`bus.demo.vendor`).
 """
 
 from bus.demo.story import tell

@@ -1,4 +1,4 @@
-"""What each product of the demo has by now: read where it lies, as the product itself would."""
+"""Reports what each product of the demo has received, from the place where it was delivered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ PRODUCTS = ("canvas", "microsoft-sds", "webhook")
 
 
 def caught_up(settings: Settings, out: Path, since: float) -> dict[str, float]:
-    """Wait until each product has everything; for each the seconds from `since` (`time.time`)."""
+    """Wait until each product has everything, and return how many seconds each took.
+
+    since: the moment from which to count (`time.time`).
+
+    Raises `Stop` if a product takes longer than PATIENCE.
+    """
     took: dict[str, float] = {}
     while len(took) < len(PRODUCTS):
         lag = overview(settings, counted=0).lag
@@ -41,7 +46,7 @@ def caught_up(settings: Settings, out: Path, since: float) -> dict[str, float]:
 
 
 def canvas(folder: Path, seen: set[str]) -> str:
-    """The zips that are new, with the rows of their files."""
+    """Return a summary of the new zips and the rows of their files."""
     new = sorted(path for path in folder.glob("*.zip") if path.name not in seen)
     seen |= {path.name for path in new}
     rows: Counter[str] = Counter()
@@ -56,7 +61,7 @@ def canvas(folder: Path, seen: set[str]) -> str:
 
 
 def sds(folder: Path) -> str:
-    """The whole set as it stands."""
+    """Return a summary of the current set of files."""
     files = json.loads((folder / ".schoolbus" / "set.json").read_text("utf-8"))["files"]
     return "the whole set: " + listed(
         (name.removesuffix(".csv"), about["rows"]) for name, about in files.items() if about["rows"]
@@ -64,7 +69,7 @@ def sds(folder: Path) -> str:
 
 
 def webhook(vendor: Vendor, before: Counter[str]) -> str:
-    """What came since: how many events of each change, all with a good signature."""
+    """Return a summary of the events that arrived since `before`."""
     new = vendor.types - before
     changes: Counter[str] = Counter()
     for name, number in new.items():
@@ -74,7 +79,7 @@ def webhook(vendor: Vendor, before: Counter[str]) -> str:
 
 
 def listed(numbers: Iterable[tuple[str, int]], after: bool = False) -> str:
-    """`users 24, enrollments 131`, or with the number first: `24 created, 3 updated`."""
+    """Return counts as text: `users 24, classes 3`, or if `after`: `24 created, 3 updated`."""
     pairs = [f"{n:,} {name}" if after else f"{name} {n:,}" for name, n in numbers if n]
     return ", ".join(pairs) or "nothing"
 

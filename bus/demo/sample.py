@@ -1,11 +1,12 @@
-"""A made-up school district of any size, day by day: for the demo, for tests, for benchmarks.
+"""A made-up school district of any size, day by day, for the demo, tests and benchmarks.
 
-The same seed gives the same district, to the byte. Every record is worked out from its number, not
-kept, so a million students stream to disk in flat memory. On each day after the first a share of
-the students changes: renamed, moved to another school, marked as gone, left out, newly come.
+The same seed gives the same district, to the byte. Each record is computed from its number and not
+stored, so the extract of a million students is written in constant memory. On each day after the
+first, a share of the students changes. They are renamed, moved to another school, marked as deleted
+or left out, and new students arrive.
 
-The names are made from lists; nobody is meant. The files are OneRoster 1.1 CSV (1EdTech, "OneRoster
-1.1 CSV Tables", section 4), bulk.
+The names come from lists and refer to no real person. The files are OneRoster 1.1 CSV, bulk
+(1EdTech, "OneRoster 1.1 CSV Tables", section 4).
 """
 
 from __future__ import annotations
@@ -63,12 +64,13 @@ Fate = Literal["same", "renamed", "moved", "marked", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class District:
-    """A district of so many students.
+    """A made-up district.
 
-    seed:     names the district.
-    students: how many there are on the first day.
-    change:   the share of students, 0 to 1, that something happens to on each later day.
-    classes_each: how many classes a student takes; enrollments are about as many times students.
+    seed:         selects the district.
+    students:     how many students there are on the first day.
+    change:       the share of students, 0 to 1, that change on each later day.
+    classes_each: how many classes a student takes. There are about this many enrollments for each
+                  student.
     """
 
     seed: int = 1
@@ -87,11 +89,11 @@ class District:
         return max(1, -(-self.students // self.schools) // CLASS_SIZE)
 
     def newcomers(self, day: int) -> int:
-        """How many students come on a day; none on the first, which is day 1."""
+        """Return how many students arrive on a day; 0 on the first day, which is day 1."""
         return 0 if day == 1 else max(1, round(self.students * self.change * 0.3))
 
     def came(self, student: int) -> int:
-        """The day on which a student is in an extract for the first time."""
+        """Return the day on which a student is in an extract for the first time."""
         day, total = 1, self.students
         while student >= total:
             day += 1
@@ -99,10 +101,10 @@ class District:
         return day
 
     def fate(self, student: int, day: int) -> Fate:
-        """What happens to a student on a day; nothing on the first."""
+        """Return what happens to a student on a day; nothing on the first day."""
         if day <= (1 if student < self.students else self.came(student)):
             return "same"
-        lot = self._lot("fate", student, day) / 2**32
+        draw = self._draw("fate", student, day) / 2**32
         shares: tuple[tuple[Fate, float], ...] = (
             ("renamed", 0.4),
             ("moved", 0.2),
@@ -112,12 +114,12 @@ class District:
         edge = 0.0
         for fate, share in shares:
             edge += share * self.change
-            if lot < edge:
+            if draw < edge:
                 return fate
         return "same"
 
     def write(self, path: Path, day: int = 1) -> Path:
-        """Write the extract of a day: into a zip when the name ends in .zip, else into a folder."""
+        """Write the extract of a day: a zip if the name ends in .zip, else a folder."""
         if path.suffix == ".zip":
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
                 for name, rows in self._files(day):
@@ -132,7 +134,7 @@ class District:
                     _write(file, rows)
         return path
 
-    # ---- the files -----------------------------------------------------------------------------
+    # ---- files ---------------------------------------------------------------------------------
 
     def _files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
         yield "manifest.csv", _manifest()
@@ -229,7 +231,7 @@ class District:
             since, school, renamed, marked = self._state(student, day)
             given, family = self._name("student", student)
             if renamed:
-                family = f"{family}-{FAMILY[self._lot('new name', student, since) % len(FAMILY)]}"
+                family = f"{family}-{FAMILY[self._draw('new name', student, since) % len(FAMILY)]}"
             login = f"s{student:07d}"
             yield (
                 _student(student), "tobedeleted" if marked else "active", _stamp(since), "true",
@@ -254,10 +256,10 @@ class District:
             "stateOfBirthAbbreviation cityOfBirth publicSchoolResidenceStatus"
         ).split()
         for student in self._present(day):
-            lot = self._lot("demographics", student)
-            born = date(2021 - student % len(GRADES), 1, 1) + timedelta(days=lot % 365)
-            race = ["true" if lot >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
-            sex = ("female", "male", "other")[min(lot % 100 // 49, 2)]
+            draw = self._draw("demographics", student)
+            born = date(2021 - student % len(GRADES), 1, 1) + timedelta(days=draw % 365)
+            race = ["true" if draw >> (8 + bit) & 3 == 0 else "false" for bit in range(7)]
+            sex = ("female", "male", "other")[min(draw % 100 // 49, 2)]
             yield (
                 _student(student), "active", _stamp(1), born.isoformat(), sex, *race,
                 "US", "", "", "",
@@ -283,11 +285,11 @@ class District:
             first = self._home(student)
             begin = YEAR_BEGIN
             if school != first:
-                yield from self._taken(student, first, "tobedeleted", YEAR_BEGIN, since)
+                yield from self._class_enrollments(student, first, "tobedeleted", YEAR_BEGIN, since)
                 begin = _day(since)
-            yield from self._taken(student, school, "active", begin, since)
+            yield from self._class_enrollments(student, school, "active", begin, since)
 
-    def _taken(
+    def _class_enrollments(
         self, student: int, school: int, status: str, begin: str, since: int
     ) -> Iterator[Sequence[str]]:
         end = YEAR_END if status == "active" else _day(since)
@@ -299,22 +301,22 @@ class District:
                 begin, end,
             )  # fmt: skip
 
-    # ---- what is drawn ---------------------------------------------------------------------------
+    # ---- values that look random ---------------------------------------------------------------
 
     @property
     def _teachers(self) -> int:
-        """How many teachers a school has: each takes some five classes."""
+        """How many teachers a school has; each teaches about five classes."""
         return max(1, self.classes_each * self.sections // 5)
 
     def _present(self, day: int) -> Iterator[int]:
-        """The numbers of the students who are in a day's extract."""
+        """Yield the numbers of the students who are in a day's extract."""
         total = self.students + sum(self.newcomers(d) for d in range(2, day + 1))
         for student in range(total):
             if not any(self.fate(student, d) == "missing" for d in range(2, day + 1)):
                 yield student
 
     def _state(self, student: int, day: int) -> tuple[int, int, bool, bool]:
-        """Since which day the student is so, at which school, renamed or not, marked as gone."""
+        """Return the day of the last change, the school, and whether renamed and deleted."""
         since, school, renamed, marked = 1, self._home(student), False, False
         for d in range(2, day + 1):
             fate = self.fate(student, d)
@@ -331,11 +333,11 @@ class District:
         return student % self.schools
 
     def _name(self, role: str, number: int) -> tuple[str, str]:
-        lot = self._lot(role, number)
-        return GIVEN[lot % len(GIVEN)], FAMILY[lot // len(GIVEN) % len(FAMILY)]
+        draw = self._draw(role, number)
+        return GIVEN[draw % len(GIVEN)], FAMILY[draw // len(GIVEN) % len(FAMILY)]
 
-    def _lot(self, *about: object) -> int:
-        """A number of 32 bits that looks drawn, the same for the same question."""
+    def _draw(self, *about: object) -> int:
+        """Return a number of 32 bits that looks random; the same arguments give the same number."""
         return random.Random(crc32(repr((self.seed, *about)).encode())).getrandbits(32)
 
 

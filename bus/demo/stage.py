@@ -1,4 +1,4 @@
-"""Where the demo plays: its folder, its settings, and the `bus` commands that it runs there."""
+"""The demo's environment: its folder, its settings, and the `bus` commands that it runs there."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from bus.errors import Stop
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 
 PATIENCE = 120.0
-"""Seconds that one step may take on a very busy machine."""
+"""The greatest number of seconds that one step may take on a very busy machine."""
 
 TOML = """\
-# Of the demo: with this file in the current folder, `bus` means the demo's own bus.
+# Settings of the demo: in this folder, `bus` commands use the demo's own bus.
 home = "."
 """
 
 
 class Stage:
-    """A folder, made anew, in which a bus of the demo's own lives; everything ends with the block.
+    """A new folder with a separate bus for the demo; leaving the block stops its processes.
 
-    The processes see none of the `BUS_…` variables and no bus.toml of the user's, so the demo never
-    touches a district's cluster.
+    The processes do not see `BUS_…` variables or the user's bus.toml, so the demo never touches a
+    district's cluster.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,8 +52,8 @@ class Stage:
         if self.folder.exists():
             if not (self.folder / "bus.toml").is_file():
                 raise Stop(
-                    f"{self.folder} is there and is not an earlier demo's; move it, or name "
-                    "another folder in BUS_HOME"
+                    f"{self.folder} exists and is not from an earlier demo; move it, or set "
+                    "BUS_HOME to another folder"
                 )
             local.down(self.folder)
             shutil.rmtree(self.folder)
@@ -72,15 +72,18 @@ class Stage:
         self._ends.close()
 
     def set(self, **variables: str) -> None:
-        """Settings of the commands that are run from now on, as environment variables."""
+        """Set environment variables for the commands that run from now on."""
         self.env |= variables
 
     def run(
         self, *arguments: str, fails: bool = False, patience: float = PATIENCE
     ) -> dict[str, Any]:
-        """Run `bus …` to its end; what it printed. Raises `Stop` when it ends as it should not.
+        """Run `bus …` until it ends and return the JSON that it printed.
 
+        fails:    whether the command is expected to fail.
         patience: how many seconds it may take.
+
+        Raises `Stop` if it ends in another way than expected.
         """
         done = subprocess.run(
             self.command(*arguments),
@@ -92,12 +95,17 @@ class Stage:
             check=False,
         )
         if bool(done.returncode) != fails:
-            raise Stop(f"`bus {' '.join(arguments)}` ended with {done.returncode}:\n{done.stderr}")
+            raise Stop(
+                f"`bus {' '.join(arguments)}` exited with status {done.returncode}:\n{done.stderr}"
+            )
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start `bus …` and let it run; its log is log/NAME.txt. It gets SIGTERM at the end."""
+        """Start `bus …` in the background.
+
+        Its log is log/NAME.txt. It gets SIGTERM when the block ends.
+        """
         log = self._ends.enter_context((self.folder / "log" / f"{name}.txt").open("w"))
         process = subprocess.Popen(
             self.command(*arguments),
@@ -111,25 +119,29 @@ class Stage:
         return process
 
     def bus_down_at_the_end(self) -> None:
-        """Stop Kafka and the registry as well when the block ends."""
+        """Also stop Kafka and the registry when the block ends."""
         self._ends.callback(local.down, self.folder)
 
     def command(self, *arguments: str) -> list[str]:
-        """The words of `bus … --json` with this Python."""
+        """Return the command line of `bus … --json` with this Python."""
         return [sys.executable, "-m", "bus", *arguments, "--json"]
 
 
 def first_line(process: subprocess.Popen[str]) -> Mapping[str, Any]:
-    """The JSON that a service prints when it is ready; raises `Stop` when it ended instead."""
+    """Return the JSON that a service prints when it is ready; raises `Stop` if it ends instead."""
     line = process.stdout.readline() if process.stdout else ""
     if not line:
-        raise Stop(f"a process of the demo ended with {process.wait(10)}; see its log")
+        raise Stop(f"a process of the demo exited with status {process.wait(10)}; see its log")
     found: dict[str, Any] = json.loads(line)
     return found
 
 
 def wait_for(condition: Any, what: str, every: float = 0.1) -> None:
-    """Return when `condition()` is true; raises `Stop` when that takes too long."""
+    """Return when `condition()` is true; raises `Stop` if that takes too long.
+
+    what:  the subject of the message of `Stop`.
+    every: how many seconds to wait between two checks.
+    """
     until = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""The demo, scene by scene."""
+"""The scenes of the demo."""
 
 from __future__ import annotations
 
@@ -39,18 +39,20 @@ from bus.registry import subjects
 from bus.standard.kinds import schema_directory
 
 NOTES = 40
-"""How many attendance notes a school app sends."""
+"""The number of attendance notes that a school app sends."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
 
 def tell(folder: Path, students: int, console: Console, *, keep: bool = False) -> dict[str, Any]:
-    """Play the demo in a folder of its own; what came of it.
+    """Run the demo in a separate folder and return its results.
 
-    students: of the made-up district. keep: leave Kafka and the registry running at the end.
-    Raises `Stop` or `RetryLater` when a scene does not end as it should.
+    students: how many students the made-up district has.
+    keep:     leave Kafka and the registry running at the end.
+
+    Raises `Stop` or `RetryLater` if a scene does not end as it should.
     """
-    return _Story(folder, students, console, keep).tell()
+    return _Story(folder, students, console, keep).run()
 
 
 class _Story:
@@ -62,32 +64,32 @@ class _Story:
         self._out = self._stage.folder / "out"
         self._scenes = 0
         self._zips: set[str] = set()
-        self._told: dict[str, Any] = {}
+        self._results: dict[str, Any] = {}
 
-    def tell(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         began = time.monotonic()
         self._console.print(
-            "[bold]Schoolbus[/]: what a student information system (SIS) knows, in every product, "
-            f"as it happens.\nA made-up district of {self._district.students:,} students; "
-            "everything else is real: Kafka, the schema registry, the commands."
+            "[bold]Schoolbus[/] delivers changes in a student information system (SIS) to every "
+            f"product as they happen.\nThe {self._district.students:,} students are made up. "
+            "Everything else is real: Kafka, the schema registry, the commands."
         )
-        with vendor(self._stage.webhook_secret) as there, self._stage:
-            self._start(there)
-            self._day(1, there)
-            self._day(2, there)
-            self._live(there)
-            self._rogue()
-            with self._scene("Closing time: each process gets SIGTERM, finishes and commits"):
+        with vendor(self._stage.webhook_secret) as receiver, self._stage:
+            self._start(receiver)
+            self._day(1, receiver)
+            self._day(2, receiver)
+            self._live(receiver)
+            self._faulty_producer()
+            with self._scene("Shutdown: each process gets SIGTERM, finishes its batch, commits"):
                 pass
         seconds = time.monotonic() - began
         self._next(seconds)
-        return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._told}
+        return {"folder": str(self._stage.folder), "seconds": round(seconds, 1), **self._results}
 
-    # ---- the scenes ----------------------------------------------------------------------------
+    # ---- scenes --------------------------------------------------------------------------------
 
-    def _start(self, there: Vendor) -> None:
+    def _start(self, receiver: Vendor) -> None:
         stage = self._stage
-        with self._scene("The bus comes up"):
+        with self._scene("The bus starts"):
             # In this process, so that the first download shows its progress.
             if not self._keep:
                 stage.bus_down_at_the_end()
@@ -95,7 +97,7 @@ class _Story:
             applied = stage.run("schemas", "apply")["schemas"]
             self._say(f"Kafka at {found.bootstrap}, the schema registry at {found.registry}")
             self._say(f"{len(applied)} schemas of the shared standard registered (FULL_TRANSITIVE)")
-        with self._scene("Three products and an attendance service start to listen"):
+        with self._scene("Three products and an attendance service start"):
             made = stage.run("produce", "http", "--new-key", "attendance-app")
             self._key = made["key"]
             digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
@@ -106,30 +108,30 @@ class _Story:
                 }
             )
             ready: dict[str, subprocess.Popen[str]] = {}
-            taken: list[int] = []
+            used_ports: list[int] = []
             for name in product_processes.PRODUCTS:
-                port = free_port(taken)
-                taken.append(port)
-                where = ["--url", there.url] if name == "webhook" else ["--out", f"out/{name}"]
+                port = free_port(used_ports)
+                used_ports.append(port)
+                where = ["--url", receiver.url] if name == "webhook" else ["--out", f"out/{name}"]
                 url = f"http://127.0.0.1:{port}/readyz"
                 ready[url] = stage.start(name, "consume", name, *where, "--http-port", str(port))
             service = stage.start("http", "produce", "http", "--port", "0")
             self._url = first_line(service)["url"]
             for url, process in ready.items():
                 wait_for(partial(_answers, url, process), "the start of the products")
-            self._say("canvas takes zips, microsoft-sds whole CSV sets, webhook signed events")
+            self._say("canvas gets zips, microsoft-sds whole CSV sets, webhook signed events")
 
-    def _day(self, day: int, there: Vendor) -> None:
+    def _day(self, day: int, receiver: Vendor) -> None:
         stage = self._stage
         extract = self._district.write(stage.folder / "extracts" / f"day-{day}.zip", day)
         if day > 1:
-            _spoil(extract)
+            _add_invalid_row(extract)
         title = {
-            1: "Day one: the SIS gives its whole extract",
-            2: "Day two: the whole extract again, with a day's changes and a row of rubbish",
+            1: "Day one: the SIS exports a complete extract",
+            2: "Day two: a complete extract with one day's changes and an invalid row",
         }
         with self._scene(title[day]):
-            before = Counter(there.types)
+            before = Counter(receiver.types)
             began = time.time()
             came = stage.run("produce", "oneroster-csv", str(extract))
             self._say(f"read, compared and published in {time.time() - began:.1f} s:")
@@ -140,12 +142,12 @@ class _Story:
             got = {
                 "canvas": product_processes.canvas(self._out / "canvas", self._zips),
                 "microsoft-sds": product_processes.sds(self._out / "microsoft-sds"),
-                "webhook": product_processes.webhook(there, before),
+                "webhook": product_processes.webhook(receiver, before),
             }
-            self._say("what each product has, and how long after the extract arrived:")
+            self._say("what each product received, and how long after the extract arrived:")
             for name, what in got.items():
                 self._say(f"  [bold]{name:13}[/] {took[name]:5.1f} s  {what}")
-            self._told[f"day{day}"] = {
+            self._results[f"day{day}"] = {
                 "records": came["records"],
                 "products": {n: {"seconds": round(took[n], 2), "got": got[n]} for n in got},
             }
@@ -157,8 +159,8 @@ class _Story:
                 self._say(f"[yellow]quarantined[/]: {where} ({fault['value_class']}):")
                 self._say(f"  {escape(fault['reason'])}")
 
-    def _live(self, there: Vendor) -> None:
-        with self._scene("Meanwhile, first period: a classroom app notes attendance over HTTP"):
+    def _live(self, receiver: Vendor) -> None:
+        with self._scene("First period: a classroom app records attendance over HTTP"):
             app = httpx2.Client(
                 base_url=self._url, headers={"X-API-Key": self._key}, trust_env=False
             )
@@ -169,10 +171,12 @@ class _Story:
                     answer = app.post("/v1/attendance", json=self._note(number))
                     answers.append(answer.status_code)
                     event = answer.json()["events"][0]["id"]
-                    wait_for(lambda event=event: event in there.events, "attendance", every=0.002)
-                    spans.append(there.events[event] - began)
+                    wait_for(
+                        lambda event=event: event in receiver.events, "attendance", every=0.002
+                    )
+                    spans.append(receiver.events[event] - began)
                 self._say(
-                    f"{answers.count(202)} notes taken (202 once Kafka has them); from the POST to "
+                    f"{answers.count(202)} notes accepted (202 once in Kafka); from the POST to "
                     f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
                     f"longest {max(spans) * 1000:.0f} ms"
                 )
@@ -188,7 +192,7 @@ class _Story:
                 f"{self._url}/v1/attendance", json=self._note(0), trust_env=False
             ).status_code
             self._say(f"a note without a key: {nobody}")
-            self._told["attendance"] = {
+            self._results["attendance"] = {
                 "taken": answers.count(202),
                 "refused": [wrong.status_code, nobody],
                 "medianMs": round(statistics.median(spans) * 1000, 1),
@@ -202,10 +206,10 @@ class _Story:
             "attendanceEventCategory": "tardy" if number % 5 else "unexcusedAbsence",
         }
 
-    def _rogue(self) -> None:
+    def _faulty_producer(self) -> None:
         stage = self._stage
         with self._scene(
-            "A rogue producer: a schema that breaks readers, then bytes that are none"
+            "A faulty producer: a schema that breaks readers, then bytes that are not Avro"
         ):
             altered = stage.folder / "rogue"
             shutil.copytree(schema_directory(), altered)
@@ -218,26 +222,28 @@ class _Story:
             student = next(one for one in checked["schemas"] if one["kind"] == "student")
             self._say(f"`bus schemas check`: {escape(student['reasons'][0])}")
             status = self._registered(schema)
-            self._say(f"registered past the command line: the registry refuses it ({status})")
-            self._send_rubbish()
+            self._say(f"registered without `bus schemas`: the registry refuses it ({status})")
+            self._send_invalid_message()
             wait_for(
-                lambda: all(map(self._letters, product_processes.PRODUCTS)), "the dead letters", 0.5
+                lambda: all(map(self._dead_letters, product_processes.PRODUCTS)),
+                "the dead letters",
+                0.5,
             )
-            letter = self._letters("canvas")[0]
+            dead_letter = self._dead_letters("canvas")[0]
             self._say(
-                f"a message of rubbish in {letter['place']}: each product put it into its dead "
-                "letters and went on:"
+                f"an invalid message at {dead_letter['place']}: each consumer moved it to its dead "
+                "letters and continued:"
             )
-            self._say(f"  canvas: {escape(letter['reason'])}")
-            self._told["rogue"] = {
+            self._say(f"  canvas: {escape(dead_letter['reason'])}")
+            self._results["rogue"] = {
                 "schema": status,
                 "deadLetters": {
-                    name: len(self._letters(name)) for name in product_processes.PRODUCTS
+                    name: len(self._dead_letters(name)) for name in product_processes.PRODUCTS
                 },
             }
 
     def _registered(self, schema: Mapping[str, Any]) -> str:
-        """What the registry answers to one who asks it past the command line."""
+        """Register a schema at the registry, without `bus schemas`; return the HTTP status."""
         url = local.endpoints(self._stage.folder).registry
         subject = subjects.subject(self._stage.settings, "student")
         answer = httpx2.post(
@@ -247,22 +253,22 @@ class _Story:
         )
         return f"HTTP {answer.status_code}"
 
-    def _send_rubbish(self) -> None:
+    def _send_invalid_message(self) -> None:
         producer = Producer(client_settings(self._stage.settings))
         topic = topics.topic(self._stage.settings, "student")
         producer.produce(topic, b"<student><name>not Avro</name></student>", b"rogue")
         producer.flush(10)
 
-    def _letters(self, product: str) -> list[dict[str, Any]]:
+    def _dead_letters(self, product: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._stage.run("deadletters", "list", product)["deadLetters"]
         return found
 
     def _next(self, seconds: float) -> None:
         folder = escape(str(self._stage.folder))
         lines = [
-            f"\n[bold]Done in {seconds:.0f} s.[/] It all lies in {folder}:",
-            "  extracts/            what the SIS gave",
-            "  out/canvas/          zips for Canvas's SIS import, in their order",
+            f"\n[bold]Done in {seconds:.0f} s.[/] Everything is in {folder}:",
+            "  extracts/            the extracts of the SIS",
+            "  out/canvas/          zips for Canvas's SIS import, in order",
             "  out/microsoft-sds/   the set for School Data Sync",
             "  log/                 what each process logged; no personal data",
             "\n[bold]Try next[/]",
@@ -275,7 +281,7 @@ class _Story:
         ]
         self._console.print("\n".join(lines))
 
-    # ---- telling -------------------------------------------------------------------------------
+    # ---- output --------------------------------------------------------------------------------
 
     @contextmanager
     def _scene(self, title: str) -> Iterator[None]:
@@ -290,10 +296,11 @@ class _Story:
 def next_commands(
     folder: Path, students: int, environment: Mapping[str, str], *, up: bool
 ) -> list[str]:
-    """What to type next, in a shell with this environment, to go on with the demo's own bus.
+    """Return the commands to try next, in a shell with this environment.
 
-    up: whether it still runs. Variables go before the demo's bus.toml, so what is set of them is
-    taken back.
+    up: whether the demo's bus is still running.
+
+    Variables override the demo's bus.toml, so the commands unset those that are set.
     """
     ours = [name for name in environment if name.upper().startswith("BUS_")]
     others = sorted(set(ours) - {"BUS_HOME", "BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY"})
@@ -316,7 +323,7 @@ def next_commands(
 
 
 def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
-    """The table of kind by change; zeros as dots, so that what happened stands out."""
+    """Return the table of kinds and changes; zeros are dots, so that changes stand out."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("      record", no_wrap=True, min_width=22)
     for change in CHANGES:
@@ -328,13 +335,13 @@ def _changes(records: Mapping[str, Mapping[str, int]]) -> Table:
     return table
 
 
-def _spoil(extract: Path) -> None:
-    """Add a row of rubbish to enrollments.csv: an enrollment in a class that nobody knows."""
+def _add_invalid_row(extract: Path) -> None:
+    """Add an invalid row to enrollments.csv: an enrollment in a class that does not exist."""
     with zipfile.ZipFile(extract) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     text = files["enrollments.csv"].decode("utf-8")
     header = next(csv.reader(io.StringIO(text)))
-    rubbish = {
+    invalid = {
         "sourcedId": "enrollment-rubbish",
         "status": "active",
         "classSourcedId": "class-of-rubbish",
@@ -344,7 +351,7 @@ def _spoil(extract: Path) -> None:
         "beginDate": "the day before yesterday",
     }
     line = io.StringIO()
-    csv.writer(line).writerow([rubbish.get(name, "") for name in header])
+    csv.writer(line).writerow([invalid.get(name, "") for name in header])
     files["enrollments.csv"] = (text + line.getvalue()).encode("utf-8")
     with zipfile.ZipFile(extract, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -353,7 +360,9 @@ def _spoil(extract: Path) -> None:
 
 def _answers(url: str, process: subprocess.Popen[str]) -> bool:
     if process.poll() is not None:
-        raise Stop(f"a product ended with {process.returncode} at its start; see the log folder")
+        raise Stop(
+            f"a product exited with status {process.returncode} at its start; see the log folder"
+        )
     try:
         return httpx2.get(url, trust_env=False, timeout=2).status_code == 200
     except httpx2.HTTPError:
@@ -361,7 +370,7 @@ def _answers(url: str, process: subprocess.Popen[str]) -> bool:
 
 
 def _command() -> str:
-    """How the user calls `bus`: by name when the shell finds this very one."""
+    """Return how the user calls `bus`: by name if the shell finds this installation."""
     ours = Path(sys.executable).with_name("bus")
     found = shutil.which("bus")
     return "bus" if found and Path(found).resolve() == ours.resolve() else str(ours)

@@ -1,6 +1,7 @@
-"""A vendor's webhook endpoint, as a vendor would write it: checks the signature, keeps the event.
+"""A vendor's webhook endpoint, as a vendor would write it: it checks signatures and stores events.
 
-Standard Webhooks 1.0.0, "Verifying webhooks"; the check is the specification's own library.
+Source: Standard Webhooks 1.0.0, "Verifying webhooks"; the specification's own library does the
+check.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 Keep = Callable[[str, bytes], None]
-"""Is given an event's id and its body, once its signature was found good; at least once each."""
+"""Called with an event's id and body after its signature was verified; at least once for each
+event."""
 
 
 @dataclass(slots=True)
 class Vendor:
-    """What the vendor has: for each event id when it came (`time.time`), how many of each type."""
+    """What the vendor has received.
+
+    events: for each event id, the time of arrival (`time.time`).
+    types:  how many events of each type arrived.
+    forged: how many requests had a bad signature.
+    """
 
     url: str = ""
     events: dict[str, float] = field(default_factory=dict)
@@ -34,27 +41,30 @@ class Vendor:
     forged: int = 0
 
     def keep(self, name: str, body: bytes) -> None:
-        if name not in self.events:  # at least once, so the id tells what has been seen
+        """Store an event, unless it has arrived before."""
+        if name not in self.events:  # delivery is at least once, so skip known ids
             self.events[name] = time.time()
             self.types[json.loads(body)["type"]] += 1
 
     def refuse(self) -> None:
+        """Count a request with a bad signature."""
         self.forged += 1
 
 
 @contextmanager
 def vendor(secret: str) -> Iterator[Vendor]:
-    """A vendor who listens on a free port of this machine while the block runs."""
-    there = Vendor()
-    with listening(secret, there.keep, there.refuse) as there.url:
-        yield there
+    """Run a vendor that listens on a free port of this machine, for the duration of the block."""
+    receiver = Vendor()
+    with listening(secret, receiver.keep, receiver.refuse) as receiver.url:
+        yield receiver
 
 
 @contextmanager
 def listening(secret: str, keep: Keep, refuse: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """An endpoint on a free port of this machine while the block runs; gives its URL.
+    """Run an endpoint on a free port of this machine for the duration of the block; yield its URL.
 
-    refuse: is told of each request whose signature is not good.
+    keep:   called with each event that has a good signature.
+    refuse: called for each request whose signature is bad.
     """
     signature = Webhook(secret)
 

@@ -1,7 +1,8 @@
 """The embedded bus: a real Kafka and a real schema registry as child processes.
 
-Everything of one bus lies in its home (`BUS_HOME`, default `.bus`): data, logs, ports, process ids.
-Both listen on 127.0.0.1 alone and live on when the command that started them has ended.
+All files of one bus are in its home (`BUS_HOME`, default `.bus`): data, logs, ports, process ids.
+Both processes listen on 127.0.0.1 only. They keep running after the command that started them has
+ended.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What of a home's data is damaged, seen from its files before anything is started.
+"""Finds damaged files of a home before Kafka and the registry start.
 
-Kafka and H2 write these files whole, so damage comes from a disk, a copy cut short or a restore of
-a part. Started on it, Kafka ends with a trace that names no mend, and the registry begins an empty
-store without a word. Formats: Apache Kafka 4.3, `LeaderEpochCheckpointFile`,
+Kafka and H2 always write these files whole, so damage comes from a disk, an interrupted copy or a
+partial restore. On damaged files, Kafka ends with a stack trace that suggests no repair. The
+registry silently starts an empty store. Formats: Apache Kafka 4.3, `LeaderEpochCheckpointFile`,
 `OffsetCheckpointFile`, `FileQuorumStateStore`, `PartitionMetadataFile`, `BatchFileWriter`; H2,
 "MVStore", "File Format".
 """
@@ -23,7 +23,7 @@ from bus.local.home import read_text
 from bus.local.kafka_process import DATA, ID, META
 
 KEPT = "kafka.properties"
-"""A copy of `meta.properties`, beside Kafka's folder: without it all of Kafka's data is lost."""
+"""A copy of `meta.properties` outside of Kafka's folder: without it all of Kafka's data is lost."""
 
 H2 = "registry/registry.mv.db"
 QUORUM = "__cluster_metadata-0"
@@ -31,49 +31,53 @@ QUORUM = "__cluster_metadata-0"
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Files that cannot be read as they are. `spare`: made anew, or put back, by the next start."""
+    """Files that cannot be read.
+
+    spare: files that the next start rebuilds or restores.
+    lost:  files that only a backup can restore.
+    """
 
     spare: tuple[Path, ...]
     lost: tuple[Path, ...]
 
 
 def damage(home: Path) -> Damage:
-    """Look at the small files without which Kafka or the registry would not start."""
+    """Check the small files without which Kafka or the registry would not start."""
     found = list(_damaged(home))
     spare = tuple(path for path in found if _is_spare(home, path))
     return Damage(spare, tuple(path for path in found if path not in spare))
 
 
 def check(home: Path) -> None:
-    """Raises `Stop` with the mend when something is lost that no start makes anew."""
+    """Raise `Stop`, with the repair, if a file is damaged that no start can rebuild."""
     if not (lost := damage(home).lost):
         return
     names = ", ".join(str(path.relative_to(home)) for path in lost[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
     raise Stop(
-        f"in {home} damaged or gone: {names}{more}. Run `bus down`, then put {home} back from a "
-        "backup; or move it away and let `bus up` begin an empty one, which `bus schemas apply` "
-        "and the next `bus produce` fill again (what consumers have delivered is then sent again)"
+        f"in {home} damaged or missing: {names}{more}. Run `bus down`, then restore {home} from a "
+        "backup. Without a backup, move it away and run `bus up`, `bus schemas apply` and "
+        "`bus produce`; the consumers then deliver everything again"
     )
 
 
 def mend(home: Path, say: Callable[[str], None]) -> None:
-    """Put back or take away what is damaged and can be had anew; nothing runs meanwhile.
+    """Restore or delete damaged files that can be rebuilt; Kafka and the registry must not run.
 
-    Raises `Stop` as `check` does, and has changed nothing then.
+    Raises `Stop`, as `check` does, and then changes nothing.
     """
     check(home)
     for path in damage(home).spare:
         if path.name == META:
             shutil.copyfile(home / KEPT, path)
-            say(f"{path} was damaged and has been put back")
+            say(f"{path} was damaged and has been restored")
         else:
             path.unlink(missing_ok=True)
-            say(f"{path} was damaged and is made anew")
+            say(f"{path} was damaged and will be rebuilt")
 
 
 def keep(home: Path) -> None:
-    """Keep a copy of what says whose data Kafka's is; called when Kafka has taken it."""
+    """Copy the file that says whose data Kafka's is; call this once Kafka has accepted it."""
     source, copy = home / DATA / META, home / KEPT
     if kafka_process.says_whose(source) and read_text(copy) != read_text(source):
         part = copy.with_name(copy.name + ".part")
@@ -98,7 +102,7 @@ def _damaged(home: Path) -> Iterator[Path]:
         yield quorum
     if boot.exists() and not _batches(boot):
         yield boot
-    # A topic is made after the first `bus up` has come back, so there was a registry with it.
+    # Topics are created after the first `bus up` has returned, so the registry has data too.
     topics = any(not path.name.startswith("__") for path in folder.glob("*-[0-9]*"))
     if topics and not _h2(home / H2):
         yield home / H2
@@ -107,17 +111,19 @@ def _damaged(home: Path) -> Iterator[Path]:
 def _is_spare(home: Path, path: Path) -> bool:
     if path.name == META:
         return kafka_process.says_whose(home / KEPT)
-    if path.name == "bootstrap.checkpoint":  # read once, into the log that is there by now
+    if path.name == "bootstrap.checkpoint":  # not needed once the log has its content
         return any(log.stat().st_size for log in (home / DATA / QUORUM).glob("*.log"))
-    if (
-        path.name == "partition.metadata"
-    ):  # a topic's id is nowhere else; the quorum's never changes
+    if path.name == "partition.metadata":
+        # Only this file holds a topic's id. The id of the quorum's topic never changes.
         return path.parent.name == QUORUM
     return path.name.endswith("-checkpoint") or path.name == "quorum-state"
 
 
 def _checkpoint(path: Path) -> bool:
-    """Version 0, the number of entries, the entries; Kafka takes an empty file for no entries."""
+    """Return whether a checkpoint file is whole: version 0, the number of entries, the entries.
+
+    Kafka reads an empty file as no entries.
+    """
     lines = read_text(path).splitlines()
     return not lines or (lines[0] == "0" and lines[1:2] == [str(len(lines) - 2)])
 
@@ -130,7 +136,10 @@ def _object(path: Path) -> bool:
 
 
 def _batches(path: Path) -> bool:
-    """Whole record batches: an offset (8 bytes), the length of what follows (4 bytes)."""
+    """Return whether the file holds whole record batches.
+
+    A batch is an offset (8 bytes), the length of the rest (4 bytes), and the rest.
+    """
     content, at = path.read_bytes(), 0
     while at + 12 <= len(content):
         at += 12 + max(0, struct.unpack_from(">i", content, at + 8)[0])
@@ -138,7 +147,10 @@ def _batches(path: Path) -> bool:
 
 
 def _h2(path: Path) -> bool:
-    """The header twice, in blocks of 4 KiB of which one must be whole, and something behind."""
+    """Return whether the file has a header and content.
+
+    The header is there twice, in two blocks of 4 KiB; one of them must be whole.
+    """
     try:
         with path.open("rb") as file:
             blocks = file.read(4096), file.read(4096)

@@ -1,9 +1,9 @@
-"""The programs of the embedded bus, fetched once into a cache that all homes share.
+"""Downloads the programs of the embedded bus once, into a cache that all homes share.
 
-What is fetched is pinned in `artifacts.txt` by coordinates, SHA-256 and size. The cache is
-`BUS_CACHE_DIR`, else the user's cache folder; the repository is `BUS_MAVEN_REPOSITORY`, else Maven
-Central. A damaged file is fetched again. That all is in order is seen from sizes and
-times (the `.verified` file), not by hashing 200 MB at each start; `bus doctor` hashes them.
+`artifacts.txt` pins the downloads by coordinates, SHA-256 and size. The cache is `BUS_CACHE_DIR`,
+or the user's cache folder. The repository is `BUS_MAVEN_REPOSITORY`, or Maven Central. A damaged
+file is downloaded again. Each start checks only sizes and times (the `.verified` file), as hashing
+200 MB takes too long. `bus doctor` checks the hashes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from bus.local.home import read_json, write_json
 from bus.local.progress import Bar, progress
 
 Say = Callable[[str], None]
-"""Tells a person what is going on; one line a call."""
+"""Shows a person what is going on, one line for each call."""
 
 MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
 """Source: Apache Maven, "Introduction to Repositories" (the default remote repository)."""
 
 TRIES = 3
-"""How often a file is tried again, with growing pauses, before it is given up."""
+"""How many times a failed download is repeated, with growing pauses."""
 
 MARKER = ".verified"
 ROOM_MB = 450
-"""What the disk must hold while the registry is unpacked: archive, its unpacked files, the jars."""
+"""The disk space, in MB, that downloading and unpacking need: archive, unpacked files, jars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Artifact:
 
     @property
     def path(self) -> str:
-        """Its path in a repository of Maven's layout."""
+        """Its path in a repository with Maven's layout."""
         return f"{self.group.replace('.', '/')}/{self.artifact}/{self.version}/{self.file}"
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Where the programs lie, and their versions."""
+    """The folders and the versions of the programs."""
 
     kafka: Path
     kafka_version: str
@@ -74,7 +74,7 @@ class Programs:
 
 
 def artifacts() -> list[Artifact]:
-    """All that is pinned."""
+    """Return all pinned artifacts."""
     listed = Path(__file__).with_name("artifacts.txt").read_text("utf-8").splitlines()
     found = []
     for line in listed:
@@ -89,7 +89,7 @@ def artifacts() -> list[Artifact]:
 
 
 def cache() -> Path:
-    """The folder that all homes of this user share."""
+    """Return the cache folder that all homes of this user share."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("BUS_CACHE_DIR")
@@ -97,20 +97,20 @@ def cache() -> Path:
 
 
 def repository() -> str:
-    """The base address from which artifacts are fetched, without a slash at its end."""
+    """Return the base URL of the repository, without a slash at its end."""
     return (os.environ.get("BUS_MAVEN_REPOSITORY") or MAVEN_CENTRAL).rstrip("/")
 
 
 def without_password(address: str) -> str:
-    """The address as it may be shown: a mirror's may hold a user and a password."""
+    """Return the URL without user and password, which the URL of a mirror may have."""
     parts = urlsplit(address)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def programs(say: Say = lambda _: None, folder: Path | None = None) -> Programs:
-    """The programs, fetched and unpacked when they are not there yet.
+    """Return the programs; downloads and unpacks them if they are missing.
 
-    Raises `Stop` when they cannot be fetched (network, disk) or the cache cannot be written.
+    Raises `Stop` if the download fails (network, disk) or the cache is not writable.
     """
     folder = folder or cache()
     found, missing = fetched(folder)
@@ -121,7 +121,7 @@ def programs(say: Say = lambda _: None, folder: Path | None = None) -> Programs:
 
 
 def fetched(folder: Path | None = None) -> tuple[Programs, int]:
-    """Where the programs lie or will lie, and how many bytes are still to be fetched."""
+    """Return the programs' folders and how many bytes are still to be downloaded."""
     folder = folder or cache()
     archive, jars = _wanted()
     broker = next(jar for jar in jars if jar.artifact.startswith("kafka_"))
@@ -137,7 +137,7 @@ def fetched(folder: Path | None = None) -> tuple[Programs, int]:
 
 
 def _wanted() -> tuple[Artifact, list[Artifact]]:
-    """The registry's archive, Kafka's jars."""
+    """Return the registry's archive and Kafka's jars."""
     listed = artifacts()
     archive = next(artifact for artifact in listed if artifact.extension == "tar.gz")
     return archive, [artifact for artifact in listed if artifact.extension == "jar"]
@@ -158,7 +158,7 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
             stray.unlink()
     size = sum(artifact.size for artifact, _ in missing)
     with (
-        progress(f"fetching Kafka {found.kafka_version} and its registry", size, say) as shown,
+        progress(f"downloading Kafka {found.kafka_version} and its registry", size, say) as shown,
         ThreadPoolExecutor(4, thread_name_prefix="download") as pool,
     ):
         tasks = [pool.submit(_fetch, artifact, to, shown.bar()) for artifact, to in missing]
@@ -170,7 +170,7 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
             pool.shutdown(cancel_futures=True)
             raise
     if missing[0][0] is archive:
-        say("unpacking the registry")
+        say("unpacking the schema registry")
         _unpack(downloads / archive.file, found.registry)
         _mark(found.registry, [archive])
         shutil.rmtree(downloads, ignore_errors=True)
@@ -178,7 +178,7 @@ def _fetch_all(found: Programs, folder: Path, say: Say) -> None:
 
 
 def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
-    """Fetch one file, unless it is there with the right sum already."""
+    """Download one file, unless it already exists with the right hash."""
     import pooch
     import requests
 
@@ -192,7 +192,7 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
         urls={artifact.file: address},
         retry_if_failed=TRIES,
     )
-    opened: list[requests.Response] = []  # pooch leaves one open that is refused or cut off
+    opened: list[requests.Response] = []  # pooch does not close failed responses
 
     def note(response: requests.Response, **_: object) -> None:
         opened.append(response)
@@ -206,18 +206,19 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = f"HTTP status {status}" if status else type(error).__name__
         raise Stop(
-            f"{artifact.file} could not be fetched from {shown} ({what}): check the network and "
-            "proxy (HTTPS_PROXY), or name a mirror in BUS_MAVEN_REPOSITORY, and run `bus up` again"
+            f"{artifact.file} could not be downloaded from {shown} ({what}): check the "
+            "network and proxy (HTTPS_PROXY) or set BUS_MAVEN_REPOSITORY to a mirror, and run "
+            "`bus up` again"
         ) from None
-    except ValueError:  # pooch's word for a wrong sum, after its tries
+    except ValueError:  # pooch raises this for a wrong hash
         raise Stop(
-            f"{artifact.file} from {shown} is not the file that is pinned (its SHA-256 differs): "
-            "a proxy or mirror changes it; name another repository in BUS_MAVEN_REPOSITORY"
+            f"{artifact.file} from {shown} is not the pinned file (its SHA-256 differs): a proxy "
+            "or mirror changes it; set BUS_MAVEN_REPOSITORY to another repository"
         ) from None
     except OSError as error:
         raise Stop(
-            f"{artifact.file} could not be written to {to}: {error.strerror}; make room or name "
-            "another folder in BUS_CACHE_DIR"
+            f"{artifact.file} could not be written to {to}: {error.strerror}; free disk space or "
+            "set BUS_CACHE_DIR to another folder"
         ) from None
     finally:
         for response in opened:
@@ -226,7 +227,7 @@ def _fetch(artifact: Artifact, to: Path, bar: Bar) -> None:
 
 
 def _unpack(archive: Path, to: Path) -> None:
-    """Unpack so that `to` appears whole or not at all."""
+    """Unpack the archive so that `to` appears whole or not at all."""
     part = to.with_name(to.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -237,8 +238,8 @@ def _unpack(archive: Path, to: Path) -> None:
     except (OSError, tarfile.TarError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise Stop(
-            f"{archive.name} could not be unpacked to {to}: {error}; make room or name another "
-            "folder in BUS_CACHE_DIR, and run `bus up` again"
+            f"{archive.name} could not be unpacked to {to}: {error}; free disk space or set "
+            "BUS_CACHE_DIR to another folder, and run `bus up` again"
         ) from None
 
 
@@ -251,7 +252,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def damaged(found: Programs) -> list[Path]:
-    """Files whose content is not what was fetched, though size and time are; reads all of them."""
+    """Return files whose content has changed, though size and time have not; reads all files."""
     return [
         folder / name
         for folder in (found.kafka, found.registry)
@@ -266,7 +267,7 @@ def _sum(path: Path) -> str:
 
 
 def _state(folder: Path) -> dict[str, list[int]]:
-    """Size and time of change of each file."""
+    """Return the size and the time of the last change of each file."""
     return {
         path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
         for path in _files(folder)
@@ -281,10 +282,10 @@ def _mark(folder: Path, wanted: list[Artifact]) -> None:
 
 
 def _in_order(folder: Path, wanted: list[Artifact]) -> bool:
-    """Whether all is there and as it was when its sums were checked."""
+    """Return whether all files are there and unchanged since their hashes were checked."""
     try:
         marked, there = read_json(folder / MARKER), _state(folder)
-    except OSError:  # something went away meanwhile
+    except OSError:  # a file was deleted during the check
         return False
     sums = [artifact.sha256 for artifact in wanted]
     return marked.get("of") == sums and marked.get("files") == there
@@ -294,8 +295,8 @@ def _room(folder: Path) -> None:
     free = shutil.disk_usage(folder).free // 1_000_000
     if free < ROOM_MB:
         raise Stop(
-            f"{folder} has {free} MB left, and fetching Kafka and its registry takes "
-            f"{ROOM_MB} MB: make room or name another folder in BUS_CACHE_DIR"
+            f"{folder} has {free} MB left, but downloading Kafka and its registry takes "
+            f"{ROOM_MB} MB: free disk space or set BUS_CACHE_DIR to another folder"
         )
 
 
@@ -308,17 +309,17 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say("another `bus up` is fetching Kafka and its registry; waiting for it")
+            say("another `bus up` is downloading Kafka and its registry; waiting for it")
             lock.acquire(timeout=1800)
     except Timeout:
         raise Stop(
-            f"another process has held {folder / '.lock'} for half an hour: end it and run "
+            f"another process has held {folder / '.lock'} for 30 minutes: end it and run "
             "`bus up` again"
         ) from None
     except OSError as error:
         raise Stop(
-            f"the cache folder {folder} cannot be written: {error.strerror}; name another in "
-            "BUS_CACHE_DIR"
+            f"the cache folder {folder} is not writable: {error.strerror}; set BUS_CACHE_DIR to "
+            "another folder"
         ) from None
     try:
         yield

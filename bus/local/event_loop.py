@@ -1,5 +1,7 @@
-"""The event loop for what talks to many at once: uvloop's, which takes less CPU, where
-there is one (not on Windows)."""
+"""The event loop for code that handles many connections at the same time.
+
+It is uvloop's, which takes less CPU, where it is available (not on Windows).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import asyncio
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A new loop, not yet running."""
+    """Return a new event loop, not yet running."""
     try:
         import uvloop
     except ImportError:

@@ -1,10 +1,12 @@
 """A home: the folder in which one embedded bus keeps everything.
 
-bus.json     ports, and the versions that wrote the data
-kafka/       Kafka's data; kafka.properties: a copy of its meta.properties
-registry/    the registry's data (H2)
-logs/        what both log, rolled at 10 MB
-run/         process ids, Kafka's configuration, temporary files: worth nothing after `bus down`
+A home has these files and folders:
+
+    bus.json     ports, and the versions that wrote the data
+    kafka/       Kafka's data; kafka.properties: a copy of its meta.properties
+    registry/    the registry's data (H2)
+    logs/        the logs of both, rolled at 10 MB
+    run/         process ids, Kafka's configuration, temporary files; not needed after `bus down`
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from filelock import FileLock, Timeout
 from bus.errors import Stop
 
 LOCK_SECONDS = 900.0
-"""How long one command waits for another that is changing the same home."""
+"""How many seconds a command waits for another one that is changing the same home."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the embedded bus of a home answers."""
+    """The addresses of the embedded bus of a home."""
 
     bootstrap: str
     registry: str
@@ -35,14 +37,18 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a home remembers (bus.json); versions are those that last wrote the data."""
+    """What a home remembers (bus.json).
+
+    ports:    the port of each service.
+    versions: the version of each program that last wrote the data.
+    """
 
     ports: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
 
 def recall(home: Path) -> Memory:
-    """What the home remembers; nothing when it is new or the file is unreadable."""
+    """Return what the home remembers; empty if the home is new or the file is unreadable."""
     found = read_json(home / "bus.json")
     ports, versions = found.get("ports"), found.get("versions")
     return Memory(
@@ -52,12 +58,12 @@ def recall(home: Path) -> Memory:
 
 
 def remember(home: Path, memory: Memory) -> None:
-    """Keep it for the next start."""
+    """Store what the home remembers, for the next start."""
     write_json(home / "bus.json", asdict(memory))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file; empty when there is none or it is half-written."""
+    """Return the object in a file; empty if the file is missing or incomplete."""
     try:
         found = json.loads(read_text(path))
     except ValueError:
@@ -66,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """A file's text; empty when there is none or it cannot be read."""
+    """Return a file's text; "" if the file is missing or unreadable."""
     try:
         return path.read_text("utf-8", "replace")
     except OSError:
@@ -74,16 +80,16 @@ def read_text(path: Path) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is whole at any moment."""
+    """Write a file so that it is whole at any moment."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1), "utf-8")
     part.replace(path)
 
 
 def prepare(home: Path) -> None:
-    """Make the home's folders; raises `Stop` when that is not possible.
+    """Create the home's folders; raises `Stop` if that is not possible.
 
-    A new home is its owner's alone: it holds the records of students.
+    Only its owner can read a new home, as it holds records of students.
     """
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +101,7 @@ def prepare(home: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises `Stop` when nothing can be written there."""
+    """Raise `Stop` if the folder is not writable."""
     try:
         with TemporaryFile(dir=folder):
             pass
@@ -105,8 +111,8 @@ def check_writable(folder: Path) -> None:
 
 def _not_writable(folder: Path, error: OSError) -> Stop:
     return Stop(
-        f"{folder} cannot be written ({error.strerror}): give it to your user or name another "
-        "folder in BUS_HOME"
+        f"{folder} is not writable ({error.strerror}): give your user access or set BUS_HOME "
+        "to another folder"
     )
 
 

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `endpoints`: the life of an embedded bus."""
+"""Starts and stops an embedded bus, and reports its state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
 
 PARTS = ("kafka", "registry")
 PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management")}
-"""`controller` is Kafka's own port, `management` that of the registry's health and metrics."""
+"""`controller` is Kafka's internal port; `management` serves the registry's health and metrics."""
 
 ATTEMPTS = 3
 READY_SECONDS = 120.0
-"""How long both may take to answer; it is 5 s on an idle machine and much more on a busy one."""
+"""How many seconds both processes may take to answer: 5 on an idle machine, many more on a busy
+one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,12 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What runs in a home. `endpoints` only when both do; `dead`: was started, runs no more."""
+    """What runs in a home.
+
+    endpoints: the addresses, if both processes run; else None.
+    running:   the processes that run.
+    dead:      the names of those that were started but no longer run.
+    """
 
     endpoints: Endpoints | None
     running: dict[str, Running]
@@ -42,11 +48,11 @@ class Status:
 
 
 def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SECONDS) -> Endpoints:
-    """Start what of the bus is not running, and come back when both answer.
+    """Start the parts of the bus that are not running, and return when both answer.
 
-    Programs are fetched when they are not in the cache. `say` gets a line for whatever a person
-    should know. Raises `Stop` with what is wrong and how to mend it; then what this call has
-    started is stopped again.
+    Programs that are not in the cache are downloaded. `say` gets a line for everything that a
+    person should know. Raises `Stop`, with what is wrong and how to fix it; then everything that
+    this call started is stopped again.
     """
     home = home.absolute()
     prepare(home)
@@ -55,13 +61,13 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
             if _attempt(home, say, ready_seconds):
                 return endpoints(home)
     raise Stop(
-        f"the bus in {home} did not stay up ({ATTEMPTS} tries): another program takes its ports or "
-        f"ends it; see {home / 'logs'}"
+        f"the bus in {home} did not stay up ({ATTEMPTS} attempts): another program takes its ports "
+        f"or ends it; see {home / 'logs'}"
     )
 
 
 def down(home: Path) -> list[str]:
-    """Stop the bus; answers with what was running (kafka, registry). Data stays."""
+    """Stop the bus and return the names of what was running (kafka, registry); the data stays."""
     home = home.absolute()
     if not (home / "run").is_dir():
         return []
@@ -70,7 +76,7 @@ def down(home: Path) -> list[str]:
 
 
 def status(home: Path) -> Status:
-    """What runs in this home."""
+    """Return what runs in this home."""
     home = home.absolute()
     found = {name: there for name in PARTS if (there := process.find(home, name))}
     ports, versions = _ports(home, found), recall(home).versions
@@ -83,7 +89,7 @@ def status(home: Path) -> Status:
 
 
 def endpoints(home: Path) -> Endpoints:
-    """Where the bus in this home answers; raises `Stop` when it is not up."""
+    """Return the addresses of the bus in this home; raises `Stop` if it is not running."""
     home = home.absolute()
     missing = [name for name in PARTS if not process.find(home, name)]
     if not missing:
@@ -97,10 +103,11 @@ _reached: dict[Path, Endpoints] = {}
 
 
 def reach(home: Path) -> Endpoints:
-    """As `endpoints`, and once this process has found it up, also while a part of it is away.
+    """Return the addresses, as `endpoints` does, even if a part has stopped since the last call.
 
-    Whoever is at work then finds that nobody answers there, and waits, as with a cluster elsewhere:
-    a part that was killed comes again at the same port.
+    Once this process has found the bus running, a part that stops is treated like a cluster
+    elsewhere that does not answer: callers get no connection and wait. A part that was killed comes
+    back at the same port.
     """
     home = home.absolute()
     try:
@@ -112,7 +119,7 @@ def reach(home: Path) -> Endpoints:
 
 
 def answers(name: str, port: int) -> bool:
-    """Whether Kafka or the registry takes requests at this port of its."""
+    """Return whether Kafka or the registry answers requests at this port."""
     ask: Callable[[int], bool] = (
         kafka_process.answers if name == "kafka" else registry_process.answers
     )
@@ -120,16 +127,16 @@ def answers(name: str, port: int) -> bool:
 
 
 def check_versions(home: Path, found: Programs) -> None:
-    """Older data is taken over by a newer program; the other way round it would not start.
+    """Raise `Stop` if a newer version wrote the data.
 
-    Raises `Stop` then.
+    A newer program can read older data. An older program cannot start with newer data.
     """
     ours = {"kafka": found.kafka_version, "registry": found.registry_version}
     for name, wrote in recall(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
-                f"the data in {home} was written by {name} {wrote}, and this bus has {ours[name]}, "
-                "which cannot read it: use the newer bus, or name another folder in BUS_HOME"
+                f"the data in {home} was written by {name} {wrote}, but this bus has {ours[name]}, "
+                "which cannot read it: use the newer bus, or set BUS_HOME to another folder"
             )
 
 
@@ -140,12 +147,12 @@ def _endpoints(ports: dict[str, int]) -> Endpoints:
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
     ports = recall(home).ports
     if not all(name in ports for name in running):
-        raise Stop(f"{home / 'bus.json'} is gone or damaged: run `bus down`, then `bus up`")
+        raise Stop(f"{home / 'bus.json'} is missing or damaged: run `bus down`, then `bus up`")
     return ports
 
 
 def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
-    """Start what does not run, wait for both; False where another attempt will do it."""
+    """Start what does not run and wait for both; return False if another attempt may succeed."""
     running = {name: found for name in PARTS if (found := process.find(home, name))}
     missing = [name for name in PARTS if name not in running]
     try:
@@ -158,7 +165,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
             return True
         if failed in missing and not _port_was_lost(running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
-        if process.alive(running[failed]):  # it was there before, and does not answer
+        if process.alive(running[failed]):  # it was running before this call
             raise Stop(
                 f"{failed} of the bus in {home} runs (process {running[failed].pid}) but does not "
                 "answer: run `bus down`, then `bus up`"
@@ -171,10 +178,13 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
 
 
 def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Process]:
-    """Start these, at once: making Kafka's data folder takes as long as the registry's start."""
+    """Start these parts at the same time.
+
+    Formatting Kafka's data folder takes as long as the registry's start.
+    """
     unclean = [name for name in missing if process.recorded(home, name)]
     for name in unclean:
-        say(f"{name} was found dead (killed, or the machine restarted); starting it again")
+        say(f"{name} had stopped (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
     quicker = sharing.options(java)
@@ -206,7 +216,7 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
 
 
 def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: float) -> str | None:
-    """Wait until all answer; else the name of one that does not."""
+    """Wait until all parts answer and return None, or return the name of one that does not."""
     waiting = list(running)
     while waiting:
         for name in list(waiting):
@@ -215,17 +225,20 @@ def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: floa
             if answers(name, ports[name]):
                 waiting.remove(name)
         time.sleep(0.05)
-    # an answer may have come from a stranger on the same port
+    # the answer may have come from another program at the same port
     return next((name for name in running if not process.alive(running[name])), None)
 
 
 def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
-    """The ports of all; for what is to be started the last ones if they are free, else new ones."""
+    """Return the ports of all parts.
+
+    A part that starts gets its last ports again if they are free, else new ones.
+    """
     ports = dict(recall(home).ports)
     for part in missing:
         for name in PORTS[part]:
             last = ports.pop(name, 0)
-            # what was killed a moment ago may still be giving its ports back
+            # a process that was just killed may not have released its ports yet
             if last and machine.port_free(last, wait=2.0 if part in unclean else 0.0):
                 ports[name] = last
                 continue
@@ -236,7 +249,7 @@ def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dic
 
 
 def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
-    """Whether another program took a port between its choice and its use."""
+    """Return whether another program took a port between its choice and its use."""
     dead = [name for name in running if not process.alive(running[name])]
     return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
 

@@ -1,8 +1,8 @@
-"""A child process that lives on, and that is found again, and only it.
+"""Starts child processes that keep running, and later finds exactly those again.
 
-Each start gets a token of its own, which stands on the process's command line and in
-`run/NAME.json`, written before the start. A process is ours if its id and the token agree: an id
-that the system gave to another program meanwhile is never touched, also after the clock was set.
+Each start has its own token. It is on the process's command line and in `run/NAME.json`, which is
+written before the start. A process is ours if both its id and its token match. So a process that
+got the same id later is never touched, even if the clock was changed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from bus.errors import Stop
 from bus.local.home import read_json, read_text, write_json
 
 TERM_SECONDS = 30.0
-"""How long a process may take to end after SIGTERM before it gets SIGKILL."""
+"""How many seconds a process may take to end after SIGTERM before it gets SIGKILL."""
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LD_LIBRARY_PATH")
-"""The environment that a child sees: no secret of ours, no Java or Quarkus option of the user's."""
+"""The environment variables that a child inherits: none of our secrets, and no options for Java or
+Quarkus."""
 
 LAUNCH = 'out=$1; shift; "$@" >"$out" 2>&1 </dev/null & echo $!'
-"""The shell ends at once, so the child belongs to init and no command has to wait for it."""
+"""The shell ends at once, so init becomes the parent and no command has to wait for the child."""
 
 
 def start(
     home: Path, name: str, java: Sequence[str], *, cwd: Path, env: dict[str, str]
 ) -> psutil.Process:
-    """Start a Java program, detached; `java` is the program's path followed by its arguments.
+    """Start a detached Java program.
 
-    What it prints goes to `logs/NAME.out`, which is new at each start.
+    java: the program's path, followed by its arguments.
+
+    Its output goes to `logs/NAME.out`, which is overwritten at each start.
     """
     token = token_hex(8)
     record = home / "run" / f"{name}.json"
@@ -63,17 +66,17 @@ def start(
 
 
 def environment() -> dict[str, str]:
-    """What a child inherits of our environment."""
+    """Return the part of our environment that a child inherits."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def recorded(home: Path, name: str) -> bool:
-    """Whether it was started and not stopped by us: then it ought to be running."""
+    """Return whether the process was started and not stopped by us, and so should be running."""
     return bool(read_json(home / "run" / f"{name}.json"))
 
 
 def find(home: Path, name: str) -> psutil.Process | None:
-    """The running process, or None."""
+    """Return the running process, or None."""
     record = read_json(home / "run" / f"{name}.json")
     if not (token := record.get("token")):
         return None
@@ -82,7 +85,7 @@ def find(home: Path, name: str) -> psutil.Process | None:
             candidates: Iterable[psutil.Process] = [psutil.Process(pid)]
         except psutil.NoSuchProcess:
             return None
-    else:  # whoever started it was killed before it could note the id
+    else:  # the starting command was killed before it wrote the id
         candidates = psutil.process_iter()
     return next((one for one in candidates if _is(one, f"-Dschoolbus.run={token}")), None)
 
@@ -95,7 +98,7 @@ def _is(process: psutil.Process, mark: str) -> bool:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it still runs."""
+    """Return whether the process still runs."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -103,7 +106,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def stop(home: Path, names: Iterable[str]) -> list[str]:
-    """End these processes and wait until they are gone; answers with the names that ran."""
+    """End these processes, wait until they have ended, and return the names that were running."""
     running = {name: process for name in names if (process := find(home, name))}
     for process in running.values():
         _signal(process.terminate)
@@ -117,10 +120,10 @@ def stop(home: Path, names: Iterable[str]) -> list[str]:
 
 
 def _wait(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run after a while.
+    """Wait for processes to end, and return those that still run after TERM_SECONDS.
 
-    psutil's own wait goes on until init has taken the exit status, which in a container whose
-    first process is no init never happens.
+    psutil's own wait continues until init has read the exit status. That never happens in a
+    container whose first process is not an init.
     """
     until = time.monotonic() + TERM_SECONDS
     while (left := [one for one in processes if alive(one)]) and time.monotonic() < until:
@@ -134,23 +137,26 @@ def _signal(send: Callable[[], None]) -> None:
 
 
 def died(home: Path, name: str) -> str:
-    """Why a process ended while it was starting: the gist of what it said last, for a person."""
+    """Return why a process ended during its start: the essence of its last output, for a person."""
     out = home / "logs" / f"{name}.out"
     return (
-        f"{name} ended while it was starting; its last words:\n  {gist(read_text(out))}\n"
-        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If it says "
-        f"that its data is damaged: put {home} back from a backup, or move it away, and run "
+        f"{name} ended while it was starting. Its last output:\n  {gist(read_text(out))}\n"
+        f"See {out.with_suffix('.log')} and {out}; `bus doctor` checks this machine. If the output "
+        f"says that data is damaged, restore {home} from a backup, or move it away, and run "
         "`bus up` again."
     )
 
 
 def gist(said: str) -> str:
-    """What a Java program's words tell a person: no trace, nothing twice, at most four lines."""
-    telling = [
+    """Return what matters of a Java program's output, for a person.
+
+    That is at most four lines, without stack traces or repetition.
+    """
+    lines = [
         line.strip()
         for line in said.splitlines()
         if line.strip() and not line.startswith(("\t", "WARNING"))
     ]
-    causes = [line for line in telling if "ERROR" in line or "Exception" in line or "rror:" in line]
-    last = list(dict.fromkeys(causes or telling))[-4:]
-    return "\n  ".join(line[:300] for line in last) or "it said nothing"
+    causes = [line for line in lines if "ERROR" in line or "Exception" in line or "rror:" in line]
+    last = list(dict.fromkeys(causes or lines))[-4:]
+    return "\n  ".join(line[:300] for line in last) or "it printed nothing"

@@ -1,4 +1,4 @@
-"""How a download shows itself: a bar on a terminal, else a line now and then; always on stderr."""
+"""Shows the progress of a download on stderr: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from bus.errors import Stop
 
 EVERY = 5.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 
 
 class Bar:
-    """One file's share of the whole, in the form in which pooch's downloader reports it."""
+    """The progress of one file, with the interface that pooch's downloader requires."""
 
     def __init__(self, whole: Download) -> None:
         self._whole = whole
@@ -25,7 +25,7 @@ class Bar:
 
     @property
     def total(self) -> int:
-        """Unused; pooch sets it at the start of every try, which then counts from nothing."""
+        """Unused; pooch sets it at the start of each attempt, which begins at zero again."""
         return self._done
 
     @total.setter
@@ -33,22 +33,24 @@ class Bar:
         self.reset()
 
     def update(self, n: int) -> None:
+        """Add bytes to the progress."""
         self._done += n
         self._whole.advance(n)
 
     def reset(self) -> None:
+        """Set the progress of this file to zero."""
         self.update(-self._done)
 
     def close(self) -> None:
-        """Called by pooch; nothing to do."""
+        """Do nothing; pooch calls it."""
 
     def finish(self, size: int) -> None:
-        """The file is there: it counts in full, whether it was fetched or found."""
+        """Set the progress to the file's full size, whether it was downloaded or already there."""
         self.update(size - self._done)
 
 
 class Download:
-    """The whole of a download, in bytes; `show` is told how many more there are."""
+    """The progress of a whole download, in bytes; `show` is called with each increase."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
         self._show = show
@@ -56,14 +58,15 @@ class Download:
         self._cancelled = False
 
     def bar(self) -> Bar:
-        """The share of one more file."""
+        """Return the progress of one more file."""
         return Bar(self)
 
     def cancel(self) -> None:
-        """End the files that are still on their way, at their next piece."""
+        """Stop the files that are still downloading, at their next block."""
         self._cancelled = True
 
     def advance(self, n: int) -> None:
+        """Add bytes to the progress; raises `Stop` if the download was cancelled."""
         if self._cancelled:
             raise Stop("the download was cancelled")
         with self._lock:
@@ -72,7 +75,7 @@ class Download:
 
 @contextmanager
 def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Download]:
-    """Show how much of `size` bytes is there."""
+    """Show how much of `size` bytes has been downloaded."""
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(
@@ -87,13 +90,13 @@ def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Downl
             yield Download(lambda n: shown.advance(task, n))
         return
     say(f"{text} ({size // 1_000_000} MB)")
-    done, told = 0, time.monotonic()
+    done, reported = 0, time.monotonic()
 
     def show(n: int) -> None:
-        nonlocal done, told
+        nonlocal done, reported
         done += n
-        if time.monotonic() - told > EVERY:
-            told = time.monotonic()
+        if time.monotonic() - reported > EVERY:
+            reported = time.monotonic()
             say(f"{text}: {done // 1_000_000} of {size // 1_000_000} MB")
 
     yield Download(show)

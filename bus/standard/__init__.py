@@ -1,7 +1,7 @@
-"""The shared standard: what the .avsc in `schemas/` say, for Python.
+"""The shared standard in Python, as the .avsc files in `schemas/` define it.
 
-The schemas are the one source. `KINDS` holds what the bus needs to know of each kind of record,
-`bus.standard.records` the Python types (generated; see `bus.standard.generate`).
+The schemas are the only source. `KINDS` holds what the bus needs to know about each kind.
+`bus.standard.records` holds the Python types, which `bus.standard.generate` writes.
 """
 
 from bus.standard.kinds import KINDS, Kind, Record

@@ -1,11 +1,11 @@
-"""The data dictionary of the standard, as Markdown: what every field means, and who may read it.
+"""The data dictionary of the standard, as Markdown: the meaning and sensitivity of each field.
 
-Made from the .avsc alone, so that it cannot say anything else than they do (`bus schemas docs`).
+It is generated from the .avsc files only (`bus schemas docs`), so the two cannot differ.
 
-The classes follow the Family Educational Rights and Privacy Act: "directory information",
-"education records" and "personally identifiable information" are those of 34 CFR 99.3, the
-conditions of disclosure those of 34 CFR 99.30, 99.31 and 99.37. The text is a guide to the
-schemas, not legal advice; what a district designates in its annual notice goes before it.
+The classes follow the Family Educational Rights and Privacy Act (FERPA). "Directory information",
+"education records" and "personally identifiable information" are the terms of 34 CFR 99.3. The
+conditions of disclosure are those of 34 CFR 99.30, 99.31 and 99.37. The text is a guide to the
+schemas and not legal advice. What a district designates in its annual notice takes precedence.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from bus.standard.kinds import KINDS, Kind
 
 SENSITIVITY: Final = {
     "public": (
-        "Tells of the institution and of no person: the name of a school, the title of a course, "
+        "Describes the institution and no person: the name of a school, the title of a course, "
         "the dates of a term.",
         "Anyone.",
     ),
     "directory": (
-        "About a person, and of the sort that is not generally considered harmful if disclosed "
-        "(34 CFR 99.3, “directory information”): name, grade level, school, address of electronic "
-        "mail. Of staff: what a school's own web site says of them.",
-        "Whom the district tells, as far as it has designated the field as directory information "
-        "in its annual notice and the parents, or the student of 18 years, have not opted out "
-        "(34 CFR 99.37). Else as personal.",
+        "About a person, but not generally considered harmful if disclosed (34 CFR 99.3, "
+        "“directory information”): name, grade level, school, email address. For staff: what a "
+        "school's own web site says about them.",
+        "Recipients that the district chooses, if its annual notice designates the field as "
+        "directory information and the parents, or the student from the age of 18, have not opted "
+        "out (34 CFR 99.37). Otherwise as for personal.",
     ),
     "personal": (
-        "Identifies a person or tells of one (34 CFR 99.3, “personally identifiable "
-        "information”): ids, sign-in names, telephone numbers, in which classes somebody is, "
-        "when somebody was absent. Student ids are here because 99.3 leaves them out of directory "
-        "information, but for such as open nothing by themselves.",
+        "Identifies or describes a person (34 CFR 99.3, “personally identifiable information”): "
+        "ids, sign-in names, telephone numbers, the classes of a person, the days of an absence. "
+        "Student ids are in this class because 99.3 excludes them from directory information, "
+        "except for ids that give no access by themselves.",
         "School officials with a legitimate educational interest, and vendors that do a school "
-        "official's work under the district's direct control (34 CFR 99.31(a)(1)); anyone else "
-        "with written consent (34 CFR 99.30) or under another exception of 99.31.",
+        "official's work under the district's direct control (34 CFR 99.31(a)(1)). Anyone else "
+        "needs written consent (34 CFR 99.30) or another exception of 99.31.",
     ),
     "sensitive": (
-        "Personal, and apt to harm where it gets about: birth, sex, race and ethnicity, "
-        "scores, the reason of an absence, what a teacher wrote. 99.3 would let a district call "
-        "date and place of birth directory information; this standard does not.",
-        "As personal, and only whose work needs this very field. A webhook is sent it when the "
-        "district has said so, and else the record without it.",
+        "Personal, and likely to harm the person if it becomes known: birth, sex, race and "
+        "ethnicity, scores, the reason of an absence, a teacher's comments. 99.3 allows a district "
+        "to treat date and place of birth as directory information; this standard does not.",
+        "As for personal, but only those whose work needs this field. A webhook receives it only "
+        "if the district allows it, and otherwise receives the record without it.",
     ),
     "operational": (
-        "Needed to run the exchange: ids of things, whether a record stands, when it was changed. "
-        "Says nothing of a person by itself.",
-        "Whoever may read the record in which it is.",
+        "Needed to run the exchange: ids of things, whether a record is active, when it changed. "
+        "Says nothing about a person by itself.",
+        "Anyone who may read the record that holds it.",
     ),
 }
-"""For each class of sensitivity: what it is, and who may read it."""
+"""For each class of sensitivity: what it covers, and who may read it."""
 
 PREFIX = "schoolbus"
 KEPT: Final = {"history": "history", "time": "by time"}
@@ -63,42 +63,42 @@ TYPES = {
 }
 
 HEAD = f"""\
-<!-- Made from schemas/*.avsc by `bus schemas docs`: do not edit. -->
+<!-- Generated from schemas/*.avsc by `bus schemas docs`; do not edit. -->
 
 # Data dictionary
 
-The records of the shared standard, in the order in which they depend on each other. The Avro
-schemas in `schemas/` are its source; `schemas/README.md` says how they may change.
+The records of the shared standard, in dependency order. The source is the Avro schemas in
+`schemas/`; `schemas/README.md` says how they may change.
 
-A message's key is the record's `sourcedId` (UTF-8), its value the whole record as it now stands:
-Avro in the Confluent frame. CloudEvents attributes are in the headers. A value of null (a
-tombstone) is an erasure. `{PREFIX}` in the name of a topic stands for the district's own
-`topic_prefix`.
+A message's key is the record's `sourcedId` (UTF-8). Its value is the whole record in its new state,
+as Avro in the Confluent frame. CloudEvents attributes are in the headers. A null value (a
+tombstone) is an erasure. In topic names, `{PREFIX}` stands for the district's `topic_prefix`.
 
 ## How to read the tables
 
-* **type**: a *date* is a day without a time (`YYYY-MM-DD` in JSON), a *moment* an instant in UTC,
-  to the millisecond; *text* is Unicode. A field that may be null says so.
-* **required**: a field without a default. Any other field may be left out by who writes it, and is
-  then read as its default.
-* **school**: the field that names a record's school, or a record whose school it is; where it is
-  empty, the next one counts.
-* **student**: the field that names the student whom a record is about.
-* **kept**: *history* keeps every change for `history_days` and the latest state of each record for
-  ever; *by time* keeps every record for `attendance_days` (both of `[retention]` in `bus.toml`).
-* **OneRoster**, **CEDS**, **Ed-Fi**: what the field is called in OneRoster 1.2 (CSV binding), in
-  the Common Education Data Standards (element name) and in the Ed-Fi Data Standard (REST property).
-  A dash: it has no such field.
+* **type**: a *date* is a day without a time (`YYYY-MM-DD` in JSON). A *moment* is a point in time,
+  in UTC, to the millisecond. *Text* is Unicode. A field that may be null says so.
+* **required**: a field without a default. A producer may leave out any other field; readers then
+  get its default.
+* **school**: the field that names a record's school, or a record that belongs to the school. If the
+  field is empty, the next one counts.
+* **student**: the field that names the student that a record is about.
+* **kept**: *history* keeps every change for `history_days` and the latest state of each record
+  forever. *By time* keeps every record for `attendance_days`. Both settings are in `[retention]` in
+  `bus.toml`.
+* **OneRoster**, **CEDS**, **Ed-Fi**: the name of the field in OneRoster 1.2 (CSV binding), in the
+  Common Education Data Standards (element name) and in the Ed-Fi Data Standard (REST property).
+  A dash means that the standard has no such field.
 
 ## Sensitivity
 
-Every field has one of five classes. They say at least how carefully it is to be treated; a district
-may be stricter.
+Every field has one of five classes. They say how carefully the field must be treated at least; a
+district may be stricter.
 """
 
 
 def render() -> str:
-    """The whole dictionary; the same text for the same schemas."""
+    """Return the whole dictionary; the same schemas always give the same text."""
     classes = _table(
         ("class", "what it is", "who may read it"),
         [(f"**{name}**", what, who) for name, (what, who) in SENSITIVITY.items()],
@@ -130,7 +130,7 @@ def _section(kind: Kind) -> str:
 
 
 def _references(kind: Kind) -> str:
-    """Each field that names other records, with links to their kinds."""
+    """Return each field that names other records, with links to their kinds."""
     named = [
         f"{' or '.join(f'[{one}](#{one.lower()})' for one in kinds)} (`{field}`)"
         for field, kinds in kind.references.items()
@@ -140,7 +140,7 @@ def _references(kind: Kind) -> str:
 
 def _school(kind: Kind) -> str:
     fields = [
-        f"that of the {one.through} (`{one.name}`)" if one.through else f"`{one.name}`"
+        f"the school of the {one.through} (`{one.name}`)" if one.through else f"`{one.name}`"
         for one in kind.school
     ]
     return ", else ".join(fields) or "none"
@@ -150,7 +150,7 @@ def _student(kind: Kind) -> str:
     if kind.student is None:
         return "none"
     when = [f"`{field}` is `{value}`" for field, value in kind.student.when.items()]
-    return f"`{kind.student.name}`" + (f", when {' and '.join(when)}" if when else "")
+    return f"`{kind.student.name}`" + (f", if {' and '.join(when)}" if when else "")
 
 
 def _row(field: dict[str, Any]) -> tuple[str, ...]:
@@ -162,7 +162,7 @@ def _row(field: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _type(avro: Any) -> str:
-    """An Avro type in plain words."""
+    """Return an Avro type in plain words."""
     if isinstance(avro, list):
         return " or ".join(_type(branch) for branch in sorted(avro, key=lambda t: t == "null"))
     if isinstance(avro, str):
@@ -175,7 +175,7 @@ def _type(avro: Any) -> str:
 
 
 def _choices(avro: Any) -> list[str]:
-    """For an enumeration the sentence that lists its symbols."""
+    """Return for an enumeration the sentence that lists its symbols."""
     branches = avro if isinstance(avro, list) else [avro]
     return [
         f"One of {', '.join(f'`{symbol}`' for symbol in branch['symbols'])}."
@@ -194,5 +194,5 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a table; GitHub Flavored Markdown, "Tables (extension)"."""
+    """Return text as a cell of a table (GitHub Flavored Markdown, "Tables (extension)")."""
     return text.replace("|", "\\|").replace("\n", " ")

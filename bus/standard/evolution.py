@@ -1,17 +1,17 @@
-"""What a changed schema breaks, and for whom.
+"""Finds what a changed schema breaks, and for which readers.
 
-Source: Avro 1.12, "Schema Resolution": which writer's schema can be read with which reader's.
-FULL_TRANSITIVE asks for both directions against every version (Confluent, "Schema Evolution and
-Compatibility"), so a change may break
+Source: Avro 1.12, "Schema Resolution", which says which writer's schema works with which reader's
+schema. FULL_TRANSITIVE requires both directions against every version (Confluent, "Schema Evolution
+and Compatibility"). So a change may break
 
-* readers that still have the earlier version, which get what new producers write;
-* readers of the new version, which get what is in the topics already and what producers with the
-  earlier version still write.
+* readers with the earlier version, which receive what new producers write;
+* readers with the new version, which receive what is already in the topics and what producers with
+  the earlier version still write.
 
-Stricter than Avro in two things, which decode and are wrong: a number must not become another kind
-of number by its logical type, and an enumeration must not lose a symbol, even where it has a
-default (a stored `tobedeleted` would be read as `active`). A new symbol is what the default is
-for.
+The check is stricter than Avro in two cases that decode, but to wrong values. A number must not
+become another type of number through its logical type. An enumeration must not lose a symbol, even
+if it has a default: a stored `tobedeleted` would be read as `active`. The default is there for new
+symbols.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ PROMOTIONS = {
     ("string", "bytes"),
     ("bytes", "string"),
 }
-"""(writer, reader): what Avro reads as something wider."""
+"""Pairs of writer and reader: types that Avro can read as a wider type."""
 
 
 class Break(NamedTuple):
-    """A field of a record that cannot be read, why, and by whom.
+    """A field of a record that cannot be read, with the reason and the readers.
 
-    field: its path: "grades", "address.city".
-    whom:  "old readers" have the earlier version, "new readers" the new one.
+    field:  the path of the field, such as "grades" or "address.city".
+    reason: why it cannot be read.
+    whom:   "old readers" have the earlier version, "new readers" the new one.
     """
 
     field: str
@@ -48,14 +49,14 @@ class Break(NamedTuple):
 
 
 def breaks(old: dict[str, Any], new: dict[str, Any]) -> list[Break]:
-    """What would break if `new` came after `old`; both are record schemas.
+    """Return what would break if the record schema `new` replaced `old`.
 
-    Raises what fastavro raises for a schema that is none.
+    Raises what fastavro raises for an invalid schema.
     """
     before: Any = expand_schema(old)
     after: Any = expand_schema(new)
     if _name(before) != _name(after):
-        reason = f"{_name(before)} becomes {_name(after)}, which Avro takes for another thing"
+        reason = f"{_name(before)} becomes {_name(after)}, which is another type to Avro"
         return [Break("(the record)", reason, "old readers")]
     return [
         *(Break(*one, "old readers") for one in _record(after, before, "old readers")),
@@ -64,7 +65,7 @@ def breaks(old: dict[str, Any], new: dict[str, Any]) -> list[Break]:
 
 
 def _record(writer: dict[str, Any], reader: dict[str, Any], whom: Whom) -> list[tuple[str, str]]:
-    """(field, reason) for each field that the reader cannot have of what the writer wrote."""
+    """Return (field, reason) for each field that the reader cannot read."""
     missing = "it is removed" if whom == "old readers" else "it is added"
     written = {field["name"]: field for field in writer["fields"]}
     found = []
@@ -77,12 +78,12 @@ def _record(writer: dict[str, Any], reader: dict[str, Any], whom: Whom) -> list[
                 for path, why in _type(source["type"], field["type"], whom)
             ]
         elif "default" not in field:
-            found.append((field["name"], f"{missing}, and there is no default to read instead"))
+            found.append((field["name"], f"{missing}, and there is no default to use instead"))
     return found
 
 
 def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
-    """(path below the field, reason) where the reader's type cannot hold what the writer's can."""
+    """Return (path below the field, reason) where the reader's type cannot hold all values."""
     if isinstance(writer, list):
         return [one for branch in writer for one in _type(branch, reader, whom)][:1]
     if isinstance(reader, list):
@@ -100,7 +101,7 @@ def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
         if lost and default not in reader["symbols"]:
             return [("", f"the reader's {_name(reader)} has no {lost} and no default")]
         if lost and whom == "new readers":
-            return [("", f"{lost} is removed, and would be read as {default}")]
+            return [("", f"{lost} is removed and would be read as {default}")]
     if _base(writer) == "array":
         return _type(writer["items"], reader["items"], whom)
     if _base(writer) == "map":
@@ -114,8 +115,8 @@ def _type(writer: Any, reader: Any, whom: Whom) -> list[tuple[str, str]]:
 
 def _becomes(writer: Any, reader: Any) -> str:
     if _name(writer) == "null":
-        return f"it may be null, and is read as {_name(reader)}"
-    return f"{_name(writer)} is written, and read as {_name(reader)}"
+        return f"it may be null but is read as {_name(reader)}"
+    return f"{_name(writer)} is written but read as {_name(reader)}"
 
 
 def _base(avro: Any) -> str:
@@ -127,7 +128,7 @@ def _logical(avro: Any) -> str:
 
 
 def _name(avro: Any) -> str:
-    """What a type is called when a person is told of it."""
+    """Return the name of a type for a message."""
     if isinstance(avro, list):
         return " or ".join(_name(branch) for branch in avro)
     if isinstance(avro, dict) and "name" in avro:

@@ -1,11 +1,12 @@
 """The codes of faults: what is wrong with an input or a record, for a program.
 
-A code stays when its text is worded anew. What makes a fault known already goes by the code
-(`bus.ingest.quarantine`), and so does whoever counts faults or dead letters. `docs/faults.md` has
-the same table, and `tests/unit/test_fault_codes.py` holds the two to each other.
+A code stays the same when its text is reworded. The quarantine recognizes a fault that it already
+has by its code (`bus.ingest.quarantine`), and programs that count faults or dead letters use the
+code too. `docs/faults.md` has the same table; `tests/unit/test_fault_codes.py` checks that the two
+agree.
 
-A code is never given another meaning, and never taken away. A source or a product of your own may
-take one of these or give one of its own: lower-case words with hyphens between them.
+A code never changes its meaning and is never removed. A source or a product of a third party may
+use one of these codes or its own: lowercase words with hyphens between them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from enum import StrEnum
 
 CODE = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
-"""What a code looks like."""
+"""The pattern of a code."""
 
 
 class FaultCode(StrEnum):
@@ -23,93 +24,93 @@ class FaultCode(StrEnum):
     meaning: str
 
     def __new__(cls, code: str, meaning: str) -> FaultCode:
-        """Both, as each member below gives them."""
+        """Create a member from the code and the meaning that are listed below."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
         return member
 
-    OTHER = "other", "Told without a code, as by a source or a product of your own."
+    OTHER = "other", "Reported without a code, for example by a third-party source or product."
 
     # Files of an extract
     NO_MANIFEST = "no-manifest", "The extract has no manifest.csv, or one that names no file."
-    UNKNOWN_DECLARATION = "unknown-declaration", "manifest.csv says what OneRoster does not have."
-    UNDECLARED_FILE = "undeclared-file", "manifest.csv does not name a file that is there."
-    MISSING_FILE = "missing-file", "manifest.csv declares a file that is not there."
-    UNEXPECTED_FILE = "unexpected-file", "manifest.csv calls a file absent that is there."
-    UNKNOWN_FILE = "unknown-file", "The extract has CSV files that are none of OneRoster's."
-    NOT_UTF_8 = "not-utf-8", "A file is in another encoding than UTF-8."
-    NUL_CHARACTERS = "nul-characters", "A file holds NUL characters."
+    UNKNOWN_DECLARATION = "unknown-declaration", "manifest.csv has a value unknown to OneRoster."
+    UNDECLARED_FILE = "undeclared-file", "The extract has a file that manifest.csv does not name."
+    MISSING_FILE = "missing-file", "The extract lacks a file that manifest.csv declares."
+    UNEXPECTED_FILE = "unexpected-file", "The extract has a file that manifest.csv declares absent."
+    UNKNOWN_FILE = "unknown-file", "The extract has CSV files that OneRoster does not define."
+    NOT_UTF_8 = "not-utf-8", "A file has an encoding other than UTF-8."
+    NUL_CHARACTERS = "nul-characters", "A file has NUL characters."
     OTHER_DELIMITER = "other-delimiter", "A file's columns are not separated by commas."
-    SEPARATOR_LINE = "separator-line", "A file begins with a line sep=, which is for Excel."
+    SEPARATOR_LINE = "separator-line", "A file begins with a sep= line, which is for Excel."
 
     # Columns of a file
-    NO_HEADER = "no-header", "A file's first line is no header that the bus knows."
-    MISSING_COLUMN = "missing-column", "A file lacks a column that its records must have."
-    UNKNOWN_COLUMN = "unknown-column", "A file has a column that is none of OneRoster's."
-    MISSPELT_COLUMN = "misspelt-column", "A column's name is one letter off."
+    NO_HEADER = "no-header", "A file's first line is not a header that the bus knows."
+    MISSING_COLUMN = "missing-column", "A file lacks a column that its records require."
+    UNKNOWN_COLUMN = "unknown-column", "A file has a column that OneRoster does not define."
+    MISSPELT_COLUMN = "misspelt-column", "A column's name is misspelled by one letter."
     REPEATED_COLUMN = "repeated-column", "A file has the same column twice."
 
     # Rows of a file
     BROKEN_QUOTES = "broken-quotes", "A row has a quote that does not open or close a value."
-    UNREADABLE_BYTES = "unreadable-bytes", "A row has bytes that are no text in any encoding."
+    UNREADABLE_BYTES = "unreadable-bytes", "A row has bytes that are not text in any encoding."
     TOO_FEW_VALUES = "too-few-values", "A row has fewer values than there are columns."
     TOO_MANY_VALUES = "too-many-values", "A row has more values than there are columns."
-    UNKNOWN_ROLE = "unknown-role", "A user's role is none of OneRoster's."
-    REPEATED_ROW = "repeated-row", "A row says the same as another one, word for word."
-    DUPLICATE_ID = "duplicate-id", "Two rows have one id and different values."
-    FOREIGN_ID = "foreign-id", "The id is that of another source's record."
+    UNKNOWN_ROLE = "unknown-role", "A user has a role that OneRoster does not define."
+    REPEATED_ROW = "repeated-row", "A row repeats another row word for word."
+    DUPLICATE_ID = "duplicate-id", "Two rows have the same id but different values."
+    FOREIGN_ID = "foreign-id", "The id belongs to a record of another source."
 
     # Values
-    MISSING_VALUE = "missing-value", "A field that must have a value is empty."
-    NOT_AN_ID = "not-an-id", "An id is too long, or holds control characters."
-    TOO_LONG = "too-long", "A value is longer than the bus takes."
-    CONTROL_CHARACTERS = "control-characters", "A value holds characters that cannot be printed."
-    NOT_IN_LIST = "not-in-list", "A value is none of those that the standard lists."
-    OUTDATED_VALUE = "outdated-value", "A value is one that a later OneRoster took out."
+    MISSING_VALUE = "missing-value", "A required field is empty."
+    NOT_AN_ID = "not-an-id", "An id is too long or has control characters."
+    TOO_LONG = "too-long", "A value is longer than the bus accepts."
+    CONTROL_CHARACTERS = "control-characters", "A value has characters that cannot be printed."
+    NOT_IN_LIST = "not-in-list", "A value is not in the list of the standard."
+    OUTDATED_VALUE = "outdated-value", "A value was removed in a later version of OneRoster."
     NOT_A_BOOLEAN = "not-a-boolean", "A value is neither true nor false."
-    NOT_AN_INTEGER = "not-an-integer", "A value is no whole number, or too large a one."
-    NOT_A_NUMBER = "not-a-number", "A value is no number."
-    NOT_A_DATE = "not-a-date", "A value is no date of the years 1900 to 2200."
-    NOT_A_MOMENT = "not-a-moment", "A value is no moment of the years 1900 to 2200."
+    NOT_AN_INTEGER = "not-an-integer", "A value is not a whole number, or is too large."
+    NOT_A_NUMBER = "not-a-number", "A value is not a number."
+    NOT_A_DATE = "not-a-date", "A value is not a date of the years 1900 to 2200."
+    NOT_A_MOMENT = "not-a-moment", "A value is not a moment of the years 1900 to 2200."
 
     # References between records
-    UNKNOWN_REFERENCE = "unknown-reference", "A field names a record that is nowhere."
+    UNKNOWN_REFERENCE = "unknown-reference", "A field names a record that does not exist."
     UNCHECKED_REFERENCE = (
         "unchecked-reference",
-        "A field names a record of a kind that the source never published.",
+        "A field names a record of a kind that the source has never published.",
     )
-    CIRCULAR_REFERENCE = "circular-reference", "A field leads round to the record itself."
+    CIRCULAR_REFERENCE = "circular-reference", "A field leads back to the record itself."
 
-    # Records that come one by one
-    INVALID_RECORD = "invalid-record", "A streamed record is none of the standard."
+    # Streamed records
+    INVALID_RECORD = "invalid-record", "A streamed record does not fit the standard."
 
-    # What a product could not be told
-    UNDECODABLE = "undecodable", "A message's bytes are no record of the topic's kind."
+    # Records that a product did not receive
+    UNDECODABLE = "undecodable", "A message's bytes are not a record of the topic's kind."
     REFERENCE_NOT_DELIVERED = (
         "reference-not-delivered",
-        "What the record refers to was not delivered in time.",
+        "A record that this one refers to was not delivered in time.",
     )
     UNTRANSLATABLE = "untranslatable", "The product cannot hold the record as it is."
     TRANSLATION_FAILED = "translation-failed", "The product's translation has a defect."
     REFUSED = "refused", "The product refused the record."
-    ENDPOINT_FAILS = "endpoint-fails", "The endpoint failed at this record for too long."
+    ENDPOINT_FAILS = "endpoint-fails", "The endpoint kept failing for this record for too long."
 
 
 class Reason(str):
-    """Why a product is not told a record: a text for a person, with its code."""
+    """Why a product does not receive a record: a text for a person, with its code."""
 
     code: str
 
     def __new__(cls, text: str, code: str) -> Reason:
-        """A text with its code."""
+        """Create a text with its code."""
         reason = super().__new__(cls, text)
         reason.code = code
         return reason
 
 
 def code_of(reason: str) -> str:
-    """The code of a reason; `other` of a text that has none."""
+    """Return the code of a reason; `other` for a text without a code."""
     return reason.code if isinstance(reason, Reason) else FaultCode.OTHER
 
 
@@ -160,15 +161,15 @@ _EARLIER: tuple[tuple[FaultCode, str], ...] = (
     (FaultCode.REFUSED, r"the endpoint refused it|Canvas, \S+: "),
     (FaultCode.ENDPOINT_FAILS, r"the endpoint answered .* to it for"),
 )
-"""How the texts of version 0.1.0 began, which kept no code. They stay as they are: what that
-version left in the topics says no more than these texts."""
+"""The beginnings of the texts of version 0.1.0, which stored no code. Do not change them: the
+topics still hold messages of that version, and these texts are all that they say."""
 
 _MORE = re.compile(r"[\d,]+ more rows like those told: ")
 _REPLAYED = re.compile(r"in the replay \S+: ")
 
 
 def code_of_earlier(text: str) -> FaultCode:
-    """The code of a text of version 0.1.0; `other` of a text that was not the bus's own."""
+    """Return the code of a text of version 0.1.0; `other` for a text that the bus did not write."""
     bare = _REPLAYED.sub("", _MORE.sub("", text, count=1), count=1)
     for code, begins in _EARLIER:
         if re.match(begins, bare):

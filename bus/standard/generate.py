@@ -1,10 +1,10 @@
-"""Writes `bus/standard/records.py`, the TypedDicts, from the .avsc.
+"""Writes `bus/standard/records.py`, the TypedDicts, from the .avsc files.
 
-    python -m bus.standard.generate            writes it
-    python -m bus.standard.generate --check    says whether it is up to date (a test does this)
+    python -m bus.standard.generate            writes the file
+    python -m bus.standard.generate --check    checks that it is up to date (a test does this)
 
-A record is the very dict that fastavro reads and writes, so there is no conversion on the hot path.
-The text is as `ruff format` would leave it, so that formatting the repository changes nothing.
+A record is the dict that fastavro reads and writes, so nothing is converted on the hot path. The
+output has the layout of `ruff format`, so that formatting the repository does not change it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TARGET = Path(__file__).parent / "records.py"
 
 HEAD = '''"""The records of the standard as Python types.
 
-Generated from schemas/*.avsc: do not edit. After a change of a schema run
+Generated from schemas/*.avsc; do not edit. After you change a schema, run
 `python -m bus.standard.generate`.
 """
 
@@ -43,7 +43,7 @@ LOGICAL = {"date": "date", "timestamp-millis": "datetime"}
 
 
 def render() -> str:
-    """The text of records.py."""
+    """Return the text of records.py."""
     enums: dict[str, str] = {}
     records = [_record(kind.schema, enums) for kind in KINDS.values()]
     return "\n".join([HEAD, *enums.values(), *records])
@@ -58,9 +58,16 @@ def _record(schema: dict[str, Any], enums: dict[str, str]) -> str:
 
 
 def _doc(text: str) -> list[str]:
-    """A docstring in lines of at most 100 characters, its last quotes apart when it has several."""
-    lines = textwrap.wrap(text, 97, initial_indent='    """', subsequent_indent="    ")
-    return [lines[0] + '"""'] if len(lines) == 1 else [*lines, '    """']
+    """Return a docstring in lines of at most 100 characters.
+
+    If it is too long for one line, the first sentence is the summary line.
+    """
+    if len(text) <= 90:
+        return [f'    """{text}"""']
+    summary, _, details = text.partition(". ")
+    indent = "    "
+    wrapped = textwrap.wrap(details, 100, initial_indent=indent, subsequent_indent=indent)
+    return [f'    """{summary}.', "", *wrapped, '    """']
 
 
 def _type(avro: Any, enums: dict[str, str]) -> str:
@@ -75,18 +82,16 @@ def _type(avro: Any, enums: dict[str, str]) -> str:
         symbols = ",\n".join(f'    "{symbol}"' for symbol in avro["symbols"])
         text = f'{name} = Literal[\n{symbols},\n]\n"""{avro["doc"]}"""\n'
         if enums.setdefault(name, text) != text:
-            raise ValueError(f"two schemas have an enumeration {name}, and not the same one")
+            raise ValueError(f"two schemas define the enumeration {name} differently")
         return name
     return LOGICAL[avro["logicalType"]]
 
 
 def main() -> None:
-    """Write it, or with --check end with status 1 when it is not up to date."""
+    """Write the file, or with --check exit with status 1 if it is out of date."""
     if "--check" in sys.argv:
         if TARGET.read_text("utf-8") != render():
-            sys.exit(
-                f"{TARGET.name} is not what the schemas say: run python -m bus.standard.generate"
-            )
+            sys.exit(f"{TARGET.name} is out of date: run python -m bus.standard.generate")
         return
     TARGET.write_text(render(), "utf-8")
 

@@ -1,16 +1,16 @@
-"""Records as JSON, at the edges: what goes out to a vendor, what comes in over HTTP.
+"""Records as JSON, for what goes out to a vendor and what comes in over HTTP.
 
-Dates are `YYYY-MM-DD` and moments RFC 3339 in UTC (sections 5.6 and 5.8), written with `Z`; an
-enumeration is its symbol; what Avro calls null, array and boolean, JSON calls the same (RFC 8259).
+Dates are `YYYY-MM-DD`. Moments follow RFC 3339 (sections 5.6 and 5.8) in UTC, written with `Z`. An
+enumeration is its symbol. Avro's null, array and boolean are JSON's (RFC 8259).
 
-Coming in, nothing is guessed: a number is no text, `"true"` is no boolean, a field that the
-standard does not have is a fault, as it is most often a misspelt one. What is left out gets its
-Avro default (Avro 1.12, "Complex Types", "Records"). A moment needs its offset from UTC and keeps
-milliseconds, as the topics do. Beyond the schema:
+Input is never guessed. A number is not text, and `"true"` is not a boolean. A field that the
+standard does not have is a fault, as it is usually misspelled. A missing field gets its Avro
+default (Avro 1.12, "Complex Types", "Records"). A moment needs its offset from UTC and is cut to
+milliseconds, as in the topics. The rules go beyond the schema:
 
-* an id has 1 to 255 characters (OneRoster 1.2 CSV Binding, "GUID") and no control characters;
-* text that is required is not blank;
-* no text holds control characters other than tab and line ends.
+* An id has 1 to 255 characters (OneRoster 1.2 CSV Binding, "GUID") and no control characters.
+* Required text is not blank.
+* Text has no control characters other than tab and line ends.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bus.standard.kinds import KINDS, Record
 
 ID_LENGTH = 255
 BLANK = r" \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
-"""Spaces, named one by one, as dialects of regular expressions differ in what `\\s` is."""
+"""Spaces, listed one by one, as dialects of regular expressions differ in the meaning of `\\s`."""
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 ID = rf"^[^{CONTROL}]*[^{BLANK}{CONTROL}][^{CONTROL}]*$"
 UNFIT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 """Control characters other than tab and line ends."""
 TEXT = rf"^[^{UNFIT}]*$"
-WANTED = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
+REQUIRED_TEXT = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 MOMENT = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -46,30 +46,30 @@ UNKNOWN = "(a field that the standard does not have)"
 
 
 class FieldProblem(NamedTuple):
-    """A field that is wrong, and what it must be. `reason` never holds the value."""
+    """A field that is wrong, and what it must be; `reason` never holds the value."""
 
     field: str
     reason: str
 
 
 class Invalid(Never):
-    """A record that is not of its kind. `problems` has each wrong field once.
+    """A record that does not fit its kind; `problems` lists each wrong field once.
 
-    Of an unknown field its name is in `problems`, for who sent it, and not in `str(error)`, which
-    may be logged: a name that the standard does not have could be anything.
+    `problems` has the names of unknown fields, for the sender. `str(error)` does not, as it may be
+    logged and an unknown name may be anything, even personal data.
     """
 
     def __init__(self, kind: str, problems: list[FieldProblem]) -> None:
         known = KINDS[kind].fields
         listed = "; ".join(f"{f if f in known else UNKNOWN} {reason}" for f, reason in problems)
-        super().__init__(f"this is no {kind} of the standard: {listed}")
+        super().__init__(f"this is not a valid {kind}: {listed}")
         self.problems = problems
 
 
 def to_json(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as JSON has it, with every field of its kind in the schema's order.
+    """Return a record as JSON, with every field of its kind in the schema's order.
 
-    Raises `Never` for a number that JSON cannot say (infinite, or none at all).
+    Raises `Never` for a number that JSON cannot express (infinity, NaN).
     """
     return {
         field: (value if plain is None else plain(value))
@@ -79,7 +79,7 @@ def to_json(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_json(kind: str, document: Mapping[str, Any]) -> Record:
-    """The record that a JSON object stands for, with every field; raises `Invalid`."""
+    """Return the record of a JSON object, with every field of its kind; raises `Invalid`."""
     try:
         record: Record = _adapter(kind).validate_python(_defaults(kind) | dict(document))
     except NotValid as error:
@@ -88,15 +88,16 @@ def from_json(kind: str, document: Mapping[str, Any]) -> Record:
 
 
 def text_keywords(field: Mapping[str, Any]) -> dict[str, Any]:
-    """What `from_json` asks of the text in a field, as keywords of JSON Schema (2020-12,
-    "Validation", section 6.3).
+    """Return the limits that `from_json` puts on a field's text, as keywords of JSON Schema.
 
-    field: the field of the schema, as Avro has it.
+    Source: JSON Schema 2020-12, "Validation", section 6.3.
+
+    field: the field of the Avro schema.
     """
     if _is_id(field):
         return {"minLength": 1, "maxLength": ID_LENGTH, "pattern": ID}
-    if _is_wanted(field):
-        return {"minLength": 1, "pattern": WANTED}
+    if _is_required_text(field):
+        return {"minLength": 1, "pattern": REQUIRED_TEXT}
     return {"pattern": TEXT}
 
 
@@ -106,7 +107,7 @@ def _problems(kind: str, error: NotValid) -> list[FieldProblem]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(problem["loc"][0])
         if problem["type"] == "missing":
-            found.setdefault(field, f"is missing, and {expected[field]}")
+            found.setdefault(field, f"is missing and {expected[field]}")
         else:
             found.setdefault(field, expected.get(field, f"is not a field of {kind}"))
     return [FieldProblem(field, reason) for field, reason in found.items()]
@@ -119,13 +120,13 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 @cache
 def _expected(kind: str) -> dict[str, str]:
-    """For each field what it must be, as a person is told."""
+    """Return for each field what it must be, in words."""
     return {f["name"]: f"must be {_words(f, f['type'])}" for f in KINDS[kind].schema["fields"]}
 
 
 @cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    """Checks and converts a whole record; made once for each kind, as making it takes a while."""
+    """Return what checks and converts a whole record; cached, as building it is slow."""
     schema = KINDS[kind].schema
     fields = {f["name"]: _checked(f, f["type"]) for f in schema["fields"]}
     shape: Any = TypedDict(schema["name"], fields)  # type: ignore[misc]
@@ -134,7 +135,7 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 
 
 def _checked(field: Mapping[str, Any], avro: Any) -> Any:
-    """The annotated Python type of an Avro type, as pydantic takes it."""
+    """Return the annotated Python type, for pydantic, of an Avro type."""
     if isinstance(avro, list):
         branches = [_checked(field, branch) for branch in avro if branch != "null"]
         return branches[0] | None if len(branches) < len(avro) else branches[0]
@@ -146,13 +147,13 @@ def _checked(field: Mapping[str, Any], avro: Any) -> Any:
         return Annotated[str, Field(strict=True, pattern=f"^({'|'.join(avro['symbols'])})$")]
     if avro == "string" and _is_id(field):
         return Annotated[str, Field(strict=True, max_length=ID_LENGTH, pattern=ID)]
-    if avro == "string" and _is_wanted(field):
-        return Annotated[str, Field(strict=True, pattern=WANTED)]
+    if avro == "string" and _is_required_text(field):
+        return Annotated[str, Field(strict=True, pattern=REQUIRED_TEXT)]
     return _PRIMITIVES[avro]
 
 
 def _words(field: Mapping[str, Any], avro: Any) -> str:
-    """What an Avro type is in JSON, in words."""
+    """Return in words what an Avro type is in JSON."""
     if isinstance(avro, list):
         words = [_words(field, branch) for branch in avro if branch != "null"]
         return " or ".join([*words, "null"] if "null" in avro else words)
@@ -164,7 +165,7 @@ def _words(field: Mapping[str, Any], avro: Any) -> str:
         return f"one of {', '.join(avro['symbols'])}"
     if avro == "string" and _is_id(field):
         return f"an id: text of 1 to {ID_LENGTH} characters without control characters"
-    if avro == "string" and _is_wanted(field):
+    if avro == "string" and _is_required_text(field):
         return "text that is not blank, without control characters"
     return _WORDS[avro]
 
@@ -173,19 +174,22 @@ def _is_id(field: Mapping[str, Any]) -> bool:
     return "references" in field or field["name"].endswith(("ourcedId", "ourcedIds"))
 
 
-def _is_wanted(field: Mapping[str, Any]) -> bool:
-    """Whether it is text that a record cannot do without."""
+def _is_required_text(field: Mapping[str, Any]) -> bool:
+    """Return whether the field is required text."""
     return bool(field["type"] == "string" and "default" not in field)
 
 
 def _whole(number: Any) -> Any:
-    """JSON has one sort of number: 2027.0 is the whole number 2027 (JSON Schema 2020-12, "Core",
-    section 4.2.3)."""
+    """Return a float without a fraction as an int.
+
+    JSON has one type of number: 2027.0 is the whole number 2027 (JSON Schema 2020-12, "Core",
+    section 4.2.3).
+    """
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _utc(moment: datetime) -> datetime:
-    """In UTC and whole milliseconds, as it comes back from a topic."""
+    """Return the moment in UTC and whole milliseconds, as a topic returns it."""
     try:
         utc = moment.astimezone(UTC)
     except OverflowError:
@@ -194,7 +198,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _text_of(pattern: str) -> Any:
-    """Only text of this form gets on to pydantic, which would also read numbers as dates."""
+    """Let only text of this form reach pydantic, which would also read numbers as dates."""
     adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(strict=True, pattern=pattern)])
     return BeforeValidator(adapter.validate_python)
 
@@ -236,12 +240,12 @@ def _plain_moment(value: datetime | None) -> str | None:
 
 def _plain_number(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise Never("a number of the record is infinite or none at all, which JSON cannot say")
+        raise Never("a number in the record is infinite or NaN, which JSON cannot express")
     return value
 
 
 def _writer(avro: Any) -> Callable[[Any], Any] | None:
-    """What makes JSON of a field's value; None where the value is JSON already."""
+    """Return the function that turns a field's value into JSON; None if it already is JSON."""
     if isinstance(avro, list):
         return next((found for branch in avro if (found := _writer(branch))), None)
     if isinstance(avro, dict):

@@ -1,21 +1,22 @@
-"""The kinds of record of the standard, read from the .avsc, in dependency order.
+"""The kinds of record of the standard, read from the .avsc files, in dependency order.
 
-Beside what Avro asks for, a schema says in attributes of its own (Avro 1.12, "Schema Declaration":
-other attributes are metadata):
+Besides what Avro requires, a schema has these attributes (Avro 1.12, "Schema Declaration": other
+attributes are metadata):
 
-* on the record, `owner`: the field whose value places the record in a partition. All that
-  concerns a student is placed by the student's id, so a consumer has one student's story in order;
-* on the record, `school`: the fields that name its school, or a record whose school it is (what
-  they name, `references` says). The first field that is not empty counts. An empty list: records
-  of this kind belong to no school;
-* on the record, `student`: the `field` that names the student it is about. `when` has the values
-  that other fields then have: an enrollment is about a student when its role is student;
-* on the record, `retention`: history (the topic is compacted and keeps the latest state of each
-  record for ever) or time (a record tells of one day, and the topic keeps it for some days);
-* on the record, `bytesOnDisk`: the bytes that a record takes on a broker's disk;
-* on a field, `references`: the kinds of record that its value, an id or a list of ids, may name;
-* on a field, `sensitivity`: public, directory, personal, sensitive or operational (see
-  `bus.standard.dictionary`), and its names in `oneroster`, `ceds` and `edfi`.
+* `owner`, on the record: the field whose value selects the record's partition. All records of a
+  student are placed by the student's id, so a consumer gets them in order.
+* `school`, on the record: the fields that name its school, or a record that belongs to the school
+  (`references` says which). The first field that is not empty counts. An empty list: records of
+  this kind belong to no school.
+* `student`, on the record: `field` names the student that the record is about. `when` holds the
+  values that other fields must have: an enrollment is about a student if its role is student.
+* `retention`, on the record: history (the topic is compacted and keeps the latest state of each
+  record forever) or time (a record describes one day, and the topic keeps it for some days).
+* `bytesOnDisk`, on the record: the bytes that a record takes on a broker's disk.
+* `references`, on a field: the kinds that its value, an id or a list of ids, may name.
+* `sensitivity`, on a field: public, directory, personal, sensitive or operational (see
+  `bus.standard.dictionary`).
+* `oneroster`, `ceds` and `edfi`, on a field: its names in those standards.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHOOL = "org"
-"""The kind of which a school is a record."""
+"""The kind of the records that describe schools."""
 
 Record = dict[str, Any]
-"""A decoded record, of a kind not known before; `bus.standard.records` has a type for each."""
+"""A decoded record whose kind is not known in advance; `bus.standard.records` has a type for each
+kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchoolField:
-    """A field that tells of a record's school.
+    """A field that leads to a record's school.
 
     name:    the field.
-    through: the kind of the record that it names, whose school it is; None: the value is the id of
-             a school, or a list of them.
+    through: the kind of the record that the field names, whose school counts. None: the value is
+             the id of a school, or a list of ids.
     """
 
     name: str
@@ -55,14 +57,14 @@ class StudentField:
     """The field that names the student a record is about.
 
     name: the field.
-    when: values that other fields of the record have then.
+    when: values that other fields of the record must have.
     """
 
     name: str
     when: Mapping[str, str]
 
     def of(self, record: Mapping[str, Any]) -> str | None:
-        """The id of the student that a record is about; None: it is about somebody else."""
+        """Return the id of the student that a record is about, or None."""
         if any(record[field] != value for field, value in self.when.items()):
             return None
         student: str = record[self.name]
@@ -73,18 +75,19 @@ class StudentField:
 class Kind:
     """One kind of record.
 
-    name:          as the schema file is named: "student", "academicSession".
+    name:          the name of its schema file, such as "student" or "academicSession".
     schema:        the parsed .avsc.
-    fields:        names of its fields in the schema's order.
-    owner:         the field whose value places a record in a partition.
-    references:    for each field that names other records: the kinds it may name.
-    required:      those fields of `references` that may not be null or empty lists.
-    level:         0 for what refers to nothing, else one more than the highest it refers to; a
-                   record is delivered after all that have a lower level.
-    school:        the fields that tell of its school; the first that is not empty counts.
-    student:       the field that names the student it is about; None: it is about no one student.
-    retention:     "history": every change for some time, then the latest state for ever; "time":
-                   for some time only, as a record tells of one day.
+    fields:        the names of its fields, in the schema's order.
+    owner:         the field whose value selects a record's partition.
+    references:    for each field that names other records, the kinds that it may name.
+    required:      the fields of `references` that must not be null or an empty list.
+    level:         0 if the kind refers to nothing, else one more than the highest level it refers
+                   to. A record is delivered after all records of lower levels.
+    school:        the fields that lead to its school; the first that is not empty counts.
+    student:       the field that names the student it is about; None if it is not about one
+                   student.
+    retention:     "history": every change for some time, then the latest state forever. "time":
+                   only for some time, as a record describes one day.
     bytes_on_disk: the bytes that a record takes on a broker's disk.
     """
 
@@ -102,7 +105,7 @@ class Kind:
 
 
 def schema_directory() -> Path:
-    """Where the .avsc are: inside an installed package, or at the top of a checkout."""
+    """Return the folder of the .avsc files, in the package or at the top of a checkout."""
     installed = Path(__file__).parent.parent / "schemas"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "schemas"
 
@@ -148,7 +151,7 @@ def _kinds() -> dict[str, Kind]:
 
 
 def _through(named: tuple[str, ...]) -> str | None:
-    """The kind whose school counts, for a field that names records of these kinds."""
+    """Return the kind whose school counts, for a field that names records of these kinds."""
     return None if named == (SCHOOL,) else named[0]
 
 

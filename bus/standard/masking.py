@@ -1,4 +1,4 @@
-"""Records without their personal values: each is told by what sort of value it is."""
+"""Masks the personal values of records: each is replaced by its class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from bus.standard.kinds import KINDS
 
 
 def masked(kind: str, record: Mapping[str, Any]) -> dict[str, str]:
-    """A record in which personal values are told by their class alone; ids stay, as by them it is
-    found. What is personal is said by the schema (`sensitivity`)."""
+    """Return a record with its personal values replaced by their class.
+
+    Ids stay, as they identify the record. The schema's `sensitivity` says which fields are
+    personal.
+    """
     open_ = {
         field["name"]
         for field in KINDS[kind].schema["fields"]
@@ -24,7 +27,7 @@ def masked(kind: str, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def value_class(value: Any) -> str:
-    """What sort of value it is, never it."""
+    """Return what sort of value this is, such as "text of 12 characters"; never the value."""
     if value is None or value == "":
         return "empty"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What of a schema has a bearing on the bytes of a record and on how a reader reads them.
+"""Reduces a schema to what affects the bytes of a record and how a reader decodes them.
 
 Source: Avro 1.12, "Schema Declaration" (other attributes are metadata and do not affect the format
 of serialized data), "Names", "Complex Types", "Logical Types".
@@ -15,13 +15,13 @@ READ = frozenset(
         *("logicalType", "precision", "scale"),
     }
 )
-"""Avro's own attributes but `doc`."""
+"""Avro's own attributes, except `doc`."""
 
 
 def meaning(schema: Any) -> Any:
-    """A schema without documentation and without attributes that are not Avro's.
+    """Return a schema without documentation and without attributes that Avro does not define.
 
-    Defaults stay: a reader takes them for fields that the writer does not have.
+    Defaults stay, as a reader uses them for fields that the writer does not have.
     """
     if isinstance(schema, dict):
         return {

@@ -1,6 +1,6 @@
 """The records of the standard as Python types.
 
-Generated from schemas/*.avsc: do not edit. After a change of a schema run
+Generated from schemas/*.avsc; do not edit. After you change a schema, run
 `python -m bus.standard.generate`.
 """
 
@@ -106,8 +106,9 @@ ScoreStatus = Literal[
 
 
 class AcademicSession(TypedDict):
-    """A school year, semester, term or grading period. OneRoster 1.2 AcademicSession; Ed-Fi
-    Session; CEDS Session.
+    """A school year, semester, term or grading period.
+
+    OneRoster 1.2 AcademicSession; Ed-Fi Session; CEDS Session.
     """
 
     sourcedId: str
@@ -131,8 +132,9 @@ class AcademicSession(TypedDict):
 
 
 class Org(TypedDict):
-    """An organisation of the district: the district itself, a school, a department. OneRoster
-    1.2 Org; Ed-Fi LocalEducationAgency and School; CEDS K12 School.
+    """An organisation of the district: the district itself, a school, a department.
+
+    OneRoster 1.2 Org; Ed-Fi LocalEducationAgency and School; CEDS K12 School.
     """
 
     sourcedId: str
@@ -152,8 +154,9 @@ class Org(TypedDict):
 
 
 class Course(TypedDict):
-    """A course of the catalogue; what is taught, apart from when and by whom. OneRoster 1.2
-    Course; Ed-Fi Course; CEDS Course.
+    """A course of the catalogue; what is taught, apart from when and by whom.
+
+    OneRoster 1.2 Course; Ed-Fi Course; CEDS Course.
     """
 
     sourcedId: str
@@ -179,8 +182,9 @@ class Course(TypedDict):
 
 
 class Guardian(TypedDict):
-    """A parent, guardian or relative of a student. OneRoster 1.2 User; Ed-Fi Contact; CEDS
-    Person.
+    """A parent, guardian or relative of a student.
+
+    OneRoster 1.2 User; Ed-Fi Contact; CEDS Person.
     """
 
     sourcedId: str
@@ -230,8 +234,9 @@ class Guardian(TypedDict):
 
 
 class Staff(TypedDict):
-    """Someone who works for the district: a teacher, an aide, an administrator. OneRoster 1.2
-    User; Ed-Fi Staff; CEDS K12 Staff.
+    """Someone who works for the district: a teacher, an aide, an administrator.
+
+    OneRoster 1.2 User; Ed-Fi Staff; CEDS K12 Staff.
     """
 
     sourcedId: str
@@ -283,8 +288,10 @@ class Staff(TypedDict):
 
 
 class Student(TypedDict):
-    """A student of the district. OneRoster 1.2 User with the role student; Ed-Fi Student and
-    StudentSchoolAssociation; CEDS K12 Student.
+    """A student of the district.
+
+    OneRoster 1.2 User with the role student; Ed-Fi Student and StudentSchoolAssociation; CEDS K12
+    Student.
     """
 
     sourcedId: str
@@ -334,8 +341,9 @@ class Student(TypedDict):
 
 
 class Class(TypedDict):
-    """A class: a course taught at a school in a term, with its students and teachers. OneRoster
-    1.2 Class; Ed-Fi Section; CEDS Course Section.
+    """A class: a course taught at a school in a term, with its students and teachers.
+
+    OneRoster 1.2 Class; Ed-Fi Section; CEDS Course Section.
     """
 
     sourcedId: str
@@ -369,8 +377,9 @@ class Class(TypedDict):
 
 
 class Demographics(TypedDict):
-    """What few may know about a student: birth, sex, race and ethnicity. A topic of its own, so
-    that fewer may read it. OneRoster 1.2 Demographics; Ed-Fi
+    """What few may know about a student: birth, sex, race and ethnicity.
+
+    A topic of its own, so that fewer may read it. OneRoster 1.2 Demographics; Ed-Fi
     StudentEducationOrganizationAssociation, from Data Standard 6 on StudentDemographic; CEDS K12
     Student Demographic.
     """
@@ -410,8 +419,9 @@ class Demographics(TypedDict):
 
 
 class Attendance(TypedDict):
-    """What was noted about a student's presence on a day, or in a class of that day. OneRoster
-    has no such record; this follows Ed-Fi StudentSchoolAttendanceEvent and
+    """What was noted about a student's presence on a day, or in a class of that day.
+
+    OneRoster has no such record; this follows Ed-Fi StudentSchoolAttendanceEvent and
     StudentSectionAttendanceEvent. A correction is the same sourcedId again.
     """
 
@@ -446,8 +456,10 @@ class Attendance(TypedDict):
 
 
 class Enrollment(TypedDict):
-    """A person's place in a class: as a student, as its teacher. OneRoster 1.2 Enrollment; Ed-Fi
-    StudentSectionAssociation and StaffSectionAssociation; CEDS K12 Student Course Section.
+    """A person's place in a class: as a student, as its teacher.
+
+    OneRoster 1.2 Enrollment; Ed-Fi StudentSectionAssociation and StaffSectionAssociation; CEDS K12
+    Student Course Section.
     """
 
     sourcedId: str
@@ -473,8 +485,9 @@ class Enrollment(TypedDict):
 
 
 class LineItem(TypedDict):
-    """Something that is graded: an assignment, a test. OneRoster 1.2 LineItem; Ed-Fi
-    GradebookEntry; CEDS Learner Activity.
+    """Something that is graded: an assignment, a test.
+
+    OneRoster 1.2 LineItem; Ed-Fi GradebookEntry; CEDS Learner Activity.
     """
 
     sourcedId: str
@@ -506,8 +519,9 @@ class LineItem(TypedDict):
 
 
 class Result(TypedDict):
-    """A student's score for a line item. OneRoster 1.2 Result; Ed-Fi StudentGradebookEntry; CEDS
-    Learner Activity result.
+    """A student's score for a line item.
+
+    OneRoster 1.2 Result; Ed-Fi StudentGradebookEntry; CEDS Learner Activity result.
     """
 
     sourcedId: str

@@ -58,7 +58,7 @@ def test_two_groups_have_all_each(published: Commands) -> None:
 
 
 def test_a_kind_that_is_not_there_is_a_mistake(published: Commands) -> None:
-    with pytest.raises(ValueError, match="no such kind: pupil"):
+    with pytest.raises(ValueError, match="unknown kind: pupil"):
         next(subscribe("pupil", group="x", settings=published.settings))
 
 

@@ -63,7 +63,7 @@ def test_a_field_with_a_default_comes_and_goes(added: dict[str, Any]) -> None:
 
 def test_a_field_added_without_a_default_breaks_readers_of_the_new_version() -> None:
     assert breaks(record(ID), record(ID, field("grade", "string"))) == [
-        ("grade", "it is added, and there is no default to read instead", NEW)
+        ("grade", "it is added, and there is no default to use instead", NEW)
     ]
 
 
@@ -74,7 +74,7 @@ def test_null_is_no_default_unless_it_is_said_to_be() -> None:
 
 def test_a_field_removed_without_a_default_breaks_readers_of_the_old_version() -> None:
     assert breaks(record(ID, field("grade", "string")), record(ID)) == [
-        ("grade", "it is removed, and there is no default to read instead", OLD)
+        ("grade", "it is removed, and there is no default to use instead", OLD)
     ]
 
 
@@ -117,8 +117,8 @@ def test_another_name_is_another_thing() -> None:
 def test_widening_a_number_breaks_old_readers_and_narrowing_breaks_new_ones(
     narrow: str, wide: str
 ) -> None:
-    assert changed(narrow, wide) == [(f"{wide} is written, and read as {narrow}", OLD)]
-    assert changed(wide, narrow) == [(f"{wide} is written, and read as {narrow}", NEW)]
+    assert changed(narrow, wide) == [(f"{wide} is written but read as {narrow}", OLD)]
+    assert changed(wide, narrow) == [(f"{wide} is written but read as {narrow}", NEW)]
 
 
 def test_text_and_bytes_read_each_other() -> None:
@@ -141,8 +141,8 @@ def test_another_type_breaks_both(
     before: Any, after: Any, named_before: str, named_after: str
 ) -> None:
     assert changed(before, after) == [
-        (f"{named_after} is written, and read as {named_before}", OLD),
-        (f"{named_before} is written, and read as {named_after}", NEW),
+        (f"{named_after} is written but read as {named_before}", OLD),
+        (f"{named_before} is written but read as {named_after}", NEW),
     ]
 
 
@@ -155,11 +155,11 @@ def test_a_number_does_not_become_a_date_although_avro_would_read_it(
 
 def test_items_of_a_list_and_values_of_a_map_are_types_too() -> None:
     assert changed(STRINGS, {"type": "array", "items": "int"}) == [
-        ("int is written, and read as string", OLD),
-        ("string is written, and read as int", NEW),
+        ("int is written but read as string", OLD),
+        ("string is written but read as int", NEW),
     ]
     assert changed({"type": "map", "values": "int"}, {"type": "map", "values": "long"}) == [
-        ("long is written, and read as int", OLD)
+        ("long is written but read as int", OLD)
     ]
 
 
@@ -178,20 +178,20 @@ def test_fixed_of_another_length() -> None:
 
 
 def test_a_field_that_may_be_null_from_now_on_breaks_old_readers() -> None:
-    assert changed("string", ["null", "string"]) == [("it may be null, and is read as string", OLD)]
+    assert changed("string", ["null", "string"]) == [("it may be null but is read as string", OLD)]
 
 
 def test_a_field_that_may_no_longer_be_null_breaks_new_readers() -> None:
-    assert changed(["null", "string"], "string") == [("it may be null, and is read as string", NEW)]
+    assert changed(["null", "string"], "string") == [("it may be null but is read as string", NEW)]
 
 
 def test_another_branch_of_a_union_is_another_type() -> None:
     assert changed(["null", "string"], ["string", "null"]) == []
     assert changed(["null", "int"], ["null", "long"]) == [
-        ("long is written, and read as null or int", OLD)
+        ("long is written but read as null or int", OLD)
     ]
     assert changed(["null", "string"], ["null", "string", "int"]) == [
-        ("int is written, and read as null or string", OLD)
+        ("int is written but read as null or string", OLD)
     ]
 
 
@@ -222,14 +222,14 @@ def test_a_symbol_removed_breaks_new_readers_also_where_avro_would_read_the_defa
     ]
     before = enum("active", "tobedeleted", default="active")
     assert changed(before, enum("active", default="active")) == [
-        ("tobedeleted is removed, and would be read as active", NEW)
+        ("tobedeleted is removed and would be read as active", NEW)
     ]
 
 
 def test_a_symbol_renamed_is_one_removed_and_one_added() -> None:
     before = enum("gray", "other", default="other")
     found = changed(before, enum("grey", "other", default="other"))
-    assert found == [("gray is removed, and would be read as other", NEW)]
+    assert found == [("gray is removed and would be read as other", NEW)]
 
 
 # Records in records.
@@ -241,11 +241,11 @@ def test_a_field_inside_is_named_by_its_path() -> None:
 
     city, zip_code = field("city", "string"), field("zip", "string")
     assert breaks(record(ID, address(city)), record(ID, address(city, zip_code))) == [
-        ("address.zip", "it is added, and there is no default to read instead", NEW)
+        ("address.zip", "it is added, and there is no default to use instead", NEW)
     ]
     assert breaks(record(address(city)), record(address(field("city", "int")))) == [
-        ("address.city", "int is written, and read as string", OLD),
-        ("address.city", "string is written, and read as int", NEW),
+        ("address.city", "int is written but read as string", OLD),
+        ("address.city", "string is written but read as int", NEW),
     ]
 
 

@@ -67,7 +67,7 @@ def test_what_kafka_makes_anew_is_taken_away_when_it_is_cut_short(home: Path, na
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     said: list[str] = []
     mend(home, said.append)
-    assert said == [f"{path} was damaged and is made anew"]
+    assert said == [f"{path} was damaged and will be rebuilt"]
     assert not path.exists()
 
 
@@ -77,7 +77,7 @@ def test_whose_data_it_is_is_put_back_from_the_copy(home: Path, content: str) ->
     path.write_text(content)
     said: list[str] = []
     mend(home, said.append)
-    assert said == [f"{path} was damaged and has been put back"]
+    assert said == [f"{path} was damaged and has been restored"]
     assert path.read_text() == META
 
 
@@ -108,7 +108,7 @@ def test_what_is_lost_stops_with_the_mend_before_anything_is_changed(
     path.unlink() if content is None else path.write_text(content)
     (home / "kafka/meta.properties").write_text("")
 
-    with pytest.raises(Stop, match="back from a backup; or move it away") as raised:
+    with pytest.raises(Stop, match="Without a backup, move it away") as raised:
         mend(home, lambda _: None)
     assert name in str(raised.value)
     assert (home / "kafka/meta.properties").read_text() == ""
@@ -117,7 +117,7 @@ def test_what_is_lost_stops_with_the_mend_before_anything_is_changed(
 def test_without_its_copy_a_damaged_meta_is_lost(home: Path) -> None:
     (home / KEPT).unlink()
     (home / "kafka/meta.properties").write_text("")
-    with pytest.raises(Stop, match=r"damaged or gone: kafka/meta\.properties"):
+    with pytest.raises(Stop, match=r"damaged or missing: kafka/meta\.properties"):
         check(home)
 
 

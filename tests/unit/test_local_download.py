@@ -115,7 +115,7 @@ def test_a_jar_of_an_older_version_does_not_stay_on_the_class_path(repository: R
 def test_another_file_than_the_pinned_one_is_refused(repository: Repository) -> None:
     path = repository.root / "org/x/kafka_2.13/4.3.0/kafka_2.13-4.3.0.jar"
     path.write_bytes(b"another jar")
-    with pytest.raises(Stop, match=r"kafka_2\.13-4\.3\.0\.jar .* not the file that is pinned"):
+    with pytest.raises(Stop, match=r"kafka_2\.13-4\.3\.0\.jar .* not the pinned file"):
         programs()
 
 
@@ -147,7 +147,7 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "ROOM_MB", 10**9)
-    with pytest.raises(Stop, match="make room or name another folder in BUS_CACHE_DIR"):
+    with pytest.raises(Stop, match="free disk space or set BUS_CACHE_DIR"):
         programs()
     assert repository.asked == []
 
@@ -157,7 +157,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BUS_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    with pytest.raises(Stop, match=r"cannot be written: .*BUS_CACHE_DIR"):
+    with pytest.raises(Stop, match=r"is not writable: .*BUS_CACHE_DIR"):
         programs()
 
 

@@ -95,7 +95,7 @@ def test_what_was_killed_is_known_and_started_again_alone(on: Machine) -> None:
     after = lifecycle.status(on.home).running
     assert after["registry"] == before["registry"]
     assert after["kafka"].pid != before["kafka"].pid
-    assert on.said == ["kafka was found dead (killed, or the machine restarted); starting it again"]
+    assert on.said == ["kafka had stopped (killed, or the machine restarted); starting it again"]
 
 
 def test_whoever_has_reached_a_bus_knows_where_it_will_be_again(on: Machine) -> None:
@@ -185,6 +185,8 @@ def test_data_of_a_newer_program_is_not_touched(on: Machine) -> None:
 def test_ports_that_are_forgotten_while_it_runs_are_said(on: Machine) -> None:
     on.up()
     (on.home / "bus.json").unlink()
-    with pytest.raises(Stop, match=r"bus\.json is gone or damaged: run `bus down`, then `bus up`"):
+    with pytest.raises(
+        Stop, match=r"bus\.json is missing or damaged: run `bus down`, then `bus up`"
+    ):
         lifecycle.endpoints(on.home)
     assert lifecycle.down(on.home) == ["kafka", "registry"]

@@ -81,12 +81,12 @@ def test_the_other_sources_are_there_although_one_does_not_load(broken: None) ->
 
 
 def test_an_entry_point_that_is_no_product_is_named(broken: None) -> None:
-    with pytest.raises(Stop, match=r"odd:PRODUCT is no bus\.Product"):
+    with pytest.raises(Stop, match=r"odd:PRODUCT is not a bus\.Product"):
         plugins.product("odd")
 
 
 def test_a_product_has_one_name(broken: None) -> None:
-    with pytest.raises(Stop, match="calls itself canvas"):
+    with pytest.raises(Stop, match="has the name canvas"):
         plugins.product("renamed")
 
 

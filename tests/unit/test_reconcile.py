@@ -139,10 +139,10 @@ class Contract(ProductContract):
 @pytest.mark.parametrize(
     ("product", "test", "wrong"),
     [
-        (lunch(gone={}), "test_what_is_gone_is_declared", "that Table.gone does not call gone"),
-        (lunch(gone={"eat": ("no",)}), "test_what_stands_is_not_gone", "has no such column"),
-        (lunch(gone={"eats": ("yes",)}), "test_what_stands_is_not_gone", "gone that stands"),
-        (lunch(gone={"eats": "no"}), "test_what_stands_is_not_gone", "are a tuple"),  # type: ignore[dict-item]
+        (lunch(gone={}), "test_what_is_gone_is_declared", "that is not marked as removed"),
+        (lunch(gone={"eat": ("no",)}), "test_what_stands_is_not_gone", "names an unknown column"),
+        (lunch(gone={"eats": ("yes",)}), "test_what_stands_is_not_gone", "as removed"),
+        (lunch(gone={"eats": "no"}), "test_what_stands_is_not_gone", "must be a tuple"),  # type: ignore[dict-item]
     ],
 )
 def test_the_contract_asks_which_rows_are_gone(product: Product, test: str, wrong: str) -> None:

@@ -100,5 +100,5 @@ def test_a_file_that_is_no_toml_is_named_with_its_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bus.toml").write_text("[kafka]\nbootstrap = here:9092\n")
-    with pytest.raises(Stop, match=r"bus\.toml is not TOML .*line 2"):
+    with pytest.raises(Stop, match=r"bus\.toml is not valid TOML .*line 2"):
         settings.load()

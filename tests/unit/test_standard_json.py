@@ -65,7 +65,7 @@ def test_fields_are_in_the_order_of_the_schema() -> None:
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
 def test_a_number_that_json_cannot_say_is_never_written(number: float) -> None:
-    with pytest.raises(Never, match="infinite or none at all"):
+    with pytest.raises(Never, match="infinite or NaN"):
         to_json("result", a_record("result", score=number))
 
 
@@ -148,7 +148,7 @@ def test_a_field_that_is_missing_is_named_with_what_it_must_be() -> None:
     with pytest.raises(Invalid) as caught:
         from_json("attendance", {"sourcedId": "a1", "status": "active"})
     by_field = {found.field: found.reason for found in caught.value.problems}
-    assert by_field["eventDate"] == "is missing, and must be a date, YYYY-MM-DD"
+    assert by_field["eventDate"] == "is missing and must be a date, YYYY-MM-DD"
     assert by_field.keys() == {
         "studentSourcedId", "schoolSourcedId", "eventDate", "attendanceEventCategory",
     }  # fmt: skip

@@ -84,7 +84,7 @@ def test_two_enumerations_of_one_name_must_be_the_same() -> None:
     generate._record(KINDS["org"].schema, enums)
     other = copy.deepcopy(KINDS["course"].schema)
     other["fields"][1]["type"]["symbols"].append("archived")
-    with pytest.raises(ValueError, match="two schemas have an enumeration Status"):
+    with pytest.raises(ValueError, match="two schemas define the enumeration Status"):
         generate._record(other, enums)
 
 

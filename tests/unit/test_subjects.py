@@ -277,11 +277,11 @@ def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: P
     assert broken["student"].subject == "schoolbus.student-value"
     assert broken["student"].products == ("canvas",)
     assert broken["student"].reasons == (
-        "field givenName: it is removed, and there is no default to read instead; it breaks "
+        "field givenName: it is removed, and there is no default to use instead; it breaks "
         "consumers that still use version 1 (here: canvas), on records of new producers",
     )
     assert broken["result"].reasons == (
-        "field weight: it is added, and there is no default to read instead; it breaks consumers "
+        "field weight: it is added, and there is no default to use instead; it breaks consumers "
         "of the new version, on records that are stored in version 1 or that producers still write "
         "with it",
     )
