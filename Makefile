@@ -39,6 +39,7 @@ parts: check
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready

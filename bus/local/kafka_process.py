@@ -1,6 +1,8 @@
-"""Kafka as one node: its configuration, its data folder, its command, when it is ready.
+"""Runs Kafka as a single node: configuration, data folder, command, readiness.
 
-KRaft combined mode, see Apache Kafka's documentation, "KRaft" and "Broker Configs".
+The node is broker and controller in one (KRaft combined mode).
+
+Source: Apache Kafka documentation, "KRaft" and "Broker Configs".
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from bus.local.download import Programs
 from bus.local.home import read_text
 
 PROPERTIES = """\
-# Written anew by each `bus up`.
+# `bus up` writes this file at each start.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
@@ -31,7 +33,7 @@ listener.security.protocol.map=BUS:PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=BUS
 log.dirs={data}
 
-# Topics are made by the bus with their own settings, never by a misspelt name.
+# The bus creates topics with their own settings. A misspelled name must not create one.
 auto.create.topics.enable=false
 default.replication.factor=1
 min.insync.replicas=1
@@ -41,20 +43,20 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 
-# One node with a few groups: few internal partitions make the start and the first group quick.
+# There are few groups. With few internal partitions, Kafka and the first group start faster.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.num.partitions=2
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 
-# A summer without a run must not lose a consumer's place: 400 days.
+# 400 days, so that consumer groups keep their offsets over a summer without a run.
 offsets.retention.minutes=576000
-# The longest transaction that a producer may ask for: 15 minutes.
+# The longest transaction timeout that a producer may request: 15 minutes.
 transaction.max.timeout.ms=900000
 
-# After a kill the broker is not let in again before its old session is over; with the default of
-# 9 s a restart would take 13 s. Broker and controller are one process here, so it is safe.
+# After a kill, the controller admits the broker only when its old session has ended. With the
+# default of 9 s a restart takes 13 s. Broker and controller are one process, so 3 s are safe.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 
@@ -68,26 +70,27 @@ log.cleaner.dedupe.buffer.size=33554432
 
 META = "meta.properties"
 ID = r"[A-Za-z0-9_-]{22}"
-"""Kafka's own form of an id: URL-safe base64 of a UUID."""
+"""The form of Kafka's ids: a UUID in URL-safe base64."""
 
 DATA = "kafka"
-"""The data folder, relative to the home in which Kafka runs: no character of the home's path can
-then upset the properties file, and a home may be moved."""
+"""The data folder, relative to the home, which is Kafka's working folder.
+
+So no character of the home's path can break the properties file, and a home can be moved."""
 
 
 def formatted(home: Path) -> bool:
-    """Whether the data folder is made; what was begun and never held data counts for nothing."""
+    """Return whether the data folder is complete. A folder that never held data does not count."""
     return holds_data(home) or says_whose(home / DATA / META)
 
 
 def holds_data(home: Path) -> bool:
-    """Whether Kafka has run in this home."""
+    """Return whether Kafka has run in this home."""
     folder = home / DATA
     return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
 def says_whose(meta: Path) -> bool:
-    """Whether this is a whole `meta.properties`: Kafka takes no data without one."""
+    """Return whether this is a complete `meta.properties`, which Kafka requires."""
     lines = dict(line.partition("=")[::2] for line in read_text(meta).splitlines())
     return (
         lines.get("version") == "1"
@@ -99,14 +102,19 @@ def says_whose(meta: Path) -> bool:
 def format_data(
     java: str, programs: Programs, home: Path, ports: dict[str, int], quicker: Sequence[str] = ()
 ) -> None:
-    """Make the data folder, whole or not at all. `quicker`: see `bus.local.sharing`."""
+    """Create the data folder, completely or not at all.
+
+    quicker: options that shorten the start, from `bus.local.sharing`.
+
+    Raises `Stop` with the reason if Kafka's tool fails.
+    """
     for left in home.glob(f"{DATA}.part*"):
         shutil.rmtree(left, ignore_errors=True)
-    # names of its own, as the tool of a killed `bus up` may still be at work
+    # Unique names, because the tool of a killed `bus up` may still be running.
     part = Path(mkdtemp(prefix=f"{DATA}.part", dir=home))
     config = home / "run" / "tmp" / f"{part.name}.properties"
     config.write_text(PROPERTIES.format(data=part.name, **ports), "utf-8")
-    cluster = "-"  # with a dash at its beginning the tool would take it for an option
+    cluster = "-"  # the tool takes a leading dash for an option
     while cluster.startswith("-"):
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     options = [*quicker, *_jvm(programs, "-Xmx128m")]
@@ -130,14 +138,14 @@ def format_data(
             "this machine; run `bus up` again"
         )
     config.unlink()
-    shutil.rmtree(home / DATA, ignore_errors=True)  # half-made: `formatted` saw no data in it
+    shutil.rmtree(home / DATA, ignore_errors=True)  # incomplete: `formatted` found no data in it
     part.rename(home / DATA)
 
 
 def command(
     java: str, programs: Programs, home: Path, ports: dict[str, int], quicker: Sequence[str] = ()
 ) -> list[str]:
-    """How Kafka is started (in the home as its folder); writes its configuration."""
+    """Write Kafka's configuration, and return the command that starts it in the home."""
     config = home / "run" / "server.properties"
     config.write_text(PROPERTIES.format(data=DATA, **ports), "utf-8")
     options = [*quicker, *_jvm(programs, "-Xms128m", "-Xmx256m")]
@@ -145,8 +153,11 @@ def command(
 
 
 def _jvm(programs: Programs, *heap: str) -> list[str]:
-    """Java's options. With its first compiler alone Kafka starts sooner, in less memory, and as
-    measured with 1.5 million records takes and gives them just as fast."""
+    """Return Java's options.
+
+    With the first compiler alone (C1), Kafka starts faster and needs less memory. With 1.5 million
+    records it was measured to be as fast.
+    """
     config = Path(__file__).with_name("log4j2.xml").as_uri()
     return [
         *heap,

@@ -1,9 +1,10 @@
-"""The Apicurio Registry: its command and environment, when it is ready.
+"""Runs the Apicurio Registry: command, environment, readiness.
 
-State lies in an H2 file: the registry is up in seconds and keeps its schema ids. `WRITE_DELAY=0`
-(H2's documentation, "SET WRITE_DELAY") has each registration on disk before it is answered, so a
-kill loses none. Settings: Apicurio Registry documentation, "Configuring Apicurio Registry storage";
-Quarkus documentation, "Logging configuration".
+Its state is in an H2 file, so it starts in seconds and keeps its schema ids. With `WRITE_DELAY=0`
+each registration is on disk before it is answered, so a kill loses none.
+
+Source: H2 documentation, "SET WRITE_DELAY"; Apicurio Registry documentation, "Configuring Apicurio
+Registry storage"; Quarkus documentation, "Logging configuration".
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Sequence
 from bus.local.download import Programs
 
 API = "/apis/ccompat/v7"
-"""The Confluent registry API; the native one lies beside it."""
+"""The path of the API that is compatible with Confluent's."""
 
 
 def url(port: int) -> str:
-    """Where clients of the Confluent API go."""
+    """Return the URL for clients of Confluent's API."""
     return f"http://127.0.0.1:{port}{API}"
 
 
 def environment(ports: dict[str, int]) -> dict[str, str]:
-    """Its settings; paths are relative to `registry/` in the home, in which it runs."""
+    """Return its settings. Paths are relative to its working folder, `registry/` in the home."""
     return {
         "QUARKUS_HTTP_HOST": "127.0.0.1",
         "QUARKUS_HTTP_PORT": str(ports["registry"]),
@@ -48,7 +49,7 @@ def environment(ports: dict[str, int]) -> dict[str, str]:
 
 
 def command(java: str, programs: Programs, quicker: Sequence[str] = ()) -> list[str]:
-    """How it is started."""
+    """Return the command that starts it."""
     return [
         java,
         *quicker,
@@ -64,11 +65,11 @@ def command(java: str, programs: Programs, quicker: Sequence[str] = ()) -> list[
 
 
 def answers(port: int) -> bool:
-    """Whether it takes requests."""
+    """Return whether it accepts requests."""
     import httpx2
 
     try:
-        # trust_env: a proxy of the user's must not be asked for loopback
+        # trust_env: requests to loopback must not use the user's proxy
         with httpx2.Client(trust_env=False, timeout=5) as client:
             return client.get(f"{url(port)}/subjects").status_code == 200
     except httpx2.HTTPError:

