@@ -1,13 +1,14 @@
-"""What Canvas makes of zips of SIS CSV: a small model of its importer, for tests.
+"""A small model of Canvas's importer for zips of SIS CSV, for tests.
 
-`apply(zips)` takes zips in their order (paths, or their bytes) and gives Canvas's state: for each
-file, rows by what makes them one thing to Canvas. What Canvas would refuse is an AssertionError,
-or goes to `refused` when a list is given, and leaves the state as it was.
+`apply(zips)` takes zips in their order (paths, or their bytes) and returns the state of Canvas: for
+each file, rows by the columns that identify them to Canvas. A row that Canvas would refuse is an
+AssertionError. If a list `refused` is given, such a row is added to it instead, and the state does
+not change.
 
 Sources: Canvas LMS API documentation, "SIS CSV Format"; instructure/canvas-lms, lib/sis:
-import_refactored.rb (order of files, recognised by their columns), account_importer.rb,
-term_importer.rb, course_importer.rb, user_importer.rb, enrollment_importer.rb (deletions come
-last, whatever their place in the file). Independent of `consumers.canvas` on purpose.
+import_refactored.rb (order of files, recognized by their columns), account_importer.rb,
+term_importer.rb, course_importer.rb, user_importer.rb, enrollment_importer.rb (deletions come last,
+whatever their place in the file). Independent of `consumers.canvas` on purpose.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ KEYS = {
     "users.csv": ("user_id",),
     "enrollments.csv": ("section_id", "user_id", "role"),
 }
-"""The files in the order in which Canvas imports them, and what identifies a row."""
+"""The files in the order in which Canvas imports them, and the columns that identify a row."""
 REQUIRED = {
     "accounts.csv": ("account_id", "name", "status"),
     "terms.csv": ("term_id", "name", "status"),
@@ -61,7 +62,10 @@ class Refused(NamedTuple):
 def apply(
     zips: Iterable[Path | bytes], state: State | None = None, refused: list[Refused] | None = None
 ) -> State:
-    """Canvas's state after these zips, begun from an empty Canvas or from `state` (changed)."""
+    """Return the state after these zips, starting with an empty Canvas or from `state`.
+
+    `state` is changed in place.
+    """
     now: State = state if state is not None else {}
     for name in KEYS:
         now.setdefault(name, {})
@@ -77,10 +81,10 @@ def apply(
 
 
 def rosters(state: State) -> set[tuple[str, str, str]]:
-    """Who is active in what: (section, user, role) of all that is active at every level."""
+    """Return (section, user, role) of each enrollment that is active at every level."""
     return {
         (section, user, role)
-        # As a list: a server that takes zips meanwhile may add to it.
+        # A list, because a server that takes zips at the same time may add to it.
         for (section, user, role), row in list(state["enrollments.csv"].items())
         if row["status"] == "active"
         and state["users.csv"][user,]["status"] == "active"
@@ -112,7 +116,7 @@ def _import(state: State, name: str, text: str, refused: list[Refused] | None) -
 
 
 def _wrong(state: State, name: str, row: Row) -> str | None:
-    """Why Canvas does not take a row, in words like its own."""
+    """Return why Canvas does not take a row, in words like its own; None if it takes it."""
     for column in REQUIRED[name]:
         if not row[column]:
             return f"No {column} given"

@@ -1,11 +1,11 @@
-"""Which bus the integration tests run on, and how many examples the property tests draw: few in the
-unit run, many in the full one.
+"""Settings for all tests: the bus, the number of examples, the fault tests and the times.
 
-Both draw the same ones each time, so that a run says something about the change and not about
-luck; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+The integration tests run on the chosen bus. The property tests draw few examples in the unit run
+and many in the full run. They draw the same examples each time, so that a failure comes from the
+change and not from chance; `HYPOTHESIS_PROFILE=explore` looks for new ones.
 
-And the options of the fault tests (`tests/faults`), declared here as pytest wants them at the top;
-and a note of how long the tests took, for `make test` to show.
+pytest requires the options of the fault tests (`tests/faults`) here, at the top. The times of the
+tests are noted for `make test` to show.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure() -> None:
-    # pytest tidies up after Ctrl-C and not after SIGTERM, with which CI and `timeout` end it.
+    # pytest cleans up after Ctrl-C but not after SIGTERM, with which CI and `timeout` end it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -55,8 +55,10 @@ TOGETHER = {
     "faults/test_products.py": "network",
     "faults/test_transactions.py": "network",
 }
-"""Files whose tests share fixtures that take long to make. One worker of pytest-xdist runs all files
-of one name here."""
+"""Files whose tests share fixtures that take long to make.
+
+One worker of pytest-xdist runs all files of one name here.
+"""
 
 
 class Together(LoadScopeScheduling):
@@ -69,19 +71,22 @@ class Together(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadgroup`: xdist 3.8 finds no `xdist_group` marks under pytest 9.2."""
+    """Return the scheduler of `--dist loadgroup`.
+
+    xdist 3.8 finds no `xdist_group` marks under pytest 9.2.
+    """
     return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first."""
+    """Run the longest tests first."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     config = terminalreporter.config
-    worker = hasattr(config, "workerinput")  # of pytest-xdist: it tells its parent, which notes
+    worker = hasattr(config, "workerinput")  # of pytest-xdist: its parent notes the times
     if (named := os.environ.get(times.VARIABLE)) and not worker:
         part = times.folders(config.args)
         passed = terminalreporter.stats.get("passed", ())

@@ -1,11 +1,12 @@
-"""Golden files: what a test found once, one fact a line, sorted, so that a change is read as a diff.
+"""Golden files: earlier test results, one fact a line, sorted, so that a change reads as a diff.
 
 A file has sections; the first word of a line names its section. `UPDATE_GOLDEN=1` before pytest
-writes what is found now:
+writes the current results:
 
     UPDATE_GOLDEN=1 pytest tests/unit/test_public_surface.py tests/integration/test_public_surface.py
 
-Look at `git diff tests/golden` then. Run it in one process (no `-n`), as all sections share a file.
+Then look at `git diff tests/golden`. Run it in one process (no `-n`), because all sections share a
+file.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ ADVICE = (
 
 
 def held(name: str, section: str) -> list[str]:
-    """The lines of a section, as the file has them."""
+    """Return the lines of a section, as the file has them."""
     path = FOLDER / name
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return [line for line in lines if _section(line) == section]
 
 
 def check(name: str, section: str, found: Iterable[str], advice: str = ADVICE) -> None:
-    """Compare what was found with a section of the file; fail with the difference and the advice.
+    """Compare the results with a section of the file; fail with the difference and the advice.
 
-    With `UPDATE_GOLDEN` in the environment, write the section instead.
+    If `UPDATE_GOLDEN` is in the environment, write the section instead.
     """
     lines = sorted(set(found))
     assert all(_section(line) == section for line in lines)

@@ -1,4 +1,4 @@
-"""Packages of others, built as wheels and installed beside Schoolbus."""
+"""Other packages, built as wheels and installed beside Schoolbus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 
 def install(source: Path, folder: Path) -> Path:
-    """Build the wheel of the package in `source`, and install it into a folder of its own, which is
-    then to be in PYTHONPATH; nothing is fetched."""
+    """Build the wheel of the package in `source`, install it into a folder, and return the folder.
+
+    The folder belongs in PYTHONPATH. Nothing is downloaded.
+    """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     quiet = ["--no-deps", "--no-index"]
     wheels, target = folder / "wheels", folder / "target"
@@ -22,7 +24,7 @@ def install(source: Path, folder: Path) -> Path:
 
 
 def run(line: list[str], cwd: Path, env: dict[str, str], status: int = 0) -> str:
-    """Run a command that must end with this status; what it printed."""
+    """Run a command that must end with this status; return what it printed."""
     done = subprocess.run(
         line, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
     )

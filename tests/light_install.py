@@ -1,9 +1,9 @@
-"""What `pip install schoolbus` brings, as a folder that has nothing else in it.
+"""A folder with only what `pip install schoolbus` installs.
 
     python -m tests.light_install [EXTRA …]
 
-prints how many packages that is and how large they are on this machine. It goes by what the
-installed packages say of themselves, so nothing is fetched.
+prints the number of these packages and their size on this machine. It reads the metadata of the
+installed packages, so nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small OneRoster CSV extracts for tests: a folder with a manifest and the files that are given."""
+"""Small OneRoster CSV extracts for tests: a folder with a manifest and the given files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USERS = (
 def extract(folder: Path, **files: str | bytes) -> Path:
     """Write the files of an extract ("users" → users.csv), with a manifest that calls each bulk.
 
-    A `manifest` among them is written as it stands; an empty one is left out.
+    A `manifest` among them is written unchanged; an empty one is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "manifest" not in files:
@@ -40,7 +40,7 @@ def extract(folder: Path, **files: str | bytes) -> Path:
 
 
 def staged(path: Path, work: Path) -> Staging:
-    """An extract as the source reads it."""
+    """Return an extract as the source reads it."""
     work.mkdir(exist_ok=True)
     staging = Staging(duckdb.connect(), work)
     read(path, staging)
@@ -48,11 +48,11 @@ def staged(path: Path, work: Path) -> Staging:
 
 
 def rows(staging: Staging, kind: str, *fields: str) -> list[tuple[object, ...]]:
-    """These columns of what was read of a kind, in the order of the file."""
+    """Return these columns of the rows that were read of a kind, in the order of the file."""
     names = ", ".join(f'"{name}"' for name in fields)
     return staging.con.execute(f'SELECT {names} FROM "raw_{kind}" ORDER BY _line').fetchall()
 
 
 def fatal(staging: Staging) -> list[Fault]:
-    """What left out a row or a file."""
+    """Return the faults that left out a row or a file."""
     return [fault for fault in staging.faults if fault.fatal]

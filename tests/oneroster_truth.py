@@ -1,4 +1,4 @@
-"""What a OneRoster extract says, read in the plainest way: the truth that products must end with."""
+"""The truth of a OneRoster extract, read in the plainest way, which products must end with."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Row = dict[str, str]
 
 
 class Truth(NamedTuple):
-    """What is active.
+    """The active records.
 
-    rosters: (class, person, role). people: (given, family name) by id. agents: the ids that students
-    name as theirs.
+    rosters: (class, person, role).
+    people:  (given name, family name) by id.
+    agents:  the ids that students name as their agents.
     """
 
     rosters: set[tuple[str, str, str]]
@@ -25,7 +26,7 @@ class Truth(NamedTuple):
 
 
 def truth(extract: Path) -> Truth:
-    """The truth of one bulk extract, a zip."""
+    """Return the truth of one bulk extract, a zip."""
     users = {row["sourcedId"]: row for row in _active(extract, "users.csv")}
     classes = {row["sourcedId"]: row for row in _active(extract, "classes.csv")}
     return Truth(

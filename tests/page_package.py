@@ -11,10 +11,10 @@ PACKAGES = {"library": "products.md", "oursis": "sources.md"}
 
 
 def write(module: str, folder: Path) -> Path:
-    """Write the files of a module's page into a folder; the folder."""
+    """Write the files of a module's page into a folder; return the folder."""
     text = (DOCS / PACKAGES[module]).read_text("utf-8")
     text = text[re.search(r"^## A \w+ of your own$", text, re.M).start() :]  # type: ignore[union-attr]
-    # what stands between a file's name and its code is prose
+    # the text between a file's name and its code is prose
     blocks = re.findall(r"^```(?:python|toml)\n(.*?)^```$", text, re.M | re.S)
     names = re.findall(rf"`((?:test_)?{module}\.py|pyproject\.toml)`", text)
     found = dict(zip(dict.fromkeys(names), blocks, strict=True))

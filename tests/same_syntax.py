@@ -1,11 +1,11 @@
-"""Show that a change is one of words alone: of each Python file, the syntax tree without docstrings
-and strings is the same before and after. Comments are not in a syntax tree.
+"""Show that a change concerns only words: the code without docstrings and strings is the same.
 
     python -m tests.same_syntax [BEFORE [AFTER]]
 
-BEFORE and AFTER are Git revisions. BEFORE is HEAD by default. AFTER is the working tree by default.
-With `--docstrings` only docstrings may differ: all other strings must be the same.
-Prints each file that differs. Exits with 1 if there is one.
+It compares the syntax trees of each Python file before and after. Comments are not in a syntax
+tree. BEFORE and AFTER are Git revisions. BEFORE is HEAD by default. AFTER is the working tree by
+default. With `--docstrings` only docstrings may differ: all other strings must be the same. It
+prints each file that differs, and exits with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def tree(source: str, *, keep_strings: bool = False) -> str:
-    """Return the syntax tree of a module as text, without docstrings, with each string as "".
+    """Return the syntax tree of a module as text, without docstrings, with each string empty.
 
-    A docstring is any string that is a statement, so one below a constant counts as well.
-    Strings that are written next to each other, and the texts inside an f-string, are one "".
+    A docstring is any string that is a statement, so one below a constant counts as well. Adjacent
+    strings, and the texts inside an f-string, are one empty string.
+
     keep_strings: keep all strings but docstrings.
     """
     parsed = ast.parse(source)

@@ -1,7 +1,7 @@
-"""What School Data Sync makes of a folder of SDS v2.1 CSV: a small model of its checks, for tests.
+"""A small model of School Data Sync's checks for a folder of SDS v2.1 CSV, for tests.
 
-`load(folder)` reads a set as SDS would and gives its state: for each file, rows by what makes them
-one thing. What SDS would refuse or warn of is a `Refused`.
+`load(folder)` reads a set as SDS would and returns its state: for each file, rows by the columns
+that identify them. Where SDS would refuse a row or warn of it, the model raises `Refused`.
 
 Sources, at learn.microsoft.com/schooldatasync: "SDS V2.1 CSV file format", "Default list of
 values", "Validation rules and descriptions"; the samples in OfficeDev/O365-EDU-Tools, "CSV
@@ -105,13 +105,15 @@ VALUES = {
 EMAIL = re.compile(r"[\w!#$%&'*+/=?^`{|}~.-]+@[\w-]+(\.[\w-]+)+", re.ASCII)
 
 
-class Refused(AssertionError):  # noqa: N818 - as SDS says it
-    """What SDS would stop at, leave out, or warn of."""
+class Refused(AssertionError):  # noqa: N818 - the word of SDS
+    """Something that SDS would stop at, leave out, or warn of."""
 
 
 def taken(folder: Path, to: Path) -> bool:
-    """Take the files of a set away to another folder, as a script does that may come while they are
-    being renamed: whether they are those that the set's own account names."""
+    """Copy the files of a set to another folder; return whether they match the set's own account.
+
+    A script may copy the set like this while the files are being renamed.
+    """
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir()
     try:
@@ -125,7 +127,7 @@ def taken(folder: Path, to: Path) -> bool:
 
 
 def load(folder: Path) -> State:
-    """The state after a sync of this folder's set; raises `Refused`."""
+    """Return the state after a sync of this folder's set; raise `Refused` if SDS would."""
     state: State = {}
     for name in FILES:
         path = folder / name
@@ -148,7 +150,7 @@ def load(folder: Path) -> State:
 
 
 def rosters(state: State) -> set[tuple[str, str, str]]:
-    """Who is in what: (class, user, role)."""
+    """Return the rosters: (class, user, role)."""
     return {(klass, user, role) for klass, user, role in state.get("enrollments.csv", {})}
 
 

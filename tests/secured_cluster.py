@@ -1,11 +1,13 @@
-"""A district's own cluster and registry, for tests: nobody gets in without TLS and credentials.
+"""A district's own cluster and registry for tests, which require TLS and credentials.
 
-A real Kafka from the jars of the embedded bus, on 127.0.0.1 and free ports, with two listeners:
-SASL_SSL with SCRAM-SHA-512, and SASL_SSL with OAUTHBEARER, whose tokens an endpoint here gives for
-client credentials. Its authorizer lets `USER` and `CLIENT` do what a bus with the topic prefix
-`PREFIX` needs and no more, `HALF` only what concerns topics, and `STRANGER` nothing. The registry is the embedded one behind a proxy
-that takes it from HTTP to HTTPS and asks for a password or a bearer token. All certificates are
-signed by an authority made for the run.
+A real Kafka from the jars of the embedded bus runs on 127.0.0.1 and free ports. It has two
+listeners: SASL_SSL with SCRAM-SHA-512, and SASL_SSL with OAUTHBEARER. An endpoint here issues the
+OAuth tokens for client credentials. Kafka's authorizer lets `USER` and `CLIENT` do only what a bus
+with the topic prefix `PREFIX` needs. `HALF` may do only what concerns topics, and `STRANGER`
+nothing.
+
+The registry is the embedded one behind an HTTPS proxy that requires a password or a bearer token.
+An authority made for the run signs all certificates.
 
 Sources: Apache Kafka 4 documentation, "Security" (SCRAM, OAUTHBEARER, PEM stores, ACLs); RFC 6749,
 section 4.4 (client credentials); RFC 7517 (JWK sets).
@@ -101,12 +103,12 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=33554432
 """
-"""`INSIDE` is the broker's own way in, and the one by which these tests set its ACLs."""
+"""The listener `INSIDE` is for the broker itself and for the tests, which set the ACLs there."""
 
 
 @dataclass(frozen=True, slots=True)
 class District:
-    """What a bus has to be told; `other_ca` is an authority that has signed nothing here."""
+    """What a bus must know; `other_ca` is an authority that has signed nothing here."""
 
     scram: str
     oauth: str
@@ -118,7 +120,7 @@ class District:
 
 @contextmanager
 def district(folder: Path, registry: str) -> Iterator[District]:
-    """Run all of it in a folder while the block does; `registry` is the URL behind the proxy."""
+    """Run the cluster in a folder while the block runs; `registry` is the URL behind the proxy."""
     ca, server = authority(folder, "district"), folder / "server.pem"
     authority(folder, "other")
     signed(*ca, server)
@@ -145,7 +147,7 @@ Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 
 def authority(folder: Path, name: str) -> Authority:
-    """An authority; its certificate is in `NAME-ca.pem`."""
+    """Make an authority; its certificate is in `NAME-ca.pem`."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
     certificate = (
@@ -158,7 +160,7 @@ def authority(folder: Path, name: str) -> Authority:
 
 
 def signed(by: x509.Certificate, by_key: ec.EllipticCurvePrivateKey, to: Path) -> None:
-    """A server's key and certificate for this machine's own addresses, in one PEM file."""
+    """Write a server's key and certificate for this machine's addresses into one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
     names: list[x509.GeneralName] = [
         x509.DNSName("localhost"),
@@ -198,7 +200,7 @@ def _certificate(
 
 @contextmanager
 def _kafka(folder: Path, jwks: str) -> Iterator[dict[str, int]]:
-    """Format it with its users, start it, give the ACLs; its ports by listener."""
+    """Format Kafka with its users, start it, and set the ACLs; yield its ports by listener."""
     ports: dict[str, int] = {}
     for name in ("scram", "oauth", "inside", "controller"):
         ports[name] = machine.free_port(list(ports.values()))
@@ -231,7 +233,7 @@ def _kafka(folder: Path, jwks: str) -> Iterator[dict[str, int]]:
         _admit(f"127.0.0.1:{ports['inside']}", broker, folder)
         yield ports
     finally:
-        broker.kill()  # its data is of no more use
+        broker.kill()  # its data is no longer needed
         broker.wait(30)
 
 
@@ -275,11 +277,11 @@ NEEDED = {
     ResourceType.GROUP: ("READ",),
     ResourceType.TRANSACTIONAL_ID: ("WRITE",),
 }
-"""All that a bus needs of a cluster, on what begins with its prefix (each includes DESCRIBE)."""
+"""The rights that a bus needs on names with its prefix (each includes DESCRIBE)."""
 
 
 def rights(user: str, *of: ResourceType, name: str = PREFIX) -> list[AclBinding]:
-    """What a bus needs, or the part of it that concerns some types of resources."""
+    """Return the rights that a bus needs, or only those for some types of resources."""
     return [
         AclBinding(
             kind,
@@ -295,13 +297,13 @@ def rights(user: str, *of: ResourceType, name: str = PREFIX) -> list[AclBinding]
     ]
 
 
-# ---- tokens, and the registry's door ------------------------------------------------------------
+# ---- tokens, and the registry's proxy -----------------------------------------------------------
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _tokens(key: RSAKey) -> Endpoint:
-    """RFC 6749, section 4.4: a signed token of a minute for the client's id and secret."""
+    """Issue a signed token of a minute for the client's id and secret (RFC 6749, section 4.4)."""
 
     async def token(request: Request) -> Response:
         said = _basic(request) or _form(await request.body())
@@ -316,7 +318,7 @@ def _tokens(key: RSAKey) -> Endpoint:
 
 
 def _proxy(registry: str) -> Endpoint:
-    """The registry, for those with the password or the token."""
+    """Pass requests with the password or the token on to the registry."""
 
     async def forward(request: Request) -> Response:
         bearer = request.headers.get("authorization") == f"Bearer {REGISTRY_TOKEN}"
@@ -357,7 +359,7 @@ def _form(body: bytes) -> tuple[str, str]:
 
 @contextmanager
 def _served(endpoint: Endpoint, certificate: Path) -> Iterator[int]:
-    """Serve every path over TLS on 127.0.0.1, on a thread, while the block runs; the port."""
+    """Serve every path over TLS on 127.0.0.1, in a thread, while the block runs; yield the port."""
     methods = ["GET", "POST", "PUT", "DELETE"]
     config = uvicorn.Config(
         Starlette(routes=[Route("/{path:path}", endpoint, methods=methods)]),

@@ -1,6 +1,6 @@
-"""What is in a whole set, in plain Python: a small model of `consumers.delivery.set_file`, for tests.
+"""The contents of a set in plain Python: a small model of `consumers.delivery.set_file`, for tests.
 
-`files` gives the bytes of each file. It goes from row to row, as the rules are told.
+`files` returns the bytes of each file. It goes from row to row, in the order of the rules.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def files(
     rows: Mapping[str, Sequence[Kept]],
     today: str,
 ) -> dict[str, bytes]:
-    """The files of a set."""
+    """Return the files of a set."""
     ids: dict[str, set[tuple[str, str]]] = {}
 
     def present(reference: Reference) -> set[str]:
@@ -79,7 +79,7 @@ def files(
             ids[table.name] = named
             found = [row for row in found if (row.cells[keys[0]], row.kind) in named]
         found.sort(
-            key=lambda row: (  # as bytes: that is how databases compare texts
+            key=lambda row: (  # as bytes, because databases compare texts that way
                 *(row.cells[at].encode() for at in keys),
                 row.kind.encode(),
                 row.id.encode(),

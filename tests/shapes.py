@@ -1,4 +1,4 @@
-"""The shape of a JSON value: its keys and the types of what is in them, never the values."""
+"""The shape of a JSON value: its keys and the types of its values, never the values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
 
 
 class Shape:
-    """What several values of one place have in common: for each path the types that were seen.
+    """The types that were seen at each path of several JSON values.
 
     data: paths of objects whose keys are data (names of topics, of kinds); all become one `*`.
     """
@@ -30,12 +30,12 @@ class Shape:
         self._types: defaultdict[str, set[str]] = defaultdict(set)
 
     def add(self, value: Any) -> None:
-        """See one more value."""
+        """Add a value."""
         for path, kind in self._walk(value, ""):
             self._types[path].add(kind)
 
     def lines(self) -> list[str]:
-        """A line for each path: `.records.*.created: integer`."""
+        """Return a line for each path, such as `.records.*.created: integer`."""
         return [
             f"{path or '.'}: {' or '.join(sorted(types))}"
             for path, types in sorted(self._types.items())
@@ -53,15 +53,17 @@ class Shape:
 
 
 def shape(value: Any, data: Collection[str] = ()) -> list[str]:
-    """The lines of one value."""
+    """Return the lines of one value."""
     found = Shape(data)
     found.add(value)
     return found.lines()
 
 
 def with_what_was_empty(held: Iterable[str], found: Iterable[str]) -> list[str]:
-    """What was found, and of what is held the lines below an array or a mapping that happened to
-    be empty this time: they say nothing against it."""
+    """Return the found lines, and the held lines below an array or a mapping that is now empty.
+
+    An empty container does not show that the held lines are wrong.
+    """
     lines = list(found)
     paths = {line.rpartition(": ")[0] for line in lines}
     for line in held:

@@ -1,7 +1,7 @@
 """What users see of Schoolbus, computed from the code: one fact a line, for the golden file.
 
-Each function gives one section; the first word of its lines is the section's name. A name of a
-module is in no line: a user does not see where code lies.
+Each function returns one section; the first word of its lines is the section's name. No line has
+the name of a module, because users do not see where code is.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ Lines = Iterator[str]
 
 
 def commands() -> Lines:
-    """Every command with its arguments and options: type, default, whether it is required."""
+    """Yield every command with its arguments and options: type, default, whether it is required."""
     for path, command in _commands(typer.main.get_command(app), "bus"):
         hidden = " (hidden)" if command.hidden else ""
         group = "a group of commands" if hasattr(command, "list_commands") else "a command"
@@ -93,7 +93,7 @@ def commands() -> Lines:
 
 
 def command_paths() -> list[str]:
-    """`bus consume` and all other commands that print JSON."""
+    """Return `bus consume` and all other commands that print JSON."""
     return [
         path
         for path, command in _commands(typer.main.get_command(app), "bus")
@@ -131,7 +131,7 @@ def _parameter(parameter: Any) -> str:
 
 
 def exit_statuses(folder: Path) -> Lines:
-    """With which status a command ends; `folder` is the current one, with no bus in it."""
+    """Yield the exit statuses of commands; `folder` is the current folder, with no bus in it."""
     runner = CliRunner()
     for what, line in {
         "done": f"sample {folder / 'one.zip'} --students 1",
@@ -156,14 +156,14 @@ def exit_statuses(folder: Path) -> Lines:
 
 
 class _Kafka:
-    """A producer that writes down what it is told."""
+    """A producer that records what it is given."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.sent: list[dict[str, Any]] = []
         _Kafka.made.append(self)
 
-    made: list[_Kafka] = []  # noqa: RUF012 - emptied by who uses it
+    made: list[_Kafka] = []  # noqa: RUF012 - its users empty it
 
     def produce(
         self,
@@ -184,7 +184,7 @@ class _Kafka:
 
 
 def topic_facts() -> Lines:
-    """The topics for a prefix, their configuration and partitions; where a record goes."""
+    """Yield the topics for a prefix with their configuration, and the partition of a record."""
     tiered = SETTINGS.model_copy(update={"retention": RetentionSettings(tiered=True)})
     for name in [
         *(topics.topic(SETTINGS, kind) for kind in KINDS),
@@ -209,7 +209,7 @@ def topic_facts() -> Lines:
 
 
 def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """The keys, values and headers of messages, as what writes them hands them to Kafka."""
+    """Yield the keys, values and headers of messages, as the bus gives them to Kafka."""
     _Kafka.made.clear()
     monkeypatch.setattr(replay_log._Tail, "read", lambda _: {})  # nothing there yet
     for module in (sender, replay_log, transactions):
@@ -270,7 +270,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
 
 
 def clients(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Transactional ids, consumer groups and how they read."""
+    """Yield transactional ids, and consumer groups with their read settings."""
     _Kafka.made.clear()
     monkeypatch.setattr(replay_log._Tail, "read", lambda _: {})  # nothing there yet
     for module in (replay_log, transactions):
@@ -304,7 +304,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Lines:
 
 
 def schemas() -> Lines:
-    """Subjects of the registry, and the fields of the schemas."""
+    """Yield subjects of the registry, and the fields of the schemas."""
     for kind, about in KINDS.items():
         yield f"schema {kind}: subject {subjects.subject(SETTINGS, kind)}"
         yield f"schema {kind}: {about.schema['namespace']}.{about.schema['name']}"
@@ -357,7 +357,7 @@ def _value(what: str, value: bytes) -> Lines:
 
 
 def metrics() -> Lines:
-    """Names of metrics as they are exposed, with type and labels."""
+    """Yield the exposed names of metrics, with type and labels."""
     http = HttpMetrics()
     for registry in (ConsumerMetrics().registry, http.counted):
         for collector, names in registry._collector_to_names.items():
@@ -376,7 +376,7 @@ def metrics() -> Lines:
 
 
 def http_paths(monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Paths of the HTTP source with what they take and answer, and a consumer's health paths."""
+    """Yield the HTTP source's paths with requests and answers, and a consumer's health paths."""
     encoders = {kind: Encoder(kind, number) for number, kind in enumerate(KINDS, 1)}
     keys = idempotency.Keys(3600, 10)
     commit: Any = None
@@ -429,7 +429,7 @@ def _json_schema(schema: Any, path: str) -> Lines:
 
 
 def settings() -> Lines:
-    """All settings with their variable in the environment, type, limits and default."""
+    """Yield all settings with their environment variable, type, limits and default."""
     yield from _settings(Settings, "", "BUS_")
     for name in sorted(_ours("schoolbus.products")):
         model = plugins.product(name).settings
@@ -475,7 +475,7 @@ def _plain(value: Any) -> str:
 
 
 def _environment() -> Iterator[str]:
-    """Names that the code asks the environment for by itself."""
+    """Yield the names of variables that the code reads from the environment directly."""
     for folder in ("bus", "producers", "consumers"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -492,7 +492,7 @@ def _environment() -> Iterator[str]:
 
 
 def package() -> Lines:
-    """What an installation brings: scripts, entry points, extras."""
+    """Yield the contents of an installation: scripts, entry points, extras."""
     project = _project()
     yield f"package {project['name']} for Python {project['requires-python']}"
     for name in project["scripts"]:
@@ -508,12 +508,12 @@ def _project() -> dict[str, Any]:
 
 
 def _ours(group: str) -> set[str]:
-    """The names that this package brings; another one that is installed may bring more."""
+    """Return the names that this package registers; other installed packages may register more."""
     return set(_project()["entry-points"][group])
 
 
 def products() -> Lines:
-    """The products: tables with their columns, kinds, how batches are cut."""
+    """Yield the products: tables with their columns, kinds, how batches are cut."""
     for name in sorted(_ours("schoolbus.products")):
         product = plugins.product(name)
         yield f"product {name}: kinds {', '.join(product.kinds)}"
@@ -530,7 +530,7 @@ def products() -> Lines:
 
 
 def python() -> Lines:
-    """Signatures and fields of what Python programs import."""
+    """Yield signatures and fields of what Python programs import."""
     for name in bus.__all__:
         yield from _python(f"bus.{name}", getattr(bus, name))
     for path in documented():
@@ -570,13 +570,13 @@ def _signature(function: Any) -> str:
 
 
 def documented() -> list[str]:
-    """The import paths in the table of docs/python-api.md."""
+    """Return the import paths in the table of docs/python-api.md."""
     text = (ROOT / "docs" / "python-api.md").read_text("utf-8")
     return re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)
 
 
 def importable(path: str) -> Any:
-    """What `from MODULE import NAME` gives for `MODULE.NAME`, or the module of that name."""
+    """Return the object or the module that `from MODULE import NAME` imports for a path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
@@ -585,7 +585,7 @@ def importable(path: str) -> Any:
 
 
 def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
-    """Files that outlive a command, in BUS_HOME and in the folder of a product."""
+    """Yield the files that outlive a command, in BUS_HOME and in the folder of a product."""
     at = folder / "home"
     named = SETTINGS.model_copy(update={"home": at})
     yield f"file HOME/{snapshot.cache_file(named, '/oneroster-csv/west').relative_to(at)}"
@@ -639,7 +639,7 @@ def _from(folder: Path, path: Path) -> str:
 
 
 def _webhook_state(at: Path) -> Path:
-    """The file that says since when an endpoint fails."""
+    """Return the file that says since when an endpoint fails."""
     url = endpoint.address("https://vendor.example/events")
     return endpoint.Standing(at / "products", url, timedelta(hours=1)).file
 
@@ -648,7 +648,7 @@ def _webhook_state(at: Path) -> Path:
 
 
 def bench_json() -> Lines:
-    """What `bus bench … --json` prints; it is made of these, as no test runs a benchmark."""
+    """Yield the keys of `bus bench … --json`, from its parts, as no test runs a benchmark."""
     used, course = Used(1.5, 1.5), Trend(1.5, 1.5, 1.5, 1.5, 0.1)
     figure = Figure("bus", 1, Cost(1.5, 1.5, 1.5, (1.5,)))
     numbers = {"p50": 1.5}

@@ -1,8 +1,8 @@
-"""Three versions of every entity, as entities really change.
+"""Three versions of every entity, with realistic changes.
 
 1   without one of today's optional fields
-2   with that field, and with one more of its own name
-3   that one renamed (an alias), another deprecated, and a status more
+2   with that field, and with one more field, named `note`
+3   with the new field renamed (an alias), another field deprecated, and one more status
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TEXT_OR_NOTHING = ["null", "string"]
 
 
 def optional(kind: str) -> str:
-    """One of today's fields that has a default and is nobody's reference."""
+    """Return one of today's fields that has a default and is not a reference."""
     names = [f["name"] for f in KINDS[kind].schema["fields"] if f.get("default", "") is None]
     return next(name for name in names if name not in KINDS[kind].references)
 
 
 def versions(kind: str) -> tuple[Schema, Schema, Schema]:
-    """The three versions of an entity."""
+    """Return the three versions of an entity."""
     today = KINDS[kind].schema
     first, second, third = (copy.deepcopy(today) for _ in range(3))
     first["fields"] = [f for f in first["fields"] if f["name"] != optional(kind)]
@@ -48,7 +48,7 @@ def versions(kind: str) -> tuple[Schema, Schema, Schema]:
 
 
 def written(schema: Schema, record: dict[str, Any], version: int) -> bytes:
-    """A message as a producer of that version wrote it."""
+    """Return a message as a producer of that version wrote it."""
     names = {field["name"] for field in schema["fields"]}
     out = BytesIO()
     out.write(FRAME.pack(MAGIC, version))
@@ -58,7 +58,7 @@ def written(schema: Schema, record: dict[str, Any], version: int) -> bytes:
 
 @contextmanager
 def knowing(schemas: Mapping[str, Schema]) -> Iterator[None]:
-    """A bus whose standard has these versions of these entities."""
+    """Give the bus's standard these versions of these entities while the block runs."""
     known = dict(KINDS)
     for kind, schema in schemas.items():
         fields = tuple(field["name"] for field in schema["fields"])

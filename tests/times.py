@@ -1,8 +1,9 @@
-"""How long each part of `make test` took, and how many tests passed in it; then the same of each
-folder, where the time is that of its tests one after the other, as several run at once.
+"""How long each part and each folder of `make test` took, and how many tests passed in it.
 
-`python -m tests.times begin` forgets what was noted, `… note PART` notes that a part ends now, which
-began when the part before it ended, `… show` prints the table. pytest notes its folders by itself
+The time of a folder is the sum of its tests, because several tests run at once.
+
+`python -m tests.times begin` deletes the notes. `… note PART` notes that a part ends now, which
+began when the part before it ended. `… show` prints the table. pytest itself notes its folders
 (`tests/conftest.py`), in the file that the variable `TEST_TIMES` names.
 """
 
@@ -21,18 +22,18 @@ VARIABLE = "TEST_TIMES"
 
 
 Folders = Mapping[str, tuple[float, int]]
-"""Of each folder the seconds of its tests, and how many there are."""
+"""The seconds of the tests of each folder, and how many there are."""
 
 
 def note(file: Path, part: str, passed: int = 0, folders: Folders | None = None) -> None:
-    """Note that a part ends now, in which so many tests passed; "" is the beginning of all."""
+    """Note that a part ends now, in which this many tests passed; an empty name begins the run."""
     line = {"part": part, "at": time.time(), "passed": passed, "folders": folders or {}}
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(line) + "\n")
 
 
 def by_folder(passed: Iterable[Any]) -> Folders:
-    """The folders of pytest's reports of tests that passed. What fixtures took is not in it."""
+    """Return the times of folders from pytest's reports of passed tests, without fixtures."""
     found: dict[str, tuple[float, int]] = {}
     for report in passed:
         folder = report.nodeid.removeprefix("tests/").partition("/")[0]
@@ -42,13 +43,15 @@ def by_folder(passed: Iterable[Any]) -> Folders:
 
 
 def folders(arguments: list[str]) -> str:
-    """The part of a run of pytest: the folders that it was given."""
+    """Return the name of a part of a pytest run: the folders that pytest was given."""
     return ", ".join(Path(one).name for one in arguments)
 
 
 def table(notes: list[dict[str, Any]]) -> str:
-    """A line for each part, and one for all; a part that came in pieces has one line. Then a line
-    for each folder."""
+    """Return a table with a line for each part, one for all parts, and one for each folder.
+
+    A part that was noted in several pieces has one line.
+    """
     parts: dict[str, list[float]] = {}
     for before, one in pairwise(notes):
         sums = parts.setdefault(str(one["part"]), [0, 0])
@@ -73,7 +76,7 @@ def _lines(what: str, took: str, rows: Mapping[str, Sequence[float]]) -> list[st
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     file, (what, *part) = Path(os.environ[VARIABLE]), sys.argv[1:]
     if what == "begin":
         file.unlink(missing_ok=True)

@@ -1,20 +1,20 @@
-"""A real receiver of webhooks, for tests: on 127.0.0.1, a free port, in threads of its own.
+"""A real receiver of webhooks for tests, on 127.0.0.1 and a free port, in separate threads.
 
-It verifies each request with the `standardwebhooks` library, keeps what it got and when, and
-answers as it is told:
+It verifies each request with the `standardwebhooks` library, keeps what it received and when, and
+answers as the test says:
 
     with Receiver(SECRET) as receiver:
         receiver.next(503, times=2)          # then 204 again
         receiver.next(429, headers={"retry-after": "7"})
-        receiver.next("hang")                # reads the request, says nothing
+        receiver.next("hang")                # reads the request, never answers
         receiver.next("drop")                # reads the request, closes the connection
-        receiver.next("trickle")             # begins an answer and never comes to its end
-        receiver.next("half")                # says 200 and that more follows, which never does
+        receiver.next("trickle")             # begins an answer and never ends it
+        receiver.next("half")                # answers 200 with a body that never comes
         ...
         receiver.accepted                    # verified and answered with 2xx, in order of arrival
 
-`answer` may be set to a function of the event for anything else; `connections` counts them. The methods can be called from
-any thread.
+`answer` may be set to a function of the event for anything else. `connections` is the number of
+connections. Any thread may call the methods.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ Reply = int | Literal["hang", "drop", "trickle", "half"]
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request: its headers in small letters, its JSON, when it was there (`time.time`).
+    """One request: its headers in lower case, its JSON, and its time (`time.time`).
 
-    verified: whether the library took the signature for one of the receiver's secret.
+    verified: whether the library accepted the signature for one of the receiver's secrets.
     reply:    what was answered.
     """
 
@@ -68,8 +68,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """See the module's docstring. `answer` is asked for each event when nothing else is due;
-    port 0 is a free one."""
+    """See the docstring of the module.
+
+    `answer` decides about each event if `next` has set no answer; port 0 means a free port.
+    """
 
     secret: str
     answer: Callable[[Received], Reply] = lambda _: 204
@@ -99,12 +101,12 @@ class Receiver:
     def next(
         self, reply: Reply, *, times: int = 1, headers: Mapping[str, str] | None = None
     ) -> None:
-        """The answer to each of the next requests."""
+        """Set the answer to each of the next requests."""
         with self._lock:
             self._due.extend([(reply, headers or {})] * times)
 
     def wait(self, number: int, seconds: float = 10.0) -> list[Received]:
-        """What was accepted, as soon as it is so many; fails when that takes too long."""
+        """Return the accepted requests, once there are this many; fail after this many seconds."""
         until = time.monotonic() + seconds
         while len(found := self.accepted) < number:
             assert time.monotonic() < until, f"{len(found)} of {number} events after {seconds} s"
@@ -112,7 +114,7 @@ class Receiver:
         return found
 
     def hang_up(self) -> None:
-        """Close all connections, as a server does with idle ones."""
+        """Close all connections, as a server closes idle ones."""
         with self._lock:
             for each in self._sockets:
                 each.shutdown(socket.SHUT_RDWR)
@@ -147,7 +149,7 @@ class Receiver:
             request_queue_size = 128
 
             def handle_error(self, *_: object) -> None:
-                pass  # the sender has closed first
+                pass  # the sender closed the connection first
 
         self._server = Server(("127.0.0.1", self.port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))

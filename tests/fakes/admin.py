@@ -1,4 +1,4 @@
-"""What `confluent_kafka.admin.AdminClient` does, as far as the bus uses it, on a fake broker."""
+"""A fake of `confluent_kafka.admin.AdminClient`, as far as the bus uses it, on a fake broker."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.fakes.consumer import metadata
 
 
 class FakeAdmin:
-    """Makes topics and asks for their ends."""
+    """Creates topics and returns their ends."""
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
         self._broker = broker
-        self._epoch: int | None = None  # of the leaders, as it learned it when it first asked
+        self._epoch: int | None = None  # of the leaders, learned when it first asked
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """The topics and their partitions."""
+        """Return the topics and their partitions."""
         return metadata(self._broker, topic)
 
     def create_topics(self, new: Iterable[Any], **_: Any) -> dict[str, Future[None]]:
-        """Make topics."""
+        """Create topics."""
         for topic in new:
             self._broker.create(topic.topic, topic.num_partitions)
         return {topic.topic: _done(None) for topic in new}
 
     def list_offsets(self, asked: Mapping[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
-        """The ends of partitions; what is not committed lies beyond.
+        """Return the ends of partitions, before anything that is not committed.
 
-        One client asks with the leaders' epochs that it has learned once, as librdkafka's does.
+        A client uses the leader epochs that it learned first, as librdkafka does.
         """
         self._broker.answer()
         if self._epoch is None:

@@ -1,8 +1,8 @@
 """A Kafka cluster in memory: topics, partitions, groups with their offsets, transactions.
 
-It keeps what a consumer can tell apart: marks of transactions take an offset, what an open
-transaction wrote is not there yet, a partition has one owner at a time, and only its owner may
-commit for it.
+It keeps what a consumer can observe. Transaction markers take an offset. Messages of an open
+transaction cannot be read yet. A partition has one owner at a time, and only its owner may commit
+for it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Place = tuple[str, int]
 """A topic and the number of a partition."""
 EPOCH = 1_795_500_000_000
-"""Kafka's time, in milliseconds, at zero of the fake clock."""
+"""The time of Kafka, in milliseconds, when the fake clock is at zero."""
 
 
 def failure(code: int) -> KafkaException:
-    """What confluent_kafka raises for a code."""
+    """Return the exception of confluent_kafka for an error code."""
     return KafkaException(KafkaError(code))
 
 
@@ -34,8 +34,9 @@ def failure(code: int) -> KafkaException:
 class Log:
     """One partition.
 
-    entries: messages by offset; None for a mark of a transaction, and for what was compacted away.
-    low:     the first offset that is left. stable: what lies from here on is not committed yet.
+    entries: messages by offset; None for a transaction marker and for a compacted message.
+    low:     the first offset that is left.
+    stable:  the offset from which on messages are not committed yet.
     """
 
     entries: list[Message | None] = field(default_factory=list)
@@ -44,27 +45,27 @@ class Log:
 
 
 class Transaction:
-    """What one transaction wrote, all of which becomes readable at once, or never."""
+    """The messages of one transaction, which become readable all at once or never."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._wrote: list[tuple[Place, int]] = []
 
     def append(self, topic: str, partition: int, **message: Any) -> int:
-        """Write a message; its offset."""
+        """Write a message; return its offset."""
         offset = self._broker._write((topic, partition), **message)
         self._wrote.append(((topic, partition), offset))
         return offset
 
     def commit(self) -> None:
-        """Let all be read."""
+        """Make all messages readable."""
         for place in dict.fromkeys(place for place, _ in self._wrote):
             log = self._broker.log(place)
             log.entries.append(None)
             log.stable = len(log.entries)
 
     def abort(self) -> None:
-        """Let nothing be read."""
+        """Make no message readable."""
         for place, offset in self._wrote:
             self._broker.log(place).entries[offset] = None
         self.commit()
@@ -72,9 +73,10 @@ class Transaction:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A consumer group: who has which partition, who shall have it, and how far it is.
+    """A consumer group: the assigned partitions, the partitions to assign, and the offsets.
 
-    owner:  changes only in a member's own poll, first by giving up, then by taking.
+    owner:  changes only in a member's own poll, which first gives up partitions and then takes
+            others.
     """
 
     members: list[FakeConsumer] = field(default_factory=list)
@@ -84,12 +86,12 @@ class Group:
     told: set[int] = field(default_factory=set)
 
     def divide(self, target: Mapping[Place, FakeConsumer]) -> None:
-        """Decide who shall have which partition; each member learns of it in its next poll."""
+        """Decide which member gets which partition; each member learns of it in its next poll."""
         self.target = dict(target)
         self.told = set()
 
     def divide_evenly(self, places: Iterable[Place]) -> None:
-        """Give each member as many as another, in turn."""
+        """Give each member an equal share of the partitions, in turn."""
         if self.members:
             self.divide(
                 {
@@ -99,7 +101,7 @@ class Group:
             )
 
     def given_up_by(self, member: FakeConsumer) -> list[Place]:
-        """What a member must give up now."""
+        """Return the partitions that a member must give up now."""
         return [
             place
             for place, owner in self.owner.items()
@@ -107,7 +109,7 @@ class Group:
         ]
 
     def free_for(self, member: FakeConsumer) -> list[Place]:
-        """What a member may take now: nobody else has it any more."""
+        """Return the partitions that a member may take now, because no other member has them."""
         return [
             place
             for place, taker in self.target.items()
@@ -115,7 +117,7 @@ class Group:
         ]
 
     def leave(self, member: FakeConsumer) -> None:
-        """Take out a member that has closed or was killed; the others get what it had."""
+        """Remove a member that was closed or killed; the others get its partitions."""
         self.members.remove(member)
         places = list(self.target)
         self.owner = {p: owner for p, owner in self.owner.items() if owner is not member}
@@ -130,12 +132,12 @@ class Group:
 class Broker:
     """The cluster.
 
-    fetch:      how many messages one poll, with the consume after it, gets at most.
+    fetch:      how many messages one poll and the next consume return at most.
     down:       whether consumers and producers get no answer.
-    commits:    the commits to come that fail, by error code, the first of them first.
-    unwritten:  how many flushes to come fail.
-    restarts:   how often it has come again.
-    ends:       the ends of transactions to come that fail, by error code, the first of them first.
+    commits:    error codes with which the next commits fail, in order.
+    unwritten:  how many of the next flushes fail.
+    restarts:   how often the cluster has restarted.
+    ends:       error codes with which the next ends of transactions fail, in order.
     history:    what happened, in order: ("write", place, offset), ("commit", group, offsets), and
                 what tests add.
     """
@@ -157,22 +159,25 @@ class Broker:
     # ---- topics --------------------------------------------------------------------------------
 
     def create(self, topic: str, partitions: int) -> None:
-        """Make a topic, or make it anew."""
+        """Create a topic, or create it again without its messages."""
         self.topics[topic] = [Log() for _ in range(partitions)]
 
     def places(self, topics: Iterable[str]) -> list[Place]:
-        """The partitions of these topics."""
+        """Return the partitions of these topics."""
         return [(name, n) for name in topics for n in range(len(self.topics.get(name, ())))]
 
     def log(self, place: Place) -> Log:
-        """One partition."""
+        """Return one partition."""
         topic, number = place
         if number >= len(self.topics.get(topic, ())):
             raise failure(KafkaError.UNKNOWN_TOPIC_OR_PART)
         return self.topics[topic][number]
 
     def append(self, topic: str, partition: int, **message: Any) -> int:
-        """Write a message (`key`, `value`, `headers`, `time` in milliseconds); its offset."""
+        """Write a message and return its offset.
+
+        message: `key`, `value`, `headers`, and `time` in milliseconds.
+        """
         offset = self._write((topic, partition), **message)
         log = self.log((topic, partition))
         log.stable = len(log.entries)
@@ -183,11 +188,11 @@ class Broker:
         return Transaction(self)
 
     def compact(self, topic: str, partition: int, offset: int) -> None:
-        """Take away one message, as compaction does."""
+        """Remove one message, as compaction does."""
         self.log((topic, partition)).entries[offset] = None
 
     def messages(self, topic: str) -> list[Message]:
-        """All messages of a topic that can be read, partition by partition."""
+        """Return all messages of a topic that can be read, partition by partition."""
         return [m for log in self.topics.get(topic, ()) for m in log.entries[: log.stable] if m]
 
     def _write(
@@ -217,17 +222,17 @@ class Broker:
         return offset
 
     def partition(self, topic: str, key: bytes | None) -> int:
-        """Where a producer puts a key."""
+        """Return the partition for a producer's key."""
         return crc32(key or b"") % len(self.topics[topic])
 
     # ---- groups --------------------------------------------------------------------------------
 
     def group(self, name: str) -> Group:
-        """A group; a new one where there is none."""
+        """Return a group; create it if it does not exist."""
         return self.groups.setdefault(name, Group())
 
     def commit(self, name: str, member: FakeConsumer, offsets: Mapping[Place, int]) -> None:
-        """Commit as a member; raises for what is another's, as in a rebalance."""
+        """Commit as a member; raise for a partition of another member, as in a rebalance."""
         if self.commits:
             raise failure(self.commits.pop(0))
         group = self.group(name)
@@ -239,6 +244,6 @@ class Broker:
         self.history.append(("commit", name, dict(offsets)))
 
     def answer(self) -> None:
-        """Raise when nobody answers."""
+        """Raise if the cluster is down."""
         if self.down:
             raise failure(KafkaError._TRANSPORT)

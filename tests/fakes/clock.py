@@ -1,21 +1,21 @@
-"""A clock that moves only when somebody waits, so a test of an hour takes no time."""
+"""A clock that moves only when the code waits, so that a test of an hour takes no time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 TICK = 0.001
-"""A wait moves the clock at least so far, as no real call takes no time at all."""
+"""The shortest wait, in seconds, as every real call takes some time."""
 
 
-class Stuck(AssertionError):  # noqa: N818 - reads as what is the matter
-    """The code under test waits for what never comes."""
+class Stuck(AssertionError):  # noqa: N818 - the name describes the state
+    """The code under test waits for something that never comes."""
 
 
 class Clock:
-    """Seconds that pass in waits. It takes the place of the modules `time` and `threading`.
+    """Seconds that pass only in waits. It replaces the modules `time` and `threading`.
 
-    patience: how many seconds a test may wait in all; more than that is a loop without an end.
+    patience: how many seconds a test may wait in total; a longer wait means an endless loop.
     """
 
     def __init__(self, patience: float = 20_000.0) -> None:
@@ -24,15 +24,15 @@ class Clock:
         self._plans: list[tuple[float, Callable[[], object]]] = []
 
     def monotonic(self) -> float:
-        """The time, in seconds."""
+        """Return the time in seconds."""
         return self.now
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Do something once so much time has passed, inside of the wait that is going on then."""
+        """Call an action after this many seconds, inside of the wait that is then in progress."""
         self._plans.append((self.now + seconds, action))
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, and do what was planned for it."""
+        """Let time pass, and call the actions that are due."""
         seconds = max(seconds, TICK)
         self._left -= seconds
         if self._left < 0:
@@ -40,7 +40,7 @@ class Clock:
         self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, as a test wants it to."""
+        """Let time pass, at the request of a test."""
         until = self.now + seconds
         while due := [plan for plan in self._plans if plan[0] <= until]:
             first = min(due, key=lambda plan: plan[0])
@@ -49,13 +49,13 @@ class Clock:
             first[1]()
         self.now = max(self.now, until)
 
-    def Event(self) -> Event:  # noqa: N802 - as `threading` has it
-        """What `threading.Event` is, on this clock."""
+    def Event(self) -> Event:  # noqa: N802 - the name in `threading`
+        """Return a `threading.Event` on this clock."""
         return Event(self)
 
 
 class Event:
-    """A flag. To wait for it lets time pass."""
+    """A flag. Waiting for it lets time pass."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -66,11 +66,11 @@ class Event:
         self._set = True
 
     def is_set(self) -> bool:
-        """Whether the flag is up."""
+        """Return whether the flag is raised."""
         return self._set
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long; whether the flag is up."""
+        """Wait this many seconds; return whether the flag is raised."""
         if not self._set:
             self._clock.wait(seconds)
         return self._set

@@ -1,4 +1,4 @@
-"""What `confluent_kafka.Consumer` does, as far as the bus uses it, on a fake broker."""
+"""A fake of `confluent_kafka.Consumer`, as far as the bus uses it, on a fake broker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ Rebalance = Callable[[Any, list[TopicPartition]], None]
 
 
 class FakeConsumer:
-    """A member of a group, or a reader without one.
+    """A member of a group, or a reader without a group.
 
-    * Callbacks of a rebalance run inside `poll` and `consume`. Rebalances are cooperative: a
-      member hears only of what it loses or gets, and gets nothing before its owner gave it up.
-    * A paused partition stays assigned and gives nothing.
-    * The end of a partition is told once at each arrival, with the offset after the last entry,
-      marks of transactions included; again after a seek and after a resume.
+    * Rebalance callbacks run inside `poll` and `consume`. Rebalances are cooperative: a member is
+      notified only of partitions that it loses or gets. It gets a partition only after the owner
+      has given it up.
+    * A paused partition stays assigned and returns nothing.
+    * The end of a partition is reported once at each arrival, and again after a seek and after a
+      resume. Its offset is the one after the last entry, transaction markers included.
     """
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
@@ -45,19 +46,19 @@ class FakeConsumer:
         on_revoke: Rebalance,
         on_lost: Rebalance,
     ) -> None:
-        """Join the group; who was in it already keeps an even share."""
+        """Join the group; the members that are in it keep an even share."""
         self._open()
         self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
         self._topics = topics
         self._join()
 
     def lose(self) -> None:
-        """Have the group think that this member is dead, of which it learns in its next poll."""
+        """Have the group take this member for dead; the member learns of it in its next poll."""
         self._group.leave(self)
         self._lost = True
 
     def kill(self) -> None:
-        """End as a killed process does: nothing is called, nothing is committed."""
+        """End as a killed process does: no callback runs, and nothing is committed."""
         if self in self._group.members:
             self._group.leave(self)
         self.closed = True
@@ -73,7 +74,7 @@ class FakeConsumer:
             self._callbacks["lost"](self, _partitions(gone))
             self._forget(gone)
             self._join()
-            return  # what comes for it comes in a later poll
+            return  # its partitions come in a later poll
         if self not in self._group.members:
             return
         if gone := self._group.given_up_by(self):
@@ -95,13 +96,13 @@ class FakeConsumer:
     # ---- reading -------------------------------------------------------------------------------
 
     def poll(self, timeout: float) -> Message | None:
-        """The next message or event; None when nothing came before the timeout."""
+        """Return the next message or event; None if none came before the timeout."""
         self._left = self._broker.fetch
         found = self.consume(1, timeout)
         return found[0] if found else None
 
     def consume(self, number: int, timeout: float) -> list[Message]:
-        """So many messages and events at most; the time passes only when there are none."""
+        """Return at most this many messages and events; time passes only if there are none."""
         self._open()
         self._rebalance()
         found = self._read(number)
@@ -149,12 +150,12 @@ class FakeConsumer:
     # ---- what is read --------------------------------------------------------------------------
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        """Read these and no others."""
+        """Read only these partitions."""
         self._forget(list(self._position))
         self.incremental_assign(partitions)
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
-        """Read these as well."""
+        """Read these partitions as well."""
         self._open()
         for p in partitions:
             if (p.topic, p.partition) in self._position:
@@ -162,24 +163,24 @@ class FakeConsumer:
             self._set(p)
 
     def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
-        """Read these no longer."""
+        """Stop reading these partitions."""
         for p in partitions:
             if (p.topic, p.partition) not in self._position:
                 raise failure(KafkaError._INVALID_ARG)
         self._forget([(p.topic, p.partition) for p in partitions])
 
     def seek(self, partition: TopicPartition) -> None:
-        """Go on at another place."""
+        """Continue at another offset."""
         if (partition.topic, partition.partition) not in self._position:
             raise failure(KafkaError._STATE)
         self._set(partition)
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        """Let these give nothing."""
+        """Return nothing from these partitions."""
         self._paused |= {(p.topic, p.partition) for p in partitions} & self._position.keys()
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        """Let these give again."""
+        """Return messages from these partitions again."""
         for p in partitions:
             self._paused.discard((p.topic, p.partition))
             self._ended.pop((p.topic, p.partition), None)
@@ -207,7 +208,7 @@ class FakeConsumer:
         self._broker.commit(name, self, {(p.topic, p.partition): p.offset for p in offsets})
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        """The group's offsets."""
+        """Return the group's offsets."""
         self._open()
         self._broker.answer()
         known = self._group.committed
@@ -217,7 +218,7 @@ class FakeConsumer:
         ]
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        """The first offset, and the one before which all is committed."""
+        """Return the first offset, and the offset before which everything is committed."""
         self._open()
         self._broker.answer()
         log = self._broker.log((partition.topic, partition.partition))
@@ -226,7 +227,7 @@ class FakeConsumer:
     def offsets_for_times(
         self, partitions: list[TopicPartition], timeout: float
     ) -> list[TopicPartition]:
-        """For each the offset of the first message of a time or later; -1 when there is none."""
+        """Return for each partition the offset of the first message at or after a time, or -1."""
         self._broker.answer()
         return [
             TopicPartition(
@@ -245,7 +246,7 @@ class FakeConsumer:
         ]
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """The topics and their partitions."""
+        """Return the topics and their partitions."""
         self._open()
         return metadata(self._broker, topic)
 
@@ -266,7 +267,7 @@ class FakeConsumer:
 
 
 def metadata(broker: Broker, topic: str | None = None) -> Any:
-    """What `list_topics` gives; one topic that is asked for by name is named even if missing."""
+    """Return the result of `list_topics`; a topic that was named is listed even if missing."""
     broker.answer()
     names = list(broker.topics) if topic is None else [topic]
     return SimpleNamespace(

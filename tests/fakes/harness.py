@@ -1,4 +1,4 @@
-"""The bus on the fakes: the one place that names the modules of the bus and reaches into them.
+"""The bus on the fakes: the only place that names the bus's modules and reaches into them.
 
 bus = Bus(monkeypatch)
 bus.publish("student", "s1")
@@ -104,7 +104,7 @@ TAKEN = ("student", "staff", "class", "enrollment")
 """The kinds that the product of the tests takes. An enrollment refers to a student and a class."""
 
 Fate = Literal["", "refused", "untranslatable", "rubbish"]
-"""What becomes of a record: the product refuses it, it has no row, or its bytes do not decode."""
+"""The fate of a record: the product refuses it, it has no row, or its bytes do not decode."""
 
 
 def _row(record: Any) -> dict[str, Any]:
@@ -122,14 +122,14 @@ PRODUCT = Product(
 
 
 def fate(message: Message) -> str:
-    """What the test that published a message wants to become of it."""
+    """Return the fate that the test gave a message when it published it."""
     return header(message, "fate") or ""
 
 
 class Bus:
     """A district's bus: a broker, a clock, and settings that lead to both.
 
-    home:     BUS_HOME, where a product with equivalent records keeps what stands.
+    home:     BUS_HOME, where a product with equivalent records keeps the active ones.
     recalls:  whether a consumer keeps there which records are delivered.
     consumer: settings of the consumer's loop; see `bus.settings.ConsumerSettings`.
     """
@@ -166,7 +166,7 @@ class Bus:
                 monkeypatch.setattr(name, fake)
         if not recalls:
             monkeypatch.setattr("bus.consume.worker.Backlog", _forgetful)
-        random.seed(1)  # the jitter between tries
+        random.seed(1)  # the jitter between retries
 
     # ---- topics --------------------------------------------------------------------------------
 
@@ -181,7 +181,8 @@ class Bus:
     ) -> Message:
         """Publish a record; each is modified a second after the one before.
 
-        write: `append` of a transaction, where it is not to be readable at once.
+        become: what becomes of it; see `Fate`.
+        write:  `append` of a transaction, if the record must not be readable at once.
         """
         number = len(self.published)
         modified = datetime(2026, 8, 17, tzinfo=UTC) + timedelta(seconds=number)
@@ -201,14 +202,14 @@ class Bus:
         return message
 
     def enroll(self, student: str, class_: str, **more: Any) -> Message:
-        """Publish an enrollment, named after both."""
+        """Publish an enrollment; its id joins the ids of the student and the class."""
         fields = {"userSourcedId": student, "classSourcedId": class_, **more}
         return self.publish("enrollment", f"{student}-{class_}", **fields)
 
     def carry(self, *kinds: str) -> None:
-        """Let the topics of these kinds hold something that is no record: an aborted transaction.
+        """Write an aborted transaction to the topics of these kinds, so that they are not empty.
 
-        A kind whose topic holds nothing is not waited for.
+        The consumer does not wait for a kind whose topic holds nothing.
         """
         for kind in kinds:
             aborted = self.broker.transaction()
@@ -217,23 +218,23 @@ class Bus:
             aborted.abort()
 
     def place(self, kind: str, partition: int = 0) -> Position:
-        """A partition of a kind's topic."""
+        """Return a partition of a kind's topic."""
         return Position(topics.topic(self.settings, kind), partition)
 
     def ends(self) -> dict[Position, int]:
-        """Where the partitions that hold anything end."""
+        """Return the ends of the partitions that hold anything."""
         every = self.broker.places(topics.topic(self.settings, kind) for kind in TAKEN)
         found = {Position(*place): self.broker.log(place).stable for place in every}
         return {place: end for place, end in found.items() if end}
 
     def committed(self) -> dict[Position, int]:
-        """The product's offsets, but for those at 0."""
+        """Return the product's committed offsets, except those at 0."""
         known = self.broker.group(self.group).committed
         return {Position(*place): at for place, at in known.items() if at}
 
     @property
     def group(self) -> str:
-        """The product's group."""
+        """The product's consumer group."""
         return str(group_settings(self.settings, PRODUCT.name)["group.id"])
 
     @property
@@ -244,15 +245,15 @@ class Bus:
     # ---- the consumer --------------------------------------------------------------------------
 
     def worker(self, delivery: FakeProduct, **how: Any) -> Instance:
-        """A copy of the product's consumer; `how` changes fields of `PRODUCT`."""
+        """Return an instance of the product's consumer; `how` changes fields of `PRODUCT`."""
         return Instance(self, delivery, replace(PRODUCT, **how))
 
     def share(self, owners: Mapping[Place, Instance]) -> None:
-        """Say who shall have which partition."""
+        """Assign partitions to instances."""
         self.broker.group(self.group).divide({p: owner.consumer for p, owner in owners.items()})
 
     def every_place(self) -> list[Place]:
-        """The partitions of all topics of the product."""
+        """Return the partitions of all topics of the product."""
         return self.broker.places(topics.topic(self.settings, kind) for kind in TAKEN)
 
     # ---- replays -------------------------------------------------------------------------------
@@ -260,11 +261,14 @@ class Bus:
     def window(
         self, since: str = "beginning", until: str = "now", kinds: tuple[str, ...] = TAKEN
     ) -> Window:
-        """What lies in the topics now."""
+        """Return the window of a replay; by default it has everything in the topics now."""
         return resolve(self.settings, kinds, since, until)
 
     def about(self, window: Window | None = None, **options: Any) -> ReplayRequest:
-        """A replay that has not begun, of all that lies in the topics now."""
+        """Return a replay that has not begun.
+
+        By default its window has everything in the topics now.
+        """
         self._replays += 1
         window = window or self.window()
         return ReplayRequest(
@@ -288,7 +292,10 @@ class Bus:
         kinds: tuple[str, ...] = TAKEN,
         **how: Any,
     ) -> ReplayEngine:
-        """A process that runs a replay, from where the ledger says; `batch` records at once."""
+        """Return a process that runs a replay from where the ledger says.
+
+        batch: how many records a batch has.
+        """
         topics.ensure(self.settings, [topics.replays(self.settings)])
         known = replay_log.entries(self.settings).get(about.id)
         product = replace(PRODUCT, batch_records=batch, tells_time=tells_time, **how)
@@ -304,11 +311,11 @@ class Bus:
         )
 
     def state(self, about: ReplayRequest) -> ReplayState:
-        """How far the ledger says that a replay is."""
+        """Return the state of a replay in the ledger."""
         return replay_log.entry(self.settings, about.id).state
 
     def wish(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
-        """Ask a replay to pause, to go on or to end."""
+        """Ask a replay to pause, to continue or to end."""
         transaction = self.broker.transaction()
         value = f'{{"to": "{to}"}}'.encode()
         transaction.append(
@@ -318,7 +325,7 @@ class Bus:
 
 
 class Instance:
-    """One copy of the product's consumer, run to its end or turn by turn."""
+    """One instance of the product's consumer, run to its end or turn by turn."""
 
     def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
         self.delivery = delivery
@@ -340,25 +347,25 @@ class Instance:
         return self.loop.run(until_caught_up=until_caught_up)
 
     def run_for(self, seconds: float) -> WorkerOutcome:
-        """Run, and ask it to stop after so long."""
+        """Run, and ask the instance to stop after this many seconds."""
         self._bus.clock.after(seconds, self.stop)
         return self.run()
 
     def stop(self) -> None:
-        """Ask it to end."""
+        """Ask the instance to end."""
         self.loop.stop()
 
     def ready(self) -> str:
-        """Why it does not deliver now."""
+        """Return why the instance does not deliver now."""
         return self.loop.ready()
 
     def join(self) -> Instance:
-        """Join the group, to be run turn by turn."""
+        """Join the group, to run turn by turn."""
         self.loop._join()
         return self
 
     def turn(self, times: int = 1) -> None:
-        """Turn so many times: poll, and deliver what is due."""
+        """Run this many turns: poll, and deliver what is due."""
         for _ in range(times):
             self.loop._turn()
 
@@ -371,23 +378,23 @@ class Instance:
         self.loop._offsets_client.close()
 
     def kill(self) -> None:
-        """End as a killed process does; what is not committed is lost."""
+        """End as a killed process does; uncommitted work is lost."""
         self.consumer.kill()
         for one in self.loop._equivalents._kinds.values():
             if one._index:
                 one._index._thread.shutdown()
-                one._index._con.close()  # or the file stays this process's own
+                one._index._con.close()  # otherwise this process keeps the file locked
         self.loop._unique.close()
         self.loop._backlog.delivered.close()
 
     @property
     def places(self) -> set[Position]:
-        """The partitions that it takes to be its own."""
+        """The partitions that the instance considers its own."""
         return set(self.loop._partitions.next)
 
     @property
     def waiting(self) -> int:
-        """How many records wait for what they refer to."""
+        """How many records wait for the records that they refer to."""
         return self.loop._backlog.waiting
 
     @property
@@ -397,12 +404,12 @@ class Instance:
 
     @property
     def paused(self) -> set[str]:
-        """The kinds of which it reads nothing now."""
+        """The kinds that are paused now."""
         return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
 
 
 class Group:
-    """The parts of a consumer that know where it is, without its loop."""
+    """The parts of a consumer that track its progress, without its loop."""
 
     def __init__(self, bus: Bus) -> None:
         config = group_settings(bus.settings, PRODUCT.name)
@@ -425,12 +432,12 @@ class Group:
 
     @property
     def paused(self) -> set[str]:
-        """The kinds of which it reads nothing now."""
+        """The kinds that are paused now."""
         return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
 
 
 def _forgetful(*arguments: Any, **more: Any) -> Backlog:
-    """A backlog that keeps nothing between two runs, as a file for each takes time."""
+    """Return a backlog that keeps nothing between two runs, because files take time."""
     return Backlog(*arguments, **{**more, "folder": None})
 
 

@@ -1,4 +1,4 @@
-"""What `confluent_kafka.Producer` does, as far as the bus uses it, on a fake broker."""
+"""A fake of `confluent_kafka.Producer`, as far as the bus uses it, on a fake broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Report = Callable[[Any, Any], None]
 
 
 class FakeProducer:
-    """Keeps what is produced until `flush`, or until its transaction is committed."""
+    """Keeps the produced messages until `flush`, or until their transaction is committed."""
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
         self._broker = broker
@@ -24,7 +24,7 @@ class FakeProducer:
         self._open = False
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
-        """The topics and their partitions."""
+        """Return the topics and their partitions."""
         return metadata(self._broker, topic)
 
     def produce(
@@ -35,15 +35,15 @@ class FakeProducer:
         headers: Any = None,
         on_delivery: Report | None = None,
     ) -> None:
-        """Take a message; whether its topic is there shows only when it is written."""
+        """Take a message; a missing topic shows only when the message is written."""
         self._kept.append((topic, {"key": key, "value": value, "headers": headers}, on_delivery))
 
     def poll(self, timeout: float) -> int:
-        """Nothing: reports come with `flush`."""
+        """Do nothing: reports come with `flush`."""
         return 0
 
     def flush(self, timeout: float) -> int:
-        """Write what was taken; how much was not written, which is taken no longer."""
+        """Write the messages; return how many were not written. They are dropped."""
         kept, self._kept = self._kept, []
         silent = self._broker.unwritten > 0
         self._broker.unwritten -= silent
@@ -59,24 +59,24 @@ class FakeProducer:
     # ---- transactions --------------------------------------------------------------------------
 
     def init_transactions(self, timeout: float) -> None:
-        """Fence off whoever had the transactional id."""
+        """Fence off the earlier owner of the transactional id."""
         self._broker.answer()
         self._epoch = self._broker.epochs.get(self._id, 0) + 1
         self._broker.epochs[self._id] = self._epoch
 
     def abort_transaction(self, timeout: float) -> None:
-        """Write nothing of it."""
+        """Write nothing of the transaction."""
         self._broker.answer()
         self._kept, self._open = [], False
 
     def begin_transaction(self) -> None:
-        """Begin one; not while another is open."""
+        """Begin a transaction; raise if one is open."""
         if self._open:
             raise failure(KafkaError._STATE)
         self._kept, self._open = [], True
 
     def commit_transaction(self, timeout: float) -> None:
-        """Write all of it, and let it be read."""
+        """Write the transaction and make it readable."""
         self._broker.answer()
         if self._broker.ends:
             raise failure(self._broker.ends.pop(0))

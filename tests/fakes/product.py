@@ -1,4 +1,4 @@
-"""A product and its delivery in one, which keeps what it is told and breaks as a test says."""
+"""A product with its delivery, which keeps what is delivered and fails as a test says."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 UNTRANSLATABLE = datetime(1970, 1, 1, tzinfo=UTC)
 """A record that was modified at this time has no row; see `harness.PRODUCT`."""
 Key = tuple[str, str]
-"""A kind of record and an id."""
+"""The kind and the id of a record."""
 
 
 class Killed(BaseException):
-    """The process ends here. No code under test may catch this."""
+    """The process ends here. The code under test must not catch this."""
 
 
 class FakeProduct:
-    """What the product has, and how it came to have it.
+    """What the product has, and how it received it.
 
     records:    the state of each record, by kind and id.
-    told:       (message, kind, record) in the order in which they came, repeats included.
+    told:       (message, kind, record) in the order of delivery, repeats included.
     batches:    the ids of each batch that was taken.
-    failures:   what the calls of `deliver` or `redeliver` to come raise, the first of them first.
-    aftermath:  what calls raise once they have taken the batch.
-    journal:    offsets for which the product stands, which `resume` gives; None: it keeps none.
+    failures:   what the next calls of `deliver` or `redeliver` raise, in order.
+    aftermath:  what calls raise after they have taken the batch.
+    journal:    the offsets that the product keeps, which `resume` returns; None if it keeps none.
     live:       up to where the live consumer has delivered.
     before:     called with each batch before it is taken.
-    overtake:   called when a replay brings a batch, before it is known who is ahead.
+    overtake:   called when a replay brings a batch, before it is compared with `live`.
     """
 
     unlocked = False
@@ -56,7 +56,7 @@ class FakeProduct:
     # ---- the contract of a delivery ------------------------------------------------------------
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """What the journal says."""
+        """Return the offsets of the journal."""
         return {p: self.journal[p] for p in partitions if p in self.journal} if self.journal else {}
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
@@ -72,7 +72,7 @@ class FakeProduct:
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Take a batch of a replay, if the live consumer is not ahead of what it has seen."""
+        """Take a batch of a replay, unless the live consumer is ahead of the replay."""
         from tests.fakes.harness import Overtaken
 
         self.overtake()
@@ -87,15 +87,15 @@ class FakeProduct:
         return refusals
 
     def settle(self) -> None:
-        """Count it."""
+        """Count the call."""
         self.settled += 1
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Note it."""
+        """Note the partitions."""
         self.released += partitions
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _take(self, batch: Batch) -> list[Refusal]:
         from tests.fakes.harness import Refusal, fate
@@ -119,5 +119,5 @@ class FakeProduct:
 
     @property
     def ids(self) -> list[str]:
-        """The ids that it was told, in order."""
+        """The ids that were delivered, in order."""
         return [record["sourcedId"] for _, _, record in self.told]

@@ -1,12 +1,14 @@
-"""Says whether a fault has cost anything: it knows what the student information system has, what is
-in the topics and what the product has in the end, and nothing of how the bus works.
+"""Check that a fault has lost, duplicated or reordered nothing.
 
-* `Topics` is what a reader of committed data finds. `is_sound`: every record's story could have
-  happened, and none of it is told twice. `is_the_sis`: it ends where the system's extract does.
-  `is_whole`: of each transaction that was noted all is there, or nothing.
-* A product `Has` people, each with what it was told of them, in order. `is_the_sis`: as above.
-  `follows`: it was told each person's story in the topics' order and nothing twice.
-  `is_not_behind`: no offset is committed of which the product does not have the event.
+The checks compare the student information system (SIS), the topics and the products. They do not
+depend on how the bus works.
+
+* `Topics` is what a reader of committed data finds. `is_sound`: the history of each record is
+  possible and repeats nothing. `is_the_sis`: the current state equals the extract of the SIS.
+  `is_whole`: the topics have all events of a noted transaction, or none.
+* `Has` is what a product has: its rosters, and for each person the delivered states in order.
+  `is_the_sis`: as above. `follows`: each person's states came in topic order, each once.
+  `is_not_behind`: the product has every event whose offset is committed.
 """
 
 from __future__ import annotations
@@ -37,14 +39,18 @@ PEOPLE = ("student", "staff", "guardian")
 TOLD = dict.fromkeys(PEOPLE, ("givenName", "familyName"))
 TOLD |= {"enrollment": ("classSourcedId", "userSourcedId", "role")}
 GUARDIAN = "guardian-"
-"""So their ids begin in the made-up district (`bus.demo.sample`)."""
+"""The prefix of guardian ids in the made-up district (`bus.demo.sample`)."""
 GONE = "gone"
 CANVAS_ROLES = {"student": "student", "teacher": "teacher", "ta": "aide"}
 
 
 class Event(NamedTuple):
-    """An event in a topic. change: created, updated, withdrawn. told: of a person the names, of an
-    enrollment class, person and role, else ""; or `GONE`."""
+    """An event in a topic.
+
+    change: created, updated or withdrawn.
+    told:   the names of a person; class, person and role of an enrollment; empty for other kinds.
+            `GONE` if the record is withdrawn.
+    """
 
     id: str
     key: str
@@ -58,13 +64,13 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class Topics:
-    """What is in the topics of a prefix and committed, in order within each partition."""
+    """The committed events in the topics of a prefix, in order within each partition."""
 
     events: list[Event] = field(default_factory=list)
 
     @classmethod
     def of(cls, settings: Settings) -> Topics:
-        """Read them all."""
+        """Read all topics of the prefix."""
         found = cls()
         for kind in KINDS:
             decode = Decoder(kind, schema_lookup(settings)).decode
@@ -88,19 +94,21 @@ class Topics:
         return found
 
     def stories(self) -> Mapping[tuple[str, str, int], list[Event]]:
-        """The events of each record, by kind, id and partition; a record that goes to another owner
-        has a story with each."""
+        """Return the events of each record, by kind, id and partition.
+
+        A record that moves to another owner has a history for each owner.
+        """
         found: dict[tuple[str, str, int], list[Event]] = {}
         for event in self.events:
             found.setdefault((event.kind, event.key, event.place[1]), []).append(event)
         return found
 
     def people(self, kinds: Iterable[str] = PEOPLE) -> Mapping[str, list[Event]]:
-        """The stories of people of these kinds, by id."""
+        """Return the histories of the people of these kinds, by id."""
         return {key: story for (kind, key, _), story in self.stories().items() if kind in kinds}
 
     def is_sound(self) -> None:
-        """Nothing is there twice: created before it stands, changed while it does."""
+        """Check that each record is created, then updated or withdrawn, and nothing repeats."""
         ids = [event.id for event in self.events]
         assert len(ids) == len(set(ids)), "one event twice"
         for name, story in self.stories().items():
@@ -114,7 +122,7 @@ class Topics:
                 before = event
 
     def is_the_sis(self, extract: Path) -> None:
-        """They end with what the system has."""
+        """Check that the current state equals the extract."""
         wanted = {
             id_: f"{given} {family}" for id_, (given, family) in truth(extract).people.items()
         }
@@ -129,8 +137,10 @@ class Topics:
         assert found == truth(extract).rosters
 
     def is_whole(self, notes: Iterable[str]) -> tuple[int, int]:
-        """Of each transaction in the producers' notes all is there, or nothing; how many are there
-        and how many are not."""
+        """Check that the topics have all events of each noted transaction, or none.
+
+        Return how many transactions are there and how many are not.
+        """
         there: dict[str, set[int]] = {}
         for event in self.events:
             run, _, number = event.id.partition("-")
@@ -153,9 +163,13 @@ def _standing(people: Mapping[str, Sequence[Event]]) -> dict[str, str]:
 
 
 class Has(NamedTuple):
-    """What a product has: rosters (class, person, role as the system says it); for each person what
-    it was told of them, oldest first; of each kind that it is told of the events' ids, where it
-    knows them; the kinds of people that it is told of."""
+    """What a product has.
+
+    rosters: class, person and role, in the words of the SIS.
+    told:    for each person the delivered states, oldest first.
+    ids:     for each kind the ids of the delivered events, where the product knows them.
+    kinds:   the kinds of people that are delivered to it.
+    """
 
     rosters: Rosters
     told: Mapping[str, Sequence[str]]
@@ -163,7 +177,7 @@ class Has(NamedTuple):
     kinds: Sequence[str] = PEOPLE[:2]
 
     def is_the_sis(self, extract: Path) -> None:
-        """It is what the system has; of guardians those whom a student names."""
+        """Check that the product has what the SIS has; of guardians, only those a student names."""
         wanted = truth(extract)
         assert self.rosters == wanted.rosters
         standing = {key: told[-1] for key, told in self.told.items() if told[-1] != GONE}
@@ -174,20 +188,25 @@ class Has(NamedTuple):
         }
 
     def follows(self, published: Topics) -> None:
-        """Each person's story came in its order, nothing of it twice, to its end. What happened to
-        a person within one batch may have come as one."""
+        """Check that each person's states came in order, each once, up to the current one.
+
+        Several changes to a person within one batch may come as one.
+        """
         people = published.people(self.kinds)
         assert self.told.keys() <= people.keys()
         for key, story in people.items():
             rest = iter([event.told for event in story])
             came = self.told.get(key, ())
             assert all(one in rest for one in came), f"{key}: {came} of {story}"
-            # Who came and went in one batch need not have been told of at all.
+            # A person who is created and withdrawn within one batch may not be delivered at all.
             assert (came[-1] if came else GONE) == story[-1].told, f"{key}: {came} of {story}"
 
     def is_not_behind(self, published: Topics, committed: Mapping[Place, int]) -> None:
-        """The product has at least all that is committed: of each person the last such event, or a
-        later one; and of each event the id, where it knows them."""
+        """Check that the product has everything that is committed.
+
+        For each person it has the last committed state or a later one. Where it knows the ids of
+        events, it has each committed id.
+        """
         for event in published.events:
             if event.kind in self.ids and event.offset < committed.get(event.place, 0):
                 assert event.id in self.ids[event.kind], f"{event.id}: committed, not delivered"
@@ -198,12 +217,12 @@ class Has(NamedTuple):
                 told = self.told.get(key, ())
                 last = told[-1] if told else GONE
                 if key.startswith(GUARDIAN) and last == GONE:
-                    continue  # the students who name a guardian may have left
+                    continue  # the students who name this guardian may have left
                 assert last in later, f"{key}: has {last}, committed {later}"
 
 
 def canvas(folder: Path) -> Has:
-    """What Canvas makes of the zips in a folder."""
+    """Return what Canvas makes of the zips in a folder."""
     state = canvas_model.apply([])
     told: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.zip")):
@@ -219,7 +238,7 @@ def canvas(folder: Path) -> Has:
 
 
 def sds(folder: Path) -> Has:
-    """What School Data Sync reads from the set in a folder; it has no history."""
+    """Return what School Data Sync reads from the set in a folder; it keeps no history."""
     state = sds_model.load(folder)
     roster = sds_model.rosters(state)
     told = {i: [f"{r['givenName']} {r['familyName']}"] for (i,), r in state["users.csv"].items()}
@@ -227,7 +246,7 @@ def sds(folder: Path) -> Has:
 
 
 def webhook(events: Iterable[Received]) -> Has:
-    """What a vendor has who takes each id once, and for each record the latest."""
+    """Return what a vendor has that takes each id once and keeps the latest state of a record."""
     first = {event.id: event for event in reversed([*events])}
     told: dict[str, list[str]] = {}
     ids: dict[str, set[str]] = {kind: set() for kind in DEFAULT_KINDS}
@@ -253,7 +272,7 @@ def webhook(events: Iterable[Received]) -> Has:
 
 
 def committed(settings: Settings, product: str) -> dict[Place, int]:
-    """The offsets that a product's group has committed."""
+    """Return the offsets that a product's consumer group has committed."""
     config = client_settings(settings) | {"group.id": f"{settings.topic_prefix}.{product}"}
     consumer = Consumer(config)
     try:
@@ -271,11 +290,14 @@ def committed(settings: Settings, product: str) -> dict[Place, int]:
 
 
 def dead_letters(settings: Settings, product: str) -> int:
-    """How many there are; each has a reason, and what it is of lies where it says."""
+    """Count the dead letters of a product.
+
+    Check that each has a reason, and that its bytes equal the message at the place it names.
+    """
     number = 0
     for message in scan(settings, topics.deadletters(settings, product)):
         headers = dict(headers_of(message))
-        if "dl_state" in headers:  # what somebody did with one
+        if "dl_state" in headers:  # an operator's action on a dead letter
             continue
         assert headers.get("dl_reason"), "a dead letter without a reason"
         topic, partition, offset = (headers["dl_place"] or b"").decode().split("/")
@@ -288,5 +310,5 @@ def dead_letters(settings: Settings, product: str) -> int:
 
 
 def notes(path: Path) -> Iterator[str]:
-    """The lines that processes have noted."""
+    """Yield the lines that processes have noted."""
     yield from path.read_text().splitlines() if path.exists() else ()

@@ -1,4 +1,4 @@
-"""What the fault tests share: how long they go on, their seed, and the table of what was found."""
+"""What the fault tests share: the long form, the seed, and the table of findings."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FINDINGS = pytest.StashKey["Findings"]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of a `turn` is run once, or ten times in the long form; `rng` is another each time."""
+    """Run a test with `turn` once, or ten times in the long form; `rng` differs each time."""
     if "turn" in metafunc.fixturenames:
         turns = 10 if metafunc.config.getoption("--long") else 1
         metafunc.parametrize("turn", range(1, turns + 1))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is marked `long` is left out of the short form."""
+    """Skip the tests that are marked `long` in the short form."""
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
@@ -38,18 +38,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @dataclass(slots=True)
 class Findings:
-    """What was done, and what came of it."""
+    """The faults that were made, and their results."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, fault: str, done: object, found: object) -> None:
-        """One line of the table: which fault, how often and where it was made, what came of it."""
+        """Add a row to the table: the fault, how often and where it was made, and the result."""
         self.rows.append((fault, str(done), str(found)))
 
 
 @pytest.fixture(scope="session")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
-    """A bus that no other worker of pytest-xdist has: it may be killed."""
+    """A bus that no other worker of pytest-xdist uses, so that a test may kill it."""
     home = tmp_path_factory.mktemp("bus") / "home"
     local.up(home)
     try:
@@ -60,7 +60,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """Chance that can be had again: of the seed and the test's name."""
+    """Random numbers that can be repeated: they depend on the seed and the name of the test."""
     return random.Random(f"{request.config.getoption('--seed')} {request.node.name}")
 
 
@@ -77,7 +77,7 @@ def findings(request: pytest.FixtureRequest) -> Findings:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist sends its lines of the table to its parent, which prints them."""
+    """Send the rows of a pytest-xdist worker to its parent, which prints them."""
     if hasattr(session.config, "workeroutput") and (
         found := session.config.stash.get(FINDINGS, None)
     ):
@@ -86,7 +86,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """What a worker has found; nothing when it has died."""
+    """Add the rows of a worker; a worker that died has none."""
     rows = getattr(node, "workeroutput", {}).get("findings", ())
     node.config.stash.setdefault(FINDINGS, Findings()).rows.extend(rows)
 

@@ -1,5 +1,7 @@
-"""Defects that `tests.faults.noted` builds into the bus when the variable `DEFECT` names one: what a
-check is worth that has never failed is not known."""
+"""Defects that `tests.faults.noted` builds into the bus when the variable `DEFECT` names one.
+
+They show that the checks can fail.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from bus.kafka.transactions import Publisher
 
 
 def halves() -> None:
-    """Each piece of a transaction is committed by itself, and the process dies after the second."""
+    """Commit each piece of a transaction by itself, and die after the second piece."""
     publish = Publisher.publish
     pieces = 0
 
@@ -32,7 +34,7 @@ def halves() -> None:
 
 
 def lost() -> None:
-    """The first record of each batch is not published."""
+    """Leave out the first record of each batch that is published."""
     publish = Publisher.publish
 
     def losing(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
@@ -42,7 +44,7 @@ def lost() -> None:
 
 
 def doubled() -> None:
-    """All is published twice."""
+    """Publish everything twice."""
     publish = Publisher.publish
 
     def twice(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
@@ -53,7 +55,7 @@ def doubled() -> None:
 
 
 def committed_first() -> None:
-    """Offsets are committed before the batch is delivered, and the process dies in between."""
+    """Commit offsets before the batch is delivered, and die in between."""
 
     def early(loop: Worker, batch: Batch) -> Any:
         loop._commit(batch.offsets)
@@ -63,12 +65,12 @@ def committed_first() -> None:
 
 
 def undelivered() -> None:
-    """The last row of each student part is not delivered."""
+    """Leave out the last row of each student part."""
     _change_parts(lambda part: _taken(part, slice(-1) if part.kind == "student" else slice(None)))
 
 
 def reversed_() -> None:
-    """Rows are delivered last first."""
+    """Deliver rows in reverse order."""
     _change_parts(lambda part: _taken(part, slice(None, None, -1)))
 
 
@@ -98,6 +100,6 @@ DEFECTS: dict[str, Callable[[], None]] = {
 
 
 def build_in() -> None:
-    """Build in what `DEFECT` names, if it names any."""
+    """Build in the defect that `DEFECT` names, if it names one."""
     if name := os.environ.get("DEFECT"):
         DEFECTS[name]()

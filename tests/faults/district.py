@@ -1,9 +1,10 @@
-"""A small district as its student information system has it, day by day; and what of it was told.
+"""A small district as its SIS has it, day by day, and what its extracts say.
 
-`Sis` is the system: plain records, changed by hand, written as OneRoster CSV extracts. `Told` is
-what anybody who read those extracts by the rules must know afterwards (OneRoster 1.1 CSV: bulk and
-delta, "tobedeleted"; docs/sources.md: what is in quarantine stands as it stood, and what names a
-kind that was never carried is kept). Both are as plain as can be and know nothing of the bus.
+`Sis` is the system: plain records, changed one by one and written as OneRoster CSV extracts. `Told`
+is what a reader of those extracts must know afterwards. It follows OneRoster 1.1 CSV (bulk and
+delta, "tobedeleted") and docs/sources.md: a record whose row is in quarantine keeps its state, and
+a reference to a kind that was never in an extract is kept. Both are as plain as can be, and know
+nothing of the bus.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 
 Mode = Literal["bulk", "delta"]
 Key = tuple[str, str]
-"""Kind and id."""
+"""The kind and the id of a record."""
 Row = dict[str, str]
 
 FILES = {
@@ -28,7 +29,7 @@ FILES = {
     "users": "role enabledUser orgSourcedIds username givenName familyName",
     "enrollments": "classSourcedId schoolSourcedId userSourcedId role beginDate endDate",
 }
-"""The files and, beside sourcedId and status, their columns."""
+"""The files and their columns besides sourcedId and status."""
 KINDS = {
     "org": "orgs",
     "academicSession": "academicSessions",
@@ -38,7 +39,7 @@ KINDS = {
     "class": "classes",
     "enrollment": "enrollments",
 }
-"""The kinds and their files, what is referred to first."""
+"""The kinds and their files, referenced kinds first."""
 PEOPLE = ("student", "staff")
 LETTERS = dict(zip(KINDS, "stcpwke", strict=True))
 REQUIRED = {
@@ -58,7 +59,7 @@ OPTIONAL = {
 }
 NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
 USERNAMES = "red blue green".split()
-"""Few, so that they are freed and taken, and swapped."""
+"""Only a few, so that people often release, take and swap them."""
 ROLES = "student teacher aide proctor".split()
 DATES = (
     ("", ""),
@@ -66,21 +67,24 @@ DATES = (
     ("2026-10-01", "2099-01-15"),
     ("2026-08-17", "2099-01-15"),
 )
-"""First and last days of enrollments. One student may have several in one class."""
+"""First and last days of enrollments. A student may have several enrollments in one class."""
 SPARED = ("courses", "academicSessions")
-"""Files without which a district's classes mean something to every product: Canvas takes no class
-without its school."""
+"""Files that an extract may always leave out.
+
+Without them, classes still have a meaning for every product. Canvas takes no class without its
+school.
+"""
 
 Rubbish = Literal["status", "short", "no id", "empty", "twice", "nowhere", "quote", "role"]
 RUBBISH: tuple[Rubbish, ...] = (
     "status", "empty", "twice", "nowhere", "short", "no id", "quote", "role",
 )  # fmt: skip
 NAMELESS = ("short", "no id", "quote", "role")
-"""Rubbish by which nobody can tell whose row it was: then nothing of the file is taken for gone."""
+"""Rubbish that hides whose row it was, so that no record of the kind is withdrawn."""
 
 
 class Change(NamedTuple):
-    """Something that happens: what to which record; `a`, `b`, `c` choose names and references."""
+    """A change of one record; `a`, `b` and `c` choose names and references."""
 
     what: Literal["put", "remove", "forget"]
     kind: str
@@ -92,7 +96,11 @@ class Change(NamedTuple):
 
 @dataclass(slots=True)
 class Record:
-    """A record in the system. gone: taken away; marked: shown as tobedeleted rather than left out."""
+    """A record in the system.
+
+    gone:   whether the record is removed.
+    marked: whether a bulk extract shows a removed record as tobedeleted rather than leaving it out.
+    """
 
     fields: Row
     gone: bool = False
@@ -101,14 +109,17 @@ class Record:
 
 @dataclass(slots=True)
 class Extract:
-    """A day's rows. rubbish: what was made of some of them."""
+    """The rows of one day.
+
+    rubbish: the rows that are spoiled, and how.
+    """
 
     modes: dict[str, Mode]
     rows: dict[str, list[Row]]
     rubbish: dict[Key, Rubbish]
 
     def write(self, path: Path) -> Path:
-        """Write it as a zip, rubbish and all."""
+        """Write the extract as a zip, with the rubbish."""
         manifest = ["propertyName,value", "manifest.version,1.0", "oneroster.version,1.1"]
         manifest += [f"file.{file},{self.modes.get(file, 'absent')}" for file in FILES]
         with zipfile.ZipFile(path, "w") as archive:
@@ -149,18 +160,21 @@ class Extract:
 
 @dataclass(slots=True)
 class Sis:
-    """The system. mark: begins every id, so that several may be told to one bus."""
+    """The system.
+
+    mark: the prefix of every id, so that several districts fit on one bus.
+    """
 
     mark: str
     records: dict[Key, Record] = field(default_factory=dict)
     unsent: set[Key] = field(default_factory=set)
 
     def id(self, kind: str, number: int) -> str:
-        """The id of a kind's record of this number."""
+        """Return the id of a kind's record with this number."""
         return f"{self.mark}{LETTERS[kind]}{number}"
 
     def change(self, change: Change) -> None:
-        """Let it happen; what cannot happen, such as an enrollment in a district of no class, does not."""
+        """Apply a change, unless it is impossible, such as an enrollment without a class."""
         key = (change.kind, self.id(change.kind, change.number))
         if change.what == "put":
             if (fields := self._fields(change)) is not None:
@@ -229,8 +243,11 @@ class Sis:
         }
 
     def _username(self, person: Key, wish: int) -> str:
-        """A person's username: the id, or a name of a few, which may be another's. That one then
-        gets what this person had, so that each is one person's."""
+        """Return a person's username: the id, or one of a few names.
+
+        If another person has the name, that person gets the old name of this one, so usernames stay
+        unique.
+        """
         if wish % 8 >= len(USERNAMES):
             return person[1]
         wanted = f"{self.mark}{USERNAMES[wish % 8]}"
@@ -253,10 +270,10 @@ class Sis:
         return sorted({there[(at + i) % len(there)] for i in range(number)}) if there else []
 
     def extract(self, modes: dict[str, Mode], rubbish: list[tuple[int, Rubbish]]) -> Extract:
-        """What the system exports: all of a file, or what was not yet sent well.
+        """Export all records of a file, or those that have not been sent intact yet.
 
-        modes:   for each file that is in the extract, how.
-        rubbish: which rows, by a number, are rubbish, and how. They are sent again the next time.
+        modes:   the mode of each file that is in the extract.
+        rubbish: which rows are spoiled (by a number), and how. They are sent again the next time.
         """
         keys = [
             key
@@ -286,18 +303,22 @@ class Sis:
 
 @dataclass(slots=True)
 class Told:
-    """What was told. records: each as it was last told; active: those that stand."""
+    """What the extracts said.
+
+    records: each record as it was last delivered.
+    active:  the active records.
+    """
 
     records: dict[Key, Row] = field(default_factory=dict)
     active: set[Key] = field(default_factory=set)
 
     def may_lack(self, file: str) -> bool:
-        """Whether an extract may leave out a file: what it names was told, or can be spared."""
+        """Return whether an extract may leave out a file: its records are known, or not needed."""
         kinds = {kind for kind in KINDS if KINDS[kind] == file}
         return file in SPARED or kinds <= {kind for kind, _ in self.records}
 
     def take(self, extract: Extract) -> None:
-        """An extract is taken."""
+        """Take in an extract."""
         there, put_off = self._there(extract)
         now: set[Key] = set()
         known = {kind for kind, _ in self.records}
@@ -338,7 +359,7 @@ class Told:
                 self.active -= {k for k in self.active if k[0] == kind and k not in there}
 
     def _there(self, extract: Extract) -> tuple[set[Key], set[str]]:
-        """The records that have a row by which they can be known; the kinds of which others may."""
+        """Return the records with a recognizable row, and the kinds that may have other rows."""
         there, put_off = set(), set()
         for kind, file in KINDS.items():
             for row in _of(kind, extract.rows.get(file, [])):
@@ -347,14 +368,14 @@ class Told:
                 if sort not in NAMELESS:
                     there.add(key)
                 elif file == "users" and sort != "no id":
-                    put_off |= KINDS.keys()  # such a row may be anybody's
+                    put_off |= KINDS.keys()  # such a row may be of any kind
                 else:
                     put_off.add(kind)
         return there, put_off
 
 
 def kind_of(file: str, row: Row) -> str:
-    """The kind of a file's row."""
+    """Return the kind of a file's row."""
     if file == "users":
         return "student" if row["role"] == "student" else "staff"
     return next(kind for kind in KINDS if KINDS[kind] == file)

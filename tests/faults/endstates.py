@@ -1,4 +1,4 @@
-"""What each product must hold in the end, from what it was told; and what it holds."""
+"""What each product must hold in the end, computed from the extracts, and what it holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = {
     ]
     for kind, file in KINDS.items()
 }
-"""Of each kind the columns that are told as text."""
+"""The columns of each kind that are delivered as text."""
 
 State = dict[str, Any]
 
@@ -33,7 +33,7 @@ def _people(told: Told) -> dict[str, Row]:
 
 
 def _users(told: Told) -> dict[str, Row]:
-    """Who may sign in."""
+    """Return the people who may sign in."""
     return {id_: row for id_, row in _people(told).items() if row["enabledUser"] == "true"}
 
 
@@ -41,8 +41,11 @@ CONTESTED = "one of several who want it"
 
 
 def _login(told: Told, person: Row) -> str:
-    """The username; `CONTESTED` if it is another's too, whose change is in quarantine. Then only
-    one of them has it, and the others have their ids."""
+    """Return the username, or `CONTESTED` if another active person has the same one.
+
+    This happens when the row that changes the other person's username is in quarantine. Then only
+    one of them has it, and the others have their ids.
+    """
     wanted = [row["username"] for row in _people(told).values()]
     return CONTESTED if wanted.count(person["username"]) > 1 else person["username"]
 
@@ -52,7 +55,11 @@ def _one_of(contested: Mapping[str, str], login: str, id_: str) -> str:
 
 
 def canvas(told: Told) -> State:
-    """Who is active in what and when; what stands, by name; of the people all that were ever told."""
+    """Return what Canvas must hold.
+
+    These are the active rosters with their dates, the names of active records, and the users whom
+    it must have suspended: all people that were ever delivered and may not sign in.
+    """
     users, classes = _users(told), _standing(told, "class")
     return {
         "accounts": {
@@ -78,7 +85,7 @@ def canvas(told: Told) -> State:
 
 
 def _same(enrollments: dict[str, Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Those that are one to Canvas, by class, person and role."""
+    """Group the enrollments that are equivalent records for Canvas, by class, person and role."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in enrollments.values():
         key = row["classSourcedId"], row["userSourcedId"], row["role"]
@@ -87,8 +94,11 @@ def _same(enrollments: dict[str, Row]) -> dict[tuple[str, str, str], list[Row]]:
 
 
 def _dates(rows: list[Row]) -> tuple[str, str]:
-    """The first and the last day that Canvas is told of enrollments that are one to it: the latest
-    last day, the earliest first day, no day at all for either if one of the two is missing."""
+    """Return the first and the last day of equivalent enrollments, as Canvas must have them.
+
+    They are the earliest first day and the latest last day. Both are empty if one of the two is
+    missing in any of the enrollments.
+    """
     first, last = (
         "" if any(not row[name] for row in rows) else choose(row[name] for row in rows)
         for name, choose in (("beginDate", min), ("endDate", max))
@@ -97,7 +107,11 @@ def _dates(rows: list[Row]) -> tuple[str, str]:
 
 
 def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
-    """The same of Canvas. Of accounts and terms those that stand: Canvas deletes no others at once."""
+    """Return what Canvas holds, in the form of `canvas`.
+
+    Accounts and terms are limited to active records, because Canvas does not delete the others at
+    once.
+    """
 
     def rows(name: str, *statuses: str) -> dict[str, Row]:
         return {
@@ -133,7 +147,10 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
 
 
 def sds(told: Told) -> State:
-    """The set, file by file, as it refers to nothing that is not in it; of people who has a role."""
+    """Return the set that SDS must have, file by file.
+
+    It refers only to rows that are in it, and has only people with a role.
+    """
     orgs, sessions, users = _standing(told, "org"), _standing(told, "academicSession"), _users(told)
     courses = {i: r for i, r in _standing(told, "course").items() if r["orgSourcedId"] in orgs}
     classes = {i: r for i, r in _standing(told, "class").items() if r["schoolSourcedId"] in orgs}
@@ -179,12 +196,12 @@ def sds(told: Told) -> State:
 
 
 def _first(users: Mapping[str, Row], person: Row) -> str:
-    """The first who has a person's username."""
+    """Return the id of the first user with a person's username."""
     return min(i for i, row in users.items() if row["username"] == person["username"])
 
 
 def sds_has(state: sds_model.State, mark: str) -> State:
-    """The same of the set in the folder."""
+    """Return the set in the folder, in the form of `sds`."""
 
     def rows(name: str) -> dict[str, Row]:
         return {key[0]: row for key, row in state[name].items() if key[0].startswith(mark)}
@@ -206,7 +223,7 @@ def sds_has(state: sds_model.State, mark: str) -> State:
 
 
 def webhook(told: Told) -> State:
-    """Every record that stands, field by field."""
+    """Return every active record, field by field."""
     return {
         kind: {
             id_: {name: row[name] for name in COLUMNS[kind] if row[name]}
@@ -217,10 +234,10 @@ def webhook(told: Told) -> State:
 
 
 def webhook_has(events: Iterable[Received], mark: str) -> State:
-    """The same of the events that a vendor took, the latest of each record.
+    """Return the latest state of each record that a vendor took, in the form of `webhook`.
 
-    An enrollment that goes to another person is withdrawn for the one and stands for the other;
-    these two come in any order, as each is of another person's story.
+    An enrollment that moves to another person is withdrawn for the one and active for the other.
+    These two events come in any order, because they belong to different people.
     """
     latest: dict[tuple[str, str, str], dict[str, Any]] = {}
     known: set[str] = set()

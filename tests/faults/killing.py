@@ -1,4 +1,4 @@
-"""Processes of `bus …` that are killed without warning at a moment that chance has chosen."""
+"""Processes of `bus …` that are killed without warning at a random moment."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.integration.commands import Commands
 ROOT = Path(__file__).parents[2]
 NOTED = (sys.executable, "-m", "tests.faults.noted")
 SMALL = 50
-"""How many records are in a transaction, and in a consumer's batch, at most."""
+"""The largest number of records in a transaction and in a consumer's batch."""
 QUICK = '{"session.timeout.ms": 1500, "heartbeat.interval.ms": 300}'
-"""librdkafka's settings with which a group does not wait 10 s for a member that was killed."""
+"""librdkafka settings with which a group drops a killed member sooner than after 10 s."""
 LONGEST = 60.0
 
 
 @dataclass(slots=True)
 class Mortal:
-    """Runs a command in small steps (`tests.faults.noted`), and kills it.
+    """A command that is run in small steps (`tests.faults.noted`) and killed.
 
-    steps:  of how many steps a run is, about; it is found out when one comes to its end.
-    killed: how often in which step.
+    steps:  about how many steps a run has; corrected when a run reaches its end.
+    killed: how many kills happened in each step.
     """
 
     commands: Commands
@@ -53,18 +53,18 @@ class Mortal:
 
     @property
     def notes(self) -> Path:
-        """What the processes have noted."""
+        """The file with the notes of the processes."""
         return self.commands.cwd / "notes"
 
     @property
     def told(self) -> str:
-        """Where the kills were."""
+        """A summary of the kills, by step."""
         return f"{self.killed.total()} kills: " + ", ".join(
             f"{number} in {step}" for step, number in sorted(self.killed.items())
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it and let it run."""
+        """Start the command and let it run."""
         return subprocess.Popen(
             [*NOTED, str(self.notes), str(SMALL), *arguments, "--json"],
             cwd=self.commands.cwd,
@@ -75,7 +75,7 @@ class Mortal:
         )
 
     def kill_once(self, *arguments: str) -> None:
-        """Start it and kill it a moment after some step, if it has not come to its end by then."""
+        """Start the command and kill it shortly after a random step, unless it ends before."""
         begun = len(self._lines())
         at, moment = self.rng.randint(1, self.steps), self.rng.choice((0, 0.003, 0.02, 0.1))
         process = self.start(*arguments)
@@ -94,8 +94,10 @@ class Mortal:
             self.steps = len(self._lines()) - begun
 
     def beside(self, *arguments: str, then: Callable[[], None]) -> None:
-        """Start it and do something to others when it has noted up to so many steps; let it end,
-        well or not."""
+        """Start the command, call `then` after a random number of steps, and let the command end.
+
+        The command may succeed or fail.
+        """
         wanted = len(self._lines()) + self.rng.randint(1, self.steps)
         process = self.start(*arguments)
         try:
@@ -108,7 +110,7 @@ class Mortal:
             process.communicate()
 
     def finish(self, *arguments: str, tries: int = 1) -> int:
-        """Run it to its end, as often as it takes, as a nightly job does; how often that was."""
+        """Run the command until it succeeds, as a nightly job does; return the number of runs."""
         for number in range(1, tries + 1):
             process = self.start(*arguments)
             try:
@@ -121,7 +123,10 @@ class Mortal:
         return self.commands.run(*arguments) and tries + 1
 
     def _lines(self) -> list[str]:
-        """All notes; read when there are more than before, as this is asked every millisecond."""
+        """Return all notes.
+
+        The file is read only when it has grown, because this is called every millisecond.
+        """
         size = self.notes.stat().st_size if self.notes.exists() else 0
         if size != self._size:
             self._size, self._known = size, [*checker.notes(self.notes)]
@@ -129,7 +134,7 @@ class Mortal:
 
 
 def _step(line: str) -> str:
-    """What a note says for a person: `_hand_over done` is "after hand over"."""
+    """Return a note in words: `_hand_over done` becomes "after hand over"."""
     words = line.replace("_", " ").split()
     if words[-1] == "done":
         return " ".join(["after", *words[:-1]])
@@ -138,12 +143,12 @@ def _step(line: str) -> str:
 
 @dataclass(slots=True)
 class Watched:
-    """What a reader of committed data has been given while things went wrong."""
+    """The events that a reader of committed data received during the faults."""
 
     ids: list[str] = field(default_factory=list)
 
     def saw_only(self, published: Topics) -> None:
-        """Nothing that is not there in the end, nothing twice, all that is there."""
+        """Check that the reader received every event of the topics once, and no others."""
         there = {event.id for event in published.events}
         assert len(self.ids) == len(set(self.ids)), "given twice"
         assert set(self.ids) - there == set(), "given, and aborted afterwards"
@@ -152,7 +157,7 @@ class Watched:
 
 @contextmanager
 def watching(settings: Settings) -> Iterator[Watched]:
-    """Read committed data while the block runs, and to the end as it is then."""
+    """Read committed data while the block runs, and then up to the current end of the topics."""
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
     found, over = Watched(), threading.Event()
     reader = Reader(settings, "watching failed: {}", seconds=30)
@@ -165,7 +170,7 @@ def watching(settings: Settings) -> Iterator[Watched]:
             try:
                 messages, _ = reader.take(patience=0.2)
             except RetryLater:
-                continue  # a broker is away
+                continue  # a broker is down
             if messages or not over.is_set():
                 quiet = time.monotonic()
             found.ids += [(dict(headers_of(m))["ce_id"] or b"").decode() for m in messages]
@@ -181,7 +186,7 @@ def watching(settings: Settings) -> Iterator[Watched]:
 
 
 def ready(variables: Mapping[str, str], secret: str) -> dict[str, str]:
-    """The variables of consumers that do not wait long for anything."""
+    """Return variables with which consumers wait only briefly."""
     return {
         **variables,
         "BUS_KAFKA__CLIENT": QUICK,

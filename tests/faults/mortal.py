@@ -1,9 +1,10 @@
-"""Death at a chosen step: of a producer or of a consumer, in this process, so that it can be drawn.
+"""Death of a producer or a consumer at a chosen step, within this process.
 
-A `Life` counts the steps at which a kill would leave something half done: before and after each
-call to Kafka, to the delivery, to the cache. When its number is up it raises `Killed`, and whatever
-is called after that, such as to abort a transaction or to release partitions, does nothing, as of
-one who is dead. Nothing of the product is replaced but its ends: the Kafka client, the delivery.
+Hypothesis can therefore draw the step. A `Life` counts the steps at which a kill would leave
+something half done: before and after each call to Kafka, to the delivery and to the cache. At the
+last step it raises `Killed`. Later calls, such as to abort a transaction or to release partitions,
+then do nothing, as after a real kill. The tests replace only the edges of the bus: the Kafka client
+and the delivery.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ from bus.kafka import transactions
 
 
 class Killed(BaseException):
-    """As by kill -9: nothing catches it."""
+    """A death like that of kill -9: the code under test does not catch it."""
 
 
 @dataclass(slots=True)
 class Life:
-    """steps: how many are left; None: it does not end."""
+    """The life of a process.
+
+    steps: how many steps are left; None means that it never dies.
+    """
 
     steps: int | None = None
     dead: bool = field(default=False, init=False)
 
     def step(self) -> None:
-        """One more; the last one kills."""
+        """Count a step; die if none was left."""
         if self.steps is not None:
             self.steps -= 1
             if self.steps < 0:
@@ -50,24 +54,24 @@ class MortalProducer:
         self._life = life
 
     def produce(self, *arguments: Any, **named: Any) -> None:
-        """As the real one's."""
+        """Produce a message, as the real producer does."""
         self._life.step()
         self._real.produce(*arguments, **named)
 
     def commit_transaction(self, *arguments: Any) -> None:
-        """As the real one's."""
+        """Commit the transaction, as the real producer does."""
         self._life.step()
         self._real.commit_transaction(*arguments)
         self._life.step()
 
     def abort_transaction(self, *arguments: Any) -> None:
-        """As the real one's; who is dead aborts nothing."""
+        """Abort the transaction, as the real producer does; a dead process aborts nothing."""
         if self._life.dead:
             raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
         self._real.abort_transaction(*arguments)
 
     def purge(self) -> None:
-        """As the real one's; what a dead process had in hand is gone in the same way."""
+        """Drop the messages in memory, as the real producer does; death drops them too."""
         self._real.purge()
 
     def __getattr__(self, name: str) -> Any:
@@ -76,9 +80,10 @@ class MortalProducer:
 
 @contextmanager
 def mortal_producer(life: Life, transaction_records: int) -> Iterator[Callable[[str], None]]:
-    """While it lasts, `bus.ingest.pipeline.produce` may die; gives its `progress`.
+    """Make `bus.ingest.pipeline.produce` mortal while the block runs; yield its `progress`.
 
-    transaction_records: of how many records a transaction is at most, or of one change of a kind.
+    transaction_records: the largest number of records in a transaction. A transaction of only one
+        change of a kind may have more.
     """
 
     def dying(function: Callable[..., None]) -> Callable[..., None]:
@@ -104,29 +109,29 @@ class MortalDelivery:
         self._life = life
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """As the real one's."""
+        """Return where to resume, as the real delivery does."""
         return self._real.resume(cluster, partitions)
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """As the real one's."""
+        """Deliver a batch, as the real delivery does."""
         self._life.step()
         refusals = self._real.deliver(batch)
         self._life.step()
         return refusals
 
     def settle(self) -> None:
-        """As the real one's."""
+        """Settle, as the real delivery does."""
         self._life.step()
         self._real.settle()
         self._life.step()
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """As the real one's; who is dead releases nothing."""
+        """Release partitions, as the real delivery does; a dead process releases nothing."""
         if not self._life.dead:
             self._real.release(partitions)
 
     def close(self) -> None:
-        """As the real one's: its files are closed when a process dies, too."""
+        """Close the files, as the real delivery does; the death of a process closes them too."""
         self._real.close()
 
 

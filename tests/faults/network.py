@@ -1,7 +1,8 @@
-"""A bus with a proxy on every way to it: producers to Kafka, consumers to Kafka, both to the registry.
+"""A bus with a proxy for producers to Kafka, one for consumers to Kafka, and one to the registry.
 
-Clients of Kafka go where the broker tells them, so the broker has a listener for each proxy, which
-advertises that proxy's port. Its own requests to itself go by its own listener, untouched.
+Clients of Kafka connect to the address that the broker advertises. The broker therefore has one
+listener for each proxy, which advertises the port of that proxy. The broker's requests to itself
+use its own listener, without a proxy.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from tests.faults.proxy import Proxy, Way
 
 WAYS = ("PRODUCE", "CONSUME")
 SOON = "transaction.abort.timed.out.transaction.cleanup.interval.ms=500"
-"""A transaction that is too old is aborted within this, not within 10 s: tests need not wait."""
+"""The broker aborts expired transactions within this time, not within 10 s, to keep tests short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The bus and the ways to it; `settings` go there without any proxy."""
+    """The bus and its proxies; `settings` lead there without a proxy."""
 
     home: Path
     settings: Settings
@@ -38,7 +39,7 @@ class Network:
     registry: Proxy
 
     def through(self, proxy: Proxy, settings: Settings | None = None) -> Settings:
-        """Settings that lead to Kafka through a proxy, and to the registry through its own."""
+        """Return settings for Kafka through this proxy and for the registry through its own."""
         registry = (settings or self.settings).registry.model_copy(
             update={"url": f"http://127.0.0.1:{self.registry.port}/apis/ccompat/v7"}
         )
@@ -50,14 +51,14 @@ class Network:
         )
 
     def well(self) -> None:
-        """All ways are free."""
+        """Let all traffic pass."""
         for proxy in (self.produce, self.consume, self.registry):
             proxy.be("pass")
 
 
 @contextmanager
 def network(home: Path) -> Iterator[Network]:
-    """Run it while the block does."""
+    """Run the bus and the proxies in a home while the block runs."""
     ports: list[int] = []
     for _ in range(2 * len(WAYS)):
         ports.append(machine.free_port(ports))
@@ -81,7 +82,7 @@ def network(home: Path) -> Iterator[Network]:
 
 
 def _with_listeners(behind: list[int], before: list[int]) -> str:
-    """The embedded Kafka's configuration with these listeners more."""
+    """Return the embedded Kafka's configuration with more listeners."""
     lines = kafka_process.PROPERTIES.splitlines()
     more = {
         "listeners=": [f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, behind, strict=True)],
@@ -97,7 +98,7 @@ def _with_listeners(behind: list[int], before: list[int]) -> str:
 
 
 Weather = tuple[Way, float, float]
-"""A way, latency in seconds, rate in bytes a second."""
+"""A way, the latency in seconds, and the rate in bytes a second."""
 SLOW: Weather = ("pass", 0.05, 200_000)
 KINDS_OF_WEATHER: dict[str, Weather] = {
     "slow": SLOW,
@@ -109,7 +110,7 @@ KINDS_OF_WEATHER: dict[str, Weather] = {
 
 
 TURNS = 12
-"""So that a slow machine does not have the more of it."""
+"""A limit, so that slow machines do not get more bad turns."""
 
 
 @contextmanager
@@ -121,10 +122,11 @@ def weather(
     bad: tuple[float, float] = (0.2, 1.5),
     good: tuple[float, float] = (0.05, 0.5),
 ) -> Iterator[Counter[str]]:
-    """Bad and good weather in turns while the block runs, `TURNS` at most, then good; how often it
-    was of a kind.
+    """Alternate bad and good turns while the block runs, then let all traffic pass.
 
-    bad, good: for how many seconds it is so at least and at most.
+    There are at most `TURNS` bad turns. Yields how often each kind came.
+
+    bad, good: the shortest and the longest turn, in seconds.
     """
     had: Counter[str] = Counter()
     over = threading.Event()
@@ -152,6 +154,6 @@ def weather(
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One such bus for all tests; each leaves its ways free."""
+    """One such bus for all tests; each test lets all traffic pass at its end."""
     with network(tmp_path_factory.mktemp("network") / "home") as one:
         yield one

@@ -1,11 +1,11 @@
-"""`bus …` as it is, in small steps, and with a note of each, so that a kill can be aimed at one.
+"""Run `bus …` in small steps and note each step, so that a test can aim a kill at one.
 
     python -m tests.faults.noted NOTES RECORDS ARGUMENT…
 
-NOTES is a file to which a line is added before and after each thing that a kill may tear; RECORDS
-is how large a transaction and a consumer's batch are at most; a replay reads little more than that
-ahead. The notes of a producer say as well
-what belonged together: `commit RUN FIRST LAST` for a transaction of the events FIRST to LAST.
+NOTES is a file that gets a line before and after each step that a kill may interrupt. RECORDS is
+the largest number of records in a transaction and in a consumer's batch; a replay reads only a
+little further ahead. A producer also notes which events belong together: `commit RUN FIRST LAST` is
+a transaction of the events FIRST to LAST.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bus.replay import history
 from tests.faults import defects
 
 PIECE = 25
-"""After how many events of a transaction there is a note."""
+"""A transaction gets a note after this many events."""
 PRODUCTS = (consumers.canvas, consumers.microsoft_sds, consumers.webhook)
 
 
 class Notes:
-    """Each line is in the file when the call returns: a killed process leaves all that it noted."""
+    """The file of notes. A killed process keeps all of its notes, as each is written at once."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -56,7 +56,7 @@ class Notes:
 
 
 def note_transactions(notes: Notes) -> None:
-    """Note which events are in one transaction, before it is committed."""
+    """Note which events are in a transaction before it is committed."""
     transaction, publish = Publisher.transaction, Publisher.publish
 
     @contextmanager
@@ -81,7 +81,7 @@ def note_transactions(notes: Notes) -> None:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the command of the command line."""
     path, records, *arguments = sys.argv[1:]
     notes = Notes(path)
     defects.build_in()

@@ -1,20 +1,20 @@
-"""A network that can be bad: a TCP proxy on 127.0.0.1 whose ways are changed while it runs.
+"""A TCP proxy on 127.0.0.1 that can misbehave, and can be changed while it runs.
 
-    with Proxy(8080) as proxy:      # what connects to proxy.port is passed on to port 8080
+    with Proxy(8080) as proxy:      # connections to proxy.port are passed on to port 8080
         proxy.be(latency=0.05, rate=20_000)   # slow
-        proxy.be("hang")            # both ways silent, connections stay open
-        proxy.be("deaf")            # what clients send never arrives; answers on their way do
-        proxy.be("mute")            # requests arrive and are acted on; answers never come
+        proxy.be("hang")            # both directions are silent, connections stay open
+        proxy.be("deaf")            # requests never arrive; answers under way do
+        proxy.be("mute")            # requests arrive and take effect; answers never come
         proxy.be("cut")             # connections are closed and new ones refused
         proxy.be("pass")
-        proxy.drop_answer()         # the next answer is thrown away with its connection
+        proxy.drop_answer()         # the next answer is dropped and its connection closed
 
-What was swallowed by "hang", "deaf" or "mute" is lost: as TCP would never leave a hole in a
-stream, such a connection is closed when the way is free again.
+The bytes that "hang", "deaf" or "mute" swallow are lost. TCP never leaves a hole in a stream, so
+such a connection is closed when traffic passes again.
 
-Of a proxy for Kafka, single requests can be meant, by their API key: `late` keeps the next one on
-its way while its connection breaks, and lets it arrive when all have forgotten it; `unanswered`
-lets it arrive and breaks the connection instead of answering. `seen` counts keys and versions.
+A proxy for Kafka can catch single requests by their API key. `late` holds back the next one, breaks
+its connection, and lets it arrive later. `unanswered` lets it arrive and breaks the connection
+instead of answering. `seen` counts API keys and versions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Connection:
 
 @dataclass(slots=True)
 class Caught:
-    """A Kafka request that was meant: `came` is set when it has come by."""
+    """A Kafka request to catch; `came` is set when it has reached the proxy."""
 
     api: int
     which: Callable[[bytes], bool]
@@ -56,12 +56,12 @@ class Caught:
 
 
 class Proxy:
-    """See the module's docstring. Its methods may be called from any thread."""
+    """See the docstring of the module. Any thread may call its methods."""
 
     def __init__(self, to: int, port: int = 0, *, kafka: bool = False) -> None:
         self.to = to
         self.port = port
-        self._kafka = kafka  # requests are passed on whole, so that one can be picked out
+        self._kafka = kafka  # requests are passed on whole, so that single ones can be caught
         self.passed = {"request": 0, "answer": 0}
         self._way: Way = "pass"
         self._latency = self._rate = 0.0
@@ -85,11 +85,15 @@ class Proxy:
         self._loop.close()
 
     def be(self, way: Way = "pass", *, latency: float = 0.0, rate: float = 0.0) -> None:
-        """From now on: latency in seconds for each piece one way, rate in bytes a second (0: any)."""
+        """Change how the proxy treats traffic from now on.
+
+        latency: seconds for each piece in one direction.
+        rate:    bytes a second; 0 means no limit.
+        """
         self._do(self._be(way, latency, rate))
 
     def drop_answer(self, times: int = 1) -> None:
-        """What is answered next is thrown away and its connection closed."""
+        """Drop the next answers and close their connections."""
         self._drops += times
 
     def late(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
@@ -98,16 +102,16 @@ class Proxy:
         return caught
 
     def unanswered(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
-        """Break the connection of the next such request when it is acted on."""
+        """Break the connection of the next such request after it has taken effect."""
         self._meant.append(caught := Caught(api, which, late=False))
         return caught
 
     def forget(self) -> None:
-        """No request is meant any more."""
+        """Catch no more requests."""
         self._meant.clear()
 
     def arrive(self, caught: Caught) -> int:
-        """Let a late request arrive now; the error code in Kafka's answer to an EndTxn of v1."""
+        """Let a late request arrive now; return the error code of Kafka's answer (EndTxn v1)."""
         with socket.create_connection(("127.0.0.1", self.to), timeout=30) as server:
             server.sendall(caught.frame)
             answer = _exactly(server, int.from_bytes(_exactly(server, 4), "big"))
@@ -123,8 +127,8 @@ class Proxy:
     async def _be(self, way: Way, latency: float, rate: float) -> None:
         self._way, self._latency, self._rate = way, latency, rate
         if way == "cut" and self._server is not None:
-            # What has been taken in and is not a transport yet would be dropped by a server that is
-            # closed, with its socket open (asyncio of Python 3.11, `Server._attach`).
+            # A server that is closed would drop accepted connections that have no transport yet,
+            # and leave their sockets open (asyncio of Python 3.11, `Server._attach`).
             for listening in self._server.sockets:
                 self._loop.remove_reader(listening)
             await asyncio.sleep(0)
@@ -137,7 +141,7 @@ class Proxy:
                 one.close()
 
     async def _end(self) -> None:
-        for _ in range(3):  # one may only now have reached the server
+        for _ in range(3):  # a connection may have reached the server only now
             await self._be("cut", 0, 0)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             await asyncio.gather(*others, return_exceptions=True)  # their connections are closed
@@ -173,7 +177,7 @@ class Proxy:
                 data = await self._frame(reader, connection)
             else:
                 data = await reader.read(CHUNK)
-            if not data:  # the other way may go on: HTTP clients do not, Kafka's neither
+            if not data:  # HTTP and Kafka clients do not use half-closed connections
                 raise _Broken
             if self._latency:
                 await asyncio.sleep(self._latency)
@@ -190,7 +194,7 @@ class Proxy:
             await writer.drain()
 
     async def _frame(self, reader: asyncio.StreamReader, connection: _Connection) -> bytes:
-        """One whole Kafka request: its size, then api key, version, correlation id, the rest."""
+        """Read one whole Kafka request: size, API key, version, correlation id, and the rest."""
         size = await reader.readexactly(4)
         frame = size + await reader.readexactly(int.from_bytes(size, "big"))
         api, version = (int.from_bytes(frame[at : at + 2], "big") for at in (4, 6))
@@ -208,7 +212,7 @@ class Proxy:
 
 
 class _Broken(Exception):  # noqa: N818
-    """This connection is at its end."""
+    """The connection is closed."""
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

@@ -1,7 +1,6 @@
-"""A district's days in the topics, and what a product that was told of them must have got.
+"""A district's days in the topics, and what a product must have received of them.
 
-`Published` knows the topics alone: that they hold what the student information system had is for
-`same_as` to say.
+`Published` reads only the topics. `same_as` checks that the topics hold what the SIS had.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ from tests.webhook_receiver import Received
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 DISTRICT = District(seed=7, students=40, change=0.3)
 IMPATIENT = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}
-"""librdkafka's own patience is a minute; this lets it find out more often that it waits in vain."""
+"""With librdkafka's default of a minute, it would seldom notice that an answer is lost."""
 NUMBERS = count(1)
 
 
 def own(net: Network) -> Settings:
-    """A bus under topics of its own, with the schemas, that does not wait long for anything."""
+    """A bus with separate topics and registered schemas, whose clients wait only briefly."""
     kafka = net.settings.kafka.model_copy(update={"client": IMPATIENT})
     consumer = net.settings.consumer.model_copy(update={"retry_first": 0.05, "retry_most": 0.5})
     how = {"topic_prefix": f"faults{next(NUMBERS)}", "kafka": kafka, "consumer": consumer}
@@ -62,7 +61,7 @@ def extracts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def published(net: Network, extracts: list[Path]) -> Settings:
-    """A bus in whose topics both days are; nobody was in the way."""
+    """A bus whose topics have both days, published without a fault."""
     settings = own(net)
     for path in extracts:
         publish(settings, path)
@@ -70,12 +69,12 @@ def published(net: Network, extracts: list[Path]) -> Settings:
 
 
 def publish(settings: Settings, path: Path) -> pipeline.Report:
-    """Publish an extract, once."""
+    """Publish an extract once."""
     return pipeline.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
 
 
 def same_as(settings: Settings, path: Path, folder: Path) -> None:
-    """The topics hold what the extract does, as a machine finds that knows nothing else of them."""
+    """Check that the topics hold the extract: a new run without a cache publishes nothing."""
     own = settings.model_copy(update={"home": folder})
     again = publish(own, path)
     assert again.published == 0, again.records
@@ -83,13 +82,13 @@ def same_as(settings: Settings, path: Path, folder: Path) -> None:
 
 @dataclass(slots=True)
 class Published:
-    """The events of each person's or thing's story in their order, by kind and owner."""
+    """The ids of the events of each record, in order, by kind and id."""
 
     stories: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings, kinds: Iterable[str] = DEFAULT_KINDS) -> Published:
-        """What is in the topics of these kinds now; a story is of one record."""
+        """Read the topics of these kinds as they are now."""
         found = cls()
         for kind in kinds:
             for message in scan(settings, topics.topic(settings, kind)):
@@ -100,14 +99,17 @@ class Published:
 
     @property
     def lengths(self) -> dict[tuple[str, str], int]:
-        """How many events each story has."""
+        """The number of events of each record."""
         return {key: len(story) for key, story in self.stories.items()}
 
     def __len__(self) -> int:
         return sum(map(len, self.stories.values()))
 
     def told(self, events: Sequence[Received]) -> None:
-        """A vendor who remembers ids has got everything, once, and each story in its order."""
+        """Check that a vendor has each event, and the events of each record in order.
+
+        The vendor remembers ids, so repeats do not count.
+        """
         first = list(dict.fromkeys(event.id for event in events))
         place = {id_: at for at, id_ in enumerate(first)}
         published = {id_ for story in self.stories.values() for id_ in story}
@@ -119,20 +121,22 @@ class Published:
 
 
 def _moved(key: tuple[str, str]) -> bool:
-    """Whether a record may change its owner, so that its story is two people's."""
+    """Whether a record may move to another owner, so that its events are in two partitions."""
     return KINDS[key[0]].owner != "sourcedId"
 
 
 def vendor_settings(url: str, folder: Path, total_seconds: float = 1.5) -> WebhookSettings:
-    """A vendor who is not waited for."""
+    """Return the settings of a vendor with short timeouts."""
     return WebhookSettings(
         url=url, secret=SECRET, state=folder, connect_seconds=1, total_seconds=total_seconds
     )
 
 
 def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 60.0) -> int:
-    """Run a copy of a product's consumer until it has caught up, and start it again when it stops,
-    as whoever keeps a service running does; how often that was. It may make no dead letter."""
+    """Run an instance of a product's consumer until it has caught up; return the number of starts.
+
+    It is started again whenever it stops, as a service manager does. It must make no dead letter.
+    """
     until, starts = time.monotonic() + seconds, 0
     while True:
         starts += 1
@@ -151,5 +155,5 @@ def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 
 
 
 def named(product: Product, name: str, **more: Any) -> Product:
-    """The same product with a group of its own."""
+    """Return the same product with a separate consumer group."""
     return replace(product, name=f"{product.name}-{name}", **more)

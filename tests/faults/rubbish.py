@@ -1,4 +1,4 @@
-"""Rubbish, seeded: CSV rows, zips and Avro messages as they come when something went wrong."""
+"""Rubbish from a seed: CSV rows, zips and Avro messages with random damage."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 MARK = "zQ7x"
-"""Is in every name of a person, so that a value that leaks is seen."""
+"""Part of the name of every person, so that a leaked value is noticed."""
 
 Bytes = Callable[[random.Random, bytes], bytes]
 Cells = Callable[[random.Random, list[str]], list[str]]
 
 
 def flipped(rng: random.Random, raw: bytes) -> bytes:
-    """A bit or some, but for line ends: how many rows there are stays known."""
+    """Flip one or more bits, but in no line end, so that the number of rows is known."""
     data = bytearray(raw)
     for _ in range(rng.choice((1, 1, 2, 8))):
         at = rng.randrange(len(data))
@@ -27,19 +27,19 @@ def flipped(rng: random.Random, raw: bytes) -> bytes:
 
 
 def cut(rng: random.Random, raw: bytes) -> bytes:
-    """Cut short, at either end."""
+    """Cut off the beginning or the end."""
     at = rng.randrange(1, len(raw))
     return rng.choice((raw[:at], raw[at:]))
 
 
 def doubled(rng: random.Random, raw: bytes) -> bytes:
-    """A piece of it twice."""
+    """Repeat a piece."""
     at, to = sorted((rng.randrange(len(raw)), rng.randrange(len(raw))))
     return raw[:to] + raw[at:]
 
 
 def noise(rng: random.Random, raw: bytes) -> bytes:
-    """Some bytes of noise in its place or within."""
+    """Put random bytes in place of all, or into it."""
     at, some = rng.randrange(len(raw)), rng.randbytes(rng.randrange(1, 30))
     return rng.choice((some, raw[:at] + some + raw[at:], raw[:at] + some + raw[at + len(some) :]))
 
@@ -148,7 +148,7 @@ BYTES: dict[str, Bytes] = {
 
 
 def row(rng: random.Random, cells: Sequence[str]) -> tuple[str, bytes]:
-    """A row as rubbish, and of which sort."""
+    """Return the kind of damage and the damaged row."""
     sort = rng.choice([*CELLS, *BYTES])
     if sort in CELLS:
         return sort, line(CELLS[sort](rng, list(cells)))
@@ -156,7 +156,7 @@ def row(rng: random.Random, cells: Sequence[str]) -> tuple[str, bytes]:
 
 
 def line(cells: Sequence[str]) -> bytes:
-    """A row as RFC 4180 has it, without its end."""
+    """Return a row as RFC 4180 describes it, without a line end."""
     quoted = (
         '"' + c.replace('"', '""') + '"' if any(q in c for q in ',"\n\r') else c for c in cells
     )
@@ -186,13 +186,13 @@ MESSAGES: dict[str, Bytes] = {
 
 
 def message(rng: random.Random, raw: bytes) -> tuple[str, bytes]:
-    """A message as rubbish, and of which sort."""
+    """Return the kind of damage and the damaged message."""
     sort = rng.choice(list(MESSAGES))
     return sort, MESSAGES[sort](rng, raw)
 
 
 def packed(files: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip."""
+    """Return the files as a zip."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", how) as archive:
         for name, data in files.items():
@@ -270,7 +270,7 @@ def _twice(rng: random.Random, files: dict[str, bytes]) -> bytes:
 
 
 def _field(rng: random.Random, files: dict[str, bytes]) -> bytes:
-    """A field of a header, local or central, is another: size, CRC, method, flags, attributes."""
+    """Change a field of a local or central header: size, CRC, method, flags or attributes."""
     data = bytearray(packed(files))
     mark, fields = rng.choice(
         (
@@ -286,7 +286,7 @@ def _field(rng: random.Random, files: dict[str, bytes]) -> bytes:
 
 
 def _bomb(rng: random.Random, files: dict[str, bytes]) -> bytes:
-    """Some hundred entries of nothing; or one entry that says it is large. Not so large as to hurt."""
+    """Make a zip of hundreds of empty entries, or of one that claims to be large, within limits."""
     if rng.random() < 0.5:
         return packed({f"{n}.csv": b"" for n in range(rng.choice((30, 1_001)))})
     return packed(files | {"orgs.csv": b"\0" * rng.randrange(1, 3_000_000)})
@@ -316,11 +316,11 @@ ZIPS: dict[str, Callable[[random.Random, dict[str, bytes]], bytes]] = {
 
 
 def archive(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
-    """A zip as rubbish, and of which sort."""
+    """Return the kind of damage and the damaged zip."""
     sort = rng.choice(list(ZIPS))
     return sort, ZIPS[sort](rng, files)
 
 
 def told(fates: Counter[str]) -> str:
-    """How many had which fate."""
+    """Return how many had which fate, as text."""
     return ", ".join(f"{number:,} {fate}" for fate, number in fates.most_common() if number)

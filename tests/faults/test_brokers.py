@@ -1,6 +1,6 @@
-"""One of three brokers killed while a producer and the consumers run: also the one that leads them.
+"""One of three brokers is killed while a producer and consumers run, also the one that leads.
 
-The cluster is a district's own, as `bus.toml` names it; the registry is the embedded bus's.
+The cluster is a district's own, as `bus.toml` names it. The registry is that of the embedded bus.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_one_of_three_brokers(
 
 
 def kill(brokers: Brokers, why: str, rng: random.Random) -> None:
-    """Kill the broker that leads something."""
+    """Kill the broker that leads the part that `why` names."""
     number = {
         "transactions": lambda: brokers.coordinator(TRANSACTIONS, f"{PREFIX}/oneroster-csv"),
         "group": lambda: brokers.coordinator(OFFSETS, f"{PREFIX}.{rng.choice(PRODUCTS)}"),

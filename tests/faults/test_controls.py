@@ -1,6 +1,6 @@
-"""The checks can fail: each defect that is built into the bus on purpose is noticed.
+"""The checks can fail: they notice each defect that is built into the bus on purpose.
 
-Without this, the other fault tests would pass as well if their checks looked at nothing.
+Without this, the other fault tests would also pass if their checks looked at nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def mortal(commands: Commands, rng: random.Random) -> Mortal:
 
 
 def with_defect(mortal: Mortal, defect: str, *arguments: str) -> None:
-    """Run a command once with a defect built in; some of them end it at the worst moment."""
+    """Run a command once with a defect built in; some defects kill it at the worst moment."""
     mortal.commands.variables |= {"DEFECT": defect}
     process = mortal.start(*arguments)
     try:
@@ -38,7 +38,7 @@ def with_defect(mortal: Mortal, defect: str, *arguments: str) -> None:
 
 
 def check_topics(mortal: Mortal, path: Path) -> None:
-    """What the tests of a killed producer check."""
+    """Check what the tests of a killed producer check."""
     published = Topics.of(mortal.commands.settings)
     published.is_sound()
     published.is_whole(checker.notes(mortal.notes))

@@ -1,9 +1,9 @@
-"""Random days of a random small district: what each product has in the end is what the SIS said.
+"""Random days of a random small district: each product ends with what the SIS had.
 
-Hypothesis draws the days: what changes in the student information system, what of its extract is
-rubbish, whether the extract is bulk or delta, where the producer and the consumers die and are
-started again, and when the products are asked. All goes through the real producer, Kafka, registry
-and consumers; a failure shrinks to the few changes that it takes.
+Hypothesis draws the days: what changes in the SIS, which rows of its extract are rubbish, and
+whether the extract is bulk or delta. It also draws where the producer and the consumers die and
+start again, and when the products are compared. Everything goes through the real producer, Kafka,
+registry and consumers. A failure shrinks to the few changes that cause it.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
 engine.MAX_SHRINKING_SECONDS = 90
-"""Hypothesis's own five minutes are some sixty tries here, as each is days of a whole bus."""
+"""Hypothesis allows five minutes. That is some sixty attempts here, as each runs several days."""
 HOST = "host-"
-"""The mark of a district in which nothing happens: no product is ever without people."""
+"""The prefix of a district that never changes, so that no product is ever without people."""
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 NUMBERS = count(1)
 PRODUCTS = (CANVAS, SDS, WEBHOOK)
 SOME = {"org": 3, "academicSession": 2, "course": 2, "student": 4, "staff": 2, "class": 3}
 SOME |= {"enrollment": 6}
-"""Of each kind so many different records at most, so that many changes meet in one."""
+"""The largest number of records of each kind; few, so that many changes meet in one record."""
 EVENTS = [
     (what, kind, at)
     for what in ("put", "put", "put", "remove", "forget", "forget")
     for kind in (*KINDS, "student", "class")
     for at in range(SOME[kind])
 ]
-"""What may happen to which record, more often to what there is more of."""
+"""What may happen to which record; kinds with more records are drawn more often."""
 
 
 class Day(NamedTuple):
-    """A day: what happens before the extract, how the extract is, what happens with it.
+    """A day: the changes before the extract, the form of the extract, and the faults after it.
 
-    left_out:  a file that the extract does not have, if it can be spared.
+    left_out:  a file that the extract leaves out, if it may.
     dies:      the step at which the producer is killed; it is then run again.
-    small:     whether each change of a kind is in a transaction of its own.
+    small:     whether each change of a kind is in a separate transaction.
     forgotten: whether the cache of what was published is lost.
     told:      whether the products' consumers run on this day.
     mortal:    for each product the step at which its consumer is killed; it is then run again.
-    batch:     of how many records the consumers' batches are at most.
+    batch:     the largest number of records in a consumer's batch.
     """
 
     changes: list[Change]
@@ -87,17 +87,17 @@ class Day(NamedTuple):
 
 
 def changes() -> st.SearchStrategy[list[Change]]:
-    """What happens in a day.
+    """Draw the changes of a day.
 
-    Each change is one number, so that Hypothesis, which leaves out and lowers what it drew piece by
-    piece, leaves out and simplifies whole changes.
+    Each change is one number. Hypothesis shrinks by leaving out and lowering numbers, so it leaves
+    out and simplifies whole changes.
     """
     some = st.lists(st.integers(0, len(EVENTS) * 8**3 - 1).map(change), max_size=10)
     return st.builds(list.__add__, some, some)
 
 
 def change(number: int) -> Change:
-    """The change with a number; the lower, the simpler."""
+    """Return the change with a number; lower numbers give simpler changes."""
     number, one = divmod(number, 8)
     number, another = divmod(number, 8)
     number, third = divmod(number, 8)
@@ -105,7 +105,7 @@ def change(number: int) -> Change:
 
 
 def some_of_each(most: int) -> list[Change]:
-    """A district with so many of each kind, or with as many as there may be."""
+    """Return changes that create this many records of each kind, up to the limit of the kind."""
     return [
         Change("put", kind, at, at, at, at)
         for kind, number in SOME.items()
@@ -114,11 +114,11 @@ def some_of_each(most: int) -> list[Change]:
 
 
 FIRST = [some_of_each(most) for most in (0, 1, 2, 6, 6, 6)]
-"""What may be there on the first day, before anything happens: few examples begin with nothing."""
+"""The records of the first day, before its changes; few examples begin with none."""
 
 
 def days() -> st.SearchStrategy[list[Day]]:
-    """Some days. All that is drawn shrinks to less of it, and to nobody dying."""
+    """Draw some days. They shrink to fewer changes, and to no deaths."""
     deaths = st.none() | st.integers(0, 60)
     rubbish = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(RUBBISH)), max_size=3)
 
@@ -144,10 +144,10 @@ def days() -> st.SearchStrategy[list[Day]]:
 
 @dataclass(slots=True)
 class World:
-    """A bus under topics of its own with its products, in which one example after the other lives.
+    """A bus with separate topics and products, in which examples run one after the other.
 
     taken:  how many of Canvas's zips are in its state.
-    broken: whether an example failed in it: the next ones then need another.
+    broken: whether an example failed with an error, so that later examples need a new world.
     """
 
     settings: Settings
@@ -160,18 +160,19 @@ class World:
     taken: int = 0
 
     def canvas_state(self, mark: str) -> canvas_model.State:
-        """Canvas, when it has imported all there is."""
+        """Return the state of Canvas after it has imported all zips."""
         zips = sorted((self.folder / "canvas").glob("*.zip"))
         refused: list[canvas_model.Refused] = []
         canvas_model.apply(zips[self.taken :], self.canvas, refused)
         self.taken = len(zips)
-        # Its only word for an organisation or a term that is gone, which it takes when it can.
+        # Canvas sends this when an organization or term cannot be deleted yet; it deletes them
+        # later.
         unexpected = [one for one in refused if not one.message.startswith("Cannot delete")]
         assert [one for one in unexpected if mark in one.message] == []
         return self.canvas
 
     def sds_state(self, mark: str) -> sds_model.State:
-        """The set, as School Data Sync reads it, of this district and of the first."""
+        """Return the set as School Data Sync reads it, limited to this district and `HOST`."""
         own = self.folder / "own"
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
@@ -182,7 +183,7 @@ class World:
         return sds_model.load(own)
 
     def publish(self, source: str, path: Path, day: Day) -> Report:
-        """The day's extract, with the producer's death, and again until it is through."""
+        """Publish the day's extract; if the producer is killed, run it again."""
         take = partial(
             produce, self.settings, source, partial(read, path), allow_mass_withdrawal=True
         )
@@ -197,7 +198,7 @@ class World:
             return take()
 
     def tell(self, day: Day) -> None:
-        """The consumers, each with its death, and again until it has caught up."""
+        """Run the consumers until they have caught up; run those that are killed again."""
         with ThreadPoolExecutor(len(PRODUCTS)) as pool:
             for done in [
                 pool.submit(self._consume, replace(product, batch_records=day.batch), steps)
@@ -226,7 +227,7 @@ class World:
 
 
 def live(world: World, mark: str, days: list[Day]) -> None:
-    """An example: a district's days; each product must have its truth whenever it was told."""
+    """Run an example; each product must have the truth whenever its consumer has run."""
     sis, told = Sis(mark), Told()
     path = world.folder / f"{mark}.zip"
     for number, day in enumerate(days):
@@ -244,14 +245,14 @@ def live(world: World, mark: str, days: list[Day]) -> None:
 
 
 def assert_told(extract: Extract, report: Report) -> None:
-    """Each row of rubbish is in quarantine, with a reason."""
+    """Check that each row of rubbish is in quarantine with a reason."""
     fatal = [fault for fault in report.faults if fault.fatal]
     assert len(fatal) >= len(extract.rubbish)
     assert all(fault.reason and fault.file for fault in fatal)
 
 
 def assert_true(world: World, mark: str, told: Told) -> None:
-    """Each product has what it was told, and nothing else."""
+    """Check that each product has what the extracts said, and nothing else."""
     assert endstates.canvas_has(world.canvas_state(mark), mark, told) == endstates.canvas(told)
     assert endstates.sds_has(world.sds_state(mark), mark) == endstates.sds(told)
     assert endstates.webhook_has(world.vendor.accepted, mark) == endstates.webhook(told)
@@ -262,7 +263,10 @@ Worlds = Callable[[], World]
 
 @pytest.fixture
 def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
-    """Gives the world for the next example: a new one after a failure, and after some examples."""
+    """A function that returns the world for the next example.
+
+    The world is a new one after an error, and after 25 examples.
+    """
     with Receiver(SECRET) as vendor:
         now: list[World] = []
 
@@ -290,10 +294,10 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
 def examples(
     worlds: Worlds, number: int, seed_: int, tally: Counter[str], failed: list[list[Day]]
 ) -> None:
-    """So many examples; raises what the smallest one raises that fails.
+    """Run this many examples; raise the error of the smallest one that fails.
 
-    tally:  how much of what there was.
-    failed: those that failed; the last one is the smallest.
+    tally:  counts of what the examples had.
+    failed: the examples that failed; the last one is the smallest.
     """
 
     @settings(
@@ -311,7 +315,8 @@ def examples(
         try:
             live(world, f"{next(NUMBERS)}-", days)
         except BaseException as error:
-            # What a product has of other districts is nothing to the next one's.
+            # An assertion leaves the world usable: other districts' records do not affect the next
+            # example.
             world.broken = not isinstance(error, AssertionError)
             failed.append(days)
             raise
@@ -345,7 +350,7 @@ def test_a_failure_shrinks_to_a_few_records(
     compare = diff.compare
 
     def forgetful(workspace: Any, kind: str, _: object) -> Any:
-        return compare(workspace, kind, "delta")  # what is no longer there is not withdrawn
+        return compare(workspace, kind, "delta")  # withdraws no missing records
 
     monkeypatch.setattr(diff, "compare", forgetful)
     failed: list[list[Day]] = []

@@ -1,7 +1,7 @@
-"""A full disk: for a product's folder, for the bus's working files, for Kafka's data.
+"""A full disk: for a product's folder, for the bus's working files, and for Kafka's data.
 
-Each gets a small file system of its own (tmpfs), which is filled up while it is in use. It must be
-told in plain words, nothing may be lost, and it goes on when there is room.
+Each has a small separate file system (tmpfs) that fills up while it is in use. The bus must report
+the full disk in plain words, lose nothing, and continue when there is room.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Disk:
         self._ballast = folder / "ballast"
 
     def fill(self, left: int = 0) -> None:
-        """Leave only so many bytes."""
+        """Fill the file system up to this many free bytes."""
         with self._ballast.open("ab") as file:
             while (size := shutil.disk_usage(self.folder).free - left) > 0:
                 try:
                     os.posix_fallocate(file.fileno(), self._ballast.stat().st_size, size)
-                except OSError as error:  # somebody else was quicker with some of it
+                except OSError as error:  # another process took some of the space first
                     if error.errno != errno.ENOSPC:
                         raise
 
@@ -58,7 +58,7 @@ class Disk:
 
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Such a file system while the block runs."""
+    """Mount such a file system while the block runs."""
     if sys.platform != "linux" or os.getuid() != 0:
         pytest.skip("a file system of its own is mounted, which only root on Linux may do")
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,13 +75,13 @@ def disk(folder: Path, megabytes: int) -> Iterator[Disk]:
 
 
 def is_told(text: str) -> bool:
-    """Whether it says that a disk is full."""
+    """Return whether a text says that a disk is full."""
     return any(words in text for words in FULL)
 
 
 @contextmanager
 def in_time(process: subprocess.Popen[str]) -> Iterator[None]:
-    """A process of which something is read is ended when that takes too long."""
+    """Terminate a process whose output is read if it takes too long."""
     timer = threading.Timer(60, process.terminate)
     timer.start()
     try:

@@ -1,7 +1,7 @@
-"""kill -9 at any moment: the producer, each consumer, the broker, the registry.
+"""The producer, each consumer, the broker and the registry are killed (kill -9) at any moment.
 
-After each, `tests.faults.checker` says that nothing is lost, doubled, out of order, half-published,
-or committed before it was delivered.
+After each kill, `tests.faults.checker` checks that nothing is lost, duplicated, out of order, half
+published, or committed before it was delivered.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRODUCTS = ("canvas", "microsoft-sds", "webhook")
 
 @dataclass(slots=True)
 class Products:
-    """The three products, with their consumers' arguments, and what each has."""
+    """The three products, with the arguments of their consumers, and what each has."""
 
     folder: Path
     vendor: Receiver
@@ -56,7 +56,7 @@ class Products:
         }
 
     def wait(self, product: str, extract: Path) -> None:
-        """Come back when it has what the system has."""
+        """Wait until the product has what the SIS has."""
 
         def there() -> bool:
             try:
@@ -68,7 +68,7 @@ class Products:
         until(there, f"{product}: all that the system has", 90)
 
     def check(self, commands: Commands, product: str, extract: Path) -> None:
-        """It has what the system has, story by story, and no dead letter."""
+        """Check that the product has what the SIS has, in order, and no dead letter."""
         published = Topics.of(commands.settings)
         has = self.has[product]()
         has.is_the_sis(extract)
@@ -98,7 +98,7 @@ def test_the_producer(
     commands: Commands, rng: random.Random, findings: Findings, long: bool
 ) -> None:
     with watching(commands.settings) as watched:
-        # Of a day the first kills tell most: later ones find it published already.
+        # The first kills of a day show most; after later ones, the day is already published.
         for path in days(commands, 15 if long else 2):
             mortal = Mortal(commands, rng)
             for _ in range(6 if long else 4):
@@ -132,7 +132,7 @@ def test_a_consumer(
         published = Topics.of(commands.settings)
         for _ in range(10 if long else 2):
             mortal.kill_once(*arguments)
-            if product != "microsoft-sds":  # which writes its set when it has caught up
+            if product != "microsoft-sds":  # its set is written when it has caught up
                 at = checker.committed(commands.settings, product)
                 products.has[product]().is_not_behind(published, at)
         mortal.finish(*arguments)

@@ -1,7 +1,7 @@
-"""The network between any two parts slow, silent, cut, or cut one way, in seeded turns.
+"""The network between two parts is slow, silent, cut, or cut in one direction, in random turns.
 
-After each: what the topics hold is what the student information system had, and a vendor has been
-told of all of it, once, each record's story in its order.
+After each test, the topics hold what the SIS had. The vendor has received every event once, and the
+events of each record in order.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def test_between_producer_and_kafka(
         publish(here, path)
         same_as(here, path, tmp_path / path.stem)
         findings.add(f"producer - Kafka, day {path.stem}", told(had), f"in {tries} runs; the SIS's")
-    # As many events of each record as where nothing was in the way.
+    # Each record has as many events as without faults.
     assert Published.of(here).lengths == Published.of(published).lengths
 
 
 def publish_at_last(settings: Settings, path: Path) -> int:
-    """Publish it, as often as it takes, as a nightly job does; how often that was."""
+    """Publish the extract until it succeeds, as a nightly job does; return the number of runs."""
     for tries in count(1):
         try:
             publish(settings, path)
@@ -135,7 +135,7 @@ STUDENTS, NOTES = 8, 12
 
 @contextmanager
 def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
-    """The HTTP source; its port and an app's key."""
+    """Run the HTTP source; yield its port and a client's key."""
     commands = Commands(settings, folder)
     made = commands.run("produce", "http", "--new-key", "app")
     digest = re.search(r'key_sha256 = "(\w+)"', made["toml"])
@@ -153,7 +153,7 @@ def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def post_all(port: int, key: str) -> int:
-    """Each student's notes, one after another, each until it is taken; how many requests it took."""
+    """POST each student's notes in order until accepted; return the number of requests."""
 
     def post(student: int) -> int:
         tries = 0
@@ -190,7 +190,7 @@ def post_all(port: int, key: str) -> int:
 
 
 def assert_notes(settings: Settings) -> None:
-    """Every note once, each student's in the order in which they were made."""
+    """Check that every note is there once, and each student's notes in order."""
     decode = Decoder("attendance", schema_lookup(settings)).decode
     came: dict[str, list[int]] = {}
     for message in scan(settings, topics.topic(settings, "attendance")):

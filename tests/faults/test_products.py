@@ -1,7 +1,7 @@
-"""Products that break in every way, in seeded mixtures: they miss nothing, and nothing counts twice.
+"""Products fail in every way, in random mixtures: they miss nothing and count nothing twice.
 
-A product's moods follow one another: well, shaky, all but down. What it took although its answer
-was lost, it has, and knows by the webhook-id when it comes again.
+A product has moods that follow one another: healthy, shaky, almost down. It may take an event
+although its answer is lost. It then recognizes the event by its webhook-id when it comes again.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tests.webhook_receiver import Receiver, Reply
 Answered = TypeVar("Answered")
 
 MOODS = (0.0, 0.1, 0.2, 0.8)
-"""The share of requests that go wrong."""
+"""The share of requests that fail."""
 REQUESTS = 40
-"""How many requests a mood lasts at most."""
+"""The largest number of requests in one mood."""
 WRONG: tuple[Reply, ...] = (500, 500, 502, 503, 429, "drop", "drop", "hang", "half", "trickle")
 TAKEN = (204, "drop", "half", "trickle")
-"""What a vendor answers that has the event."""
+"""The answers of a vendor that has taken the event."""
 
 
 class Moods:
-    """Says of each request whether it goes wrong. For any thread."""
+    """Decides for each request whether it fails. Safe to use from any thread."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -50,11 +50,11 @@ class Moods:
 
     @property
     def told(self) -> str:
-        """What was answered how often."""
+        """A summary of the answers."""
         return ", ".join(f"{n}x {how}" for how, n in sorted(self.had.items()))
 
     def choose(self, wrong: Sequence[Answered], right: Answered) -> Answered:
-        """One of what can go wrong, or what is right."""
+        """Return one of the failures, or the right answer."""
         with self._lock:
             if not self._left:
                 self._share, self._left = self._rng.choice(MOODS), self._rng.randint(5, REQUESTS)
@@ -78,7 +78,7 @@ def test_a_vendor_that_breaks_in_every_way(
 
 
 class MoodyCanvas(FakeCanvas):
-    """Canvas whose import API breaks; an import that it has taken is done although nobody hears it."""
+    """Canvas with a failing import API; it may finish an import although its answer is lost."""
 
     def __init__(self, moods: Moods) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Kafka killed in the middle of replays: they wait, and go on from where they were.
+"""Kafka is killed in the middle of replays: they wait, and continue where they were.
 
-The processes of the replays live on, so nothing may come twice. What was delivered is what a dry run
-said before.
+The processes of the replays stay alive, so no event may come twice. They deliver what a dry run
+announced before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
 SOME = 60
-"""How many events a vendor has when Kafka is killed."""
+"""How many events a vendor has received when Kafka is killed."""
 RATE = "80/s"
 
 
@@ -74,5 +74,5 @@ def test_replays_survive_a_restart_of_kafka(
 
 
 def zips(folder: Path) -> list[Path]:
-    """What was delivered, in order."""
+    """Return the zips that were delivered, in order."""
     return sorted(folder.glob("*.zip"))

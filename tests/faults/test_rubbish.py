@@ -1,7 +1,7 @@
-"""Rubbish in, nothing out but reasons: more than 100,000 mutated rows, and zips.
+"""More than 100,000 damaged rows, and damaged zips, as extracts.
 
-Each one is read right, or is in quarantine with a reason; none crashes or hangs anything, and no
-value of one is in a reason. What is read right is told by a plain reader of the test's own.
+Each row is read correctly or is in quarantine with a reason. None crashes or hangs the source, and
+no reason contains a value of a row. A plain reader in this test defines what is correct.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILES: dict[str, tuple[str, int]] = {
     "users": ("sourcedId status dateLastModified enabledUser orgSourcedIds role username givenName familyName email grades", 40_000),
     "enrollments": ("sourcedId status classSourcedId schoolSourcedId userSourcedId role primary beginDate", 20_000),
 }  # fmt: skip
-"""The files, their columns, and how many rows of rubbish they get."""
+"""The files, their columns, and the number of their damaged rows."""
 KINDS_OF = {
     "orgs": ["org"],
     "academicSessions": ["academicSession"],
@@ -48,11 +48,11 @@ KINDS_OF = {
 }
 ZIPS = 3_000
 SOUND = 50
-"""So many rows at the beginning of each file are sound; the others refer to them."""
+"""This many rows at the beginning of each file are sound; the others refer to them."""
 
 
 def cells(file: str, n: int) -> list[str]:
-    """A sound row of a file."""
+    """Return the cells of a sound row of a file."""
     m, following = f"{n % SOUND:05}", f"{(n + 1) % SOUND:05}"
     own = f"{n:05}"
     match file:
@@ -83,14 +83,17 @@ def cells(file: str, n: int) -> list[str]:
 
 @dataclass(slots=True)
 class Input:
-    """A file's lines; sound: the numbers of those that are sound, from 1."""
+    """The lines of a file.
+
+    sound: the numbers of the sound lines, from 1.
+    """
 
     lines: list[bytes] = field(default_factory=list)
     sound: set[int] = field(default_factory=set)
 
 
 def mutated(rng: random.Random, file: str, number: int) -> Input:
-    """A file: its header, sound rows, rubbish with a sound row now and then."""
+    """Return a file: its header, sound rows, and damaged rows with some sound rows among them."""
     found = Input([FILES[file][0].replace(" ", ",").encode()])
     for n in range(SOUND + number):
         if n < SOUND or n % 10 == 0:
@@ -98,13 +101,13 @@ def mutated(rng: random.Random, file: str, number: int) -> Input:
             found.sound.add(len(found.lines))
         else:
             _, raw = rubbish.row(rng, cells(file, n))
-            # as the bus counts lines: by \n, \r and \r\n
+            # The bus counts lines by \n, \r and \r\n.
             found.lines += raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return found
 
 
 def write(folder: Path, rng: random.Random) -> dict[str, Input]:
-    """An extract of rubbish."""
+    """Write an extract of rubbish."""
     inputs = {file: mutated(rng, file, number) for file, (_, number) in FILES.items()}
     folder.mkdir()
     for file, found in inputs.items():
@@ -114,7 +117,7 @@ def write(folder: Path, rng: random.Random) -> dict[str, Input]:
 
 @pytest.fixture
 def each_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults are told one by one, however many they are."""
+    """Report each fault separately, however many there are."""
     for module in (rows, users, integrity):
         monkeypatch.setattr(module, "MOST", 999_999)
 
@@ -137,7 +140,7 @@ def test_rows(
 
 
 def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
-    """Each line that is not empty is read, in quarantine, or part of a row over several lines."""
+    """Check that each line that is not empty is read, in quarantine, or part of a longer row."""
     file = path.stem
     names = FILES[file][0].split()
     faults: dict[int, list[Fault]] = {}
@@ -165,7 +168,7 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
                 assert raw[at] == plain(line, raw[at]), (file, at)
         elif fatal:
             fate = "in quarantine"
-            # rubbish may have come by the id of a sound row, in front of it
+            # a damaged row before it may have the id of a sound row
             assert at not in found.sound or fatal[0].reason.startswith("the row has the same id as")
         elif any("only one of them was used" in fault.reason for fault in reasons):
             fate = "the same again"
@@ -180,7 +183,7 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
 
 
 EMPTY = b' \t,\0"' + bytes(range(0x0B, 0x20)) + "\xa0\x85\u2028\ufeff".encode()
-"""Of what a line is made that says nothing."""
+"""The bytes of lines that say nothing."""
 
 Values = dict[int, tuple[str | None, ...]]
 
@@ -188,7 +191,7 @@ Values = dict[int, tuple[str | None, ...]]
 def values(
     workspace: Workspace, table: Callable[[str], str], file: str, names: Sequence[str]
 ) -> Values:
-    """The cells of each line, of a file's kinds together."""
+    """Return the cells of each line, for all kinds of a file."""
     found: Values = {}
     for kind in KINDS_OF[file]:
         name = table(kind)
@@ -200,7 +203,7 @@ def values(
 
 
 def plain(line: bytes, like: Sequence[str | None]) -> tuple[str | None, ...]:
-    """A row as Python's own reader has it, as far as the kind has the column."""
+    """Return a row as Python's csv module reads it, for the columns that the kind has."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:

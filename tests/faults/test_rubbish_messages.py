@@ -1,7 +1,7 @@
-"""Rubbish in Kafka: Avro messages, mutated, through the decoder and through the real consumers.
+"""Damaged Avro messages in Kafka, through the decoder and through the real consumers.
 
-Each one is read, or is in the dead letters as it came and with a reason; none crashes or hangs
-anything, and no value of one is in a reason or in a log.
+Each message is read, or is in the dead letters unchanged and with a reason. None crashes or hangs
+anything, and no reason and no log line contains a value of a message.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from tests.webhook_receiver import Receiver
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 PRODUCTS = (CANVAS, SDS, WEBHOOK)
 MESSAGES, MESSAGES_ON_THE_BUS, SOUND = 3_000, 150, 5
-"""Of each kind so many."""
+"""How many messages of each kind."""
 
 
 def sound_records(kind: str) -> list[dict[str, Any]]:
-    """Records of a kind as they should be, which refer to one another by number."""
+    """Return sound records of a kind, which refer to one another by number."""
     names = {"givenName": MARK, "familyName": MARK, "name": MARK, "title": MARK}
     found = []
     for n in range(SOUND):
@@ -63,7 +63,7 @@ def sound_records(kind: str) -> list[dict[str, Any]]:
 
 
 def test_messages(rng: random.Random, turn: int, findings: Findings) -> None:
-    """The decoder and the products' translations alone."""
+    """Run only the decoder and the products' translations."""
     fates: Counter[str] = Counter()
     for kind in KINDS:
         encoder = Encoder(kind, 7)
@@ -72,7 +72,7 @@ def test_messages(rng: random.Random, turn: int, findings: Findings) -> None:
         values = [rubbish.message(rng, rng.choice(sound))[1] for _ in range(MESSAGES)]
         decoded, failures = decoder.decode_all(values)
         assert len(decoded) + len(failures) == len(values)
-        for record in decoded:  # what was read says something that can be said again
+        for record in decoded:  # a record that was read can be encoded again
             assert decoder.decode(encoder.encode(record)) == record
         assert all(MARK not in str(reason) and str(reason) for _, reason in failures)
         fates["read"] += len(decoded)
@@ -82,14 +82,14 @@ def test_messages(rng: random.Random, turn: int, findings: Findings) -> None:
 
 
 def schema(kind: str, id_: int) -> dict[str, Any]:
-    """The schema with an id, in a registry that has one."""
+    """Return the schema of a kind, from a registry that has only one."""
     if id_ != 7:
         raise Never(f"the registry has no schema {id_}")
     return KINDS[kind].schema
 
 
 def translated(kind: str, records: list[dict[str, Any]]) -> None:
-    """Each record is told to each product, or left out by it, or has a reason."""
+    """Check that each record is delivered to each product, is left out, or has a reason."""
     lots = {kind: KindRecords(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
     for product in PRODUCTS:
         parts, _, letters = translate(product, lots)
@@ -105,7 +105,7 @@ def test_messages_on_the_bus(
     findings: Findings,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The consumers: what is no record is in the dead letters as it came, the rest is told."""
+    """Damaged messages are in the dead letters unchanged; the others are delivered."""
     caplog.set_level("DEBUG")
     how = commands.settings.consumer.model_copy(update={"hold_seconds": 1.0})
     settings = commands.settings.model_copy(update={"consumer": how})

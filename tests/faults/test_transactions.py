@@ -1,8 +1,8 @@
-"""Kafka's own transactions: what may go wrong with them here, and that the bus comes out right.
+"""What can go wrong with Kafka's transactions, and that the bus handles it.
 
-See docs/decisions/10-transactions.md. The fault is the one of Jepsen's report on Bufstream 0.1.0:
-the request that ends a transaction is slow on its way, the client sends another, and the first
-arrives when the same producer has its next transaction open.
+See docs/decisions/10-transactions.md. The fault is that of Jepsen's report on Bufstream 0.1.0. The
+request that ends a transaction is delayed, so the client sends another. The first request arrives
+when the same producer has its next transaction open.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NUMBERS = count(1)
 
 @pytest.fixture
 def settings(net: Network) -> Iterator[Settings]:
-    """A bus of the test's own whose producers go through the proxy, with schemas and topics."""
+    """A bus with separate topics and registered schemas, whose producers go through the proxy."""
     own = net.settings.model_copy(update={"topic_prefix": f"transactions{next(NUMBERS)}"})
     subjects.apply(own)
     kinds = ("org", "student")
@@ -56,23 +56,23 @@ def settings(net: Network) -> Iterator[Settings]:
 
 
 def there(net: Network, settings: Settings, kind: str = "org") -> list[str]:
-    """What a reader of committed data has, in order within a partition."""
+    """Return the keys that a reader of committed data finds, in order within a partition."""
     messages = scan(direct(net, settings), topics.topic(settings, kind))
     return [(message.key() or b"").decode() for message in messages]
 
 
 def direct(net: Network, settings: Settings) -> Settings:
-    """The same bus with nothing in the way."""
+    """Return settings for the same bus without the proxy."""
     return settings.model_copy(update={"kafka": net.settings.kafka})
 
 
 def test_which_transactions_client_and_broker_speak(net: Network, settings: Settings) -> None:
-    """When this fails the client has learnt of KIP-890: see what of decision 10 it makes needless."""
+    """If this fails, the client supports KIP-890: check which parts of decision 10 to remove."""
     net.produce.seen.clear()
     with_transaction(settings, "a")
     versions = dict(net.produce.seen.keys())
     assert {api: versions[api] for api in (PRODUCE, ADD_PARTITIONS, END, INIT)} == {
-        PRODUCE: 10,  # 12 and more: the broker adds the partition itself (version 2)
+        PRODUCE: 10,  # 12 and later: the broker adds the partition itself (version 2)
         ADD_PARTITIONS: 0,
         END: 1,  # 5: the broker answers with a new epoch (version 2)
         INIT: 4,
@@ -81,13 +81,13 @@ def test_which_transactions_client_and_broker_speak(net: Network, settings: Sett
 
 
 def finalized(bootstrap: str, feature: str) -> int:
-    """The level of a cluster's feature, of the answer to ApiVersions v3 (KIP-584)."""
+    """Return the level of a cluster's feature, from the answer to ApiVersions v3 (KIP-584)."""
     body = bytes.fromhex("0012 0003 00000001 0000 00") + b"\x02t" + b"\x021" + b"\x00"
     host, port = bootstrap.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(len(body).to_bytes(4, "big") + body)
         answer = connection.recv(65_536)
-    # What is finalized comes last: name, most, least.
+    # Finalized features come last: name, highest level, lowest level.
     found = re.findall(re.escape(feature.encode()) + rb"(..)..", answer, re.DOTALL)
     return int.from_bytes(found[-1], "big")
 
@@ -100,7 +100,7 @@ def with_transaction(settings: Settings, name: str) -> None:
 
 
 def bare(settings: Settings) -> Producer:
-    """A transactional producer as the client's documentation has it."""
+    """Return a transactional producer as the client's documentation shows it."""
     producer = Producer(
         client_settings(settings) | {"transactional.id": settings.topic_prefix, "log_level": 0}
     )
@@ -110,7 +110,7 @@ def bare(settings: Settings) -> Producer:
 
 @pytest.mark.parametrize("first", ["commit", "abort"])
 def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, first: str) -> None:
-    """The late end of one transaction ends the first half of the next, whose commit succeeds."""
+    """A late end of one transaction ends the first half of the next, whose commit succeeds."""
     producer, topic = bare(settings), topics.topic(settings, "org")
     producer.begin_transaction()
     producer.produce(topic, b"", "first", 0)
@@ -128,7 +128,7 @@ def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, fir
     if first == "commit":
         assert half == ["first", "a"]  # a part of an open transaction: torn
     else:
-        assert there(net, settings) == ["b"]  # "a" is lost, and nobody was told
+        assert there(net, settings) == ["b"]  # "a" is lost, and no client got an error
 
 
 @pytest.mark.parametrize("first", ["commit", "abort"])
@@ -170,7 +170,7 @@ def test_a_late_end_does_not_touch_the_next_transaction_of_the_http_source(
     before: list[str] = []
 
     class Failing(list[Event]):
-        """What cannot be published at first, so that its transaction is aborted."""
+        """Events that cannot be published at first, so that their transaction is aborted."""
 
         def __iter__(self) -> Iterator[Event]:
             if not late.came.is_set():
@@ -180,7 +180,7 @@ def test_a_late_end_does_not_touch_the_next_transaction_of_the_http_source(
             yield from super().__iter__()
 
     class Halved(list[Event]):
-        """Between the two the late end arrives."""
+        """Two events; the late end of the transaction arrives between them."""
 
         def __iter__(self) -> Iterator[Event]:
             yield self[0]
@@ -230,12 +230,12 @@ def test_what_is_not_answered_is_published_once(net: Network, settings: Settings
 def test_the_http_source_goes_on_after_an_outage_longer_than_a_transaction(
     net: Network, settings: Settings, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kafka has aborted the open transaction meanwhile, and says what it says to one fenced off."""
+    """Kafka has aborted the open transaction by then, and reports a fenced producer."""
     monkeypatch.setattr(commit_module, "TRANSACTION_SECONDS", 2.0)
     monkeypatch.setattr(commit_module, "MESSAGE_SECONDS", 1.0)
 
     class Halved(list[Event]):
-        """Between the two the network goes."""
+        """Two events; the network fails between them."""
 
         def __iter__(self) -> Iterator[Event]:
             yield self[0]
@@ -310,7 +310,7 @@ def test_days_are_published_though_requests_come_late_or_are_not_answered(
 
 @contextmanager
 def trouble(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
-    """While it lasts requests come late or are not answered; how many, by their API key."""
+    """Delay requests or leave them unanswered while the block runs; yield how many, by API key."""
     done: Counter[int] = Counter()
     over = threading.Event()
 
@@ -338,7 +338,7 @@ def trouble(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
 
 
 class Unwanted(Exception):  # noqa: N818
-    """Makes a transaction be aborted."""
+    """Causes a transaction to be aborted."""
 
 
 def put(publisher: Publisher, settings: Settings, name: str, partition: int) -> None:

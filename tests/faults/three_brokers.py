@@ -1,8 +1,8 @@
-"""A cluster of three: brokers and controllers in one process each, on loopback.
+"""A cluster of three: a broker and controller in each process, on loopback.
 
-Replication 3, of which 2 must have what is acknowledged (Apache Kafka, "Broker Configs",
-`min.insync.replicas`; "KRaft"), as a district runs its own. Programs, Java's options and the form
-of the configuration are the embedded bus's.
+The replication factor is 3, and 2 replicas must have an acknowledged message, as in a district's
+own cluster (Apache Kafka, "Broker Configs", `min.insync.replicas`; "KRaft"). The programs, Java's
+options and the form of the configuration are those of the embedded bus.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ IDS = (1, 2, 3)
 READY_SECONDS = 120.0
 OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
 PARTITIONS = 4
-"""Of each of the two."""
+"""The partitions of each of the two internal topics."""
 
 
 @dataclass(slots=True)
 class Brokers:
-    """The three; `running` has those that are."""
+    """The three brokers; `running` has those that run."""
 
     folder: Path
     ports: dict[int, tuple[int, int]]
@@ -40,11 +40,11 @@ class Brokers:
 
     @property
     def bootstrap(self) -> str:
-        """All three, as a district writes it in `bus.toml`."""
+        """The addresses of all three, as a district writes them in `bus.toml`."""
         return ",".join(f"127.0.0.1:{port}" for port, _ in self.ports.values())
 
     def start(self, number: int) -> None:
-        """Start one; it has taken its place when `settled` says so."""
+        """Start a broker; `settled` says when it has joined."""
         home = self.folder / str(number)
         command = [machine.java(), *kafka_process._jvm(_programs(), "-Xms96m", "-Xmx320m")]
         with (home / "logs" / "kafka.out").open("ab") as out:
@@ -58,14 +58,14 @@ class Brokers:
             )
 
     def kill(self, number: int, why: str) -> None:
-        """Kill one without warning."""
+        """Kill a broker without warning."""
         running = self.running.pop(number)
         running.kill()
         running.wait()
         self.killed.append(why)
 
     def settled(self) -> bool:
-        """Whether three are there, and every replica of every partition has all."""
+        """Return whether three brokers run and every replica of every partition is in sync."""
         with suppress(KafkaException):
             there = self._admin().list_topics(timeout=5)
             return len(there.brokers) == len(IDS) and all(
@@ -76,7 +76,7 @@ class Brokers:
         return False
 
     def wait(self) -> None:
-        """Come back when it is settled."""
+        """Wait until the cluster is settled."""
         until = time.monotonic() + READY_SECONDS
         while not self.settled():
             ended = [number for number, one in self.running.items() if one.poll() is not None]
@@ -85,14 +85,14 @@ class Brokers:
             time.sleep(0.2)
 
     def leader(self, topic: str, partition: int) -> int:
-        """Which broker leads a partition."""
+        """Return the broker that leads a partition."""
         found: int = (
             self._admin().list_topics(timeout=20).topics[topic].partitions[partition].leader
         )
         return found
 
     def coordinator(self, topic: str, name: str) -> int:
-        """Which broker looks after a group (`OFFSETS`) or a transactional id (`TRANSACTIONS`)."""
+        """Return the broker for a group (`OFFSETS`) or a transactional id (`TRANSACTIONS`)."""
         return self.leader(topic, abs(_java_hash(name)) % PARTITIONS)
 
     def _admin(self) -> AdminClient:
@@ -101,7 +101,7 @@ class Brokers:
 
 @contextmanager
 def three_brokers(folder: Path) -> Iterator[Brokers]:
-    """Run them in a folder while the block does."""
+    """Run the brokers in a folder while the block runs."""
     taken: list[int] = []
     for _ in range(2 * len(IDS)):
         taken.append(machine.free_port(taken))
@@ -154,7 +154,7 @@ def _properties(number: int, ports: dict[int, tuple[int, int]]) -> str:
     own_lines = {
         "node.id": str(number),
         "controller.quorum.voters": voters,
-        # A broker that is gone is taken for gone, and another leads, within about 2 s, not 9 s.
+        # A killed broker is fenced and another one leads within about 2 s, not 9 s.
         "broker.session.timeout.ms": "2000",
         "controller.quorum.fetch.timeout.ms": "1000",
         "controller.quorum.election.timeout.ms": "500",
@@ -166,7 +166,7 @@ def _properties(number: int, ports: dict[int, tuple[int, int]]) -> str:
 
 
 def _java_hash(text: str) -> int:
-    """`String.hashCode`, by which Kafka finds a name's partition (`Utils.abs`)."""
+    """Return `String.hashCode`, by which Kafka finds a name's partition (`Utils.abs`)."""
     found = 0
     for character in text:
         found = (31 * found + ord(character)) & 0xFFFFFFFF

@@ -1,6 +1,7 @@
-"""The `bus` commands as a person or a script runs them: JSON on stdout, a status.
+"""The `bus` commands as a person or a script runs them: JSON on stdout, and an exit status.
 
-What runs to its end runs in this process; what is to be killed or signalled is a process.
+A command that runs to its end runs in this process. A command that a test kills or signals is a
+separate process.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ PATIENCE = 120.0
 
 @dataclass(slots=True)
 class Commands:
-    """`bus …` against one bus, under topics of its own.
+    """`bus …` against one bus, under separate topics.
 
-    variables: more of the environment. cwd: the current folder.
+    variables: more environment variables.
+    cwd:       the current folder.
     """
 
     settings: Settings
@@ -37,7 +39,7 @@ class Commands:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment: nothing of the user's settings, so no test reaches a real cluster."""
+        """The environment without the user's settings, so that no test reaches a real cluster."""
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
         named = {
             "BUS_KAFKA__BOOTSTRAP": self.settings.kafka.bootstrap,
@@ -51,9 +53,9 @@ class Commands:
         }
 
     def run(self, *arguments: str, status: int = 0, process: bool = False) -> dict[str, Any]:
-        """Run it to its end; the one JSON object that it printed.
+        """Run a command to its end, check its status, and return the JSON object that it printed.
 
-        process: run it in a process of its own.
+        process: run it in a separate process.
         """
         done = self.ended(*arguments, process=process)
         assert done.returncode == status, f"{arguments}: {done.stdout}\n{done.stderr}"
@@ -62,9 +64,9 @@ class Commands:
         return found
 
     def ended(self, *arguments: str, process: bool = False) -> Done:
-        """Run it to its end; how that was, and what it printed.
+        """Run a command to its end; return its exit status and its output.
 
-        process: run it in a process of its own.
+        process: run it in a separate process.
         """
         if not process and in_process.possible():
             return in_process.run(
@@ -82,7 +84,7 @@ class Commands:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start it and let it run."""
+        """Start a command in a separate process."""
         return subprocess.Popen(
             self._line(*arguments),
             cwd=self.cwd,
@@ -94,7 +96,7 @@ class Commands:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Let it run while the block does; it must then end by SIGTERM, with status 0."""
+        """Let a command run while the block runs; SIGTERM must then end it with status 0."""
         process = self.start(*arguments)
         try:
             yield process
@@ -111,7 +113,7 @@ class Commands:
 
 
 def _end(process: subprocess.Popen[str]) -> str:
-    """What it logged, when it has ended; it is killed when it does not."""
+    """Return what an ending process logged; kill it if it does not end within a minute."""
     try:
         return process.communicate(timeout=60)[1]
     except subprocess.TimeoutExpired:
@@ -120,12 +122,12 @@ def _end(process: subprocess.Popen[str]) -> str:
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """What `condition` answers as soon as it is true; fails when that takes too long."""
+    """Return what `condition` returns as soon as it is true; fail after this many seconds."""
     began = asked = time.monotonic()
     while not (found := condition()):
         answered = time.monotonic()
         assert answered < began + seconds, f"{what}: not within {seconds:g} s"
-        # Asking must not take the CPU from what is waited for.
+        # The check must not take the CPU from the process that it waits for.
         time.sleep(max(0.05, 2 * (answered - asked)))
         asked = time.monotonic()
     return found

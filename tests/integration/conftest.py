@@ -1,8 +1,8 @@
-"""One bus for the whole integration run: the embedded one in a home of its own, or, with
-`--bus=testcontainers`, Kafka and the registry in containers, named as a district names its own.
+"""The bus of the integration run: embedded in a temporary home, or in containers.
 
-Workers of pytest-xdist share the embedded one: the first that needs it starts it, and their parent
-stops it when all have ended.
+With `--bus=testcontainers`, Kafka and the registry run in containers, and the settings name them as
+a district names its own. Workers of pytest-xdist share the embedded bus: the first that needs it
+starts it, and the parent stops it when all workers have ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.integration.commands import Commands
 
 EMBEDDED = "embedded: a test of the embedded bus itself, or of commands that start one"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-"""The name of this worker of pytest-xdist; "" in their parent, and without them."""
+"""The name of this worker of pytest-xdist; empty in the parent and without workers."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,14 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The parent of the workers stops the bus that they have shared."""
+    """Stop the bus that the workers have shared, in the parent."""
     factory: pytest.TempPathFactory = session.config._tmp_path_factory
     if not WORKER and (home := shared_home(factory)).exists():
         local.down(home)
 
 
 def shared_home(factory: pytest.TempPathFactory) -> Path:
-    """The home of the bus that all workers share; each has a folder in the parent's."""
+    """Return the home of the shared bus; each worker has a folder within the parent's."""
     base = factory.getbasetemp()
     return (base.parent if WORKER else base) / "bus" / "home"
 
@@ -66,7 +66,7 @@ class Bus:
 
     @property
     def registry(self) -> str:
-        """The address of its registry."""
+        """The address of the registry."""
         return self.settings.registry.url or local.endpoints(self.home).registry
 
 
@@ -83,12 +83,12 @@ def bus(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -
             }
             yield Bus(home, settings_of(home).model_copy(update=named))
         return
-    local.up(home)  # of several at once one starts it and the others wait
+    local.up(home)  # when several call this at once, one starts the bus and the others wait
     yield Bus(home, settings_of(home))
 
 
 def settings_of(home: Path) -> Settings:
-    """Named here, so that a bus.toml or the environment cannot lead the tests to a real cluster."""
+    """Return explicit settings, so that no bus.toml or variable leads a test to a real cluster."""
     return Settings(home=home, kafka=KafkaSettings(), registry=RegistrySettings())
 
 
@@ -97,14 +97,14 @@ NUMBERS = count(1)
 
 @pytest.fixture
 def commands(bus: Bus, tmp_path: Path) -> Iterator[Commands]:
-    """`bus …` for one test, under topics of its own; the schemas are registered."""
+    """`bus …` for one test, under separate topics, with registered schemas."""
     with _commands(bus, tmp_path) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """`bus …` for all tests of a module, under topics of its own; the schemas are registered."""
+    """`bus …` for all tests of a module, under separate topics, with registered schemas."""
     with _commands(bus, tmp_path_factory.mktemp("module")) as found:
         yield found
 
@@ -120,7 +120,7 @@ def _commands(bus: Bus, folder: Path) -> Iterator[Commands]:
 
 
 def _delete_topics(settings: Settings) -> None:
-    """Every client that looks for topics is given all of them, so what nobody needs goes."""
+    """Delete the topics of a test. Every client lists all topics, so unused ones slow it down."""
     try:
         admin = AdminClient(client_settings(settings))
         there = admin.list_topics(timeout=10).topics

@@ -1,10 +1,10 @@
 """Kafka and the Apicurio Registry in containers, for `pytest --bus=testcontainers`.
 
 The images are those of deploy/compose.yaml; `KAFKA_IMAGE` and `REGISTRY_IMAGE` name others, as they
-do there. Where there is no Docker engine on this machine, or an image cannot be had, what asks for
-them is skipped with that reason. Ports are on 127.0.0.1 alone. Containers are taken away by the run
-itself; the helper container that testcontainers has for that (Ryuk) would be one more image to
-have, and is used only where `TESTCONTAINERS_RYUK_DISABLED=false` asks for it.
+do there. If there is no Docker engine on this machine, or an image is not available, the tests that
+need them are skipped with that reason. Ports are on 127.0.0.1 only. The run removes its containers
+itself. The helper container of testcontainers for that (Ryuk) would need one more image, so it is
+used only if `TESTCONTAINERS_RYUK_DISABLED=false` is set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.integration.commands import until
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 
-from testcontainers.core.container import DockerContainer  # reads it once
+from testcontainers.core.container import DockerContainer  # reads the variable once
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
@@ -37,12 +37,12 @@ COMPOSE = Path(__file__).parents[2] / "deploy" / "compose.yaml"
 READY_SECONDS = 120.0
 
 Addresses = tuple[str, str]
-"""Where Kafka is (`bootstrap`), and the registry's Confluent API (`url`)."""
+"""The addresses of Kafka (`bootstrap`) and of the registry's Confluent API (`url`)."""
 
 
 @contextmanager
 def engine() -> Iterator[docker.DockerClient]:
-    """The Docker engine of this machine."""
+    """Yield a client of this machine's Docker engine; skip the test if there is none."""
     client, why = _client()
     if client is None:
         pytest.skip(f"no Docker engine: {why}")
@@ -53,9 +53,9 @@ def engine() -> Iterator[docker.DockerClient]:
 
 
 def _client() -> tuple[docker.DockerClient | None, str]:
-    """The engine's client, or why there is none."""
+    """Return the engine's client, or the reason why there is none."""
     with warnings.catch_warnings():
-        # where nobody answers, the library leaves its socket to be collected
+        # without an engine, the library leaves its socket to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
         try:
             client = DockerClient().client
@@ -68,23 +68,23 @@ def _client() -> tuple[docker.DockerClient | None, str]:
 
 
 def services() -> dict[str, Any]:
-    """The services of the compose file."""
+    """Return the services of the compose file."""
     found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
     return found
 
 
 def image(service: str) -> str:
-    """The image of a service, as the environment has it or by default."""
+    """Return the image of a service, from the environment or by default."""
     return variable(services()[service]["image"])
 
 
 def variable(text: str) -> str:
-    """A value of the compose file in which `${NAME:-default}` stands."""
+    """Replace `${NAME:-default}` in a value of the compose file."""
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text)
 
 
 def have(client: docker.DockerClient, *images: str) -> None:
-    """See to it that these images are here."""
+    """Pull the images that are missing; skip the test if one is not available."""
     for name in images:
         try:
             client.images.get(name)
@@ -97,7 +97,7 @@ def have(client: docker.DockerClient, *images: str) -> None:
 
 @contextmanager
 def cluster() -> Iterator[Addresses]:
-    """One broker and one registry, while the block runs."""
+    """Run one broker and one registry while the block runs."""
     with engine() as client, taken_away(client), ExitStack() as stack:
         have(client, image("kafka-1"), image("registry"))
         ports = [free_port([])]
@@ -111,7 +111,7 @@ def cluster() -> Iterator[Addresses]:
 
 @contextmanager
 def taken_away(client: docker.DockerClient) -> Iterator[None]:
-    """No container of this run is left, also when it was ended while it made one."""
+    """Remove all containers of this run, also after an interrupted start."""
     try:
         yield
     finally:
@@ -121,10 +121,11 @@ def taken_away(client: docker.DockerClient) -> Iterator[None]:
 
 
 def _kafka(port: int) -> DockerContainer:
-    """A broker of a district's own, with its defaults but for what one broker alone needs.
+    """Return a broker as a district has it, with defaults except where one broker needs others.
 
-    It listens on the same port inside as outside: the one address that it tells is then right for
-    clients on this machine and for the broker itself, which writes the ends of transactions by it.
+    It listens on the same port inside and outside of the container. The address that it advertises
+    is then right for clients on this machine and for the broker itself, which uses it to write the
+    ends of transactions.
     """
     container = DockerContainer(
         image("kafka-1"),
@@ -150,7 +151,7 @@ def _kafka(port: int) -> DockerContainer:
 
 
 def _registry(port: int) -> DockerContainer:
-    """A registry with its state in its memory."""
+    """Return a registry that keeps its state in memory."""
     container = DockerContainer(
         image("registry"),
         env={"QUARKUS_LOG_LEVEL": "WARN", "QUARKUS_HTTP_ACCESS_LOG_ENABLED": "false"},
@@ -159,13 +160,13 @@ def _registry(port: int) -> DockerContainer:
 
 
 def _published(container: DockerContainer, inside: int, outside: int) -> DockerContainer:
-    """Reached on 127.0.0.1 alone: `with_bind_ports` would open the port to other machines."""
+    """Publish a port on 127.0.0.1 only; `with_bind_ports` would open it to other machines."""
     container.ports[f"{inside}/tcp"] = ("127.0.0.1", outside)  # type: ignore[assignment]
     return container
 
 
 def _wait(container: DockerContainer, answers: Callable[[], bool]) -> None:
-    """Until it answers; with what it has logged, when it does not."""
+    """Wait until a container answers; fail with its log if it does not."""
     running = container.get_wrapped_container()
 
     def answered() -> bool:

@@ -1,5 +1,7 @@
-"""deploy/ on a real engine, as its README has it: a copy of it with settings and secrets of its own,
-started by one command, under a project of its own, and taken away whole."""
+"""A copy of deploy/ with test settings and secrets, on a real engine.
+
+One command starts it, as its README says, in a separate project. At the end, everything is removed.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,9 @@ TOP = Path(__file__).parents[2]
 BUILT_FROM = ("bus", "producers", "consumers", "schemas", "deploy")
 FILES = (".dockerignore", "pyproject.toml", "requirements.lock", "README.md")
 PASSED_ON = ("BASE", "KAFKA_IMAGE", "REGISTRY_IMAGE")
-"""Settings of deploy/ that a machine may need to have its images; the others are the test's."""
+"""Settings of deploy/ that a machine may need to get the images; the test sets the others."""
 UP_SECONDS = 900.0
-"""For the first start, with the build of the image."""
+"""The time limit of the first start, which builds the image."""
 
 VENDOR_PORT = 9999
 VENDOR = """
@@ -46,12 +48,19 @@ with Receiver(os.environ["SECRET"], port=int(os.environ["PORT"])) as receiver:
             told += 1
             print(json.dumps([one.id, one.event["type"], one.verified]), flush=True)
 """
-"""A vendor, whose source is that of tests/webhook_receiver.py and this: a line for each request."""
+"""The end of the vendor's program, which prints a line for each request.
+
+The first part is the source of tests/webhook_receiver.py.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A project that is up. `folder` is its copy of deploy/; `key`, the HTTP client's key."""
+    """A running project.
+
+    folder: its copy of deploy/.
+    key:    the key of the HTTP client.
+    """
 
     client: docker.DockerClient
     command: tuple[str, ...]
@@ -63,7 +72,7 @@ class Deployment:
     secret: str
 
     def compose(self, *arguments: str, seconds: float = 120.0) -> str:
-        """Run compose as a person does in the folder; what it printed."""
+        """Run compose in the folder, as a person does; return its output."""
         engine = {k: v for k, v in os.environ.items() if k.startswith("DOCKER_")}
         env = {k: os.environ[k] for k in ("PATH", "HOME") if k in os.environ} | engine
         done = subprocess.run(
@@ -79,13 +88,13 @@ class Deployment:
         return done.stdout + done.stderr
 
     def containers(self) -> dict[str, Container]:
-        """All containers by service, also those that have ended."""
+        """Return all containers by service, also those that have ended."""
         mine = {"label": f"com.docker.compose.project={self.project}"}
         found = self.client.containers.list(all=True, filters=mine)
         return {one.labels["com.docker.compose.service"]: one for one in found}
 
     def states(self) -> dict[str, str]:
-        """By service: healthy, unhealthy, starting; `exited 0` for one that has ended."""
+        """Return the state of each service: healthy, unhealthy, starting, or such as `exited 0`."""
         found = {}
         for service, one in self.containers().items():
             state = one.attrs["State"]
@@ -96,7 +105,7 @@ class Deployment:
         return found
 
     def bus(self, *arguments: str) -> dict[str, Any]:
-        """`docker-compose exec canvas bus … --json`."""
+        """Run `docker-compose exec canvas bus … --json`."""
         line = ["bus", *arguments, "--json"]
         code, (out, err) = self.containers()["canvas"].exec_run(line, demux=True)
         assert code == 0, f"{arguments}: {out!r} {err!r}"
@@ -104,7 +113,7 @@ class Deployment:
         return found
 
     def put(self, extract: Path) -> None:
-        """`docker cp EXTRACT …:/drop/`, readable for all."""
+        """Run `docker cp EXTRACT …:/drop/`, with a file that everyone can read."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             entry = tarfile.TarInfo(extract.name)
@@ -115,14 +124,14 @@ class Deployment:
         assert self.containers()["oneroster-csv"].put_archive("/drop", packed.getvalue())
 
     def dropped(self, folder: str) -> set[str]:
-        """What is in /drop/taken or /drop/refused."""
+        """Return the files in /drop/taken or /drop/refused."""
         _, out = self.containers()["oneroster-csv"].exec_run(
             ["ls", f"/drop/{folder}"], stderr=False
         )
         return set(out.decode().split())
 
     def out(self, service: str, to: Path) -> Path:
-        """`docker cp SERVICE:/out TO`: what a product got."""
+        """Run `docker cp SERVICE:/out TO`, which copies what a product received."""
         shutil.rmtree(to, ignore_errors=True)
         stream, _ = self.containers()[service].get_archive("/out")
         with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
@@ -132,7 +141,7 @@ class Deployment:
 
 @contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
-    """A copy of deploy/ in this folder, not yet up, ready for `compose up -d`."""
+    """Yield a copy of deploy/ in this folder, ready for `compose up -d`."""
     with containers.engine() as client:
         command = _compose()
         base = containers.variable(containers.services()["schemas"]["build"]["args"]["BASE"])
@@ -172,13 +181,13 @@ def deployment(folder: Path) -> Iterator[Deployment]:
             yield found
         finally:
             found.compose("down", "--volumes", "--remove-orphans")
-            with suppress(docker.errors.ImageNotFound):  # it did not come so far
+            with suppress(docker.errors.ImageNotFound):  # the image was not built
                 client.images.remove(found.image, force=True)
 
 
 @contextmanager
 def vendor(deployed: Deployment) -> Iterator[DockerContainer]:
-    """A vendor on the webhook's own loopback, as only there an address may be without TLS."""
+    """Run a vendor on the loopback of the webhook consumer, where a URL needs no TLS."""
     program = (TOP / "tests" / "webhook_receiver.py").read_text("utf-8") + VENDOR
     container = DockerContainer(
         deployed.image,
@@ -191,7 +200,7 @@ def vendor(deployed: Deployment) -> Iterator[DockerContainer]:
 
 
 def _compose() -> tuple[str, ...]:
-    """`docker compose` or `docker-compose`, whichever is there."""
+    """Return `docker compose` or `docker-compose`, whichever is installed."""
     for command in (("docker", "compose"), ("docker-compose",)):
         if shutil.which(command[0]):
             done = subprocess.run([*command, "version"], capture_output=True, check=False)
@@ -201,14 +210,14 @@ def _compose() -> tuple[str, ...]:
 
 
 def _client(folder: Path) -> tuple[str, str]:
-    """A new key of an HTTP client, and its SHA-256."""
+    """Create a key for an HTTP client; return it and its SHA-256."""
     settings = Settings(home=folder, kafka=KafkaSettings(), registry=RegistrySettings())
     made = Commands(settings, folder).run("produce", "http", "--new-key", "frontoffice")
     return made["key"], made["toml"].partition('key_sha256 = "')[2].partition('"')[0]
 
 
 def _secret(folder: Path, name: str, value: str) -> None:
-    """A file that the containers' user can read, in a folder that nobody else can enter."""
+    """Write a file that the user of the containers can read, in a folder closed to other users."""
     secrets = folder / "deploy" / "secrets"
     secrets.mkdir(mode=0o700, exist_ok=True)
     (secrets / name).write_text(value)

@@ -1,8 +1,8 @@
-"""A `bus` command in this process, which saves the second that a process takes to import.
+"""Run a `bus` command in this process, which saves a second of imports for each command.
 
-Python's own state is as it was when the command is over: environment, current folder, signal
-handlers, logging. Not so what only the end of a process takes away; what is killed, signalled or
-left running is for `Commands.start`.
+Afterwards the state of Python is restored: environment, current folder, signal handlers, logging.
+State that only the end of a process clears stays. Use `Commands.start` for a command that is
+killed, signaled or left running.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ THREAD_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How a command ended, and what it printed."""
+    """The exit status and the output of a command."""
 
     returncode: int
     stdout: str
@@ -45,16 +45,16 @@ class Done:
 
 
 class TooLate(BaseException):
-    """The command takes too long. Nothing in the product catches it."""
+    """A command takes too long. The code of the bus does not catch this."""
 
 
 def possible() -> bool:
-    """Whether a command can run here: signals and the environment are the main thread's."""
+    """Return whether a command can run here: only the main thread can handle signals."""
     return threading.current_thread() is threading.main_thread()
 
 
 def run(arguments: list[str], *, cwd: Path, env: Mapping[str, str], seconds: float) -> Done:
-    """Run `bus ARGUMENTS` to its end, with the status that its process would have."""
+    """Run `bus ARGUMENTS` to its end, with the exit status that its process would have."""
     with TemporaryFile() as out, TemporaryFile() as err:
         with (
             contextlib.chdir(cwd),
@@ -89,7 +89,7 @@ def _status(arguments: list[str]) -> int:
 
 
 def _interrupted(ended: BaseException) -> None:
-    """Ctrl-C is meant for the tests, not for the command that happens to run."""
+    """Raise the KeyboardInterrupt of Ctrl-C again: it is meant for the tests."""
     one: BaseException | None = ended
     while one is not None:
         if isinstance(one, KeyboardInterrupt):
@@ -99,7 +99,7 @@ def _interrupted(ended: BaseException) -> None:
 
 @contextlib.contextmanager
 def _captured(name: str, descriptor: int, file: BinaryIO) -> Iterator[None]:
-    """The file gets all that is written there, by Python or by a library in C."""
+    """Send all output to the file, from Python and from libraries in C."""
     before, kept = getattr(sys, name), os.dup(descriptor)
     before.flush()
     try:
@@ -119,9 +119,9 @@ def _text(file: BinaryIO) -> str:
 
 
 def _collect() -> None:
-    """End the clients of Kafka that the command left open, as the end of its process does.
+    """End the Kafka clients that the command left open, as the end of its process does.
 
-    What is imported by then is left out of later collections, which take little time so.
+    Later collections skip the objects that exist by then, to take little time.
     """
     gc.collect()
     if not gc.get_freeze_count():
@@ -130,7 +130,7 @@ def _collect() -> None:
 
 @contextlib.contextmanager
 def _environment(env: Mapping[str, str]) -> Iterator[None]:
-    """This environment and no other variable. What is the same is not touched."""
+    """Set this environment and no other variable; leave equal ones untouched."""
     before = dict(os.environ)
     try:
         _become(env)
@@ -160,7 +160,7 @@ def _signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _threads() -> Iterator[list[threading.Thread]]:
-    """Give the threads that the command starts, and that those start; a test has some of its own."""
+    """Yield the threads that the command and its threads start; a test has other threads."""
     started: list[threading.Thread] = []
     start = threading.Thread.start
 
@@ -176,7 +176,7 @@ def _threads() -> Iterator[list[threading.Thread]]:
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
-    """The command sets up its logs; afterwards those of the tests are back."""
+    """Let the command set up its logs; restore those of the tests afterwards."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(one, one.level, one.handlers[:]) for one in loggers]
     configured, config = structlog.is_configured(), structlog.get_config()
@@ -193,11 +193,11 @@ def _logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_alone() -> Iterator[None]:
-    """What a process does once and for all is done once for all commands, or not at all."""
+    """Run only once, or not at all, what changes a process for good."""
     configure, provide = structlog.configure, trace.set_tracer_provider
 
     def uncached(**how: Any) -> None:
-        # a logger that keeps its configuration would keep this command's
+        # a logger that caches its configuration would keep that of this command
         configure(**how | {"cache_logger_on_first_use": False})
 
     def once(provider: trace.TracerProvider) -> None:
@@ -207,8 +207,8 @@ def _process_alone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(structlog, "configure", uncached)
         patch.setattr(trace, "set_tracer_provider", once)
-        patch.setattr(os, "nice", lambda _: 0)  # there is no way back from it
-        patch.setattr(sys, "excepthook", sys.excepthook)  # typer puts its own in its place
+        patch.setattr(os, "nice", lambda _: 0)  # a process cannot take it back
+        patch.setattr(sys, "excepthook", sys.excepthook)  # typer installs its own hook
         yield
 
 
@@ -227,7 +227,7 @@ def _within(seconds: float, arguments: list[str]) -> Iterator[None]:
 
 
 def _ended(arguments: list[str], threads: list[threading.Thread]) -> None:
-    """All these threads have ended."""
+    """Check that all these threads have ended."""
     until = time.monotonic() + THREAD_SECONDS
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))

@@ -1,5 +1,7 @@
-"""deploy/ comes up with one command on a real engine and takes the sample's two days, the second
-with a broker down; it stops in order, and nothing of it is left."""
+"""deploy/ starts with one command on a real engine and takes two days' extracts.
+
+A broker is down on the second day. The deployment stops in order and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
 
 
 def all_healthy(deployed: Deployment) -> None:
-    """Wait until all is healthy, and the schemas are registered; says what is not."""
+    """Wait until all services are healthy and the schemas are registered, or name the others."""
 
     def healthy() -> bool:
         states = deployed.states()
@@ -82,7 +84,7 @@ def all_healthy(deployed: Deployment) -> None:
 
 
 def deliver(deployed: Deployment, extract: Path) -> None:
-    """Put an extract into the drop folder, and wait until every product has what is new."""
+    """Put an extract into the drop folder, and wait until every product has the changes."""
     deployed.put(extract)
 
     def taken() -> bool:
@@ -98,12 +100,12 @@ def deliver(deployed: Deployment, extract: Path) -> None:
 
 
 def zips(deployed: Deployment, folder: Path) -> list[Path]:
-    """What Canvas got, in its order."""
+    """Return the zips that Canvas received, in order."""
     return sorted(deployed.out("canvas", folder / "canvas").glob("*.zip"))
 
 
 def sds(deployed: Deployment, folder: Path) -> set[tuple[str, str, str]]:
-    """What SDS makes of its folder."""
+    """Return the rosters that SDS reads from its folder."""
     return sds_model.rosters(sds_model.load(deployed.out("microsoft-sds", folder / "sds")))
 
 
@@ -127,14 +129,14 @@ def note(deployed: Deployment, state: canvas_model.State) -> None:
 
 
 def attendance(listening: DockerContainer) -> list[tuple[str, str, bool]]:
-    """What the vendor was told (id, type, signature verified), once attendance is among it."""
+    """Return what the vendor received (id, type, signature verified), once attendance has come."""
     lines = listening.get_logs()[0].decode().splitlines()
     told = [(id_, kind, verified) for id_, kind, verified in map(json.loads, lines)]
     return told if any(kind == "attendance.recorded" for _, kind, _ in told) else []
 
 
 def now_and_then(condition: Callable[[], Any], what: str) -> Any:
-    """`until`, for what costs a process to ask."""
+    """Call `until` less often, for conditions that need a process."""
 
     def asked() -> Any:
         if not (found := condition()):

@@ -1,4 +1,4 @@
-"""What a product could not be told: looked at, sent again after a fix, or put aside."""
+"""Dead letters: list them, retry them after a fix, or discard them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_they_are_listed_shown_retried_and_put_aside(commands: Commands, vendor:
 
 
 def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Receiver) -> None:
-    """The second day's state is told, not that which failed."""
+    """A retry delivers the second day's state, not the one that failed."""
     with vendor:
         for day in (1, 2):
             path = District(seed=4, students=20, change=1.0).write(commands.cwd / f"{day}.zip", day)

@@ -56,7 +56,7 @@ def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path)
             assert batch.testzip() is None
     assert sds_model.rosters(sds_model.load(folder / "out" / "microsoft-sds"))
     _, _, following = done.stderr.partition("Try next\n")
-    went = subprocess.run(  # in the shell of who has exported BUS_HOME
+    went = subprocess.run(  # in a shell where BUS_HOME is exported
         ["sh", "-ec", following],
         cwd=tmp_path,
         env=env,

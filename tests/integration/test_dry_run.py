@@ -1,4 +1,4 @@
-"""`bus produce … --dry-run`: it says what a run would do, and leaves all as it is."""
+"""`bus produce … --dry-run` reports what a run would do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.integration.test_sources import System
 
 
 def topics_as_they_are(settings: Settings) -> dict[Any, int]:
-    """Each partition of the bus's topics with its end."""
+    """Return the end of each partition of the bus's topics."""
     there = AdminClient(client_settings(settings)).list_topics(timeout=10).topics
     ours = [name for name in there if name.startswith(f"{settings.topic_prefix}.")]
     with Reader(settings, "{}") as reader:
@@ -29,7 +29,7 @@ def topics_as_they_are(settings: Settings) -> dict[Any, int]:
 
 
 def files(settings: Settings) -> dict[str, str]:
-    """What lies in the home of caches and working files, with digests; but for empty locks."""
+    """Return the digest of each file in the home, except empty locks."""
     return {
         str(path.relative_to(settings.home)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in ("published", "work")
@@ -108,7 +108,7 @@ def test_a_poll_is_looked_at_and_its_position_stays(commands: Commands) -> None:
 
 
 def test_killed_it_leaves_nothing_that_counts(commands: Commands) -> None:
-    """Its working files are gone with the next run; ended by SIGTERM, at once."""
+    """The next run deletes its working files; after SIGTERM they are deleted at once."""
     take(commands, DAY_1)
     settings = commands.settings
     ends = topics_as_they_are(settings)
@@ -127,7 +127,7 @@ def test_killed_it_leaves_nothing_that_counts(commands: Commands) -> None:
 
 
 def test_two_at_once_do_not_meet(commands: Commands) -> None:
-    """The second is told to wait, and so is one beside a run."""
+    """A dry run is refused while another dry run or a run of the source is running."""
     take(commands, DAY_1)
     settings = commands.settings
     for lock in ("dry-run.lock", "lock"):

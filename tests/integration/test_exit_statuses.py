@@ -1,4 +1,4 @@
-"""What a command looked at is not well: status 1, as docs/exit-statuses.md says."""
+"""Status 1 if a command works but finds a problem, as docs/exit-statuses.md says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DISTRICT = District(seed=4, students=20)
 
 @pytest.fixture
 def extract(commands: Commands) -> Path:
-    """A small district's first day."""
+    """The first day of a small district."""
     return DISTRICT.write(commands.cwd / "day-1.zip", 1)
 
 
@@ -47,7 +47,7 @@ def test_a_file_that_cannot_be_read(commands: Commands, extract: Path) -> None:
 
 
 def test_a_product_that_takes_nothing(commands: Commands, extract: Path) -> None:
-    orgs = commands.cwd / "orgs"  # a few records: of many it says sooner that it takes nothing
+    orgs = commands.cwd / "orgs"  # few, as many refusals stop the consumer sooner
     orgs.mkdir()
     with zipfile.ZipFile(extract) as whole:
         whole.extract("orgs.csv", orgs)
@@ -59,7 +59,7 @@ def test_a_product_that_takes_nothing(commands: Commands, extract: Path) -> None
         found = commands.run(*arguments, status=1)
         assert "error" not in found, found
         assert found["deadLettered"] and not sum(found["delivered"].values())
-        commands.run(*arguments)  # nothing is new, so nothing is wrong
+        commands.run(*arguments)  # nothing is new, so there is no problem
         retry = ("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
         assert commands.run(*retry, status=1)["failed"]
         vendor.answer = lambda _: 204

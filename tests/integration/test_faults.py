@@ -1,4 +1,4 @@
-"""Killed at any moment, fed rubbish, a product that is down: nothing lost, nothing doubled."""
+"""Kills at any moment, rubbish, and a product that is down: nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ DISTRICT = District(seed=3, students=300, change=0.2)
 
 
 def extract(commands: Commands, day: int) -> Path:
-    """The extract of a day, written into the test's folder."""
+    """Write a day's extract into the folder of the test."""
     return DISTRICT.write(commands.cwd / f"day-{day}.zip", day)
 
 
 def published(commands: Commands, kind: str) -> list[Message]:
-    """All that is in a kind's topic and committed."""
+    """Return all committed messages in the topic of a kind."""
     return list(scan(commands.settings, topics.topic(commands.settings, kind)))
 
 
 def killed_at_some_moment(commands: Commands, *arguments: str, within: float) -> bool:
-    """Start a command and kill it without warning; whether it had ended before."""
+    """Start a command and kill it without warning; return whether it had ended before."""
     process = commands.start(*arguments)
     try:
         process.wait(random.uniform(0.3, within))
@@ -68,7 +68,7 @@ def test_a_producer_killed_at_any_moment_publishes_each_record_once(commands: Co
     for message in published(commands, "student"):
         people[(message.key() or b"").decode()] += 1
         after[(message.key() or b"").decode()] = dict(headers_of(message))["ce_type"]
-    assert max(people.values()) <= 2  # day one's event, and day two's when the day changed it
+    assert max(people.values()) <= 2  # at most one event on each of the two days
     active = {id_ for id_, kind in after.items() if not (kind or b"").endswith(b".withdrawn")}
     assert active == {id_ for id_ in truth(second).people if id_.startswith("student-")}
 
@@ -118,7 +118,7 @@ def test_copies_share_the_work_and_one_may_die(commands: Commands) -> None:
 
 @pytest.mark.parametrize("copies", [1, 2])
 def test_a_consumer_that_is_far_behind_gives_nothing_up(commands: Commands, copies: int) -> None:
-    """It joined when the topics were empty, and then all came at once, while it stood still."""
+    """It joined when the topics were empty; then all records came at once while it was stopped."""
     commands.variables |= {"BUS_CONSUMER__HOLD_SECONDS": "0", "BUS_CONSUMER__HOLD_RECORDS": "50"}
     out = commands.cwd / "canvas"
     with ExitStack() as ends:
@@ -178,7 +178,7 @@ def test_a_product_that_is_down_loses_nothing_and_gets_each_event_once(commands:
 def test_a_copy_that_joins_while_the_product_is_down_does_not_turn_time_back(
     commands: Commands,
 ) -> None:
-    """The batch that the first copy was trying is partly the second's now; each delivers its own."""
+    """The second instance takes over a part of the batch that the first was retrying."""
     commands.variables |= {
         "BUS_PRODUCTS__WEBHOOK__SECRET": SECRET,
         "BUS_PRODUCTS__WEBHOOK__KINDS": "student",
@@ -214,7 +214,7 @@ def test_a_copy_that_joins_while_the_product_is_down_does_not_turn_time_back(
 
 
 def members(commands: Commands, group: str) -> int:
-    """How many members of a group have partitions."""
+    """Return the number of members of a group that have partitions."""
     admin = AdminClient(client_settings(commands.settings))
     (described,) = admin.describe_consumer_groups([group]).values()
     return sum(1 for m in described.result().members if m.assignment.topic_partitions)
@@ -252,7 +252,7 @@ def test_rubbish_goes_to_the_dead_letters_as_it_came_and_the_rest_flows_on(
 
 
 def test_no_log_line_holds_a_name_or_an_address(commands: Commands) -> None:
-    """With all that can be logged, of a run with faults of every sort."""
+    """The log has every level, of a run with all types of faults."""
     commands.variables |= {
         "BUS_TELEMETRY__LOG_LEVEL": "debug",
         "BUS_PRODUCTS__WEBHOOK__SECRET": SECRET,

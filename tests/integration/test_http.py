@@ -1,4 +1,4 @@
-"""Attendance as it is taken: POSTed to the service, told to a vendor, signed, once."""
+"""Attendance is POSTed to the service and delivered to a vendor, signed, once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 @dataclass(frozen=True, slots=True)
 class School:
-    """A service that takes records, and a vendor who is told of them."""
+    """A service that takes records, and a vendor that receives them."""
 
     app: httpx2.Client
     vendor: Receiver
     commands: Commands
 
     def note(self, student: str, category: str, **said: Any) -> dict[str, Any]:
-        """An attendance record as a classroom app has it."""
+        """Return an attendance record as a classroom app sends it."""
         return {
             "studentSourcedId": student,
             "schoolSourcedId": "oak",
@@ -37,11 +37,11 @@ class School:
         } | said
 
     def post(self, body: Any, kind: str = "attendance", **headers: str) -> httpx2.Response:
-        """POST it as the app."""
+        """POST a body as the app."""
         return self.app.post(f"/v1/{kind}", json=body, headers=headers)
 
     def told(self, student: str, number: int) -> list[Received]:
-        """What the vendor has been told of a student's attendance, once it is so much."""
+        """Return the vendor's events of a student's attendance, once there are this many."""
 
         def found() -> list[Received]:
             return [
@@ -126,7 +126,7 @@ def test_the_same_request_twice_is_one_event(school: School) -> None:
     other = school.post(school.note("s3", "inAttendance"), **key)
     assert (first.status_code, second.status_code, other.status_code) == (202, 202, 422)
     assert first.json() == second.json()
-    school.post(school.note("s3", "earlyDeparture"))  # after it nothing more can come
+    school.post(school.note("s3", "earlyDeparture"))  # events come in order, so this is the last
     events = school.told("s3", 2)
     assert [e.data["attendanceEventCategory"] for e in events] == ["tardy", "earlyDeparture"]
 
@@ -186,4 +186,4 @@ def test_a_note_of_a_student_whom_nobody_knows_is_a_dead_letter(school: School) 
         "the dead letter",
     )
     assert "student" in letters[0]["reason"]
-    assert "nobody" in letters[0]["reason"]  # the id by which it is found, not a name
+    assert "nobody" in letters[0]["reason"]  # the id that identifies the student, not a name

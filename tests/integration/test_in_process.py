@@ -1,4 +1,4 @@
-"""A command that runs in this process does and says what its process does, and leaves no trace."""
+"""A command in this process does and prints the same as in its own process, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ COMMANDS = {
     "no such option": (("consume", "canvas", "--fast"), 2),
     "no such command": (("fly",), 2),
 }
-"""What to run, one after the other, and with which status it ends."""
+"""The commands to run, one after the other, and the exit status of each."""
 
 
 OWN = ("id", "at", "by", "into", "seconds", "out")
-"""What is another's name, time or folder each time."""
+"""Values that differ in each run, such as names, times and folders."""
 
 
 def told(done: Done, prefix: str, folder: Path) -> Any:
-    """What a command told, without what is its own."""
+    """Return what a command printed, without the values that differ in each run."""
     text = done.stdout.replace(prefix, "PREFIX").replace(str(folder), "FOLDER")
     found = json.loads(text)
     for check in found.get("checks", ()):
-        check.pop("says")  # how much memory and disk is free now
+        check.pop("says")  # the free memory and disk space
     return {name: value for name, value in found.items() if name not in OWN}
 
 

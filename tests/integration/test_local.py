@@ -1,4 +1,4 @@
-"""The embedded bus for real: started, killed, damaged and mended, by the commands themselves."""
+"""The embedded bus for real: its commands start, kill, damage and repair it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
 
 SHARED = ("BUS_CACHE_DIR", "BUS_MAVEN_REPOSITORY")
-"""Where the programs come from is the same in every home."""
+"""The folder of the downloaded programs is the same for every home."""
 
 
 @pytest.fixture
 def own(bus: Bus, tmp_path: Path) -> Iterator[Commands]:
-    """A home beside the running one, with nothing in it; its path has what paths may have."""
+    """An empty home beside the running one; its path has unusual characters."""
     home = tmp_path / ("a home = $x [b] ü % " + "long" * 30)
     shared = {name: os.environ[name] for name in SHARED if name in os.environ}
     yield Commands(bus.settings.model_copy(update={"home": home}), tmp_path, shared)
@@ -53,7 +53,7 @@ def _runs(one: int) -> bool:
 def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     home = own.settings.home
 
-    # A start that is killed midway is taken up by the next; of two at once one waits.
+    # A second start takes over from a killed one; of two starts at once, one waits.
     up = own.start("up")
     until((home / "run" / "registry.json").exists, "the first of the two is started")
     up.kill()
@@ -70,7 +70,7 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     listed, topics = own.run("schemas", "list"), own.run("status")["topics"]
     assert len(topics) == len(listed["subjects"]) == len(KINDS)
 
-    # Killed, and its files damaged where that costs nothing: the next start brings all back.
+    # Kill it and damage files that can be rebuilt: the next start restores everything.
     kill(*pids(own).values())
     assert own.run("status", status=1)["dead"] == ["kafka", "registry"]
     (home / "kafka/meta.properties").write_text("")
@@ -81,7 +81,7 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     own.run("up", process=True)
     assert (own.run("schemas", "list"), own.run("status")["topics"]) == (listed, topics)
 
-    # Killed alone, it is started alone.
+    # A part that is killed alone is restarted alone.
     before = pids(own)
     kill(before["kafka"])
     own.run("up", process=True)
@@ -93,14 +93,14 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     assert own.run("down", process=True)["stopped"] == []
     assert not java_in(home)
 
-    # Damage that costs data stops the start, and nothing is left of it.
+    # Damage that loses data stops the start, and no process is left.
     (home / "registry/registry.mv.db").unlink()
     assert "registry/registry.mv.db" in own.run("up", status=1, process=True)["error"]
     assert not java_in(home)
 
 
 def java_in(home: Path) -> list[int]:
-    """Processes that work in this home."""
+    """Return the Java processes that work in this home."""
     found = []
     for one in psutil.process_iter():
         with suppress(psutil.Error):
@@ -120,7 +120,7 @@ def test_the_lag_of_a_group_counts_records_alone(bus: Bus) -> None:
         producer.begin_transaction()
         for each in range(number):
             producer.produce(name, str(each), partition=each % 2)
-        producer.flush()  # also what is then aborted has its offsets
+        producer.flush()  # so that aborted messages have their offsets, too
         producer.commit_transaction() if end else producer.abort_transaction()
 
     group = {**client_settings(settings), "group.id": "lag-lunch", "enable.auto.commit": False}

@@ -1,4 +1,4 @@
-"""A SIS extract in, products out; the next day's extract in, exactly what changed out."""
+"""The first extract reaches the products; the next day's extract brings exactly its changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SECOND = {  # created, updated, withdrawn, unchanged
 
 
 def take(commands: Commands, extract: Path) -> dict[str, dict[str, int]]:
-    """`bus produce oneroster-csv EXTRACT --json`: its counts."""
+    """Run `bus produce oneroster-csv EXTRACT --json`; return its counts."""
     found = commands.run("produce", "oneroster-csv", str(extract))
     assert found["source"] == "oneroster-csv"
     records: dict[str, dict[str, int]] = found["records"]
@@ -49,7 +49,7 @@ def take(commands: Commands, extract: Path) -> dict[str, dict[str, int]]:
 
 
 def consume(commands: Commands, product: str) -> dict[str, Any]:
-    """`bus consume PRODUCT --out … --until-caught-up --json`."""
+    """Run `bus consume PRODUCT --out … --until-caught-up --json`."""
     out = str(commands.cwd / product)
     found = commands.run("consume", product, "--out", out, "--until-caught-up")
     assert (found["product"], found["out"], found["deadLettered"]) == (product, out, 0)
@@ -73,7 +73,7 @@ def test_two_days(commands: Commands) -> None:
     for kind, expected in SECOND.items():
         assert records[kind] == _counts(*expected), kind
     told = consume(commands, "canvas")["delivered"]
-    assert told["enrollment"] == 58 + 55 - 1  # two of the new ones are one student in one class
+    assert told["enrollment"] == 58 + 55 - 1  # two are the same student in the same class
     assert told["student"] == 10 + 14 + 12
     consume(commands, "microsoft-sds")
     (again, second) = sorted(canvas.glob("*.zip"))
@@ -116,8 +116,11 @@ def test_an_extract_cut_short_stops_before_anything_is_published(commands: Comma
 
 
 def test_a_careless_extract_goes_in_with_each_fault_named(commands: Commands) -> None:
-    """The fixture of an OneRoster client for Moodle: a course that is not there, a school that is
-    missing, statuses left out, capitalised values, no date."""
+    """Each fault of a real OneRoster client's test data is reported, and the rest is published.
+
+    The extract is a fixture of a client for Moodle. A course and a school are missing, statuses are
+    left out, values are capitalized, and a date is missing.
+    """
     records = take(commands, SAMPLES / "moodle-plugin-oneroster-1.1.zip")
     assert sum(counts["created"] for counts in records.values()) > 0
     faults = commands.run("quarantine", "list")["faults"]
@@ -152,7 +155,7 @@ def test_a_drop_folder_takes_each_extract_once(commands: Commands) -> None:
 
 
 def test_a_source_leaves_alone_what_is_another_sources(commands: Commands) -> None:
-    """Two systems with the same ids: the first has them, whatever the second says and takes back."""
+    """Of two systems with the same ids, the first one owns the records until it withdraws them."""
     extract = District(students=60).write(commands.cwd / "extract")
 
     def by(source: str) -> dict[str, dict[str, int]]:
@@ -170,7 +173,7 @@ def test_a_source_leaves_alone_what_is_another_sources(commands: Commands) -> No
     west = by("west")["student"]
     assert (west["withdrawn"], west["unchanged"]) == (1, 59)
     users.write_text("".join(lines), "utf-8")
-    assert by("east")["student"]["created"] == 1  # west has let go of it
+    assert by("east")["student"]["created"] == 1  # west no longer has the record
     faults = commands.run("quarantine", "list")["faults"]
     assert any("another source" in fault["reason"] for fault in faults)
 
@@ -178,7 +181,7 @@ def test_a_source_leaves_alone_what_is_another_sources(commands: Commands) -> No
 def test_a_withdrawn_record_takes_nothing_away_that_another_still_gives(
     commands: Commands,
 ) -> None:
-    """Two enrollments of one student in one class are one thing to Canvas."""
+    """Two enrollments of one student in one class are equivalent records for Canvas."""
     folder = District(students=60).write(commands.cwd / "extract")
     enrollments = folder / "enrollments.csv"
     once = enrollments.read_text("utf-8")

@@ -1,5 +1,8 @@
-"""A district's own cluster and registry, which want TLS and credentials: all commands get in with
-the right settings; with a wrong one they end soon, name the setting, and tell no secret."""
+"""A district's own cluster and registry, which require TLS and credentials.
+
+With the right settings, all commands work. With a wrong setting they soon fail, name the setting,
+and print no secret.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ SECRETS = (
 )
 GUESS = "wrong-guess-4711"
 SOON = 90.0
-"""Seconds; on a machine that does nothing else it takes half as long."""
+"""A time limit in seconds; an idle machine takes half as long."""
 
 PASSWORDS = {
     "BUS_KAFKA__SASL_PASSWORD": PASSWORD,
@@ -68,7 +71,7 @@ def there(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Distri
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a command printed, and how long it took, in seconds."""
+    """What a command printed, its exit status, and how many seconds it took."""
 
     status: int
     result: dict[str, Any]
@@ -90,7 +93,7 @@ class Operator:
         settings = Settings(
             home=self.folder / "home",
             topic_prefix=PREFIX,
-            kafka=KafkaSettings(),  # what is named comes from `bus.toml`
+            kafka=KafkaSettings(),  # `bus.toml` names the cluster
             registry=RegistrySettings(),
         )
         variables = {"BUS_TELEMETRY__LOG_LEVEL": "debug", **self.variables}
@@ -111,14 +114,14 @@ class Operator:
 
 
 def said(name: str, done: Done, seconds: float) -> Said:
-    """What a command said, which told no secret."""
+    """Return the result of a command, and check that it printed no secret."""
     assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr], name
     assert done.stdout.count("\n") == 1, f"{name}: not one line of JSON: {done}"
     return Said(done.returncode, json.loads(done.stdout), seconds)
 
 
 def answers(started: dict[str, subprocess.Popen[str]]) -> dict[str, Said]:
-    """What commands said that run at the same time; none of them told a secret."""
+    """Return the results of commands that run together; check that none printed a secret."""
     began = time.monotonic()
     found = {}
     try:
@@ -139,7 +142,7 @@ def operator(bus: Bus, tmp_path: Path) -> Operator:
 
 
 def with_passwords(there: District, **other: str) -> str:
-    """A `bus.toml` for SCRAM and a registry's password; the passwords come from elsewhere."""
+    """Return a `bus.toml` for SCRAM and a registry password; the passwords come from elsewhere."""
     kafka = {
         "bootstrap": there.scram,
         "security_protocol": "sasl_ssl",
@@ -152,7 +155,7 @@ def with_passwords(there: District, **other: str) -> str:
 
 
 def with_tokens(there: District, **other: str) -> str:
-    """A `bus.toml` for OAuth 2 client credentials and a registry's bearer token."""
+    """Return a `bus.toml` for OAuth 2 client credentials and a bearer token for the registry."""
     kafka = {
         "bootstrap": there.oauth,
         "security_protocol": "sasl_ssl",
@@ -167,7 +170,7 @@ def with_tokens(there: District, **other: str) -> str:
 
 
 def toml(groups: dict[str, dict[str, str]], other: dict[str, str]) -> str:
-    """The file; `other` puts `GROUP__NAME` in place of what is there."""
+    """Return the text of the file; `other` replaces values by `GROUP__NAME`."""
     lines = []
     for name, group in groups.items():
         mine = {
@@ -178,7 +181,7 @@ def toml(groups: dict[str, dict[str, str]], other: dict[str, str]) -> str:
 
 
 def secret_files(operator: Operator, variables: dict[str, str]) -> None:
-    """Mount secrets as a container's platform does: a file each, with a line's end."""
+    """Write secrets as a container platform mounts them: a file each, with a line end."""
     folder = operator.folder / "secrets"
     folder.mkdir()
     for name, value in variables.items():
@@ -187,7 +190,7 @@ def secret_files(operator: Operator, variables: dict[str, str]) -> None:
 
 
 def main_job(operator: Operator, day: int) -> dict[str, int]:
-    """Every command, in the order of the main job; what the product was told."""
+    """Run every command in the order of the main job; return what the product received."""
     extract = operator.folder / "extract.zip"
     Sample(students=STUDENTS).write(extract, day=day)
     assert operator.succeeds("doctor")["ok"]
@@ -229,16 +232,16 @@ def test_the_token_endpoint_is_checked_with_the_systems_authorities(
 ) -> None:
     operator.settings(with_tokens(there, kafka__oauth_ca_file=""))
     operator.variables |= TOKENS | {"SSL_CERT_FILE": str(there.ca)}
-    # what the system trusts is read once in a process's life
+    # a process reads the authorities that the system trusts only once
     assert answers({"": operator.starts("doctor")})[""].result["ok"]
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One wrong setting, and what `bus doctor` then says of which part.
+    """A wrong setting, and which part `bus doctor` then reports, with which text.
 
-    setting: of `bus.toml`; the value `OTHER` stands for the authority that signed nothing.
-    tokens:  whether the district otherwise uses tokens, not passwords.
+    setting: a setting of `bus.toml`; the value `OTHER` is an authority that has signed nothing.
+    tokens:  whether the other settings use tokens instead of passwords.
     """
 
     part: str
@@ -317,7 +320,7 @@ SHUT_OUT = {
 
 
 def register(bus: Bus) -> None:
-    """What `bus schemas apply` does, by the registry's own door."""
+    """Register the schemas in the embedded registry directly, as `bus schemas apply` does."""
     subjects.apply(bus.settings.model_copy(update={"topic_prefix": PREFIX}))
 
 
@@ -325,8 +328,10 @@ def register(bus: Bus) -> None:
 def mistaken(
     bus: Bus, there: District, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Said]:
-    """`bus doctor` after each mistake, other commands with wrong passwords; all at the same time,
-    as they mostly wait."""
+    """The results of `bus doctor` after each mistake, and of other commands with wrong passwords.
+
+    All run at the same time, because they mostly wait.
+    """
     register(bus)
     started = {}
     for name, mistake in MISTAKES.items():

@@ -1,8 +1,8 @@
-"""The keys of what `--json` prints do not change unnoticed: `tests/golden/public-surface.txt` holds
-them, and this holds them against real output. After a change that is meant: UPDATE_GOLDEN=1, see
-`tests/golden_file.py`.
+"""The keys of `--json` output do not change by accident.
 
-Where keys are data (names of kinds, topics, tables), the file has a `*`.
+`tests/golden/public-surface.txt` lists them, and these tests compare the list with real output.
+After an intended change, run with UPDATE_GOLDEN=1; see `tests/golden_file.py`. Where keys are data
+(names of kinds, topics, tables), the file has a `*`.
 """
 
 from __future__ import annotations
@@ -55,30 +55,30 @@ DATA = {
 }
 """Paths of objects whose keys are data."""
 PLAYED = ("bus demo",)
-"""What another test looks at, as it takes long."""
+"""Commands that another test covers, because they take long."""
 
 
 class Seen:
-    """Runs commands and remembers the shape of what they print."""
+    """Runs commands and records the shape of their output."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
         self._shapes: defaultdict[str, Shape] = defaultdict(Shape)
 
     def run(self, command: str, *arguments: str, status: int = 0, shown: str = "") -> Any:
-        """Run `bus COMMAND ARGUMENTS --json`; what it printed."""
+        """Run `bus COMMAND ARGUMENTS --json`; return what it printed."""
         found = self._commands.run(*command.split(), *arguments, status=status)
         self.add(f"bus {shown or command}", found)
         return found
 
     def add(self, command: str, found: Any) -> None:
-        """Remember what a command has printed."""
+        """Record what a command printed."""
         if command not in self._shapes:
             self._shapes[command] = Shape(DATA.get(command, ()))
         self._shapes[command].add(found)
 
     def lines(self) -> list[str]:
-        """`json bus consume .product: string`."""
+        """Return the recorded lines, such as `json bus consume .product: string`."""
         return [
             f"json {command} {line}"
             for command, shape in self._shapes.items()
@@ -110,7 +110,7 @@ def test_the_keys_of_json(commands: Commands) -> None:
 
 
 def check(section: str, lines: list[str]) -> None:
-    """Hold the keys of JSON output against the golden file."""
+    """Compare the keys of JSON output with the golden file."""
     held = golden_file.held(FILE, section)
     golden_file.check(FILE, section, with_what_was_empty(held, lines))
 
@@ -135,7 +135,7 @@ def _standard(seen: Seen, commands: Commands) -> None:
 
 
 def _extracts(seen: Seen, commands: Commands) -> None:
-    """Two days; in the second are rows of rubbish, and a row too short to have an id."""
+    """Publish two days; the second has rows with faults, and a row too short to have an id."""
     days = [commands.cwd / f"day{number}" for number in (1, 2)]
     for number, folder in enumerate(days, 1):
         more = ("--students", "60", "--day", str(number))
@@ -188,7 +188,7 @@ def _dead_letters(seen: Seen, commands: Commands) -> None:
 
 
 def _replays(seen: Seen, commands: Commands, out: str) -> None:
-    """One to its end, one that is paused, resumed and cancelled; what differs, and its repair."""
+    """Run a replay to its end; pause, resume and cancel another; then a reconcile and a repair."""
     seen.run("replay", "canvas", "--dry-run", "--into", "other", shown="replay run")
     one, other = (str(commands.cwd / name) for name in ("one", "other"))
     seen.run("replay", "canvas", "--into", one, shown="replay run")
@@ -222,7 +222,7 @@ def _replays(seen: Seen, commands: Commands, out: str) -> None:
 
 
 def _without_a_bus(seen: Seen, commands: Commands) -> None:
-    """In a home of its own, in which nothing was ever started."""
+    """Run commands in an empty home."""
     commands.variables["BUS_HOME"] = str(commands.cwd / "empty")
     seen.run("status", status=1)
     seen.run("down")

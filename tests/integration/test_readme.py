@@ -1,4 +1,4 @@
-"""Every command of the README and the docs does what it says, word for word."""
+"""Every command of the README and the docs works exactly as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
+    """Return the code blocks of a page in one language."""
     text = (REPOSITORY / page).read_text("utf-8")
     return [code for name, code in BLOCK.findall(text) if name == language]
 
@@ -28,14 +28,14 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.mark.longest
 @pytest.mark.embedded
 def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
-    """A new user, in an empty folder, with `bus` on the path and nothing set."""
+    """A new user starts in an empty folder, with `bus` on the path and no settings."""
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     commands = [line for block in blocks("README.md", "sh") for line in block.splitlines()]
     assert commands[0] == "bus up"
     assert commands[-1] == "bus down"
     (example,) = blocks("README.md", "python")
-    made = tmp_path / "package"  # what docs/products.md shows, for the commands that it then shows
+    made = tmp_path / "package"  # the package of docs/products.md, for that page's commands
     made.mkdir()
     env["PYTHONPATH"] = str(install(page_package.write("library", made / "source"), made))
     try:
@@ -63,7 +63,7 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 def test_git_ignores_what_the_commands_write(tmp_path: Path) -> None:
-    """It may hold personal data, and whoever tries them in a clone should not publish it."""
+    """The files may hold personal data, so a commit in a clone must not publish them."""
     _run(["git", "init", "-q"], tmp_path, dict(os.environ))
     (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text("utf-8"))
     written = {".bus/x", "district/x"}
@@ -72,7 +72,7 @@ def test_git_ignores_what_the_commands_write(tmp_path: Path) -> None:
             written |= set(re.findall(r"(?:--out|--into|bus sample) (\S+)", line))
     assert {"monday.zip", "for-canvas", "for-library"} <= written
     for name in sorted(written):
-        # a folder is one by what lies in it
+        # Git sees a folder only if it has a file
         path = name if "." in name else f"{name}/x"
         done = _run(["git", "check-ignore", "-q", path], tmp_path, dict(os.environ))
         assert done.returncode == 0, name
@@ -88,8 +88,11 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def _run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run it in this process, but for what starts and stops the bus's processes, and for a product
-    that this process has not installed."""
+    """Run a command in this process if possible.
+
+    `bus up` and `bus down` need a process, and so do commands with a product that is not installed
+    here.
+    """
     if command[0] == "bus" and command[1] not in ("up", "down") and "library" not in command:
         done = in_process.run(command[1:], cwd=folder, env=env, seconds=180)
         return subprocess.CompletedProcess(command, done.returncode, done.stdout, done.stderr)

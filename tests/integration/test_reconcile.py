@@ -1,4 +1,4 @@
-"""What a product has beside what it should have; what a new translation makes beside the old one."""
+"""Reconcile a product with the current state, and compare a new translation with the old one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DISTRICT = District(seed=4, students=20)
 
 
 def test_a_product_is_reconciled_and_repaired(commands: Commands) -> None:
-    """A zip was lost on the way to Canvas: what Canvas exports shows what it lacks."""
+    """A zip was lost on the way to Canvas; an export of Canvas shows what is missing."""
     canvas = commands.cwd / "canvas"
     arguments = ("consume", "canvas", "--out", str(canvas), "--until-caught-up")
     for day in (1, 2):

@@ -1,4 +1,4 @@
-"""History sent again beside what is live: exactly, never back in time, wherever it is stopped."""
+"""Replays beside live consumers: exact, never back in time, and stopped anywhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def day(commands: Commands, number: int) -> Path:
 
 
 def canvas_is(folder: Path, path: Path) -> bool:
-    """Whether Canvas, with all zips of a folder, has what an extract says."""
+    """Return whether Canvas has what an extract says after all zips of a folder."""
     try:
         checker.canvas(folder).is_the_sis(path)
     except AssertionError:
@@ -56,7 +56,7 @@ def canvas_is(folder: Path, path: Path) -> bool:
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
-    """What the zips of a folder hold of a file."""
+    """Return the rows of a file in all zips of a folder."""
     found = []
     for path in sorted(folder.glob("*.zip")):
         with zipfile.ZipFile(path) as archive:
@@ -67,7 +67,7 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
 
 
 def test_beside_a_live_consumer_no_state_goes_back_in_time(commands: Commands) -> None:
-    """What a day changes while history is replayed is not undone by it."""
+    """A replay does not undo the changes of a day that is published while it runs."""
     canvas, sds = str(commands.cwd / "canvas"), str(commands.cwd / "sds")
     day(commands, 1)
     last = day(commands, 2)
@@ -135,7 +135,7 @@ def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Com
 def test_killed_and_started_again_it_goes_on(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Into a folder of its own: in the end it holds what an undisturbed replay makes, once."""
+    """A resumed replay into a separate folder ends with the state of an undisturbed one."""
     for number in (1, 2):
         day(commands, number)
     one, other = commands.cwd / "one", commands.cwd / "other"
@@ -147,7 +147,7 @@ def test_killed_and_started_again_it_goes_on(
         return str(commands.run("replay", "list")["replays"][1]["status"])
 
     assert status() == "running"
-    monkeypatch.setattr(presence, "SILENT", timedelta(0))  # Kafka is asked in any case
+    monkeypatch.setattr(presence, "SILENT", timedelta(0))  # always ask Kafka
     until(lambda: status() == "running", "a member of its group")
     process.kill()
     process.communicate()
@@ -164,7 +164,7 @@ def test_killed_and_started_again_it_goes_on(
 def test_partitions_that_run_ahead_are_given_back_and_every_message_comes_once(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a large district, where one topic holds more than is kept: 200 messages in all."""
+    """As in a large district, one topic holds more than the replay keeps in memory."""
     monkeypatch.setattr(history, "AHEAD", 200)
     monkeypatch.setattr(history, "AT_ONCE", 50)
     for number in (1, 2):
@@ -194,7 +194,7 @@ def test_it_is_paused_resumed_and_cancelled(commands: Commands) -> None:
     assert shown["by"].count("@") == 1
     process = commands.start("replay", "resume", entry["id"])
     until(lambda: commands.run("replay", "show", entry["id"])["status"] == "running", "it goes on")
-    process.send_signal(signal.SIGTERM)  # as an orchestrator does; it can be resumed
+    process.send_signal(signal.SIGTERM)  # as an orchestrator does; the replay can be resumed
     assert process.wait(60) == 0
     process.communicate()
     assert commands.run("replay", "show", entry["id"])["status"] == "paused"
@@ -274,7 +274,7 @@ def test_a_dry_run_says_what_may_be_compacted_already(commands: Commands) -> Non
 
 
 def test_a_vendor_that_goes_by_id_and_time_is_never_taken_back(commands: Commands) -> None:
-    """As it happened, to a vendor who is told of a new day at the same time."""
+    """A new day is delivered during the replay, and the vendor ends with that day's people."""
     commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
     for number in (1, 2):
         day(commands, number)

@@ -1,4 +1,4 @@
-"""A replay through Canvas's API beside the live consumer: the last word is the latest."""
+"""A replay through Canvas's API beside the live consumer: the latest state wins."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_what_changes_meanwhile_is_told_last(commands: Commands) -> None:
 
 
 def is_right(fake: FakeCanvas, rosters: set[tuple[str, str, str]]) -> bool:
-    """Whether Canvas has these rosters."""
+    """Return whether Canvas has these rosters."""
     return bool(fake.state) and canvas_model.rosters(dict(fake.state)) == rosters

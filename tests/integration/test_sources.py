@@ -1,4 +1,4 @@
-"""Polled and streaming sources on a real bus: the position is published with the events."""
+"""Polled and streamed sources on a real bus: the position is published with the events."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tests.integration.commands import Commands
 
 
 class System:
-    """A student information system with a log of changes; a cursor counts how many were told."""
+    """A SIS with a log of changes; a position is the number of changes that were read."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str]] = []
 
     def poll(self, staging: Staging) -> None:
-        """Stage what was logged since the position, the latest state of each org."""
+        """Stage the changes since the position: the latest state of each org."""
         changed = dict(self.log[int(staging.position or 0) :])
         staging.con.execute(
             "CREATE TABLE raw_org (_file VARCHAR, _line BIGINT, sourcedId VARCHAR, name VARCHAR, "
@@ -43,14 +43,14 @@ class System:
         staging.position = str(len(self.log))
 
     def follow(self, begin: str, stopped: Callable[[], bool]) -> Iterator[ChangeBatch]:
-        """Give each logged change by itself, as JSON."""
+        """Yield each change by itself, as JSON."""
         for at, (id_, name) in enumerate(self.log[int(begin or 0) :], int(begin or 0) + 1):
             document = to_json("org", a_record("org") | {"sourcedId": id_, "parentSourcedId": None})
             yield ChangeBatch({"org": [document | {"name": name}]}, str(at))
 
 
 def events(settings: Settings) -> Counter[str]:
-    """How often each org was published."""
+    """Return how often each org was published."""
     found = scan(settings, topics.topic(settings, "org"))
     return Counter((message.key() or b"").decode() for message in found)
 
@@ -76,7 +76,7 @@ def test_a_poll_goes_on_where_the_last_one_ended(commands: Commands) -> None:
 def test_a_poll_killed_before_its_commit_is_asked_for_again(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither its events nor its position are there, so the same changes come once more."""
+    """Neither its events nor its position were committed, so the same changes come once more."""
     system, settings = System(), commands.settings
     system.log.append(("o1", "North"))
     publish = position.publish
@@ -95,7 +95,7 @@ def test_a_poll_killed_before_its_commit_is_asked_for_again(
 
 
 def test_a_refused_poll_keeps_its_position(commands: Commands) -> None:
-    """The guard stops the mass withdrawal; the next poll is asked from the same place."""
+    """The guard stops a mass withdrawal; the next poll starts at the same position."""
     settings = commands.settings
 
     def everything(*ids: str) -> Callable[[Staging], None]:
@@ -119,7 +119,7 @@ def test_a_refused_poll_keeps_its_position(commands: Commands) -> None:
 def test_a_stream_goes_on_after_the_last_transaction(
     commands: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of its second transaction, it publishes each change once."""
+    """A stream that is killed in its second transaction publishes each change once."""
     system, settings = System(), commands.settings
     system.log += [("o1", "North"), ("o2", "South"), ("o3", "East")]
     publish, count = position.publish, iter(range(10))
@@ -140,7 +140,7 @@ def test_a_stream_goes_on_after_the_last_transaction(
 
 
 def test_a_streamed_record_that_is_not_of_the_standard_is_quarantined(commands: Commands) -> None:
-    """The rest flows on, and no value is told."""
+    """The other records are published, and no report contains a value."""
     system, settings = System(), commands.settings
     system.log += [("o1", ""), ("o2", "South")]
     report = stream(settings, "oursis", system.follow, threading.Event())

@@ -1,4 +1,4 @@
-"""A vendor's five lines: decoded, typed, at least once."""
+"""A vendor's five lines receive records decoded, typed, and at least once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DISTRICT = District(students=100)
 
 @pytest.fixture
 def published(commands: Commands) -> Commands:
-    """The first day of a small district."""
+    """The first day of a small district, published."""
     path = DISTRICT.write(commands.cwd / "day-1.zip")
     commands.run("produce", "oneroster-csv", str(path))
     return commands
@@ -45,7 +45,7 @@ def test_what_was_handled_does_not_come_again_and_the_rest_does(published: Comma
         return [event.id for event in islice(found, number)]
 
     first, rest, nothing = some(40), some(None), some(None)
-    # The fortieth was not known to be handled when its reader went away, so it comes again.
+    # The fortieth record was not acknowledged when its reader closed, so it comes again.
     assert set(first) & set(rest) <= {first[-1]}
     assert len(set(first) | set(rest)) == 100
     assert nothing == []
@@ -71,11 +71,11 @@ for event in subscribe("student", group="vendor", until_caught_up=True):
 
 
 def test_a_vendor_needs_a_plain_installation_only(published: Commands, tmp_path: Path) -> None:
-    """Python sees nothing but what `pip install schoolbus` brings (tests/light_install.py)."""
+    """Python has only what `pip install schoolbus` installs (tests/light_install.py)."""
     light_install.link(tmp_path / "packages")
     ends = reach(published.settings.home) if published.settings.embedded else None
     env = published.env | {"PYTHONPATH": str(tmp_path / "packages")}
-    if ends:  # as a vendor names the district's
+    if ends:  # as a vendor names the district's cluster
         env |= {"BUS_KAFKA__BOOTSTRAP": ends.bootstrap, "BUS_REGISTRY__URL": ends.registry}
     done = subprocess.run(
         [sys.executable, "-S", "-c", VENDOR],

@@ -1,4 +1,4 @@
-"""Retention, as the settings have it, on topics that are there."""
+"""The retention settings apply to existing topics."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""History that was written with three versions of the standard, registered one after the other, is
-replayed through translations that know the last one."""
+"""A replay reads history that was written with three versions of the standard.
+
+The versions were registered one after the other. The translations know only the last one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ LATEST = {kind: said[2] for kind, said in VERSIONS.items()}
 
 
 def registered(settings: Settings, folder: Path, version: int) -> dict[str, int]:
-    """Register a version of all entities; the registry's ids."""
+    """Register a version of all entities; return the ids in the registry."""
     folder.mkdir()
     for kind, said in VERSIONS.items():
         (folder / f"{kind}.avsc").write_text(json.dumps(said[version]), "utf-8")
@@ -37,7 +39,7 @@ def registered(settings: Settings, folder: Path, version: int) -> dict[str, int]
 
 @pytest.fixture(scope="module")
 def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A bus with three versions of each record's kind in its topics."""
+    """A bus whose topics hold each kind of record in three versions."""
     folder = tmp_path_factory.mktemp("versions")
     settings = bus.settings.model_copy(update={"topic_prefix": "versions"})
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
@@ -46,7 +48,8 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         ids = registered(settings, folder / f"v{version}", version)
         for kind, said in VERSIONS.items():
             note = {"note": "by the door"} if version == 1 else {"districtNote": "by the door"}
-            # Each enrollment is another student's: of one student they would be one to Canvas.
+            # Each enrollment has another student; for one student they would be equivalent to
+            # Canvas.
             own = {"userSourcedId": f"student-{version}"} if kind == "enrollment" else {}
             one = a_record(kind, sourcedId=f"{kind}-{version}", **own) | (note if version else {})
             headers = envelope(kind, "created", source="/versions", time=now(), traceparent=None)
@@ -61,7 +64,7 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def replayed(settings: Settings, name: str, into: Path) -> ReplayState:
-    """`bus replay NAME --into INTO`, in this process, whose standard is the last version."""
+    """Run `bus replay NAME --into INTO` in this process, whose standard is the last version."""
     with knowing(LATEST):
         return replay(settings, name, str(into))()
 

@@ -1,4 +1,4 @@
-"""What a Kafka holds, asked of Kafka alone: no code of the bus is trusted or needed here."""
+"""Read what a Kafka cluster holds through Kafka's client alone, without code of the bus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Offsets = dict[str, int]
 
 
 class Message(NamedTuple):
-    """A committed message. `place` is `topic/partition`."""
+    """A committed message; `place` is `topic/partition`."""
 
     place: str
     offset: int
@@ -37,7 +37,7 @@ class Message(NamedTuple):
 
 
 class Cluster:
-    """The Kafka at an address."""
+    """The Kafka cluster at an address."""
 
     def __init__(self, bootstrap: str) -> None:
         self._config: dict[str, str | int | float | bool] = {
@@ -47,7 +47,7 @@ class Cluster:
         self._admin = AdminClient(self._config)
 
     def ends(self) -> Offsets:
-        """Where each partition of the bus ends."""
+        """Return the end of each partition of the bus."""
         consumer = self._reader()
         try:
             return {
@@ -62,7 +62,7 @@ class Cluster:
             consumer.close()
 
     def committed(self) -> dict[str, Offsets]:
-        """What each group has committed."""
+        """Return the committed offsets of each group."""
         groups = self._admin.list_consumer_groups(request_timeout=SECONDS).result().valid
         found = {}
         for group in sorted(one.group_id for one in groups):
@@ -78,7 +78,7 @@ class Cluster:
         return found
 
     def messages(self, topics: Iterable[str], start: Offsets | None = None) -> list[Message]:
-        """All committed messages of these topics, or those from these offsets on."""
+        """Return all committed messages of these topics, or those from these offsets on."""
         wanted = set(topics)
         left = {at for at, end in self.ends().items() if at.partition("/")[0] in wanted and end}
         consumer = self._reader()
@@ -121,7 +121,7 @@ class Cluster:
         return Consumer(
             self._config
             | {
-                "group.id": f"{PREFIX}upgrade-test",  # librdkafka asks for one; it is never used
+                "group.id": f"{PREFIX}upgrade-test",  # librdkafka requires one; it is never used
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",

@@ -1,4 +1,4 @@
-"""The commands, the folders and the vendor of the district whose home is kept for this test."""
+"""The commands, folders and vendor of the district whose home is kept for the upgrade test."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SECRET = "whsec_" + base64.b64encode(b"a secret of made-up events alone").decode
 PRODUCTS = ("canvas", "microsoft-sds", "webhook")
 KEY = "a key of made-up requests alone"
 CLIENT = "FRONTOFFICE"
-"""Idempotency keys belong to a client, so that each day must have the same one."""
+"""The HTTP client. Idempotency keys belong to a client, so both days must use the same one."""
 
 Counts = dict[str, dict[str, int]]
 
 
 class District:
-    """A folder with a home, the extracts and what the products got.
+    """A folder with a home, the extracts, and what the products received.
 
     home/                      BUS_HOME
     day-1.zip, day-2.zip       the extracts
@@ -40,12 +40,12 @@ class District:
     def __init__(self, folder: Path, kind: type[Commands] = Commands) -> None:
         self.folder = folder
         self.home = folder / "home"
-        # named here, so that a bus.toml or the environment cannot lead the test to a real cluster
+        # explicit settings, so that no bus.toml or variable leads the test to a real cluster
         settings = Settings(home=self.home, kafka=KafkaSettings(), registry=RegistrySettings())
         self.commands = kind(settings, folder)
         self.commands.variables = {
             "BUS_PRODUCTS__WEBHOOK__SECRET": SECRET,
-            # The keys of the fixture are as old as the fixture.
+            # The idempotency keys of the fixture are as old as the fixture.
             "BUS_PRODUCERS__HTTP__IDEMPOTENCY_HOURS": "1000000",
             f"BUS_PRODUCERS__HTTP__CLIENTS__{CLIENT}__KEY_SHA256": sha256(KEY.encode()).hexdigest(),
             f"BUS_PRODUCERS__HTTP__CLIENTS__{CLIENT}__SCOPES": "student,attendance",
@@ -61,20 +61,20 @@ class District:
 
     @contextmanager
     def up(self) -> Iterator[str]:
-        """Run the bus while the block does; gives Kafka's address."""
+        """Run the bus while the block runs; yield Kafka's address."""
         try:
             yield self.commands.run("up")["bootstrap"]
         finally:
             self.commands.run("down")
 
     def take(self, day: int, *options: str) -> Counts:
-        """Publish a day's extract; how many records were created, updated and so on."""
+        """Publish a day's extract; return how many records were created, updated and so on."""
         path = str(self.folder / f"day-{day}.zip")
         found: Counts = self.commands.run("produce", "oneroster-csv", path, *options)["records"]
         return found
 
     def consume(self, product: str, vendor: Receiver) -> dict[str, int]:
-        """Let a product catch up; how many records it got, by kind."""
+        """Let a product catch up; return how many records it received, by kind."""
         found = self.commands.run(
             "consume", product, *self.place(product, vendor), "--until-caught-up"
         )
@@ -82,14 +82,14 @@ class District:
         return {kind: number for kind, number in delivered.items() if number}
 
     def place(self, product: str, vendor: Receiver) -> tuple[str, str]:
-        """Where a product takes what it is told."""
+        """Return the options that name where a product receives its records."""
         if product == "webhook":
             return ("--url", vendor.url)
         return ("--out", str(self.canvas if product == "canvas" else self.sds))
 
     @contextmanager
     def service(self) -> Iterator[httpx2.Client]:
-        """Run the HTTP source while the block does; gives a client of it."""
+        """Run the HTTP source while the block runs; yield a client of it."""
         with self.commands.running("produce", "http", "--port", "0") as service:
             assert service.stdout is not None
             url = json.loads(service.stdout.readline())["url"]
@@ -98,11 +98,11 @@ class District:
                 yield app
 
     def zips(self) -> list[Path]:
-        """What Canvas got, in order."""
+        """Return the zips that Canvas received, in order."""
         return sorted(self.canvas.glob("*.zip"))
 
     def set_rows(self) -> dict[str, int]:
-        """How many rows each file of the set has, read from the files themselves."""
+        """Return how many rows each file of the set has."""
         return {
             path.name: len(path.read_bytes().splitlines()) - 1
             for path in sorted(self.sds.glob("*.csv"))
@@ -110,7 +110,7 @@ class District:
 
 
 def post(app: httpx2.Client, request: dict[str, str]) -> Any:
-    """Send a request as it was noted; the answer, which must be 202."""
+    """Send a request as it was noted; return the answer, which must be 202."""
     answer = app.post(
         request["path"],
         content=request["body"].encode(),
@@ -121,18 +121,18 @@ def post(app: httpx2.Client, request: dict[str, str]) -> Any:
 
 
 def ids(vendor: Receiver) -> Counter[str]:
-    """How often a vendor got each event."""
+    """Return how often a vendor received each event."""
     accepted: list[Received] = vendor.accepted
     return Counter(event.id for event in accepted)
 
 
 def told(vendor: Receiver) -> dict[str, int]:
-    """How many events of each kind a vendor got."""
+    """Return how many events of each kind a vendor received."""
     return dict(Counter(event.event["type"].partition(".")[0] for event in vendor.accepted))
 
 
 def rows_in(path: Path) -> dict[str, int]:
-    """How many rows each file of a zip has."""
+    """Return how many rows each file of a zip has."""
     found = {}
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():

@@ -1,11 +1,11 @@
-"""Makes the fixture of the upgrade test: a home as this version leaves it after a first day.
+"""Make the fixture of the upgrade test: a home as this version leaves it after a first day.
 
     python -m tests.upgrade.make_home tests/upgrade/home-VERSION.tar.xz
 
 It runs the embedded bus with a made-up district of 60 students. Then it stops the bus, packs the
-home, the products' folders and the extracts of two days, and notes in manifest.json what is there.
-It also plays the second day in a copy, so that the manifest says what this version does with it.
-README.md beside this file says when to run it.
+home, the products' folders and the extracts of two days, and describes the contents in
+manifest.json. It also plays the second day in a copy, so that the manifest says what this version
+does with it. README.md beside this file says when to run it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ from tests.webhook_receiver import Receiver
 
 SAMPLE = ("--students", "60", "--seed", "11", "--change", "0.15")
 PARTITIONS = "2"
-"""Fewer than the default: the archive is smaller, and later code must go by what the cluster has."""
+"""Fewer than the default, for a smaller archive. Later code must use the cluster's own number."""
 
 LEFT_OUT = ("logs", "run")
-"""Parts of a home that are worth nothing after `bus down`."""
+"""Parts of a home that are not needed after `bus down`."""
 
 YEAR_END, FAR_AWAY = "2027-07-31", "2099-07-31"
-"""School Data Sync's set has no rows whose last day is over; the fixture must outlive a year."""
+"""Last days of classes are moved far ahead.
+
+The set of School Data Sync has no rows whose last day is over, and the fixture must outlive a year.
+"""
 
 HOST = "sis.district.example"
 NAMELESS = f"""\
@@ -52,7 +55,7 @@ runpy.run_module("bus", run_name="__main__")
 
 
 class Nameless(Commands):
-    """`bus …` that notes no name of this user and this machine, as the archive is published."""
+    """`bus …` that notes no name of this user and machine, because the archive is public."""
 
     __slots__ = ()
 
@@ -128,7 +131,7 @@ def _first_day(district: District) -> dict[str, Any]:
 
 
 def _second_day(district: District) -> dict[str, Any]:
-    """What this version does with the second day, in a copy that is thrown away."""
+    """Return what this version does with the second day, in a copy that is deleted afterwards."""
     run = district.commands.run
     with district.up() as bootstrap, Receiver(SECRET) as vendor:
         known = len(run("quarantine", "list", "--all")["faults"])
@@ -148,8 +151,10 @@ def _second_day(district: District) -> dict[str, Any]:
 
 
 def _spoil(path: Path, day: int) -> None:
-    """Put rubbish into an extract: three rows that are the same on both days, one more on the
-    second. They come first in their files, as a fault is known by its line."""
+    """Add faulty rows to an extract: three on both days, and one more on the second.
+
+    They come first in their files, because a fault is identified by its line.
+    """
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name).decode() for name in archive.namelist()}
     enrollments, people = files["enrollments.csv"], files["demographics.csv"]
@@ -164,7 +169,7 @@ def _spoil(path: Path, day: int) -> None:
 
 
 def _before(text: str, wrong: list[tuple[str, dict[str, str]]]) -> str:
-    """A file with copies of its first row before it, each with an id and cells of its own."""
+    """Return a file that starts with copies of its first row, each with other cells."""
     rows = csv.DictReader(io.StringIO(text, newline=""))
     names = list(rows.fieldnames or ())
     first = next(rows)
@@ -177,7 +182,7 @@ def _before(text: str, wrong: list[tuple[str, dict[str, str]]]) -> str:
 
 
 def _requests(extract: Path) -> list[dict[str, Any]]:
-    """What is sent to the HTTP source, with an idempotency key each."""
+    """Return the requests for the HTTP source, each with an idempotency key."""
     with zipfile.ZipFile(extract) as archive:
         rows = csv.DictReader(io.StringIO(archive.read("users.csv").decode(), newline=""))
         pupils = [row for row in rows if row["role"] == "student"][:2]
@@ -204,15 +209,18 @@ def _requests(extract: Path) -> list[dict[str, Any]]:
 
 
 def _replays(district: District) -> None:
-    """One replay that is done and one that is paused in the middle, into the products' own folders:
-    a replay notes where it goes, and the home will lie elsewhere."""
+    """Run one replay to its end, and pause one in the middle.
+
+    They deliver into the products' own folders. A replay notes its folder, and the home will lie
+    elsewhere.
+    """
     commands = district.commands
     commands.run("replay", "microsoft-sds", "--out", str(district.sds), "--why", "a rehearsal")
     before = len(district.zips())
     slow = ("--rate", "100", "--why", "to be resumed")
     process = commands.start("replay", "canvas", "--out", str(district.canvas), *slow)
     until(lambda: len(district.zips()) > before, "some of the replay")
-    process.send_signal(signal.SIGTERM)  # it pauses after the batch in hand
+    process.send_signal(signal.SIGTERM)  # it pauses after the current batch
     said, log = process.communicate(timeout=120)
     assert process.returncode == 0, said + log
     (found,) = [
@@ -223,7 +231,7 @@ def _replays(district: District) -> None:
 
 
 def _rubbish(bootstrap: str) -> None:
-    """A message by nobody knows whom, which no product can be told: a dead letter."""
+    """Write a message from an unknown producer that no product can receive: a dead letter."""
     producer = Producer({"bootstrap.servers": bootstrap})
     producer.produce(f"{PREFIX}student", b"not a record", b"rubbish", partition=0)
     assert producer.flush(30) == 0
@@ -247,7 +255,7 @@ def _version() -> str:
 
 
 def _pack(folder: Path, archive: Path) -> None:
-    """Pack it, with nobody's name on the files."""
+    """Pack the folder without names of users on the files."""
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         inside = Path(member.name).parts

@@ -1,8 +1,8 @@
-"""A home that an earlier version made keeps working: its second day with the code as it is now.
+"""A home that an earlier version made keeps working: the current code runs its second day.
 
 Each archive beside this file holds the home of one version after its first day (see README.md). The
-story below unpacks it, starts the bus and plays a second day. The tests then say what must hold:
-no event comes twice, no product starts from the beginning, nothing that was known is forgotten.
+`story` fixture unpacks it, starts the bus and runs a second day. The tests then check that no event
+comes twice, no product starts from the beginning, and no state is lost.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ ARCHIVES = sorted(Path(__file__).parent.glob("home-*.tar.xz"))
 QUARANTINE = "schoolbus.quarantine"
 CHANGES = ("created", "updated", "withdrawn")
 QUARANTINED = ("quarantine", "list", "--all")
-"""Also what the second day no longer has."""
+"""The options also list faults that are no longer in the extract on the second day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
     """What happened on the second day.
 
-    ends, committed: at each step, in order. answers: of the HTTP source, to requests of the first
-    day. told: how often the vendor got each event. messages, reported: of the record topics and of
-    the quarantine, all at the end.
+    ends, committed:    at each step, in order.
+    answers:            of the HTTP source, to the requests of the first day.
+    told:               how often the vendor received each event.
+    messages, reported: of the record topics and of the quarantine, all at the end.
     """
 
     before: dict[str, Any]
@@ -74,12 +75,12 @@ class Story:
     reported: list[Message]
 
     def new(self) -> list[Message]:
-        """What the second day published, the requests of the first day among them if they were."""
+        """Return what the second day published, and any first-day requests that came again."""
         return [one for one in self.messages if one.offset >= self.before["ends"][one.place]]
 
 
 def unpacked(archive: Path, folder: Path) -> District:
-    """The home of an archive, with what belongs to it, in a folder."""
+    """Unpack the home of an archive and its other files into a folder."""
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     return District(folder)
@@ -87,20 +88,20 @@ def unpacked(archive: Path, folder: Path) -> District:
 
 @contextmanager
 def taken(ports: dict[str, int]) -> Iterator[None]:
-    """Listen on these ports, as any program of another machine may."""
+    """Listen on these ports, as other programs on a machine may."""
     with ExitStack() as stack:
         for port in ports.values():
             listener = stack.enter_context(socket.socket())
-            # connections that were closed a moment ago are no obstacle to the bus either
+            # closed connections on these ports do not keep the bus from starting either
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):  # somebody else listens there already
+            with suppress(OSError):  # another program already listens there
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
         yield
 
 
 def remembered(district: District) -> dict[str, int]:
-    """The ports that a home remembers."""
+    """Return the ports that a home remembers."""
     found: dict[str, int] = json.loads((district.home / "bus.json").read_text("utf-8"))["ports"]
     return found
 
@@ -124,7 +125,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             post(app, _next_day(before["requests"][0]))
         second = district.take(2)
         ends["day 2"] = cluster.ends()
-        with ThreadPoolExecutor() as pool:  # they are processes of their own
+        with ThreadPoolExecutor() as pool:  # they are separate processes
             got = pool.map(lambda product: district.consume(product, vendor), PRODUCTS)
             delivered = dict(zip(PRODUCTS, got, strict=True))
         committed.append(cluster.committed())
@@ -192,7 +193,7 @@ def test_the_second_day_publishes_what_changed(story: Story) -> None:
 
 def test_no_event_is_published_twice(story: Story) -> None:
     known = [one for one in story.messages if "ce_id" in one.headers]
-    assert len(story.messages) - len(known) == 1  # the rubbish
+    assert len(story.messages) - len(known) == 1  # the rubbish message
     twice = [
         id_ for id_, times in Counter(one.headers["ce_id"] for one in known).items() if times > 1
     ]
@@ -219,7 +220,7 @@ def test_known_faults_are_not_reported_again(story: Story) -> None:
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_product_gets_only_what_is_new(story: Story, product: str) -> None:
     delivered = dict(story.delivered[product])
-    # The attendance that came by HTTP on this day is no part of the extract.
+    # The attendance that came by HTTP on this day is not part of the extract.
     if "schoolbus.attendance/0" in story.before["committed"][f"schoolbus.{product}"]:
         delivered = {kind: n for kind, n in delivered.items() if kind != "attendance"}
     assert delivered == story.before["day2"]["delivered"][product]
@@ -234,14 +235,14 @@ def test_canvas_gets_one_zip_of_changed_rows_after_all_others(story: Story) -> N
     assert int(new.stem.rpartition("-")[2]) == len(old) + 1
     journal = json.loads((out / ".schoolbus" / "canvas.json").read_text("utf-8"))
     assert journal["count"] == len(list(out.glob("*.zip")))
-    state = canvas_model.apply(sorted(out.glob("*.zip")))  # those of the replay as well
+    state = canvas_model.apply(sorted(out.glob("*.zip")))  # includes those of the replay
     assert canvas_model.rosters(state) == truth(story.folder / "day-2.zip").rosters
 
 
 def test_the_set_of_school_data_sync_is_whole(story: Story) -> None:
     state = sds_model.load(story.folder / "out" / "sds")
     before, after = dict(story.before["day2"]["set"]), dict(story.set_rows)
-    # Version 0.1.0 kept who has neither a role nor a relationship any more.
+    # Version 0.1.0 kept users who no longer have a role or a relationship.
     assert after.pop("users.csv") <= before.pop("users.csv")
     assert after == before
     named = {row["userSourcedId"] for row in state["roles.csv"].values()}
@@ -264,7 +265,7 @@ def test_committed_offsets_never_go_back(story: Story) -> None:
         for group, offsets in earlier.items():
             back = {at: n for at, n in offsets.items() if later[group].get(at, -1) < n}
             assert back == {}, group
-    # No group of another name has begun, which would read everything.
+    # A group with a new name would read everything again.
     assert story.committed[-1].keys() == story.before["committed"].keys()
 
 
@@ -290,7 +291,7 @@ def test_the_dead_letter_is_still_there(story: Story) -> None:
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
 def test_a_lost_cache_changes_nothing(archive: Path, tmp_path: Path) -> None:
-    """What was last published is read from the topics again."""
+    """The bus reads the last published state from the topics again."""
     district = unpacked(archive, tmp_path)
     before = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
     shutil.rmtree(district.home / "published")
@@ -305,7 +306,7 @@ def test_a_lost_cache_changes_nothing(archive: Path, tmp_path: Path) -> None:
     assert len(new) == expected
     faults = Counter(one.key for one in reported if one.value)
     assert len(faults) == len(before["quarantine"]) + before["day2"]["faults"]
-    assert set(faults.values()) == {1}  # none is reported again
+    assert set(faults.values()) == {1}  # no fault is reported again
 
 
 def test_there_is_a_home_to_try() -> None:
@@ -313,7 +314,7 @@ def test_there_is_a_home_to_try() -> None:
 
 
 def alike(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> bool:
-    """Whether these say what the earlier version said; codes came later, and say more."""
+    """Return whether the faults equal those of the earlier version, without later keys."""
     later = {"code", "count", "column"}
 
     def said(one: dict[str, Any]) -> dict[str, Any]:
@@ -323,13 +324,13 @@ def alike(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> bool:
 
 
 def _next_day(request: dict[str, Any]) -> dict[str, Any]:
-    """A request like one of the first day, of another day and with another key."""
+    """Return a request like one of the first day, with another date and key."""
     body = json.loads(request["body"]) | {"eventDate": "2026-11-25"}
     return request | {"key": "second-day-0", "body": json.dumps(body)}
 
 
 def changes(counts: Counts) -> Counts:
-    """What was published, by kind, without what was not."""
+    """Return the numbers of published changes by kind, without zeros."""
     found = {
         kind: {name: number for name in CHANGES if (number := one[name])}
         for kind, one in counts.items()
