@@ -1,4 +1,4 @@
-"""`bus up` and `bus down` without a server: small programs stand for Kafka and the registry."""
+"""`bus up` and `bus down` without a server: small programs replace Kafka and the registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROKEN = f"#!{sys.executable}\nraise SystemExit('ERROR: no space left on device'
 
 
 class Machine:
-    """What is started in the place of the two programs."""
+    """The programs that are started instead of Kafka and the registry."""
 
     def __init__(self, folder: Path) -> None:
         self.programs = Programs(folder, "4.3.0", folder, "3.3.3")
