@@ -25,7 +25,7 @@ FENCED = KafkaError(KafkaError._FENCED, fatal=True)
 
 
 class Producer:
-    """Keeps what is committed, except the marker message of each transaction (`fate`).
+    """Keeps what is committed, and separately the marker of each transaction (`marks`).
 
     commits: what each call of commit raises, None for success.
     """
