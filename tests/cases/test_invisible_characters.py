@@ -80,7 +80,7 @@ def test_what_is_dropped_is_unicodes_category_cf_but_what_is_listed() -> None:
     assert not dropped & kept
     formats = {character for character in EVERY if unicodedata.category(character) == "Cf"}
     assert formats <= dropped | kept
-    # Unicode may be newer than this Python's: not assigned yet, or a format character.
+    # This Python may have an older Unicode version, in which a character is not assigned yet.
     assert {unicodedata.category(character) for character in dropped | kept} <= {"Cf", "Cn"}
     assert {"\u200c", "\u200d"} <= kept
     assert {"\u200b", "\ufeff", "\u2060", "\u00ad", "\u202e", "\u2066"} <= dropped

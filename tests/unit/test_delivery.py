@@ -1,4 +1,4 @@
-"""The methods of a delivery show what it can do, whoever wrote it."""
+"""The methods of a delivery show what it can do, also for a third party's delivery."""
 
 from __future__ import annotations
 

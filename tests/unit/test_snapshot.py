@@ -20,7 +20,7 @@ Cached = Callable[..., list[Any]]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
-    """Return a function that gives the content of an empty cache after batches of a kind."""
+    """Return a function that reads batches of a kind into an empty cache and returns its content."""
     path = tmp_path_factory.mktemp("cache") / "west.duckdb"
     with Workspace.open(path.parent) as workspace:
         snapshot._open(workspace, path, "mark")

@@ -200,7 +200,7 @@ def test_a_bus_that_is_not_ready_refuses_no_extract(
     assert (tmp_path / "a.zip").exists()
 
 
-# A polled source has the same options, but for the path.
+# A polled source has the same options, except the path.
 
 
 def _ask(_: object, staging: Staging) -> None:
