@@ -1,4 +1,4 @@
-"""The way in for the cases."""
+"""The source of the cases, as a fixture."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.cases.way_in import WayIn
 
 @pytest.fixture
 def way_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WayIn:
-    """A source whose first day has not come."""
+    """Return a source before its first day."""
     return WayIn(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""The district that the cases begin with: OneRoster 1.1 CSV, with the standard's own headers."""
+"""The district that the cases start with: OneRoster 1.1 CSV, with the standard's own headers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FILES = {
 
 
 def manifest(absent: Collection[str] = ()) -> str:
-    """A manifest that calls each file of the district bulk, but these absent."""
+    """Return a manifest that declares each file of the district as bulk, except these absent ones."""
     modes = {name: "absent" if name in absent else "bulk" for name in FILES}
     lines = ["propertyName,value", "manifest.version,1.0", "oneroster.version,1.1"]
     return "".join(f"{line}\n" for line in [*lines, *(f"file.{n},{m}" for n, m in modes.items())])
@@ -61,8 +61,8 @@ def manifest(absent: Collection[str] = ()) -> str:
 def write(folder: Path, absent: Collection[str] = (), **instead: str) -> Path:
     """Write the district's extract into a folder.
 
-    absent:  files that are not there, as the manifest says.
-    instead: other texts of files: `users=USERS.replace(…)`; "" leaves the file out, whatever the
+    absent:  files that do not exist, as the manifest says.
+    instead: other texts of files: `users=USERS.replace(…)`. "" leaves the file out, whatever the
              manifest says.
     """
     files = {name: text for name, text in FILES.items() if name not in absent}

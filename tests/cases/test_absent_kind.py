@@ -1,4 +1,4 @@
-"""An extract does not carry a kind that its records name: OneRoster allows it, and extracts do it."""
+"""An extract lacks a kind to which its records refer; OneRoster allows this, and it is common."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COURSES_TOO = sorted([*ALL, "course co-1 created", "course co-2 created"])
 
 
 def notes(day: Day) -> list[tuple[str, str, str, bool]]:
-    """(file, column, what was counted, fatal) of what was told."""
+    """Return (file, column, count, fatal) of each fault."""
     return [(f.file, f.column, f.reason.split("; ")[-1], f.fatal) for f in day.faults]
 
 
@@ -48,8 +48,10 @@ def test_a_list_that_names_an_absent_kind_is_kept_whole(way_in: WayIn) -> None:
 
 
 def test_when_the_kind_comes_later_what_names_it_is_checked(way_in: WayIn) -> None:
-    """A class names co-2, which is not in the courses that come on the second day: it is published
-    already, so it stays; a new class like it does not come in."""
+    """A class refers to co-2, which is not among the courses that come on the second day.
+
+    The class is already published, so it stays. A new class with the same reference is left out.
+    """
     way_in.day(absent=["courses"])
     courses = COURSES.replace("co-2,", "co-9,")
     third = "cl-3,,,Biology P4,09,co-2,BIO-4,scheduled,,sch-1,t-f,,,4\n"
@@ -90,7 +92,7 @@ def test_a_kind_that_the_extract_carries_is_checked_on_the_first_day(way_in: Way
 
 
 def test_a_file_that_is_promised_and_missing_is_not_absent(way_in: WayIn) -> None:
-    """The manifest says `file.courses,bulk`, and there is no courses.csv: something went wrong."""
+    """The manifest says `file.courses,bulk`, but there is no courses.csv, so something went wrong."""
     day = way_in.day(courses="")
     assert not any("class" in told or "enrollment" in told for told in day.told)
     assert ("courses.csv", 0) in [(f.file, f.line) for f in day.left_out]
@@ -107,7 +109,7 @@ def test_without_a_manifest_a_file_that_is_not_there_is_absent(way_in: WayIn) ->
 
 
 def test_people_may_be_absent_as_well(way_in: WayIn) -> None:
-    """A gradebook's extract of enrollments: whom they name is a student or staff."""
+    """A gradebook exports only enrollments, which refer to a student or to staff."""
     day = way_in.day(absent=["users"], enrollments=ENROLLMENTS)
     assert "enrollment e-t created" in day.told
     assert notes(day) == [("enrollments.csv", "userSourcedId", "this affects 3 rows", False)]

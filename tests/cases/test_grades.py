@@ -1,4 +1,4 @@
-"""A grade, a role or a status that is written in another way says the same."""
+"""A grade, a role or a status in another spelling has the same meaning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.cases.way_in import Day, WayIn
 
 
 def graded(mari: str, jaan: str = "09") -> str:
-    """The district's users, with these grades of the two students."""
+    """Return the district's users, with these grades of the two students."""
     return USERS.replace(",,,,09,\n", f",,,,{mari},\n", 1).replace(",,,,09,\n", f",,,,{jaan},\n", 1)
 
 
@@ -21,7 +21,7 @@ def notes(day: Day) -> list[tuple[str, int, str, str, bool]]:
 
 
 def test_another_spelling_on_tuesday_is_no_change(way_in: WayIn) -> None:
-    """`1` on Monday and `01` on Tuesday."""
+    """The extract has `1` on Monday and `01` on Tuesday."""
     monday = way_in.day(users=graded("1", "K"))
     assert monday.record("student", "u-1")["grades"] == ["01"]
     assert monday.record("student", "u-2")["grades"] == ["KG"]
@@ -37,7 +37,7 @@ UNCLEAR = ["PPK", "0", "-1", "14", "1-2", "1 2", "K1", "EE", "1.0"]
 
 
 def one_of_each(grades: Iterable[str]) -> str:
-    """The district's users and a student of each grade: u-10 of the first, u-11 of the second."""
+    """Return the district's users and one student per grade: u-10 for the first, u-11 for the next."""
     rows = [
         f"u-{n},,,true,sch-1,student,s{n},,Ann,Kask,,S{n},s{n}@example.test,,,,{grade},\n"
         for n, grade in enumerate(grades, 10)
@@ -82,7 +82,7 @@ def test_of_very_many_values_only_some_are_told(
 
 
 def test_grades_of_courses_and_classes_too(way_in: WayIn) -> None:
-    """Two grades that are one are one."""
+    """Two spellings of one grade in a list become one grade."""
     courses = COURSES.replace("ALG1,09,", 'ALG1,"9,09,k",')
     classes = CLASSES.replace("Algebra 1 P2,09,", "Algebra 1 P2,9,")
     day = way_in.day(courses=courses, classes=classes)
@@ -118,8 +118,10 @@ def test_an_enumeration_s_unknown_values_are_told_once_each(way_in: WayIn) -> No
 def test_new_rules_publish_only_what_they_make_other(
     way_in: WayIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version before this one published `1` as it stood: the first day by the new rules compares
-    all records anew, and publishes that one student."""
+    """An earlier version published `1` unchanged.
+
+    The first day with the new rules compares all records again, and publishes only that student.
+    """
     way_in.day(users=graded("01"))
     for event in way_in.topics.log:
         if event.record["sourcedId"] == "u-1":

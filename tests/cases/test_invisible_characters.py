@@ -1,4 +1,4 @@
-"""Characters that nobody sees, as they come with what somebody copied."""
+"""Invisible characters, which come with copied text."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EVERY = [chr(code) for code in range(sys.maxunicode + 1)]
 
 
 def of(class_: str) -> set[str]:
-    """The characters of a class of RE2, as Python's regular expressions have it."""
+    """Return the characters of a character class of RE2, found with Python's regular expressions."""
     python = re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: f"\\U{found[1]:0>8}", class_)
     matches = re.compile(f"[{python}]").match
     return {character for character in EVERY if matches(character)}
 
 
 def test_names_are_found_and_emails_are_reached(way_in: WayIn) -> None:
-    """A name with U+200B in its middle, one with U+FEFF, an email with U+00A0 at its end."""
+    """One name has U+200B in its middle, another has U+FEFF, and an email ends with U+00A0."""
     users = (
         USERS.replace("Mari,Tamm", "Ma\u200bri,Ta\ufeffmm")
         .replace("mtamm@example.test", "mtamm@example.test\u00a0")
@@ -43,7 +43,7 @@ def test_names_are_found_and_emails_are_reached(way_in: WayIn) -> None:
     ["می\u200cخواهم", "क्\u200dष", "ᠮᠣᠩᠭᠣᠯ\u180eᠠ", "Geography 🏴\U000e0067\U000e0062\U000e007f"],
 )
 def test_what_letters_need_stays(way_in: WayIn, name: str) -> None:
-    """U+200C in Persian, U+200D in Devanagari, U+180E in Mongolian, the letters of a flag."""
+    """U+200C in Persian, U+200D in Devanagari, U+180E in Mongolian, and the letters of a flag stay."""
     day = way_in.day(
         users=USERS.replace("Mari", name), classes=CLASSES.replace("Algebra 1 P2", name)
     )
@@ -65,7 +65,7 @@ def test_a_name_of_nothing_that_shows_is_empty(way_in: WayIn) -> None:
 
 
 def test_ids_stay_as_they_are(way_in: WayIn) -> None:
-    """Whoever changed an id would withdraw one record and make another."""
+    """A changed id would withdraw one record and create another."""
     day = way_in.day(users=USERS.replace("u-2,", "u-2\u200b,"))
     assert "student u-2\u200b created" in day.told
 
@@ -80,7 +80,7 @@ def test_what_is_dropped_is_unicodes_category_cf_but_what_is_listed() -> None:
     assert not dropped & kept
     formats = {character for character in EVERY if unicodedata.category(character) == "Cf"}
     assert formats <= dropped | kept
-    # Of a newer Unicode than this Python's: not assigned yet, or a format character.
+    # This Python may have an older Unicode version, in which a character is not assigned yet.
     assert {unicodedata.category(character) for character in dropped | kept} <= {"Cf", "Cn"}
     assert {"\u200c", "\u200d"} <= kept
     assert {"\u200b", "\ufeff", "\u2060", "\u00ad", "\u202e", "\u2066"} <= dropped

@@ -1,4 +1,4 @@
-"""A source of one's own leaves out a row that it cannot read, and says so: whose it is nobody knows."""
+"""A custom source leaves out a row that it cannot read, so the record of the row is unknown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.cases.way_in import WayIn
 
 
 def orgs(*ids: str, fault: Fault | None = None) -> object:
-    """What a source reads: whole extracts of schools, and what it found wrong."""
+    """Return a read function of a source: whole extracts of schools, with a fault if given."""
 
     def read(staging: Staging) -> None:
         staging.con.execute(
@@ -23,7 +23,7 @@ def orgs(*ids: str, fault: Fault | None = None) -> object:
 
 
 def test_its_record_is_neither_changed_nor_gone(way_in: WayIn) -> None:
-    """Also when the source names the column that was wrong."""
+    """Nothing changes, even if the source names the faulty column."""
     for column in ("", "name"):
         fault = Fault("orgs.json", 2, column, "a list", "is no name; mend it", kind="org")
         way_in.publish(orgs("o1", "o2"))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How much of a kind may go before a person must say yes."""
+"""How much of a kind may disappear before an operator must allow it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TERMS = ["t-w,Winter", "t-s,Spring", "t-u,Summer"]
 
 
 def sessions(*terms: str) -> str:
-    """The district's sessions and these terms."""
+    """Return the district's sessions and these terms."""
     rows = [
         "{},,,{},term,2027-01-05,2027-06-10,y-2027,2027\n".format(*term.split(","))
         for term in terms
@@ -25,7 +25,7 @@ def sessions(*terms: str) -> str:
 
 
 def students(number: int) -> str:
-    """The district's users and so many students more."""
+    """Return the district's users and this many more students."""
     rows = [
         f"u-{n},,,true,sch-1,student,s{n},,Ann,Kask,,S{n},s{n}@example.test,,,,09,\n"
         for n in range(100, 100 + number)
@@ -34,7 +34,7 @@ def students(number: int) -> str:
 
 
 def test_a_term_that_ends_does_not_stop_the_night(way_in: WayIn) -> None:
-    """Of five sessions one ends: 20 %."""
+    """One of five sessions ends, which is 20 %."""
     way_in.day(academicSessions=sessions(*TERMS))
     assert way_in.day(academicSessions=sessions(*TERMS[1:])).told == [
         "academicSession t-w withdrawn"
@@ -75,7 +75,7 @@ def test_all_three_of_a_kind_may_go(way_in: WayIn) -> None:
 
 
 def test_half_of_a_kind_of_more_than_twenty_stops_it(way_in: WayIn) -> None:
-    """The file was cut short: of 22 students 11 are left."""
+    """The file was cut short: 11 of 22 students are left."""
     way_in.day(users=students(20))
     with pytest.raises(Stop, match=r"11 of 22 student records \(half or more of a kind that had"):
         way_in.day(users=students(9))

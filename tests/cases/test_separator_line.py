@@ -1,4 +1,4 @@
-"""What spreadsheets put before and after the rows."""
+"""Lines that spreadsheets add before and after the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def notes(day: Day) -> list[tuple[str, int, str, bool]]:
 
 
 def test_the_line_is_skipped_and_rows_of_commas_are_no_rows(way_in: WayIn) -> None:
-    """users.csv begins with `sep=,` and ends with rows of nothing but commas."""
+    """users.csv starts with `sep=,` and ends with rows of only commas."""
     day = way_in.day(users="sep=,\n" + USERS + f"{COMMAS}\n" * 3)
     assert day.told == COURSES_TOO
     assert notes(day) == [("users.csv", 1, "the line sep=", False)]

@@ -1,4 +1,4 @@
-"""A source's days, one after another, through the whole of `bus.ingest`; its topics are in memory."""
+"""The days of a source, one after another, through all of `bus.ingest`, with topics in memory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from producers.oneroster_csv.read import RULES, read
 from tests.cases import district
 
 IDS = {kind: number for number, kind in enumerate(KINDS)}
-"""Under which the registry would know the schemas."""
+"""The schema ids that the registry would give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What was published of a record."""
+    """One published state of a record."""
 
     change: str
     kind: str
@@ -44,9 +44,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What came of an extract.
+    """The outcome of one extract.
 
-    told: the events in short, sorted: "student u-1 created".
+    told: the events in short form, sorted: "student u-1 created".
     """
 
     report: Report
@@ -62,11 +62,11 @@ class Day:
 
     @property
     def left_out(self) -> list[Fault]:
-        """The faults for which a row was left out."""
+        """Return the faults for which a row was left out."""
         return [fault for fault in self.faults if fault.fatal]
 
     def record(self, kind: str, id_: str) -> dict[str, Any]:
-        """A record as this day published it."""
+        """Return a record as this day published it."""
         (found,) = (
             event.record
             for event in self.events
@@ -77,7 +77,7 @@ class Day:
 
 @dataclass(slots=True)
 class Topics:
-    """What a publisher wrote and a reader reads: the events of all days in their order."""
+    """What a publisher writes and a reader reads: the events of all days in order."""
 
     log: list[Event] = field(default_factory=list)
     replaced: bool = False
@@ -93,7 +93,7 @@ class Topics:
         self.log += [Event(change, kind, record) for record in rows(batch)]
 
     def raw(self, *_: object) -> None:
-        """What goes to the quarantine is in the report too."""
+        """Ignore what goes to the quarantine, because the report has it too."""
 
     def close(self) -> None:
         pass
@@ -120,7 +120,7 @@ class Topics:
     def since(
         self, ends: Mapping[Position, int], positions: dict[Position, int]
     ) -> Iterator[dict[str, snapshot._Lot]]:
-        """What lies after the positions, which are moved to the end."""
+        """Yield the events after the positions, and move the positions to the end."""
         lots: dict[str, snapshot._Lot] = {}
         for at, event in enumerate(self.log[min(positions.values(), default=0) :]):
             lot = lots.setdefault(event.kind, snapshot._Lot())
@@ -133,7 +133,7 @@ class Topics:
 
 
 class WayIn:
-    """One source of OneRoster extracts, whose first day has not come."""
+    """One source of OneRoster extracts, before its first day."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = folder
@@ -160,7 +160,7 @@ class WayIn:
         self._settings = self._settings.model_copy(update={"mass_withdrawal": changed})
 
     def day(self, *, allow: bool = False, rules: str = RULES, **how: Any) -> Day:
-        """Publish the next day's extract: the district's, changed as `district.write` says.
+        """Publish the next day's extract: the district's, changed as in `district.write`.
 
         Raises `Stop` when the guard does.
         """
@@ -175,7 +175,7 @@ class WayIn:
         return Day(report, self.topics.log[begin:])
 
     def dry_run(self, **how: Any) -> ExtractDryRun:
-        """What the next day's extract would do."""
+        """Return what the next day's extract would do."""
         return pipeline.dry_run(
             self._settings, "sis", partial(read, self._extract(how)), rules=RULES, most=10
         )

@@ -1,4 +1,4 @@
-"""The source `oneroster-csv` keeps the contract of a source: as a folder and as a zip."""
+"""The source `oneroster-csv` passes the contract suite, with a folder and with a zip."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class TestFolder(SourceContract):
     marker = "Zebulon Marker"
 
     def extract(self, folder: Path) -> Path:
-        """A small district with every file that is read."""
+        """Write a small district with every file that is read."""
         return write(folder / "extract", **ALL)
 
 
 class TestZip(TestFolder):
-    """The same in a zip, inside which the files are in a folder."""
+    """The same extract as a zip in which the files are in a folder."""
 
     def extract(self, folder: Path) -> Path:
-        """One file."""
+        """Write the extract as one zip."""
         files = write(folder / "files", **ALL)
         path = folder / "extract.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -37,7 +37,7 @@ class TestWebhook(ProductContract):
         return PRODUCT.open(PRODUCT.settings(url=url, secret=SECRET, state=folder / "state"))
 
     def state(self, folder: Path) -> Any:
-        """The last state of each record that the vendor has, each event counted once."""
+        """Return the last state of each record that the vendor has, with each event counted once."""
         seen: dict[str, Any] = {}
         for event in self.vendors[folder].accepted:
             seen.setdefault(event.id, event.event)

@@ -1,6 +1,8 @@
-"""The product `lunch` and the source `register` pass the contract suite. Run it where the package is installed:
+"""The product `lunch` and the source `register` pass the contract suite.
 
-pytest contract_lunch.py
+Run it where the package is installed:
+
+    pytest contract_lunch.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may import whom: `docs/architecture.md` has the table, and this holds the code to it."""
+"""The imports between rooms match the table in `docs/architecture.md`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_AT_THE_TOP = 10
 
 
 class Import(NamedTuple):
-    """One import: the file that has it, the module that it names, and whether it is for types."""
+    """One import: the file that has it, the module it names, and whether it is only for types."""
 
     file: str
     module: str
@@ -28,7 +28,7 @@ class Import(NamedTuple):
 
 @cache
 def modules(folder: str) -> dict[str, Path]:
-    """The modules below a folder, by their dotted names."""
+    """Return the modules below a folder by their dotted names."""
     found = {}
     for path in sorted((ROOT / folder).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -38,9 +38,9 @@ def modules(folder: str) -> dict[str, Path]:
 
 @cache
 def imports(folder: str) -> list[Import]:
-    """All imports below a folder, those inside functions and those for types alone included.
+    """Return all imports below a folder, including those inside functions and those only for types.
 
-    `from bus.kafka import topics` names `bus.kafka.topics`, `from bus.errors import Stop` names
+    `from bus.kafka import topics` names `bus.kafka.topics`, and `from bus.errors import Stop` names
     `bus.errors`.
     """
     known = modules(folder)
@@ -66,19 +66,19 @@ def imports(folder: str) -> list[Import]:
 
 
 def layers() -> dict[str, int]:
-    """Each room of `bus` with its layer, 1 for the lowest, as the document's table has them."""
+    """Return each room of `bus` with its layer from the document's table; 1 is the lowest."""
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
     return {room.strip("`/ "): int(number) for number, rooms in rows for room in rooms.split(",")}
 
 
 def room(module: str) -> str:
-    """The room of a module: `kafka` for `bus.kafka.topics`, `settings` for `bus.settings`."""
+    """Return the room of a module: `kafka` for `bus.kafka.topics`, `settings` for `bus.settings`."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
 def of_the_bus() -> Iterator[tuple[Import, str, str]]:
-    """The imports of `bus` by `bus`, each with the room that has it and the room that it names."""
+    """Return the imports of `bus` by `bus`, each with its own room and the imported room."""
     names = {str(path.relative_to(ROOT)): name for name, path in modules("bus").items()}
     for one in imports("bus"):
         if one.module.split(".")[0] == "bus":
@@ -119,7 +119,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for one, _, _ in of_the_bus():
         if one.module in modules("bus") and names[one.file] != one.module:
             graph[names[one.file]].add(one.module)
-    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
 
 
 def test_few_files_lie_at_the_top() -> None:
@@ -140,7 +140,7 @@ def test_a_room_names_its_modules(room: str) -> None:
 
 
 def test_no_two_modules_share_a_name() -> None:
-    """But for a file of the command line and what it commands."""
+    """A file of the command line may share a name with the module that it runs."""
     named: dict[str, list[str]] = defaultdict(list)
     for name, path in modules("bus").items():
         if path.stem not in ("__init__", "__main__") and not name.startswith("bus.cli."):
@@ -192,7 +192,7 @@ def test_only_schemas_apply_registers() -> None:
 
 
 def test_a_translation_does_no_io() -> None:
-    """The files of products import nothing that reads, writes or calls; their deliveries do."""
+    """Files of products import nothing that reads, writes or calls; only their deliveries do."""
     forbidden = {
         "httpx2",
         "requests",

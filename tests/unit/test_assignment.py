@@ -1,4 +1,4 @@
-"""Which partitions a copy has, from where it reads them, and which are read now."""
+"""Which partitions an instance has, where it starts in them, and which it reads now."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
 @pytest.mark.parametrize(
     ("committed", "own", "begins"),
     [
-        (None, None, 1),  # nothing is known: the first that is left
+        (None, None, 1),  # nothing is known: the first offset that is left
         (2, None, 2),
-        (2, 3, 3),  # the delivery's own offset wins
-        (3, 2, 2),  # also when the group is further
-        (4, None, 4),  # all is delivered
-        (9, None, 1),  # beyond the end: the topic was made anew
+        (2, 3, 3),  # the delivery's own offset takes precedence
+        (3, 2, 2),  # even if the group is further
+        (4, None, 4),  # everything is delivered
+        (9, None, 1),  # beyond the end: the topic was rebuilt
         (2, 9, 1),
-        (0, None, 1),  # before what is left
+        (0, None, 1),  # before the first offset that is left
     ],
 )
 def test_where_it_begins(bus: Bus, committed: int | None, own: int | None, begins: int) -> None:
@@ -86,11 +86,11 @@ def test_an_end_is_news_when_the_group_does_not_know_it(bus: Bus) -> None:
     place = bus.place("student")
     partitions = Group(bus).has(place).partitions
     partitions.took({place: 1})
-    assert partitions.ended(place, 1)  # it was behind
+    assert partitions.ended(place, 1)  # it was behind the end
     assert not partitions.ended(place, 1)
-    assert partitions.ended(place, 3)  # the marks of transactions
+    assert partitions.ended(place, 3)  # transaction markers
     assert partitions.next == {place: 3}
-    assert not partitions.ended(bus.place("class"), 7)  # another's
+    assert not partitions.ended(bus.place("class"), 7)  # a partition of another instance
 
 
 def test_the_group_is_told_where_a_partition_begins_until_it_knows_or_it_is_read(bus: Bus) -> None:

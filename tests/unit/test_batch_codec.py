@@ -1,4 +1,4 @@
-"""Whole batches are read just as fastavro reads record by record, or not at all."""
+"""Whole batches decode exactly as fastavro decodes single records, or not at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bus.standard import KINDS
 
 FRAME = 5
 EXAMPLES = max(5, settings().max_examples // 3)
-"""How many batches are tried of each kind where each needs a database of its own."""
+"""The number of batches per kind where each one needs a separate database."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None)  # the first batch imports what reads it
+@settings(deadline=None)  # the first batch imports the reader
 @given(data=st.data())
 def test_a_batch_reads_as_its_records_do_one_by_one(kind: str, data: st.DataObject) -> None:
     written = data.draw(st.lists(records(kind), min_size=1, max_size=5))
@@ -75,7 +75,7 @@ def test_a_batch_with_one_wrong_value_is_read_rightly_or_not_at_all(kind: str) -
 
 
 def mutated(rng: random.Random, value: bytes) -> bytes:
-    """The value with some of its bytes changed, taken out, or put in."""
+    """Return the value with some bytes changed, removed or inserted."""
     at = rng.randrange(FRAME, len(value))
     inserted = rng.randbytes(rng.randrange(4))
     return value[:at] + inserted + value[at + rng.randrange(4) :]

@@ -1,4 +1,4 @@
-"""Canvas: each kind of record as rows, by example."""
+"""Canvas: the rows of each kind of record, by example."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENROLLMENT: dict[str, Any] = {
 
 
 def told(kind: str, record: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """All rows of a record, by file; each with exactly its table's columns, in order."""
+    """Return all rows of a record by file, and check that each has its table's columns in order."""
     rows = {}
     for table, translate in canvas.PRODUCT.translations(kind):
         row = translate(record | changes)

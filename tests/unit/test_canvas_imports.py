@@ -1,4 +1,4 @@
-"""The SIS import API: a batch sent, watched, and what Canvas said about its rows."""
+"""The SIS import API: a batch is sent, watched, and its errors are read."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Answer = tuple[int, dict[str, str], bytes]
 class FakeCanvas:
     """Canvas's side of "SIS Imports", on loopback, with `canvas_model` as its importer.
 
-    script:  answers that are given before any other, for the next requests.
-    states:  the states that a new import goes through while it is looked at.
-    numbers: whether errors name the row; "Some Importers do not yet support this".
+    script:  answers for the next requests, before any other.
+    states:  the states of a new import, one per request for it.
+    numbers: whether errors name the row. "Some Importers do not yet support this".
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class FakeCanvas:
                 writer.writerow([number, one.file, one.message, one.row if self.numbers else None])
             self.reports[number] = file.getvalue().encode()
             if self.attach:
-                # The files of a real Canvas lie on a host of their own, with a key in the address.
+                # A real Canvas has its files on a separate host, with a key in the address.
                 host = self.url.replace("127.0.0.1", "localhost")
                 end["errors_attachment"] = {"url": f"{host}/files/{number}/download?verifier=k"}
         self.imports[number] = {"left": list(self.states), "end": end}
@@ -164,7 +164,7 @@ def imports(fake: FakeCanvas, slept: list[float]) -> Iterator[CanvasImports]:
 
 
 def users(*rows: tuple[str, str]) -> Batch:
-    """A batch of users: id and login."""
+    """Return a batch of users, each with an id and a login."""
     filled = [
         dict(
             zip(
@@ -341,7 +341,7 @@ def test_an_import_that_a_person_aborted_stops(fake: FakeCanvas, imports: Canvas
         imports.deliver(users(("u1", "ann")))
 
 
-# What Canvas has
+# The data in Canvas
 
 
 def test_its_own_report_says_what_canvas_has(fake: FakeCanvas, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When a producer may still have a request on its way."""
+"""When a producer may still have a request in flight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from bus.kafka.connection_watch import ConnectionWatch
 
 TEXT = "%s [%s] %s"
-"""As confluent-kafka gives it to a logger, with librdkafka's facility, the client and a message."""
+"""The log text of confluent-kafka, with librdkafka's facility, the client and a message."""
 
 
 @pytest.mark.parametrize(

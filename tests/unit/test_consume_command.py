@@ -1,4 +1,4 @@
-"""`bus consume`: how it ends."""
+"""How `bus consume` ends."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_sigterm_ends_in_order_however_often(capfd: pytest.CaptureFixture[str]) 
 def consumed(
     monkeypatch: pytest.MonkeyPatch, folder: Path, outcome: WorkerOutcome, *more: str
 ) -> Any:
-    """`bus consume canvas --out FOLDER` whose loop came to this outcome."""
+    """Run `bus consume canvas --out FOLDER` with a worker that returns this outcome."""
 
     class Loop:
         def __init__(self, *_: Any) -> None:
@@ -84,7 +84,7 @@ def test_it_ends_with_1_when_all_went_to_the_dead_letters(
     ("outcome", "file", "told"),
     [
         (WorkerOutcome(there=True), ".schoolbus", True),
-        (WorkerOutcome(there=True), "canvas-1.zip", False),  # the folder that it always had
+        (WorkerOutcome(there=True), "canvas-1.zip", False),  # the product's usual folder
         (WorkerOutcome(there=False), ".schoolbus", False),  # nothing was ever published
         (WorkerOutcome(Counter(student=1), there=True), ".schoolbus", False),
     ],

@@ -1,6 +1,4 @@
-"""What a consumer knows of an earlier run: the ids of all delivered records, read from its file and
-not from Kafka.
-"""
+"""The ids of all delivered records that a consumer reads from its file, not from Kafka."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from bus.errors import RetryLater
 from tests.fakes.harness import Bus, FakeProduct, Killed
 
 EXAMPLES = max(5, settings().max_examples // 6)
-"""Each is some runs of a consumer with a file."""
+"""The number of examples; each one runs a consumer with a file several times."""
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def bus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bus]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys that the index has read from Kafka."""
+    """Return a list that collects the keys that the index reads from Kafka."""
     found: list[str] = []
     passages = delivered_index.passages
 
@@ -45,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[str]:
-    """Deliver what is there in a run of its own. Return the ids that were delivered in it."""
+    """Deliver all events in a separate run, and return the ids that it delivered."""
     lunch.journal = {}
     before = len(lunch.told)
     bus.worker(lunch, **how).run(until_caught_up=True)
@@ -100,7 +98,7 @@ def test_a_damaged_file_is_made_anew(bus: Bus, read: list[str], damage: bytes) -
 
 
 def test_a_group_that_is_set_back_delivers_in_order_again(bus: Bus) -> None:
-    """The ids in the file are ahead of the group's offsets. They do not count as delivered."""
+    """The ids in the file are ahead of the group's offsets, so they do not count as delivered."""
     lunch = FakeProduct()
     a_school(bus)
     bus.enroll("s1", "5b")
@@ -152,7 +150,7 @@ def test_ids_that_come_again_and_again_are_kept_once(
     assert rows(bus) < 9
 
 
-# ---- whatever happens ---------------------------------------------------------------------------
+# ---- any sequence of events ---------------------------------------------------------------------
 
 STEPS = st.lists(
     st.sampled_from(["publish", "enroll", "run", "run in ones", "kill", "lose", "set back"]),
@@ -211,7 +209,7 @@ def opened(bus: Bus, query: str) -> list[Any]:
 
 
 def topics_of(bus: Bus) -> list[str]:
-    """The topics of the file, in the order of their numbers there."""
+    """Return the topics of the file, in the order of their numbers in it."""
     delivered = bus.worker(FakeProduct()).loop._backlog.delivered
     return sorted(delivered._topics)
 
@@ -227,13 +225,13 @@ def rows(bus: Bus) -> int:
 
 
 def known(bus: Bus) -> set[tuple[str, str]]:
-    """The topics and ids in the file."""
+    """Return the topics and ids in the file."""
     names = topics_of(bus)
     return {(names[at], id_) for at, id_ in opened(bus, "SELECT topic, id FROM delivered")}
 
 
 def delivered(bus: Bus) -> set[tuple[str, str]]:
-    """The keys of all messages before the file's offsets, which must all be in it."""
+    """Return the keys of all messages before the file's offsets; the file must have all of them."""
     found = set()
     for place, end in reach(bus):
         for message in bus.published:

@@ -1,4 +1,4 @@
-"""What a delivery can do is seen from its methods, whoever wrote it."""
+"""The methods of a delivery show what it can do, also for a third party's delivery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SITE = canvas.Settings(url="http://127.0.0.1:9", token=SecretStr("t"))
 
 
 def ours(folder: Path) -> dict[str, Delivery]:
-    """The deliveries of this package, each open."""
+    """Return the deliveries of this package, each open."""
     return {
         "canvas, a folder": canvas.PRODUCT.open(canvas.Settings(out=folder / "canvas")),
         "canvas, the API": canvas.PRODUCT.open(SITE),
@@ -35,7 +35,7 @@ def test_ours_bear_a_replay_and_only_the_api_shares_no_lock(tmp_path: Path) -> N
 
 
 class Plain:
-    """A third party's delivery that knows no replay."""
+    """A third party's delivery without support for replays."""
 
     def resume(self, cluster: str, partitions: Any) -> dict[Any, int]:
         return {}
@@ -51,7 +51,7 @@ class Plain:
 
 
 class Able(Plain):
-    """One that was written before the protocols had names."""
+    """A delivery that was written before the protocols had names."""
 
     def redeliver(self, batch: Any, replay: str, seen: Any) -> tuple[()]:
         return ()
@@ -70,7 +70,7 @@ class Disabled(Able):
 
 
 class Wrapper:
-    """Passes on all that it has not itself, as a delivery that counts or logs does."""
+    """Passes on all that it lacks itself, as a delivery that counts or logs does."""
 
     def __init__(self, real: Any) -> None:
         self._real = real

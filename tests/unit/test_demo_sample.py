@@ -1,4 +1,4 @@
-"""The made-up district."""
+"""The fictional district of the demo."""
 
 from __future__ import annotations
 

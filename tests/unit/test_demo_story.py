@@ -1,4 +1,4 @@
-"""What the demo says to try next."""
+"""The next steps that the demo suggests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_commands_begin_in_the_demos_folder() -> None:
 
 
 def test_what_is_exported_does_not_lead_to_another_bus() -> None:
-    """Variables go before bus.toml, in which the demo names its home."""
+    """Environment variables take precedence over bus.toml, in which the demo names its home."""
     exported = {"BUS_HOME": "x", "BUS_KAFKA__BOOTSTRAP": "y", "BUS_CACHE_DIR": "z"}
     commands = next_commands(FOLDER, 400, exported, up=True)
     assert commands[1] == "unset BUS_KAFKA__BOOTSTRAP"

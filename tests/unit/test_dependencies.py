@@ -1,5 +1,7 @@
-"""Each dependency is used, has a reason in docs/dependencies.md, and is in the right extra; and a
-plain `pip install schoolbus` is enough to import what a vendor needs."""
+"""Each dependency is used, is in the right extra, and has a reason in docs/dependencies.md.
+
+A plain `pip install schoolbus` is enough to import what a vendor needs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from tests import light_install
 REPOSITORY = light_install.REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 PLUGGED_IN = {"httptools"}
-"""Used by another package when it is there (uvicorn), and not imported here."""
+"""Used by another package when it is installed (uvicorn), and not imported here."""
 
 
 def packages(lines: list[str]) -> list[str]:
@@ -30,7 +32,7 @@ def packages(lines: list[str]) -> list[str]:
 
 
 def modules(package: str) -> set[str]:
-    """The modules that a package brings."""
+    """Return the modules that a package installs."""
     brought = metadata.packages_distributions()
     return {
         module
@@ -92,7 +94,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(plain: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with nothing but these packages."""
+    """Run Python with only these packages."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BUS_")}
     env = clean | {"PYTHONPATH": str(plain)}
     line = [sys.executable, "-S", *arguments]
@@ -125,7 +127,7 @@ def test_what_needs_an_extra_names_it(plain: Path, arguments: tuple[str, ...], e
 
 
 def test_it_is_small() -> None:
-    """The number in docs/dependencies.md."""
+    """The number of packages is the one in docs/dependencies.md."""
     page = (REPOSITORY / "docs" / "dependencies.md").read_text("utf-8")
     for extra in ("", "local", "district"):
         install = f"schoolbus[{extra}]" if extra else "schoolbus"

@@ -1,4 +1,4 @@
-"""References before referrers, one owner's records in order."""
+"""Referenced records come before the records that refer to them; one owner's records keep their order."""
 
 from __future__ import annotations
 
@@ -147,7 +147,10 @@ def test_a_student_does_not_wait_behind_an_enrollment_that_waits_for_that_studen
 
 
 def _school() -> dict[str, list[dict[str, Any]]]:
-    """Three students in three classes, each student renamed once, each enrollment changed once."""
+    """Return three students in three classes.
+
+    Each student is renamed once, and each enrollment changes once.
+    """
     classes = [a_record("class", sourcedId=f"c{n}", courseSourcedId="x") for n in range(3)]
     students = [a_record("student", sourcedId=f"s{n}") for n in range(3)]
     enrollments = [
@@ -162,7 +165,7 @@ def _school() -> dict[str, list[dict[str, Any]]]:
 def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
     data: st.DataObject,
 ) -> None:
-    """The law: nothing waits for the clock when all that is referred to has been read."""
+    """No record waits for the clock when all records that it refers to have been read."""
     waits, _ = ordering()
     left = _school()
     gone: list[tuple[str, str]] = []
@@ -189,7 +192,7 @@ def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
 
 
 def test_what_its_source_could_not_check_is_waited_for_but_not_for_ever() -> None:
-    """The source carries no classes; another one may."""
+    """The source carries no classes, but another one may."""
     waits, delivered = ordering()
     delivered.add("student", "s1")
     unchecked = Sent("enrollment", "e1", 0, more=[("ce_unchecked", b"classSourcedId,other")])

@@ -1,4 +1,4 @@
-"""What deploy/ promises: pinned, checked, without secrets, without rights."""
+"""What deploy/ promises: it is pinned and checked, and has no secrets and no rights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions with their arguments, comments and line ends gone."""
+    """Return the Dockerfile's instructions with their arguments, without comments and line ends."""
     text = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.M).replace("\\\n", " ")
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in text.splitlines())]
 

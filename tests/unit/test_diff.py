@@ -1,4 +1,4 @@
-"""What is new, changed or gone: an extract against what was last published."""
+"""What is new, changed or withdrawn: an extract compared with what was last published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def diff(
     coverage: Coverage = "bulk",
     unreadable: tuple[str, ...] = (),
 ) -> tuple[Changes, list[tuple[str, str, str]], Published]:
-    """The counts; (change, sourcedId, status) of each event; and what is published afterwards.
+    """Return the counts, (change, sourcedId, status) of each event, and the published records after it.
 
     unreadable: ids of rows that are in the extract and in quarantine.
     """
@@ -106,7 +106,7 @@ def test_what_is_marked_is_withdrawn() -> None:
 
 
 def test_what_is_marked_is_withdrawn_as_it_last_stood_whatever_its_row_now_says() -> None:
-    """An enrollment that went to another class and then ended: products have the former class."""
+    """An enrollment moves to another class and then ends, but products have the former class."""
     before = a_record("enrollment", sourcedId="e")
     row = before | {"classSourcedId": "other", "status": "tobedeleted"}
     counts, events, after = diff("enrollment", {"e": before}, [row])
@@ -144,7 +144,7 @@ def test_a_mark_on_what_was_never_published_is_nothing() -> None:
 
 @pytest.mark.parametrize("end", ["classSourcedId", "userSourcedId"])
 def test_an_enrollment_that_ties_other_things_ends_and_begins(end: str) -> None:
-    """A product that knows an enrollment by its ends would else keep the former for ever."""
+    """A product that identifies an enrollment by its student and class would keep the former one."""
     before = a_record("enrollment", sourcedId="e")
     counts, events, after = diff("enrollment", {"e": before}, [before | {end: "other"}])
     assert events == [("withdrawn", "e", "tobedeleted"), ("updated", "e", "active")]
@@ -163,7 +163,7 @@ STATES = st.dictionaries(
 def test_what_is_published_is_then_what_the_extract_says_and_no_more(
     before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]], coverage: Coverage
 ) -> None:
-    """The law of the diff: applied once, the same extract changes nothing more."""
+    """After an extract is applied once, the same extract changes nothing more."""
     stood = {id_: org(id_, name, status=status) for id_, (name, status) in before.items()}
     extract = [org(id_, name, status=status) for id_, (name, status) in now.items()]
     counts, events, after = diff("org", stood, extract, coverage)

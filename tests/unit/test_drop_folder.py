@@ -1,4 +1,4 @@
-"""The drop folder: what the guard stopped waits for a person, and never undoes a later extract."""
+"""The drop folder: a guarded extract waits for an operator, and never undoes a later extract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def drop(folder: Path, *names: str) -> None:
-    """Put extracts there, a second apart; one without a suffix is a folder with a file."""
+    """Put extracts in the folder, a second apart. One without a suffix is a folder with a file."""
     for number, name in enumerate(names):
         path = folder / name
         if not path.suffix:
@@ -37,7 +37,7 @@ def drop(folder: Path, *names: str) -> None:
 
 
 def watched(folder: Path, fate: Callable[[str], Exception | None]) -> list[str]:
-    """Watch until all that lies there is taken; the names that were published."""
+    """Watch until all extracts are taken, and return the names that were published."""
     published: list[str] = []
 
     def take(extract: Path) -> None:
@@ -53,12 +53,12 @@ def watched(folder: Path, fate: Callable[[str], Exception | None]) -> list[str]:
 
 
 def guarded(*names: str) -> Callable[[str], Exception | None]:
-    """The guard stops these."""
+    """Return a function with which the guard stops these extracts."""
     return lambda name: MassWithdrawal(GUARD) if name in names else None
 
 
 def lying(folder: Path) -> dict[str, list[str]]:
-    """What lies where, without the texts beside."""
+    """Return the names in each folder, without the reason files."""
     return {
         where: sorted(one.name for one in drop_folder._extracts(folder / where))
         for where in ("taken", "refused", "waiting")
@@ -110,7 +110,7 @@ def test_a_later_extract_that_is_refused_changes_nothing(folder: Path) -> None:
 
 
 def test_while_a_later_extract_lies_there_nothing_is_allowed(folder: Path) -> None:
-    """It may be published at any moment, and the earlier one would undo it."""
+    """The later extract may be published at any moment, and the earlier one would undo it."""
     drop(folder, "mon.zip")
     watched(folder, guarded("mon.zip"))
     drop(folder, "tue.zip")

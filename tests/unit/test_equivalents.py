@@ -1,4 +1,4 @@
-"""Records that are one thing to a product: which of them it is told, and when.
+"""Records that are equivalent to a product: which one is delivered, and when.
 
 The students of these tests have several enrollments in one class, as in case 2 of the field.
 """
@@ -31,12 +31,12 @@ from tests.fakes.harness import Bus, FakeProduct, Instance, Killed, RetryLater
 RULE = Equivalent(("classSourcedId", "userSourcedId", "role"), last="endDate", first="beginDate")
 SIBLINGS = {"enrollment": RULE}
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Each is some runs of a consumer with files of its own."""
+"""The number of examples; each one runs a consumer with separate files several times."""
 FIRST_DAY = date(2026, 8, 24)
 LEFT = ("e-1a", date(2026, 8, 24), date(2026, 9, 11))
 BACK = ("e-1b", date(2026, 10, 1), date(2026, 12, 18))
 Delivered = tuple[str, str, date | None, date | None]
-"""Of a told row: the record, its status, the first day and the last day."""
+"""What was delivered: the record, its status, the first day and the last day."""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def consumer(bus: Bus, lunch: FakeProduct, **how: Any) -> Instance:
 
 
 def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[Delivered]:
-    """Deliver what is there; what the product was told of enrollments by that."""
+    """Deliver all events, and return the enrollment rows that this delivers."""
     before = len(lunch.told)
     consumer(bus, lunch, **how).run(until_caught_up=True)
     return delivered(lunch, before)
@@ -92,7 +92,7 @@ def index_file(bus: Bus) -> Path:
 def test_a_student_who_came_back_has_access_until_the_latest_day(
     bus: Bus, lunch: FakeProduct, order: Any, batch: int
 ) -> None:
-    """Case 2: whatever the order, and whichever batch they come in."""
+    """Case 2 of the field: the order and the batches make no difference."""
     for one in order:
         enroll(bus, *one)
     last = consume(bus, lunch, batch_records=batch)[-1]
@@ -156,13 +156,13 @@ def test_the_one_that_counts_is_withdrawn_and_the_next_is_told(
     enroll(bus, *BACK, "tobedeleted")
     assert consume(bus, lunch) == [("e-1a", "active", *LEFT[1:])]
     [cause] = [m for m, kind, row in lunch.told[-1:] if kind == "enrollment"]
-    assert cause.key() == b"e-1b"  # beside the message that caused it
+    assert cause.key() == b"e-1b"  # delivered together with the message that caused it
 
 
 def test_one_of_two_that_give_the_same_row_is_withdrawn_and_nothing_is_told(
     bus: Bus, tmp_path: Path
 ) -> None:
-    """To Canvas a row has no more than the person, the class, the role and the days."""
+    """A row for Canvas has only the person, the class, the role and the days."""
     enroll(bus, "once", *BACK[1:])
     enroll(bus, "twice", *BACK[1:])
     assert len(to_canvas(bus, tmp_path / "out")) == 1
@@ -233,7 +233,7 @@ def test_what_waited_too_long_stands_and_is_told_when_something_comes(
 def test_what_becomes_a_dead_letter_is_not_told_beside_a_sibling(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lunch: FakeProduct
 ) -> None:
-    """A withdrawal waits for nothing, and goes in the batch in which its successor is given up."""
+    """The withdrawal does not wait, so it is in the batch in which its successor is given up."""
     bus = Bus(monkeypatch, home=tmp_path, hold_seconds=0)
     bus.carry("class")
     bus.publish("student", "u-1")
@@ -249,7 +249,7 @@ def test_a_record_that_is_no_sibling_is_told_as_it_is(bus: Bus, lunch: FakeProdu
     enroll(bus, "e-3", None, None, classSourcedId="cl-1")
     assert [id_ for id_, *_ in consume(bus, lunch)] == ["e-1", "e-2", "e-3"]
     enroll(bus, "e-9", None, None, "tobedeleted", classSourcedId="cl-1", role="aide")
-    assert consume(bus, lunch) == [("e-9", "tobedeleted", None, None)]  # nobody stands
+    assert consume(bus, lunch) == [("e-9", "tobedeleted", None, None)]  # none is active
 
 
 # ---- what is kept -------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def refuse(*_: object) -> None:
 def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
     bus: Bus, lunch: FakeProduct, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A home of the version before has no such file at all."""
+    """A home of the previous version has no such file."""
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     consume(bus, lunch)
@@ -298,7 +298,7 @@ def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
 def test_many_that_come_as_columns_are_the_same_as_few(
     bus: Bus, lunch: FakeProduct, lost: bool
 ) -> None:
-    """A large batch is decoded as a whole, and so is what is read when the index is made anew."""
+    """A large batch is decoded as a whole, and so are the events that rebuild the index."""
     for number in range(100):
         enroll(bus, f"e{number}", *LEFT[1:], userSourcedId=f"s{number}")
         bus.publish("student", f"s{number}")
@@ -317,7 +317,7 @@ def test_what_is_behind_reads_what_lies_between(bus: Bus, lunch: FakeProduct) ->
     old = index_file(bus).read_bytes()
     enroll(bus, *BACK)
     consume(bus, lunch)
-    index_file(bus).write_bytes(old)  # the disk lost it, or another machine had the partition
+    index_file(bus).write_bytes(old)  # the file was lost, or another machine had the partition
     enroll(bus, *LEFT, primary=True)
     assert consume(bus, lunch) == []
 
@@ -452,7 +452,7 @@ def test_killed_before_the_product_has_it(bus: Bus, lunch: FakeProduct) -> None:
 
 
 def test_killed_after_the_product_has_it_and_before_the_index(bus: Bus, lunch: FakeProduct) -> None:
-    """It comes and goes: the product has it, and by the index nothing has changed since."""
+    """The product has the record but the index does not, and then its withdrawal arrives."""
     enroll(bus, *LEFT)
     consume(bus, lunch)
     enroll(bus, *BACK)
@@ -471,7 +471,7 @@ def test_killed_after_the_index_and_before_the_commit(bus: Bus, lunch: FakeProdu
     consume(bus, lunch)
     bus.broker.group(bus.group).committed.clear()
     bus.broker.group(bus.group).committed |= committed
-    assert consume(bus, lunch) == [("e-1b", "active", LEFT[1], BACK[2])]  # the same again
+    assert consume(bus, lunch) == [("e-1b", "active", LEFT[1], BACK[2])]  # the same row again
     enroll(bus, *LEFT, primary=True)
     assert consume(bus, lunch) == []
 
@@ -514,7 +514,7 @@ class Unlocked(FakeProduct):
 
 
 def replay(bus: Bus, lunch: FakeProduct, *, since: int = 0, batch: int = 100, **about: Any) -> Any:
-    """Replay enrollments, from an offset on; what the product was told by that."""
+    """Replay enrollments from an offset on, and return the rows that this delivers."""
     kinds = ("enrollment",)
     window = bus.window(kinds=kinds)
     window = window.after({bus.place("enrollment"): since})
@@ -526,7 +526,7 @@ def replay(bus: Bus, lunch: FakeProduct, *, since: int = 0, batch: int = 100, **
 @pytest.mark.parametrize("product", [FakeProduct, Unlocked])
 @pytest.mark.parametrize("since", [0, 1])
 def test_a_replay_of_some_tells_what_counts_of_all(bus: Bus, product: Any, since: int) -> None:
-    """As a retry of a dead letter does, whichever of the records became one."""
+    """A retry of a dead letter delivers the same row, whichever record became the dead letter."""
     lunch = product()
     enroll(bus, *BACK)
     enroll(bus, *LEFT)
@@ -592,7 +592,7 @@ def test_what_stood_before_the_window_counts(bus: Bus) -> None:
 
 
 def canvas_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of enrollments.csv in all zips, in the order of their imports."""
+    """Return the rows of enrollments.csv in all zips, in the order of their imports."""
     found: list[dict[str, str]] = []
     for path in sorted(folder.glob("*.zip")):
         with zipfile.ZipFile(path) as archive:
@@ -603,7 +603,7 @@ def canvas_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def to_canvas(bus: Bus, folder: Path) -> list[dict[str, str]]:
-    """Deliver what is there to Canvas's folder; the rows of enrollments that this adds."""
+    """Deliver all events to Canvas's folder, and return the enrollment rows that this adds."""
     before = len(canvas_rows(folder))
     delivery = canvas.open_delivery(canvas.Settings(out=folder))
     Instance(bus, delivery, canvas.PRODUCT).run(until_caught_up=True)  # type: ignore[arg-type]
@@ -665,7 +665,7 @@ def test_a_reconciliation_knows_what_counts(bus: Bus, tmp_path: Path, order: Any
     assert compared() == 0, "its row says that it is gone"
 
 
-# ---- whatever happens ---------------------------------------------------------------------------
+# ---- any sequence of events ---------------------------------------------------------------------
 
 
 DAYS = st.sampled_from([None, 0, 10, 20])
@@ -693,7 +693,7 @@ STEPS = st.lists(
 def test_whatever_happens_the_product_ends_with_what_counts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
-    """Batches are cut anyhow, copies are killed anywhere, the index is lost now and then."""
+    """Batches have any size, instances are killed at any point, and the index is sometimes lost."""
     with pytest.MonkeyPatch.context() as patch:
         bus = Bus(patch, home=tmp_path_factory.mktemp("home"), retry_first=0.1, retry_most=1)
         lunch = FakeProduct()
@@ -744,7 +744,7 @@ def happen(bus: Bus, lunch: FakeProduct, step: str) -> None:
 
 
 def shown(lunch: FakeProduct, class_: str) -> Any:
-    """What the product has of a class: nothing that was withdrawn."""
+    """Return what the product has of a class, or None if that was withdrawn."""
     last: Any = None
     for _, kind, row in lunch.told:
         if kind == "enrollment" and row["classSourcedId"] == class_:
@@ -755,7 +755,7 @@ def shown(lunch: FakeProduct, class_: str) -> Any:
 
 
 def right(state: dict[str, Any], class_: str) -> Any:
-    """The rule, written once more."""
+    """Return what the product should have of a class, from a second version of the rule."""
     standing = [
         (last is None, last or 0, first is not None, first or 0, id_, first, last)
         for id_, (first, last, status, where) in state.items()

@@ -1,4 +1,4 @@
-"""What a changed schema breaks, in examples, and held against fastavro."""
+"""The changes to a schema that break something, in examples and against fastavro."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(*fields: dict[str, Any], name: str = "Thing") -> dict[str, Any]:
 
 
 def field(name: str, avro: Any, **rest: Any) -> dict[str, Any]:
-    """A field: `field("grade", "string", default="")`."""
+    """Return a field: `field("grade", "string", default="")`."""
     return {"name": name, "type": avro, **rest}
 
 
@@ -37,13 +37,16 @@ ID = field("sourcedId", "string")
 
 
 def changed(before: Any, after: Any) -> list[tuple[str, str]]:
-    """(reason, whom) for a field `x` whose type changes; both versions have a default-less `x`."""
+    """Return (reason, whom) of each break when the type of the field `x` changes.
+
+    The field `x` has no default in both versions.
+    """
     found = breaks(record(ID, field("x", before)), record(ID, field("x", after)))
     assert {one.field for one in found} <= {"x"}
     return [(one.reason, one.whom) for one in found]
 
 
-# Fields come and go.
+# Fields are added and removed.
 
 
 @pytest.mark.parametrize(
@@ -232,7 +235,7 @@ def test_a_symbol_renamed_is_one_removed_and_one_added() -> None:
     assert found == [("gray is removed and would be read as other", NEW)]
 
 
-# Records in records.
+# Nested records.
 
 
 def test_a_field_inside_is_named_by_its_path() -> None:
@@ -265,7 +268,7 @@ def test_all_that_breaks_is_told_at_once() -> None:
     assert found == {("a", OLD), ("b", OLD), ("b", NEW), ("c", NEW)}
 
 
-# The standard's own schemas, and what schemas/README.md says of changes.
+# The standard's own schemas, and the statements of schemas/README.md about changes.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,7 +287,7 @@ def test_no_kind_may_lose_its_id(kind: str) -> None:
     }
 
 
-# Held against Avro itself: what is called harmless can be read, both ways.
+# Against Avro itself: data is readable in both directions after a harmless change.
 
 SYMBOLS = ("red", "green", "blue")
 PLAIN: st.SearchStrategy[Any] = st.sampled_from(
@@ -308,13 +311,16 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def _branch(avro: Any) -> str:
-    """By what a union tells its branches apart (Avro 1.12, "Unions")."""
+    """Return the name by which a union distinguishes this branch (Avro 1.12, "Unions")."""
     return str(avro["type"] if isinstance(avro, dict) else avro)
 
 
 def _family(avro: Any) -> str:
-    """What is written or read as one another: a value goes to the first branch that can hold it
-    (Avro 1.12, "Schema Resolution"), so of two such branches it may come back as the other type."""
+    """Return one name for types that can be written or read as each other.
+
+    A value goes to the first branch that can hold it (Avro 1.12, "Schema Resolution"). So of two such
+    branches it may come back as the other type.
+    """
     scalar = ("bytes", "string", "int", "long", "float", "double")
     return "scalar" if _branch(avro) in scalar else _branch(avro)
 
@@ -324,7 +330,7 @@ TYPES: st.SearchStrategy[Any] = PLAIN | ENUMS | _compound(PLAIN | ENUMS)
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two versions of a schema: each field stays, comes, goes, changes its type or its symbols."""
+    """Two versions of a schema in which fields stay, come, go, or change their type or symbols."""
     old: list[dict[str, Any]] = []
     new: list[dict[str, Any]] = []
     for name in "abc":
@@ -340,7 +346,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _named(avro: Any, name: str) -> Any:
-    """A copy in which an enumeration is named after its field, as each name is there but once."""
+    """Return the type with its enumeration named after its field, because names must be unique."""
     if isinstance(avro, list):
         return [_named(branch, name) for branch in avro]
     if not isinstance(avro, dict):
@@ -353,7 +359,7 @@ def _named(avro: Any, name: str) -> Any:
 
 
 def _zero(avro: Any) -> Any:
-    """A default of a type, as JSON in the schema has it."""
+    """Return a default for a type, in the JSON form of a schema."""
     if isinstance(avro, list):
         return None
     base = avro["type"] if isinstance(avro, dict) else avro
@@ -364,7 +370,7 @@ def _zero(avro: Any) -> Any:
 
 
 def values(avro: Any) -> st.SearchStrategy[Any]:
-    """What may be written of a type."""
+    """Return a strategy for the values of a type."""
     if isinstance(avro, list):
         return st.one_of([values(branch) for branch in avro])
     if isinstance(avro, dict) and "logicalType" in avro:
@@ -389,7 +395,7 @@ def values(avro: Any) -> st.SearchStrategy[Any]:
 
 
 def read(writer: dict[str, Any], reader: dict[str, Any], value: Any) -> Any:
-    """What a reader has of what a writer wrote; raises what fastavro raises."""
+    """Return what a reader reads from a writer's value; raises what fastavro raises."""
     out = BytesIO()
     schemaless_writer(out, parse_schema(copy.deepcopy(writer)), value)
     out.seek(0)
@@ -425,7 +431,7 @@ def test_what_breaks_nothing_can_be_read_both_ways(
     ],
 )
 def test_what_breaks_cannot_be_read(writer: Any, reader: Any, value: Any) -> None:
-    """Each of these is told, and Avro agrees."""
+    """`breaks` reports each of these changes, and fastavro cannot read the value."""
     assert NEW in {one.whom for one in breaks(writer, reader)}
     assert OLD in {one.whom for one in breaks(reader, writer)}
     with pytest.raises(Exception, match=r"."):

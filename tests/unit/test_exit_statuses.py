@@ -1,4 +1,4 @@
-"""docs/exit-statuses.md names every command; what needs no bus ends as the page says."""
+"""docs/exit-statuses.md names every command, and commands without a bus end as the page says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "exit-statuses.md"
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """For each command of the page what 0 and 1 mean."""
+    """Return what the statuses 0 and 1 mean for each command on the page."""
     found = re.findall(r"^\| `(bus [^`]+)` \| (.*) \| (.*)\|$", PAGE.read_text("utf-8"), re.M)
     assert len({name for name, _, _ in found}) == len(found)
     return {name: (well.strip(), wrong.strip()) for name, well, wrong in found}
@@ -54,7 +54,7 @@ NOT_UNDERSTOOD = (
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an extract, the current one; no bus is up."""
+    """Return the current folder, which has an extract, while no bus is up."""
     monkeypatch.chdir(tmp_path)
     for name in ("BUS_HOME", "BUS_CONFIG", "BUS_KAFKA__BOOTSTRAP", "BUS_REGISTRY__URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def test_a_command_with_no_bus_up(empty: Path, line: str, status: int) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [*NEEDS_THE_BUS, "down", "schemas docs --out docs", "topics plan"],  # the others read none
+    [*NEEDS_THE_BUS, "down", "schemas docs --out docs", "topics plan"],  # others read no settings
 )
 def test_a_wrong_setting_ends_every_command_but_down(
     empty: Path, monkeypatch: pytest.MonkeyPatch, line: str

@@ -1,4 +1,4 @@
-"""The codes of faults: one table, its page, and what earlier versions left without codes."""
+"""The codes of faults: one table, its page, and faults of earlier versions without codes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_each_sort_of_fault_in_a_value_has_a_code(kind: str) -> None:
 
 
 def test_each_fault_of_an_extract_has_a_code(tmp_path: Path) -> None:
-    """Files with as much wrong as there can be."""
+    """The files have as many different faults as possible."""
     users = "sourcedId,status,role,givenName,planet,famlyName,role\n"
     path = extract(
         tmp_path / "extract",

@@ -1,4 +1,4 @@
-"""Faults in groups: one cause is a few lines, however many rows it spoils."""
+"""Faults in groups: one cause takes a few lines, however many rows it affects."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_records_that_come_one_by_one_are_grouped_by_kind() -> None:
     assert (group.file, group.count, group.ids, group.lines) == ("student", 2, ["s1", "s2"], [])
 
 
-# What `bus quarantine list` prints
+# The output of `bus quarantine list`
 
 
 def entry(source: str, fault: Fault) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def entry(source: str, fault: Fault) -> dict[str, Any]:
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """How the quarantine was read; there are 30,000 rows with one thing wrong."""
+    """Return how the quarantine was read; it has 30,000 rows with the same fault."""
     asked: list[bool] = []
 
     def read(_: object, *, everything: bool) -> list[dict[str, Any]]:

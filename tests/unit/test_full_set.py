@@ -1,4 +1,4 @@
-"""A folder with one whole set: what is in it, when it is written, and whatever dies when."""
+"""A folder with one whole set: what is in it, when it is written, and recovery after crashes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ P0, P1 = Position("schoolbus.student", 0), Position("schoolbus.student", 1)
 
 
 class Day:
-    """A calendar that tests turn."""
+    """A calendar that the tests move forward."""
 
     def __init__(self) -> None:
         self.today = date(2026, 11, 24)
@@ -56,7 +56,7 @@ def open_set(out: Path, day: Day | None = None, **more: Any) -> FullSet:
 
 
 def started(out: Path, day: Day | None = None, *places: Position, **more: Any) -> FullSet:
-    """A delivery that has been given its partitions, as after a start of the loop."""
+    """Return a delivery that has its partitions, as after a start of the worker."""
     delivery = open_set(out, day, **more)
     delivery.resume("cluster", places or (P0,))
     return delivery
@@ -70,7 +70,7 @@ def part(
     place: Position = P0,
     end: date | None = None,
 ) -> Part:
-    """Records of a kind by their ids, each with the rows that it has in a table."""
+    """Return records of a kind by their ids, each with its rows in a table."""
     return Part(
         table,
         kind,
@@ -85,7 +85,7 @@ def batch(*parts: Part, place: Position = P0, offset: int = 1) -> Batch:
 
 
 def people(*names: str, place: Position = P0, offset: int = 1) -> Batch:
-    """People whose id is the first letter of the name, made small."""
+    """Return people whose id is the first letter of the name in lower case."""
     rows = {name[0].lower(): [(name[0].lower(), name)] for name in names}
     return batch(part(PEOPLE, rows, place=place), place=place, offset=offset)
 
@@ -115,7 +115,7 @@ def write(out: Path, *parts: Part) -> None:
 def test_an_enrollment_that_goes_to_another_student_stands_whichever_partition_is_read_first(
     tmp_path: Path, ended_first: bool
 ) -> None:
-    """Its end for the one and its beginning for the other are in two partitions."""
+    """The end for one student and the start for the other are in two partitions."""
 
     def seat(student: str, *stands: tuple[str, str]) -> Batch:
         one = part(SEATS, {"e": list(stands)}, kind="enrollment")
@@ -269,7 +269,7 @@ def test_a_row_is_in_the_set_until_its_last_day(tmp_path: Path) -> None:
     delivery.settle()
     assert lines(tmp_path, SEATS) == [["a", "v"]]
     day.today = date(2026, 11, 25)
-    delivery.settle()  # nothing new has come, but a day has passed
+    delivery.settle()  # no new events, but a day has passed
     assert lines(tmp_path, SEATS) == []
     delivery.close()
 
@@ -316,7 +316,7 @@ def test_a_set_without_what_is_required_is_never_written(tmp_path: Path) -> None
     assert lines(tmp_path, PEOPLE) == [["a", "Ann"]]
     delivery.deliver(batch(part(PEOPLE, {"a": []})))
     delivery.settle()
-    assert lines(tmp_path, PEOPLE) == [["a", "Ann"]]  # rather than a set without anyone
+    assert lines(tmp_path, PEOPLE) == [["a", "Ann"]]  # the previous set, not one without people
     assert not list((tmp_path / ".schoolbus").glob("*.part"))
     delivery.close()
 
@@ -377,7 +377,7 @@ def test_another_cluster_revision_or_layout_is_read_anew(
         tmp_path, changed.get("tables", TABLES), {}, {}, Day(), (), changed.get("revision", "")
     )
     assert new.resume(changed.get("cluster", "cluster"), [P0]) == {P0: 0}
-    assert lines(tmp_path, PEOPLE) == [["a", "Ann"]]  # the old set stands until there is a new one
+    assert lines(tmp_path, PEOPLE) == [["a", "Ann"]]  # the old set stays until a new one is written
     new.deliver(people("Zoë"))
     new.settle()
     assert lines(tmp_path, PEOPLE) == [["z", "Zoë"]]
@@ -388,7 +388,7 @@ STEPS = 54
 
 
 def _die_at(step: int, out: Path) -> int:
-    """Deliver and settle in a process that dies at a step; its exit status."""
+    """Deliver and settle in a process that dies at a step, and return its exit status."""
     child = os.fork()
     if child == 0:
         try:
@@ -471,7 +471,7 @@ def test_a_partition_that_moved_is_written_by_its_new_owner_alone(tmp_path: Path
     old.deliver(people("Ann", place=P1, offset=1))
     new = started(tmp_path, None, P1)
     new.deliver(people("Anna", place=P1, offset=2))
-    old.deliver(people("Ann", place=P1, offset=1))  # what it still had in hand
+    old.deliver(people("Ann", place=P1, offset=1))  # a batch that it still had
     old.settle()
     new.settle()
     assert [row[1] for row in lines(tmp_path, PEOPLE)] == ["Anna"]
@@ -525,7 +525,7 @@ def test_a_place_that_is_no_folder_stops(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
-    """It may be a mount: the set must not go to the disk beneath it."""
+    """The folder may be a mount, and the set must not go to the disk below it."""
     delivery = started(tmp_path / "out")
     delivery.deliver(people("Ann"))
     shutil.rmtree(tmp_path / "out")
@@ -559,7 +559,7 @@ def _all(capsys: pytest.CaptureFixture[str]) -> Iterable[str]:
     return told.out, told.err
 
 
-# Replays beside the live consumer
+# Replays while the live consumer runs
 
 
 def test_a_replay_waits_until_it_has_seen_what_the_live_consumer_delivered(tmp_path: Path) -> None:

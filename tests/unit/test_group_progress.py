@@ -1,4 +1,4 @@
-"""What all copies of a consumer have delivered, and up to when."""
+"""What all instances of a consumer have delivered, and up to which time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bus]:
 
 
 def commit(bus: Bus, kind: str, offset: int) -> None:
-    """Another copy has delivered up to here."""
+    """Commit an offset as another instance that has delivered up to it."""
     bus.broker.group(bus.group).committed[bus.place(kind)] = offset
 
 
@@ -60,7 +60,7 @@ def test_it_is_not_asked_more_often_than_is_wanted(bus: Bus) -> None:
 
 
 def test_up_to_when_lower_levels_are_delivered(bus: Bus) -> None:
-    """Level 1 are students, 2 classes, 3 enrollments."""
+    """Students are level 1, classes 2, and enrollments 3."""
     bus.publish("student", "s1")
     bus.publish("class", "c1")
     group = Group(bus).has(bus.place("enrollment"))
@@ -99,4 +99,4 @@ def test_a_goal_is_reached_when_the_others_have_committed_it(bus: Bus) -> None:
     assert goal == {bus.place("student"): 1, bus.place("class"): 1}
     assert not group.copies.reached(goal)
     commit(bus, "class", 1)
-    assert group.copies.reached(goal)  # its own are not asked for
+    assert group.copies.reached(goal)  # its own partitions do not count

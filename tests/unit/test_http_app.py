@@ -1,4 +1,4 @@
-"""The ingest service as a client sees it, with Kafka played by a list."""
+"""The HTTP source as a client sees it, with a list in place of Kafka."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Kafka:
-    """Stands in for group commit. `answer`: None commits at once, "never" leaves it open."""
+    """Replaces group commit. `answer`: None commits at once, "never" leaves it open."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -64,12 +64,12 @@ class Kafka:
 
     @property
     def records(self) -> list[Event]:
-        """The events that are records, without the idempotency keys."""
+        """Return the events that are records, without the idempotency keys."""
         return [event for event in self.events if not event.topic.endswith("idempotency")]
 
 
 class Ingest:
-    """The service with its Kafka."""
+    """The service with its fake Kafka."""
 
     def __init__(self, **settings: Any) -> None:
         self.kafka = Kafka()
@@ -95,7 +95,7 @@ class Ingest:
         path: str | None = None,
         **headers: str,
     ) -> httpx2.Response:
-        """One request of the office; headers by name, with _ for -."""
+        """Send one request of the office. Header names are given with _ for -."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"content-type": "application/json", "authorization": f"Bearer {KEY}"} | {
             name.replace("_", "-"): value for name, value in headers.items()
@@ -115,7 +115,7 @@ def run(work: Coroutine[Any, Any, httpx2.Response]) -> httpx2.Response:
 
 
 def problem(answer: httpx2.Response, status: int) -> dict[str, Any]:
-    """The problem document of an answer with this status."""
+    """Return the problem document of an answer, after a check of its status."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
@@ -128,7 +128,7 @@ def ingest() -> Ingest:
     return Ingest()
 
 
-# What is taken
+# Accepted requests
 
 
 def test_a_record_is_an_event_once_kafka_has_it(ingest: Ingest) -> None:
@@ -180,7 +180,7 @@ def test_other_kinds_have_routes_of_their_own() -> None:
     assert ingest.kafka.events[0].topic == "schoolbus.org"
 
 
-# What is refused
+# Refused requests
 
 
 def test_one_bad_record_and_nothing_of_the_request_is_taken(ingest: Ingest) -> None:
@@ -295,7 +295,7 @@ def test_a_fault_of_ours_tells_nothing_of_what_was_sent(
     assert len(ingest.keys) == 0
 
 
-# The same again
+# Repeated requests
 
 
 def test_the_same_request_with_its_key_is_answered_again_and_not_done_again(
@@ -344,7 +344,7 @@ def test_what_was_refused_does_not_use_up_its_key(ingest: Ingest) -> None:
     assert ingest.post(idempotency_key="k").status_code == 202
 
 
-# What the service says of itself
+# What the service reports about itself
 
 
 def test_openapi_describes_every_kind_and_its_schema_takes_what_the_service_takes(

@@ -1,4 +1,4 @@
-"""Who may write what: API keys and OAuth 2.0 access tokens."""
+"""Which client may write what, with API keys and OAuth 2.0 access tokens."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FENCED = KafkaError(KafkaError._FENCED, fatal=True)
 
 
 class Producer:
-    """Keeps what is committed, but for the mark that each transaction has (`fate`).
+    """Keeps what is committed, and separately the marker of each transaction (`marks`).
 
     commits: what each call of commit raises, None for success.
     """
@@ -82,7 +82,7 @@ def running(
     queue_records: int = 100,
     interval: float = 0.0,
 ) -> list[Stop]:
-    """Run the steps with a group commit; the reasons for which it stopped."""
+    """Run the steps with a group commit, and return the reasons for which it stopped."""
     stops: list[Stop] = []
 
     async def run() -> None:
@@ -124,7 +124,7 @@ def test_under_load_a_transaction_waits_for_more_and_alone_a_request_does_not(
     producer: Producer,
 ) -> None:
     async def steps(commit: GroupCommit) -> None:
-        for value in (b"1", b"2"):  # one by one: nothing to wait for
+        for value in (b"1", b"2"):  # one by one, so there is nothing to wait for
             began = time.monotonic()
             await commit.submit([event(value)]).outcome
             assert time.monotonic() - began < 0.4
@@ -163,7 +163,7 @@ def test_a_transaction_that_fails_is_aborted_and_tried_again(producer: Producer)
 
     running(steps)
     assert (producer.aborted, producer.transactions) == (2, [[b"1"]])
-    assert len(set(producer.marks)) == 3  # each transaction's own
+    assert len(set(producer.marks)) == 3  # a different one for each transaction
 
 
 def test_who_waits_no_longer_is_not_published(producer: Producer) -> None:

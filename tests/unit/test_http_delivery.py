@@ -1,4 +1,4 @@
-"""POST by POST: in order for each student, once while it goes well, again when it does not."""
+"""Delivery by POST: in order for each student, once on success, and again after a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVENTS = Table("events", (), {})
 
 
 class Message:
-    """The part of a Kafka message that the delivery looks at."""
+    """The part of a Kafka message that the delivery uses."""
 
     def __init__(self, topic: str, partition: int, offset: int) -> None:
         self._place = (topic, partition, offset)
@@ -45,7 +45,7 @@ class Message:
 
 
 def compose(kind: str, row: Row, message: Any) -> Post | None:
-    """A request whose id is the message's place; kind and row are its data."""
+    """Return a request whose id is the message's position, with the kind and the row as data."""
     if row.get("skip"):
         return None
     if row.get("bad"):
@@ -64,7 +64,7 @@ def compose(kind: str, row: Row, message: Any) -> Post | None:
 
 
 def part(kind: str, *rows: tuple[str, Any] | Row, start: int = 0) -> Part:
-    """Rows of (student, anything), or whole rows with the key `of`, in partition 0."""
+    """Return a part of rows in partition 0, each (student, any value) or a whole row with the key `of`."""
     whole = [row if isinstance(row, dict) else {"of": row[0], "n": row[1]} for row in rows]
     owner = {"student": "sourcedId", "enrollment": "userSourcedId"}.get(kind, "studentSourcedId")
     return Part(
@@ -88,7 +88,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def open_http(receiver: Receiver, tmp_path: Path) -> Iterator[Callable[..., Http]]:
-    """Opens deliveries to the receiver, and closes them."""
+    """Open deliveries to the receiver, and close them at the end."""
     opened = []
 
     def make(**settings: Any) -> Http:
@@ -108,7 +108,7 @@ def told(receiver: Receiver) -> list[tuple[str, Any]]:
     return [(e.data["of"], e.data["n"]) for e in receiver.accepted]
 
 
-# ---- when all is well ----------------------------------------------------------------------------
+# ---- success -------------------------------------------------------------------------------------
 
 
 def test_each_student_in_order_while_many_requests_are_under_way(
@@ -183,7 +183,7 @@ def test_the_same_batch_after_a_crash_is_sent_again_under_the_same_ids(
     assert ids == ["attendance-0-0"] * 2 + ["attendance-0-1"] * 2
 
 
-# ---- when it does not go well --------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
 def test_what_was_taken_is_not_sent_again_with_the_same_batch(
@@ -315,7 +315,7 @@ def test_when_partitions_are_assigned_again_what_was_taken_of_them_is_forgotten(
     assert len(told(receiver)) == 2
 
 
-# ---- what it never takes -------------------------------------------------------------------------
+# ---- records that it never accepts ---------------------------------------------------------------
 
 
 def test_a_refused_event_goes_to_the_dead_letters_and_its_lane_goes_on(
@@ -369,7 +369,7 @@ def test_an_event_on_which_the_vendor_breaks_is_given_up(
     assert told(receiver) == [("s1", 1)]
 
 
-# ---- switched off --------------------------------------------------------------------------------
+# ---- an endpoint that is switched off ------------------------------------------------------------
 
 
 def test_gone_switches_it_off_until_a_person_switches_it_on(
@@ -393,7 +393,7 @@ def test_gone_switches_it_off_until_a_person_switches_it_on(
 def of_a_bus(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Http]]:
-    """Opens the delivery as `bus consume` does, with `home` in bus.toml and nowhere else."""
+    """Open the delivery as `bus consume` does, with `home` set only in bus.toml."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BUS_HOME", raising=False)
     monkeypatch.delenv("BUS_CONFIG", raising=False)
@@ -424,7 +424,7 @@ def test_what_is_known_of_an_endpoint_lies_in_the_home_of_bus_toml(
 def test_an_endpoint_that_an_earlier_version_switched_off_stays_off(
     receiver: Receiver, of_a_bus: Callable[[], Http], open_http: Open, tmp_path: Path
 ) -> None:
-    """Version 0.1.0 kept what it knew in .bus of the current folder, whatever bus.toml said."""
+    """Version 0.1.0 kept its state in .bus of the current folder, whatever bus.toml set."""
     receiver.next(410)
     with pytest.raises(Stop, match="410 Gone"):
         open_http(state=tmp_path / ".bus" / "products").deliver(batch(part("student", ("s1", 0))))
@@ -434,11 +434,11 @@ def test_an_endpoint_that_an_earlier_version_switched_off_stays_off(
 
     (marker,) = tmp_path.glob("elsewhere/home/products/endpoint-*.json")
     marker.unlink()
-    assert of_a_bus().deliver(batch(part("student", ("s1", 0)))) == []  # it is switched on for good
+    assert of_a_bus().deliver(batch(part("student", ("s1", 0)))) == []  # it stays switched on
 
 
 def failing_since(folder: Path, ago: timedelta) -> Path:
-    """Make the file say that the endpoint has been failing for so long."""
+    """Set how long the endpoint has been failing in its file, and return the file."""
     (marker,) = folder.glob("endpoint-*.json")
     known = json.loads(marker.read_text())
     known["failingSince"] = (datetime.now(UTC) - ago).isoformat()

@@ -1,4 +1,4 @@
-"""Idempotency keys: their form, and for how long they are remembered."""
+"""Idempotency keys: their form, and how long they are remembered."""
 
 from __future__ import annotations
 

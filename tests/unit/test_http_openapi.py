@@ -1,7 +1,8 @@
-"""/openapi.json says what the service takes: whatever it allows is taken, and nothing else.
+"""The service accepts exactly the requests that /openapi.json allows.
 
-schemathesis makes requests from the document and judges the answers by it: a request that the
-document allows is answered 202, one that it does not allow is refused, each answer is described.
+schemathesis makes requests from the document and checks the answers against it. The service answers
+202 to each request that the document allows and refuses all others. The document describes each
+answer.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ INGEST = Ingest(clients={"office": CLIENT}, rate=1e9, burst=1_000_000_000)
 JUDGED = {
     "checks": {"negative_data_rejection": {"expected-statuses": ["400", "413", "415", "422"]}}
 }
-"""Too many records are 413, which schemathesis does not expect by itself."""
+"""Status 413 for too many records, which schemathesis does not expect by default."""
 SERVICE = schemathesis.openapi.from_asgi(
     "/openapi.json", INGEST.app, config=schemathesis.Config.from_dict(JUDGED)
 )
 DOCUMENT = INGEST.post(method="GET", path="/openapi.json").json()
 load_all_checks()
 (ignored_auth,) = CHECKS.get_by_names(["ignored_auth"])
-"""Left out: each request has a key beside what schemathesis makes up for the other ways to sign."""
+"""Excluded: each request has a key besides the credentials that schemathesis makes up."""
 HOW = {
     "deadline": None,
     "suppress_health_check": list(HealthCheck),
-    # Each kind is asked so often in two ways, and each time takes ten times that of other examples.
+    # Each kind is tried in two modes, and each example takes ten times as long as elsewhere.
     "max_examples": max(4, settings.default.max_examples // 6),  # type: ignore[union-attr]
 }
 
 
 @pytest.fixture(autouse=True)
 def _forgetful() -> None:
-    """Each test begins with a Kafka that has nothing."""
+    """Empty the fake Kafka before each test."""
     INGEST.kafka.events.clear()
     INGEST.kafka.works.clear()
 
@@ -56,7 +57,7 @@ def _forgetful() -> None:
 @settings(**HOW)  # type: ignore[arg-type]
 @given(data=st.data())
 def test_schemathesis_finds_nothing(kind: str, mode: GenerationMode, data: st.DataObject) -> None:
-    INGEST.service.keys = Keys(3600, 1000)  # one that came before is refused with another body
+    INGEST.service.keys = Keys(3600, 1000)  # otherwise an earlier key with another body is refused
     operation = SERVICE[f"/v1/{kind}"]["POST"]
     case = data.draw(operation.as_strategy(generation_mode=mode))
     answer = case.call_and_validate(headers={"X-API-Key": KEY}, excluded_checks=[ignored_auth])
@@ -67,7 +68,7 @@ def test_schemathesis_finds_nothing(kind: str, mode: GenerationMode, data: st.Da
 @settings(**HOW)  # type: ignore[arg-type]
 @given(data=st.data())
 def test_what_the_bus_itself_writes_is_described(kind: str, data: st.DataObject) -> None:
-    """The description is no narrower than the standard."""
+    """The document allows all that the standard allows."""
     record = to_json(kind, data.draw(records(kind)))
     jsonschema.validate(record, DOCUMENT["components"]["schemas"][kind])
     assert INGEST.post(record, kind=kind).status_code == 202

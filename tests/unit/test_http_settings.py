@@ -1,4 +1,4 @@
-"""What the ingest service can be told, and what it refuses to start with."""
+"""The settings of the HTTP source, and those with which it refuses to start."""
 
 from __future__ import annotations
 

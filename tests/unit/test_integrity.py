@@ -1,4 +1,4 @@
-"""From what a source read to records: each rule by example, then what must hold for any text."""
+"""From what a source reads to records: each rule by example, then laws that hold for any text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bus.standard import KINDS
 Row = dict[str, str | None]
 
 EXAMPLES = max(5, settings().max_examples // 3)
-"""How many extracts are tried: fewer than of other examples, as each is checked whole."""
+"""The number of extracts: fewer than of other examples, because each is checked as a whole."""
 
 
 class Extract:
-    """An extract by hand: `put` adds a kind's rows, from line 2 of KIND.csv on."""
+    """An extract made by hand: `put` adds the rows of a kind, from line 2 of KIND.csv on."""
 
     def __init__(self) -> None:
         self.con = duckdb.connect()
@@ -45,7 +45,7 @@ class Extract:
         return self
 
     def known(self, kind: str, *ids: str) -> Extract:
-        """What this source published before."""
+        """Add ids of records that this source published before."""
         view = self.workspace.known(kind)
         self.con.execute(f"CREATE TABLE {view} (sourcedId VARCHAR)")
         for id_ in ids:
@@ -112,7 +112,7 @@ def enrollment(id_: str, **more: str | None) -> Row:
 
 
 def one(kind: str, row: Row) -> tuple[dict[str, Any] | None, list[tuple[int, str, str, bool]]]:
-    """The record that a row becomes, if any, and the faults."""
+    """Return the record that a row becomes, if any, and the faults."""
     extract = Extract().put(kind, row)
     try:
         extract.validate(lambda _, ids: set(ids))
@@ -123,14 +123,14 @@ def one(kind: str, row: Row) -> tuple[dict[str, Any] | None, list[tuple[int, str
 
 
 def value(kind: str, row: Row, field: str) -> Any:
-    """What a field is read as, with no fault."""
+    """Return the value that a field is read as, without faults."""
     record, faults = one(kind, row)
     assert faults == []
     assert record is not None
     return record[field]
 
 
-# The shape
+# The shape of a record
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,7 +170,7 @@ def test_no_table_but_the_records_is_left(extract: Extract) -> None:
     assert tables == [("raw_org",), ("record_org",)]
 
 
-# Empty and missing
+# Empty and missing values
 
 
 def test_defaults_stand_for_what_is_empty_or_missing() -> None:
@@ -323,7 +323,7 @@ def test_what_is_no_finite_number_is_left_out(text: str) -> None:
     assert [(column, fatal) for _, column, _, fatal in faults] == [("resultValueMax", False)]
 
 
-# Dates and moments
+# Dates and times
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_what_is_no_moment_is_left_out(text: str) -> None:
     assert [(column, fatal) for _, column, _, fatal in faults] == [("dateLastModified", False)]
 
 
-# Enumerations, and the status
+# Enumerations and the status
 
 
 @pytest.mark.parametrize(
@@ -491,7 +491,7 @@ def test_a_fault_says_what_kind_of_value_it_was(text: str, class_of: str) -> Non
     assert faults == [(2, "status", class_of, True)]
 
 
-# The same id twice
+# One id twice
 
 
 def test_of_the_same_row_twice_one_is_kept_and_none_is_counted(extract: Extract) -> None:
@@ -679,7 +679,7 @@ def test_of_many_faults_of_a_sort_only_some_are_told_one_by_one(
     assert extract.reasons()[-1].startswith("7 more rows")
 
 
-# For any text
+# Laws for any text
 
 TEXT = st.one_of(
     st.none(),
@@ -689,7 +689,7 @@ TEXT = st.one_of(
     ),
 )
 STRANGE = st.text(st.characters(min_codepoint=0x400, max_codepoint=0x4FF), min_size=4, max_size=9)
-"""Text that no reason could hold by chance."""
+"""Text that no reason contains by chance."""
 
 
 def rows(kind: str, text: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Row]]:

@@ -1,4 +1,4 @@
-"""`bus up`, `down`, `status`, `doctor` as they print, with nothing running."""
+"""What `bus up`, `down`, `status` and `doctor` print when nothing is running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bus.observe import doctor
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home whose path holds what a terminal's markup or a shell could stumble over."""
+    """Return a home whose path has characters that are special to terminal markup and shells."""
     folder = tmp_path / "a [bold] home & $x"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BUS_HOME", str(folder))
@@ -49,7 +49,7 @@ def test_nothing_runs_and_nothing_was_made(home: Path) -> None:
     assert one_object("down") == {"home": str(home), "stopped": []}
     found = one_object("doctor", status=1)
     wrong = [check["name"] for check in found["checks"] if not check["ok"]]
-    assert wrong == ["Kafka", "registry"]  # as neither is up
+    assert wrong == ["Kafka", "registry"]  # neither is up
     assert not home.exists()
 
 
@@ -84,7 +84,7 @@ def test_the_doctor_names_a_program_that_is_not_what_was_fetched(
 ) -> None:
     monkeypatch.setattr(doctor, "damaged", lambda _: [tmp_path / "kafka.jar"])
     wrong = [c["says"] for c in one_object("doctor", status=1)["checks"] if not c["ok"]]
-    assert len(wrong) == 3  # with Kafka and the registry, which are not up
+    assert len(wrong) == 3  # also Kafka and the registry, which are not up
     assert "kafka.jar differs from the download" in wrong[0]
 
 
@@ -110,7 +110,7 @@ def test_a_named_cluster_that_is_not_there_is_said_by_status_and_doctor(
     monkeypatch.setenv("BUS_REGISTRY__URL", "http://127.0.0.1:1")
     began = time.monotonic()
     said = one_object("status", status=1)["error"]
-    assert time.monotonic() - began < 8  # 5 of them librdkafka's
+    assert time.monotonic() - began < 8  # librdkafka takes 5 s of that
     for words in (
         "cannot connect to Kafka at 127.0.0.1:1",
         "Connection refused",
@@ -134,7 +134,7 @@ def test_a_client_setting_that_kafka_does_not_know_is_named(
 
 
 def settings_check(status: int = 1) -> dict[str, Any]:
-    """What the doctor says of the settings."""
+    """Return what the doctor reports about the settings."""
     found: dict[str, Any] = one_object("doctor", status=status)["checks"][0]
     assert found["name"] == "settings"
     return found
@@ -173,7 +173,7 @@ def test_the_doctor_tells_a_wrong_setting_beside_a_wrong_table(home: Path, tmp_p
 def test_a_setting_that_only_an_option_brings_is_not_wrong(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The webhook's secret comes from the environment of its own process."""
+    """The webhook's secret comes from the environment of the webhook's process."""
     (tmp_path / "bus.toml").write_text("[products.webhook]\nurl = 'https://vendor.example'\n")
     assert settings_check()["ok"] is True
 

@@ -1,4 +1,4 @@
-"""How far a group is behind, from what it has committed and what the topics hold."""
+"""The lag of a group, from what it has committed and what the topics hold."""
 
 from __future__ import annotations
 

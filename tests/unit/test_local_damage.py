@@ -1,4 +1,4 @@
-"""Damage to a home's files is seen before anything starts, and mended where nothing is lost."""
+"""Damage to a home's files is found before anything starts, and repaired if nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TOPIC_ID = "version: 0\ntopic_id: 8nPTwkdbSTCfPVkFUEaUyA"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home in which Kafka has a topic, as it lies there after `bus down`."""
+    """Return a home in which Kafka has a topic, as after `bus down`."""
     files = {
         "kafka/meta.properties": META,
         KEPT: META,
         "kafka/bootstrap.checkpoint": struct.pack(">qi", 0, 5).decode() + "batch",
         "kafka/recovery-point-offset-checkpoint": "0\n2\nschoolbus.org 0 7\nschoolbus.org 1 9\n",
-        "kafka/cleaner-offset-checkpoint": "",  # as Kafka makes it: no entries
+        "kafka/cleaner-offset-checkpoint": "",  # as Kafka creates it, without entries
         "kafka/__cluster_metadata-0/00000000000000000000.log": "records",
         "kafka/__cluster_metadata-0/quorum-state": '{"leaderId":1,"data_version":0}',
         "kafka/__cluster_metadata-0/leader-epoch-checkpoint": "0\n1\n1 0\n",

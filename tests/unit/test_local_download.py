@@ -1,4 +1,4 @@
-"""Fetching the programs, from a repository on loopback that holds two small files."""
+"""Download of the programs, from a repository on loopback that holds two small files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JAR = b"a jar"
 
 
 class Repository:
-    """A served folder in Maven's layout, and what was asked of it."""
+    """A served folder in Maven's layout, and the files that were requested from it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,7 +49,7 @@ class Repository:
 
 
 def archive(name: str) -> bytes:
-    """A tar.gz that holds one file of this name."""
+    """Return a tar.gz that holds one file of this name."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
         entry = tarfile.TarInfo(name)

@@ -1,4 +1,4 @@
-"""`bus up` and `bus down` without a server: small programs stand for Kafka and the registry."""
+"""`bus up` and `bus down` without a server: small programs replace Kafka and the registry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BROKEN = f"#!{sys.executable}\nraise SystemExit('ERROR: no space left on device'
 
 
 class Machine:
-    """What is started in the place of the two programs."""
+    """The programs that are started instead of Kafka and the registry."""
 
     def __init__(self, folder: Path) -> None:
         self.programs = Programs(folder, "4.3.0", folder, "3.3.3")
@@ -175,7 +175,7 @@ def test_nothing_is_started_on_damaged_data(on: Machine, monkeypatch: pytest.Mon
 def test_data_of_a_newer_program_is_not_touched(on: Machine) -> None:
     prepare(on.home)
     remember(on.home, Memory(versions={"kafka": "4.10.0"}))
-    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, and this bus has 4\.3\.0"):
+    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, but this bus has 4\.3\.0"):
         on.up()
     on.programs = replace(on.programs, kafka_version="4.11.0")
     on.up()

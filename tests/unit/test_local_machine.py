@@ -1,4 +1,4 @@
-"""What the machine must have, and the home's own files."""
+"""The requirements for the machine, and the files of a home."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes that live on and are found again: a small program stands for Java."""
+"""Child processes that keep running and are found again; a small program replaces Java."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The archive of Java's own classes: made once, fit for the options that the bus uses, never needed."""
+"""The archive of Java's own classes: created once, valid for the bus's options, and optional."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make demo` says what it does before the demo, in one line."""
+"""`make demo` says in one line what it does before the demo runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Microsoft SDS: each kind of record as rows, by example; and that the set is valid, always."""
+"""Microsoft SDS: the rows of each kind of record by example, and sets that are always valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests import sds_model
 
 
 def told(kind: str, /, **said: Any) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a record, by file; each with exactly its table's columns, in order."""
+    """Return the rows of a record by file, and check that each has its table's columns in order."""
     record = a_record(kind, **said)
     rows = {table.name: function(record) for table, function in PRODUCT.translations(kind)}
     for table, _ in PRODUCT.translations(kind):
@@ -35,7 +35,7 @@ def told(kind: str, /, **said: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def row(kind: str, name: str, /, **said: Any) -> dict[str, Any]:
-    """The one row that a record has in a file."""
+    """Return the one row that a record has in a file."""
     (only,) = told(kind, **said)[name]
     return only
 
@@ -139,7 +139,7 @@ def test_a_person_is_called_by_the_preferred_name() -> None:
 @pytest.mark.parametrize(
     ("kind", "email", "username"),
     [
-        ("student", "parent@school.example", "p1"),  # never the account of a parent on the staff
+        ("student", "parent@school.example", "p1"),  # may be a parent on the staff
         ("staff", "teacher@school.example", "teacher@school.example"),
         ("staff", None, "p1"),
     ],
@@ -331,7 +331,7 @@ def test_sds_is_told_no_more_than_it_needs() -> None:
 
 
 def deliver(delivery: Any, changes: list[tuple[str, dict[str, Any]]], start: int = 0) -> None:
-    """Hand records over as the loop does."""
+    """Deliver records as the worker does."""
     lots: dict[str, KindRecords] = defaultdict(KindRecords)
     for at, (kind, record) in enumerate(changes, start=start):
         lots[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
@@ -348,7 +348,7 @@ def opened(out: Path, now: datetime = datetime(2026, 11, 24, 12, tzinfo=UTC), **
 
 
 def a_school() -> list[tuple[str, dict[str, Any]]]:
-    """One school with a class, a student of two guardians, a teacher."""
+    """Return one school with a class, a student with two guardians, and a teacher."""
     tie = {"agentSourcedIds": ["st"], "role": "parent"}
     place = {"classSourcedId": "c", "schoolSourcedId": "s"}
     return [
@@ -399,7 +399,7 @@ def test_a_student_who_leaves_takes_the_rosters_and_ties_along(tmp_path: Path) -
 
 
 def written(out: Path, *days: list[tuple[str, dict[str, Any]]]) -> sds_model.State:
-    """Deliver some days, one batch each; the set after the last."""
+    """Deliver some days, one batch each, and return the set after the last one."""
     delivery = opened(out)
     for at, changes in enumerate(days):
         deliver(delivery, changes, start=at * 100)
@@ -442,7 +442,7 @@ def test_a_relationship_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_username_that_the_system_gave_to_two_is_the_first_ones(tmp_path: Path) -> None:
-    """Case 3 of the field: SDS takes a username once."""
+    """Case 3 of the field: SDS accepts a username only once."""
     people = [
         (kind, a_record(kind, sourcedId=id_, username=name, orgSourcedIds=["s"]))
         for kind, id_, name in (
@@ -501,7 +501,7 @@ def test_a_student_who_came_back_is_in_the_class_once_until_the_latest_day(
     assert sorted(sds_model.rosters(state)) == [("c", "st", "student"), ("c", "t", "teacher")]
     gone = a_record("enrollment", **place, **BACK, role="student", status="tobedeleted")
     state = written(tmp_path, *([[]] * 4), [("enrollment", gone)])
-    assert sds_model.rosters(state) == {("c", "t", "teacher")}  # the other ended in September
+    assert sds_model.rosters(state) == {("c", "t", "teacher")}  # the other one has ended
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ EMAILS = st.sampled_from([None, "", "x@y.example", "nobody"])
 
 
 def _odd(kind: str) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
-    """Records that refer to one another as often as not, and are withdrawn now and then."""
+    """Draw records that often refer to one another and are sometimes withdrawn."""
     said: dict[str, st.SearchStrategy[Any]] = {
         "status": st.sampled_from(["active", "active", "active", "tobedeleted"]),
         "enabledUser": st.sampled_from([True, True, False]),
@@ -562,7 +562,10 @@ CHANGES = st.lists(st.one_of([_odd(kind) for kind in PRODUCT.kinds]), min_size=1
 
 
 def _told(batches: list[Changes]) -> list[Changes]:
-    """As a source tells them: what goes to another owner ends with the former one first."""
+    """Order changes as a source publishes them.
+
+    A record that moves to another owner is first withdrawn for the former owner.
+    """
     told: dict[tuple[str, str], dict[str, Any]] = {}
     all_told = []
     for changes in batches:
@@ -578,7 +581,7 @@ def _told(batches: list[Changes]) -> list[Changes]:
 
 
 def _standing(changes: Changes) -> Changes:
-    """The last state of each record, with each of its owners."""
+    """Return the last state of each record for each of its owners."""
     last = {
         (kind, record["sourcedId"], record[KINDS[kind].owner]): (kind, record)
         for kind, record in changes
@@ -590,12 +593,12 @@ def _standing(changes: Changes) -> Changes:
 @settings(
     suppress_health_check=list(HealthCheck),
     deadline=None,
-    max_examples=max(4, settings().max_examples // 4),  # each writes some sets
+    max_examples=max(4, settings().max_examples // 4),  # each example writes several sets
 )
 @given(batches=st.lists(CHANGES, min_size=1, max_size=3))
 def test_the_set_is_valid_and_the_same_whatever_came_how(batches: list[Changes]) -> None:
-    """Each set that is written passes SDS's checks, and is what the last states alone would give."""
-    batches = _told([a_school(), *batches])  # a school, as the required files need rows
+    """Each set passes SDS's checks and equals the set that the last states alone would give."""
+    batches = _told([a_school(), *batches])  # a school, because the required files need rows
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "one", Path(folder) / "other"
         delivery, start = opened(one), 0

@@ -1,4 +1,4 @@
-"""Documents and docstrings name only modules and objects that are there."""
+"""Documents and docstrings name only modules and objects that exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_PYTHON = ("bus.toml", "bus.json", "bus.librdkafka", "producers.NAME")
 
 
 def there(name: str) -> bool:
-    """Whether a dotted name is a module, or what a module has."""
+    """Return whether a dotted name is a module or a member of one."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:

@@ -1,4 +1,4 @@
-"""What arrives as an extract: zips and folders, whole, damaged and hostile."""
+"""The forms of an extract: zips and folders, whole, damaged and hostile."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_damaged_entry_refuses_the_extract(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_measured_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it unpacks to is counted as it comes, not taken from its headers."""
+    """The unpacked size is counted during unpacking, not taken from the headers."""
     monkeypatch.setattr(archive, "RATIO_COUNTS_FROM", 1024**2)
     bomb = zipped(tmp_path / "a.zip", {"orgs.csv": b"0" * 20 * 1024**2})
     with pytest.raises(Stop, match="zip bomb"):

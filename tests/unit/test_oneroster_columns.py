@@ -1,4 +1,4 @@
-"""Which columns are which fields."""
+"""Which columns are read as which fields."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_is_not_clearly_meant_is_not_guessed(header: str) -> None:
 
 
 def test_unknown_columns_are_told_by_their_place() -> None:
-    """A damaged header may hold somebody's data, so its names are not repeated."""
+    """A damaged header may hold personal data, so the fault does not repeat its names."""
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
     assert [(n.field, n.value_class, n.reason) for n in made.notes] == [

@@ -1,4 +1,4 @@
-"""Encodings in which extracts come."""
+"""The encodings of extracts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extracts, careful and careless, and what is read of them."""
+"""Well-formed and careless extracts, and what is read of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USERS_1_2 = (
 ROLES = "sourcedId,status,userSourcedId,roleType,role,beginDate,endDate,orgSourcedId\n"
 
 
-# ---- users, by their roles ------------------------------------------------------------------------
+# ---- users and their roles ------------------------------------------------------------------------
 
 
 def test_users_become_students_staff_and_guardians(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_role_is_known_in_any_spelling(tmp_path: Path, role: str) -> None:
 def test_a_user_of_no_known_role_is_left_out_and_puts_off_withdrawals(
     tmp_path: Path, role: str, what: str
 ) -> None:
-    """A fault without a column and a kind: the user may be anybody who was published before."""
+    """The fault has no column and no kind, because the user may be any published person."""
     staging = staged(
         extract(tmp_path / "in", users=USERS.replace("student", role)), tmp_path / "work"
     )
@@ -116,7 +116,7 @@ def test_a_misspelt_primary_role_does_not_make_a_student_a_parent(tmp_path: Path
 
 
 def test_roles_need_no_ids_of_their_own(tmp_path: Path) -> None:
-    """Nobody refers to a role."""
+    """No record refers to a role."""
     roles = "userSourcedId,role,orgSourcedId\nu1,student,s1\nu2,aide,s1\n"
     staging = staged(extract(tmp_path / "in", users=USERS_1_2, roles=roles), tmp_path / "work")
     assert rows(staging, "student", "sourcedId", "orgSourcedIds") == [("u1", "s1")]
@@ -216,7 +216,7 @@ def test_the_columns_of_roles_are_known(tmp_path: Path) -> None:
 
 
 def test_users_whose_roles_are_in_another_file_are_known_by_no_hash(tmp_path: Path) -> None:
-    """A change in roles.csv alone would not be seen in the text of users.csv."""
+    """A change in roles.csv alone does not change the text of users.csv."""
     roles = "sourcedId,userSourcedId,roleType,role,orgSourcedId\nr1,u1,primary,student,s1\n"
     files = {"users": USERS_1_2, "roles": roles, "orgs": ORGS}
     staging = staged(extract(tmp_path / "in", **files), tmp_path / "work")
@@ -256,7 +256,7 @@ def test_a_row_of_users_that_cannot_be_read_may_be_of_any_kind(tmp_path: Path) -
 
 
 def test_values_are_passed_on_as_they_stand(tmp_path: Path) -> None:
-    """Capitals, odd dates, ids twice and references to nothing are for the check to judge."""
+    """Capitals, odd dates, repeated ids and dangling references are left to the integrity check."""
     text = (
         "sourcedId,classSourcedId,userSourcedId,role,primary,beginDate\n"
         "e1,nothing,u1,Student,TRUE,9/1/2026\ne1,nothing,u1,Student,TRUE,20260901\n"
@@ -284,7 +284,7 @@ def test_what_is_no_extract_is_refused(tmp_path: Path) -> None:
         staged(extract(tmp_path / "b", users=USERS, Users=USERS), tmp_path / "work")
 
 
-# ---- samples that others made ---------------------------------------------------------------------
+# ---- samples from other parties -------------------------------------------------------------------
 
 
 def test_the_sample_of_a_careless_client(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_the_sample_of_a_careless_client(tmp_path: Path) -> None:
 
 
 def test_the_sample_of_a_district(tmp_path: Path) -> None:
-    """Its second day has names outside ASCII, quotes and commas inside values."""
+    """Its second day has names outside ASCII, and quotes and commas inside values."""
     staging = staged(SAMPLES / "district-oneroster-1.1-2026-11-25.zip", tmp_path)
     counts = {kind: len(rows(staging, kind, "_line")) for kind in staging.kinds}
     assert counts == {

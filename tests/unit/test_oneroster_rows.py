@@ -1,4 +1,4 @@
-"""Rows of CSV: both readers give the same, and a bad row costs only itself."""
+"""Rows of CSV: both readers give the same rows, and a bad row affects only itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Read = list[tuple[int, str | None, str | None, str | None]]
 
 
 def orgs(folder: Path, text: str | bytes) -> tuple[Read, Staging]:
-    """(line, sourcedId, name, type) of each row of an orgs.csv."""
+    """Return (line, sourcedId, name, type) of each row of an orgs.csv, and the staging."""
     work = folder / "work"
     work.mkdir(exist_ok=True, parents=True)
     path = folder / "orgs.csv"
@@ -59,7 +59,7 @@ def test_any_line_end(tmp_path: Path, end: str) -> None:
 
 
 def test_quoted_line_ends_commas_and_quotes(tmp_path: Path) -> None:
-    """The line of a row is the one on which it begins."""
+    """The line of a row is the line on which it starts."""
     found, staging = orgs(
         tmp_path, HEADER + '1,"A, first\nof ""two"" lines",school\r\n2,B,school\n'
     )
@@ -117,14 +117,14 @@ def test_two_stray_quotes_do_not_run_rows_together(tmp_path: Path) -> None:
 
 
 def test_a_row_between_two_broken_ones_is_not_taken_for_a_part_of_a_value(tmp_path: Path) -> None:
-    """The quote closes, and the whole has the right length: only the row in between tells."""
+    """The quote closes and the length is right, so only the row in between shows the damage."""
     found, staging = orgs(tmp_path, HEADER + '1,"open\n2,B,school\n3",school\n4,D,school\n')
     assert [row[1] for row in found] == ["2", "4"]
     assert [line for line, _ in told(staging)] == [2, 4]
 
 
 def test_nor_where_the_id_itself_is_damaged(tmp_path: Path) -> None:
-    """The first row's id says nothing; those of the rows before it do."""
+    """The damaged row's id has no pattern, but the ids of the rows before it do."""
     damaged = 'org-0003 and more,"C,school\norg-0004,D,school\norg-0005",school\n'
     before = "org-0001,A,school\norg-0002,B,school\n"
     found, _ = orgs(tmp_path, HEADER + before + damaged + "org-0006,F,school\n")
@@ -201,7 +201,7 @@ value = st.text(st.sampled_from("ab ,;\"'\n\r\tëŁ|#\\"), max_size=6)
 def test_what_is_written_by_the_rules_is_read(
     tmp_path_factory: pytest.TempPathFactory, table: list[tuple[int, str, str]], end: str
 ) -> None:
-    """RFC 4180, whichever way the file is read."""
+    """Rows that follow RFC 4180 are read with either reader."""
     quoted = [[str(cell).replace('"', '""') for cell in row] for row in table]
     text = HEADER + "".join(end.join([",".join(f'"{c}"' for c in row), ""]) for row in quoted)
     found, staging = orgs(tmp_path_factory.mktemp("rows"), text)

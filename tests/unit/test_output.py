@@ -1,4 +1,4 @@
-"""What a command says when something goes wrong, and its status."""
+"""What a command prints when something goes wrong, and its exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bus.errors import Stop
 
 
 def told(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is printed of an error: on stderr, or the JSON object's text."""
+    """Return what is printed for an error: the text on stderr, or the text in the JSON object."""
     with pytest.raises(typer.Exit) as ended, failures(as_json):
         raise error
     assert ended.value.exit_code == 1

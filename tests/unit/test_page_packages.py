@@ -1,5 +1,7 @@
-"""The examples of docs/products.md and docs/sources.md, word for word: packages that install, are
-accepted and typed."""
+"""The examples of docs/products.md and docs/sources.md, word for word, as packages.
+
+The packages install, pass the contract suite, and have types.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,11 @@ def module(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(module: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's package, installed; only its test is left beside it."""
+    """Return the folder of the page's package, which is installed; only its test is left there."""
     folder = tmp_path_factory.mktemp(module)
     source = page_package.write(module, folder / "source")
     install(source, folder)
-    (source / f"{module}.py").unlink()  # what is tested is what the wheel has
+    (source / f"{module}.py").unlink()  # the test must import the wheel
     return source
 
 
@@ -49,7 +51,7 @@ def test_it_passes_its_tests(checkout: Path, module: str) -> None:
 def test_its_types_fit(checkout: Path, module: str) -> None:
     installed = str(checkout.parent / "target" / f"{module}.py")
     files = [installed, f"test_{module}.py"]
-    # With the configuration and the cache of `make check`, which has checked Schoolbus before.
+    # Use the configuration and the cache of `make check`, which has checked Schoolbus before.
     config, cache = str(REPOSITORY / "pyproject.toml"), checkout / "cache"
     if (known := REPOSITORY / ".mypy_cache").exists():
         shutil.copytree(known, cache)

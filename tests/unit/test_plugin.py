@@ -1,5 +1,8 @@
-"""A third party's product and source in a package of their own (`tests/plugin`): built as a wheel,
-installed beside Schoolbus, found, accepted by the contract, and typed."""
+"""A third party's product and source in a separate package (`tests/plugin`).
+
+The package is built as a wheel and installed beside Schoolbus. Schoolbus finds it, it passes the
+contract suite, and it has types.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ PLUGIN = REPOSITORY / "tests" / "plugin"
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """Where the plugin's wheel is installed, and where its checkout lies."""
+    """The folder where the plugin's wheel is installed, and the folder of its checkout."""
 
     target: Path
     source: Path
 
     def run(self, *arguments: str, status: int = 0) -> str:
-        """`python ARGUMENTS` in the checkout, with the wheel on the path; what it printed."""
+        """Run `python ARGUMENTS` in the checkout, with the wheel on the path, and return its output."""
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
         return run([sys.executable, *arguments], self.source, clean | self.env, status)
 
     @property
     def env(self) -> dict[str, str]:
-        """Where Python looks."""
+        """The environment variables with which Python finds the wheel."""
         return {"PYTHONPATH": str(self.target), "BUS_HOME": str(self.source / "home")}
 
 
@@ -44,7 +47,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     source = folder / "source"
     shutil.copytree(PLUGIN, source, ignore=shutil.ignore_patterns("__pycache__"))
     target = install(source, folder)
-    shutil.rmtree(source / "lunch")  # what is tested is what the wheel has
+    shutil.rmtree(source / "lunch")  # the test must import the wheel
     return Installed(target, source)
 
 
@@ -93,9 +96,9 @@ def test_it_passes_the_contract(installed: Installed) -> None:
 
 @pytest.mark.slow
 def test_its_types_fit(installed: Installed) -> None:
-    """That Schoolbus is typed for others (`py.typed`) is part of it."""
+    """This needs the types of Schoolbus itself (`py.typed`)."""
     checked = [str(installed.target / "lunch"), "contract_lunch.py"]
-    # With the configuration and the cache of `make check`, which has checked Schoolbus before.
+    # Use the configuration and the cache of `make check`, which has checked Schoolbus before.
     config, cache = str(REPOSITORY / "pyproject.toml"), str(REPOSITORY / ".mypy_cache")
     ours = ["--config-file", config, "--cache-dir", cache]
     installed.run("-m", "mypy", "--strict", *ours, *checked)

@@ -42,7 +42,7 @@ def test_a_product_that_does_not_load_is_left_out_and_logged(
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product and a source of another package, `theirs`, which needs what is not there."""
+    """Install a product and a source of another package, `theirs`, that needs a missing module."""
     (tmp_path / "theirs.py").write_text("\nimport not_installed_anywhere\n")
     (tmp_path / "odd.py").write_text("PRODUCT = 3\n")
     monkeypatch.syspath_prepend(tmp_path)

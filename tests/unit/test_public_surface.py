@@ -1,6 +1,6 @@
-"""What users see does not change unnoticed: `tests/golden/public-surface.txt` holds it.
+"""What users see changes only on purpose: `tests/golden/public-surface.txt` holds it.
 
-After a change that is meant: UPDATE_GOLDEN=1, see `tests/golden_file.py`.
+After an intended change: UPDATE_GOLDEN=1, see `tests/golden_file.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILE = "public-surface.txt"
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, nothing of the user's settings, and help as wide as it likes."""
+    """Start in an empty folder without the user's settings, and let help be as wide as it needs."""
     for name in os.environ:
         if name.upper().startswith("BUS_"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""docs/python-api.md lists what Python programs may import: all of it, and nothing that is not."""
+"""docs/python-api.md lists exactly what Python programs may import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run changes in the quarantine: what is new, what is gone, and what stands as it stood."""
+"""What a run changes in the quarantine: new, withdrawn and unchanged entries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Topic = list[tuple[str, dict[str, Any] | None]]
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> Topic:
-    """The messages of the quarantine's topic: key and value, now."""
+    """Return the messages that the quarantine topic has: key and value, with the current time."""
     messages: Topic = []
 
     def scan(*_: object) -> Iterator[SimpleNamespace]:
@@ -55,7 +55,7 @@ def workspace(tmp_path: Path, topic: Topic) -> Iterator[Workspace]:
 def run(
     workspace: Workspace, *faults: Fault, coverage: dict[str, Coverage] = WHOLE
 ) -> FaultChanges:
-    """What a run with these faults changes; it is remembered."""
+    """Return what a run with these faults changes, and remember it."""
     changes = quarantine.compare(workspace, SETTINGS, SOURCE, faults, coverage)
     quarantine.remember(workspace, changes)
     return changes
@@ -116,7 +116,7 @@ def test_a_row_of_no_known_kind_is_looked_at_by_an_extract_that_is_whole(
 
 
 def test_several_values_of_one_field_are_several_faults(workspace: Workspace, topic: Topic) -> None:
-    """Two grades of one row that are on no list: the place and the code are the same."""
+    """Two grades of one row are not in the list, so the place and the code are the same."""
     one = replace(FAULT, column="grades", code="not-in-list", value_class="a", count=3)
     two = replace(one, value_class="b", count=1)
     new = run(workspace, one, two).new
@@ -146,7 +146,7 @@ def test_what_stands_for_long_is_published_before_kafka_forgets_it(workspace: Wo
 
 
 def test_a_new_cache_goes_by_the_topic(workspace: Workspace, topic: Topic) -> None:
-    """What another source has there, and what is gone, does not count."""
+    """Entries of another source and withdrawn entries do not count."""
     value = {
         "source": SOURCE,
         "time": "2026-11-24T01:00:00Z",
@@ -166,7 +166,7 @@ def test_a_new_cache_goes_by_the_topic(workspace: Workspace, topic: Topic) -> No
 def test_what_version_0_1_0_left_is_known_and_goes_by_its_own_key(
     workspace: Workspace, topic: Topic
 ) -> None:
-    """Its entries have neither code nor count, and its keys went by the text."""
+    """Its entries have no code and no count, and their keys came from the text."""
     column = "column 5 is none of OneRoster's; it was not read"
     for key, more in {
         "old-1": {"reason": "is no date of the years 1900 to 2200; it was left out"},

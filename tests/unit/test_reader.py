@@ -1,4 +1,4 @@
-"""What is read of partitions, and where it ends, with a consumer that is given what it says."""
+"""What is read of partitions and where reading ends, with a fake consumer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMED_OUT = KafkaError(KafkaError._TIMED_OUT)
 
 
 class Consumer:
-    """Says what it was given, lot by lot; a lot of nothing is silence."""
+    """Returns the given messages, batch by batch; an empty batch is a poll without a message."""
 
     def __init__(self, lots: list[list[Message]]) -> None:
         self.lots = lots
@@ -60,7 +60,7 @@ Saying = Callable[..., Consumer]
 
 @pytest.fixture
 def saying(monkeypatch: pytest.MonkeyPatch) -> Saying:
-    """Makes the consumer that the next reader has."""
+    """Return a function that makes the consumer of the next reader."""
 
     def made(*lots: list[Message]) -> Consumer:
         consumer = Consumer(list(lots))

@@ -1,4 +1,7 @@
-"""What a product has against what the topics say, without Kafka: which rows of what is gone count."""
+"""What a product has, compared with the topics, without Kafka.
+
+This includes which rows of withdrawn records count as differences.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from consumers.delivery.zip_folder import ZipFolder
 from tests.fakes.harness import Bus
 
 NO_MORE = {"eats": ("no", "moved")}
-"""The lunchroom says `moved` by itself."""
+"""The lunchroom's program writes `moved` itself."""
 
 
 def diner(record: Any) -> Row:
@@ -47,7 +50,7 @@ def lunch(translate: Any = diner, gone: Mapping[str, tuple[str, ...]] = NO_MORE)
 
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
-    """Ann eats here, and Bob does no more."""
+    """Return a bus on which Ann eats here, and Bob no longer does."""
     bus = Bus(monkeypatch)
     bus.publish("student", "ann", givenName="Ann")
     bus.publish("student", "bob", givenName="Bob")
@@ -58,7 +61,10 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
 def compared(
     bus: Bus, folder: Path, product: Product, **has: str
 ) -> tuple[list[tuple[Any, ...]], dict[str, set[str]], Differences]:
-    """What differs (what, key), of which records, and all that was found; `has` is text by file."""
+    """Return the differences (what, key), the records concerned, and the whole result.
+
+    has: the text of each exported file.
+    """
     export = folder / "export"
     export.mkdir()
     for name, text in has.items():
@@ -123,16 +129,16 @@ def test_a_class_that_canvas_has_completed_keeps_its_section(bus: Bus, tmp_path:
     assert (differences, concerned) == ([("extra", "c2")], {"class": {"c2"}})
 
 
-# ---- what a product must say --------------------------------------------------------------------
+# ---- what a product must declare ----------------------------------------------------------------
 
 
 class Contract(ProductContract):
-    """Its tests, for a product that a test names."""
+    """The tests of the contract suite, for a product that a test names."""
 
     @settings(phases=[Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
     def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
-        """Without a search for the simplest record, which takes long and changes no outcome."""
+        """Skip the search for the simplest record, which is slow and does not change the outcome."""
         ProductContract.test_what_is_gone_is_declared.hypothesis.inner_test(self, data)  # type: ignore[attr-defined]
 
 
@@ -160,7 +166,7 @@ def test_the_contract_takes_what_is_declared(translate: Any) -> None:
     contract.test_what_stands_is_not_gone()
 
 
-# ---- what is said of it -------------------------------------------------------------------------
+# ---- what is reported ---------------------------------------------------------------------------
 
 
 def test_a_repair_says_what_it_sent_and_what_it_could_not() -> None:

@@ -1,4 +1,4 @@
-"""The requests to the schema registry, and what becomes of its answers."""
+"""The requests to the schema registry, and how its answers are handled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opened(answer: Answer, url: str = "http://registry/apis/ccompat/v7/") -> Reg
 
 
 def answering(*answers: tuple[int, object]) -> tuple[RegistryClient, list[httpx2.Request]]:
-    """A client whose registry gives these answers in turn, and the requests that it got."""
+    """Return a client whose registry gives these answers in turn, and the requests that it got."""
     asked: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:

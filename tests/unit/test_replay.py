@@ -1,4 +1,4 @@
-"""What of history is replayed, in which order, and how two states of a product differ."""
+"""Which part of history is replayed, in which order, and how two states of a product differ."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_of_one_school() -> None:
     assert chosen.has("student", {"orgSourcedIds": ["south", "north"]})
     assert not chosen.has("student", {"orgSourcedIds": ["south"]})
     assert chosen.has("enrollment", {"schoolSourcedId": "north"})
-    assert chosen.has("academicSession", {})  # terms are everybody's
+    assert chosen.has("academicSession", {})  # terms belong to every school
     assert not chosen.may_have("enrollment", b"e1", b"\x00 south")
     assert chosen.may_have("enrollment", b"e1", b"\x00 north")
 
@@ -84,7 +84,7 @@ def test_a_school_has_what_names_something_of_it() -> None:
 def test_what_the_school_of_a_result_hangs_on_is_read_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where students are chosen, whom a class is not about."""
+    """They are read even if students are selected as well, although a class belongs to no student."""
     class_ = a_record("class", sourcedId="c1", schoolSourcedId="north")
     item = a_record("lineItem", sourcedId="l1", classSourcedId="c1", schoolSourcedId=None)
     values = {
@@ -129,7 +129,7 @@ def test_a_kind_that_the_product_does_not_take_is_a_mistake() -> None:
 
 
 class Said(Message):
-    """A message of some time."""
+    """A message with a timestamp."""
 
     def __init__(self, place: Position, offset: int, time: int) -> None:
         super().__init__(place.topic, place.partition, offset, b"k", b"v")
@@ -140,7 +140,7 @@ class Said(Message):
 
 
 class Reads:
-    """As much of a consumer as the merge asks for; gives what it has in lots of any size."""
+    """The part of a consumer that the merge uses; it returns messages in batches of any size."""
 
     def __init__(self, messages: list[Message], sizes: Iterator[int]) -> None:
         self._messages, self._sizes = messages, sizes
@@ -184,7 +184,7 @@ def test_what_came_first_is_read_first_and_a_partition_keeps_its_order(
         assert offsets == sorted(offsets)
 
 
-# ---- the latest -------------------------------------------------------------------------------
+# ---- the latest state -------------------------------------------------------------------------
 
 
 def test_columns_are_as_they_were_added() -> None:
@@ -196,7 +196,7 @@ def test_columns_are_as_they_were_added() -> None:
     assert (keys[-1], offsets[-1]) == (249_999 % 7, 249_999)
 
 
-# ---- how far it is ----------------------------------------------------------------------------
+# ---- progress ---------------------------------------------------------------------------------
 
 
 def test_how_far_a_replay_is() -> None:
@@ -304,7 +304,7 @@ def test_a_shadow_that_was_killed_goes_on_after_what_it_has_noted(tmp_path: Path
 
 
 def test_a_replay_into_another_place_forgets_the_live_one() -> None:
-    """Else what is only to be tried would go to the product itself."""
+    """Otherwise a replay into a test folder would go to the product itself."""
     live = {"url": "https://canvas.example", "time_zone": "America/Chicago"}
     settings = Settings(home=Path("nowhere"), products={"canvas": live})
     into = plugins.settings_into(CANVAS, settings, "/somewhere")

@@ -1,4 +1,4 @@
-"""A run of a replay without Kafka: what it delivers, how it pauses, dies and goes on."""
+"""A run of a replay without Kafka: what it delivers, and how it pauses, crashes and resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lunch() -> FakeProduct:
 
 
 def history(bus: Bus) -> None:
-    """A class, three students who enroll, and a change of the first; a second apart."""
+    """Publish a class, three students who enroll, and a change of the first, one second apart."""
     bus.publish("class", "c1")
     for number in range(3):
         bus.clock.advance(1)
@@ -45,7 +45,7 @@ def history(bus: Bus) -> None:
 
 
 STORY = "c1 s0 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
-"""In the order of time; within a batch what is referred to comes first."""
+"""The ids in the order of time. Within a batch, referenced records come first."""
 
 
 # ---- what it delivers ---------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_the_latest_of_a_record_is_its_last_wherever_it_lies(bus: Bus, lunch: Fa
 
 def test_of_one_student(bus: Bus, lunch: FakeProduct) -> None:
     history(bus)
-    bus.publish("enrollment", "e9", userSourcedId="s9", classSourcedId="s1")  # by its bytes alone
+    bus.publish("enrollment", "e9", userSourcedId="s9", classSourcedId="s1")  # only its bytes match
     kinds = ("student", "enrollment")
     window = bus.window(kinds=kinds)
     about = bus.about(window, students=("s1",))
@@ -164,10 +164,10 @@ def test_into_another_place_the_present_is_without_what_is_gone(
     history(bus)
     bus.publish("class", "c1", status="tobedeleted")
     bus.replay(lunch, bus.about(into="elsewhere", only_current=True)).run()
-    assert sorted(lunch.ids) == ["s0", "s1", "s2"]  # nor what names the class
+    assert sorted(lunch.ids) == ["s0", "s1", "s2"]  # nor the records that refer to the class
 
 
-# ---- how far it is ------------------------------------------------------------------------------
+# ---- progress -----------------------------------------------------------------------------------
 
 
 def test_progress_is_noted_after_each_batch(bus: Bus, lunch: FakeProduct) -> None:
@@ -310,7 +310,7 @@ def test_killed_at_any_batch_it_delivers_the_rest_and_at_most_one_batch_again(
     assert sum(bus.state(about).delivered.values()) == len(STORY)
 
 
-# ---- beside the live consumer -------------------------------------------------------------------
+# ---- while the live consumer runs ---------------------------------------------------------------
 
 
 def test_one_that_is_overtaken_looks_again_and_leaves_the_newer_state_to_the_live_consumer(
@@ -331,7 +331,7 @@ def test_one_that_is_overtaken_looks_again_and_leaves_the_newer_state_to_the_liv
 
     lunch.overtake = lambda: change(None)
     bus.replay(lunch, about).run()
-    assert met == [begun + 1]  # the live consumer told the change first
+    assert met == [begun + 1]  # the live consumer delivered the change first
     assert lunch.ids[begun + 1 :] == "s2 s0 c1 s0-c1 s1-c1 s2-c1".split()
     assert lunch.records["student", "s1"]["grades"] == ["08"]
 
@@ -349,7 +349,7 @@ def test_without_a_lock_the_last_word_is_the_latest(bus: Bus) -> None:
 
     lunch.before = change
     bus.replay(lunch, bus.about()).run()
-    assert lunch.ids[begun:].count("s1") == 3  # told live, told as it was, and as it is
+    assert lunch.ids[begun:].count("s1") == 3  # live, earlier and current state
     assert lunch.records["student", "s1"]["grades"] == ["08"]
 
 
@@ -375,15 +375,17 @@ def test_a_replay_never_takes_a_product_back_in_time(
     lot: type[FakeProduct],
     current: bool,
 ) -> None:
-    """Records come, the live consumer delivers, the replay is killed, paused and resumed: what the
-    product has in the end is the latest of each record, and one with a lock never has less than
-    the live consumer told it."""
+    """The product ends with the latest state of each record, whatever happens.
+
+    Records arrive, the live consumer delivers, and the replay is killed, paused and resumed. A product
+    with a lock never has an older state than the live consumer delivered.
+    """
     with pytest.MonkeyPatch.context() as patch:
         bus = Bus(patch, partitions=2)
         lunch = lot()
         for student in before:
             bus.publish("student", student)
-        if troubles[0]:  # else the live consumer has told nothing yet
+        if troubles[0]:  # otherwise the live consumer has not delivered anything
             bus.worker(lunch).run(until_caught_up=True)
         about = bus.about(only_current=current)
         told: dict[str, int] = {}
@@ -426,11 +428,11 @@ def test_a_replay_never_takes_a_product_back_in_time(
                 told[record["sourcedId"]] = message.offset() or 0
 
 
-# ---- when Kafka is away -------------------------------------------------------------------------
+# ---- while Kafka is down ------------------------------------------------------------------------
 
 
 def away(bus: Bus, lunch: FakeProduct, seconds: float) -> None:
-    """Kafka goes away when the product has the first batch, for so long."""
+    """Take Kafka down for this many seconds once the product has the first batch."""
 
     def back() -> None:
         bus.broker.down = False
@@ -450,12 +452,12 @@ def test_a_replay_goes_on_when_kafka_comes_again(
     bus: Bus, lunch: FakeProduct, seconds: float, tells_time: bool
 ) -> None:
     history(bus)
-    bus.broker.fetch = 1  # so that most is still to be read when it goes away
+    bus.broker.fetch = 1  # so that most is still unread when Kafka goes down
     about = bus.about()
     away(bus, lunch, seconds)
     state = bus.replay(lunch, about, batch=1, tells_time=tells_time).run()
     assert state.status == bus.state(about).status == "done"
-    # What it had is the first of the two states of s0 only where the product tells them apart.
+    # Only a product with `tells_time` gets the first of the two states of s0.
     assert lunch.ids == (STORY if tells_time else [STORY[0], *STORY[2:]])
     assert sum(state.delivered.values()) == len(lunch.ids)
 
@@ -485,7 +487,7 @@ def test_a_note_that_fails_is_aborted_and_written_again(
     bus.broker.ends = [code] * 3
     state = bus.replay(lunch, about, batch=1, tells_time=True)
     with pytest.raises(RetryLater):
-        state.run()  # the very first note, which says that it begins
+        state.run()  # the first note, which records that it starts
     bus.broker.ends = []
     assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
 
@@ -497,7 +499,7 @@ def test_a_note_that_fails_is_aborted_and_written_again(
 
 
 def test_who_has_gone_on_meanwhile_is_not_fenced_off(bus: Bus, lunch: FakeProduct) -> None:
-    """Kafka is away from the one alone: another process resumes the replay, and ends it."""
+    """Only this process loses Kafka; another process resumes the replay and ends it."""
     history(bus)
     about = bus.about()
     run = bus.replay(lunch, about, batch=1, tells_time=True)

@@ -1,4 +1,4 @@
-"""Tried again until it works; the circuit that shows that a product is down."""
+"""Retries until a try succeeds, and the circuit that shows that a product is down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bus.settings import ConsumerSettings
 
 
 class Product:
-    """Answers as it is told, one answer a try; then it is well."""
+    """Raises the given answers, one per try, and then succeeds."""
 
     def __init__(self, *answers: Exception) -> None:
         self.answers = list(answers)
@@ -49,7 +49,7 @@ def test_what_fails_is_tried_until_it_works_with_longer_waits() -> None:
     assert lunch.retries.persist(lunch.take) == "taken"
     assert lunch.retries.attempts == 31
     assert all(0 <= wait <= 8 for wait in lunch.waits)
-    assert len(set(lunch.waits)) > 20  # jitter: not all consumers come back at one moment
+    assert len(set(lunch.waits)) > 20  # jitter: consumers do not all come back at one moment
 
 
 def test_what_the_product_asks_for_is_waited() -> None:

@@ -1,4 +1,4 @@
-"""What an extract says again is not checked again, and comes out as if it had been."""
+"""Unchanged rows are not checked again, and have the same outcome as if they were."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class District:
         con.close()
 
     def take(self, rows: Rows) -> tuple[dict[str, list[str]], dict[str, diff.Changes], list[Any]]:
-        """An extract: for each kind the ids that were checked; the changes; the faults."""
+        """Take an extract, and return the checked ids of each kind, the changes and the faults."""
         con = duckdb.connect()
         staging = Staging(con, self.folder)
         workspace = Workspace(staging)
@@ -85,7 +85,7 @@ class District:
 
     @staticmethod
     def _remember(workspace: Workspace, kind: str) -> None:
-        """As `bus.ingest.snapshot.remember` does."""
+        """Store the records as `bus.ingest.snapshot.remember` does."""
         fields = ", ".join(quoted(name) for name in columns(kind))
         table, change = workspace.published(kind), workspace.change(kind)
         workspace.sql(f"DELETE FROM {table} WHERE sourcedId IN (SELECT sourcedId FROM {change})")
@@ -131,7 +131,7 @@ def test_a_new_stamp_alone_is_no_change(district: District) -> None:
 
 
 def test_what_forms_a_tree_is_checked_whole(district: District) -> None:
-    """One that is new may close a circle with those that are as they were."""
+    """A new record may close a cycle with unchanged ones."""
     for _ in range(2):
         checked, changes, _ = district.take({"org": [org("s1"), org("s2")]})
         assert checked == {"org": ["s1", "s2"]}
@@ -158,7 +158,7 @@ def test_who_refers_to_what_is_gone_is_told_so(district: District) -> None:
 
 
 def test_who_refers_to_what_cannot_be_read_any_more_stands(district: District) -> None:
-    """What was published stands until it is withdrawn, and may be referred to."""
+    """A published record is active until it is withdrawn, so other records may refer to it."""
     said = {"sourcedId": "p1", "status": "active", "sex": "female"}
     district.take({"student": [student("p1", "")], "demographics": [said]})
     spoilt = student("p1", "", familyName="")
@@ -188,7 +188,7 @@ def test_an_id_that_is_there_twice_is_told_each_time(
 
 
 def test_other_columns_make_other_rows(district: District) -> None:
-    """The same texts under other names say something else."""
+    """The same values under other column names have another meaning."""
     row = student("p1", "")
     district.take({"student": [row | {"identifier": "x"}]})
     checked, _, _ = district.take({"student": [row | {"username": "x"}]})

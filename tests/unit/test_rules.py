@@ -1,11 +1,11 @@
-"""What the rules make of text: when it changes, `RULES` is raised, and each source reads all again.
+"""The outcome of the rules for texts: when it changes, raise `RULES`, and all sources read all again.
 
-tests/golden/rules.txt has one line for each text with what becomes of it, and a digest for each
-piece of SQL that the rules are made of. It says what the rules do, so a comment changes nothing.
+tests/golden/rules.txt has one line for each text with its outcome, and a digest for each piece of
+SQL of the rules. It holds what the rules do, so a changed comment changes nothing.
 
     UPDATE_GOLDEN=1 pytest tests/unit/test_rules.py
 
-writes it again, and refuses to while a line of it changes and `RULES` does not.
+writes the file again. It refuses to if a line changes and `RULES` does not.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ TEXTS: dict[str, list[str]] = {
     "lineItem.resultValueMax": ["7", "-.5", "+1.", "1e2", "1e999", "nan", "inf", "1,5", "A+", ""],
     "class.termSourcedIds": ["a1", "a1,a2,a1", "a\tb,a1", ""],
 }
-"""For each field the texts that are tried in it."""
+"""The texts to try in each field."""
 
 SOUND: dict[str, Row] = {
     "org": {"name": "Oak", "type": "school"},
@@ -112,7 +112,7 @@ SOUND: dict[str, Row] = {
         **{"role": "student"},
     },
 }
-"""What else a row needs, so that nothing but the text that is tried is wrong with it."""
+"""The other values that a row needs, so that only the tried text can be wrong."""
 
 OLD, NEW = "2026-08-01T10:00:00Z", "2026-08-02T10:00:00Z"
 TOGETHER: dict[str, list[Row]] = {
@@ -154,7 +154,7 @@ TOGETHER: dict[str, list[Row]] = {
         {"sourcedId": "e4", "status": "tobedeleted", "classSourcedId": "nowhere"},
     ],
 }
-"""Rows that say something of each other, in one extract."""
+"""Rows that affect each other within one extract."""
 
 BEFORE, ANOTHERS = "published before", {"another's"}
 
@@ -181,11 +181,11 @@ EXTRACTS: dict[str, dict[str, str | bytes]] = {
         "r1,,u1,secondary,teacher,s2\nr2,,u1,primary,student,s1\nr3,tobedeleted,u2,primary,parent,s1\n",
     },
 }
-"""Files that are tried with the reader of OneRoster CSV."""
+"""Files to try with the reader of OneRoster CSV."""
 
 
 def put(workspace: Workspace, kind: str, rows: list[Row]) -> None:
-    """Make `raw_KIND` of rows, from line 2 on, each with a hash."""
+    """Create `raw_KIND` from rows, from line 2 on, each with a hash."""
     raw = workspace.raw(kind)
     names = list(dict.fromkeys(name for row in rows for name in row))
     texts = ", ".join(f"{quoted(name)} VARCHAR" for name in names)
@@ -202,7 +202,7 @@ def put(workspace: Workspace, kind: str, rows: list[Row]) -> None:
 
 
 def records(workspace: Workspace, kind: str) -> dict[int, dict[str, Any]]:
-    """The records by their lines."""
+    """Return the records by their lines."""
     record = workspace.record(kind)
     names = workspace.columns_of(record)
     rows = (dict(zip(names, row, strict=True)) for row in workspace.sql(f"FROM {record}"))
@@ -210,7 +210,7 @@ def records(workspace: Workspace, kind: str) -> dict[int, dict[str, Any]]:
 
 
 def told(faults: list[Fault], kind: str, line: int) -> str:
-    """What was told of a row: never the words, which may change without another outcome."""
+    """Return the faults of a row without their texts, which may change while the outcome does not."""
     found = sorted(
         f"{fault.column} is {fault.value_class}{' (fatal)' if fault.fatal else ''}"
         for fault in faults
@@ -220,13 +220,13 @@ def told(faults: list[Fault], kind: str, line: int) -> str:
 
 
 def short(value: Any) -> str:
-    """A value on one line, not too long."""
+    """Return a value on one line, shortened if it is long."""
     text = ascii(value) if isinstance(value, (str, list)) else str(value)
     return text if len(text) < 60 else f"{text[:10]}… of {len(text)}"
 
 
 def text_lines() -> Lines:
-    """What becomes of each text."""
+    """Yield the outcome of each text."""
     workspace = Workspace(Staging(duckdb.connect(), Path()))
     tried: dict[str, list[tuple[str, str]]] = {}
     for place, texts in TEXTS.items():
@@ -246,7 +246,7 @@ def text_lines() -> Lines:
 
 
 def row_lines() -> Lines:
-    """What becomes of rows that say something of each other."""
+    """Yield the outcome of rows that affect each other."""
     workspace = Workspace(Staging(duckdb.connect(), Path()))
     for kind, rows in TOGETHER.items():
         put(workspace, kind, [{**SOUND[kind], **row} for row in rows])
@@ -268,7 +268,7 @@ def row_lines() -> Lines:
 
 
 def sql_lines() -> Lines:
-    """A digest of the SQL of each kind, and of how hashes are made."""
+    """Yield a digest of the SQL of each kind and of the hashes."""
     for kind in KINDS:
         select, sorts = reading(kind, "raw", [*KINDS[kind].fields, "_raw"], faults=True)
         codes = ", ".join(f"{sort.column} {sort.fatal}" for sort in sorts)
@@ -284,7 +284,7 @@ def sql_lines() -> Lines:
 
 
 def oneroster_lines(folder: Path) -> Lines:
-    """What the reader of OneRoster CSV makes of files."""
+    """Yield the outcome of files with the reader of OneRoster CSV."""
     for name, files in EXTRACTS.items():
         staging = staged(extract(folder / name, **files), folder / f"{name}.work")
         workspace = Workspace(staging)
@@ -302,7 +302,7 @@ def oneroster_lines(folder: Path) -> Lines:
 
 
 def hold(section: str, rules: str, where: str, lines: Lines) -> None:
-    """Compare with the golden file; it is written anew for other lines only with other rules."""
+    """Compare lines with the golden file. It may change only together with the rules' version."""
     found = {f"{section} RULES = {rules}", *lines}
     held = set(golden_file.held(FILE, section))
     advice = (
@@ -319,13 +319,13 @@ def hold(section: str, rules: str, where: str, lines: Lines) -> None:
 
 def test_another_outcome_asks_for_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {f"sql RULES = {RULES}", "sql one"}
-    monkeypatch.setattr(golden_file, "held", lambda *_: held)  # also while the file is written anew
+    monkeypatch.setattr(golden_file, "held", lambda *_: held)  # also with UPDATE_GOLDEN
     with pytest.raises(pytest.fail.Exception, match="Raise RULES in there"):
         hold("sql", str(RULES), "there", iter(["sql other"]))
 
 
 def test_the_mark_goes_by_the_versions_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not the version of the package, nor a comment in the code, that makes a cache anew."""
+    """The package version and comments in the code do not invalidate a cache."""
     marks = {snapshot._mark("cluster", rules) for rules in ("", "1", "2", "1")}
     monkeypatch.setattr(integrity, "RULES", RULES + 1)
     assert len(marks | {snapshot._mark("cluster", "1"), snapshot._mark("other", "1")}) == 5

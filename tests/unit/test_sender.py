@@ -1,4 +1,4 @@
-"""What is sent is there or an error says why not, with a producer that refuses as Kafka does."""
+"""A sent message is in Kafka, or an error says why not, with a producer that refuses as Kafka does."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ SETTINGS = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
 
 
 class Producer:
-    """Tells of each message, when it is asked to, what it was given to tell; else Kafka has it.
+    """Reports the given outcome of each message on `poll`; without an error, Kafka has the message.
 
-    said:    errors by message. raised: errors of `produce`. waiting: how many are never told of.
+    said:    the error of each message in turn, None for success.
+    raised:  the errors that `produce` raises.
+    waiting: how many messages never get a report.
     """
 
     def __init__(self) -> None:

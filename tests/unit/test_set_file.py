@@ -1,4 +1,4 @@
-"""The bytes of a set's files are those of the model, whatever is in the state."""
+"""The bytes of a set's files equal those of the model, for any state."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TEXTS = [
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[list[tuple[Any, ...]]]:
-    """Records, some of them again and otherwise: (table, kind, id, owner, rows, last day)."""
+    """Records, some of them repeated with changes: (table, kind, id, owner, rows, last day)."""
 
     def record() -> tuple[Any, ...]:
         table = draw(st.sampled_from(TABLES))
@@ -162,7 +162,7 @@ def written(out: Path, *records: tuple[Any, ...], **how: Any) -> dict[str, bytes
 
 @pytest.mark.parametrize("first", ["ΑΣ", "ας"])
 def test_small_letters_are_those_of_whole_texts(tmp_path: Path, first: str) -> None:
-    """A capital sigma at the end of a word has another small letter than within it."""
+    """A capital sigma has another lower-case form at the end of a word than within it."""
     second = {"ΑΣ": "ας", "ας": "ΑΣ"}[first]
     people = [
         (PEOPLE, "staff", id_, "", [(id_, login, "")], None)

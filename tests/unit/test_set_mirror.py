@@ -1,4 +1,4 @@
-"""The mirror of a set's rows: whatever becomes of it, the set is that of the state."""
+"""The mirror of a set's rows: whatever happens to it, the set equals the state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST = {f"p{at}": "Ann" for at in range(40)}
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the mirror took of the state: "all", or "changed"; it grows as sets are written."""
+    """Return what the mirror took of the state for each set so far: "all" or "changed"."""
     found: list[str] = []
     take = SetMirror._take
 
@@ -51,7 +51,7 @@ def opened(out: Path, *places: Position) -> FullSet:
 
 
 def told(named: dict[str, str | None], place: Position = P0) -> Batch:
-    """People with a name, or without rows."""
+    """Return a batch of people with a name, or without rows."""
     rows = [[{"id": id_, "name": name}] if name else [] for id_, name in named.items()]
     sent = [Sent("student", id_, at, partition_=place.partition) for at, id_ in enumerate(named)]
     records = [{"sourcedId": id_} for id_ in named]
@@ -68,7 +68,7 @@ def mirror(out: Path) -> Path:
 
 
 def begun(out: Path) -> FullSet:
-    """A folder with a set of `FIRST`."""
+    """Return a delivery whose folder has a set of `FIRST`."""
     delivery = opened(out)
     delivery.deliver(told(dict(FIRST)))
     delivery.settle()
@@ -77,7 +77,7 @@ def begun(out: Path) -> FullSet:
 
 
 def goes_on(delivery: FullSet, out: Path) -> None:
-    """What changes now is in the next set, and all the rest too."""
+    """Check that the next set has the new changes and all other rows."""
     delivery.deliver(told({"p1": "Bob", "p2": None, "new": "Zoë"}))
     delivery.settle()
     expected = {**FIRST, "p1": "Bob", "new": "Zoë"}
@@ -120,7 +120,7 @@ def cut_off(path: Path) -> None:
 
 
 def damaged_within(path: Path) -> None:
-    """The header is whole: what is wrong shows when rows are read."""
+    """Damage the rows and leave the header whole, so the error shows when rows are read."""
     data = bytearray(path.read_bytes())
     for at in range(3 * 4096, len(data), 512):
         data[at] ^= 0xFF
@@ -166,7 +166,7 @@ def test_a_mirror_that_fails_twice_is_told_in_the_terms_of_the_bus(
 
     with monkeypatch.context() as patch:
         patch.setattr(SetMirror, "_append", full)
-        with pytest.raises(RetryLater, match="free some space"):
+        with pytest.raises(RetryLater, match="free disk space"):
             delivery.settle()
     assert people(tmp_path) == FIRST
     delivery.settle()
@@ -198,7 +198,7 @@ def test_an_older_mirror_is_made_anew(tmp_path: Path, taken: list[str]) -> None:
 
 
 def test_an_older_state_with_a_newer_mirror_makes_it_anew(tmp_path: Path, taken: list[str]) -> None:
-    """A backup of the state alone: the mirror knows what the state has forgotten."""
+    """A backup of only the state is restored, and the mirror has changes that the state lacks."""
     begun(tmp_path).close()
     state = tmp_path / ".schoolbus" / "state.sqlite"
     old = state.read_bytes()
@@ -208,7 +208,7 @@ def test_an_older_state_with_a_newer_mirror_makes_it_anew(tmp_path: Path, taken:
     delivery.close()
     state.write_bytes(old)
     delivery = opened(tmp_path)
-    delivery.deliver(told({"p8": "Flo"}))  # as many changes as the mirror is of
+    delivery.deliver(told({"p8": "Flo"}))  # as many changes as the mirror has
     delivery.settle()
     assert people(tmp_path) == {**FIRST, "p8": "Flo"}
     assert taken == ["all", "changed", "all"]
@@ -309,7 +309,7 @@ def test_two_instances_share_one_mirror(tmp_path: Path, taken: list[str]) -> Non
 
 
 def test_what_an_older_version_changes_is_not_missed(tmp_path: Path, taken: list[str]) -> None:
-    """It writes rows and counts the change, and knows of no mirror."""
+    """The older version writes rows and counts the change, but does not know the mirror."""
     delivery = begun(tmp_path)
     for name in ("Eve", "Flo"):
         with sqlite3.connect(tmp_path / ".schoolbus" / "state.sqlite") as old:
@@ -338,7 +338,7 @@ def test_a_state_of_an_older_version_is_used_as_it_is(tmp_path: Path, taken: lis
 
 
 def noted(out: Path) -> int:
-    """How many records the state has noted for the mirror."""
+    """Return how many changed records the state has noted for the mirror."""
     with sqlite3.connect(out / ".schoolbus" / "state.sqlite") as state:
         (number,) = state.execute("SELECT count(*) FROM changed").fetchone()
     state.close()
@@ -392,7 +392,7 @@ HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('open', flu
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[FullSet]:
-    """A delivery whose mirror another process has open."""
+    """Return a delivery whose mirror another process has open."""
     delivery = begun(tmp_path)
     command = [sys.executable, "-c", HOLD, str(mirror(tmp_path))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

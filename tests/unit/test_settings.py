@@ -1,4 +1,4 @@
-"""Where settings come from, and which source goes before which."""
+"""Where settings come from, and which source takes precedence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HASH = "ab" * 32
 
 @pytest.fixture
 def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of secret files, as an orchestrator mounts one."""
+    """Return an empty folder of secret files, as an orchestrator mounts one."""
     folder = tmp_path / "secrets"
     folder.mkdir()
     monkeypatch.setenv("BUS_SECRETS_DIR", str(folder))
@@ -72,7 +72,7 @@ def test_a_secret_that_may_not_be_read_is_named(
     def refuse(path: Path, **_: object) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    # root, as which containers often run tests, may read everything
+    # root may read everything, and containers often run tests as root
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(Stop, match="bus_kafka__sasl_password cannot be read"):
         settings.load()
@@ -88,7 +88,7 @@ def test_a_value_of_the_wrong_form_is_named_and_never_shown(
 
 
 def test_a_misspelt_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is ignored in silence is found out on the first day of school."""
+    """A setting that is ignored silently is noticed only on the first day of school."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bus.toml").write_text("[kafkaa]\nbootstrap = 'here:9092'\n")
     with pytest.raises(Stop, match="kafkaa"):

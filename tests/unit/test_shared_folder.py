@@ -1,4 +1,4 @@
-"""A folder that instances share: its mode, its lock, and what is left out of a lost partition."""
+"""A folder that instances share: its mode, its lock, and rows of a lost partition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of what was published, brought up to date from the topics."""
+"""The cache of published records, and its updates from the topics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Cached = Callable[..., list[Any]]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
-    """Gives what is in an empty cache after some lots of a kind."""
+    """Return a function that reads batches of a kind into an empty cache and returns its content."""
     path = tmp_path_factory.mktemp("cache") / "west.duckdb"
     with Workspace.open(path.parent) as workspace:
         snapshot._open(workspace, path, "mark")

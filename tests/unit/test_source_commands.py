@@ -1,4 +1,4 @@
-"""`bus produce SOURCE`: what it prints and when it ends. The bus itself is a stand-in."""
+"""`bus produce SOURCE`: what it prints and when it ends, with a fake in place of the bus."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def report() -> Report:
 def calls(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[dict[str, Any]]]:
-    """How `produce` was called; it does nothing and reports `report()`. x.zip is there."""
+    """Return the calls of `produce`, which does nothing but return `report()`. x.zip exists."""
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     Path("x.zip").touch()
     made: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def calls(
     monkeypatch.setattr(bus.registry.subjects, "lookup", lambda _: {})
     monkeypatch.setattr(bus.observe.telemetry, "configure", lambda _: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    with capture_logs():  # else to stdout, as `configure` is a stand-in too
+    with capture_logs():  # otherwise logs go to stdout, because `configure` is a fake too
         yield made
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -120,7 +120,7 @@ def drop(folder: Path, *names: str) -> None:
 def test_watch_takes_what_arrives_until_it_is_told_to_end(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused extract is told of and the next is taken; SIGTERM ends it with status 0."""
+    """A refused extract is reported and the next one is taken. SIGTERM ends it with status 0."""
     monkeypatch.setattr(drop_folder, "SETTLED_SECONDS", 0.0)
     taken = bus.ingest.pipeline.produce
 
@@ -148,7 +148,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
 def test_what_the_guard_stopped_goes_on_by_the_command_that_is_told(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The text beside it holds the whole command, with the name under which it publishes."""
+    """The reason file has the whole command, with the name under which the source publishes."""
     monkeypatch.setattr(drop_folder, "SETTLED_SECONDS", 0.0)
     taken = bus.ingest.pipeline.produce
 
@@ -200,11 +200,11 @@ def test_a_bus_that_is_not_ready_refuses_no_extract(
     assert (tmp_path / "a.zip").exists()
 
 
-# A polled source has the same options, but for the path.
+# A polled source has the same options, except the path.
 
 
 def _ask(_: object, staging: Staging) -> None:
-    """Nothing new."""
+    """Report nothing new."""
 
 
 POLLED = Source("oursis", "Ask our SIS.", Polled(_ask, every=300))
@@ -232,7 +232,7 @@ def test_a_polled_source_has_no_path(calls: list[dict[str, Any]]) -> None:
 def test_watch_asks_again_and_again_until_it_is_told_to_end(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused poll is noted, and the next one is made."""
+    """A refused poll is logged, and the next one is made."""
     taken = bus.ingest.pipeline.produce
 
     def produce(*arguments: Any, **options: Any) -> Report:
@@ -312,7 +312,7 @@ def test_a_file_that_could_not_be_read_is_status_1(
 
 @pytest.fixture
 def rehearsed(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`dry_run` is called as `produce` is, and finds what `report()` has."""
+    """Replace `dry_run` with a fake that is called as `produce` is and finds `report()`."""
     changed = RecordDifference("student", "s1", "updated", {"grades": ("['08']", "['09']")})
 
     def dry_run(settings: object, source: str, read: object, **options: Any) -> ExtractDryRun:

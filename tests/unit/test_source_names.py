@@ -1,4 +1,4 @@
-"""A source's name: what it may be, and that no two sources share a file."""
+"""The names that a source may have; no two sources share a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of docs/sources.md is a source: it declares itself, reads, and is valid."""
+"""The example of docs/sources.md is a working source: it loads, reads, and has valid records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import page_package
 
 @pytest.fixture
 def example(tmp_path: Path) -> Source:
-    """The source that the page declares."""
+    """Return the source that the page declares."""
     code = (page_package.write("oursis", tmp_path / "package") / "oursis.py").read_text("utf-8")
     names: dict[str, object] = {}
     exec(compile(code, "oursis.py", "exec"), names)

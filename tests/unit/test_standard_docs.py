@@ -1,4 +1,4 @@
-"""The data dictionary and the AsyncAPI document: as the schemas say, and kept up to date."""
+"""The data dictionary and the AsyncAPI document match the schemas and are up to date."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANEW = "run `bus schemas docs`"
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """The document as a reader of the YAML has it."""
+    """Return the document as a reader of the YAML sees it."""
     loaded: dict[str, Any] = yaml.safe_load(asyncapi.render("west"))
     return loaded
 
@@ -54,7 +54,7 @@ def test_the_command_writes_both_with_the_districts_prefix(
 
 
 def rows(text: str) -> dict[str, list[list[str]]]:
-    """For each `## section` of Markdown the rows of its table, as cells."""
+    """Return the table rows as cells for each `## section` of Markdown."""
     return {
         section.splitlines()[0]: [
             re.split(r"(?<!\\) \| ", line.strip("| "))
@@ -102,13 +102,13 @@ def test_links_in_the_dictionary_lead_somewhere() -> None:
     assert set(re.findall(r"\]\(#(\w+)\)", text)) == {kind.lower() for kind in KINDS} <= there
 
 
-# The AsyncAPI document. It was held against the JSON Schema of AsyncAPI 3.0.0
-# (asyncapi/spec-json-schemas) when this was written; what follows is what that schema and the
-# bindings ask for in words.
+# The AsyncAPI document. When this was written, the document was checked against the JSON Schema of
+# AsyncAPI 3.0.0 (asyncapi/spec-json-schemas). The tests below check what that schema and the
+# bindings say in words.
 
 
 def resolve(document: dict[str, Any], pointer: str) -> Any:
-    """What a JSON pointer within the document names (RFC 6901)."""
+    """Return the part of the document that a JSON pointer names (RFC 6901)."""
     found: Any = document
     for part in pointer.removeprefix("#/").split("/"):
         found = found[part]
@@ -116,7 +116,7 @@ def resolve(document: dict[str, Any], pointer: str) -> Any:
 
 
 def references(part: Any) -> list[str]:
-    """Every `$ref` in a part of the document."""
+    """Return every `$ref` in a part of the document."""
     if isinstance(part, dict):
         own = [part["$ref"]] if "$ref" in part else []
         return own + [ref for value in part.values() for ref in references(value)]
@@ -124,7 +124,7 @@ def references(part: Any) -> list[str]:
 
 
 def test_it_has_the_objects_of_asyncapi_3(document: dict[str, Any]) -> None:
-    """AsyncAPI 3.0.0, "AsyncAPI Object": these fields and no others; asyncapi and info required."""
+    """AsyncAPI 3.0.0, "AsyncAPI Object": only these fields; asyncapi and info are required."""
     assert document["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= document["info"].keys()
     assert document.keys() <= {
@@ -146,7 +146,7 @@ def test_channels_are_the_topics(document: dict[str, Any]) -> None:
 
 
 def test_an_operation_receives_messages_of_its_own_channel(document: dict[str, Any]) -> None:
-    """AsyncAPI 3.0.0, "Operation Object": its messages are a subset of its channel's."""
+    """AsyncAPI 3.0.0, "Operation Object": its messages are a subset of its channel's messages."""
     for operation in document["operations"].values():
         channel = operation["channel"]["$ref"]
         assert operation["action"] == "receive"
@@ -172,7 +172,7 @@ def test_a_payload_is_the_very_schema_and_avro(document: dict[str, Any]) -> None
 
 
 def test_kafka_bindings(document: dict[str, Any]) -> None:
-    """Kafka bindings 0.5.0: the schema's id only with a registry; settings in their own types."""
+    """Kafka bindings 0.5.0: the schema id appears only with a registry, and settings keep their types."""
     server = document["servers"]["district"]["bindings"]["kafka"]
     assert server["schemaRegistryUrl"] and server["schemaRegistryVendor"] == "confluent"
     for kind in KINDS:

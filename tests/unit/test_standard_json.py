@@ -1,4 +1,4 @@
-"""Records to JSON and back, and what is said of what is no record."""
+"""Records to JSON and back, and the errors for input that is not a record."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bus.standard.json import FieldProblem, Invalid, from_json, to_json
 
 
 def problems(kind: str, **said: Any) -> list[FieldProblem]:
-    """What is wrong with an otherwise valid document."""
+    """Return what is wrong with an otherwise valid document."""
     with pytest.raises(Invalid) as caught:
         from_json(kind, to_json(kind, a_record(kind)) | said)
     return caught.value.problems
 
 
-# There and back.
+# Records to JSON and back.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +69,7 @@ def test_a_number_that_json_cannot_say_is_never_written(number: float) -> None:
         to_json("result", a_record("result", score=number))
 
 
-# What comes in.
+# Input.
 
 
 def test_what_is_left_out_is_read_as_its_default() -> None:
@@ -169,7 +169,7 @@ def test_a_field_that_the_standard_does_not_have_is_told_to_who_sent_it_and_not_
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_reason_holds_a_value(kind: str) -> None:
-    """Nor does the error that pydantic raised, which a traceback would show."""
+    """The error from pydantic, which a traceback would show, has no value either."""
     with pytest.raises(Invalid) as caught:
         from_json(kind, {field: ["Soledad\x00"] for field in KINDS[kind].fields})
     assert caught.value.__suppress_context__
@@ -189,7 +189,7 @@ ANYTHING = st.recursive(
 @given(st.sampled_from(sorted(KINDS)), st.data())
 @settings(deadline=None)
 def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None:
-    """And what is taken can be written again, and is the same then."""
+    """An accepted document can be written again, and is then the same."""
     name = data.draw(st.sampled_from(KINDS[kind].fields))
     document = to_json(kind, a_record(kind)) | {name: data.draw(ANYTHING)}
     try:
@@ -201,7 +201,7 @@ def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None
 
 
 def test_a_number_without_a_fraction_is_whole_however_it_is_written() -> None:
-    """JSON has one sort of number: 2027.0 is 2027."""
+    """JSON has one type of number: 2027.0 is 2027."""
     told = {"sourcedId": "y", "status": "active", "title": "2027", "type": "schoolYear"}
     days = {"startDate": "2026-08-01", "endDate": "2027-07-31"}
     record = from_json("academicSession", told | days | {"schoolYear": 2027.0})

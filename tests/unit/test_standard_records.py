@@ -1,4 +1,4 @@
-"""The Python types that are made from the schemas."""
+"""The Python types that are generated from the schemas."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_ruff_would_change_nothing() -> None:
 
 
 def shape(avro: Any) -> Any:
-    """What an Avro type is in Python, in a form that compares."""
+    """Return the Python form of an Avro type, so that forms can be compared."""
     if isinstance(avro, list):
         return frozenset(shape(branch) for branch in avro)
     if isinstance(avro, str):
@@ -53,7 +53,7 @@ def shape(avro: Any) -> Any:
 
 
 def shape_of_hint(hint: Any) -> Any:
-    """The same form, of a type hint."""
+    """Return the same form for a type hint."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     if get_origin(hint) is list:

@@ -1,4 +1,4 @@
-"""What every schema of the standard must have, whoever adds a field or a kind."""
+"""What every schema of the standard must have, for anyone who adds a field or a kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIELDS = [
 
 
 def enums(part: Any) -> Iterator[dict[str, Any]]:
-    """Every enumeration in a part of a schema."""
+    """Return every enumeration in a part of a schema."""
     if isinstance(part, dict):
         if part.get("type") == "enum":
             yield part
@@ -160,7 +160,7 @@ def test_an_enumeration_has_a_default_for_what_comes_later(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_may_be_left_out_and_be_null_is_null_then(kind: str) -> None:
-    """Avro 1.12, "Complex Types", "Unions": a default is of the union's first branch."""
+    """Avro 1.12, "Complex Types", "Unions": a default belongs to the union's first branch."""
     for field in KINDS[kind].schema["fields"]:
         if isinstance(field["type"], list):
             assert field["type"][0] == "null"
@@ -186,7 +186,7 @@ def test_attendance_has_the_categories_of_ed_fi() -> None:
 
 
 def test_what_demographics_tells_of_a_student_is_sensitive() -> None:
-    """It has a topic of its own for that reason."""
+    """This is why demographics have a separate topic."""
     classes = {f["name"]: f["sensitivity"] for f in KINDS["demographics"].schema["fields"]}
     told = classes.keys() - {"sourcedId", "status", "dateLastModified"}
     assert {classes[name] for name in told} == {"sensitive"}
@@ -198,7 +198,7 @@ def test_a_schema_breaks_nothing_of_itself() -> None:
 
 
 def test_files_are_written_alike() -> None:
-    """So that a change shows as what it is."""
+    """A diff then shows only the real change."""
     for path in SCHEMAS.glob("*.avsc"):
         text = path.read_text("utf-8")
         assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The registry's rules, against a stand-in for Confluent's client; a real registry is in integration."""
+"""The registry's rules, with a fake of Confluent's client. Integration tests use a real registry."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ STRICT = "FULL_TRANSITIVE"
 
 
 class Registry:
-    """What a schema registry remembers, with the part of Confluent's client that we use.
+    """The content of a schema registry, with the part of Confluent's client that the bus uses.
 
     texts:    the schemas of each subject, in order; an id is the place among all of them.
-    refuses:  whether the registry itself calls a schema incompatible, asked with (subject, level).
+    refuses:  whether the registry calls a schema incompatible, called with (subject, level).
     fails_on: the subject at whose registration the registry goes down.
     """
 
@@ -90,7 +90,7 @@ class Registry:
         return self.ids.index(text) + 1
 
     def has(self, kind: str, schema: dict[str, Any]) -> None:
-        """Make it know one more version of a kind's schema."""
+        """Add one more version of a kind's schema."""
         text = json.dumps(schema, ensure_ascii=False)
         self.register_schema(f"schoolbus.{kind}-value", text)
 
@@ -102,7 +102,7 @@ class Registry:
 
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """An empty registry that all of `bus.registry.subjects` talks to."""
+    """Return an empty registry with which all of `bus.registry.subjects` works."""
     found = Registry()
     monkeypatch.setattr(subjects, "client", lambda settings: found)
     return found
@@ -110,7 +110,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with all our schemas, to be changed."""
+    """Return a folder with all schemas of the standard, which a test may change."""
     for kind, about in KINDS.items():
         write(tmp_path, kind, about.schema)
     return tmp_path
@@ -121,7 +121,7 @@ def write(folder: Path, kind: str, schema: Any) -> None:
 
 
 def without(kind: str, *fields: str) -> dict[str, Any]:
-    """A kind's schema without some of its fields."""
+    """Return a kind's schema without some of its fields."""
     schema = copy.deepcopy(KINDS[kind].schema)
     schema["fields"] = [field for field in schema["fields"] if field["name"] not in fields]
     return schema
@@ -141,7 +141,7 @@ def test_the_stand_in_has_no_method_that_the_client_has_not() -> None:
             assert list(ours) == list(theirs)[: len(ours)]
 
 
-# Producers look up.
+# Producers look up schemas.
 
 
 def test_a_producer_gets_the_id_of_every_schema(there: Registry) -> None:
@@ -182,7 +182,7 @@ def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
 
 
 def without_attributes(schema: Any) -> dict[str, Any]:
-    """A schema as an earlier version had it: with other texts, and without what is not Avro's."""
+    """Return a schema as an earlier version had it: other texts, and only Avro's own attributes."""
     older: dict[str, Any] = copy.deepcopy(schema)
     for attribute in ("school", "student", "retention", "bytesOnDisk"):
         older.pop(attribute, None)
@@ -223,7 +223,7 @@ def test_of_the_versions_that_mean_the_same_the_latest_counts(there: Registry) -
 
 
 def test_another_default_is_another_schema(there: Registry) -> None:
-    """A reader takes it for what the writer does not have."""
+    """A reader uses the default for a field that the writer does not have."""
     for kind, about in KINDS.items():
         there.has(kind, about.schema)
     schema = without_attributes(KINDS["course"].schema)
@@ -246,7 +246,7 @@ def test_only_what_a_reader_goes_by_has_a_meaning() -> None:
     }
 
 
-# Check says what would break.
+# `check` reports what would break.
 
 
 def test_on_an_empty_registry_all_is_new(there: Registry) -> None:
@@ -288,7 +288,7 @@ def test_check_says_the_field_the_reason_and_for_whom(there: Registry, folder: P
 
 
 def test_every_earlier_version_counts(there: Registry, folder: Path) -> None:
-    """FULL_TRANSITIVE: a field may not come back as something else two versions later."""
+    """FULL_TRANSITIVE: a field may not return with another type two versions later."""
     there.has("student", with_field("student", name="house", type="string", default=""))
     there.has("student", KINDS["student"].schema)
     write(folder, "student", with_field("student", name="house", type="int", default=0))
@@ -308,7 +308,7 @@ def test_the_same_break_in_two_versions_is_told_once(there: Registry, folder: Pa
 
 
 def test_what_we_find_broken_is_broken_though_the_registry_has_it(there: Registry) -> None:
-    """It was registered when the registry was not yet told to be strict."""
+    """The schema was registered before the registry's compatibility level was strict."""
     there.has("org", without("org", "name"))
     there.has("org", KINDS["org"].schema)
     (org,) = (f for f in subjects.check(SETTINGS) if f.kind == "org")
@@ -327,7 +327,7 @@ def test_what_the_registry_calls_broken_is_broken_though_we_do_not_see_where(
     assert "without the field" in org.reasons[0]
 
 
-# Apply registers all or none.
+# `apply` registers all schemas or none.
 
 
 def test_apply_registers_every_schema_strictly_and_once(there: Registry) -> None:
@@ -429,7 +429,7 @@ def test_an_id_that_the_registry_does_not_know_is_never_read(there: Registry) ->
         subjects.schema_lookup(SETTINGS)(7)
 
 
-# What goes wrong on the way, and what is never told of it.
+# Failures on the way, and what their messages never contain.
 
 SECRET = "Tr0ub4dor"
 
@@ -491,7 +491,7 @@ def test_a_client_that_cannot_be_made_says_where_to_look(wrong: RegistrySettings
 
 
 def test_a_registry_that_is_not_there_is_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked in earnest: nothing listens on port 1 of this machine."""
+    """A real request: nothing listens on port 1 of this machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     silent = Settings(registry=RegistrySettings(url=f"http://bus:{SECRET}@127.0.0.1:1"))
     with pytest.raises(RetryLater, match="does not answer") as caught:

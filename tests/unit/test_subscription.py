@@ -1,5 +1,7 @@
-"""A vendor's reading: what does not decode is passed over, and never in silence; when the bus does not
-answer, one line for a person says it."""
+"""A vendor's subscription: it skips and reports what does not decode.
+
+When the bus does not answer, one line for a person says so.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ GROUP = "vendor"
 
 
 class Member(FakeConsumer):
-    """A member that stores offsets: those that it stored are committed when it closes."""
+    """A group member whose stored offsets are committed when it closes."""
 
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any = None) -> None:
         super().subscribe(topics, on_assign, on_revoke, on_lost or on_revoke)
@@ -35,7 +37,7 @@ class Member(FakeConsumer):
 
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
-    """Two students, and between them what is none."""
+    """Return a bus with two students, and between them a message that is not a record."""
     bus = Bus(monkeypatch)
     monkeypatch.setattr("bus.subscription.Consumer", partial(Member, bus.broker))
     monkeypatch.setattr("bus.subscription.schema_lookup", lambda _: _schema)
@@ -132,7 +134,7 @@ def test_who_closes_leaves_the_group(bus: Bus) -> None:
 
 
 def test_who_lets_go_of_the_events_leaves_the_group(bus: Bus) -> None:
-    """As after a `break`: a member that stays and does not poll would hold up all others."""
+    """As after a `break`: a member that stays without a poll would block all others."""
     events = reading(bus)
     next(events)
     gc.disable()

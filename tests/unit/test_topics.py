@@ -1,4 +1,4 @@
-"""Names of topics, and where a record goes."""
+"""Names of topics, and the partition of a record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_owner_has_one_partition_and_owners_spread() -> None:
 
 
 def test_placement_is_librdkafkas_consistent_partitioner() -> None:
-    """CRC-32 is the same everywhere, so a producer in any language can place alike."""
+    """CRC-32 is the same in every language, so every producer can choose the same partition."""
     import zlib
 
     assert topics.partition_for("4711", 12) == zlib.crc32(b"4711") % 12
@@ -42,9 +42,9 @@ def test_topics_of_different_width_stop_the_program() -> None:
 
 
 class Cluster:
-    """A cluster without topics, and a client that has once seen a topic missing and says so on.
+    """A cluster without topics; a client that has once seen a topic missing keeps saying so.
 
-    Its second client sees no topic, its third one without a leader, which it asks for no offsets.
+    The second client sees no topic. The third sees one without a leader, and is not asked for offsets.
     """
 
     def __init__(self) -> None:
@@ -92,5 +92,5 @@ def test_a_client_that_saw_a_topic_missing_is_not_asked_again(
     monkeypatch.setattr(topics, "AdminClient", cluster.client)
     settings = Settings.model_validate({"kafka": {"bootstrap": "kafka:9092"}})
     topics.ensure(settings, ["schoolbus.student"])
-    assert cluster.clients == 5  # one that made the topic, three that saw it missing, one more
+    assert cluster.clients == 5  # one that created the topic, three that saw it missing, one more
     assert cluster.asked == [4, 5]

@@ -1,4 +1,4 @@
-"""A product's functions over whole lots."""
+"""A product's functions over whole batches."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Values that only one record may have at a product: who is told with it, who without, and when.
+"""Values that only one record may have at a product: which record gets one, and when.
 
-Case 3 of the field: a returning child, two students who swap their usernames, a username that is
-given to another one later.
+Case 3 of the field: a child who comes back, two students who swap their usernames, and a username
+that is later given to another student.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, Refus
 
 UNIQUE = {"student": "username", "staff": "username"}
 EXAMPLES = max(5, settings().max_examples // 3)
-"""Each is some runs of a consumer with files of its own."""
+"""The number of examples; each one runs a consumer with separate files several times."""
 Logins = dict[str, str | None]
 
 
 class Strict(FakeProduct):
-    """A product that refuses a login which another one had when the batch began, or has in it."""
+    """A product that refuses a login that another user had before the batch or has in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Strict(FakeProduct):
         self.before = self.check
 
     def check(self, batch: Batch) -> None:
-        """Take the logins of a batch; order within it decides nothing."""
+        """Check and keep the logins of a batch. Order within the batch makes no difference."""
         new: Logins = {}
         for part in batch.parts:
             if part.kind in UNIQUE:
@@ -66,7 +66,7 @@ def student(bus: Bus, id_: str, username: str | None, status: str = "active") ->
 
 
 def consume(bus: Bus, lunch: Strict, **how: Any) -> Logins:
-    """Deliver what is there; which logins the product then has."""
+    """Deliver all events, and return the logins that the product then has."""
     bus.worker(lunch, unique=UNIQUE, **how).run(until_caught_up=True)
     assert lunch.wrong == []
     return lunch.logins
@@ -126,7 +126,7 @@ def test_one_that_was_freed_on_monday_is_anothers_on_friday(bus: Bus, lunch: Str
 
 
 def test_the_old_one_never_leaves(bus: Bus, lunch: Strict) -> None:
-    """The new one is there without it, is told nothing more, and gets it when the old one leaves."""
+    """The new student is delivered without the login, and again when the old one leaves."""
     student(bus, "old", "red")
     consume(bus, lunch)
     student(bus, "new", "Red")
@@ -140,7 +140,7 @@ def test_the_old_one_never_leaves(bus: Bus, lunch: Strict) -> None:
 
 
 def test_who_has_it_keeps_it(bus: Bus, lunch: Strict) -> None:
-    """Also when the other one is told first on a later day."""
+    """The first student keeps the login, even if the other one comes first on a later day."""
     student(bus, "old", "red")
     consume(bus, lunch)
     student(bus, "new", "red")
@@ -196,7 +196,7 @@ def test_what_is_told_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: Strict
 
 
 def test_a_kill_after_the_zip_that_set_it_free(bus: Bus, lunch: Strict) -> None:
-    """The product keeps the offsets itself, so the batch does not come again."""
+    """The product keeps the offsets itself, so the batch is not delivered again."""
     student(bus, "a", "red")
     consume(bus, lunch)
     lunch.journal = {}
@@ -212,7 +212,7 @@ def test_a_kill_after_the_zip_that_set_it_free(bus: Bus, lunch: Strict) -> None:
 
 
 def test_canvas_takes_a_swap_and_a_child_that_came_back(bus: Bus, tmp_path: Path) -> None:
-    """Its model refuses a login that another user has."""
+    """The model of Canvas refuses a login that another user has."""
     out = tmp_path / "out"
 
     def to_canvas() -> dict[str, str]:
@@ -238,14 +238,14 @@ def test_canvas_takes_a_swap_and_a_child_that_came_back(bus: Bus, tmp_path: Path
 
 
 def pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Bus, str, str]:
-    """A bus with two partitions, and an id of each."""
+    """Return a bus with two partitions, and the id of a student in each."""
     bus = Bus(monkeypatch, partitions=2, home=tmp_path)
     ids = {bus.publish("student", f"s{n}", username=f"s{n}").partition(): f"s{n}" for n in range(9)}
     return bus, ids[0], ids[1]
 
 
 def both(bus: Bus, lunch: Strict) -> list[Instance]:
-    """Two copies, each with a partition of its own, that have delivered all there is."""
+    """Start two instances, each with one partition, and let them deliver all events."""
     copies = [bus.worker(lunch, unique=UNIQUE).join() for _ in range(2)]
     bus.share({place: copies[place[1]] for place in bus.every_place()})
     run(bus, copies)
@@ -272,7 +272,7 @@ def test_two_of_two_instances_swap(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_the_old_one_is_another_instances(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The new one comes first; the other instance is slow."""
+    """The new student comes first, and the other instance is slow."""
     bus, one, two = pair(monkeypatch, tmp_path)
     copies = both(bus, lunch := Strict())
     student(bus, two, one)
@@ -304,7 +304,7 @@ def test_the_partition_of_the_new_one_goes_to_the_other_instance(
     copies[0].leave()
 
 
-# ---- whatever happens ---------------------------------------------------------------------------
+# ---- any sequence of events ---------------------------------------------------------------------
 
 IDS, NAMES = "abcde", ("red", "blue", "green", "pink")
 DAY = st.dictionaries(st.sampled_from(IDS), st.sampled_from((*NAMES, None, "gone")), max_size=4)
@@ -319,8 +319,10 @@ STEPS = st.lists(
 def test_in_the_end_each_has_its_own(
     steps: list[Any], order: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Days of a system in which each username is one person's at the day's end; batches cut anyhow;
-    copies killed anywhere, and the file lost."""
+    """Each username belongs to one person at the end of each day.
+
+    Batches have any size, instances are killed at any point, and the file is lost.
+    """
     with pytest.MonkeyPatch.context() as patch:
         bus = Bus(patch, home=tmp_path_factory.mktemp("home"), retry_first=0.1, retry_most=1)
         lunch = Strict()
@@ -337,7 +339,7 @@ def test_in_the_end_each_has_its_own(
 
 
 def change(bus: Bus, sis: dict[str, str | None], day: dict[str, str | None], order: Any) -> None:
-    """The day's changes in any order, but for those that would leave one name to two."""
+    """Publish the day's changes in any order, unless they leave one username to two records."""
     after = dict(sis)
     for id_, name in day.items():
         taken = {other for other, has in after.items() if has == name} - {id_}

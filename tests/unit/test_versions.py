@@ -1,7 +1,7 @@
-"""History that was written with older versions of the standard, read by a translation that knows
-the latest: three versions of every entity (`tests.three_versions`).
+"""History of older versions of the standard, read by a translation that knows the latest.
 
-What each message says stays what it said; what its version did not know has the field's default.
+There are three versions of every kind (`tests.three_versions`). Each message keeps its values. A
+field that its version did not know has the default.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_history_of_three_versions_reads_as_the_last(kind: str, data: st.DataObj
 def test_a_translation_tells_old_history_as_it_tells_new(
     product: Product, data: st.DataObject
 ) -> None:
-    """What a version did not know is as what nobody has said."""
+    """A field that a version did not know equals a field without a value."""
     kind = data.draw(st.sampled_from(product.kinds))
     record = data.draw(records(kind)) | {optional(kind): None}
     said = versions(kind)
@@ -68,7 +68,7 @@ def test_a_translation_tells_old_history_as_it_tells_new(
 
 
 def outcome(translate: Any, record: Any) -> Any:
-    """The row, or why there is none."""
+    """Return the row, or the reason why there is none."""
     try:
         return translate(record)
     except Never as reason:

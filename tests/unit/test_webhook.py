@@ -1,4 +1,4 @@
-"""Given these events, these signed requests."""
+"""The signed requests that result from events."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ATTENDANCE: dict[str, Any] = {
 
 
 class Message:
-    """A Kafka message of the bus, as far as the webhook looks at it."""
+    """The parts of a Kafka message of the bus that the webhook uses."""
 
     def __init__(
         self, kind: str, offset: int, event: str, change: Any = "recorded", trace: str | None = None
@@ -72,7 +72,7 @@ class Message:
 
 
 def batch(kind: str, record: dict[str, Any], message: Message) -> Batch:
-    """One event, translated as the loop does it."""
+    """Return one event as a batch, translated as the worker does it."""
     ((table, row_of),) = PRODUCT.translations(kind)
     part = Part(table, kind, [row_of(record) or {}], [record], [message])  # type: ignore[list-item]
     return Batch([part], {Position(message.topic(), 0): message.offset() + 1})
@@ -89,7 +89,7 @@ Open = Callable[..., Http]
 
 @pytest.fixture
 def open_webhook(receiver: Receiver, tmp_path: Path) -> Iterator[Open]:
-    """Opens the product's delivery to the receiver, and closes it."""
+    """Open the product's delivery to the receiver, and close it at the end."""
     opened = []
 
     def make(**settings: Any) -> Http:
@@ -156,7 +156,7 @@ def test_the_id_stays_the_same_however_often_it_is_sent(
     delivery = open_webhook()
     with pytest.raises(RetryLater):
         delivery.deliver(event)
-    delivery.deliver(event)  # the retry of this run
+    delivery.deliver(event)  # the retry in this run
     open_webhook().deliver(event)  # and after a crash
     assert [got.id for got in receiver.received] == ["e1", "e1", "e1"]
 
@@ -182,7 +182,7 @@ def test_a_trace_that_is_none_is_not_passed_on(receiver: Receiver, open_webhook:
 def test_while_the_secret_is_changed_both_sign(receiver: Receiver, open_webhook: Open) -> None:
     event = batch("attendance", ATTENDANCE, Message("attendance", 0, "e1"))
     open_webhook(secret=OLD_SECRET, old_secret=SECRET).deliver(event)
-    (got,) = receiver.accepted  # it still has the old one
+    (got,) = receiver.accepted  # the receiver still has the old one
     assert len(got.headers["webhook-signature"].split(" ")) == 2
     Webhook(OLD_SECRET).verify(got.body, dict(got.headers))
     with pytest.raises(RetryLater, match="status 401"):
@@ -205,7 +205,7 @@ def test_no_demographics_or_guardians_unless_named(receiver: Receiver, open_webh
 
 def test_a_number_that_json_does_not_have() -> None:
     ((_, row_of),) = PRODUCT.translations("attendance")
-    with pytest.raises(Never, match="JSON cannot say"):
+    with pytest.raises(Never, match="JSON cannot express"):
         row_of({**ATTENDANCE, "eventDuration": float("nan")})
 
 

@@ -1,4 +1,4 @@
-"""The consumer's loop without Kafka: what it delivers, when it commits, how it bears trouble."""
+"""The worker loop without Kafka: what it delivers, when it commits, and how it handles failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError
 from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, RetryLater, Stop, fate
 
 DOWN = 10_000
-"""So many tries fail when the product is down for good."""
+"""The number of tries that fail when the product is down for good."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def down(times: int) -> list[BaseException]:
 
 
 def two_partitions(monkeypatch: pytest.MonkeyPatch) -> tuple[Bus, str, str]:
-    """A bus with two partitions, and a student of each."""
+    """Return a bus with two partitions, and the id of a student in each."""
     bus = Bus(monkeypatch, partitions=2)
     names: dict[int, str] = {}
     for number in range(10):
@@ -41,7 +41,7 @@ def two_partitions(monkeypatch: pytest.MonkeyPatch) -> tuple[Bus, str, str]:
     raise AssertionError("all students are in one partition")
 
 
-# ---- the plain course ---------------------------------------------------------------------------
+# ---- normal operation ---------------------------------------------------------------------------
 
 
 def test_what_was_there_is_delivered_and_then_it_ends(bus: Bus, lunch: FakeProduct) -> None:
@@ -94,7 +94,7 @@ def test_an_open_transaction_is_not_delivered_and_an_aborted_one_never(
     bus.clock.after(5, committed.commit)
     bus.worker(lunch).run_for(20)
     assert lunch.ids == ["s2"]
-    assert bus.committed() == bus.ends()  # the marks of transactions count as read
+    assert bus.committed() == bus.ends()  # transaction markers count as read
 
 
 def test_what_is_put_off_is_written_each_minute_while_nothing_comes(
@@ -121,7 +121,7 @@ def test_the_products_stop_ends_it_and_nothing_is_committed(bus: Bus, lunch: Fak
     assert bus.committed() == {}
 
 
-# ---- where it begins ----------------------------------------------------------------------------
+# ---- where it starts ----------------------------------------------------------------------------
 
 
 def test_it_goes_on_where_the_group_is(bus: Bus, lunch: FakeProduct) -> None:
@@ -190,7 +190,7 @@ def test_what_the_product_cannot_take_now_is_tried_again_and_nothing_is_lost(
     bus.clock.after(2, lambda: seen.append((len(lunch.failures), lunch.ids)))
     bus.worker(lunch).run_for(500)
     [(left, told)] = seen
-    assert 2 <= left < 8  # it has tried, and not all the time
+    assert 2 <= left < 8  # it retried, with pauses between the tries
     assert told == []
     assert lunch.batches == [["s1"], ["s2"]]
     assert bus.committed() == bus.ends()
@@ -262,7 +262,7 @@ def test_a_stop_delivers_what_is_in_hand(bus: Bus, lunch: FakeProduct) -> None:
     assert bus.committed() == bus.ends()
 
 
-# ---- what will never go -------------------------------------------------------------------------
+# ---- records that can never be delivered --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_dead_letters_are_written_before_offsets_are_committed(
 def test_a_letter_of_what_does_not_decode_is_there_before_the_rest_is_delivered(
     bus: Bus, lunch: FakeProduct
 ) -> None:
-    """As a delivery that keeps offsets stands for all that lies before them."""
+    """A delivery that keeps offsets treats all events before them as done."""
     bus.publish("student", "s1", become="rubbish")
     bus.publish("student", "s2")
     letters = []
@@ -328,7 +328,7 @@ def test_an_enrollment_is_held_until_its_class_comes_and_no_commit_passes_it(
     bus.carry("class")
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
-    bus.enroll("s2", "c1", status="tobedeleted")  # a withdrawal waits for nothing
+    bus.enroll("s2", "c1", status="tobedeleted")  # a withdrawal does not wait
     bus.clock.after(10, lambda: bus.publish("class", "c1"))
     seen = []
     bus.clock.after(9, lambda: seen.append((lunch.ids, bus.committed())))
@@ -368,7 +368,7 @@ def test_after_the_time_to_hold_it_is_given_up(
 
 
 def test_a_kind_that_nobody_publishes_is_not_waited_for(bus: Bus, lunch: FakeProduct) -> None:
-    """Case 1 of the field: an extract without courses.csv; here one without classes."""
+    """Case 1 of the field: an extract without courses.csv. Here, no classes are published."""
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     before = bus.clock.now
@@ -384,7 +384,7 @@ def test_a_kind_that_comes_later_is_waited_for_from_then_on(bus: Bus, lunch: Fak
     bus.enroll("s1", "c1")
 
     def later() -> None:
-        bus.publish("class", "c1")  # what was delivered without it stays so
+        bus.publish("class", "c1")  # s1-c1 was already delivered without it
         bus.enroll("s1", "c2")
 
     bus.clock.after(5, later)
@@ -397,7 +397,7 @@ def test_a_kind_that_comes_later_is_waited_for_from_then_on(bus: Bus, lunch: Fak
 
 
 def test_a_kind_that_another_copy_reads_is_waited_for(bus: Bus, lunch: FakeProduct) -> None:
-    """The copy that has the enrollments knows of the new kind, though it reads nothing of it."""
+    """The instance with the enrollments learns of the new kind, although it reads none of it."""
     bus.publish("student", "s1")
     quick, slow = bus.worker(lunch).join(), bus.worker(lunch).join()
     bus.share({p: slow if p[0] == bus.place("class").topic else quick for p in bus.every_place()})
@@ -414,7 +414,7 @@ def test_a_kind_that_another_copy_reads_is_waited_for(bus: Bus, lunch: FakeProdu
 
 @pytest.mark.parametrize("become", ["refused", "untranslatable", "rubbish"])
 def test_a_dead_letter_holds_nothing_back(bus: Bus, lunch: FakeProduct, become: Any) -> None:
-    """What refers to it goes on, as it does when another instance or an earlier run wrote it."""
+    """Records that refer to the dead letter are delivered, as if another instance wrote it."""
     bus.publish("student", "s1")
     bus.publish("class", "c1", become=become)
     bus.clock.after(5, lambda: bus.enroll("s1", "c1"))
@@ -507,7 +507,7 @@ def test_while_it_is_behind_lower_levels_are_read_first(bus: Bus, lunch: FakePro
     assert lunch.ids == "s0 s1 s2 c0 c1 c2 s1-c0 s1-c1 s1-c2".split()
 
 
-# ---- partitions come and go ---------------------------------------------------------------------
+# ---- partitions are assigned and revoked --------------------------------------------------------
 
 
 def test_a_copy_learns_what_another_has_delivered(bus: Bus, lunch: FakeProduct) -> None:
@@ -526,7 +526,7 @@ def test_a_batch_that_is_partly_anothers_now_is_dropped_and_read_again(
 ) -> None:
     bus, one, other = two_partitions(monkeypatch)
     bus.carry("class")
-    bus.enroll(one, "c1")  # is held, and read again with the rest
+    bus.enroll(one, "c1")  # is held, then read again with the other records
     first, second = bus.worker(lunch).join(), bus.worker(lunch)
     first.turn()
     lunch.failures = [RetryLater("busy", after=5)]
@@ -632,7 +632,7 @@ def test_offsets_that_cannot_be_committed_in_a_rebalance_go_with_the_next(
     worker = bus.worker(lunch).join()
 
     def refuse(_: Batch) -> None:
-        bus.broker.commits = [code] * 2  # after the delivery, and when it is settled
+        bus.broker.commits = [code] * 2  # the commits after the delivery and after settling
 
     lunch.before = refuse
     while not lunch.batches:

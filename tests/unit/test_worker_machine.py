@@ -1,8 +1,8 @@
-"""The laws of the consumer's loop, whatever happens in whatever order.
+"""Laws of the worker loop that hold for any sequence of events.
 
-Copies of one consumer deliver to one product, while records come, partitions move, the product is
-down, and copies are killed at any point. The product checks each batch when it takes it, the broker
-is looked at after each step, and in the end nothing is missing.
+Instances of one consumer deliver to one product. Meanwhile records arrive, partitions move, the
+product is down, and instances are killed at any point. The product checks each batch that it gets.
+Each step ends with a check of the broker. At the end nothing is missing.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ CLASSES = st.sampled_from([f"c{n}" for n in range(3)])
 FATES = st.sampled_from(["", "", "", "", "refused", "untranslatable", "rubbish"])
 STATUS = st.sampled_from(["active", "active", "tobedeleted"])
 TURNS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6)), min_size=1, max_size=5)
-"""Which copies turn, one after another, and how often each."""
+"""Which instances take turns, in order, and how many turns each one takes."""
 OWNERS = st.lists(st.integers(0, 2), min_size=8, max_size=8)
-"""Which copy shall have which partition."""
+"""Which instance gets which partition."""
 PARTITIONS = 2
 Place = tuple[Any, Any, Any]
 
 
 def place(message: Any) -> Place:
-    """Where a message lies."""
+    """Return the topic, partition and offset of a message."""
     return message.topic(), message.partition(), message.offset()
 
 
 def key(message: Any) -> tuple[str, str]:
-    """The kind and the id of a message's record."""
+    """Return the kind and the id of a message's record."""
     return message.topic().rpartition(".")[2], message.key().decode()
 
 
 class Instances(RuleBasedStateMachine):
-    """Two or three copies of a consumer, one product.
+    """Two or three instances of a consumer, and one product.
 
-    how: what the product has beside `tests.fakes.harness.PRODUCT`.
+    how: the product's fields that differ from `tests.fakes.harness.PRODUCT`.
     """
 
     how: ClassVar[Mapping[str, Any]] = {}
@@ -92,7 +92,7 @@ class Instances(RuleBasedStateMachine):
             self.home.cleanup()
             self.patch.undo()
 
-    # ---- what happens --------------------------------------------------------------------------
+    # ---- steps -------------------------------------------------------------------------------
 
     def publish(self, kind: str, id_: str, **more: Any) -> None:
         message = self.bus.publish(kind, id_, **more)
@@ -120,7 +120,7 @@ class Instances(RuleBasedStateMachine):
 
     @rule(turns=TURNS)
     def turn(self, turns: list[tuple[int, int]]) -> None:
-        """Copies turn; one that is killed meanwhile is replaced."""
+        """Let instances take turns, and replace one that is killed."""
         for which, times in turns:
             copy = self.copies[which % len(self.copies)]
             if copy in self.busy:
@@ -157,8 +157,10 @@ class Instances(RuleBasedStateMachine):
     def down(
         self, tries: int, students: list[str], owners: list[int], turns: list[tuple[int, int]]
     ) -> None:
-        """The product is down for some tries. Meanwhile partitions move, records change, and who
-        has the partitions now delivers."""
+        """Make the product fail for some tries, while partitions move and records change.
+
+        The instances that then have the partitions deliver.
+        """
         self.lunch.failures = [RetryLater("down", after=3) for _ in range(tries)]
 
         def meanwhile(batch: Batch) -> None:
@@ -180,7 +182,7 @@ class Instances(RuleBasedStateMachine):
     def killed_in_the_delivery(
         self, taken: bool, students: list[str], turns: list[tuple[int, int]]
     ) -> None:
-        """Whoever delivers next is killed, before the product has the batch or after."""
+        """Kill the next instance that delivers, before or after the product has the batch."""
         if taken:
             self.lunch.aftermath = [Killed()]
         else:
@@ -204,10 +206,10 @@ class Instances(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.bus.clock.advance(seconds)
 
-    # ---- the laws ------------------------------------------------------------------------------
+    # ---- laws --------------------------------------------------------------------------------
 
     def check_batch(self, batch: Batch) -> None:
-        """What must be so of a batch when the product gets it."""
+        """Check a batch when the product gets it."""
         committed = self.bus.committed()
         dead = {letter.place for letter in self.bus.letters}
         known = self.reached(dead)
@@ -226,14 +228,17 @@ class Instances(RuleBasedStateMachine):
             self.told |= {place(m) for part in batch.parts for m in part.messages if not fate(m)}
 
     def carried(self, kind: str, message: Any) -> bool:
-        """Whether something of a kind was there before this message; else nobody waits for it."""
+        """Return whether a record of the kind was published before this message.
+
+        If there was none, no record waits for the kind.
+        """
         return any(
             key(m)[0] == kind and self.when[place(m)] < self.when[place(message)]
             for m in self.bus.published
         )
 
     def check_order(self, kind: str, record: Any, message: Any) -> None:
-        """Each student's records of a kind are told for the first time in order."""
+        """Check that the records of one kind and student are first delivered in order."""
         owner = record["userSourcedId"] if kind == "enrollment" else record["sourcedId"]
         if self.lunch.failures or place(message) in self.told or fate(message):
             return
@@ -242,7 +247,7 @@ class Instances(RuleBasedStateMachine):
         self.first[kind, owner] = message.offset()
 
     def reached(self, dead: set[str]) -> set[tuple[str, str]]:
-        """The records that the product has had, or that are dead letters."""
+        """Return the records that the product has had or that are dead letters."""
         return {
             key(message)
             for message in self.bus.published
@@ -280,7 +285,7 @@ class Instances(RuleBasedStateMachine):
     # ---- the end -------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """All is well again, until all is delivered."""
+        """End all faults, and run until everything is delivered."""
         self.lunch.failures, self.lunch.aftermath = [], []
         self.lunch.before = self.check_batch
         self.bus.broker.commits, self.bus.broker.unwritten = [], 0
@@ -314,10 +319,13 @@ TestInstances.settings = settings(
 
 
 class WithAnIndex(Instances):
-    """The same laws, for a product for which enrollments may be one thing; here none are, so each
-    record counts. What stands is on disk: copies take the files over, and leave them when killed.
+    """The same laws for a product that declares equivalent enrollments.
 
-    Of several states of one enrollment in one batch the product is told the last."""
+    No two enrollments here are equivalent, so each record counts. The index is on disk: instances
+    take over its files, and leave them behind when killed.
+
+    When a batch has several states of one enrollment, the product gets only the last one.
+    """
 
     how: ClassVar = {
         "siblings": {

@@ -1,4 +1,4 @@
-"""The tables of a run have one name each, in one place, and a step that comes too soon is told."""
+"""Each table of a run has one name in one place, and a step that runs too early raises an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX = re.compile(
     r"\b(raw|record|known|gone|stale|change|elsewhere|familiar|read)_(?=$|\")|\bpublished\.(?=$|\"|\w)"
 )
 NAMED = re.compile(r"(?<!DISTINCT )\b(FROM|JOIN|INTO|TABLE|VIEW|UPDATE)\s+\"?([a-z]\w*)(?![\w(])")
-"""A table that SQL names by itself; a name before a parenthesis is a function."""
+"""Matches a table that SQL names directly. A name before a parenthesis is a function."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def empty(tmp_path: Path) -> Iterator[Workspace]:
 
 
 def texts(path: Path) -> Iterator[ast.Constant]:
-    """All texts of a module but its docstrings."""
+    """Return all strings of a module except its docstrings."""
     tree = ast.parse(path.read_text("utf-8"))
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -53,7 +53,7 @@ def test_no_other_module_names_a_table() -> None:
 
 
 def tables() -> dict[str, WorkTable]:
-    """The tables of a workspace by the name of the method that names each."""
+    """Return the tables of a workspace by the name of their method."""
     one = Workspace(Staging(duckdb.connect(), Path()))
     found = {}
     for name, member in vars(Workspace).items():

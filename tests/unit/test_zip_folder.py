@@ -1,4 +1,4 @@
-"""A folder of zips: what is in them, in which order, and each batch once whatever dies when."""
+"""A folder of zips: their content, their order, and each batch once despite crashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ P0, P1 = Position("people", 0), Position("people", 1)
 
 
 class Message:
-    """The part of a Kafka message that deliveries look at."""
+    """The part of a Kafka message that deliveries use."""
 
     def __init__(self, position: Position, offset: int) -> None:
         self._at = (*position, offset)
@@ -53,7 +53,7 @@ def part(table: Table, *rows: tuple[Any, ...], position: Position = P0, start: i
 
 
 def batch(*names: str, position: Position = P0, start: int = 0) -> Batch:
-    """People in a partition, from an offset on; the id is the name's first letter."""
+    """Return people in a partition from an offset on; the id is the name's first letter."""
     rows = [(name[0], name) for name in names]
     return Batch(
         [part(PEOPLE, *rows, position=position, start=start)], {position: start + len(names)}
@@ -65,7 +65,7 @@ def zips(out: Path) -> list[Path]:
 
 
 def contents(out: Path) -> list[str]:
-    """The names in all zips, in the order of import."""
+    """Return the names in all zips, in the order of import."""
     names = []
     for path in zips(out):
         with zipfile.ZipFile(path) as archive:
@@ -74,7 +74,7 @@ def contents(out: Path) -> list[str]:
     return names
 
 
-# What is in a zip
+# The content of a zip
 
 
 def test_only_the_last_row_of_one_thing_is_written() -> None:
@@ -215,18 +215,18 @@ def test_what_is_told_again_without_offsets_is_written_though_it_lies_before(
 def test_a_replay_from_an_earlier_offset_is_written_again(tmp_path: Path) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     folder.deliver(batch("Ann", "Bob"))
-    folder.resume("cluster", [P0])  # its answer is not heeded: somebody asked for a replay
+    folder.resume("cluster", [P0])  # the answer is ignored: an operator asked for a replay
     folder.deliver(batch("Ann"))
     assert contents(tmp_path) == ["Ann", "Bob", "Ann"]
     assert folder.resume("cluster", [P0]) == {P0: 1}
 
 
 class Killed(BaseException):
-    """The process ends here, without any clearing up."""
+    """The process ends here, without any cleanup."""
 
 
 def killed_at(point: int) -> Iterator[None]:
-    """Do nothing `point` times, then die."""
+    """Yield None `point` times, then raise `Killed`."""
     yield from [None] * point
     raise Killed
 
@@ -235,7 +235,7 @@ Step = Callable[..., Any]
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, point: int) -> None:
-    """Die before the `point`th step that changes the disk: write, rename, replace, unlink."""
+    """Die before step `point` of those that change the disk: write, rename, replace, unlink."""
     left = killed_at(point)
 
     def before(step: Step) -> Step:
@@ -280,7 +280,7 @@ def test_killed_at_any_step_and_started_again_every_batch_is_there_once(
             first.deliver(batch(stream[2], start=2))
     pick_up()
 
-    # The recovery may be killed as well.
+    # The recovery may be killed too.
     for again in range(4):
         with monkeypatch.context() as patch:
             dying(patch, again)
@@ -289,7 +289,7 @@ def test_killed_at_any_step_and_started_again_every_batch_is_there_once(
 
     second = ZipFolder(out, "canvas")
     at = second.resume("cluster", [P0])[P0]
-    assert at == (3 if point >= 4 else 2)  # given once it is renamed, not before
+    assert at == (3 if point >= 4 else 2)  # the offset counts once the zip is renamed, not before
     second.deliver(batch(*stream[at:], start=at))
     assert taken + contents(out) == stream
     assert not list((out / ".schoolbus").glob("*.part"))
@@ -326,7 +326,7 @@ def test_a_zip_that_was_given_is_not_given_again_when_the_journal_could_not_be_w
 ) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     folder.resume("cluster", [P0])
-    # Ann is held back by the loop: the offsets stay before her, though Bob is in the batch.
+    # The worker holds Ann back: offsets stay before her, although Bob is in the batch.
     batch_ = Batch(batch("Bob", start=1).parts, {P0: 0})
     with monkeypatch.context() as patch:
         real, left = ZipFolder._save, iter([True, False])
@@ -368,7 +368,7 @@ def test_the_journal_holds_no_personal_data(tmp_path: Path) -> None:
 
 
 def test_offsets_of_another_cluster_mean_nothing(tmp_path: Path) -> None:
-    """The bus was made anew, the folder was not: its journal must not hide the new events."""
+    """The bus was rebuilt and the folder was not, so its journal must not hide the new events."""
     folder = ZipFolder(tmp_path, "canvas")
     folder.resume("one", [P0])
     folder.deliver(Batch([], {P0: 1}))
@@ -393,7 +393,7 @@ def test_without_its_journal_an_instance_goes_on_with_what_is_its_own(tmp_path: 
     assert len(zips(tmp_path)) == 1
 
 
-# Replays beside the live consumer
+# Replays while the live consumer runs
 
 
 def test_a_replay_waits_until_it_has_seen_what_the_live_consumer_delivered(tmp_path: Path) -> None:

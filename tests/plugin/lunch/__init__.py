@@ -1,6 +1,7 @@
 """The product `lunch`: who eats where, as two CSV files in a folder for the lunchroom's program.
 
-A product in a package of its own. It imports nothing of Schoolbus but what docs/python-api.md lists.
+The product is in a separate package. It imports only those parts of Schoolbus that
+docs/python-api.md lists.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from lunch.folder import Folder
 
 LONGEST = 40
 EATS_NO_MORE = {"eats": ("no",)}
-"""How the lunchroom knows that somebody is gone."""
+"""The values with which the lunchroom marks a person who no longer eats there."""
 
 
 def diner(record: Student) -> Row:
-    """A student, by the name that the student wants to hear at the counter."""
+    """Return a student, with the name that the student prefers."""
     if len(record["sourcedId"]) > LONGEST:
         raise Never(f"the cashier's program takes ids of {LONGEST} characters at most")
     first = record["preferredFirstName"] or record["givenName"]
@@ -33,7 +34,7 @@ def diner(record: Student) -> Row:
 
 
 def place(record: Enrollment) -> Row | None:
-    """In which school a student eats; the lunchroom is not told of other people."""
+    """Return the school in which a student eats, or None for other people."""
     if record["role"] != "student":
         return None
     return {
@@ -45,7 +46,7 @@ def place(record: Enrollment) -> Row | None:
 
 
 class Settings(BaseModel):
-    """`out`: the folder of the two files; made if it is not there."""
+    """`out`: the folder of the two files, created if it does not exist."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,7 +54,7 @@ class Settings(BaseModel):
 
 
 def open_folder(settings: Settings) -> Delivery:
-    """The delivery; `Stop` when no folder is named."""
+    """Return the delivery. Raises `Stop` when no folder is set."""
     if settings.out is None:
         raise Stop("lunch does not know where to deliver: name a folder (--out DIR)")
     return Folder(settings.out)

@@ -1,8 +1,8 @@
-"""A delivery into a folder: each table is a CSV file that holds the latest row of each thing.
+"""A delivery into a folder: each table is a CSV file that holds the latest row of each record.
 
-A row replaces the one with the same first column, so the same batch may come twice. The file
-`offsets.json` is written last and says for which offsets the folder stands. Each file is replaced as
-a whole. A lock keeps several copies apart.
+A row replaces the one with the same first column, so a batch may come twice. The file `offsets.json`
+is written last, and has the offsets up to which the folder is complete. Each file is replaced as a
+whole. A lock keeps instances from writing at the same time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Folder:
         self._out = out
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """The offsets of the folder, unless they are those of another cluster."""
+        """Return the offsets of the folder, or none if they belong to another cluster."""
         with self._alone() as journal:
             if journal.get("cluster") != cluster:
                 journal.clear()
@@ -37,7 +37,7 @@ class Folder:
             return {at: known[_key(at)] for at in partitions if _key(at) in known}
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Take all rows of a batch; a folder refuses nothing."""
+        """Take all rows of a batch. A folder refuses nothing."""
         with self._alone() as journal:
             self._take(batch.parts)
             journal["offsets"] |= {_key(at): offset for at, offset in batch.offsets.items()}
@@ -47,7 +47,7 @@ class Folder:
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Take rows of a replay, unless a live copy has delivered what was not `seen`."""
+        """Take rows of a replay, unless a live instance has delivered events after `seen`."""
         with self._alone() as journal:
             known = journal["offsets"]
             if any(known.get(_key(at), 0) > offset for at, offset in seen.items()):
@@ -56,17 +56,17 @@ class Folder:
         return ()
 
     def settle(self) -> None:
-        """Nothing is put off."""
+        """Do nothing, because no rows are deferred."""
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nothing is held for a partition."""
+        """Do nothing, because no rows are held for a partition."""
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, because nothing is open."""
 
     @contextmanager
     def _alone(self) -> Iterator[dict[str, Any]]:
-        """The journal, while no other copy writes."""
+        """Yield the journal while no other instance writes."""
         try:
             with (self._out / "lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -95,7 +95,7 @@ class Folder:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a file; none when it is not there."""
+    """Return the rows of a file, or none if it does not exist."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -103,7 +103,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 class _Line:
-    """What a `csv.writer` writes to: gives the line back."""
+    """A file for `csv.writer` that returns the line to the caller."""
 
     def write(self, line: str) -> str:
         return line

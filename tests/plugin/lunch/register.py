@@ -1,4 +1,4 @@
-"""The source `register`: a school's register as one CSV file, a line for each student."""
+"""The source `register`: a school's register as one CSV file, with a line for each student."""
 
 from __future__ import annotations
 
