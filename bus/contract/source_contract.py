@@ -20,7 +20,7 @@ from bus.source import Extracts, Source, Staging
 from bus.standard import KINDS
 from bus.standard.fault_codes import CODE
 
-EXAMPLES = max(5, settings().max_examples // 3)
+EXAMPLES = max(5, settings().max_examples // 5)
 """The number of damaged extracts to try. It is reduced, as each extract is read whole."""
 
 

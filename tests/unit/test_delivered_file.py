@@ -18,7 +18,7 @@ from bus.delivery import Position
 from bus.errors import RetryLater
 from tests.fakes.harness import Bus, FakeProduct, Killed
 
-EXAMPLES = max(5, settings().max_examples // 6)
+EXAMPLES = max(5, settings().max_examples // 10)
 """The number of examples; each one runs a consumer with a file several times."""
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,13 @@ from tests import light_install
 
 REPOSITORY = light_install.REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+BROUGHT = metadata.packages_distributions()
+"""For each module the packages that bring it."""
+CODE = "\n".join(
+    path.read_text("utf-8")
+    for room in ("bus", "producers", "consumers")
+    for path in sorted((REPOSITORY / room).rglob("*.py"))
+)
 PLUGGED_IN = {"httptools"}
 """Used by another package when it is installed (uvicorn), and not imported here."""
 
@@ -31,12 +39,12 @@ def packages(lines: list[str]) -> list[str]:
     return [name for line in lines if (name := Requirement(line).name) != "schoolbus"]
 
 
+@cache
 def modules(package: str) -> set[str]:
     """Return the modules that a package installs."""
-    brought = metadata.packages_distributions()
     return {
         module
-        for module, names in brought.items()
+        for module, names in BROUGHT.items()
         if package in {canonicalize_name(name) for name in names}
     }
 
@@ -51,13 +59,8 @@ RUN_TIME = [*packages(PROJECT["dependencies"]), *chain(*EXTRA_PACKAGES.values())
 
 @pytest.mark.parametrize("package", RUN_TIME)
 def test_it_is_used(package: str) -> None:
-    code = "\n".join(
-        path.read_text("utf-8")
-        for room in ("bus", "producers", "consumers")
-        for path in sorted((REPOSITORY / room).rglob("*.py"))
-    )
     named = "|".join(map(re.escape, modules(package)))
-    imported = re.search(rf"^\s*(?:import|from) (?:{named})\b", code, re.M)
+    imported = re.search(rf"^\s*(?:import|from) (?:{named})\b", CODE, re.M)
     assert imported or package in PLUGGED_IN
 
 

@@ -158,7 +158,7 @@ STATES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=max(5, settings().max_examples // 2))
 @given(before=STATES, now=STATES, coverage=st.sampled_from(["bulk", "delta"]))
 def test_what_is_published_is_then_what_the_extract_says_and_no_more(
     before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]], coverage: Coverage

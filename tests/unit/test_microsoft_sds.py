@@ -593,7 +593,7 @@ def _standing(changes: Changes) -> Changes:
 @settings(
     suppress_health_check=list(HealthCheck),
     deadline=None,
-    max_examples=max(4, settings().max_examples // 4),  # each example writes several sets
+    max_examples=max(4, settings().max_examples // 6),  # each example writes several sets
 )
 @given(batches=st.lists(CHANGES, min_size=1, max_size=3))
 def test_the_set_is_valid_and_the_same_whatever_came_how(batches: list[Changes]) -> None:

@@ -120,7 +120,11 @@ def kept(held: dict[tuple[str, ...], tuple[Any, Any]]) -> dict[str, list[Kept]]:
     return rows
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=max(6, settings().max_examples // 4),  # each example writes a set
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(batches())
 def test_the_files_are_those_of_the_model(drawn: list[list[tuple[Any, ...]]]) -> None:
     held: dict[tuple[str, ...], tuple[Any, Any]] = {}
