@@ -353,6 +353,8 @@ def test_a_failure_shrinks_to_a_few_records(
         return compare(workspace, kind, "delta")  # withdraws no missing records
 
     monkeypatch.setattr(diff, "compare", forgetful)
+    # It takes longer than the limit of the other tests, as each example takes seconds.
+    monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", 900)
     failed: list[list[Day]] = []
     with pytest.raises(AssertionError):
         examples(worlds, 200, request.config.getoption("--seed"), Counter(), failed)
