@@ -182,7 +182,10 @@ def enrollment(record: Enrollment) -> Row | None:
 
 def _id(sourced_id: str) -> str:
     if len(sourced_id) > LONGEST:
-        raise Never(f"the sourcedId has more than {LONGEST} characters, the most that Canvas takes")
+        raise Never(
+            f"the sourcedId has more than {LONGEST} characters, the most that Canvas accepts; "
+            "shorten it in the SIS"
+        )
     return sourced_id
 
 
@@ -241,20 +244,22 @@ def open_delivery(settings: Settings) -> Redelivery:
         parents={"accounts.csv": "parent_account_id"},
     )
     if settings.out is not None and settings.url is not None:
-        raise Stop("canvas has both a folder and a url to deliver to; leave one of them out")
+        raise Stop(
+            "canvas has both a folder and a url to deliver to; remove one of the two settings"
+        )
     if settings.out is not None:
         return ZipFolder(settings.out, "canvas", layout)
     if settings.url is None:
         raise Stop(
-            "canvas does not know where to deliver: name a folder (--out DIR), or Canvas itself "
-            "(--url https://… and its token in BUS_PRODUCTS__CANVAS__TOKEN)"
+            "canvas does not know where to deliver: name a folder (--out DIR), or the address of "
+            "Canvas (--url https://…) and its token (BUS_PRODUCTS__CANVAS__TOKEN)"
         )
     address = urlsplit(settings.url)
     loopback = address.hostname in ("127.0.0.1", "::1", "localhost")
     if not address.hostname or not (
         address.scheme == "https" or (address.scheme == "http" and loopback)
     ):
-        raise Stop("the url of canvas must begin with https://, as the token goes along with it")
+        raise Stop("the url of canvas must begin with https://, because requests carry the token")
     if settings.token is None:
         raise Stop("canvas needs an access token: set BUS_PRODUCTS__CANVAS__TOKEN")
     return CanvasImports(
@@ -271,8 +276,8 @@ def export_from_canvas(settings: Settings, folder: Path) -> Path:
     """Download what Canvas has; raise `Stop` if the settings lack the URL or the token."""
     if settings.url is None or settings.token is None:
         raise Stop(
-            "what Canvas has is not known here: name an export, or the folder of its zips "
-            "(--export PATH), or Canvas itself in [products.canvas] (url and token)"
+            "the bus does not know what Canvas has: name an export or the folder of its zips "
+            "(--export PATH), or set url and token in [products.canvas]"
         )
     return export(settings.url, settings.token, settings.account, folder)
 

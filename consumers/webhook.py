@@ -104,7 +104,9 @@ class WebhookSettings(HttpSettings):
     @classmethod
     def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := sorted(set(kinds) - KINDS.keys()):
-            raise ValueError(f"no such kind: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+            raise ValueError(
+                f"unknown kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"
+            )
         return kinds
 
 
@@ -120,14 +122,14 @@ def signer(secret: SecretStr, name: str = "secret") -> Webhook:
     advice = f"make one with: {NEW_SECRET}"
     where = f"BUS_PRODUCTS__WEBHOOK__{name.upper()}"
     if not text:
-        raise Stop(f"the webhook has no secret to sign with; set {where}; {advice}")
+        raise Stop(f"the webhook has no secret for its signatures; set {where}; {advice}")
     try:
         encoded = text.removeprefix("whsec_")
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise Stop(f"{where} is not `whsec_` and 24 to 64 bytes in base64; {advice}")
+        raise Stop(f"{where} must be `whsec_` and 24 to 64 bytes in base64; {advice}")
     return Webhook(key)
 
 

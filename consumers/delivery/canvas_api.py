@@ -52,7 +52,7 @@ class CanvasApi:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise Stop("what answers at the url of canvas is not Canvas: correct it")
+            raise Stop("the server at the url of canvas is not Canvas; correct the url")
         return value
 
     def file(self, url: str) -> bytes:
@@ -82,13 +82,13 @@ class CanvasApi:
         if throttled or code in (408, 425, 429) or code >= 500:
             raise RetryLater(f"Canvas answered {code}; trying again", after=_after(answer))
         advice = {
-            401: "the token is not valid any more, or its user may not import SIS data",
+            401: "the token is no longer valid, or its user may not import SIS data",
             403: "the token's user needs the permissions to import and manage SIS data, and the "
             "account must be a root account with SIS imports enabled",
-            404: "there is no such account: correct url and account in [products.canvas]",
+            404: "the account does not exist; correct url and account in [products.canvas]",
             413: "the zip is too large for this Canvas",
         }.get(code, "correct url and account in [products.canvas]")
-        raise Stop(f"Canvas answered {code} to {method} of {answer.url.path}: {advice}")
+        raise Stop(f"Canvas answered {code} to {method} {answer.url.path}: {advice}")
 
 
 def export(
@@ -112,15 +112,17 @@ def export(
         waited = 0.0
         while report.get("status") not in ("complete", "error", "aborted", "deleted"):
             if waited > LONGEST:
-                raise RetryLater(f"Canvas has been at its report for {LONGEST:.0f} s; try again")
+                raise RetryLater(
+                    f"Canvas did not finish its report in {LONGEST:.0f} seconds; try again later"
+                )
             sleep(POLL)
             waited += POLL
             report = canvas.ask("GET", f"{path}/{report['id']}")
         attached = (report.get("attachment") or {}).get("url")
         if report["status"] != "complete" or not attached:
             raise Stop(
-                f"Canvas could not make its report of SIS data ({report['status']}); see it under "
-                "Admin > Settings > Reports, or name an export of your own: --export PATH"
+                f"Canvas could not create its report of SIS data ({report['status']}); look at it "
+                "under Admin > Settings > Reports, or name an export that you have: --export PATH"
             )
         target = folder / "canvas.zip"
         with private(target) as file:

@@ -132,8 +132,8 @@ class CanvasImports:
                 return state
             if waited >= self._poll_seconds:
                 raise RetryLater(
-                    f"Canvas is still at work on SIS import {number} "
-                    f"({state.get('progress') or 0} %); looking again later",
+                    f"Canvas is still running SIS import {number} "
+                    f"({state.get('progress') or 0} %); checking it again later",
                     after=LONGEST_POLL,
                 )
             pause = min(pause, self._poll_seconds - waited)
@@ -147,7 +147,7 @@ class CanvasImports:
         if ended in UNDONE:
             raise Stop(
                 f"SIS import {number} was {ended} in Canvas; find out why, then start this "
-                "consumer again: it sends the same rows once more"
+                "consumer again: it sends the same rows again"
             )
         if ended in FAILED:
             self._begun = None
@@ -155,8 +155,8 @@ class CanvasImports:
             said = f"Canvas could not run SIS import {number} ({ended})"
             if self._failures >= MOST_FAILURES:
                 raise Stop(
-                    f"{said}, the {self._failures}th in a row; see it in Canvas under Admin > SIS "
-                    "Import, or ask Canvas's support, then start this consumer again"
+                    f"{said}, failure {self._failures} in a row; look at it in Canvas under Admin "
+                    "> SIS Import, or ask Canvas's support, then start this consumer again"
                 )
             raise RetryLater(f"{said}; sending it again")
         self._failures = 0
@@ -179,7 +179,11 @@ class CanvasImports:
                 reasons.setdefault((name, at), sent[name].without_values(message, at))
             unplaced += not places
         if unplaced:
-            log.warning("canvas reports that name no row", sis_import=state["id"], count=unplaced)
+            log.warning(
+                "canvas reported errors or warnings that name no sent row",
+                sis_import=state["id"],
+                count=unplaced,
+            )
         return [
             Refusal(sent[name].sheet.messages[at], f"Canvas, {name}: {reason}")
             for (name, at), reason in reasons.items()

@@ -33,7 +33,9 @@ def explained(out: Path) -> Iterator[None]:
     except OSError as error:
         said = f"the folder {out} cannot be written to: {os.strerror(error.errno or 0)}"
         if error.errno in WRONG_PLACE:
-            raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
+            raise Stop(
+                f"{said}; name another folder (--out DIR) or correct its permissions"
+            ) from error
         raise RetryLater(f"{said}; trying again") from error
 
 

@@ -119,7 +119,7 @@ def address(url: str) -> httpx2.URL:
     Raises `Stop` when the URL is missing or invalid, or would send records unencrypted.
     """
     if not url:
-        raise Stop("it is not said where events go: set `url` (or give --url https://…)")
+        raise Stop("no address is set for the events: set `url`, or give --url https://…")
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
@@ -129,7 +129,7 @@ def address(url: str) -> httpx2.URL:
     if parsed.scheme == "http" and not loopback(parsed.host):
         raise Stop(
             f"{shown(parsed)} would send records unencrypted; give its https:// address "
-            "(http:// is for this very machine only)"
+            "(http:// is allowed only for this machine)"
         )
     return parsed
 
@@ -182,7 +182,7 @@ class Standing:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Stop(
-                f"{folder} cannot be made ({error.strerror}); set `state` to a folder that can"
+                f"{folder} cannot be created ({error.strerror}); set `state` to another folder"
             ) from None
         if earlier is not None:
             self._move_from(earlier / self.file.name)
@@ -225,14 +225,14 @@ class Standing:
             shutil.move(old, self.file)  # keeps the file's time, which is that of the last try
         except OSError as error:
             raise Stop(
-                f"{old} cannot be moved to {self.file} ({error.strerror}); move it, as it says "
-                "whether the endpoint is switched off"
+                f"{old} cannot be moved to {self.file} ({error.strerror}); move it yourself, "
+                "because it says whether the endpoint is switched off"
             ) from None
 
     def _stop(self, why: str) -> Stop:
         return Stop(
-            f"{self._shown} is switched off: {why}. Ask its owner; when it takes events again, "
-            f"delete {self.file} and start again: delivery goes on where it ended"
+            f"{self._shown} is switched off: {why}. Ask its owner. When it accepts events again, "
+            f"delete {self.file} and start again: delivery continues where it ended"
         )
 
     def _kept(self, known: dict[str, Any]) -> datetime | None:
@@ -261,4 +261,6 @@ class Standing:
             new.write_text(json.dumps({"endpoint": self._shown, **known}) + "\n", "utf-8")
             new.replace(self.file)
         except OSError as error:
-            raise Stop(f"{self.file} cannot be written ({error.strerror})") from None
+            raise Stop(
+                f"{self.file} cannot be written ({error.strerror}); set `state` to another folder"
+            ) from None

@@ -113,7 +113,9 @@ class FullSet:
             if not self._state.due(today):
                 return
             if behind := self._state.behind:
-                log.info("the set waits for other instances", partitions_behind=behind)
+                log.info(
+                    "the set waits until other instances have caught up", partitions_behind=behind
+                )
                 return
             self._write(today)
 
@@ -132,7 +134,7 @@ class FullSet:
         empty = [name for name in self._required if not files[name]["rows"]]
         if empty:
             if empty != self._empty:  # logged once, not at every try
-                log.warning("no set is written, as required files would be empty", files=empty)
+                log.warning("no set is written because required files would be empty", files=empty)
             self._empty = empty
             for table in self._tables:
                 (own / f"{table.name}.part").unlink()
@@ -148,7 +150,10 @@ class FullSet:
         sync(own)
         self._state.note_written(changes, today)
         if left_out:
-            log.info("rows left out, as what they refer to is not in the set", **left_out)
+            log.info(
+                "rows left out: a referenced record is not in the set, or no row refers to them",
+                **left_out,
+            )
 
     def _write_parts(self, today: str) -> tuple[str, dict[str, Any], dict[str, int]]:
         """Do step 1 and return the number of the change, the files' entries and the rows left out.
@@ -159,7 +164,7 @@ class FullSet:
         try:
             return self._write_from(mirror, today)
         except mirror.error as error:
-            log.info("the mirror of the set's rows is made anew", error=type(error).__name__)
+            log.info("the mirror of the set's rows is rebuilt", error=type(error).__name__)
             mirror.delete()
         finally:
             mirror.close()

@@ -189,19 +189,20 @@ class Http:
             self._standing.disable(attempt.gone)
         if self._refused >= self._settings.refusals_in_a_row:
             raise Stop(
-                f"{self._shown} refused the last {self._refused} events and took none "
-                f"({attempt.refusal}); check its secret, its address and its kinds, start again"
+                f"{self._shown} refused the last {self._refused} events and accepted none "
+                f"({attempt.refusal}); check its secret, address and kinds, then start again"
             )
         if attempt.failures:
             whys = ", ".join(f"{why} ({n}x)" for why, n in attempt.failures.most_common())
             self._standing.ill(whys)
             raise RetryLater(
-                f"{self._shown} does not take events now: {whys}; the rest is sent again later",
+                f"{self._shown} does not accept events now: {whys}; the rest is sent later",
                 after=attempt.after,
             )
         if attempt.halted:
             raise RetryLater(
-                f"{self._shown} is slow: {attempt.taken} events in {TRY_SECONDS:.0f} s; more follow"
+                f"{self._shown} is slow: it accepted {attempt.taken} events in "
+                f"{TRY_SECONDS:.0f} seconds; the rest is sent later"
             )
         refusals = {
             id(message): Refusal(message, why, code_of(why))

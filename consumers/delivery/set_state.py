@@ -92,10 +92,12 @@ class SetState:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
             if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")):
-                raise RetryLater(f"the state {self._path} says {name}; trying again") from error
+                raise RetryLater(
+                    f"the state {self._path} cannot be used (SQLite: {name}); trying again"
+                ) from error
             raise Stop(
-                f"the state {self._path} says {name}; delete {self._path}* and start again: it is "
-                "read anew from Kafka"
+                f"the state {self._path} cannot be used (SQLite: {name}); delete {self._path}* and "
+                "start again: it is rebuilt from Kafka"
             ) from error
 
     # ---- rows and offsets ---------------------------------------------------------------------
@@ -142,9 +144,9 @@ class SetState:
         with self._change() as sql:
             if self._fact("layout") != self._layout:
                 raise Stop(
-                    f"what {self._folder.out} holds is of another version of the translation, or "
-                    "of none; start its consumer with this one, which reads all anew, or replay "
-                    "--into another folder"
+                    f"the set in {self._folder.out} is from another version of the translation, or "
+                    "is missing; start its consumer with this version, which rebuilds the set from "
+                    "Kafka, or replay --into another folder"
                 )
             for topic, number, offset in sql.execute("SELECT topic, number, next FROM place"):
                 if offset > seen.get(Position(topic, number), offset):
@@ -322,8 +324,8 @@ class SetState:
         with self.faults():
             if not self._path.exists():
                 raise Stop(
-                    f"the folder {self._folder.out} or what it keeps in .schoolbus is gone; "
-                    "nothing was taken. Start again: it is read anew from Kafka"
+                    f"the folder {self._folder.out} or the state in its .schoolbus no longer "
+                    "exists; nothing was written. Start again: the state is rebuilt from Kafka"
                 )
             self._sql.execute("BEGIN IMMEDIATE")
             try:

@@ -200,8 +200,8 @@ class ZipFolder:
             return {"offsets": {}, "owners": {}, "pending": None, "last": last, "count": len(zips)}
         except ValueError:
             raise Stop(
-                f"the journal {path} cannot be read; if the folder's zips have all been imported, "
-                "delete it, and the group's own offsets are used"
+                f"the journal {path} is damaged; if all zips of the folder have been imported, "
+                "delete it: the consumer then uses the offsets of its consumer group"
             ) from None
         return journal
 
