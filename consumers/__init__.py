@@ -1,0 +1,1 @@
+"""The products that come with the bus, one module each."""

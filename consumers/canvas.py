@@ -1,23 +1,25 @@
-"""Canvas LMS: the standard's records as rows of Canvas SIS import CSV.
+"""Canvas LMS: records of the standard as rows of Canvas's SIS import CSV.
 
-Sources: Canvas LMS API documentation, "SIS CSV Format" (doc/api/sis_csv.md); where it is silent,
-the importer itself, instructure/canvas-lms, lib/sis. What they ask for:
+Sources: Canvas LMS API documentation, "SIS CSV Format" (doc/api/sis_csv.md). Where it is silent,
+the importer itself: instructure/canvas-lms, lib/sis. They require:
 
-* Order. Accounts before terms and courses, courses before sections, all of these and users before
-  enrollments (lib/sis/csv/import_refactored.rb, IMPORTERS). A parent account stands before its
-  children ("accounts.csv").
-* Ids are text of at most 255 characters (`maximum_string_length` of the models), and never change.
-  Names are cut at 255; a record with a longer id can never be told.
-* Dates are ISO 8601; without an offset they are taken as UTC. A day of the district is told as its
-  first or last second in local time; the delivery adds the offset of the setting `time_zone`.
-* An enrollment is the same one to Canvas when section, user and role agree
-  (lib/sis/enrollment_importer.rb, the look-up of `all_enrollments`). Several of a student in one
-  class are told as one, by the rule of `bus.product.Equivalent`: until the latest last day, from
-  the earliest first day. The first day of the latest alone would lock out a student who has one
-  enrollment for each term: "values in SIS enrollment CSV files override term, course and section
-  dates" (Canvas Resource Documents, "Terms, Courses, and Section Enrollments").
+* Order. Accounts come before terms and courses, and courses before sections. All of these and users
+  come before enrollments (lib/sis/csv/import_refactored.rb, IMPORTERS). A parent account comes
+  before its children ("accounts.csv").
+* Ids are text of at most 255 characters (`maximum_string_length` of the models) and never change.
+  The translation cuts names at 255 characters. A record with a longer id can never be delivered.
+* Dates are ISO 8601. Canvas reads a date without an offset as UTC. The translation writes a day of
+  the district as its first or last second in local time. The delivery adds the offset of the
+  setting `time_zone`.
+* Two enrollments are the same to Canvas when section, user and role are equal
+  (lib/sis/enrollment_importer.rb, the look-up of `all_enrollments`). Several enrollments of a
+  student in one class are delivered as one, by the rule of `bus.product.Equivalent`: from the
+  earliest first day to the latest last day. A student may have one enrollment for each term. The
+  first day of the latest one alone would lock that student out: "values in SIS enrollment CSV files
+  override term, course and section dates" (Canvas Resource Documents, "Terms, Courses, and Section
+  Enrollments").
 
-What is what:
+The mapping:
 
     academicSession -> terms.csv       org   -> accounts.csv
     class -> courses.csv, sections.csv        (one course with one section, both with the class's
@@ -25,23 +27,24 @@ What is what:
                                                a district choose this, 1:1, or 1:many)
     student, staff -> users.csv        enrollment -> enrollments.csv
 
-Guardians and demographics are not told. A district is an account below the root account, so that
-one Canvas may serve several districts. Of an enrollment's roles only those are told that Canvas
-has without giving more than the SIS says: a proctor made `ta` would see grades.
+Guardians and demographics are not delivered. A district is an account below the root account, so
+that one Canvas can serve several districts. An enrollment is delivered only if Canvas has its role
+without granting more than the SIS says. For example, a proctor as a `ta` would see grades.
 
-Withdrawals. Canvas undoes a deletion of one thing only for that thing: a deleted user, course or
+Withdrawals. Canvas undoes a deletion only for the deleted thing itself. A deleted user, course or
 section takes its enrollments along ("users.csv"; lib/sis/user_importer.rb,
-`remove_enrollments_if_last_login`), and when it comes back they do not; the bus, which tells only
-what changed, would not tell them again. So the gentlest word that ends access is used:
+`remove_enrollments_if_last_login`). When it comes back, its enrollments do not. The bus delivers
+only changes, so it would not deliver those enrollments again. Therefore a withdrawal uses the
+mildest status that ends access:
 
     user                `suspended`: cannot sign in, enrollments and grades stay
     student in a class  `inactive`: sees nothing, stays in the gradebook for the teacher
     others in a class   `deleted`
-    class               course `completed`: read only, grades stay; its section stays as it is
-    org, academicSession  `deleted`: Canvas's only word; refused while something active is in it
+    class               course `completed`: read only, grades stay; its section does not change
+    org, academicSession  `deleted`: Canvas's only status; refused while it has something active
 
-An enrollment that ends on a day is told with its dates, and Canvas ends it by its own clock. It
-heeds them only as a pair ("enrollments.csv", start_date), so one alone is left out.
+An enrollment that ends on a day is delivered with its dates, and Canvas ends it by its own clock.
+Canvas uses the dates only as a pair ("enrollments.csv", start_date), so a single date is left out.
 """
 
 from __future__ import annotations
@@ -67,11 +70,11 @@ from consumers.delivery.zip_folder import ZipFolder
 LONGEST = 255
 DAY_BEGINS, DAY_ENDS = "T00:00:00", "T23:59:59"
 ROLES = {"student": "student", "teacher": "teacher", "aide": "ta"}
-"""Canvas's name of an enrollment's role; a role that is not here is not told."""
+"""Canvas's name for each role of an enrollment. Enrollments with other roles are not delivered."""
 
 
 def account(record: Org) -> Row:
-    """A school, a department, the district: a (sub-)account."""
+    """Return the account of an org: a school, a department or the district."""
     return {
         "account_id": _id(record["sourcedId"]),
         "parent_account_id": record["parentSourcedId"] or "",
@@ -81,7 +84,10 @@ def account(record: Org) -> Row:
 
 
 def term(record: AcademicSession) -> Row:
-    """A session of any type: a class may name any, and one that Canvas does not know is ignored."""
+    """Return the term of a session of any type.
+
+    A class may refer to a session of any type, and Canvas ignores a reference to an unknown term.
+    """
     return {
         "term_id": _id(record["sourcedId"]),
         "name": record["title"][:LONGEST],
@@ -92,10 +98,11 @@ def term(record: AcademicSession) -> Row:
 
 
 def course(record: Class) -> Row:
-    """A class as a course.
+    """Return the course of a class.
 
-    A course has one term, whose dates open and close it. A class of several terms would be closed
-    after the first or before the last of them, so it names none: it is in the default term.
+    A course has one term, whose dates open and close it. A class with several terms would close
+    after the first term or open only with the last. Its course therefore has no term of its own and
+    is in the default term.
     """
     title = record["title"][:LONGEST] or record["sourcedId"]
     terms = record["termSourcedIds"]
@@ -110,7 +117,7 @@ def course(record: Class) -> Row:
 
 
 def section(record: Class) -> Row:
-    """A class as the one section of its course; it stays when the course is completed."""
+    """Return the only section of a class's course; it stays active when the course is completed."""
     return {
         "section_id": _id(record["sourcedId"]),
         "course_id": record["sourcedId"],
@@ -120,13 +127,16 @@ def section(record: Class) -> Row:
 
 
 def user(record: Student | Staff) -> Row:
-    """A person, by the names by which they want to be called.
+    """Return the user of a person, with the preferred names.
 
-    login_id is required and unique. Without a username it is the sourcedId, not the email address:
-    siblings often share a parent's, and Canvas gives a login that it finds by its name to the user
-    who asks for it (lib/sis/user_importer.rb, `pseudo_by_login`), which would be the parent's. It
-    is the sourcedId as well of who has left, so that the username is free for somebody else.
-    short_name is sent as Canvas infers it only once, and would show the old name after a change.
+    login_id is required and unique. Without a username it is the sourcedId, not the email address.
+    Siblings often share a parent's email address. Canvas gives an existing login of that name to
+    the user who asks for it (lib/sis/user_importer.rb, `pseudo_by_login`), and it would be the
+    parent's. A withdrawn person's login_id is the sourcedId too, so that another person can have
+    the username.
+
+    Canvas infers short_name only once, and would show the old name after a change. Therefore the
+    row has the short_name that Canvas would infer.
     """
     first = record["preferredFirstName"] or record["givenName"]
     last = record["preferredLastName"] or record["familyName"]
@@ -146,7 +156,7 @@ def user(record: Student | Staff) -> Row:
 
 
 def enrollment(record: Enrollment) -> Row | None:
-    """A person's place in the section that is the class."""
+    """Return the enrollment of a person in the section of the class."""
     role = ROLES.get(record["role"])
     if role is None:
         return None
@@ -172,21 +182,25 @@ def enrollment(record: Enrollment) -> Row | None:
 
 def _id(sourced_id: str) -> str:
     if len(sourced_id) > LONGEST:
-        raise Never(f"the sourcedId has more than {LONGEST} characters, the most that Canvas takes")
+        raise Never(
+            f"the sourcedId has more than {LONGEST} characters, the most that Canvas accepts; "
+            "shorten it in the SIS"
+        )
     return sourced_id
 
 
 class Settings(BaseModel):
     """Where the rows go: either a folder (`out`) or Canvas itself (`url` and `token`).
 
-    out:          a folder that gets a zip for each batch; made if it is not there.
+    out:          a folder that gets a zip for each batch; created if it does not exist.
     url:          Canvas's address, such as https://district.instructure.com.
     token:        an access token of a user with the permissions to manage and import SIS data.
-    account:      the root account's id in Canvas; "self" is the one of the address.
+    account:      the root account's id in Canvas; "self" is the account of the address.
     time_zone:    the district's IANA time zone, such as America/Chicago, for first and last days.
-    override_sis_stickiness: whether what was changed by hand in Canvas is overwritten.
-    poll_seconds: how long one delivery watches an import; one that goes on longer is looked at
-                  again later, with the bus free in between to keep its place in the group.
+    override_sis_stickiness: whether an import overwrites changes made by hand in Canvas.
+    poll_seconds: how many seconds one call of `deliver` watches an import. After that, the consumer
+                  checks the import again later. In between, the consumer can keep its membership of
+                  the consumer group.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -201,7 +215,11 @@ class Settings(BaseModel):
 
 
 def local_time(time_zone: str) -> Cell:
-    """From a local time without offset ("2026-08-15T00:00:00") to one with it ("…-05:00", "…Z")."""
+    """Return a function that adds the time zone's offset to a local time.
+
+    For example, "2026-08-15T00:00:00" becomes "2026-08-15T00:00:00-05:00". UTC is written as "Z".
+    An empty text stays empty.
+    """
     zone = ZoneInfo(time_zone)
 
     @cache
@@ -215,27 +233,33 @@ def local_time(time_zone: str) -> Cell:
 
 
 def open_delivery(settings: Settings) -> Redelivery:
-    """The folder or the API, as the settings say; `Stop` when they say neither or both."""
+    """Open the delivery to the folder or to the API; raise `Stop` if the settings are not usable.
+
+    Exactly one of `out` and `url` must be set. The URL must be https, except to this machine, and
+    it needs a token.
+    """
     when = local_time(settings.time_zone)
     layout = Layout(
         cells={"start_date": when, "end_date": when},
         parents={"accounts.csv": "parent_account_id"},
     )
     if settings.out is not None and settings.url is not None:
-        raise Stop("canvas has both a folder and a url to deliver to; leave one of them out")
+        raise Stop(
+            "canvas has both a folder and a url to deliver to; remove one of the two settings"
+        )
     if settings.out is not None:
         return ZipFolder(settings.out, "canvas", layout)
     if settings.url is None:
         raise Stop(
-            "canvas does not know where to deliver: name a folder (--out DIR), or Canvas itself "
-            "(--url https://… and its token in BUS_PRODUCTS__CANVAS__TOKEN)"
+            "canvas does not know where to deliver: name a folder (--out DIR), or the address of "
+            "Canvas (--url https://…) and its token (BUS_PRODUCTS__CANVAS__TOKEN)"
         )
     address = urlsplit(settings.url)
     loopback = address.hostname in ("127.0.0.1", "::1", "localhost")
     if not address.hostname or not (
         address.scheme == "https" or (address.scheme == "http" and loopback)
     ):
-        raise Stop("the url of canvas must begin with https://, as the token goes along with it")
+        raise Stop("the url of canvas must begin with https://, because requests carry the token")
     if settings.token is None:
         raise Stop("canvas needs an access token: set BUS_PRODUCTS__CANVAS__TOKEN")
     return CanvasImports(
@@ -249,11 +273,11 @@ def open_delivery(settings: Settings) -> Redelivery:
 
 
 def export_from_canvas(settings: Settings, folder: Path) -> Path:
-    """What Canvas itself says it has; `Stop` when the settings do not lead to it."""
+    """Download what Canvas has; raise `Stop` if the settings lack the URL or the token."""
     if settings.url is None or settings.token is None:
         raise Stop(
-            "what Canvas has is not known here: name an export, or the folder of its zips "
-            "(--export PATH), or Canvas itself in [products.canvas] (url and token)"
+            "the bus does not know what Canvas has: name an export or the folder of its zips "
+            "(--export PATH), or set url and token in [products.canvas]"
         )
     return export(settings.url, settings.token, settings.account, folder)
 

@@ -1,46 +1,49 @@
-"""Microsoft School Data Sync: the standard's records as the SDS v2.1 CSV set.
+"""Microsoft School Data Sync: records of the standard as the SDS v2.1 CSV set.
 
-Sources, all at learn.microsoft.com/schooldatasync: "SDS V2.1 CSV file format" (sds-v2.1-csv-file-
-format), "Default list of values" (default-list-of-values), "Validation rules and descriptions"
-(validation-rules-and-descriptions); samples and Microsoft's own flow from OneRoster to this format
-in OfficeDev/O365-EDU-Tools, "CSV Samples/SDS v2.1" and "CustomSolutions/SDS_ADF_ETL_Integrations/
-OneRoster". What they ask for:
+Sources, all at learn.microsoft.com/schooldatasync: "SDS V2.1 CSV file format"
+(sds-v2.1-csv-file-format), "Default list of values" (default-list-of-values), "Validation rules and
+descriptions" (validation-rules-and-descriptions). Samples and Microsoft's own flow from OneRoster
+to this format are in OfficeDev/O365-EDU-Tools, "CSV Samples/SDS v2.1" and
+"CustomSolutions/SDS_ADF_ETL_Integrations/OneRoster". They require:
 
-* orgs, users and roles are required, classes and enrollments too where classes are managed. The
-  same files must come each time, changed or not: what is missing counts as no longer active ("SDS
-  V2.1 CSV file format", Important). So a whole set is written, and a withdrawn record has no row.
-* UTF-8, RFC 4180, no line breaks in values; names of files and columns are case-sensitive. A column
-  that is not required and not used need not be there.
-* Ids are case-sensitive and unique in their file. An id that is referred to must be in the set.
-* Types, roles and grades are those of the default list; case does not matter, and a missing zero
-  in "7" does not either. A record with a wrong required value is left out by SDS, a wrong optional
-  one is emptied ("Validation rules and descriptions"); neither is sent in the first place.
-* Dates are ISO 8601; an email address is that of RFC 5322, 3.4.1.
+* orgs, users and roles are required; classes and enrollments are too where classes are managed.
+  Each set must have the same files, changed or not, because a missing record counts as no longer
+  active ("SDS V2.1 CSV file format", Important). So the delivery writes whole sets, and a withdrawn
+  record has no row.
+* UTF-8, RFC 4180, no line breaks in values. The names of files and columns are case-sensitive. A
+  column that is neither required nor used may be missing.
+* Ids are case-sensitive and unique in their file. A referenced id must be in the set.
+* Types, roles and grades are those of the default list. Case does not matter, nor does the missing
+  zero in "7". SDS leaves out a record with a wrong required value and empties a wrong optional
+  value ("Validation rules and descriptions"). The translation sends neither.
+* Dates are ISO 8601. Email addresses follow RFC 5322, 3.4.1.
 * A contact (in relationships.csv) must have both names and an email address.
 
-What is what:
+The mapping:
 
     org -> orgs.csv                          class -> classes.csv
     academicSession -> academicSessions.csv  course -> courses.csv
-    student, staff -> users.csv and, for each of their organisations, roles.csv
-    guardian -> users.csv, relationships.csv; without an email address not at all
+    student, staff -> users.csv and, for each of their organizations, roles.csv
+    guardian -> users.csv, relationships.csv; not at all without an email address
     enrollment -> enrollments.csv
 
-Not told, because SDS does its work without: demographics and flags, passwords, phone numbers; the
-subject of a course, for which SDS has codes of its own.
+SDS works without demographics and flags, passwords, phone numbers, and the subject of a course (for
+which SDS has its own codes). They are not delivered.
 
-Who has no role and no relationship is not in the set: a guardian whose last student has left, say.
-Several enrollments of one person in one class with one role are one row, as long as one of them
-stands: that is the rule of `bus.product.Equivalent`, of which SDS takes the last day alone.
+A person without a role and without a relationship is not in the set, such as a guardian whose last
+student has left. Several enrollments of one person in one class with one role are written as one
+row, as long as one of them is active and has not ended. The result is that of the rule of
+`bus.product.Equivalent`, because SDS has no first day.
 
-A username is one person's. Where the system gives it to two, as parents who share an address, the
-first by sourcedId keeps it and the other's is the sourcedId. An email address of two students or
-staff is the first one's too; guardians keep theirs, as they are written to.
+Only one person may have a username. If the SIS gives it to two, such as parents who share an
+address, the first by sourcedId keeps it and the other gets the sourcedId. The same holds for an
+email address that two students or staff share; the other's cell is empty. Guardians keep a shared
+email address, because it is used to write to them.
 
-Who may not sign in (enabledUser false) is not in the set; SDS has no other word for it. That does
-not go for guardians, who do not sign in but are written to. An enrollment is in the set until its
-last day in the district's time zone, and from the moment when it is known, as classes are made
-ready before they begin.
+A person who may not sign in (enabledUser false) is not in the set, because SDS has no status for
+this. This does not apply to guardians, who do not sign in. An enrollment is in the set until its
+last day in the district's time zone. It is in the set as soon as it is known, because classes are
+prepared before they begin.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ from consumers.delivery.full_set import FullSet
 from consumers.delivery.set_file import Reference, Unique
 
 REVISION = "1"
-"""To be raised with every change of what rows a record gives."""
+"""The version of the translation. Increase it with every change of the rows that a record gives."""
 ORG_TYPES = {
     "department": "department",
     "school": "school",
@@ -81,7 +84,8 @@ ORG_TYPES = {
     "national": "national",
     "other": "division",
 }
-"""The list has no word for any other, and without its organisation a class could not be told."""
+"""SDS's type of an org. SDS's list has no type for "other", but without its org a class could
+not be delivered."""
 SESSION_TYPES = {
     "gradingPeriod": "gradingPeriod",
     "semester": "semester",
@@ -108,20 +112,20 @@ CLASS_ROLES = {
     "student": "student",
     "teacher": "teacher",
 }
-"""SDS's name of an enrollment's role; a role that is not here is not told. CEDS has aides and
-paraprofessionals as one (K12 Staff Classification)."""
+"""SDS's name of an enrollment's role. Enrollments with other roles are not delivered. CEDS
+treats aides and paraprofessionals as one role (K12 Staff Classification)."""
 GRADES = {
     code: code
     for code in ["it", "pr", "pk", "tk", "kg", "ps", "ug", "other"]
     + [f"{number:02}" for number in range(1, 14)]
 } | {"ae": "adultEducation"}
-"""SDS's code of a CEDS grade level (Entry Grade Level), in small letters."""
+"""SDS's code of a CEDS grade level (Entry Grade Level), whose code is in lowercase here."""
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 ADDRESS = re.compile(rf"{ATOM}(\.{ATOM})*@{ATOM}(\.{ATOM})+")
 
 
 def org(record: Org) -> list[Row]:
-    """A school, a department, the district."""
+    """Return the row of a school, a department or the district."""
     if record["status"] != "active":
         return []
     return [
@@ -135,7 +139,10 @@ def org(record: Org) -> list[Row]:
 
 
 def session(record: AcademicSession) -> list[Row]:
-    """A session; one whose school year is not known is left out, as SDS asks for it."""
+    """Return the row of a session; none if its school year, which SDS requires, is not known.
+
+    A session of type `schoolYear` without a school year gets the year of its last day.
+    """
     year = record["schoolYear"]
     if year is None and record["type"] == "schoolYear":
         year = record["endDate"].year
@@ -154,18 +161,19 @@ def session(record: AcademicSession) -> list[Row]:
 
 
 def user(record: Student | Staff) -> list[Row]:
-    """A student or someone of the staff, by the names by which they want to be called."""
+    """Return the row of a student or a member of the staff, with the preferred names."""
     if record["status"] != "active" or not record["enabledUser"]:
         return []
     return [_person(record, _address(record["email"]))]
 
 
 def student(record: Student) -> list[Row]:
-    """A student.
+    """Return the row of a student.
 
-    Without a username it is the sourcedId, not the email address: that is often a parent's, and SDS
-    would match the student to the account of a parent who is of the staff. A district whose
-    students are known by their addresses says in SDS that `email` is what accounts are matched by.
+    Without a username it is the sourcedId, not the email address. The email address is often a
+    parent's, and SDS would match the student to the account of a parent who is a member of the
+    staff. A district that identifies students by their email addresses configures SDS to match
+    accounts by `email`.
     """
     rows = user(record)
     for row in rows:
@@ -174,7 +182,10 @@ def student(record: Student) -> list[Row]:
 
 
 def staff(record: Staff) -> list[Row]:
-    """Someone of the staff; without a username known by the email address."""
+    """Return the row of a member of the staff.
+
+    Without a username it is the email address, or the sourcedId if that is missing too.
+    """
     rows = user(record)
     for row in rows:
         row["username"] = row["username"] or row["email"] or record["sourcedId"]
@@ -182,7 +193,10 @@ def staff(record: Staff) -> list[Row]:
 
 
 def contact(record: Guardian) -> list[Row]:
-    """A guardian; without both names and an email address SDS cannot take a contact."""
+    """Return the row of a guardian; none without both names and an email address.
+
+    SDS requires them of a contact.
+    """
     row = _person(record, _address(record["email"]))
     told = row["email"] and row["givenName"] and row["familyName"]
     if record["status"] != "active" or not told:
@@ -191,20 +205,20 @@ def contact(record: Guardian) -> list[Row]:
 
 
 def student_roles(record: Student) -> list[Row]:
-    """A student's place in each of the organisations, with the grade level."""
+    """Return a student's role, with the grade level, at each of the student's organizations."""
     return _roles(record, "student", _grade(record["grades"]))
 
 
 def staff_roles(record: Staff) -> list[Row]:
-    """What someone of the staff does, the same in each of the organisations.
+    """Return the role of a member of the staff, the same at each of the person's organizations.
 
-    SDS's grade is the one that a person is in, not those that are taught, so it stays empty.
+    SDS's grade is the grade of a student, not a grade that a person teaches, so it stays empty.
     """
     return _roles(record, STAFF_ROLES[record["role"]], "")
 
 
 def course(record: Course) -> list[Row]:
-    """A course of the catalogue; one that no organisation offers cannot be told."""
+    """Return the row of a course; none without an organization, which SDS requires."""
     if record["status"] != "active" or not record["orgSourcedId"]:
         return []
     return [
@@ -220,7 +234,7 @@ def course(record: Course) -> list[Row]:
 
 
 def class_(record: Class) -> list[Row]:
-    """A class with its sessions, separated by commas."""
+    """Return the row of a class, with its sessions separated by commas."""
     if record["status"] != "active":
         return []
     return [
@@ -235,7 +249,7 @@ def class_(record: Class) -> list[Row]:
 
 
 def enrollment(record: Enrollment) -> list[Row]:
-    """A person's place in a class; that it has ended is for the delivery to see."""
+    """Return the row of an active enrollment; the delivery leaves it out after its last day."""
     role = CLASS_ROLES.get(record["role"])
     if record["status"] != "active" or role is None:
         return []
@@ -249,17 +263,18 @@ def enrollment(record: Enrollment) -> list[Row]:
 
 
 def guardian_ties(record: Guardian) -> list[Row]:
-    """A guardian's ties to students; SDS's words for them are those of the standard."""
+    """Return a guardian's relationships to students; the standard's roles are those of SDS."""
     if record["status"] != "active":
         return []
     return [_tie(child, record["sourcedId"], record["role"]) for child in record["agentSourcedIds"]]
 
 
 def student_ties(record: Student) -> list[Row]:
-    """A student's ties as the student's record has them, which does not say of what sort they are.
+    """Return the relationships in a student's record, which does not say their role.
 
-    Only for guardians whose own record does not name the student: where both do, there is one row,
-    and it is the guardian's (`kind` comes first in the order of the same key).
+    They are for guardians whose own record does not name the student. If both records name each
+    other, only the guardian's row is written: rows with the same key are sorted by `kind`, and the
+    first one counts.
     """
     if record["status"] != "active":
         return []
@@ -279,7 +294,7 @@ def _person(record: Student | Staff | Guardian, address: str) -> Row:
 
 
 def _address(email: str | None) -> str:
-    """An email address that SDS takes, or ""."""
+    """Return the email address if SDS accepts it, else ""."""
     address = (email or "").strip()
     return address if ADDRESS.fullmatch(address) else ""
 
@@ -306,7 +321,7 @@ def _roles(record: Student | Staff, role: str, grade: str) -> list[Row]:
 
 
 def _grade(levels: list[str]) -> str:
-    """The first of some grade levels that SDS knows, in its words; "" for none."""
+    """Return SDS's code of the first grade level that SDS knows; "" if there is none."""
     for level in levels:
         code = level.strip().lower()
         found = GRADES.get(code.zfill(2) if code.isdecimal() else code)
@@ -324,9 +339,9 @@ def _tie(student_id: str, contact_id: str, role: str) -> Row:
 
 
 class Settings(BaseModel):
-    """Where the set goes.
+    """The settings of the delivery.
 
-    out:       a folder that always holds one whole set; made if it is not there.
+    out:       a folder that always holds one whole set; created if it does not exist.
     time_zone: the district's IANA time zone, such as America/Chicago, for last days.
     """
 
@@ -337,7 +352,7 @@ class Settings(BaseModel):
 
 
 def day(time_zone: str, now: Callable[[], datetime]) -> Callable[[], date]:
-    """The day that it is in a time zone."""
+    """Return a function that returns the current day in a time zone."""
     zone = ZoneInfo(time_zone)
     return lambda: now().astimezone(zone).date()
 
@@ -345,7 +360,7 @@ def day(time_zone: str, now: Callable[[], datetime]) -> Callable[[], date]:
 def open_delivery(
     settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Redelivery:
-    """The folder; `Stop` when none is named."""
+    """Open the delivery to the folder; raise `Stop` if no folder is set."""
     if settings.out is None:
         raise Stop("microsoft-sds does not know where to deliver: name a folder (--out DIR)")
     return FullSet(

@@ -3,25 +3,29 @@
 Source: the Standard Webhooks specification (github.com/standard-webhooks/standard-webhooks,
 spec/standard-webhooks.md), by section:
 
-* "Payload structure": a JSON object of `type` ("student.updated"), `timestamp` (when the change was
-  learnt from the SIS, RFC 3339 in UTC) and `data` (the record as it now stands).
-* "Webhook headers": `webhook-id` is the event's id and stays the same however often the event is
-  sent, so a receiver that remembers ids takes each once; `webhook-timestamp` is that of the try, in
-  seconds; `webhook-signature` is `v1,` and an HMAC-SHA256 in base64 (symmetric, secrets `whsec_…`
-  of 24 to 64 bytes).
-* the same, on rotation: while `old_secret` is set there are two signatures, a space between them.
-* "Signature scheme": an id must not hold a full stop, as it is signed in `id.timestamp.body`. An
-  event's id that holds one, or anything else unusual, is sent as a hash of its source and itself.
+* "Payload structure": a JSON object of `type` ("student.updated"), `timestamp` (when the bus
+  learned of the change from the SIS, RFC 3339 in UTC) and `data` (the record in its new state).
+* "Webhook headers": `webhook-id` is the event's id. It is the same every time the event is sent, so
+  a receiver that remembers ids processes each event once. `webhook-timestamp` is the time of the
+  try, in seconds. `webhook-signature` is `v1,` and an HMAC-SHA256 in base64 (symmetric, secrets
+  `whsec_…` of 24 to 64 bytes).
+* the same section, on rotation: while `old_secret` is set there are two signatures, separated by a
+  space.
+* "Signature scheme": an id must not have a full stop, because `id.timestamp.body` is signed. If an
+  event's id has a full stop or other unusual characters, `webhook-id` is a hash of the event's
+  source and id.
 * "Event types": the receiver chooses kinds, the sender filters (`kinds`).
-* "Deliverability", "Delivery success and failure": see `consumers.delivery.http` and `.endpoint`.
-* "Payload size": below 20 kB is advised; a record of the standard has about 0.5 kB.
+* "Deliverability", "Delivery success and failure": see `consumers.delivery.http` and
+  `consumers.delivery.endpoint`.
+* "Payload size": less than 20 kB is recommended; a record of the standard has about 0.5 kB.
 
-What is sent is kept small, as a district must be able to say why a vendor has a thing. Unless
-`kinds` names others, there are the roster and attendance: no demographics, no guardians, no line
-items, no results. Fields that the schemas class as sensitive (the reason of an absence, pronouns,
-all of demographics) are left out unless `sensitive` is true.
+Little data is sent, because a district must be able to explain why a vendor has it. By default,
+`kinds` has the roster and attendance, without demographics, guardians, line items and results.
+Fields with the sensitivity `sensitive` (the reason of an absence, pronouns, all of demographics)
+are left out unless the setting `sensitive` is true.
 
-A withdrawal is an event of its own, `student.withdrawn`, with the record's status `tobedeleted`.
+A withdrawal is a separate event type, such as `student.withdrawn`, with the record's status
+`tobedeleted`.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ DEFAULT_KINDS = (
 CHANGES = frozenset(get_args(Change))
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C Trace Context, section 3.2.2; anything else is not passed on."""
+"""The form of W3C Trace Context, section 3.2.2. Other values are not passed on."""
 NEW_SECRET = (
     'python -c "import base64, secrets; '
     "print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
@@ -73,20 +77,21 @@ NEW_SECRET = (
 
 
 def _names(value: Any) -> Any:
-    """The environment has one text for a list: names with commas between them."""
+    """Split a text at commas, because a list in the environment is one text."""
     if isinstance(value, str):
         return [name.strip() for name in value.split(",") if name.strip()]
     return value
 
 
 class WebhookSettings(HttpSettings):
-    """An endpoint's settings, `[products.webhook]`; see `HttpSettings` for the others.
+    """The settings of an endpoint, `[products.webhook]`; see `HttpSettings` for the others.
 
-    secret:     signs; `whsec_` and 24 to 64 random bytes in base64; the receiver has the same.
-    old_secret: signs as well, while the receiver changes over from it to `secret`.
-    kinds:      the kinds of record that the endpoint is told of.
-    sensitive:  whether fields of the class sensitive are sent.
-    out:        not used, as no files are written.
+    secret:     signs each event: `whsec_` and 24 to 64 random bytes in base64. The receiver has the
+                same secret.
+    old_secret: signs too, while the receiver changes from it to `secret`.
+    kinds:      the kinds of record that the endpoint receives.
+    sensitive:  whether fields with the sensitivity `sensitive` are sent.
+    out:        not used, because no files are written.
     """
 
     secret: SecretStr = SecretStr("")
@@ -99,42 +104,44 @@ class WebhookSettings(HttpSettings):
     @classmethod
     def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := sorted(set(kinds) - KINDS.keys()):
-            raise ValueError(f"no such kind: {', '.join(unknown)}; there are {', '.join(KINDS)}")
+            raise ValueError(
+                f"unknown kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}"
+            )
         return kinds
 
 
 def _instant(moment: datetime, precision: str) -> str:
-    """RFC 3339 in UTC; a moment without a zone is UTC, as all of the bus are."""
+    """Return a time as RFC 3339 in UTC; a time without a zone is UTC, as everywhere in the bus."""
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return aware.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def signer(secret: SecretStr, name: str = "secret") -> Webhook:
-    """What signs with a secret; raises `Stop` when it is not one of the specification's form."""
+    """Return the object that signs with a secret; raise `Stop` if the secret's form is invalid."""
     text = secret.get_secret_value().strip()
     advice = f"make one with: {NEW_SECRET}"
     where = f"BUS_PRODUCTS__WEBHOOK__{name.upper()}"
     if not text:
-        raise Stop(f"the webhook has no secret to sign with; set {where}; {advice}")
+        raise Stop(f"the webhook has no secret for its signatures; set {where}; {advice}")
     try:
         encoded = text.removeprefix("whsec_")
         key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise Stop(f"{where} is not `whsec_` and 24 to 64 bytes in base64; {advice}")
+        raise Stop(f"{where} must be `whsec_` and 24 to 64 bytes in base64; {advice}")
     return Webhook(key)
 
 
 def event_id(event: Attributes) -> str:
-    """The event's id as `webhook-id` may have it; the same for the same event, always."""
+    """Return the event's id in the form of `webhook-id`, always the same for the same event."""
     if PLAIN_ID.fullmatch(event.id):
         return event.id
     return "evt_" + hashlib.sha256(f"{event.source}\n{event.id}".encode()).hexdigest()
 
 
 def body(kind: str, data: Row, event: Attributes) -> str:
-    """The payload: type, timestamp and data, as short as JSON can be."""
+    """Return the payload: type, timestamp and data, as compact JSON."""
     change = event.type.removeprefix(f"{TYPE_PREFIX}{kind}.")
     return json.dumps(
         {
@@ -149,7 +156,10 @@ def body(kind: str, data: Row, event: Attributes) -> str:
 
 
 def compose(settings: WebhookSettings) -> Compose:
-    """From an event to its signed request, by these settings; each try has its own timestamp."""
+    """Return the function that makes the signed request of an event.
+
+    Each try of the same event has a new timestamp and signature.
+    """
     signers = [signer(settings.secret)]
     if settings.old_secret.get_secret_value():
         signers.append(signer(settings.old_secret, "old_secret"))
@@ -188,7 +198,7 @@ def _left_out(kind: str, sensitive: bool) -> frozenset[str]:
 
 
 def delivery(settings: WebhookSettings) -> Http:
-    """Open the delivery; raises `Stop` when the URL or the secret is missing or not fit."""
+    """Open the delivery; raise `Stop` when the URL or the secret is missing or invalid."""
     return Http(settings, compose(settings))
 
 

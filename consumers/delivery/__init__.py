@@ -1,0 +1,1 @@
+"""The deliveries that the products of the bus use."""

@@ -1,20 +1,22 @@
-"""Batches of rows into Canvas through its SIS import API, and what Canvas said about them.
+"""Delivery of batches to Canvas through its SIS import API, with the errors that Canvas reports.
 
 Sources: Canvas LMS API documentation, "SIS Imports" (create, show, the states of an import,
 errors_attachment), "SIS Import Errors" (row: the header is row 1), "Throttling" (429, or 403 with
 "Rate Limit Exceeded"); instructure/canvas-lms, app/models/sis_batch.rb (`write_all_errors`: the
 report is CSV with the columns sis_import_id, file, message, row).
 
-* A batch is one zip in one POST; Canvas runs the imports of an account one after another. It is
-  watched until it has ended, so the next batch is sent only then.
-* An import that goes on for longer than `poll_seconds` is `RetryLater`; the next call of `deliver`
-  with the same rows goes on watching it and sends nothing.
-* When the answer to the POST is lost, the zip is sent again. That is harmless: each row says how a
-  thing stands, not what to do to it, and nothing newer is sent in between.
-* A row that Canvas did not take is a `Refusal` of its message. The text is Canvas's, with the
-  row's values replaced by their columns' names, as it may tell names and addresses.
-* An import that failed as a whole is tried again, and after `MOST_FAILURES` in a row it is `Stop`:
-  somebody must look at it in Canvas. One that was aborted, was so by a person: `Stop`.
+* A batch is one zip in one POST. Canvas runs the imports of an account one after another. The
+  delivery watches the import until it ends. The next batch is sent only then.
+* If an import takes longer than `poll_seconds`, the delivery raises `RetryLater`. The next call of
+  `deliver` with the same rows continues to watch the import and sends nothing.
+* If the answer to the POST is lost, the zip is sent again. This is harmless: each row holds a state
+  and not a change, and nothing newer is sent in between.
+* A row that Canvas does not accept becomes a `Refusal` of its message. The reason is Canvas's text.
+  It may have names and addresses, so the row's values in it are replaced by the names of their
+  columns.
+* An import that fails as a whole is tried again. After `MOST_FAILURES` failures in a row the
+  delivery raises `Stop`, because a person must look at the import in Canvas. If a person aborted an
+  import, the delivery raises `Stop` at once.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ WORD = re.compile(r"[^\s\"'(),:;\[\]{}]+")
 
 
 class CanvasImports:
-    """A `bus.delivery.Redelivery` into one Canvas account, and `Unlocked`."""
+    """A `bus.delivery.Redelivery` into one Canvas account; it is `Unlocked`."""
 
     unlocked = True
 
@@ -68,16 +70,16 @@ class CanvasImports:
             self._query["override_sis_stickiness"] = "true"
         self._poll_seconds = poll_seconds
         self._sleep = sleep
-        self._begun: tuple[bytes, int] | None = None  # digest of the zip, id of its import
+        self._begun: tuple[bytes, int] | None = None  # the zip's digest and the import's id
         self._failures = 0
         self._canvas = CanvasApi(url, token)
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """Canvas keeps no offsets: the group's own are used."""
+        """Return no offsets, because Canvas stores none; the consumer uses those of its group."""
         return {}
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Import the batch and wait for its end; what Canvas refused of it."""
+        """Import the batch, wait for the end of the import, and return what Canvas refused."""
         found = sheets(batch.parts, self._layout)
         if not found:
             return ()
@@ -94,17 +96,21 @@ class CanvasImports:
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Import it as `deliver` does. Canvas keeps no offsets, so nobody can say here whether what
-        the live consumer has just sent is newer: `unlocked`."""
+        """Import the batch as `deliver` does.
+
+        Canvas stores no offsets. So the delivery cannot know whether the live consumer has just
+        sent something newer (`unlocked`).
+        """
         return self.deliver(batch)
 
     def settle(self) -> None:
-        """Nothing is ever put off."""
+        """Do nothing: `deliver` defers nothing."""
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nothing is kept between batches."""
+        """Do nothing: the delivery keeps nothing between batches."""
 
     def close(self) -> None:
+        """Close the connections."""
         self._canvas.close()
 
     def _send(self, packed: bytes) -> int:
@@ -118,7 +124,7 @@ class CanvasImports:
         return int(answer["id"])
 
     def _watch(self, number: int) -> dict[str, Any]:
-        """The import when it has ended; `RetryLater` when it takes too long."""
+        """Return the import after it has ended; raise `RetryLater` after `poll_seconds`."""
         waited, pause = 0.0, FIRST_POLL
         while True:
             state = self._canvas.ask("GET", f"{self._path}/{number}")
@@ -126,8 +132,8 @@ class CanvasImports:
                 return state
             if waited >= self._poll_seconds:
                 raise RetryLater(
-                    f"Canvas is still at work on SIS import {number} "
-                    f"({state.get('progress') or 0} %); looking again later",
+                    f"Canvas is still running SIS import {number} "
+                    f"({state.get('progress') or 0} %); checking it again later",
                     after=LONGEST_POLL,
                 )
             pause = min(pause, self._poll_seconds - waited)
@@ -136,12 +142,12 @@ class CanvasImports:
             pause = min(pause * 1.5, LONGEST_POLL)
 
     def _judge(self, number: int, state: dict[str, Any]) -> None:
-        """Go on only with an import that has ended well."""
+        """Raise `Stop` or `RetryLater` unless the import ended well."""
         ended = state["workflow_state"]
         if ended in UNDONE:
             raise Stop(
                 f"SIS import {number} was {ended} in Canvas; find out why, then start this "
-                "consumer again: it sends the same rows once more"
+                "consumer again: it sends the same rows again"
             )
         if ended in FAILED:
             self._begun = None
@@ -149,16 +155,17 @@ class CanvasImports:
             said = f"Canvas could not run SIS import {number} ({ended})"
             if self._failures >= MOST_FAILURES:
                 raise Stop(
-                    f"{said}, the {self._failures}th in a row; see it in Canvas under Admin > SIS "
-                    "Import, or ask Canvas's support, then start this consumer again"
+                    f"{said}, failure {self._failures} in a row; look at it in Canvas under Admin "
+                    "> SIS Import, or ask Canvas's support, then start this consumer again"
                 )
             raise RetryLater(f"{said}; sending it again")
         self._failures = 0
 
     def _refusals(self, state: dict[str, Any], found: list[Sheet]) -> list[Refusal]:
-        """Canvas's errors and warnings on rows, as refusals of their messages.
+        """Return refusals for the rows on which Canvas reported an error or a warning.
 
-        What names no row that was sent (a warning on the whole file) is counted in the log.
+        A report that names none of the sent rows, such as a warning on a whole file, is only
+        counted in the log.
         """
         if state["workflow_state"] == "imported" and not state.get("errors_attachment"):
             return []
@@ -172,14 +179,21 @@ class CanvasImports:
                 reasons.setdefault((name, at), sent[name].without_values(message, at))
             unplaced += not places
         if unplaced:
-            log.warning("canvas reports that name no row", sis_import=state["id"], count=unplaced)
+            log.warning(
+                "canvas reported errors or warnings that name no sent row",
+                sis_import=state["id"],
+                count=unplaced,
+            )
         return [
             Refusal(sent[name].sheet.messages[at], f"Canvas, {name}: {reason}")
             for (name, at), reason in reasons.items()
         ]
 
     def _report(self, state: dict[str, Any]) -> Iterator[tuple[str, str, int | None]]:
-        """All (file, message, row) of an import; row None where Canvas does not say."""
+        """Yield (file, message, row) of each error and warning; row may be None.
+
+        Canvas does not give the row of each report.
+        """
         attached = (state.get("errors_attachment") or {}).get("url")
         if attached:
             for line in csv.DictReader(
@@ -188,7 +202,7 @@ class CanvasImports:
                 row = line.get("row") or ""
                 yield line.get("file") or "", line.get("message") or "", int(row) if row else None
             return
-        # No report: what the import itself tells, which is only the first of each.
+        # Without a report, the import itself lists only the first errors and warnings.
         for kind in ("processing_errors", "processing_warnings"):
             for file, message in state.get(kind) or ():
                 yield file, message, None
@@ -209,7 +223,10 @@ class _Sent:
         return found
 
     def places(self, message: str, row: int | None) -> list[int]:
-        """Which rows a report is about: by its number, else by the ids that its text names."""
+        """Return the indexes of the rows that a report is about.
+
+        The row number decides. Without it, the ids that the message names decide.
+        """
         rows = self.sheet.rows
         if row is not None:
             return [row - 2] if 2 <= row < len(rows) + 2 else []
@@ -222,7 +239,7 @@ class _Sent:
         ]
 
     def without_values(self, message: str, at: int) -> str:
-        """The text with the row's values, but for ids, replaced by the names of their columns."""
+        """Return the message with the row's values replaced by column names, except for the ids."""
         row: Row = self.sheet.rows[at]
         ids = {row[column] for column in self.sheet.table.key}
         values = [

@@ -1,9 +1,9 @@
 """The CSV files of a batch, and the zip that holds them.
 
-Of rows that are the same thing to the product only the last is kept: products import a file in
-pieces and in parallel (Canvas: instructure/canvas-lms, lib/sis/csv/import_refactored.rb,
-`rows_for_parallel`; and within a piece it deletes at the end: lib/sis/enrollment_importer.rb,
-`enrollments_to_delete`), so that order within a file decides nothing.
+If several rows are the same thing to the product, only the last one is kept. Products import a file
+in pieces and in parallel, so the order within a file decides nothing (Canvas:
+instructure/canvas-lms, lib/sis/csv/import_refactored.rb, `rows_for_parallel`). Within a piece,
+Canvas deletes at the end (lib/sis/enrollment_importer.rb, `enrollments_to_delete`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 Cell = Callable[[str], str]
-"""From a cell's text to the text that is written."""
+"""A function from a cell's text to the text that is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a product wants its CSV.
+    """How a product wants its CSV files.
 
-    cells:   columns that are written in another form, and how.
-    parents: for each table whose rows refer to rows of the same table: the column that does so.
-             A parent stands before its children; `Table.key` must be one column there.
+    cells:   for each column that is written in another form, the function that converts a cell.
+    parents: for each table whose rows refer to rows of the same table, the referring column. A
+             parent comes before its children. Such a table must have exactly one column in
+             `Table.key`.
     """
 
     cells: Mapping[str, Cell] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Layout:
 
 @dataclass(slots=True)
 class Sheet:
-    """One CSV file: row i is line i + 2 of it, and came of messages[i]."""
+    """One CSV file: rows[i] is line i + 2 of the file and was made from messages[i]."""
 
     table: Table
     rows: list[Row]
@@ -48,7 +49,7 @@ class Sheet:
 
 
 def sheets(parts: Iterable[Part], layout: Layout) -> list[Sheet]:
-    """The files of a batch, in the order of its parts."""
+    """Return the files of a batch, in the order of its parts; files without rows are left out."""
     found: dict[str, Sheet] = {}
     for part in parts:
         sheet = found.setdefault(part.table.name, Sheet(part.table, [], []))
@@ -71,7 +72,10 @@ def _take(sheet: Sheet, places: list[int]) -> None:
 
 
 def _parents_first(sheet: Sheet, column: str) -> list[int]:
-    """The places of the rows, parents before children; a circle is left as it comes."""
+    """Return the indexes of the rows, parents before children.
+
+    The rows of a circle are kept; one of them comes before its parent.
+    """
     (own,) = sheet.table.key
     place = {row[own]: at for at, row in enumerate(sheet.rows)}
     order: dict[int, None] = {}
@@ -86,10 +90,10 @@ def _parents_first(sheet: Sheet, column: str) -> list[int]:
 
 
 def text(sheet: Sheet, layout: Layout) -> str:
-    """A file's text: a header, a line for each row, LF.
+    """Return the text of a file: a header and one line for each row, each ended by LF.
 
-    A line break within a value becomes a space, so that a row's line number, as products give it
-    in their errors, is the same whether they count lines or rows.
+    A line break within a value becomes a space. Products give a line number in their errors, and
+    this way it is the same whether they count lines or rows.
     """
     columns = sheet.table.columns
     cells = [(at, layout.cells[c]) for at, c in enumerate(columns) if c in layout.cells]
@@ -123,7 +127,7 @@ def _csv(columns: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
 
 
 def pack(found: Iterable[Sheet], layout: Layout) -> bytes:
-    """The zip: the same rows always give the same bytes."""
+    """Return the zip of the files; the same rows always give the same bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for sheet in found:

@@ -1,7 +1,7 @@
-"""What deliveries into folders share: files for their owner alone, on the disk; faults told.
+"""What deliveries into folders share: private files, durable writes, and the errors of the disk.
 
-What a disk refuses is `RetryLater` where it may pass (a full disk), `Stop` where a person must act
-(no such folder, no permission).
+An error of the disk becomes `RetryLater` if it may pass (a full disk). It becomes `Stop` if a
+person must act (no such folder, no permission).
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOE
 
 @contextmanager
 def explained(out: Path) -> Iterator[None]:
-    """Turn what the disk says of this folder into the bus's terms; a lock's `Timeout` goes through,
-    although it is an OSError."""
+    """Turn an OSError about this folder into `Stop` or `RetryLater`.
+
+    A lock's `Timeout` is an OSError too, but passes through unchanged.
+    """
     try:
         yield
     except Timeout:
@@ -31,13 +33,18 @@ def explained(out: Path) -> Iterator[None]:
     except OSError as error:
         said = f"the folder {out} cannot be written to: {os.strerror(error.errno or 0)}"
         if error.errno in WRONG_PLACE:
-            raise Stop(f"{said}; name another (--out DIR) or mend its permissions") from error
+            raise Stop(
+                f"{said}; name another folder (--out DIR) or correct its permissions"
+            ) from error
         raise RetryLater(f"{said}; trying again") from error
 
 
 @contextmanager
 def private(path: Path) -> Iterator[BinaryIO]:
-    """A new file (0600); its content is on the disk when the block ends, its name after `sync`."""
+    """Open a new file with mode 0600 that is written to the disk when the block ends.
+
+    The file's name is durable only after `sync` of its folder.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor, for the mode
         yield file
@@ -46,7 +53,7 @@ def private(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(folder: Path) -> None:
-    """The names of the files in a folder, on the disk."""
+    """Write the names of the files in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

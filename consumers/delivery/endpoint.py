@@ -1,19 +1,19 @@
-"""An endpoint to which events are POSTed: its address, what its answers mean, how it stands.
+"""An endpoint to which events are POSTed: its address, its answers, and whether it is switched off.
 
-What an answer means follows Standard Webhooks 1.0.0, "Delivery success and failure":
+The meaning of an answer follows Standard Webhooks 1.0.0, "Delivery success and failure":
 
-* 2xx: taken, whatever the body says.
-* 410: it wants no more events and is switched off (see `Standing`).
-* 408, 409, 425, 429, every 5xx, a time-out, a broken connection, failed TLS: again later, and not
-  before what Retry-After asks (RFC 9110, section 10.2.3).
-* 3xx (redirects are not followed), 401, 402, 403, 404, 405, 407: something is wrong with the
-  endpoint, not with the event: again later as well.
+* 2xx: accepted, with any body.
+* 410: the endpoint wants no more events and is switched off (see `Standing`).
+* 408, 409, 425, 429, every 5xx, a time-out, a broken connection, failed TLS: send the event again
+  later, and not before the time in Retry-After (RFC 9110, section 10.2.3).
+* 3xx (redirects are not followed), 401, 402, 403, 404, 405, 407: the endpoint has a problem, not
+  the event. Send the event again later as well.
 * every other 4xx: this event is refused.
 
-Its address is set by the district's operator, never by the vendor, so a request to the district's
-inside (the specification's "Server side request forgery") takes a wrong setting; still, redirects
-are not followed, no answer is shown or kept, and HTTPS_PROXY is followed, as the specification
-advises a filtering proxy.
+The district's operator sets the address, never the vendor. So only a wrong setting can direct a
+request into the district's internal network (the specification's "Server side request forgery").
+Still, redirects are not followed, and no answer is shown or kept. HTTPS_PROXY is used, because the
+specification recommends a filtering proxy.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from bus.errors import Stop
 LATER = {408, 409, 425, 429}
 ENDPOINT = {401, 402, 403, 404, 405, 407}
 LONGEST_WAIT = 3600.0
-"""Retry-After is followed up to this many seconds."""
+"""The greatest number of seconds for which Retry-After is respected."""
 FORGOTTEN = timedelta(days=1)
-"""Since when it fails is forgotten when nobody has tried for so long."""
+"""A new process ignores since when the endpoint has failed if the last try is longer ago than
+this."""
 
 FAILURES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     (
@@ -60,7 +61,7 @@ FAILURES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 
 
 class Outcome(NamedTuple):
-    """What became of one request; `after` in seconds, as Retry-After says."""
+    """The result of one request; `after` is the number of seconds from Retry-After."""
 
     verdict: Literal["taken", "refused", "later", "gone"]
     why: str
@@ -68,7 +69,7 @@ class Outcome(NamedTuple):
 
 
 def judge(status: int, retry_after: str | None = None) -> Outcome:
-    """What an answer means; see the module's docstring."""
+    """Return what an answer means, by the rules in the module's docstring."""
     why = f"status {status}"
     if 200 <= status < 300:
         return Outcome("taken", why)
@@ -80,7 +81,10 @@ def judge(status: int, retry_after: str | None = None) -> Outcome:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """How long Retry-After asks us to wait: seconds, or a date (RFC 9110, section 10.2.3)."""
+    """Return how many seconds Retry-After asks to wait (RFC 9110, section 10.2.3).
+
+    The header has seconds or a date. Returns None without a valid header.
+    """
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():
@@ -95,7 +99,7 @@ def seconds(retry_after: str | None) -> float | None:
 
 
 def explain(error: BaseException) -> str:
-    """What kind of failure it was; nothing of its text, which may hold what was sent."""
+    """Return the type of a failure, without the error's text, which may include what was sent."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -110,9 +114,12 @@ def explain(error: BaseException) -> str:
 
 
 def address(url: str) -> httpx2.URL:
-    """The URL of an endpoint; raises `Stop` when it is missing or would send records in clear."""
+    """Return the URL of an endpoint.
+
+    Raises `Stop` when the URL is missing or invalid, or would send records unencrypted.
+    """
     if not url:
-        raise Stop("it is not said where events go: set `url` (or give --url https://…)")
+        raise Stop("no address is set for the events: set `url`, or give --url https://…")
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
@@ -122,13 +129,13 @@ def address(url: str) -> httpx2.URL:
     if parsed.scheme == "http" and not loopback(parsed.host):
         raise Stop(
             f"{shown(parsed)} would send records unencrypted; give its https:// address "
-            "(http:// is for this very machine only)"
+            "(http:// is allowed only for this machine)"
         )
     return parsed
 
 
 def loopback(host: str) -> bool:
-    """Whether a host is this very machine."""
+    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -136,7 +143,7 @@ def loopback(host: str) -> bool:
 
 
 def proxy(url: httpx2.URL) -> str | None:
-    """The proxy that the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY) has for a URL."""
+    """Return the environment's proxy for a URL (HTTPS_PROXY, ALL_PROXY, NO_PROXY), or None."""
     if proxy_bypass(url.host):
         return None
     known = getproxies()
@@ -144,24 +151,28 @@ def proxy(url: httpx2.URL) -> str | None:
 
 
 def shown(url: httpx2.URL) -> str:
-    """A URL as it may be shown: without user, password, query and fragment."""
+    """Return the URL without user, password, query and fragment, for messages."""
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))
 
 
 class Standing:
-    """Since when an endpoint fails, and whether it is switched off: one small JSON file.
+    """Since when an endpoint has failed, and whether it is switched off, in one small JSON file.
 
-    No file: it is well. The file is named after a hash of the URL, so that another URL begins
-    afresh, and several instances of a consumer on one machine share it. A restart finds an endpoint
-    switched off as it was; to switch it on again, delete the file that the error names.
+    Without a file, the endpoint works. The file's name has a hash of the URL, so a new URL has no
+    history. Several instances of a consumer on one machine share the file. An endpoint that is
+    switched off stays so after a restart. To switch it on again, delete the file that the error
+    names.
     """
 
     def __init__(
         self, folder: Path, url: httpx2.URL, patience: timedelta, earlier: Path | None = None
     ) -> None:
-        """Raises `Stop` when the endpoint is switched off or the folder cannot be made.
+        """Raise `Stop` when the endpoint is switched off or the folder cannot be created.
 
-        earlier: a folder in which the file may lie yet; it is moved from there.
+        folder:   the folder of the file.
+        url:      the URL of the endpoint.
+        patience: an endpoint that has failed for this long is switched off.
+        earlier:  a folder that may still have the file; the file is moved from there.
         """
         name = hashlib.sha256(str(url).encode()).hexdigest()[:12]
         self.file = folder / f"endpoint-{name}.json"
@@ -171,7 +182,7 @@ class Standing:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Stop(
-                f"{folder} cannot be made ({error.strerror}); set `state` to a folder that can"
+                f"{folder} cannot be created ({error.strerror}); set `state` to another folder"
             ) from None
         if earlier is not None:
             self._move_from(earlier / self.file.name)
@@ -181,15 +192,18 @@ class Standing:
         self._since = self._kept(known)
 
     def well(self) -> None:
-        """It has just taken an event."""
+        """Note that the endpoint has just accepted an event."""
         self._since = None
         if self.file.exists() and "disabled" not in self._read():
             self.file.unlink(missing_ok=True)
 
     def ill(self, why: str) -> None:
-        """It has just failed. When that goes on too long: switch it off and raise `Stop`."""
+        """Note that the endpoint has just failed.
+
+        If it has failed for `patience`, switch it off and raise `Stop`.
+        """
         now = datetime.now(UTC)
-        if self._since is None or not self.file.exists():  # another instance had success
+        if self._since is None or not self.file.exists():  # another instance succeeded
             self._since = now
             self._write({"failingSince": now.isoformat()})
         elif now - self._since >= self._patience:
@@ -199,30 +213,33 @@ class Standing:
             os.utime(self.file)
 
     def disable(self, why: str) -> None:
-        """Switch it off, also for later runs; raises `Stop`."""
+        """Switch the endpoint off, also for later runs, and raise `Stop`."""
         self._write({"disabled": why, "at": datetime.now(UTC).isoformat(timespec="seconds")})
         raise self._stop(why)
 
     def _move_from(self, old: Path) -> None:
-        """Take over the file of an earlier version: with it an endpoint stays switched off."""
+        """Move the file of an earlier version here, so that an endpoint stays switched off."""
         if self.file.exists() or not old.is_file():
             return
         try:
-            shutil.move(old, self.file)  # with its time, which says when it was tried last
+            shutil.move(old, self.file)  # keeps the file's time, which is that of the last try
         except OSError as error:
             raise Stop(
-                f"{old} cannot be moved to {self.file} ({error.strerror}); move it, as it says "
-                "whether the endpoint is switched off"
+                f"{old} cannot be moved to {self.file} ({error.strerror}); move it yourself, "
+                "because it says whether the endpoint is switched off"
             ) from None
 
     def _stop(self, why: str) -> Stop:
         return Stop(
-            f"{self._shown} is switched off: {why}. Ask its owner; when it takes events again, "
-            f"delete {self.file} and start again: delivery goes on where it ended"
+            f"{self._shown} is switched off: {why}. Ask its owner. When it accepts events again, "
+            f"delete {self.file} and start again: delivery continues where it ended"
         )
 
     def _kept(self, known: dict[str, Any]) -> datetime | None:
-        """Since when it fails by the file, unless nobody has tried for long."""
+        """Return since when the endpoint has failed, from the file's content.
+
+        Returns None if the file does not say it, or if the last try is longer ago than `FORGOTTEN`.
+        """
         try:
             since = datetime.fromisoformat(known["failingSince"]).astimezone(UTC)
             tried = datetime.fromtimestamp(self.file.stat().st_mtime, UTC)
@@ -238,10 +255,12 @@ class Standing:
         return known if isinstance(known, dict) else {}
 
     def _write(self, known: dict[str, str]) -> None:
-        """Write the file whole or not at all."""
+        """Write the file as a whole or not at all."""
         new = self.file.with_suffix(f".{os.getpid()}.new")
         try:
             new.write_text(json.dumps({"endpoint": self._shown, **known}) + "\n", "utf-8")
             new.replace(self.file)
         except OSError as error:
-            raise Stop(f"{self.file} cannot be written ({error.strerror})") from None
+            raise Stop(
+                f"{self.file} cannot be written ({error.strerror}); set `state` to another folder"
+            ) from None

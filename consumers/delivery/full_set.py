@@ -1,28 +1,28 @@
-"""A complete set of CSV files in a folder, valid at every write.
+"""Delivery of a complete set of CSV files into a folder; every set that is written is valid.
 
-For products that take whole sets, where what is left out counts as removed. The rows of every
-record are kept in `OUT/.schoolbus/state.sqlite` (`consumers.delivery.set_state`); a folder without
-it is read anew from the topics' beginnings. The files are written from a mirror of these rows
-(`consumers.delivery.set_mirror`), which may be deleted at any time.
+For products that take whole sets, where a missing record counts as removed. The rows of every
+record are kept in `OUT/.schoolbus/state.sqlite` (`consumers.delivery.set_state`). In a folder
+without that file, the consumer reads the topics again from their beginnings. The files are written
+from a mirror of these rows (`consumers.delivery.set_mirror`), which can be deleted at any time.
 
 The set is written when the consumer has caught up (`settle`) and something has changed since the
-last set; the state remembers that, also over a crash. It is written so:
+last set. The state records this, so a crash does not lose it. The steps are:
 
-    1. every file as .schoolbus/FILE.part, and on the disk (`consumers.delivery.set_file`)
-    2. each is renamed to OUT/FILE, one after the other
-    3. .schoolbus/set.json: the time (UTC), and of each file its rows and SHA-256
+    1. every file is written as .schoolbus/FILE.part, durably (`consumers.delivery.set_file`)
+    2. each file is renamed to OUT/FILE, one after the other
+    3. .schoolbus/set.json: the time (UTC), and the number of rows and the SHA-256 of each file
     4. the state: this set has been written
 
-After a crash between 2 and 4 the set is written again. A script that takes the files away does
-well to check them against set.json; it never meets half a file.
+After a crash between steps 2 and 4 the set is written again. A script that takes the files away
+should check them against set.json. It never finds an incomplete file.
 
-A set whose required files would have no rows is never written, as it would remove everyone: a bus
-that was made anew, say. A row that holds until a last day leaves the set with the first one that is
-written after it.
+A set is never written if one of its required files would have no rows, because it would remove
+everyone. This can happen after the bus was rebuilt. A row that is valid until a last day is left
+out of the first set that is written after that day.
 
-Several instances may share a folder (`consumers.delivery.shared_folder`). A half-read set would
-remove people. So no set is written until every partition of the state has an owner that has caught
-up with it. Files are for their owner alone (0600).
+Several instances may share a folder (`consumers.delivery.shared_folder`). A set from partly read
+topics would remove people. So no set is written until every partition of the state has an owner
+that has caught up with it. Only the user who owns the files can read them (0600).
 """
 
 from __future__ import annotations
@@ -47,17 +47,20 @@ log = structlog.get_logger(__name__)
 
 
 class FullSet:
-    """A `bus.delivery.Redelivery` of a whole set into a folder. Its rows are lists of `Row`.
+    """A `bus.delivery.Redelivery` of a whole set into a folder; its rows are lists of `Row`.
 
-    tables:     the files, what is referred to first; all are always written.
-    references: for each table the columns that refer to another.
-    ends:       for each table whose rows hold until a day: the record's field with the last day.
-    today:      the district's day, on which such rows are in the set or not.
-    required:   the tables without whose rows there is no set.
-    revision:   another one when the same records give other rows than before.
-    named_by:   for each table whose rows are in the set only if something names them: the tables
-                that do (see `consumers.delivery.set_file.write_file`).
-    unique:     for each table the columns whose value only one row may have.
+    tables:     the files, referenced tables first; every set has all of them.
+    references: for each table, the columns that refer to another table.
+    ends:       for each table whose rows are valid until a day, the record's field with the last
+                day.
+    today:      returns the current day of the district, which decides whether such rows are in the
+                set.
+    required:   the tables that must have rows; otherwise no set is written.
+    revision:   the version of the translation; change it when the same records give other rows than
+                before.
+    named_by:   for each table whose rows are in the set only if another row names them, the tables
+                with such rows (see `consumers.delivery.set_file.write_file`).
+    unique:     for each table, the columns whose value only one row may have.
     """
 
     def __init__(
@@ -83,50 +86,55 @@ class FullSet:
         self._state = SetState(self._folder, tables, ends, revision)
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """Where the state ends, 0 where it has nothing; the partitions are now this instance's."""
+        """Take the partitions and return the next offsets of the state, 0 where it has none."""
         return self._state.claim(cluster, list(partitions))
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Keep the batch's rows and its offsets, in one transaction; nothing is ever refused."""
+        """Keep the batch's rows and offsets in one transaction; a set refuses nothing."""
         self._state.keep(batch)
         return ()
 
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Keep the batch's rows in the place of those that their records had, unless the state
-        stands for what was not `seen`. Doing it twice is as doing it once."""
+        """Replace the rows of the batch's records.
+
+        Raises `Overtaken` when the state covers offsets beyond `seen`. Doing this twice has the
+        same result as doing it once.
+        """
         self._state.keep_again(batch, seen)
         return ()
 
     def settle(self) -> None:
-        """Write the set if it has changed, and every instance has caught up."""
+        """Write the set if it has changed and every instance has caught up."""
         with self._state.faults(), self._folder.alone():
             self._state.note_caught_up()
             today = self._today().isoformat()
             if not self._state.due(today):
                 return
             if behind := self._state.behind:
-                log.info("the set waits for other instances", partitions_behind=behind)
+                log.info(
+                    "the set waits until other instances have caught up", partitions_behind=behind
+                )
                 return
             self._write(today)
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nobody has these now: no set is written before their next owner has caught up."""
+        """Give the partitions up; no set is written until their next owner has caught up."""
         self._state.give_up(partitions)
 
     def close(self) -> None:
-        """Let go of the state."""
+        """Close the state."""
         self._state.close()
 
     def _write(self, today: str) -> None:
-        """The steps of the module's docstring."""
+        """Do the steps of the module's docstring."""
         out, own = self._folder.out, self._folder.own
         changes, files, left_out = self._write_parts(today)
         empty = [name for name in self._required if not files[name]["rows"]]
         if empty:
-            if empty != self._empty:  # said once, not at every try
-                log.warning("no set is written, as required files would be empty", files=empty)
+            if empty != self._empty:  # logged once, not at every try
+                log.warning("no set is written because required files would be empty", files=empty)
             self._empty = empty
             for table in self._tables:
                 (own / f"{table.name}.part").unlink()
@@ -142,18 +150,21 @@ class FullSet:
         sync(own)
         self._state.note_written(changes, today)
         if left_out:
-            log.info("rows left out, as what they refer to is not in the set", **left_out)
+            log.info(
+                "rows left out: a referenced record is not in the set, or no row refers to them",
+                **left_out,
+            )
 
     def _write_parts(self, today: str) -> tuple[str, dict[str, Any], dict[str, int]]:
-        """Step 1: which change the files are of, the account of each, the rows left out of each.
+        """Do step 1 and return the number of the change, the files' entries and the rows left out.
 
-        A mirror that fails is deleted, and all is done once more with a new one.
+        A mirror that fails is deleted, and the step is repeated once with a new one.
         """
         mirror = SetMirror(self._folder, self._tables)
         try:
             return self._write_from(mirror, today)
         except mirror.error as error:
-            log.info("the mirror of the set's rows is made anew", error=type(error).__name__)
+            log.info("the mirror of the set's rows is rebuilt", error=type(error).__name__)
             mirror.delete()
         finally:
             mirror.close()

@@ -1,22 +1,22 @@
-"""Delivery by HTTP: one POST for each row, several at a time, each student's strictly in order.
+"""Delivery by HTTP: one POST for each row, in parallel, with each student's rows in strict order.
 
-Rows whose records have the same owner (a student's record, enrollments, attendance) make a lane;
-the requests of a lane follow one another, lanes run side by side. A part is finished before the
-next one begins, so what is referred to arrives before what refers to it.
+Rows whose records have the same owner (a student's record, enrollments, attendance) form a lane.
+The requests of a lane follow one another; lanes run in parallel. A part is finished before the next
+one begins, so referenced records arrive before the records that refer to them.
 
-What an answer means is told in `consumers.delivery.endpoint`: taken, refused (this event goes to
-the dead letters), again later, or gone (the endpoint is switched off). Two guards:
+`consumers.delivery.endpoint` says what an answer means: accepted, refused (this event becomes a
+dead letter), again later, or gone (the endpoint is switched off). There are two guards:
 
-* After `refusals_in_a_row` refusals with nothing taken between them the program stops, so that a
-  wrong secret does not send a whole district to the dead letters.
-* An event that is answered 500 for `give_up_hours` goes to the dead letters, so that one event on
-  which the vendor's program breaks does not stop all others. (502, 503, 504 and silence are about
-  the endpoint; an event waits for as long as they last.)
+* The program stops after `refusals_in_a_row` refusals without an accepted event between them. So a
+  wrong secret does not turn all events of a district into dead letters.
+* An event that is answered 500 for `give_up_hours` becomes a dead letter. So one event that breaks
+  the vendor's program does not block all others. (502, 503, 504 and missing answers are about the
+  endpoint; an event waits as long as they last.)
 
-When `deliver` raises `RetryLater`, what the endpoint has taken or refused of the batch is kept in
-memory and not sent again with the same batch. After a crash it is sent again: the receiver knows it
-by its id. One try of a batch lasts about `TRY_SECONDS` at most, so that the loop stays in its group
-while an endpoint is slow.
+When `deliver` raises `RetryLater`, the delivery remembers in memory which rows of the batch the
+endpoint has accepted or refused. It does not send them again with the same batch. After a crash it
+sends them again, and the receiver recognizes an event by its id. One try of a batch lasts at most
+about `TRY_SECONDS`, so that the consumer stays in its group while an endpoint is slow.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ if TYPE_CHECKING:
 ANSWER_BYTES = 65_536
 TRY_SECONDS = 60.0
 IDLE_SECONDS = 4.0
-"""After so long a connection is not used again: many servers close theirs after 5 s."""
+"""A connection that was idle for this many seconds is not used again: many servers close theirs
+after 5 s."""
 BROKE, THROTTLED = "status 500", "status 429"
 REPLAY = "schoolbus-replay"
-"""The header that names the replay by which a request comes."""
+"""The header with the id of the replay that sends the request."""
 FEW = 3
-"""After so many failures in one try no further request is begun: the endpoint is down."""
+"""After this many failures in one try no further request is begun: the endpoint is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +71,22 @@ class Post:
 
 
 Compose = Callable[[str, "Row", "Message"], Post | None]
-"""From kind, row and message to the request; called anew for each try. None: not for this
-endpoint. Raises `Never` when the row cannot be sent."""
+"""A function from kind, row and message to the request. It is called for each try. It returns
+None if the endpoint does not receive the row. It raises `Never` if the row cannot be sent."""
 
 
 class HttpSettings(Model):
-    """An endpoint. Times in seconds unless the name says otherwise.
+    """The settings of an endpoint; times are in seconds unless the name says otherwise.
 
-    url:                where to POST; https, or http to this very machine.
-    concurrency:        how many requests are under way at most.
-    total_seconds:      for one request and its answer; connecting is part of it.
-    disable_after_hours: after so long without any success the endpoint is switched off.
-    refusals_in_a_row:  after so many refused events, and none taken, the program stops.
-    give_up_hours:      after so long an event that is answered 500 goes to the dead letters.
-    state:              the folder of the file that says since when an endpoint fails; None: the
-                        folder `products` of the home.
+    url:                where to POST; https, or http to this machine.
+    concurrency:        the greatest number of requests at the same time.
+    connect_seconds:    the time limit for a connection.
+    total_seconds:      the time limit for one request and its answer, including the connection.
+    disable_after_hours: the endpoint is switched off after this many hours without any success.
+    refusals_in_a_row:  the program stops after this many refused events without an accepted one.
+    give_up_hours:      an event that is answered 500 for this many hours becomes a dead letter.
+    state:              the folder of the file that says since when an endpoint has failed; None
+                        means the folder `products` of the home.
     """
 
     url: str = Field(default="", repr=False)
@@ -104,17 +106,23 @@ class HttpSettings(Model):
 
     @property
     def folder(self) -> Path:
-        """`state`, or where it lies without that; raises `Stop` for settings that are wrong."""
+        """Return `state`, or the folder `products` of the home.
+
+        Raises `Stop` if the settings of the bus are invalid.
+        """
         return self.state or (self._home or load().home) / "products"
 
     @property
     def earlier_folder(self) -> Path | None:
-        """Where version 0.1.0 had it, which did not look at `home` of bus.toml."""
+        """Return the folder that version 0.1.0 used, or None if `state` is set.
+
+        That version ignored `home` of bus.toml.
+        """
         return None if self.state else Path(os.environ.get("BUS_HOME", ".bus")) / "products"
 
 
 class Place(NamedTuple):
-    """One row: its table and where its message is."""
+    """The identity of one row: its table and the position of its message."""
 
     table: str
     topic: str
@@ -124,7 +132,7 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Try:
-    """One call of `deliver`."""
+    """The progress of one call of `deliver`."""
 
     ends: float
     taken: int = 0
@@ -136,7 +144,7 @@ class Try:
 
 
 class Http:
-    """The delivery; see the module's docstring. `compose` makes the requests."""
+    """A `bus.delivery.Redelivery` to one endpoint; `compose` makes the requests."""
 
     def __init__(self, settings: HttpSettings, compose: Compose) -> None:
         self._url = endpoint.address(settings.url)
@@ -150,15 +158,19 @@ class Http:
             timedelta(hours=settings.disable_after_hours),
             settings.earlier_folder,
         )
-        self._settled: dict[Place, str] = {}  # of the batch in hand: "" taken, else why refused
-        self._broke: dict[Place, float] = {}  # of the batch in hand: when first answered 500
+        # Both are of the current batch.
+        self._settled: dict[Place, str] = {}  # "" if accepted, else the reason of the refusal
+        self._broke: dict[Place, float] = {}  # when the row was first answered 500
         self._refused = 0
         self._extra: dict[str, str] = {}
         self._loop = new_event_loop()
         self._client = self._loop.run_until_complete(self._open())
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """Forget what was taken of these partitions: an operator may want it sent once more."""
+        """Forget what was accepted of these partitions: an operator may want it sent again.
+
+        Returns no offsets, because the endpoint stores none.
+        """
         again = set(partitions)
         self._settled = {
             place: why
@@ -168,7 +180,7 @@ class Http:
         return {}
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Send all that has not been taken yet; see the module's docstring."""
+        """Send all rows that were not accepted yet, by the rules of the module's docstring."""
         attempt = Try(ends=time.monotonic() + TRY_SECONDS)
         self._loop.run_until_complete(self._send(batch, attempt))
         if attempt.taken:
@@ -177,19 +189,20 @@ class Http:
             self._standing.disable(attempt.gone)
         if self._refused >= self._settings.refusals_in_a_row:
             raise Stop(
-                f"{self._shown} refused the last {self._refused} events and took none "
-                f"({attempt.refusal}); check its secret, its address and its kinds, start again"
+                f"{self._shown} refused the last {self._refused} events and accepted none "
+                f"({attempt.refusal}); check its secret, address and kinds, then start again"
             )
         if attempt.failures:
             whys = ", ".join(f"{why} ({n}x)" for why, n in attempt.failures.most_common())
             self._standing.ill(whys)
             raise RetryLater(
-                f"{self._shown} does not take events now: {whys}; the rest is sent again later",
+                f"{self._shown} does not accept events now: {whys}; the rest is sent later",
                 after=attempt.after,
             )
         if attempt.halted:
             raise RetryLater(
-                f"{self._shown} is slow: {attempt.taken} events in {TRY_SECONDS:.0f} s; more follow"
+                f"{self._shown} is slow: it accepted {attempt.taken} events in "
+                f"{TRY_SECONDS:.0f} seconds; the rest is sent later"
             )
         refusals = {
             id(message): Refusal(message, why, code_of(why))
@@ -204,18 +217,18 @@ class Http:
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Send it as `deliver` does, each request with the header `schoolbus-replay`."""
+        """Send the batch as `deliver` does, each request with the header `schoolbus-replay`."""
         self._extra = {REPLAY: replay}
         return self.deliver(batch)
 
     def settle(self) -> None:
-        """Nothing is ever put off."""
+        """Do nothing: `deliver` defers nothing."""
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nothing is kept between batches."""
+        """Do nothing: nothing needs to be handed over."""
 
     def close(self) -> None:
-        """Give up what is under way, close the connections."""
+        """Cancel the running requests and close the connections."""
         if self._loop.is_closed():
             return
         self._loop.run_until_complete(self._end(asyncio.all_tasks(self._loop)))
@@ -227,7 +240,7 @@ class Http:
             connector=aiohttp.TCPConnector(
                 limit=settings.concurrency,
                 keepalive_timeout=IDLE_SECONDS,
-                # A district's own certificates come from the usual environment, as the proxy does.
+                # The environment names a district's own certificates, as it names the proxy.
                 ssl=httpx2.create_ssl_context(trust_env=not near),
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_seconds),
@@ -241,11 +254,11 @@ class Http:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         await self._client.close()
-        await asyncio.sleep(0)  # lets the closed connections go
+        await asyncio.sleep(0)  # lets the loop release the closed connections
         await self._loop.shutdown_default_executor()
 
     async def _send(self, batch: Batch, attempt: Try) -> None:
-        for _ in range(3):  # so that connections which the endpoint has closed meanwhile are known
+        for _ in range(3):  # lets the loop notice the connections that the endpoint has closed
             await asyncio.sleep(0)
         for part in batch.parts:
             owner = KINDS[part.kind].owner
@@ -266,7 +279,7 @@ class Http:
                 return
 
     async def _lane(self, part: Part, rows: list[int], attempt: Try) -> None:
-        """Send these rows one after another; the first that is not taken now ends it."""
+        """Send these rows one after another; stop at the first that must be sent again later."""
         for i in rows:
             if attempt.halted or time.monotonic() > attempt.ends:
                 attempt.halted = True
@@ -282,7 +295,7 @@ class Http:
                 return
 
     def _note(self, place: Place, outcome: Outcome, attempt: Try) -> bool:
-        """Remember what became of a request; whether its lane may go on."""
+        """Remember the result of a request, and return whether its lane may continue."""
         verdict, why, after = outcome
         if verdict == "taken":
             self._settled[place] = ""
@@ -304,7 +317,7 @@ class Http:
             attempt.failures[why] += 1
             if after is not None:
                 attempt.after = max(after, attempt.after or 0.0)
-            # Who says when to come back means all requests, not this one alone.
+            # A Retry-After applies to all requests, not only to this one.
             throttled = after is not None or why == THROTTLED
             attempt.halted |= throttled or attempt.failures.total() >= FEW
             return False
@@ -315,7 +328,7 @@ class Http:
         return now - self._broke.setdefault(place, now) > self._settings.give_up_hours * 3600
 
     async def _request(self, post: Post) -> Outcome:
-        """One request and its answer."""
+        """Send one request and return what its answer means."""
         outcome: Outcome | None = None
         try:
             async with (
@@ -329,7 +342,8 @@ class Http:
             ):
                 outcome = endpoint.judge(answer.status, answer.headers.get("retry-after"))
                 size = 0
-                async for chunk in answer.content.iter_any():  # to its end: for the next request
+                # A connection can be used again only after its answer was read to the end.
+                async for chunk in answer.content.iter_any():
                     size += len(chunk)
                     if size > ANSWER_BYTES:
                         break

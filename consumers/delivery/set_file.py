@@ -1,13 +1,14 @@
-"""One file of a whole set, from the rows of a `SetMirror`: what is in it, in which order.
+"""One file of a whole set, written from the rows of a `SetMirror`: its rows and their order.
 
-Valid means that nothing refers to what is not in the set: such a row is left out, or the reference
-is (`Reference`), and it comes back with what it refers to. A table may ask that something names its
-rows (`named_by`): a user without a role and without a relationship is left out. Rows that are the
-same thing to the product (`Table.key`) are written once. A value that only one row may have
-(`Unique`) is the first one's. Order of rows: by key.
+A file is valid if no row refers to something that is not in the set. Otherwise the row or the
+reference is left out (`Reference`). It comes back when the missing row is in the set again. A table
+may require that another row names its rows (`named_by`): for example, a user without a role and
+without a relationship is left out. Rows that are the same thing to the product (`Table.key`) are
+written once. A value that only one row may have (`Unique`) stays with the first row. Rows are
+sorted by key.
 
-DuckDB makes the text of each line, and the lines of a batch lie one after the other in the memory
-that it hands over. So they go into the file as they are, and nothing here goes from row to row.
+DuckDB makes the text of each line, and it hands over a batch of lines as one block of memory. The
+block is written to the file unchanged, so no Python code runs for each row.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
     import pyarrow
 
 LINES = 50_000
-"""So many lines are in memory at once."""
+"""The number of lines that are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A column that names rows of a table that comes before (or of its own, when not required).
+    """A column that refers to rows of an earlier table, or of its own table when not required.
 
-    required: a row whose reference is not in the set is left out; else the cell is emptied.
-    many:     the cell holds several ids, separated by commas; those not in the set are dropped.
-    kind:     only rows that were made from records of this kind are meant; "" for any.
+    required: if the referenced row is not in the set, a required reference leaves the row out; any
+              other becomes an empty cell.
+    many:     the cell holds several ids, separated by commas; ids that are not in the set are
+              removed.
+    kind:     only rows that were made from records of this kind count; "" for any kind.
     """
 
     column: str
@@ -51,10 +54,11 @@ class Reference:
 class Unique:
     """A column whose value only one row of the set may have, without regard to case.
 
-    The first row, by key, keeps it; the others have what another column of theirs has.
+    The first row, by key, keeps the value. The other rows get the value of another of their
+    columns.
 
-    instead: that column; "" for an empty cell.
-    kinds:   only rows that were made from records of these kinds are meant; () for any.
+    instead: that other column; "" for an empty cell.
+    kinds:   only rows that were made from records of these kinds count; () for any kind.
     """
 
     column: str
@@ -71,15 +75,17 @@ def write_file(
     named_by: Sequence[tuple[Table, Sequence[Reference]]] = (),
     unique: Sequence[Unique] = (),
 ) -> tuple[dict[str, Any], int]:
-    """Write it to `path`: its account for set.json, and how many rows were left out.
+    """Write a file; return its entry for set.json and the number of rows that were left out.
 
     con:      DuckDB with the rows in the schema `mirror` (`consumers.delivery.set_mirror`).
-    named_by: the tables, each with all of its references, of which a row must name a row of this
-              table, or that is left out. They come later, and refer to nothing that comes later
-              than this table. Only a table with one key column can have them.
+    path:     where to write the file.
+    today:    the district's day in ISO 8601; rows whose last day is before it are not written.
+    named_by: tables, each with all of its references. A row of `table` is left out unless a row of
+              one of these tables names it. These tables come later than `table`, and refer to no
+              table that comes later than `table`. `table` must have one key column.
 
-    A temporary table of its name has the ids that are in it, for the files that refer to it; so
-    files come in the order of `FullSet.tables`, on one connection.
+    A temporary table with the name of `table` gets the ids that are in the file, for the files that
+    refer to it. So all files must be written in the order of `FullSet.tables`, on one connection.
     """
     standing = f"(last_day IS NULL OR last_day >= {_text(today)})"
     shown, conditions = _valid(table, references)
@@ -96,7 +102,7 @@ def write_file(
             where += f' AND ({key}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
     ((all_standing,),) = con.execute(f"SELECT count(*) FROM {source} WHERE {standing}").fetchall()
     keys = [table.columns.index(name) for name in table.key]
-    # By what is shown where that is the cell itself: DuckDB then carries it once.
+    # Sort by the shown cell where it is the mirror's cell: DuckDB then carries it only once.
     ordered = (f"s{at}" if shown[at] == f"c{at}" else f"c{at}" for at in keys)
     order = ", ".join([*ordered, 'kind, id, owner, "at"'])
     same = " AND ".join(f"s{at} = lag(s{at}) OVER ()" for at in keys)
@@ -108,7 +114,7 @@ def write_file(
     if unique:
         _make_unique(con, table, unique, lines)
         lines = "SELECT * FROM line ORDER BY number"
-    # A row that is written already is an empty line: so both numbers come of one query.
+    # A repeated row becomes an empty line, so that one query gives both numbers.
     query = f"SELECT again, if(again, '', {_line(len(table.columns))}) FROM ({lines})"
     digest = hashlib.sha256()
     read = written = 0
@@ -129,7 +135,7 @@ def write_file(
 
 
 def _bytes(texts: pyarrow.StringArray) -> memoryview:
-    """The bytes of all texts, one after the other, as they lie in memory."""
+    """Return the bytes of all texts, one after the other, as they are in memory."""
     _, places, data = texts.buffers()
     if not data:
         return memoryview(b"")
@@ -138,13 +144,13 @@ def _bytes(texts: pyarrow.StringArray) -> memoryview:
 
 
 def _line(columns: int) -> str:
-    """The SQL of a line of CSV, from its cells s0, s1, …
+    """Return the SQL of a line of CSV, made of its cells s0, s1 and so on.
 
-    A cell is quoted if it holds a comma, a quote or a line break, as Python's csv module does. Few
-    do, so first the row is looked at as a whole.
+    A cell is quoted if it holds a comma, a quote or a line break, as in Python's csv module. Few
+    cells do, so the SQL first checks the row as a whole.
     """
     cells = [f"s{at}" for at in range(columns)]
-    if columns == 1:  # an empty line is no row
+    if columns == 1:  # an empty line would not count as a row
         cells = ["if(s0 = '', '\"\"', s0)"]
     quoted = [
         f"if(regexp_matches(s{at}, '[,\"\\r\\n]'), "
@@ -160,9 +166,10 @@ def _line(columns: int) -> str:
 def _make_unique(
     con: duckdb.DuckDBPyConnection, table: Table, unique: Iterable[Unique], lines: str
 ) -> None:
-    """Put the lines into a temporary table, and give each value of `Unique` to one of them.
+    """Put the lines into a temporary table, and leave each value of `Unique` to one of them.
 
-    Python says what a small letter is: DuckDB knows only those of one character.
+    Python lowercases the values that are not ASCII: DuckDB's `lower` maps one character to one
+    character only.
     """
     con.execute(
         "CREATE OR REPLACE TEMP TABLE line AS "
@@ -191,7 +198,7 @@ def _leave_out_unnamed(
     named_by: Iterable[tuple[Table, Sequence[Reference]]],
     standing: str,
 ) -> None:
-    """Leave in the table's ids only those that a row which is in the set names."""
+    """Remove from the table's temporary table the ids that no row in the set names."""
     ids = f'temp."{table.name}"'
     named = [f"SELECT id, kind FROM {ids} WHERE false"]
     for other, references in named_by:
@@ -208,7 +215,10 @@ def _leave_out_unnamed(
 
 
 def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], list[str]]:
-    """The SQL of each column, and the conditions on a row, so that no reference is broken."""
+    """Return the SQL of each column, and the conditions on a row.
+
+    With both, no reference of a written row is broken.
+    """
     shown = {name: _cell(table, name) for name in table.columns}
     conditions = []
     for reference in references:
@@ -230,10 +240,10 @@ def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], li
 
 
 def _cell(table: Table, column: str) -> str:
-    """A column of the mirror."""
+    """Return the mirror's name of a column."""
     return f"c{table.columns.index(column)}"
 
 
 def _text(text: str) -> str:
-    """A text as SQL writes it."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"

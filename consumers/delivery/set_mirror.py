@@ -1,29 +1,33 @@
-"""The rows of a `SetState` once more, in columns, from which the files of a set are written.
+"""The rows of a `SetState` in DuckDB, from which the files of a set are written.
 
-SQLite keeps rows and offsets in one transaction, for several instances; DuckDB sorts, joins and
+SQLite keeps rows and offsets in one transaction, for several instances. DuckDB sorts, joins and
 writes a million rows in the time that SQLite takes to read them. So each has its part.
 
-`OUT/.schoolbus/mirror/rows.duckdb` is a cache of `state.sqlite`. It may be deleted at any time. It
-is open only while a set is written, under the folder's lock. Before that it is brought in step:
-only the records that have changed since are taken, so this costs as much as the change is large.
+`OUT/.schoolbus/mirror/rows.duckdb` is a cache of `state.sqlite`. It can be deleted at any time. It
+is open only while a set is written, under the folder's lock. Before the set is written, the mirror
+is brought up to date. Only the records that have changed since the last time are taken, so the cost
+depends on the number of changes.
 
-    about        the mark: another one each time that the mirror is brought in step
-    "TABLE.csv"  kind, id, owner, at, last_day as in the state; c0, c1, …: the cells. At first the
-                 rows lie in the order in which they are written; changed ones come at the end.
+    about        the mark, which changes each time the mirror is brought up to date
+    "TABLE.csv"  kind, id, owner, at, last_day as in the state; c0, c1, …: the cells. In a new
+                 mirror the rows are in the order in which they are written; changed rows come at
+                 the end.
 
-The state has the mark of the mirror whose changes it notes. When the two marks differ, or the state
-has not noted all changes, the mirror is made anew from all rows. Both marks change in one step,
-during which nobody changes the state: first DuckDB commits, then SQLite. A kill
+The state has the mark of the mirror for which it notes changes. If the two marks differ, or if the
+state has not noted all changes, the mirror is rebuilt from all rows. Both marks change in one step,
+during which no instance changes the state: first DuckDB commits, then SQLite. A kill
 
-    before DuckDB commits     leaves both marks as they were: the same records are taken again; or
-                              a new mirror without a mark, which nobody uses
-    between the two commits   leaves a mirror with a mark that no state has: it is made anew
-    after SQLite's commit     leaves a mirror in step, also if no file of the set is written yet
+    before DuckDB commits     leaves both marks unchanged: the same records are taken again; or it
+                              leaves a new mirror without a mark, which is not used
+    between the two commits   leaves a mirror with a mark that no state has: it is rebuilt
+    after SQLite's commit     leaves a mirror that is up to date, even if no file of the set was
+                              written
 
-The same goes for a mirror or a state that was put back from a backup, and for a damaged file. Where
-no file can be opened (another process has it), the mirror is in memory for this one set.
+The same rules cover a mirror or a state that was restored from a backup, and a damaged file. If no
+file can be opened because another process has it, the mirror is in memory for this one set.
 
-What memory cannot hold goes to `mirror/spill`; what a kill leaves there goes with the next set.
+Data that does not fit into memory goes to `mirror/spill`. Files that a kill leaves there are
+deleted before the next set.
 """
 
 from __future__ import annotations
@@ -44,20 +48,21 @@ if TYPE_CHECKING:
 
 FILE = "rows.duckdb"
 LAYOUT = "1"
-"""Of the mirror; to be raised when its tables change."""
+"""The version of the mirror's tables; increase it when they change."""
 BLOCK = 20_000
-"""So many rows are taken from the state at once."""
+"""The number of rows that are taken from the state at once."""
 ROOM = 4
-"""When one in so many rows has changed since the mirror was made, it is made anew: new rows come at
-its end, so that it is less and less in order."""
+"""The mirror is rebuilt when one in this many rows has changed since it was built. Changed rows
+come at its end, so it is less and less sorted."""
 
 
 class SetMirror:
     """The mirror of a folder's state, for the time in which one set is written.
 
-    error: the base of all that DuckDB raises.
+    error:  the base class of all errors that DuckDB raises.
+    faults: a context manager that turns them into `RetryLater` and `Stop`.
 
-    Raises what DuckDB does: `faults` tells it in the bus's terms.
+    The methods raise DuckDB's own errors.
     """
 
     def __init__(self, folder: SharedFolder, tables: Sequence[Table]) -> None:
@@ -69,27 +74,27 @@ class SetMirror:
         spill.mkdir(mode=0o700)
         self._database = CacheDatabase(self._own, "the rows of the set", spill)
         self._con = self._database.con
-        # A join leaves the rows in their order, and keeps the ids that it looks for in memory, not
-        # the rows. Rows in order are sorted in a third of the time.
+        # Without this optimizer a join keeps the order of the rows, and holds the ids in memory
+        # instead of the rows. Rows that are in order are sorted in a third of the time.
         self._con.execute("SET disabled_optimizers = 'build_side_probe_side'")
         self.error = self._database.error
         self.faults = self._database.faults
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and delete the spilled data."""
         self._database.close()
         shutil.rmtree(self._own / "spill", ignore_errors=True)
 
     def delete(self) -> None:
-        """Close the file and delete it: it is damaged."""
+        """Close and delete a damaged mirror."""
         self.close()
         shutil.rmtree(self._own, ignore_errors=True)
 
     def follow(self, state: SetState) -> tuple[duckdb.DuckDBPyConnection, str]:
-        """Bring the mirror in step.
+        """Bring the mirror up to date.
 
-        Gives DuckDB, with the rows in the schema `mirror`, and how often they had changed by then
-        (`SetState.moment`).
+        Returns the DuckDB connection, with the rows in the schema `mirror`, and the number of the
+        state's last change (`SetState.moment`).
         """
         with state.moment() as changes:
             mark = state.mirror
@@ -102,10 +107,10 @@ class SetMirror:
                 self._take(state, changed=True)
         return self._con, changes
 
-    # ---- within --------------------------------------------------------------------------------
+    # ---- private -------------------------------------------------------------------------------
 
     def _is_usable(self, mark: str | None) -> bool:
-        """Make the tables of a file that is new; whether another one has the state's mark."""
+        """Create the tables in a new file; return whether an existing file has the state's mark."""
         if self._database.rows(
             "FROM duckdb_tables() WHERE database_name = 'mirror' AND table_name = 'about'"
         ):
@@ -123,10 +128,10 @@ class SetMirror:
         return True
 
     def _take(self, state: SetState, *, changed: bool) -> None:
-        """Take all rows or those of the changed records, and a new mark; the state notes it.
+        """Take all rows or those of the changed records, and set a new mark in mirror and state.
 
-        Changed records are one transaction. All rows are many, as one would hold them in memory:
-        until it has a mark, nobody uses the file.
+        Changed records are taken in one transaction. All rows are not, because a transaction would
+        hold them in memory. That is safe: a file without a mark is not used.
         """
         mark = f"{LAYOUT}:{uuid.uuid4().hex}"
         with self._database.transaction() if changed else nullcontext():
@@ -144,7 +149,7 @@ class SetMirror:
             state.note_mirrored(mark, self._number() // ROOM)
 
     def _number(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         counted = [f'SELECT count(*) AS n FROM mirror."{table.name}"' for table in self._tables]
         ((number,),) = self._database.rows(f"SELECT sum(n) FROM ({' UNION ALL '.join(counted)})")
         return int(number)
@@ -158,7 +163,7 @@ class SetMirror:
             )
 
     def _append(self, table: Table, blocks: Iterable[Sequence[Line]]) -> None:
-        """Append rows in the order in which they are written: what is in order is soon sorted."""
+        """Append rows, sorted as they are written, because sorted rows are sorted again faster."""
         number = len(table.columns)
         paths = ", ".join(f"'$[{at}]'" for at in range(number))
         cells = "".join(f", coalesce(cell[{at + 1}], '')" for at in range(number))
@@ -181,7 +186,7 @@ class SetMirror:
     def _given(
         self, name: str, rows: Sequence[Key | Line], columns: Sequence[str]
     ) -> Iterator[None]:
-        """Rows as a table of DuckDB."""
+        """Make rows available to DuckDB as a table."""
         import pyarrow
 
         lists = list(zip(*rows, strict=True)) or [()] * len(columns)

@@ -1,20 +1,22 @@
-"""What a whole set is made of: the rows of every record, and the offsets that they stand for.
+"""The state of a whole set: the rows of every record, and the offsets that they cover.
 
 `OUT/.schoolbus/state.sqlite` holds both, and one SQLite transaction changes both. So a crash
-neither loses nor doubles anything. Kafka is the store of record and this is a cache. A state of
-another cluster, of other columns or of another revision of the translation is emptied, and read
-anew.
+neither loses nor duplicates anything. Kafka is the store of record and this file is a cache. If it
+is from another cluster, has other columns, or was made by another revision of the translation, it
+is emptied and rebuilt from the topics.
 
-    place        of each partition: the next offset, its owner, whether the owner has caught up
-    fact         by name: the cluster, the layout, how often rows changed, which change is written;
-                 the mark of the mirror, the last change that is in `changed`, its room
+    place        for each partition: the next offset, its owner, whether the owner has caught up
+    fact         by name: the cluster; the layout; the number of the last change; the change that
+                 was written, and its day; the mark of the mirror; the last change that is in
+                 `changed`; the room in `changed`
     "TABLE.csv"  the rows of a table, each as a JSON list of its cells
-    changed      the records whose rows have changed since the mirror was in step
+    changed      the records whose rows have changed since the mirror was up to date
 
-The mirror (`consumers.delivery.set_mirror`) holds the same rows. `changed` tells it which ones to
-take. It is whole only if its last change is the state's: a version of the bus that does not know it
-changes rows without a word. There is nothing in it before there is a mirror, nor when its room is
-used up: when so many records have changed, the mirror is made anew, and `changed` begins again.
+The mirror (`consumers.delivery.set_mirror`) holds the same rows and takes the records in `changed`.
+`changed` is complete only if its last change is the last change of the state. Versions of the bus
+that do not know `changed` change rows without noting them there. `changed` is empty while there is
+no mirror. It is emptied when its room is used up: after this many changed records the mirror is
+rebuilt, and `changed` begins again.
 """
 
 from __future__ import annotations
@@ -49,10 +51,10 @@ CREATE TABLE "{}" (
     PRIMARY KEY (kind, id, owner, at)) WITHOUT ROWID
 """
 Key = tuple[str, str, str]
-"""What a record is known by: its kind, its id, its owner."""
+"""The identity of a record: its kind, its id, its owner."""
 Line = tuple[str, str, str, int, str, str | None]
 FORMAT = "2"
-"""Of the state; to be raised when the tables change."""
+"""The version of the state's tables; increase it when they change."""
 
 
 class SetState:
@@ -71,35 +73,40 @@ class SetState:
         self._path = folder.own / "state.sqlite"
         self._layout = json.dumps([FORMAT, revision, *((t.name, t.columns) for t in tables)])
         with self.faults():
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # for its mode
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))  # sets the mode
             self._sql = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None)
             self._sql.execute("PRAGMA journal_mode = WAL")
             self._sql.execute("PRAGMA synchronous = FULL")
             self._sql.executescript(SCHEMA)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._sql.close()
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """What the disk and SQLite say, in the bus's terms."""
+        """Turn errors of the disk and of SQLite into `RetryLater` and `Stop`."""
         try:
             with explained(self._folder.out):
                 yield
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
             if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")):
-                raise RetryLater(f"the state {self._path} says {name}; trying again") from error
+                raise RetryLater(
+                    f"the state {self._path} cannot be used (SQLite: {name}); trying again"
+                ) from error
             raise Stop(
-                f"the state {self._path} says {name}; delete {self._path}* and start again: it is "
-                "read anew from Kafka"
+                f"the state {self._path} cannot be used (SQLite: {name}); delete {self._path}* and "
+                "start again: it is rebuilt from Kafka"
             ) from error
 
     # ---- rows and offsets ---------------------------------------------------------------------
 
     def claim(self, cluster: str, partitions: Sequence[Position]) -> dict[Position, int]:
-        """The next offsets of these partitions, which are now this instance's; 0 without a row."""
+        """Make this instance the owner of the partitions and return their next offsets.
+
+        The next offset of a partition that the state does not have is 0.
+        """
         with self._change() as sql:
             if (self._fact("cluster"), self._fact("layout")) != (cluster, self._layout):
                 self._clear()
@@ -116,7 +123,7 @@ class SetState:
         return {position: known[position] for position in partitions}
 
     def keep(self, batch: Batch) -> None:
-        """Keep a batch's rows and its offsets, but for partitions that have another owner."""
+        """Keep a batch's rows and offsets, except for partitions that have another owner."""
         with self._change() as sql:
             us = self._folder.instance
             lost = {
@@ -133,13 +140,13 @@ class SetState:
             )
 
     def keep_again(self, batch: Batch, seen: Mapping[Position, int]) -> None:
-        """Keep the rows of a replay's batch; raises `Overtaken` when an offset is beyond `seen`."""
+        """Keep the rows of a replay's batch; raise `Overtaken` when an offset is beyond `seen`."""
         with self._change() as sql:
             if self._fact("layout") != self._layout:
                 raise Stop(
-                    f"what {self._folder.out} holds is of another version of the translation, or "
-                    "of none; start its consumer with this one, which reads all anew, or replay "
-                    "--into another folder"
+                    f"the set in {self._folder.out} is from another version of the translation, or "
+                    "is missing; start its consumer with this version, which rebuilds the set from "
+                    "Kafka, or replay --into another folder"
                 )
             for topic, number, offset in sql.execute("SELECT topic, number, next FROM place"):
                 if offset > seen.get(Position(topic, number), offset):
@@ -147,7 +154,7 @@ class SetState:
             self._keep_rows(batch.parts)
 
     def give_up(self, partitions: Iterable[Position]) -> None:
-        """Nobody has these partitions now, so nobody has caught up with them."""
+        """Remove this instance as the owner of the partitions; they count as behind."""
         with self._change() as sql:
             sql.executemany(
                 "UPDATE place SET owner = '', caught_up = 0"
@@ -158,19 +165,22 @@ class SetState:
     # ---- whether to write a set ---------------------------------------------------------------
 
     def note_caught_up(self) -> None:
-        """This instance has caught up with its partitions."""
+        """Note that this instance has caught up with its partitions."""
         self._sql.execute(
             "UPDATE place SET caught_up = 1 WHERE owner = ?", (self._folder.instance,)
         )
 
     @property
     def behind(self) -> int:
-        """How many partitions nobody has caught up with."""
+        """Return the number of partitions with which no owner has caught up."""
         (found,) = self._sql.execute("SELECT count(*) FROM place WHERE NOT caught_up").fetchone()
         return int(found)
 
     def due(self, today: str) -> bool:
-        """Whether the set has changed since it was written, be it that a last day has passed."""
+        """Return whether the set has changed since it was written.
+
+        A last day that has passed since then is a change too.
+        """
         if self._fact("changes") != self._fact("written"):
             return self._fact("changes") is not None
         day = self._fact("day") or today
@@ -182,7 +192,7 @@ class SetState:
         )
 
     def note_written(self, changes: str, today: str) -> None:
-        """The set of that moment and day is written."""
+        """Note that the set of this change and day was written."""
         with self._change():
             self._learn(written=changes, day=today)
 
@@ -190,26 +200,33 @@ class SetState:
 
     @contextmanager
     def moment(self) -> Iterator[str]:
-        """Rows stand still until it ends: other instances wait. Gives how often they had changed,
-        for `note_written`. The methods below are called within it."""
+        """Keep all instances from changing rows until the block ends.
+
+        Yields the number of the last change, for `note_written`. The methods below must be called
+        within the block.
+        """
         with self._change():
             yield self._fact("changes") or ""
 
     @property
     def mirror(self) -> str | None:
-        """The mark of the mirror that is in step but for the `changed` records; None for none."""
+        """Return the mark of the mirror that lacks only the `changed` records, or None."""
         return self._fact("mirror") if self._is_followed() else None
 
     def changed(self, name: str) -> list[Key]:
-        """The records whose rows in a table have changed since the mirror was in step."""
+        """Return the records whose rows in a table have changed since the mirror was up to date."""
         found = self._sql.execute("SELECT kind, id, owner FROM changed WHERE name = ?", (name,))
         return found.fetchall()
 
     def blocks(self, name: str, *, changed: bool, size: int) -> Iterator[list[Line]]:
-        """The rows of a table, of all records or of the changed ones: kind, id, owner, at, cells
-        as JSON, last day."""
+        """Yield the rows of a table, of all records or only of the changed ones, in blocks.
+
+        A row is kind, id, owner, at, cells as JSON, and last day.
+
+        size: the greatest number of rows in a block.
+        """
         source = f'FROM "{name}" t'
-        if changed:  # SQLite takes a cross join in the order in which it is written
+        if changed:  # SQLite runs a cross join in the order in which it is written
             source = (
                 f'FROM changed c CROSS JOIN "{name}" t ON t.kind = c.kind AND t.id = c.id '
                 f"AND t.owner = c.owner WHERE c.name = '{name}'"
@@ -219,9 +236,9 @@ class SetState:
             yield block
 
     def note_mirrored(self, mark: str, room: int | None = None) -> None:
-        """The mirror of this mark is in step; from now on what changes is noted for it.
+        """Note that the mirror with this mark is up to date; later changes are noted for it.
 
-        room: of a new mirror: how many changed records may be noted until it is made anew.
+        room: for a new mirror, how many changed records may be noted before it is rebuilt.
         """
         self._sql.execute("DELETE FROM changed")
         self._learn(mirror=mark, logged=self._fact("changes") or "")
@@ -241,12 +258,15 @@ class SetState:
             self._log(keys, changes)
 
     def _is_followed(self) -> bool:
-        """Whether `changed` is whole."""
+        """Return whether `changed` is complete."""
         logged = self._fact("logged")
         return logged is not None and logged == self._fact("changes")
 
     def _log(self, keys: Sequence[tuple[str, ...]], changes: str) -> None:
-        """Note the records of a change, if there is room; else `changed` ends here."""
+        """Note the records of a change in `changed`.
+
+        Without room for them, empty `changed` and stop noting.
+        """
         room = int(self._fact("room") or 0) - len(keys)
         if room < 0:
             self._sql.execute("DELETE FROM changed")
@@ -255,10 +275,11 @@ class SetState:
         self._learn(logged=changes, room=str(room))
 
     def _keep(self, part: Part) -> list[Key]:
-        """A part's rows in the place of those that its records had; the records' keys.
+        """Replace the rows of a part's records, and return the records' keys.
 
-        Of an enrollment that goes from one student to another, the end of the one and the beginning
-        of the other are in two partitions and come in any order: each replaces only its own.
+        When an enrollment moves from one student to another, its end for the one and its beginning
+        for the other are in two partitions. They come in any order. So each replaces only the rows
+        of its own student.
         """
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
         owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
@@ -299,12 +320,12 @@ class SetState:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that writes: all of it, or nothing."""
+        """Run one write transaction: all of it is committed, or nothing."""
         with self.faults():
             if not self._path.exists():
                 raise Stop(
-                    f"the folder {self._folder.out} or what it keeps in .schoolbus is gone; "
-                    "nothing was taken. Start again: it is read anew from Kafka"
+                    f"the folder {self._folder.out} or the state in its .schoolbus no longer "
+                    "exists; nothing was written. Start again: the state is rebuilt from Kafka"
                 )
             self._sql.execute("BEGIN IMMEDIATE")
             try:
@@ -316,7 +337,11 @@ class SetState:
 
 
 def _cells(row: Row) -> str:
-    """A row as a JSON list of texts; line breaks, which such products refuse, become spaces."""
+    """Return a row as a JSON list of texts.
+
+    Line breaks and other control characters become spaces, because products of whole sets refuse
+    them.
+    """
     text = json.dumps(list(row.values()), ensure_ascii=False)
     if "\\" in text or not text.isprintable():
         text = json.dumps([BREAKS.sub(" ", v) for v in row.values()], ensure_ascii=False)

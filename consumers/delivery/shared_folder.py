@@ -1,12 +1,12 @@
-"""A folder into which several instances of a consumer deliver: its mode, its lock, who is who.
+"""A folder into which several instances of a consumer deliver: its mode, its lock and its owners.
 
-`OUT/.schoolbus` holds the lock, and what a delivery keeps for itself. The folder is for its owner
-alone (0700) when it is made here; an older one keeps its mode.
+`OUT/.schoolbus` holds the lock and the private files of a delivery. If this module creates the
+folder, only its owner can read it (0700). An existing folder keeps its mode.
 
-A partition belongs to the instance that asked for it last (`Delivery.resume`). What another one
-still brings of it is left out (`without`): the owner brings it, and old rows must not come after
-newer ones. Each delivery stores the owners, the offsets and Kafka's cluster id itself, in the same
-step as its rows. That is why this module does not.
+A partition belongs to the instance that asked for it last (`Delivery.resume`). If another instance
+still delivers rows of it, they are left out (`without`): the owner delivers them, and old rows must
+not come after newer ones. Each delivery stores the owners, the offsets and Kafka's cluster id
+itself, in the same step as its rows. So this module does not store them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 LOCK_SECONDS = 60.0
-"""How long one instance waits for another, before the loop tries again."""
+"""How many seconds one instance waits for another before it raises `RetryLater`."""
 
 
 class SharedFolder:
-    """See the module's docstring. `name` is the lock's; every version must use the same.
+    """A shared folder with its lock; every version must use the same `name`, which names the lock.
 
     out:      the folder.
     own:      its `.schoolbus`.
@@ -49,14 +49,14 @@ class SharedFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the lock, and tell what the disk says in the bus's terms.
+        """Hold the lock, and turn errors of the disk into `RetryLater` and `Stop`.
 
-        Raises `RetryLater` when another instance holds it for too long, `Stop` when the folder is
-        gone.
+        Raises `RetryLater` when another instance holds the lock for too long, and `Stop` when the
+        folder does not exist.
         """
         try:
             with explained(self.out):
-                self.own.stat()  # one that is gone (a mount) is not made anew by the lock
+                self.own.stat()  # otherwise the lock would create a missing folder (a mount)
             with explained(self.out), self._lock:
                 yield
         except Timeout:
@@ -67,13 +67,13 @@ class SharedFolder:
 
 
 def without(part: Part, lost: Collection[Position]) -> Part:
-    """A part without what comes of partitions that this instance has lost."""
+    """Return the part without rows of partitions that this instance has lost."""
     if not lost:
         return part
     return sifted(part, lambda message: (message.topic(), message.partition()) not in lost)
 
 
 def sifted(part: Part, keep: Callable[[Message], bool]) -> Part:
-    """A part with only the rows whose messages are to be kept."""
+    """Return the part with only the rows whose messages `keep` accepts."""
     kept = [at for at, message in enumerate(part.messages) if keep(message)]
     return part.only(kept)

@@ -1,25 +1,27 @@
-"""Batches of rows as zip files of CSV in a folder, each batch once.
+"""Delivery of batches as zip files of CSV into a folder, each batch exactly once.
 
-A batch is one zip, `canvas-20261124T141502.123456Z-000001.zip`: the time in UTC, never before that
-of the zip before it, and a running number. Sorted by name, the zips are in the order in which they
-must be imported, also when several instances of a consumer write to the folder. A zip holds only
-the files that have rows, in the product's order (see `consumers.delivery.csv_zip`).
+A batch is one zip, such as `canvas-20261124T141502.123456Z-000001.zip`. The name has the time in
+UTC, which is always later than that of the previous zip, and a running number. Sorted by name, the
+zips are in the order in which they must be imported, also when several instances of a consumer
+write to the folder. A zip holds only the files that have rows, in the product's order (see
+`consumers.delivery.csv_zip`).
 
-Exactly once. `OUT/.schoolbus/NAME.json` is the journal: the offsets that the folder stands for. As
-a district's script may take the zips away, it does not depend on them. A batch is written so, all
-of it under a lock and each step on the disk before the next:
+Exactly once. `OUT/.schoolbus/NAME.json` is the journal. It has the offsets that the folder covers.
+It does not depend on the zips, because a district's script may take them away. A batch is written
+in these steps, all under a lock. Each step is durable before the next one begins:
 
-    1. the zip, as .schoolbus/ZIP.part
+    1. the zip is written as .schoolbus/ZIP.part
     2. the journal: "pending: ZIP, with these offsets"
     3. the zip is renamed to its place
     4. the journal: these offsets, nothing pending
 
-Whoever comes next finishes what was begun. Something is pending: with its .part still there, step
-3 was not done, and the batch never was; without it, the zip was given, and its offsets count. A
-.part that nothing speaks of is from before step 2, and goes.
+The next instance that takes the lock completes an interrupted batch. If a zip is pending and its
+.part still exists, step 3 was not done: the batch does not count. If the .part does not exist, the
+zip was delivered and its offsets count. A .part that the journal does not name is from before step
+2 and is deleted.
 
-`consumers.delivery.shared_folder` has the lock, and says whose a partition is. The journal stores
-the owners. Files are for their owner alone (0600).
+`consumers.delivery.shared_folder` has the lock and explains the owners of partitions. The journal
+stores the owners. Only the user who owns the files can read them (0600).
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ MOMENT = "%Y%m%dT%H%M%S.%fZ"
 
 
 class ZipFolder:
-    """A `bus.delivery.Redelivery` into a folder; `name` begins the zips' names."""
+    """A `bus.delivery.Redelivery` into a folder; the zips' names begin with `name`."""
 
     def __init__(self, out: Path, name: str, layout: Layout | None = None) -> None:
         self._name = name
@@ -52,10 +54,10 @@ class ZipFolder:
         self._folder = SharedFolder(out, name)
         self._claimed: set[Position] = set()
         self._written: dict[Position, int] = {}
-        self._given: list[Part] = []  # in a zip that was given, while the journal cannot be written
+        self._given: list[Part] = []  # in a zip that is in its place but not yet in the journal
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
-        """The offsets of the folder for these partitions, which are now this instance's."""
+        """Take the partitions and return the offsets that the folder has for them."""
         asked = list(partitions)
         with self._alone() as journal:
             if journal.setdefault("cluster", cluster) != cluster:
@@ -69,7 +71,7 @@ class ZipFolder:
         return found
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Write the batch as one zip; nothing is ever refused by a folder."""
+        """Write the batch as one zip; a folder refuses nothing."""
         with self._alone() as journal:
             lost = self._lost(journal)
             parts = self._new([without(part, lost) for part in batch.parts], batch.offsets)
@@ -91,8 +93,11 @@ class ZipFolder:
     def redeliver(
         self, batch: Batch, replay: str, seen: Mapping[Position, int]
     ) -> Sequence[Refusal]:
-        """Write the batch as one zip after all others, unless the folder stands for what was not
-        `seen`; a replay's own offsets keep it from being written twice."""
+        """Write the batch as one zip after all others.
+
+        Raises `Overtaken` when the folder covers offsets beyond `seen`. The journal stores the
+        offsets of each replay, so that no batch of it is written twice.
+        """
         with self._alone() as journal:
             if any(journal["offsets"].get(_key(p), 0) > at for p, at in seen.items()):
                 raise Overtaken
@@ -109,26 +114,29 @@ class ZipFolder:
         return ()
 
     def settle(self) -> None:
-        """Nothing is ever put off."""
+        """Do nothing: `deliver` defers nothing."""
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Nothing: the next owner takes them by `resume`."""
+        """Do nothing: the next owner takes the partitions with `resume`."""
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        """Do nothing: the delivery holds nothing between calls."""
 
     def _lost(self, journal: dict[str, Any]) -> set[Position]:
-        """What was this instance's and has another owner now.
+        """Return the partitions that this instance had and that have another owner now.
 
-        A journal that was taken away and made anew names no owner: then nobody else has resumed.
+        A journal that was deleted and rebuilt names no owner. Then no other instance has resumed.
         """
         owners, us = journal["owners"], self._folder.instance
         return {p for p in self._claimed if owners.get(_key(p), us) != us}
 
     def _new(self, parts: Iterable[Part], offsets: Mapping[Position, int]) -> list[Part]:
-        """Parts without what is written already: by its offset, or in a zip that was given.
+        """Return the parts without the rows that were written before.
 
-        offsets: the batch's; a batch without any tells again what was written.
+        A row was written if its offset is covered, or if it is in a zip that was put into the
+        folder while the journal could not be saved.
+
+        offsets: the offsets of the batch. A batch without offsets delivers written records again.
         """
         written: Mapping[Any, int] = self._written if offsets else {}
         given = {_place(message) for part in self._given for message in part.messages}
@@ -140,7 +148,10 @@ class ZipFolder:
         return [sifted(part, new) for part in parts]
 
     def _give(self, journal: dict[str, Any], data: bytes, given: dict[str, Any]) -> None:
-        """Steps 1 to 3 of the module's docstring; `given` is what then counts in the journal."""
+        """Do steps 1 to 3 of the module's docstring.
+
+        given: what the journal gets when the zip is in its place: offsets, or a replay's offsets.
+        """
         zip_name = self._next(journal)
         part = self._folder.own / f"{zip_name}.part"
         self._write(part, data)
@@ -151,7 +162,7 @@ class ZipFolder:
         sync(self._folder.own)
 
     def _next(self, journal: dict[str, Any]) -> str:
-        """The next zip's name: after every other, also when the clock went back."""
+        """Return the next zip's name, which sorts after all others even if the clock went back."""
         now = datetime.now(UTC)
         if journal["last"]:
             last = datetime.strptime(journal["last"], MOMENT).replace(tzinfo=UTC)
@@ -162,7 +173,7 @@ class ZipFolder:
 
     @contextmanager
     def _alone(self) -> Iterator[dict[str, Any]]:
-        """The journal, with nothing pending, and no other instance at work."""
+        """Hold the lock and yield the journal, with nothing pending."""
         with self._folder.alone():
             yield self._recovered()
 
@@ -189,8 +200,8 @@ class ZipFolder:
             return {"offsets": {}, "owners": {}, "pending": None, "last": last, "count": len(zips)}
         except ValueError:
             raise Stop(
-                f"the journal {path} cannot be read; if the folder's zips have all been imported, "
-                "delete it, and the group's own offsets are used"
+                f"the journal {path} is damaged; if all zips of the folder have been imported, "
+                "delete it: the consumer then uses the offsets of its consumer group"
             ) from None
         return journal
 
@@ -202,7 +213,7 @@ class ZipFolder:
         sync(self._folder.own)
 
     def _write(self, path: Path, data: bytes) -> None:
-        """A file and its name, on the disk."""
+        """Write a file and its name to the disk."""
         with private(path) as file:
             file.write(data)
         sync(path.parent)
