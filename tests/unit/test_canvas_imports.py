@@ -240,7 +240,7 @@ def test_a_reason_tells_ids_and_no_names(fake: FakeCanvas, imports: CanvasImport
     )
     assert logs == [
         {
-            "event": "canvas reports that name no row",
+            "event": "canvas reported errors or warnings that name no sent row",
             "log_level": "warning",
             "sis_import": 2,
             "count": 1,
@@ -252,7 +252,7 @@ def test_an_import_that_takes_long_is_watched_again_and_not_sent_again(
     fake: FakeCanvas, imports: CanvasImports
 ) -> None:
     fake.states = ["importing"] * 20
-    with pytest.raises(RetryLater, match=r"still at work on SIS import 1 \(40 %\)"):
+    with pytest.raises(RetryLater, match=r"still running SIS import 1 \(40 %\)"):
         imports.deliver(users(("u1", "ann")))
     for _ in range(3):
         try:

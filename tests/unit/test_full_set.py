@@ -531,7 +531,7 @@ def test_a_folder_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(Stop, match="cannot be written to: No such file"):
         delivery.settle()
-    with pytest.raises(Stop, match="is gone"):
+    with pytest.raises(Stop, match="no longer exists"):
         delivery.deliver(people("Bob"))
     assert not (tmp_path / "out").exists()
     delivery.close()

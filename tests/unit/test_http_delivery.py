@@ -193,7 +193,7 @@ def test_what_was_taken_is_not_sent_again_with_the_same_batch(
     receiver.answer = lambda event: 503 if event.data["of"] in down else 204
     same = batch(part("attendance", *((f"s{n % 5}", n) for n in range(20))))
     delivery = open_http()
-    with pytest.raises(RetryLater, match=r"does not take events now: status 503 \(1x\)"):
+    with pytest.raises(RetryLater, match=r"does not accept events now: status 503 \(1x\)"):
         delivery.deliver(same)
     assert [e.data["n"] for e in receiver.received if e.data["of"] == "s3"] == [3]
 

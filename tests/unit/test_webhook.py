@@ -244,5 +244,5 @@ def test_without_a_url(open_webhook: Open) -> None:
 
 
 def test_a_misspelt_kind() -> None:
-    with pytest.raises(ValidationError, match=r"no such kind: pupil; there are .*student"):
+    with pytest.raises(ValidationError, match=r"unknown kind: pupil; the kinds are .*student"):
         WebhookSettings(kinds=("pupil",))
