@@ -33,7 +33,7 @@ OrgType = Literal[
     "national",
     "other",
 ]
-"""What kind of organisation; OneRoster 1.2 OrgType. other: one that this version does not know."""
+"""What kind of organization; OneRoster 1.2 OrgType. other: one that this version does not know."""
 
 GuardianRole = Literal[
     "guardian",
@@ -132,29 +132,29 @@ class AcademicSession(TypedDict):
 
 
 class Org(TypedDict):
-    """An organisation of the district: the district itself, a school, a department.
+    """An organization of the district: the district itself, a school, a department.
 
     OneRoster 1.2 Org; Ed-Fi LocalEducationAgency and School; CEDS K12 School.
     """
 
     sourcedId: str
-    """The id of the organisation in the source system; it never changes and is the key of the message."""
+    """The id of the organization in the source system; it never changes and is the key of the message."""
     status: Status
     """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     name: str
-    """Name of the organisation."""
+    """Name of the organization."""
     type: OrgType
-    """What kind of organisation it is."""
+    """What kind of organization it is."""
     identifier: str | None
-    """The number by which people know the organisation, such as the state's school number."""
+    """The number by which people know the organization, such as the state's school number."""
     parentSourcedId: str | None
-    """The organisation above this one."""
+    """The organization above this one."""
 
 
 class Course(TypedDict):
-    """A course of the catalogue; what is taught, apart from when and by whom.
+    """A course of the catalog; what is taught, apart from when and by whom.
 
     OneRoster 1.2 Course; Ed-Fi Course; CEDS Course.
     """
@@ -172,7 +172,7 @@ class Course(TypedDict):
     schoolYearSourcedId: str | None
     """The school year to which the course belongs."""
     orgSourcedId: str | None
-    """The organisation that offers the course."""
+    """The organization that offers the course."""
     grades: list[str]
     """Grade levels for which the course is meant, in CEDS codes."""
     subjects: list[str]
@@ -226,7 +226,7 @@ class Guardian(TypedDict):
     role: GuardianRole
     """The tie to the student."""
     orgSourcedIds: list[str]
-    """Schools and other organisations to which the person belongs."""
+    """Schools and other organizations to which the person belongs."""
     primaryOrgSourcedId: str | None
     """The one of orgSourcedIds that comes first: the home school."""
     agentSourcedIds: list[str]
@@ -278,7 +278,7 @@ class Staff(TypedDict):
     role: StaffRole
     """What the person does: the primary role where the source names several."""
     orgSourcedIds: list[str]
-    """Schools and other organisations to which the person belongs."""
+    """Schools and other organizations to which the person belongs."""
     primaryOrgSourcedId: str | None
     """The one of orgSourcedIds that comes first: the home school."""
     grades: list[str]
@@ -331,7 +331,7 @@ class Student(TypedDict):
     userIds: list[str]
     """Ids in other systems, each written as {type:identifier}."""
     orgSourcedIds: list[str]
-    """Schools and other organisations to which the person belongs."""
+    """Schools and other organizations to which the person belongs."""
     primaryOrgSourcedId: str | None
     """The one of orgSourcedIds that comes first: the home school."""
     grades: list[str]
