@@ -20,7 +20,7 @@ class WorkerOutcome:
 
     delivered:     the number of records that were delivered, by kind.
     dead_lettered: the number of dead letters.
-    there:         whether the topics held anything at the start. Only set for a run that catches
+    there:         whether the topics held any events at the start. Only set for a run that catches
                    up.
     """
 
@@ -122,7 +122,7 @@ class Unsettled:
     def settled(self, *, wholly: bool) -> None:
         """Note that the delivery has settled.
 
-        wholly: whether the offsets were committed too.
+        wholly: whether the offsets were committed to Kafka as well.
         """
         self._pending = not wholly
         self._last = self._clock()

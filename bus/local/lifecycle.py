@@ -1,4 +1,7 @@
-"""Starts and stops an embedded bus, and reports its state."""
+"""Starts and stops an embedded bus, and reports its state.
+
+An embedded bus is Kafka and the schema registry as child processes on this machine.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management"
 
 ATTEMPTS = 3
 READY_SECONDS = 120.0
-"""How many seconds both processes may take to answer: 5 on an idle machine, many more on a busy
-one."""
+"""The limit, in seconds, for both processes together to answer. They usually take 5 on an idle
+machine, and much longer on a busy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Status:
 
     endpoints: the addresses, if both processes run; else None.
     running:   the processes that run.
-    dead:      the names of those that were started but no longer run.
+    dead:      the names of those that have ended although nobody ran `bus down`.
     """
 
     endpoints: Endpoints | None
@@ -51,8 +54,8 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
     """Start the parts of the bus that are not running, and return when both answer.
 
     Programs that are not in the cache are downloaded. `say` gets a line for everything that a
-    person should know. Raises `Stop`, with what is wrong and how to fix it; then everything that
-    this call started is stopped again.
+    person should know. Raises `Stop`, with what is wrong and how to fix it, after it has stopped
+    the processes that this call started.
     """
     home = home.absolute()
     prepare(home)
@@ -103,11 +106,11 @@ _reached: dict[Path, Endpoints] = {}
 
 
 def reach(home: Path) -> Endpoints:
-    """Return the addresses, as `endpoints` does, even if a part has stopped since the last call.
+    """Return the addresses of the bus, also those of a part that has stopped since an earlier call.
 
-    Once this process has found the bus running, a part that stops is treated like a cluster
-    elsewhere that does not answer: callers get no connection and wait. A part that was killed comes
-    back at the same port.
+    Raises `Stop` only if this process has never found the bus running. Once this process has found
+    the bus running, a part that stops is treated like a cluster elsewhere that does not answer:
+    callers get no connection and wait. A part that was killed comes back at the same port.
     """
     home = home.absolute()
     try:
@@ -127,7 +130,7 @@ def answers(name: str, port: int) -> bool:
 
 
 def check_versions(home: Path, found: Programs) -> None:
-    """Raise `Stop` if a newer version wrote the data.
+    """Raise `Stop` if a newer version of Kafka or of the registry wrote the data.
 
     A newer program can read older data. An older program cannot start with newer data.
     """
@@ -152,7 +155,11 @@ def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
 
 
 def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
-    """Start what does not run and wait for both; return False if another attempt may succeed."""
+    """Start what does not run, and wait until both answer.
+
+    Returns True if both answer. Returns False if they do not, but another attempt may succeed.
+    Raises `Stop` if no further attempt can help.
+    """
     running = {name: found for name in PARTS if (found := process.find(home, name))}
     missing = [name for name in PARTS if name not in running]
     try:
@@ -165,7 +172,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
             return True
         if failed in missing and not _port_was_lost(running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
-        if process.alive(running[failed]):  # it was running before this call
+        if process.alive(running[failed]):  # it ran before this call, or took too long
             raise Stop(
                 f"{failed} of the bus in {home} runs (process {running[failed].pid}) but does not "
                 "answer: run `bus down`, then `bus up`"
@@ -180,7 +187,8 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
 def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Process]:
     """Start these parts at the same time.
 
-    Formatting Kafka's data folder takes as long as the registry's start.
+    The registry starts first. It starts in the background while Kafka's data folder is formatted,
+    which takes about as long.
     """
     unclean = [name for name in missing if process.recorded(home, name)]
     for name in unclean:
@@ -249,7 +257,7 @@ def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dic
 
 
 def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
-    """Return whether another program took a port between its choice and its use."""
+    """Return whether another program took a port after this call chose it."""
     dead = [name for name in running if not process.alive(running[name])]
     return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
 
