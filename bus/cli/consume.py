@@ -27,7 +27,8 @@ def consume(
     until_caught_up: Annotated[
         bool,
         typer.Option(
-            "--until-caught-up", help="End when all events that are there now are delivered."
+            "--until-caught-up",
+            help="End when all events that are in the topics at the start are delivered.",
         ),
     ] = False,
     http_port: Annotated[

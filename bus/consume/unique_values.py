@@ -322,7 +322,8 @@ class UniqueValues:
         if not slots:
             return kind_records
         log.warning(
-            "%s %s records are delivered without their %s, which another record has at the product",
+            "%s %s records are delivered without their %s: "
+            "other records have these values at the product",
             len(slots),
             kind,
             field,

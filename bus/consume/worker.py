@@ -202,7 +202,9 @@ class Worker:
             self._deliver()
             self._settle()
         except _Drained:
-            log.warning("stopped before a batch was delivered; the next start delivers it")
+            log.warning(
+                "stopped while a batch was not delivered yet; the next start delivers that batch"
+            )
         except KafkaException as error:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
@@ -398,6 +400,7 @@ def _explained(product: str, error: KafkaException) -> str:
     if "AUTHORIZATION" in name:
         return (
             f"Kafka does not allow this user to consume for {product} ({name}); grant it READ on "
-            "the topics and on the group under topic_prefix. Nothing is lost"
+            "the topics and the group whose names begin with topic_prefix of bus.toml. Nothing is "
+            "lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"

@@ -260,8 +260,9 @@ def _held(work: Path, lock: str, source: str) -> Iterator[None]:
         held = FileLock(work.with_name(f"{work.name}.{lock}")).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"another `bus produce` of the source {source} is running; wait until it ends, or give "
-            "this one a different --source"
+            f"another `bus produce` of the source {source} is running; wait until it ends. Give "
+            "this one a different --source only if it reads another SIS: rows that one source has "
+            "published go to quarantine when another source sends them"
         ) from None
     with held:
         yield
@@ -448,8 +449,9 @@ class _Run:
                 # An unreadable row may be of a record that seems to be missing in the extract.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so absent {kind} records are not "
-                    "withdrawn; correct the rows in the SIS and send the extract again"
+                    f"{unread[kind]} rows could not be read, so {kind} records that are missing in "
+                    "the extract are not withdrawn; correct the rows in the SIS and send the "
+                    "extract again"
                 )
             changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
@@ -480,7 +482,7 @@ class _Run:
             for kind, counts in report.records.items()
         )
         return (
-            f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
+            f"this extract would withdraw {', '.join(broken)}; the extract may be incomplete. "
             f"Nothing was published. The result would have been:\n{would}\n"
             "If this is correct, run it again with --allow-mass-withdrawal"
         )

@@ -65,7 +65,7 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
                 return endpoints(home)
     raise Stop(
         f"the bus in {home} did not stay up ({ATTEMPTS} attempts): another program takes its ports "
-        f"or ends it; see {home / 'logs'}"
+        f"or kills its processes; see {home / 'logs'}"
     )
 
 
@@ -138,8 +138,9 @@ def check_versions(home: Path, found: Programs) -> None:
     for name, wrote in recall(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
-                f"the data in {home} was written by {name} {wrote}, but this bus has {ours[name]}, "
-                "which cannot read it: use the newer bus, or set BUS_HOME to another folder"
+                f"the data in {home} was written by {name} {wrote}, but this Schoolbus has "
+                f"{ours[name]}, which cannot read it: use the newer version of Schoolbus that "
+                "wrote the data, or set BUS_HOME to another folder"
             )
 
 

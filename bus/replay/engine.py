@@ -133,8 +133,9 @@ class ReplayEngine:
                 self._note(replace(self._state, status=request.status))
             except _StopRequested:
                 raise RetryLater(
-                    f"the replay is {request.status}, but Kafka does not answer, so it is listed "
-                    f"as running; run `bus replay resume {self._about.id}` when Kafka is up"
+                    f"the replay is {request.status}, but Kafka does not answer, so `bus replay "
+                    "list` still shows the replay as running; run `bus replay resume "
+                    f"{self._about.id}` when Kafka is up"
                 ) from None
         except BusError as error:
             with suppress(_StopRequested):  # Kafka is down, and somebody asked to pause or to end
@@ -409,7 +410,7 @@ def redelivery(product: Product, delivery: Delivery) -> Redelivery:
     """
     if (found := as_redelivery(delivery)) is None:
         raise Stop(
-            f"the delivery of {product.name} does not support a replay beside the live consumer; "
-            "replay --into another place"
+            f"the delivery of {product.name} does not support a replay to the place where the live "
+            "consumer delivers; name another place with --into"
         )
     return found
