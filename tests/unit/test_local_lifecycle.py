@@ -175,7 +175,7 @@ def test_nothing_is_started_on_damaged_data(on: Machine, monkeypatch: pytest.Mon
 def test_data_of_a_newer_program_is_not_touched(on: Machine) -> None:
     prepare(on.home)
     remember(on.home, Memory(versions={"kafka": "4.10.0"}))
-    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, but this bus has 4\.3\.0"):
+    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, but this Schoolbus has 4\.3\.0"):
         on.up()
     on.programs = replace(on.programs, kafka_version="4.11.0")
     on.up()
