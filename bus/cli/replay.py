@@ -205,7 +205,7 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
         "students": found.students,
         "first": found.first and found.first.isoformat(),
         "last": found.last and found.last.isoformat(),
-        "untold": found.untold,
+        "untold": found.not_delivered,
         "seconds": round(found.seconds, 1),
         "complete": found.history.complete,
         "compacted": found.history.compacted,
@@ -237,8 +237,8 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
             f"about {found.students:,} students; events from {found.first:%Y-%m-%d %H:%M} to "
             f"{found.last:%Y-%m-%d %H:%M} UTC"
         )
-    if found.untold:
-        console.print(f"{found.untold:,} records would not be delivered to {about.product}")
+    if found.not_delivered:
+        console.print(f"{found.not_delivered:,} records would not be delivered to {about.product}")
     console.print(f"at least {found.seconds:,.0f} s, plus the time that {about.product} needs")
     how = found.history
     if how.complete:

@@ -161,7 +161,7 @@ class Deliverer:
 
     def deliver_freed(self) -> None:
         """Deliver records again whose unique value no other record has any more."""
-        if (unique := self._unique) is None or not unique.owing:
+        if (unique := self._unique) is None or not unique.lacks_values:
             return
         if freed := self._retries.persist(unique.freed):
             parts, _, untranslated = translate(self._product, freed)

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 LAYOUT = "1"
 """The version of the file. Raise it when its tables or the rules change."""
-TAKEN = 50_000
+WRITE_RECORDS = 50_000
 """The number of records that are written to the file at once when it is brought up to date."""
 log = logging.getLogger(__name__)
 
@@ -123,11 +123,11 @@ class UniqueValues:
             self._begins.pop(place, None)
 
     @property
-    def owing(self) -> bool:
+    def lacks_values(self) -> bool:
         """Whether the product may have some record without its value."""
         if self._table is None:
             return bool(self._fields) and (self._folder / FILE).exists()
-        return self._table.owing
+        return self._table.lacks_values
 
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
         """Return the same records, with None for unique values that other records have.
@@ -164,19 +164,19 @@ class UniqueValues:
         if self._table is None:
             return
         if self._pending:
-            lost = {
+            undelivered = {
                 (self._kinds.index(self._topics[m.topic() or ""]), m.partition(), m.offset())
                 for m in left_out
                 if m.topic() in self._topics
             }
-            self._table.write(self._numbered(offsets), lost)
+            self._table.write(self._numbered(offsets), undelivered)
             self._pending = False
         else:
             self._table.note(self._numbered(offsets))
 
     def freed(self) -> Mapping[str, KindRecords]:
         """Return records that were delivered without a value that no other record has any more."""
-        if not self.owing or not self._begins:
+        if not self.lacks_values or not self._begins:
             return {}
         claims = self._claims()
         self._catch_up(claims)
@@ -247,7 +247,7 @@ class UniqueValues:
             kept: list[Message] = []
             for batch in reader.batches({place: start[place] for place in behind}, behind):
                 kept += batch
-                if len(kept) >= TAKEN:
+                if len(kept) >= WRITE_RECORDS:
                     self._absorb(claims, kept)
                     kept = []
             self._absorb(claims, kept)

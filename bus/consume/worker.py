@@ -102,7 +102,7 @@ class Worker:
         self._stopping = StopRequest(clock, event())
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
-        self._freed_looked_up = -math.inf
+        self._freed_checked_at = -math.inf
         self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
@@ -193,7 +193,7 @@ class Worker:
             self._mode = RunMode.CATCH_UP
         try:
             goal = self._offsets_client.ends(self._kinds) if until_caught_up else {}
-            self.outcome.there = bool(goal)
+            self.outcome.had_events = bool(goal)
             self._join()
             while not self._stopping:
                 self._turn()
@@ -201,7 +201,7 @@ class Worker:
                     break
             self._deliver()
             self._settle()
-        except _Drained:
+        except _StoppedUndelivered:
             log.warning(
                 "stopped while a batch was not delivered yet; the next start delivers that batch"
             )
@@ -259,11 +259,11 @@ class Worker:
         self._gate.update()
         full = self._backlog.unordered >= self._product.batch_records
         quiet = not self._partitions.behind and (not read or self._mode is RunMode.CATCH_UP)
-        due = self._backlog.unordered and (quiet or self._left() <= 0)
+        due = self._backlog.unordered and (quiet or self._seconds_to_fill() <= 0)
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            if self._clock() - self._freed_looked_up > FREED_SECONDS:
+            if self._clock() - self._freed_checked_at > FREED_SECONDS:
                 self._deliver_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
@@ -273,9 +273,9 @@ class Worker:
         if not self._backlog.unordered:
             busy = self._backlog.waiting or self._unsettled or self._partitions.behind
             return 0.2 if busy else 1.0
-        return max(0.0, min(QUIET_SECONDS, self._left()))
+        return max(0.0, min(QUIET_SECONDS, self._seconds_to_fill()))
 
-    def _left(self) -> float:
+    def _seconds_to_fill(self) -> float:
         """Return how many more seconds the next batch may be filled."""
         return self._backlog.since + self._product.batch_seconds - self._clock()
 
@@ -326,8 +326,8 @@ class Worker:
 
         Another instance may have freed the value, or a process that was killed afterwards.
         """
-        self._freed_looked_up = self._clock()
-        if self._unique.owing:
+        self._freed_checked_at = self._clock()
+        if self._unique.lacks_values:
             with self._membership.batch_in_hand():
                 self._deliverer.deliver_freed()
 
@@ -347,7 +347,7 @@ class Worker:
             self._retries.persist(self._delivery.settle)
             self._equivalents.reached(offsets)
             # If the commit failed, try again: others wait for these offsets, and lag shows them.
-            self._unsettled.settled(wholly=self._commit(offsets))
+            self._unsettled.settled(committed=self._commit(offsets))
 
     def _offsets(self) -> dict[Position, int]:
         """Return for each partition the offset before which no record waits."""
@@ -378,11 +378,11 @@ class Worker:
             in_steps(seconds, 0.5, self._poll_once, self._clock)
 
     def _poll_once(self, seconds: float) -> None:
-        """Poll once. Raise `_Drained` or `LostPartition` if the batch in hand must be given up."""
+        """Poll once. Raise `_StoppedUndelivered` or `LostPartition` to give up the batch."""
         self._heartbeat.beat()
         overdue = self._stopping.older_than(self._consumer_settings.drain_seconds)
         if overdue or (self._stopping and self._retries.open):
-            raise _Drained
+            raise _StoppedUndelivered
         message = self._consumer.poll(seconds)
         self._offsets_client.answered()
         self._membership.check()
@@ -390,7 +390,7 @@ class Worker:
             self._take([message])
 
 
-class _Drained(Exception):  # noqa: N818
+class _StoppedUndelivered(Exception):  # noqa: N818
     """The loop had to end before the current batch was delivered. The batch is not committed."""
 
 

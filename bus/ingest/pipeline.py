@@ -54,7 +54,7 @@ LONGEST_NAME = 100
 BATCH = 10_000
 """How many records are encoded at once."""
 
-OF_ROWS = frozenset(
+WHOLE_ROW_CODES = frozenset(
     {
         FaultCode.BROKEN_QUOTES,
         FaultCode.UNREADABLE_BYTES,
@@ -107,7 +107,9 @@ class Report:
         whole = (
             f
             for f in self.faults
-            if f.fatal and f.code not in OF_ROWS and (f.line == 1 or not (f.line or f.column))
+            if f.fatal
+            and f.code not in WHOLE_ROW_CODES
+            and (f.line == 1 or not (f.line or f.column))
         )
         return sorted({fault.file for fault in whole})
 
@@ -200,7 +202,7 @@ def produce(
         _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
-        _clear(work)
+        _remove_dead_dry_run(work)
         run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
         return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
 
@@ -241,9 +243,9 @@ def dry_run(
             snapshot.copy(settings, f"/{source}", cache)
         run = _Run(settings, f"/{source}", ids, workspace, rules, None, progress)
         report, _ = run.compared(source, read, polled, cache)
-        said = "" if allow_mass_withdrawal else run.objection(report, mass_withdrawal_share)
+        objection = "" if allow_mass_withdrawal else run.objection(report, mass_withdrawal_share)
         found = differences(workspace, report.records, most) if most else []
-        return ExtractDryRun(report, said, found)
+        return ExtractDryRun(report, objection, found)
 
 
 def _work(settings: Settings, source: str) -> Path:
@@ -268,7 +270,7 @@ def _held(work: Path, lock: str, source: str) -> Iterator[None]:
         yield
 
 
-def _clear(work: Path) -> None:
+def _remove_dead_dry_run(work: Path) -> None:
     """Remove the folder that a killed dry run left behind, and nothing else."""
     with suppress(Timeout), FileLock(work.with_name(f"{work.name}.dry-run.lock")).acquire(0):
         shutil.rmtree(work.with_name(f"{work.name}.dry-run"), ignore_errors=True)
@@ -344,12 +346,12 @@ class _Run:
             if not allow and (objection := self.objection(report, share)):
                 raise MassWithdrawal(objection)
             self.progress(f"publishing {report.published:,} events")
-            moved = staging.position if staging.position != begin else None
+            new_position = staging.position if staging.position != begin else None
             faults = quarantine.compare(
                 workspace, self.settings, self.source, report.faults, staging.coverage
             )
             publisher.unchecked = unchecked(workspace)
-            self._publish(publisher, report, faults, time, moved)
+            self._publish(publisher, report, faults, time, new_position)
         finally:
             publisher.close()
         if not publisher.replaced:  # otherwise the next run reads the topics
@@ -383,7 +385,7 @@ class _Run:
         row_hashes.set_apart(workspace)
         self._view_known()
         quarantined = validate(workspace, self._known_elsewhere)
-        unread = {
+        unreadable = {
             kind: _left_out(staging.faults[:own], kind) + _without_id(staging.faults[own:], kind)
             for kind in staging.coverage
         }
@@ -393,7 +395,7 @@ class _Run:
             others = ownership.announce(self.settings, self.source, staging.coverage)
         self._quarantine_foreign_rows(others, quarantined)
         self.progress("comparing")
-        return self._compare(name, quarantined, unread), begin
+        return self._compare(name, quarantined, unreadable), begin
 
     def _view_known(self) -> None:
         """Make `known_KIND`: the published records to which records may refer.
@@ -438,20 +440,22 @@ class _Run:
             )
             quarantined[kind] = quarantined.get(kind, 0) + len(ids)
 
-    def _compare(self, name: str, quarantined: dict[str, int], unread: dict[str, int]) -> Report:
+    def _compare(
+        self, name: str, quarantined: dict[str, int], unreadable: dict[str, int]
+    ) -> Report:
         staging = self.workspace.staging
         report = Report(name, faults=staging.faults)
         for kind in KINDS:
             if kind not in staging.coverage:
                 continue
             coverage = staging.coverage[kind]
-            if coverage == "bulk" and unread[kind]:
+            if coverage == "bulk" and unreadable[kind]:
                 # An unreadable row may be of a record that seems to be missing in the extract.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so {kind} records that are missing in "
-                    "the extract are not withdrawn; correct the rows in the SIS and send the "
-                    "extract again"
+                    f"{unreadable[kind]} rows could not be read, so {kind} records that are "
+                    "missing in the extract are not withdrawn; correct the rows in the SIS and "
+                    "send the extract again"
                 )
             changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
@@ -493,7 +497,7 @@ class _Run:
         report: Report,
         faults: quarantine.FaultChanges,
         time: str,
-        moved: str | None,
+        new_position: str | None,
     ) -> None:
         """Publish all changes, kind by kind in dependency order.
 
@@ -502,8 +506,7 @@ class _Run:
         is withdrawn and their new state is published as created or updated. Then publish new and
         changed records. After all kinds, publish the other withdrawals, in reverse order.
 
-        moved: the source's new position, which is published with the last events. It has nothing to
-               do with relationships that moved (the column `_moved`).
+        new_position: the source's new position, which is published with the last events.
         """
         kinds = list(report.records)
         self.workspace.require(*map(self.workspace.change, kinds))
@@ -523,7 +526,7 @@ class _Run:
         faults_published = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or not faults_published or moved is not None:
+            while following or not faults_published or new_position is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
@@ -534,9 +537,9 @@ class _Run:
                         quarantine.publish_changes(
                             publisher, self.settings, self.source, faults, time
                         )
-                    if not following and moved is not None:
-                        position.publish(publisher, self.settings, self.source, moved)
-                        moved = None
+                    if not following and new_position is not None:
+                        position.publish(publisher, self.settings, self.source, new_position)
+                        new_position = None
                 faults_published = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:

@@ -30,7 +30,7 @@ from bus.standard import KINDS, Record
 if TYPE_CHECKING:
     import pyarrow
 
-SECONDS = 60.0
+STEP_SECONDS = 60.0
 """The timeout of one request of a transaction, such as its commit, in seconds."""
 
 TRANSACTION_RECORDS = 50_000
@@ -98,11 +98,11 @@ class Publisher:
         try:
             yield
             with explained("commit the published events"):
-                self._producer.commit_transaction(SECONDS)
+                self._producer.commit_transaction(STEP_SECONDS)
         except BaseException:
             # If the broker is unavailable, the next publisher to start aborts the transaction.
             try:
-                self._producer.abort_transaction(SECONDS)
+                self._producer.abort_transaction(STEP_SECONDS)
             except KafkaException:
                 logging.getLogger(__name__).debug(
                     "could not abort the transaction; the next start aborts it"
@@ -125,16 +125,16 @@ class Publisher:
         name = topics.topic(self._settings, kind)
         ids = batch.column("sourcedId").to_pylist()
         owners = batch.column(KINDS[kind].owner).to_pylist()
-        places = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
+        partitions = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
         produce, run, numbers = self._producer.produce, self._run, self._number
         for value, id_, owner in zip(
             self._encoders[kind].encode_all(batch), ids, owners, strict=True
         ):
             headers = [*shared, ("ce_id", f"{run}-{next(numbers)}".encode())]
             try:
-                produce(name, value, id_, places[owner], headers=headers)
+                produce(name, value, id_, partitions[owner], headers=headers)
             except (BufferError, KafkaException):
-                self._send(name, value, id_, places[owner], headers)
+                self._send(name, value, id_, partitions[owner], headers)
 
     def publish_records(
         self, kind: str, change: Change, records: Sequence[Record], time: str
@@ -149,9 +149,9 @@ class Publisher:
         name, owner = topics.topic(self._settings, kind), KINDS[kind].owner
         for record in records:
             headers = [*shared, ("ce_id", f"{self._run}-{next(self._number)}".encode())]
-            place = topics.partition_for(record[owner], self._partitions)
+            partition = topics.partition_for(record[owner], self._partitions)
             value = self._encoders[kind].encode(record)
-            self._send(name, value, record["sourcedId"], place, headers)
+            self._send(name, value, record["sourcedId"], partition, headers)
 
     def raw(self, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
         """Publish bytes unchanged within a transaction.
@@ -191,8 +191,8 @@ def fence(producer: Producer) -> dict[str, int]:
     a producer without a connection looks for its coordinator only every half second (librdkafka,
     rdkafka_txnmgr.c).
     """
-    existing = producer.list_topics(timeout=SECONDS).topics
-    producer.init_transactions(SECONDS)
+    existing = producer.list_topics(timeout=STEP_SECONDS).topics
+    producer.init_transactions(STEP_SECONDS)
     return {name: len(topic.partitions) for name, topic in existing.items()}
 
 

@@ -76,7 +76,7 @@ def mend(home: Path, say: Callable[[str], None]) -> None:
             say(f"{path} was damaged and will be rebuilt")
 
 
-def keep(home: Path) -> None:
+def back_up(home: Path) -> None:
     """Make a spare copy of `meta.properties`, which holds the id of Kafka's data.
 
     Call this after Kafka has started with it, so that a damaged file is never copied.

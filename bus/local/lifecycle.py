@@ -15,7 +15,7 @@ import psutil
 from bus.errors import Stop
 from bus.local import damage, kafka_process, machine, process, registry_process, sharing
 from bus.local.download import Programs, Say, programs
-from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
+from bus.local.home import BusFile, Endpoints, alone, prepare, read_bus_file, write_bus_file
 
 PARTS = ("kafka", "registry")
 PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management")}
@@ -82,7 +82,7 @@ def status(home: Path) -> Status:
     """Return what runs in this home."""
     home = home.absolute()
     found = {name: there for name in PARTS if (there := process.find(home, name))}
-    ports, versions = _ports(home, found), recall(home).versions
+    ports, versions = _ports(home, found), read_bus_file(home).versions
     running = {
         name: Running(there.pid, ports[name], versions.get(name, ""))
         for name, there in found.items()
@@ -135,7 +135,7 @@ def check_versions(home: Path, found: Programs) -> None:
     A newer program can read older data. An older program cannot start with newer data.
     """
     ours = {"kafka": found.kafka_version, "registry": found.registry_version}
-    for name, wrote in recall(home).versions.items():
+    for name, wrote in read_bus_file(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
                 f"the data in {home} was written by {name} {wrote}, but this Schoolbus has "
@@ -149,7 +149,7 @@ def _endpoints(ports: dict[str, int]) -> Endpoints:
 
 
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
-    ports = recall(home).ports
+    ports = read_bus_file(home).ports
     if not all(name in ports for name in running):
         raise Stop(f"{home / 'bus.json'} is missing or damaged: run `bus down`, then `bus up`")
     return ports
@@ -169,7 +169,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
         ports = _ports(home, running)
         failed = _wait(running, ports, time.monotonic() + ready_seconds)
         if failed is None:
-            damage.keep(home)
+            damage.back_up(home)
             return True
         if failed in missing and not _port_was_lost(running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
@@ -196,7 +196,7 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         say(f"{name} had stopped (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
-    quicker = sharing.options(java)
+    class_sharing = sharing.options(java)
     check_versions(home, found)
     if "kafka" in missing:
         damage.mend(home, say)
@@ -204,22 +204,23 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         damage.check(home)
     machine.check_memory()
     machine.check_disk(home)
-    ports = _settle(home, missing, unclean, say)
+    ports = _choose_ports(home, missing, unclean, say)
     versions = {"kafka": found.kafka_version, "registry": found.registry_version}
-    remember(
-        home, Memory(ports, recall(home).versions | {name: versions[name] for name in missing})
+    write_bus_file(
+        home,
+        BusFile(ports, read_bus_file(home).versions | {name: versions[name] for name in missing}),
     )
     started = {}
     if "registry" in missing:
-        command = registry_process.command(java, found, quicker)
+        command = registry_process.command(java, found, class_sharing)
         env = registry_process.environment(ports)
         started["registry"] = process.start(
             home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
         if not kafka_process.formatted(home):
-            kafka_process.format_data(java, found, home, ports, quicker)
-        command = kafka_process.command(java, found, home, ports, quicker)
+            kafka_process.format_data(java, found, home, ports, class_sharing)
+        command = kafka_process.command(java, found, home, ports, class_sharing)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 
@@ -238,12 +239,12 @@ def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: floa
     return next((name for name in running if not process.alive(running[name])), None)
 
 
-def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
+def _choose_ports(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
     """Return the ports of all parts.
 
     A part that starts gets its last ports again if they are free, else new ones.
     """
-    ports = dict(recall(home).ports)
+    ports = dict(read_bus_file(home).ports)
     for part in missing:
         for name in PORTS[part]:
             last = ports.pop(name, 0)

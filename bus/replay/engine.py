@@ -109,7 +109,7 @@ class ReplayEngine:
         self._checked_at = clock()
         self._latest: LatestStates | None = None
         self._in_hand: dict[str, KindRecords] = {}
-        self._decided_at: Mapping[Position, int] = {}
+        self._decided_up_to: Mapping[Position, int] = {}
 
     def stop(self) -> None:
         """Ask the replay to pause after the current batch; a person can resume it."""
@@ -165,7 +165,7 @@ class ReplayEngine:
             self._product,
             self._writer_schema,
             folder,
-            standing=self._latest is not None,
+            latest_only=self._latest is not None,
         )
         equivalents.assigned(window.start)
         try:
@@ -185,7 +185,7 @@ class ReplayEngine:
             origin=f"in the replay {self._about.id}: ",
             clock=self._clock,
         )
-        chosen = RecordFilter(self._settings, self._about, self._selection, self._latest)
+        record_filter = RecordFilter(self._settings, self._about, self._selection, self._latest)
         most = self._product.batch_records
         if self._about.rate:
             most = max(1, min(most, int(self._about.rate)))
@@ -195,7 +195,7 @@ class ReplayEngine:
         persist = self._retries.persist  # waits while Kafka is down
         for messages in history.read(self._settings, window, order_of(self._about), persist):
             for at in range(0, len(messages), most):
-                self._retries.persist(partial(chosen.take, messages[at : at + most], batch))
+                self._retries.persist(partial(record_filter.take, messages[at : at + most], batch))
                 if len(batch) >= most or self._clock() - began > NOTE_SECONDS:
                     batch, began = self._deliver(batch, began), self._clock()
                     self._keep_pace(first, already)
@@ -218,9 +218,9 @@ class ReplayEngine:
     def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
         """Deliver a batch and record the progress. Return an empty batch for the next records."""
         self._in_hand = self._ordered(batch.records)
-        self._decided_at = self._read_to(batch.ends)
+        self._decided_up_to = self._read_to(batch.ends)
         outcome = self._deliverer.deliver(
-            self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_at
+            self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_up_to
         )
         seconds, left_out = self._clock() - began, len(outcome.left_out)
         self._note(self._state.plus(batch.ends, outcome.delivered, batch.passed, left_out, seconds))
@@ -253,8 +253,8 @@ class ReplayEngine:
         while True:
             latest.follow()
             self._decide_again(batch, latest)
-            left = [_latest_of(part, latest) for part in batch.parts]
-            batch.parts = [part for part in left if part.rows]
+            current = [_latest_of(part, latest) for part in batch.parts]
+            batch.parts = [part for part in current if part.rows]
             try:
                 refusals = self._redelivery.redeliver(batch, self._about.id, latest.seen)
                 break
@@ -272,9 +272,9 @@ class ReplayEngine:
         """
         read_to = self._read_to(batch.offsets)
         kinds = self._product.siblings.keys() & self._in_hand.keys()
-        if not kinds or read_to == self._decided_at:
+        if not kinds or read_to == self._decided_up_to:
             return False
-        self._decided_at = read_to
+        self._decided_up_to = read_to
         again = {kind: self._in_hand[kind] for kind in kinds}
         parts, _, _ = self._deliverer.translated(again, [], read_to)
         before = [part for part in batch.parts if part.kind in kinds]

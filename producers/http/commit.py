@@ -40,7 +40,8 @@ from bus.kafka.connection_watch import ConnectionWatch
 from bus.kafka.kafka_errors import explained
 from bus.kafka.transactions import fence, producer_settings
 from bus.settings import Settings
-from producers.http.fate import committed, mark
+from producers.http.fate import committed as was_committed
+from producers.http.fate import mark
 from producers.http.work import Event, Full, Work
 
 log = structlog.get_logger("bus.http")
@@ -226,11 +227,11 @@ class GroupCommit:
         Returns the error for the requests that remain when the service ends and Kafka accepts no
         events.
         """
-        begun = time.monotonic()
+        first_try = time.monotonic()
         for attempt in count():
-            left = [work for work in batch if work.abandoned]
+            given_up = [work for work in batch if work.abandoned]
             batch = [work for work in batch if not work.abandoned]
-            self._report(left, RetryLater("Kafka did not accept the events in time"))
+            self._report(given_up, RetryLater("Kafka did not accept the events in time"))
             if not batch:
                 self._wait_for_kafka()
                 return None
@@ -244,7 +245,7 @@ class GroupCommit:
             if error is None:
                 self._down = False
                 self._report(batch, None)
-                self._call(self._committed, time.monotonic() - begun, len(batch))
+                self._call(self._committed, time.monotonic() - first_try, len(batch))
                 return None
             if not self._down:
                 log.warning("kafka accepts no events", error=error.name(), requests=len(batch))
@@ -298,7 +299,7 @@ class GroupCommit:
         while True:
             self._replace()
             try:
-                return None if committed(self._settings, self._name, identity, began) else lost
+                return None if was_committed(self._settings, self._name, identity, began) else lost
             except RetryLater:
                 time.sleep(BACKOFF[-1])
 
@@ -387,7 +388,7 @@ class GroupCommit:
 
     def _report(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
         if works:
-            self._call(_settle, works, outcome)
+            self._call(_answer, works, outcome)
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         try:
@@ -396,7 +397,7 @@ class GroupCommit:
             return  # the loop has ended, so no request waits
 
 
-def _settle(works: list[Work], outcome: RetryLater | Stop | None) -> None:
+def _answer(works: list[Work], outcome: RetryLater | Stop | None) -> None:
     for work in works:
         if not work.outcome.done():
             work.outcome.set_result(outcome)
