@@ -5,27 +5,33 @@ are three protocols:
 
 * `Delivery`: every delivery implements it.
 * `Redelivery`: adds `redeliver`, so that a replay can deliver while the live consumer runs.
-* `Unlocked`: marks a delivery that cannot know what the live consumer has delivered.
+* `Unlocked`: marks a delivery that shares no lock with the live consumer.
 
-An instance is one process of a product's consumer. Several instances share the partitions, and each
-instance opens its own delivery. The consumer makes these calls in this order:
+An instance is one process of a product's consumer, not an object of a class. Several instances
+share the partitions, and each instance opens its own delivery. The consumer makes these calls in
+this order:
 
     open → resume(cluster, partitions) whenever partitions are assigned → deliver(batch) …
          → settle() … → close()
 
-All calls come from the thread that opened the delivery, and never two at the same time. A call of
-`release` may come at any time after `resume`, also between two attempts to deliver one batch.
+All calls, also those of `release`, come from the thread that opened the delivery, one after the
+other. A call of `release` may come between any two calls after `resume`, also between two attempts
+to deliver one batch.
 
-A delivery reports problems with the errors of `bus.errors`:
+A delivery reports problems in three ways:
 
-* Later: raise `RetryLater`. The consumer pauses its partitions and waits with backoff and jitter,
-  or as long as `after` says. Then it makes the same call again.
-* Never: return a `Refusal` with the message and the reason. The message becomes a dead letter.
-* Stop: raise `Stop` when a person must act first, for example when credentials are refused or the
-  endpoint does not exist. The program ends.
+* Raise `RetryLater` (`bus.errors`) when a later attempt may succeed. The consumer pauses its
+  partitions and waits with backoff and jitter, and at least as long as `after` says. Then it makes
+  the same call again. `resume` is different; see there.
+* Return a `Refusal` (in this module) from `deliver` for a message that the product will never
+  accept. The message becomes a dead letter. Do not raise `Never`.
+* Raise `Stop` (`bus.errors`) when a person must act first, for example when credentials are refused
+  or the endpoint does not exist. The program ends.
 
-Order: within a batch, `parts` follow the order of the product's tables. Rows within a part follow
-the order of the events in the topics. Rows of one student must not overtake each other.
+Order: `parts` follow the order of the product's tables, which is the order in which the product
+must get them. Within a part, rows from one partition follow the order of their events; there is no
+order between partitions. All events of one student are in one partition, and a delivery must keep
+their order.
 """
 
 from __future__ import annotations
@@ -53,11 +59,12 @@ class Table:
     name:    the product's name for the table, such as "users.csv".
     columns: the columns in their order; empty if the rows are JSON documents.
     rows:    for each kind that the table takes, the function that turns a record into a row.
-    key:     the columns that identify a row. Two records whose rows have equal values in these
-             columns are the same thing to the product.
+    key:     the columns that identify a row. A later row with equal values in these columns
+             replaces the earlier one at the product.
     gone:    for some columns, the values that mark a row as removed, such as {"status": ("deleted",
-             "suspended")}. Include the values that the product's own export uses. A row with any of
-             these values counts as removed. Leave it empty if a withdrawn record has no row.
+             "suspended")}. A row with any of these values counts as removed. If the product's own
+             export marks removed rows with other values, include those too. Leave it empty if a
+             withdrawn record has no row.
     """
 
     name: str
@@ -111,11 +118,13 @@ class Batch:
     """What one call of `deliver` receives.
 
     parts:   the rows, in the order in which the product must get them.
-    offsets: for each partition, the offset after the last record that this batch and all earlier
-             batches cover. A delivery that keeps a journal writes these offsets together with the
-             data. Empty when the batch delivers records again in another form
-             (`bus.consume.unique_values`). Deliver such records although they lie before offsets
-             that were delivered.
+    offsets: for each partition, the offset before which nothing remains to be delivered after this
+             batch. This is not always the offset after the newest row: while record 5 waits for a
+             record that it refers to, the offset stays 5, even if record 6 is in the batch. A
+             delivery that keeps a journal writes these offsets together with the data. Empty when
+             the batch delivers records again because their unique value has become free
+             (`bus.consume.unique_values`). Deliver such records, although the stored offsets are
+             already beyond them.
     """
 
     parts: list[Part]
@@ -131,7 +140,8 @@ class Refusal:
 
     message: the Kafka message.
     reason:  the text that goes into the dead letter unchanged.
-    code:    the reason for a program: one of `bus.standard.fault_codes`, or a code of the product.
+    code:    the reason as a code that programs can read: one of `bus.standard.fault_codes`, or a
+             code of the product.
     """
 
     message: Message
@@ -140,7 +150,10 @@ class Refusal:
 
 
 class Overtaken(Exception):  # noqa: N818
-    """The live consumer has delivered beyond the offsets up to which the replay has read."""
+    """The live consumer has delivered events that the replay has not read yet.
+
+    The replay reads them, leaves out records whose state is now older, and repeats the call.
+    """
 
 
 class Delivery(Protocol):
@@ -154,20 +167,26 @@ class Delivery(Protocol):
         not delivered again. If a partition is missing in the answer, the consumer continues at the
         group's committed offset.
 
-        The consumer calls this whenever partitions are assigned. It also calls this for all
-        partitions after it gives up a batch because another instance now has some of the batch's
-        partitions. So the same partition may come again. The consumer may also ignore the answer.
+        The consumer calls this whenever partitions are assigned. If another instance gets some of
+        a batch's partitions while the batch is delivered, the consumer gives up the batch. It then
+        calls this for all partitions that it still has, so one partition may come several times.
+        The consumer ignores a returned offset that is not in the topic any more.
 
         cluster: Kafka's cluster id. Store it beside the offsets. If it differs from the stored one,
                  the bus was rebuilt but the folder was not: the offsets mean nothing, and the
-                 delivery answers as one without state.
+                 delivery returns an empty mapping.
 
-        `RetryLater` and `Stop` both end the program. The next start calls `resume` again.
+        In the live consumer, `RetryLater` and `Stop` both end the program, and the next start calls
+        `resume` again. A replay into another place (`--into`) waits after `RetryLater` and calls
+        `resume` again itself.
         """
         ...
 
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
-        """Hand over all rows of the batch durably; the consumer commits when this returns.
+        """Hand over all rows of the batch durably.
+
+        When this returns, the consumer commits the offsets to Kafka. So commit or flush the
+        product's own storage before you return.
 
         The same batch, or one that overlaps it, may come again after a crash. Delivering twice must
         have the same result as delivering once. After `RetryLater`, the same batch comes again to
@@ -181,18 +200,21 @@ class Delivery(Protocol):
     def settle(self) -> None:
         """Write what was deferred, such as a whole set of files.
 
-        The consumer calls this when it has caught up, about once a minute while no events arrive,
-        and before `close`. Raises `RetryLater` and `Stop`.
+        The consumer calls this when it has caught up, and before `close`. While no events arrive,
+        it also calls this about once a minute, even if nothing was deferred: what the delivery
+        writes may depend on the date. Raises `RetryLater` and `Stop`.
         """
         ...
 
     def release(self, partitions: Iterable[Position]) -> None:
         """Accept that these partitions no longer belong to this instance.
 
-        The consumer calls this once for each loss. If Kafka reports the loss in time, the call
-        comes before another instance has the partitions. That instance delivers what was not yet
-        delivered. A later `deliver` may still contain records of these partitions. `RetryLater` and
-        `Stop` are only logged.
+        The consumer calls this once each time that Kafka takes partitions away from this instance.
+        No data is lost: the instance that gets the partitions delivers what was not yet delivered.
+        If Kafka reports the change in time, the call comes before the other instance has the
+        partitions. A later `deliver` may still contain records of these partitions. A delivery to a
+        place that several instances share must leave their rows out (docs/products.md, "Several
+        instances"); any other delivery may deliver them. `RetryLater` and `Stop` are only logged.
         """
         ...
 
@@ -218,8 +240,9 @@ class Redelivery(Delivery, Protocol):
         result.
 
         replay: the replay's id; it is the same after a crash.
-        seen:   the offsets up to which the replay has looked for newer states. A lock must keep
-                this call and the live instances' `deliver` apart. Under that lock, first check that
+        seen:   the offsets up to which the replay has read the topics, to find newer states. It
+                has not delivered up to there. A lock must keep this call and the live instances'
+                `deliver` apart. Under that lock, first check that
                 the live instances have delivered nothing beyond `seen`. If they have, raise
                 `Overtaken` and deliver nothing; the replay looks again and repeats the call. A
                 delivery without such a lock is `Unlocked`.
@@ -231,15 +254,16 @@ class Redelivery(Delivery, Protocol):
 
 @runtime_checkable
 class Unlocked(Protocol):
-    """A delivery that cannot know what the live consumer has delivered, such as Canvas's API.
+    """A delivery that shares no lock with the live consumer, such as Canvas's API.
 
-    It never raises `Overtaken`. Instead, after each batch the replay looks for newer states of the
-    records that it delivered, and delivers those with further calls of `redeliver`.
+    So it cannot check, at the moment of delivery, what the live consumer has delivered. It never
+    raises `Overtaken`. Instead, after each batch the replay looks for newer states of the records
+    that it delivered, and delivers those with further calls of `redeliver`.
     """
 
     @property
     def unlocked(self) -> bool:
-        """True, and it never changes; the replay's thread may read it often."""
+        """Always True. It is a property so that a wrapper can pass it on."""
         ...
 
 

@@ -606,7 +606,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield f"file HOME/{standing}/TOPIC-N.duckdb"
 
     home.prepare(at)
-    home.remember(at, home.Memory({"kafka": 1}, {"kafka": "1"}))
+    home.write_bus_file(at, home.BusFile({"kafka": 1}, {"kafka": "1"}))
     for key in home.read_json(at / "bus.json"):
         yield f"file HOME/bus.json has {key}"
     for path in sorted(at.iterdir()):

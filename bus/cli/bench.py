@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure how fast Schoolbus is on this machine.", no_args_is_help=True)
 
 
-Rounds = Annotated[int, typer.Option(min=1, help="How often to run each job. The median counts.")]
+Rounds = Annotated[
+    int, typer.Option(min=1, help="How many times to run each job. The median is reported.")
+]
 
 
 @app.callback()
@@ -26,16 +28,21 @@ def _bench() -> None:
 
 @app.command()
 def consume(
-    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
+    students: Annotated[
+        int, typer.Option(min=100, help="How many students the district has.")
+    ] = 100_000,
     partitions: Annotated[
-        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+        list[int] | None,
+        typer.Option(help="Partitions of each topic, by default 4 and 8; repeatable."),
     ] = None,
     processes: Annotated[
         list[int] | None,
         typer.Option(help="How many instances to run, by default 1, 2 and 4; repeatable."),
     ] = None,
     rounds: Rounds = 3,
-    quixstreams: Annotated[bool, typer.Option(help="Measure that library too.")] = True,
+    quixstreams: Annotated[
+        bool, typer.Option(help="Also measure the same job in the library quixstreams.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Measure delivery, from events to CSV files for Canvas.
@@ -61,9 +68,12 @@ def consume(
 
 @app.command()
 def produce(
-    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 50_000,
+    students: Annotated[
+        int, typer.Option(min=100, help="How many students the district has.")
+    ] = 50_000,
     partitions: Annotated[
-        list[int] | None, typer.Option(help="Of each topic, by default 4 and 8; repeatable.")
+        list[int] | None,
+        typer.Option(help="Partitions of each topic, by default 4 and 8; repeatable."),
     ] = None,
     rounds: Rounds = 3,
     json: Json = False,
@@ -89,16 +99,22 @@ def produce(
 
 @app.command()
 def district(
-    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 1_000_000,
+    students: Annotated[
+        int, typer.Option(min=100, help="How many students the district has.")
+    ] = 1_000_000,
     change: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of students that day 2 changes.")
+        float,
+        typer.Option(
+            min=0, max=1, help="The share of students whose records change from day 1 to day 2."
+        ),
     ] = 0.01,
     json: Json = False,
 ) -> None:
     """Measure publishing two daily extracts of a big district.
 
     Also measures a bare join of both days' files, for comparison with the second day. Runs on a
-    separate bus in the folder `bench` of BUS_HOME. A million students take 15 GB there.
+    separate bus in the folder `bench` of BUS_HOME. A district of a million students needs 15 GB of
+    disk there.
     """
     with failures(json):
         from bus.bench.district_benchmark import measure
@@ -118,21 +134,26 @@ def day(
     students: Annotated[
         list[int] | None,
         typer.Option(
-            min=100, help="How many the district has, by default 100,000 and 1,000,000; repeatable."
+            min=100,
+            help="How many students the district has, by default 100,000 and 1,000,000; "
+            "repeatable.",
         ),
     ] = None,
     product: Annotated[
-        list[str] | None, typer.Option(help="Measure only this one; repeatable.")
+        list[str] | None, typer.Option(help="Measure only this product; repeatable.")
     ] = None,
     change: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of students that each later day changes.")
+        float,
+        typer.Option(
+            min=0, max=1, help="The share of students whose records change from day 1 to day 2."
+        ),
     ] = 0.01,
     json: Json = False,
 ) -> None:
     """Measure delivery of a district's first and second day to each product.
 
     Each figure includes the start of the program. Runs on a separate bus in the folder `bench` of
-    BUS_HOME. A million students take 15 GB there.
+    BUS_HOME. A district of a million students needs 15 GB of disk there.
     """
     with failures(json):
         from bus.bench.day_benchmark import TITLES, measure
@@ -156,10 +177,14 @@ def day(
 
 @app.command()
 def replay(
-    students: Annotated[int, typer.Option(min=100, help="How many the district has.")] = 100_000,
+    students: Annotated[
+        int, typer.Option(min=100, help="How many students the district has.")
+    ] = 100_000,
     attendance: Annotated[
         int,
-        typer.Option(min=0, help="How many events there are. A tenth of them is in the window."),
+        typer.Option(
+            min=0, help="How many attendance events there are. A tenth of them is in the window."
+        ),
     ] = 10_000_000,
     rounds: Rounds = 3,
     json: Json = False,
@@ -194,7 +219,8 @@ def freshness(
         int,
         typer.Option(
             min=0,
-            help="Measure again while the history of this many students is replayed; 0: do not.",
+            help="After that, measure again while a replay of the history of this many students "
+            "runs; 0: do not.",
         ),
     ] = 0,
     json: Json = False,
@@ -256,7 +282,9 @@ def soak(
 
 @app.command()
 def start(
-    rounds: Annotated[int, typer.Option(min=1, help="How often to start. The median counts.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How many times to start. The median is reported.")
+    ] = 5,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure idle CPU.")] = 30.0,
     json: Json = False,
 ) -> None:

@@ -27,7 +27,8 @@ def consume(
     until_caught_up: Annotated[
         bool,
         typer.Option(
-            "--until-caught-up", help="End when all events that are there now are delivered."
+            "--until-caught-up",
+            help="End when all events that are in the topics at the start are delivered.",
         ),
     ] = False,
     http_port: Annotated[
@@ -72,7 +73,7 @@ def consume(
             "out": str(out) if out else url,
         }
         nothing = not (sum(outcome.delivered.values()) or outcome.dead_lettered)
-        elsewhere = nothing and outcome.there and out is not None and _is_empty(out)
+        elsewhere = nothing and outcome.had_events and out is not None and _is_empty(out)
         emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
         if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
             raise typer.Exit(1)  # there was something to deliver, and nothing was delivered

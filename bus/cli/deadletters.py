@@ -43,8 +43,8 @@ Places = Annotated[
     list[str] | None,
     typer.Argument(help="TOPIC/PARTITION/OFFSET, as `bus deadletters list` prints it."),
 ]
-All = Annotated[bool, typer.Option("--all", help="Every dead letter that is open.")]
-Why = Annotated[str, typer.Option(help="Your reason. It is recorded.")]
+All = Annotated[bool, typer.Option("--all", help="Select every open dead letter.")]
+Why = Annotated[str, typer.Option(help="Your reason, which is recorded with what you do.")]
 SHOWN = 200
 
 
@@ -57,10 +57,11 @@ def list_deadletters(
     until: Until = "",
     kind: Kinds = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Include those that were retried or discarded.")
+        bool, typer.Option("--all", help="Also list dead letters that were retried or discarded.")
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Print only how many there are, by reason.")
+        bool,
+        typer.Option("--summary", help="Print only the number of dead letters for each reason."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -131,7 +132,10 @@ def show_deadletter(
     ],
     unmasked: Annotated[
         bool,
-        typer.Option("--unmasked", help="Show personal values. Needs --why; both are recorded."),
+        typer.Option(
+            "--unmasked",
+            help="Show personal values. Needs --why. The bus records that you looked, and why.",
+        ),
     ] = False,
     why: Why = "",
     json: Json = False,
@@ -184,7 +188,9 @@ def retry(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Deliver dead letters again, after you have fixed what made them fail.
+    """Deliver the selected dead letters again, after you have fixed what made them fail.
+
+    Select them with PLACES, --reason, --code or --all.
 
     Each record is delivered in its current state, so no later change is undone.
     """
@@ -230,7 +236,11 @@ def discard(
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Discard dead letters for good. Needs a reason (--why)."""
+    """Mark the selected dead letters as discarded. Needs a reason (--why).
+
+    Select them with PLACES, --reason, --code or --all. They are not delivered, and are no longer
+    open. `bus deadletters list --all` still shows them.
+    """
     with failures(json):
         from bus.consume.deadletters import mark, read
         from bus.errors import Stop

@@ -12,9 +12,16 @@ from bus.cli.output import Json, emit, failures, stderr, stdout
 
 
 def demo(
-    students: Annotated[int, typer.Option(min=50, help="How many the made-up district has.")] = 400,
+    students: Annotated[
+        int, typer.Option(min=50, help="How many students the made-up district has.")
+    ] = 400,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the demo's Kafka and registry running.")
+        bool,
+        typer.Option(
+            "--keep",
+            help="Leave the demo's Kafka and registry running at the end. The files of the demo "
+            "are kept in any case.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

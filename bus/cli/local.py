@@ -17,7 +17,9 @@ from bus.cli.output import Json, emit, failures, stderr
 def up(
     timeout: Annotated[
         float,
-        typer.Option(min=1, help="How many seconds to wait for Kafka and the registry."),
+        typer.Option(
+            min=1, help="How many seconds to wait until both Kafka and the registry answer."
+        ),
     ] = 120.0,
     json: Json = False,
 ) -> None:
@@ -46,7 +48,7 @@ def up(
 def down(json: Json = False) -> None:
     """Stop Kafka and the schema registry of BUS_HOME. Their data is kept.
 
-    Works also when other settings are wrong.
+    Reads only BUS_HOME, so it also works while other settings are wrong.
     """
     with failures(json):
         from bus import local, settings

@@ -19,7 +19,12 @@ from rich.console import Console
 
 from bus.errors import BusError, missing_extra
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object, without other output on stdout."
+    ),
+]
 """The option that every command has: `json: Json = False`."""
 
 # Without `emoji=False`, rich prints an id such as m8:ghost:1 with a picture in it.

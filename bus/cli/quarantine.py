@@ -25,10 +25,14 @@ def quarantine() -> None:
 def list_quarantine(
     source: Annotated[str, typer.Option(help="Only faults of this source.")] = "",
     everything: Annotated[
-        bool, typer.Option("--all", help="Include faults that later extracts no longer have.")
+        bool,
+        typer.Option("--all", help="Also list old faults, which the latest extract no longer has."),
     ] = False,
     each: Annotated[
-        bool, typer.Option("--each", help="Print faults one by one, not in groups.")
+        bool,
+        typer.Option(
+            "--each", help="Print each fault separately instead of groups of equal faults."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

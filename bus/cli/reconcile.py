@@ -28,13 +28,17 @@ def reconcile(
         Path | None,
         typer.Option(
             help="What the product has: its own export, or the folder to which its consumer "
-            "delivers. By default, the product's API is asked, if it has one for that.",
+            "delivers. By default, the bus downloads an export from the product's API, if it "
+            "has one.",
         ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Deliver again the records that differ.")
+        bool,
+        typer.Option(
+            "--repair", help="Deliver again the records of missing, extra and different rows."
+        ),
     ] = False,
-    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason, which is recorded with the repair.")] = "",
     out: Annotated[
         Path | None,
         typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
@@ -47,9 +51,9 @@ def reconcile(
 ) -> None:
     """Compare what a product has with what the topics say that it should have.
 
-    Reports missing, extra and different rows. A row of a withdrawn record is extra only if it does
-    not say that the record is withdrawn. `--repair` replays the current state of the records that
-    differ.
+    Reports missing, extra and different rows. A row of a withdrawn record is not extra if the row
+    says that the record is withdrawn. `--repair` replays the current state of the records of all
+    reported rows.
     """
     with failures(json):
         from bus import plugins

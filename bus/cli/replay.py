@@ -81,7 +81,10 @@ def run(
     entity: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", "--entity", help="Only this kind of record, such as enrollment; repeatable."
+            "--kind",
+            "--entity",
+            help="Only this kind of record, such as enrollment; repeatable. Both names of the "
+            "option mean the same.",
         ),
     ] = None,
     school: Annotated[
@@ -94,7 +97,9 @@ def run(
     ] = None,
     only_current: Annotated[
         bool,
-        typer.Option("--only-current", help="Only the newest state of each record."),
+        typer.Option(
+            "--only-current", help="Only the current state of each record: its newest event."
+        ),
     ] = False,
     rate: Annotated[
         float,
@@ -112,7 +117,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what the replay would do; deliver nothing.")
     ] = False,
-    why: Annotated[str, typer.Option(help="Your reason. It is recorded.")] = "",
+    why: Annotated[str, typer.Option(help="Your reason, which is recorded with the replay.")] = "",
     out: Annotated[
         Path | None,
         typer.Option(help="The live consumer's folder, as you gave it to `bus consume`."),
@@ -125,8 +130,8 @@ def run(
 ) -> None:
     """Deliver a part of the history to a product again.
 
-    The replay ends at the newest event that was there when it started. The live consumer keeps
-    running. Ctrl-C pauses the replay, and `bus replay resume` continues it.
+    Without `--to`, the replay ends at the event that was the newest when the replay started. The
+    live consumer keeps running. Ctrl-C pauses the replay, and `bus replay resume` continues it.
     """
     with failures(json):
         from bus import plugins
@@ -200,7 +205,7 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
         "students": found.students,
         "first": found.first and found.first.isoformat(),
         "last": found.last and found.last.isoformat(),
-        "untold": found.untold,
+        "untold": found.not_delivered,
         "seconds": round(found.seconds, 1),
         "complete": found.history.complete,
         "compacted": found.history.compacted,
@@ -214,31 +219,33 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
 def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest: bool) -> None:
     what = "every change"
     if about.only_current:
-        what = "the newest state of each record"
+        what = "the current state of each record"
     elif latest:
         what = "the current state of each record that last changed"
-    into = escape(about.into) or f"where the live consumer of {about.product} delivers"
-    console.print(f"[bold]dry run[/]: {what} from {about.since} to {about.until}, to {into}")
+    into = escape(about.into) or f"the place where the live consumer of {about.product} delivers"
+    console.print(
+        f"[bold]dry run[/]: {what} from {about.since} to {about.until}; destination: {into}"
+    )
     table = Table(box=None, pad_edge=False)
-    for name, justify in (("kind", "left"), ("in the window", "right"), ("delivered", "right")):
+    for name, justify in (("kind", "left"), ("in the window", "right"), ("to deliver", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for kind, number in found.read.items():
         table.add_row(kind, f"{number:,}", f"{found.chosen[kind]:,}")
     console.print(table)
     if found.first and found.last:
         console.print(
-            f"{found.students:,} students; published from {found.first:%Y-%m-%d %H:%M} to "
+            f"about {found.students:,} students; events from {found.first:%Y-%m-%d %H:%M} to "
             f"{found.last:%Y-%m-%d %H:%M} UTC"
         )
-    if found.untold:
-        console.print(f"{found.untold:,} records would not be delivered to {about.product}")
+    if found.not_delivered:
+        console.print(f"{found.not_delivered:,} records would not be delivered to {about.product}")
     console.print(f"at least {found.seconds:,.0f} s, plus the time that {about.product} needs")
     how = found.history
     if how.complete:
         console.print("the topics still have every change of this window")
     if how.compacted and how.since:
         console.print(
-            f"[yellow]before {how.since:%Y-%m-%d} the topics may have only the newest state of "
+            f"[yellow]before {how.since:%Y-%m-%d} the topics may have only the current state of "
             f"each record[/] ({', '.join(how.compacted)})"
         )
     if how.deleted:
@@ -250,13 +257,24 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
 @app.command()
 def compare(
     product: ProductName,
-    old: Annotated[Path, typer.Argument(help="The folder with the old translation's files.")],
-    new: Annotated[Path, typer.Argument(help="The folder with the new translation's files.")],
+    old: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder with the files that the old version of the product's code wrote."
+        ),
+    ],
+    new: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder with the files that the new version of the product's code wrote."
+        ),
+    ],
     json: Json = False,
 ) -> None:
-    """Compare the files of an old and a new translation row by row.
+    """Compare the files of two versions of a product's code (its translation) row by row.
 
-    First replay the same history --into two folders, with the old version and with the new one.
+    First replay the same history --into two folders: once with the old version of the code, once
+    with the new one.
     """
     with failures(json):
         from bus import plugins

@@ -12,11 +12,18 @@ from bus.cli.output import Json, emit, failures
 
 def sample(
     path: Annotated[Path, typer.Argument(help="The .zip or the folder to write.")],
-    students: Annotated[int, typer.Option(min=1, help="How many the district has.")] = 1_000,
+    students: Annotated[
+        int, typer.Option(min=1, help="How many students the district has.")
+    ] = 1_000,
     day: Annotated[int, typer.Option(min=1, help="Which day's extract to write.")] = 1,
     seed: Annotated[int, typer.Option(help="A number that selects the district.")] = 1,
     change: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of students that each day changes.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The share of students whose records change from one day to the next.",
+        ),
     ] = 0.01,
     json: Json = False,
 ) -> None:

@@ -23,7 +23,7 @@ Directory = Annotated[
 
 @app.command()
 def check(schemas: Directory = None, json: Json = False) -> None:
-    """Report what changed schemas would break, and for which products. Registers nothing."""
+    """Report which schema changes would break readers, and of which products. Registers nothing."""
     with failures(json):
         from bus import plugins, settings
         from bus.registry import subjects
@@ -44,7 +44,10 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command()
 def apply(schemas: Directory = None, json: Json = False) -> None:
-    """Register all schemas, or none of them, with FULL_TRANSITIVE compatibility."""
+    """Register all schemas, or none of them.
+
+    They get FULL_TRANSITIVE compatibility: every version can read the data of every other version.
+    """
     with failures(json):
         from bus import plugins, settings
         from bus.kafka import topics

@@ -30,12 +30,15 @@ SHOWN = 10
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
-PublishAs = Annotated[str, typer.Option(help="The name under which this system publishes.")]
+PublishAs = Annotated[
+    str, typer.Option(help="The name under which the records of this SIS are published.")
+]
 AllowMassWithdrawal = Annotated[
     bool,
     typer.Option(
         "--allow-mass-withdrawal",
-        help="Publish even if more of a record kind disappears than mass_withdrawal allows.",
+        help="Publish even if the extract withdraws more records of a kind than mass_withdrawal "
+        "allows.",
     ),
 ]
 MassWithdrawalShare = Annotated[
@@ -52,7 +55,9 @@ MassWithdrawalShare = Annotated[
 Rehearsal = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Report what would be published and what not; publish and store nothing."
+        "--dry-run",
+        help="Report what would be published and which rows would be left out. Publish and store "
+        "nothing.",
     ),
 ]
 MostDifferences = Annotated[
@@ -89,8 +94,8 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
             str,
             typer.Option(
                 metavar="NAME",
-                help="PATH is a watched folder: publish the extract NAME, which waits there "
-                "because the guard stopped it.",
+                help="PATH is a watched folder: publish the one extract NAME, which waits there "
+                "because it withdraws more records than mass_withdrawal allows.",
             ),
         ] = "",
         allow_mass_withdrawal: AllowMassWithdrawal = False,

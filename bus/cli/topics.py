@@ -1,4 +1,4 @@
-"""`bus topics`: plans how long the topics keep history, and what that costs."""
+"""`bus topics`: shows and changes how long the topics keep history, and the disk it takes."""
 
 from __future__ import annotations
 
@@ -12,44 +12,57 @@ from rich.table import Table
 from bus.cli.output import Json, emit, failures
 
 app = typer.Typer(
-    help="Plan how long the topics keep history, and what that costs.", no_args_is_help=True
+    help="Show or change how long the topics keep history, and how much disk that takes.",
+    no_args_is_help=True,
 )
 
 
 @app.callback()
 def _topics() -> None:
-    """Plan how long the topics keep history, and what that costs."""
+    """Show or change how long the topics keep history, and how much disk that takes."""
 
 
 @app.command()
 def plan(
-    students: Annotated[int, typer.Option(min=1, help="How many the district has.")] = 10_000,
+    students: Annotated[
+        int, typer.Option(min=1, help="How many students the district has.")
+    ] = 10_000,
     staff: Annotated[
-        int, typer.Option(min=0, help="How many people; 0: one for every 20 students.")
+        int,
+        typer.Option(min=0, help="How many staff members it has; 0: one for every 20 students."),
     ] = 0,
     enrollments: Annotated[
-        int, typer.Option(min=0, help="How many there are; 0: eight for each student.")
+        int, typer.Option(min=0, help="How many enrollments it has; 0: eight for each student.")
     ] = 0,
     attendance: Annotated[
-        int, typer.Option("--attendance-per-day", min=0, help="How many events on a school day.")
+        int,
+        typer.Option(
+            "--attendance-per-day", min=0, help="How many attendance events a school day has."
+        ),
     ] = 0,
     changes: Annotated[
         float, typer.Option(min=0, max=1, help="The share of records that change on a school day.")
     ] = 0.01,
     replication: Annotated[
-        int, typer.Option(min=0, help="Replicas of each record; 0: as set in [kafka], else 3.")
+        int,
+        typer.Option(
+            min=0, help="Replicas of each record; 0: [kafka] replication, or 3 if that is not set."
+        ),
     ] = 0,
     apply: Annotated[
         bool, typer.Option("--apply", help="Change the topics to match [retention].")
     ] = False,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="With --apply: go on even if history is deleted.")
+        bool,
+        typer.Option(
+            "--allow-loss", help="With --apply: change the topics even if that deletes history."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
     """Show how long each topic keeps history, and how much disk that takes.
 
-    Set the times in `[retention]`; see docs/retention.md.
+    Changes nothing without `--apply`. Set the times in `[retention]`; see docs/retention.md.
     """
     with failures(json):
         from bus import settings

@@ -37,7 +37,7 @@ class ClaimIndex:
                 for a record that claims none: it is empty, or the record is not active.
         denied  kind, slot, number: the records whose value another record has
 
-    owing: whether some record was delivered without its value.
+    lacks_values: whether some record was delivered without its value.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
@@ -49,7 +49,7 @@ class ClaimIndex:
         }
         self._con.execute("CREATE TEMP TABLE own (kind TINYINT, part INTEGER)")
         self._own: set[tuple[int, int]] = set()
-        self.owing = self._any_without_value()
+        self.lacks_values = self._any_without_value()
 
     def close(self) -> None:
         """Close the file."""
@@ -184,7 +184,7 @@ class ClaimIndex:
                     """
                 )
             self._note(reached)
-        self.owing = self._any_without_value()
+        self.lacks_values = self._any_without_value()
 
     def free(self) -> list[tuple[int, int, int]]:
         """Return the records that can have their value now, as (kind, partition, offset).
@@ -214,7 +214,7 @@ class ClaimIndex:
                     "WHERE kind = ? AND part = ? AND at_offset = ?",
                     list(place),
                 )
-        self.owing = self._any_without_value()
+        self.lacks_values = self._any_without_value()
 
     # ---- within --------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """Delivers one batch of records, for a consumer and for a replay alike.
 
-    decide which of several equivalent records counts → translate → write dead letters
-        → hand over, with retries → write dead letters of what the product refuses
+    decide which of several equivalent records counts → withhold unique values that other records
+        have → translate → write dead letters → hand over, with retries
+        → write dead letters of what the product refuses
         → note what the product has → deliver records whose unique value is now free
 
-The first dead letters are written before the batch is handed over. A delivery that keeps its own
-offsets moves them past a record that it never gets. If the program ended at that moment, no dead
-letter would name that record.
+The first dead letters are written before the batch is handed over. The reason: a delivery that
+keeps its own offsets stores an offset behind a record that it never gets. If the dead letter were
+written afterwards, a kill in between would lose it.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ FRESH_SAMPLES = 500
 """Freshness is measured on at most this many records of a part, evenly spread."""
 
 HandOver = Callable[[Batch], Sequence[Refusal]]
-"""Hands a batch to the product; see `bus.delivery`. It may remove rows from the batch, which then
-do not count as delivered."""
+"""Hands a batch to the product; see `bus.delivery`. The function of a replay removes rows that are
+no longer current from the batch. They do not count as delivered."""
 Failures = list[tuple["Message", str]]
 """Messages that the product does not get, each with the reason. The reason has a code if it is a
 `Reason`."""
@@ -64,11 +65,11 @@ class DeliveryOutcome:
 class Deliverer:
     """Delivers batches of one product.
 
-    hand_over:    hands over one batch; called again as long as it raises `RetryLater`.
-    dead_letters: writes the dead letters; None: they are not written.
+    hand_over:    hands over one batch; called until it no longer raises `RetryLater`.
+    dead_letters: writes the dead letters. If it is None, no dead letters are written.
     equivalents:  decides which of several equivalent records the product gets.
-    unique:       decides which records are delivered without a value that another record has; None:
-                  none.
+    unique:       decides which records are delivered without a value that another record has. If it
+                  is None, every record is delivered with its value.
     origin:       the text with which the reason of each dead letter begins.
     """
 
@@ -105,7 +106,11 @@ class Deliverer:
         failures: Failures,
         read_to: Mapping[Position, int] | None = None,
     ) -> DeliveryOutcome:
-        """Deliver these records. When this returns, each is delivered or is a dead letter.
+        """Deliver these records, and write dead letters for those that fail.
+
+        Some records are neither delivered nor dead letters when this returns: those for which the
+        translation returns None, those that lose to an equivalent record, and those that
+        `hand_over` removes. Without `dead_letters`, failures are only counted.
 
         ready:    records by kind, in the order in which the product must have them.
         offsets:  for each partition, the offset up to which this batch and all before it account
@@ -144,8 +149,8 @@ class Deliverer:
         """Translate the records that the product gets.
 
         failures: messages that go to the dead letters instead.
-        read_to:  in a replay of latest states, for each partition, the offset up to which it was
-                  read.
+        read_to:  in a replay of latest states, for each partition, the offset up to which the
+                  replay has read the partition.
 
         Returns what `bus.consume.translation.translate` returns.
         """
@@ -155,8 +160,8 @@ class Deliverer:
         return translate(self._product, chosen)
 
     def deliver_freed(self) -> None:
-        """Deliver records again, with a unique value that no other record has any more."""
-        if (unique := self._unique) is None or not unique.owing:
+        """Deliver records again whose unique value no other record has any more."""
+        if (unique := self._unique) is None or not unique.lacks_values:
             return
         if freed := self._retries.persist(unique.freed):
             parts, _, untranslated = translate(self._product, freed)
@@ -166,7 +171,7 @@ class Deliverer:
             self._retries.persist(lambda: unique.delivered_with_values(freed))
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
-        """Hand over the batch, as often as it takes. Return what the product refuses."""
+        """Hand over the batch, and repeat until it succeeds. Return what the product refuses."""
         name = self._product.name
         traces = (header(part.messages[0], "traceparent") for part in batch.parts)
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
@@ -184,8 +189,8 @@ class Deliverer:
     def _write(self, failures: Failures) -> None:
         """Write dead letters and return when Kafka has them.
 
-        After a failure, all of them are added again, because it is unknown which of them Kafka
-        took.
+        After a failure, all of them are written again, because it is unknown which of them Kafka
+        has. So a dead letter may be in the topic twice.
         """
         if not failures or (sink := self._dead_letters) is None:
             return

@@ -91,8 +91,8 @@ class Equivalents:
     """Decides which of a product's equivalent records it gets. Not thread-safe.
 
     folder:   where the index of active records is; None: in memory.
-    standing: whether this is for a replay of latest states: the result covers all records in the
-              topic.
+    latest_only: whether this is for a replay of latest states: the result covers all records in the
+                 topic.
 
     All methods but `revoked` and `close` may raise `RetryLater`, and can be called again.
     """
@@ -104,10 +104,10 @@ class Equivalents:
         writer_schema: Callable[[int], dict[str, Any]],
         folder: Path | None,
         *,
-        standing: bool = False,
+        latest_only: bool = False,
     ) -> None:
         self._kinds = {
-            kind: _EquivalentKind(settings, product, kind, writer_schema, folder, standing)
+            kind: _EquivalentKind(settings, product, kind, writer_schema, folder, latest_only)
             for kind in product.siblings
         }
         self._topics = {one.topic: one for one in self._kinds.values()}
@@ -178,7 +178,7 @@ class _EquivalentKind:
         kind: str,
         writer_schema: Callable[[int], dict[str, Any]],
         folder: Path | None,
-        standing: bool,
+        latest_only: bool,
     ) -> None:
         self.topic = topics.topic(settings, kind)
         self.begins: dict[int, int] = {}
@@ -188,7 +188,7 @@ class _EquivalentKind:
         self._translations = [translate for _, translate in product.translations(kind)]
         self._writer_schema = writer_schema
         self._folder = folder
-        self._standing = standing
+        self._latest_only = latest_only
         self._decoder = Decoder(kind, writer_schema)
         self._index: StandingIndex | None = None
         self._decided = False
@@ -208,7 +208,7 @@ class _EquivalentKind:
 
     def delivered(self, offsets: Mapping[Position, int]) -> None:
         """Write the batch that was decided last to the index."""
-        if self._index and not self._standing:
+        if self._index and not self._latest_only:
             reached = _of(self.topic, offsets)
             if self._decided:
                 self._index.write(reached)
@@ -218,7 +218,7 @@ class _EquivalentKind:
 
     def reached(self, offsets: Mapping[int, int]) -> None:
         """Note that everything before these offsets is done."""
-        if self._index and not self._standing:
+        if self._index and not self._latest_only:
             self._index.note(offsets)
 
     # ---- deciding ------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class _EquivalentKind:
         read_to: see `Equivalents.decide`.
         """
         self._decided = False
-        dead_records = self._decoded(dead if not self._standing else ())
+        dead_records = self._decoded(dead if not self._latest_only else ())
         if not kind_records.messages and not dead_records.messages:
             return kind_records
         if self._index is None:
@@ -251,11 +251,11 @@ class _EquivalentKind:
             arriving.append(columns(self._rule, dead_records, delivered=False))
         index.take(arriving)
         self._decided = True
-        keys = index.shared(standing=self._standing)
+        keys = index.shared(latest_only=self._latest_only)
         if not keys:
             return kind_records
         members, arrivals = index.members(keys), index.arrivals(keys)
-        judge = _LatestJudge if self._standing else _Judge
+        judge = _LatestJudge if self._latest_only else _Judge
         chosen = judge(self._rule, members).decide(arrivals)
         return self._replaced(kind_records, {one.slot for one in arrivals}, chosen)
 
@@ -264,7 +264,7 @@ class _EquivalentKind:
     ) -> dict[int, int]:
         """Return for each partition of a batch the offset up to which the index must be read."""
         parts = {message.partition() or 0 for message in messages}
-        if self._standing:
+        if self._latest_only:
             ends = _of(self.topic, read_to)
             return {part: ends.get(part, 0) for part in parts}
         return {part: self.begins[part] for part in parts}

@@ -214,27 +214,27 @@ class StandingIndex:
             self._load(arriving)
             self._unwritten, self._delivered = set(self._parts), False
 
-    def shared(self, *, standing: bool) -> set[int]:
+    def shared(self, *, latest_only: bool) -> set[int]:
         """Return the keys of the batch for which no record can be judged alone.
 
         These are the keys that several records of the batch have, that a record outside of the
         batch has, and from or to which a record moves.
 
-        standing: whether the files hold the batch already. Then keys are added for which the batch
-                  does not have a record's newest state.
+        latest_only: whether the files hold the batch already, as in a replay of latest states. Then
+                     keys are added for which the batch does not have a record's newest state.
         """
         moved = (
             "SELECT n.key FROM news n JOIN touched t USING (number) WHERE t.key <> n.key "
             "UNION SELECT t.key FROM news n JOIN touched t USING (number) WHERE t.key <> n.key"
         )
-        if standing:
+        if latest_only:
             moved = (
                 "SELECT n.key FROM news n JOIN touched t USING (number) "
                 "WHERE t.at_offset <> n.at_offset OR t.key <> n.key OR NOT n.is_active "
                 "UNION SELECT n.key FROM news n ANTI JOIN touched t USING (number) "
                 "WHERE n.is_active"
             )
-        if self._apart and not standing:
+        if self._apart and not latest_only:
             return set()
         with self._files.faults():
             found = self._files.rows(

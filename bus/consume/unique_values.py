@@ -1,38 +1,49 @@
 """Values that only one record may have at a product at a time, such as a person's login.
 
-A child comes back and gets a new record with the username of the old one. Two students swap their
-usernames on one day. A username that is free on Monday goes to another student on Friday. The two
-records may be in two batches, in any order, and of two instances. A product that has a value under
-one id refuses it under another (Canvas: instructure/canvas-lms, lib/sis/user_importer.rb).
+Three examples of how a value moves from one record to another: A child comes back and gets a new
+record with the username of the old one. Two students swap their usernames on one day. A username
+that is free on Monday goes to another student on Friday.
+
+The two records may be in different batches, in any order, and different instances may read them.
+Some products refuse a value under one id as long as they have it under another (Canvas:
+instructure/canvas-lms, lib/sis/user_importer.rb).
 
 So `bus.product.Product.unique` names such fields, and these are the rules:
 
-* No record waits for another. A record whose value another record still has at the product is
-  delivered at once, without the value (None). So the student exists at the product, with all
-  classes, under another login.
+* No record waits for a unique value. (It may wait for a record that it refers to; that is
+  `bus.consume.dependency_order`.) If another record still has the value at the product, the record
+  is delivered at once, without the value (None). In Canvas, for example, the student then exists
+  with all classes under another login.
 * The record is delivered again, with the value, as soon as the other record no longer has it at the
   product.
-* A record that has a value keeps it. As long as the old record keeps it (the SIS gave one username
-  to two people), the new record stays without it. It gets the value on the day on which the old
-  record gives it up.
+* A record that has a value keeps it until the SIS changes its value or withdraws it. If the SIS
+  gives one username to two people, the second record stays without it until then.
 * Within one batch, no value moves from one record to another. The values that a batch sets free are
   delivered in a separate batch right after it. So a swap takes two batches: both records are
   delivered without their values, and then each with the other's value.
 
-What an instance knows: for its own partitions, it knows what the product has. From the partitions
-of other instances, it reads the records before the group's committed offsets. Each of those records
-counts as having the value that it claims. A value that no such record claims is free, because the
-record that had it was delivered again before that offset was committed. Two instances may deliver
-one value for two new records at the same moment. They cannot know of each other. That is an error
-in the SIS, and the product refuses the second record.
+A record claims a value if its newest state has it. This is what an instance knows:
+
+* For its own partitions, it knows exactly which record has which value at the product.
+* From the partitions of other instances, it reads the records before the group's committed offsets.
+  Each of these records counts as having the value that it claims. If no record claims a value, the
+  value is free: an offset is committed only after the records before it are delivered, so the
+  product already has the newer state of the record that had the value.
+
+If the SIS gives one value to two new records, that is an error in the SIS. Two instances may
+deliver both at the same moment, because neither instance can know of the other's record. The
+product then refuses the second one.
 
 A file keeps the claims (`bus.consume.claim_index`). It is a cache of the topics. A second instance
 on the same machine cannot open the file, and keeps the claims in memory.
 
-This is what happens after a kill. Before the file is written: the batch comes again and is decided
-in the same way. After the file is written: the batch comes again and is delivered as before,
-because the file says what the product has. A batch of freed values moves no offset: the next start
-looks for such values again.
+What happens after a kill depends on when it comes:
+
+* Before the file is written: the batch is read again and decided in the same way.
+* After the file is written, before the offsets are committed: the batch is read again and delivered
+  as before, because the file says what the product has.
+* During a batch of freed values: such a batch moves no offset, so Kafka does not bring it again.
+  Therefore each start looks for freed values.
 """
 
 from __future__ import annotations
@@ -66,8 +77,8 @@ if TYPE_CHECKING:
 
 LAYOUT = "1"
 """The version of the file. Raise it when its tables or the rules change."""
-TAKEN = 50_000
-"""The number of records that are written at once when the file is brought up to date."""
+WRITE_RECORDS = 50_000
+"""The number of records that are written to the file at once when it is brought up to date."""
 log = logging.getLogger(__name__)
 
 
@@ -98,7 +109,7 @@ class UniqueValues:
         self._decoders = {kind: Decoder(kind, writer_schema) for kind in self._kinds}
         self._folder = folder
         self._offsets_client = offsets_client
-        self._begins: dict[Position, int] = {}  # the first offsets of this instance's partitions
+        self._begins: dict[Position, int] = {}  # for each own partition, see `assigned`
         self._table: ClaimIndex | None = None
         self._pending = False  # a batch was decided and is not delivered yet
 
@@ -112,14 +123,17 @@ class UniqueValues:
             self._begins.pop(place, None)
 
     @property
-    def owing(self) -> bool:
-        """Whether some record may have been delivered without its value."""
+    def lacks_values(self) -> bool:
+        """Whether the product may have some record without its value."""
         if self._table is None:
             return bool(self._fields) and (self._folder / FILE).exists()
-        return self._table.owing
+        return self._table.lacks_values
 
     def decide(self, records: Mapping[str, KindRecords]) -> Mapping[str, KindRecords]:
-        """Return the same records, without the values that other records have at the product."""
+        """Return the same records, with None for unique values that other records have.
+
+        Only the fields of `Product.unique` change.
+        """
         self._pending = False
         by_kind = {kind: records[kind] for kind in self._kinds if kind in records}
         if not any(kind_records.records for kind_records in by_kind.values()):
@@ -150,19 +164,19 @@ class UniqueValues:
         if self._table is None:
             return
         if self._pending:
-            lost = {
+            undelivered = {
                 (self._kinds.index(self._topics[m.topic() or ""]), m.partition(), m.offset())
                 for m in left_out
                 if m.topic() in self._topics
             }
-            self._table.write(self._numbered(offsets), lost)
+            self._table.write(self._numbered(offsets), undelivered)
             self._pending = False
         else:
             self._table.note(self._numbered(offsets))
 
     def freed(self) -> Mapping[str, KindRecords]:
         """Return records that were delivered without a value that no other record has any more."""
-        if not self.owing or not self._begins:
+        if not self.lacks_values or not self._begins:
             return {}
         claims = self._claims()
         self._catch_up(claims)
@@ -206,7 +220,7 @@ class UniqueValues:
         }
 
     def _claims(self) -> ClaimIndex:
-        """Return the claims, with this instance's partitions read up to their first offsets."""
+        """Return the claims, up to date with what the product has of this instance's partitions."""
         if self._table is None:
             with self._kafka_errors():
                 cluster = self._offsets_client.cluster()
@@ -233,7 +247,7 @@ class UniqueValues:
             kept: list[Message] = []
             for batch in reader.batches({place: start[place] for place in behind}, behind):
                 kept += batch
-                if len(kept) >= TAKEN:
+                if len(kept) >= WRITE_RECORDS:
                     self._absorb(claims, kept)
                     kept = []
             self._absorb(claims, kept)
@@ -255,7 +269,7 @@ class UniqueValues:
         return self._kinds.index(self._topics[place.topic]), place.partition
 
     def _absorb(self, claims: ClaimIndex, messages: Sequence[Message]) -> None:
-        """Write messages that were read from the topics, which the product already has."""
+        """Write messages that the product already has, as they were read from the topics."""
         tables = []
         for topic, kind in self._topics.items():
             mine = [message for message in messages if message.topic() == topic]
@@ -299,7 +313,7 @@ class UniqueValues:
     def _without(
         self, kind: str, kind_records: KindRecords, taken: set[tuple[int, int]]
     ) -> KindRecords:
-        """Return these records, without the values that other records have.
+        """Return these records, with None for unique values that other records have.
 
         taken: the kind and the index of each record whose value another record has.
         """
@@ -308,7 +322,8 @@ class UniqueValues:
         if not slots:
             return kind_records
         log.warning(
-            "%s %s records are delivered without their %s, which another record has at the product",
+            "%s %s records are delivered without their %s: "
+            "other records have these values at the product",
             len(slots),
             kind,
             field,

@@ -3,12 +3,14 @@
     poll → decode → order (referenced records first) → translate → deliver → commit
 
 A product's group is `PREFIX.PRODUCT`. Several instances share its partitions (cooperative
-rebalancing, KIP-429). Only this module commits offsets, and only after the delivery has taken what
-lies before them. After a kill at any moment, what was not committed is read and delivered again.
+rebalancing, KIP-429). Only this module commits offsets. It commits an offset only after the
+delivery has accepted all records before it. After a kill at any moment, what was not committed is
+read and delivered again.
 
-A product that is down only costs time. Its partitions are paused, the batch in hand is tried again
-with backoff and jitter, and nothing is lost. After some failures in a row the circuit counts as
-open, which readiness and metrics show.
+A product that is down only causes delay. Its partitions are paused, the batch that is being
+delivered (the "batch in hand") is tried again with backoff and jitter, and nothing is lost. After
+some failures in a row the circuit breaker opens: the product counts as down, which readiness and
+metrics show.
 """
 
 from __future__ import annotations
@@ -56,22 +58,24 @@ log = structlog.get_logger(__name__)
 
 POLL_RECORDS = 10_000
 IDLE_SECONDS = 60.0
-"""While nothing comes, the delivery settles about this often, in seconds. What it writes may depend
-on the date."""
+"""While no messages arrive, the delivery settles once in this many seconds, even if nothing was
+deferred. What it writes may depend on the date."""
 FREED_SECONDS = 5.0
-"""While a record was delivered without its value, free values are looked up about this often, in
-seconds."""
+"""As long as some delivered record lacks its unique value, the worker looks for free values once in
+this many seconds."""
 GROUP_SECONDS = 1.0
-"""While records wait, Kafka is asked about this often what all instances have delivered, in
-seconds."""
+"""As long as records wait, the worker asks Kafka once in this many seconds which offsets all
+instances have committed."""
 QUIET_SECONDS = 0.5
 """A batch is delivered before it is full when nothing has come for this many seconds."""
 STUCK_SECONDS = 300.0
-"""A loop that has not turned for this many seconds is not live."""
+"""If the loop has not run for this many seconds, the liveness check `/livez` fails."""
 
 
 class Worker:
-    """Runs one product's consumer. `run` on one thread; `stop`, `live`, `ready` from any.
+    """Runs one product's consumer.
+
+    Call `run` on one thread. Any thread may call `stop`, `live` and `ready`.
 
     clock:    the monotonic clock. Tests replace this and the next two.
     event:    makes the event that waits.
@@ -98,7 +102,7 @@ class Worker:
         self._stopping = StopRequest(clock, event())
         self._heartbeat = Heartbeat(clock)
         self._unsettled = Unsettled(clock)
-        self._freed_looked_up = -math.inf
+        self._freed_checked_at = -math.inf
         self._mode = RunMode.FOLLOW
         self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
         topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
@@ -163,16 +167,16 @@ class Worker:
     # ---- for callers --------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Ask the loop to end. It finishes the batch in hand, commits, and leaves its group."""
+        """Ask the loop to end. It delivers the current batch, commits, and leaves its group."""
         self._stopping.make()
 
     def live(self) -> str:
-        """Return what is wrong with the loop, or ""."""
+        """Return why the loop does not run, or "" if it runs; for `/livez`."""
         silence = self._heartbeat.silence
         return f"the loop has not run for {silence:.0f} s" if silence > STUCK_SECONDS else ""
 
     def ready(self) -> str:
-        """Return why the consumer does not deliver now, or ""."""
+        """Return why the consumer does not deliver now, or "" if it does; for `/readyz`."""
         if not self._partitions.joined:
             return "the consumer has not joined its group yet"
         return self._retries.open
@@ -180,7 +184,8 @@ class Worker:
     def run(self, *, until_caught_up: bool = False) -> WorkerOutcome:
         """Deliver until `stop` is called.
 
-        until_caught_up: also end when everything is delivered that was in the topics at the start.
+        until_caught_up: end before that, as soon as everything that was in the topics at the start
+                         is delivered.
 
         Raises `Stop` when a person must act, and for Kafka's fatal errors.
         """
@@ -188,7 +193,7 @@ class Worker:
             self._mode = RunMode.CATCH_UP
         try:
             goal = self._offsets_client.ends(self._kinds) if until_caught_up else {}
-            self.outcome.there = bool(goal)
+            self.outcome.had_events = bool(goal)
             self._join()
             while not self._stopping:
                 self._turn()
@@ -196,8 +201,10 @@ class Worker:
                     break
             self._deliver()
             self._settle()
-        except _Drained:
-            log.warning("stopped before a batch was delivered; the next start delivers it")
+        except _StoppedUndelivered:
+            log.warning(
+                "stopped while a batch was not delivered yet; the next start delivers that batch"
+            )
         except KafkaException as error:
             raise Stop(_explained(self._product.name, error)) from None
         finally:
@@ -219,18 +226,21 @@ class Worker:
         )
 
     def _caught_up(self, goal: Mapping[Position, int]) -> bool:
-        """Return whether all instances have delivered everything before these offsets."""
+        """Settle if all was read. Return whether all instances have delivered up to these offsets.
+
+        If so, this also delivers records whose unique value is free now.
+        """
         if not (self._partitions.joined and self._all_taken()):
             return False
-        self._settle()  # if this has to wait, it also takes new messages
+        self._settle()  # while this waits, it may read new messages
         nothing_waits = not self._backlog.waiting and self._all_taken()
         if nothing_waits and self._progress.reached(goal):
-            self._deliver_freed()  # what an earlier process has left undone
+            self._deliver_freed()  # an earlier process may have ended before it
             return True
         return False
 
     def _all_taken(self) -> bool:
-        """Return whether all partitions were read to the end, and no unordered record is left."""
+        """Return whether all partitions were read to the end, and all records are in a batch."""
         return not (self._partitions.behind or self._backlog.unordered)
 
     # ---- one turn -----------------------------------------------------------------------------
@@ -241,18 +251,19 @@ class Worker:
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
         self._offsets_client.answered()
-        # The group's lag then includes unread partitions from the first moment.
+        # Commit the start offsets of partitions from which nothing was read yet. Otherwise Kafka
+        # reports no lag for them.
         if (untouched := self._partitions.untouched()) and self._commit(untouched):
             self._partitions.announced()
         self._take(read)
         self._gate.update()
         full = self._backlog.unordered >= self._product.batch_records
         quiet = not self._partitions.behind and (not read or self._mode is RunMode.CATCH_UP)
-        due = self._backlog.unordered and (quiet or self._left() <= 0)
+        due = self._backlog.unordered and (quiet or self._seconds_to_fill() <= 0)
         if full or due or (self._backlog.waiting and not read):
             self._deliver()
         elif not read and self._all_taken():
-            if self._clock() - self._freed_looked_up > FREED_SECONDS:
+            if self._clock() - self._freed_checked_at > FREED_SECONDS:
                 self._deliver_freed()
             self._unsettled.note_after(IDLE_SECONDS)
             self._settle()
@@ -262,10 +273,10 @@ class Worker:
         if not self._backlog.unordered:
             busy = self._backlog.waiting or self._unsettled or self._partitions.behind
             return 0.2 if busy else 1.0
-        return max(0.0, min(QUIET_SECONDS, self._left()))
+        return max(0.0, min(QUIET_SECONDS, self._seconds_to_fill()))
 
-    def _left(self) -> float:
-        """Return how long the batch in hand may still be filled, in seconds."""
+    def _seconds_to_fill(self) -> float:
+        """Return how many more seconds the next batch may be filled."""
         return self._backlog.since + self._product.batch_seconds - self._clock()
 
     def _take(self, messages: Iterable[Message]) -> None:
@@ -311,9 +322,12 @@ class Worker:
             self._commit(offsets)
 
     def _deliver_freed(self) -> None:
-        """Deliver values that other instances, or a process that was killed, have set free."""
-        self._freed_looked_up = self._clock()
-        if self._unique.owing:
+        """Deliver records whose unique value is free now.
+
+        Another instance may have freed the value, or a process that was killed afterwards.
+        """
+        self._freed_checked_at = self._clock()
+        if self._unique.lacks_values:
             with self._membership.batch_in_hand():
                 self._deliverer.deliver_freed()
 
@@ -324,20 +338,23 @@ class Worker:
         return refusals
 
     def _settle(self) -> None:
-        """Let the delivery write what it has deferred. No unordered record may be left."""
+        """Let the delivery write what it has deferred.
+
+        The caller makes sure that every record that was read is in a batch or waits.
+        """
         if self._unsettled:
             offsets = self._offsets()
             self._retries.persist(self._delivery.settle)
             self._equivalents.reached(offsets)
             # If the commit failed, try again: others wait for these offsets, and lag shows them.
-            self._unsettled.settled(wholly=self._commit(offsets))
+            self._unsettled.settled(committed=self._commit(offsets))
 
     def _offsets(self) -> dict[Position, int]:
         """Return for each partition the offset before which no record waits."""
         return self._backlog.delivered_to(self._partitions.next)
 
     def _commit(self, offsets: Mapping[Position, int]) -> bool:
-        """Commit these offsets, except for partitions that another instance has by now.
+        """Commit these offsets, except for partitions that another instance now has.
 
         Returns whether the commit succeeded. It fails while the group rebalances. What is not
         committed is delivered again, which deliveries tolerate, so it is safe to go on.
@@ -361,11 +378,11 @@ class Worker:
             in_steps(seconds, 0.5, self._poll_once, self._clock)
 
     def _poll_once(self, seconds: float) -> None:
-        """Poll once. Raise `_Drained` or `LostPartition` if the batch in hand must be given up."""
+        """Poll once. Raise `_StoppedUndelivered` or `LostPartition` to give up the batch."""
         self._heartbeat.beat()
         overdue = self._stopping.older_than(self._consumer_settings.drain_seconds)
         if overdue or (self._stopping and self._retries.open):
-            raise _Drained
+            raise _StoppedUndelivered
         message = self._consumer.poll(seconds)
         self._offsets_client.answered()
         self._membership.check()
@@ -373,8 +390,8 @@ class Worker:
             self._take([message])
 
 
-class _Drained(Exception):  # noqa: N818
-    """The time to drain is over. The batch in hand stays uncommitted."""
+class _StoppedUndelivered(Exception):  # noqa: N818
+    """The loop had to end before the current batch was delivered. The batch is not committed."""
 
 
 def _explained(product: str, error: KafkaException) -> str:
@@ -383,6 +400,7 @@ def _explained(product: str, error: KafkaException) -> str:
     if "AUTHORIZATION" in name:
         return (
             f"Kafka does not allow this user to consume for {product} ({name}); grant it READ on "
-            "the topics and on the group under topic_prefix. Nothing is lost"
+            "the topics and the group whose names begin with topic_prefix of bus.toml. Nothing is "
+            "lost"
         )
     return f"Kafka says {name}; nothing is lost, start again"

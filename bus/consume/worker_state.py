@@ -20,13 +20,13 @@ class WorkerOutcome:
 
     delivered:     the number of records that were delivered, by kind.
     dead_lettered: the number of dead letters.
-    there:         whether the topics held anything at the start. Only set for a run that catches
+    had_events:    whether the topics held any events at the start. Only set for a run that catches
                    up.
     """
 
     delivered: Counter[str] = field(default_factory=Counter)
     dead_lettered: int = 0
-    there: bool = False
+    had_events: bool = False
 
 
 class RunMode(Enum):
@@ -119,10 +119,10 @@ class Unsettled:
         """
         self._pending |= self._clock() - self._last > seconds
 
-    def settled(self, *, wholly: bool) -> None:
+    def settled(self, *, committed: bool) -> None:
         """Note that the delivery has settled.
 
-        wholly: whether the offsets were committed too.
+        committed: whether the offsets were committed to Kafka as well.
         """
-        self._pending = not wholly
+        self._pending = not committed
         self._last = self._clock()

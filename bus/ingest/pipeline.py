@@ -3,9 +3,9 @@
 Every source that reads whole extracts publishes through this module. A source provides only `read`,
 which fills a `bus.source.Staging`.
 
-A kill at any moment loses nothing and duplicates nothing. Committed events are in the topics. Other
-events are aborted when the source starts again, and the comparison then finds exactly what is
-missing.
+A kill at any moment loses nothing and duplicates nothing. Events of committed transactions are in
+the topics. When the source starts again, Kafka aborts the transaction that was open, and the
+comparison then finds exactly the changes that are not in the topics.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LONGEST_NAME = 100
 BATCH = 10_000
 """How many records are encoded at once."""
 
-OF_ROWS = frozenset(
+WHOLE_ROW_CODES = frozenset(
     {
         FaultCode.BROKEN_QUOTES,
         FaultCode.UNREADABLE_BYTES,
@@ -62,7 +62,8 @@ OF_ROWS = frozenset(
         FaultCode.TOO_MANY_VALUES,
     }
 )
-"""Codes of faults of a whole row, which may also be reported as a number of rows without a line."""
+"""Codes of faults of a whole row. Beyond a maximum, such faults are only counted: then one fault
+has a count and no line number."""
 
 COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -73,9 +74,11 @@ class Report:
 
     records: for each kind in the extract, how many records were created, updated, withdrawn,
              unchanged and quarantined.
-    faults:  everything that was wrong with the extract.
-    put_off: for each kind whose withdrawals are deferred to a better extract, the reason.
-    stood:   for each kind, how many active records the source had published before.
+    faults:  what was wrong with the extract. One entry may stand for many faults (`Fault.count`);
+             `faulty` has the number of faults.
+    put_off: for each kind whose withdrawals are deferred, the reason. Other changes of the kind are
+             published. A later extract without unreadable rows withdraws its absent records.
+    stood:   for each kind, how many active records the source had published before this run.
     """
 
     source: str
@@ -87,7 +90,8 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Return the report as `bus produce … --json` prints it.
 
-        It has every kind of the standard, with zeros for kinds that are not in the extract.
+        It has every kind of the standard, with zeros for kinds that are not in the extract. Its key
+        "faults" is the number of entries in the list, not of faults.
         """
         none = dict.fromkeys(COUNTED, 0)
         return {
@@ -103,13 +107,19 @@ class Report:
         whole = (
             f
             for f in self.faults
-            if f.fatal and f.code not in OF_ROWS and (f.line == 1 or not (f.line or f.column))
+            if f.fatal
+            and f.code not in WHOLE_ROW_CODES
+            and (f.line == 1 or not (f.line or f.column))
         )
         return sorted({fault.file for fault in whole})
 
     @property
     def published(self) -> int:
-        """How many events were published."""
+        """How many records were created, updated or withdrawn.
+
+        In a dry run or before `_publish`, this is how many would be. A record that moved to other
+        records (see `_publish`) counts once, although two events are published for it.
+        """
         return sum(
             counts[change]
             for counts in self.records.values()
@@ -127,7 +137,7 @@ class ExtractDryRun:
     """The result of a dry run.
 
     report:      the report that the run would return.
-    guard:       the guard's objection, or "" if it has none.
+    guard:       why the guard (`bus.ingest.guard`) would stop the run, or "".
     differences: the records that the run would publish.
     """
 
@@ -148,7 +158,7 @@ class ExtractDryRun:
 
 
 class MassWithdrawal(Stop):
-    """The guard stopped an extract, which a person may allow."""
+    """The guard (`bus.ingest.guard`) stopped an extract. A person may allow the extract."""
 
 
 def produce(
@@ -174,11 +184,12 @@ def produce(
     polled:   whether `read` continues from `staging.position` and moves it. The new position is
               published in the same transaction as the last events.
     progress: called at each step with a text for a person.
-    rules:    the version of the source's own rules. A source that turns the same files into other
-              text than before passes another version. All rows are then checked again.
+    rules:    the version of the source's own rules. If a new release of the source reads the same
+              files differently, it must pass a new version. All rows are then checked again.
 
     Raises `Stop` when a person must act; nothing was published. Raises `RetryLater` when Kafka or
-    the registry does not answer; nothing is lost, so run it again.
+    the registry does not answer. Some transactions may then be published already. Run it again: the
+    next run publishes only the rest.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
@@ -191,7 +202,7 @@ def produce(
         _explain_disk_errors(folder),
         Workspace.open(folder) as workspace,
     ):
-        _clear(work)
+        _remove_dead_dry_run(work)
         run = _Run(settings, f"/{source}", ids, workspace, rules, traceparent, progress)
         return run.take(source, read, mass_withdrawal_share, allow_mass_withdrawal, polled)
 
@@ -210,12 +221,13 @@ def dry_run(
 ) -> ExtractDryRun:
     """Return what `produce` would do with an extract, without publishing or remembering anything.
 
-    It creates no topic. It brings a copy of the cache up to date, not the cache. All its files are
+    It creates no topic. It leaves the cache as it is, and works on a copy of it. All its files are
     in one folder, which is removed at the end. After a kill, the next run removes the folder.
 
-    most: how many differences of each kind and change are returned.
+    most: the maximum number of differences to return of each kind and change.
 
-    Raises as `produce` does. An objection of the guard is part of the result, not an error.
+    Raises as `produce` does. If the guard would stop the run, that is part of the result, not an
+    error.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
@@ -231,9 +243,9 @@ def dry_run(
             snapshot.copy(settings, f"/{source}", cache)
         run = _Run(settings, f"/{source}", ids, workspace, rules, None, progress)
         report, _ = run.compared(source, read, polled, cache)
-        said = "" if allow_mass_withdrawal else run.objection(report, mass_withdrawal_share)
+        objection = "" if allow_mass_withdrawal else run.objection(report, mass_withdrawal_share)
         found = differences(workspace, report.records, most) if most else []
-        return ExtractDryRun(report, said, found)
+        return ExtractDryRun(report, objection, found)
 
 
 def _work(settings: Settings, source: str) -> Path:
@@ -250,15 +262,16 @@ def _held(work: Path, lock: str, source: str) -> Iterator[None]:
         held = FileLock(work.with_name(f"{work.name}.{lock}")).acquire(timeout=0)
     except Timeout:
         raise RetryLater(
-            f"another `bus produce` of the source {source} is running; wait until it ends, or give "
-            "this one a different --source"
+            f"another `bus produce` of the source {source} is running; wait until it ends. Give "
+            "this one a different --source only if it reads another SIS: rows that one source has "
+            "published go to quarantine when another source sends them"
         ) from None
     with held:
         yield
 
 
-def _clear(work: Path) -> None:
-    """Remove what a killed dry run left behind."""
+def _remove_dead_dry_run(work: Path) -> None:
+    """Remove the folder that a killed dry run left behind, and nothing else."""
     with suppress(Timeout), FileLock(work.with_name(f"{work.name}.dry-run.lock")).acquire(0):
         shutil.rmtree(work.with_name(f"{work.name}.dry-run"), ignore_errors=True)
 
@@ -333,12 +346,12 @@ class _Run:
             if not allow and (objection := self.objection(report, share)):
                 raise MassWithdrawal(objection)
             self.progress(f"publishing {report.published:,} events")
-            moved = staging.position if staging.position != begin else None
+            new_position = staging.position if staging.position != begin else None
             faults = quarantine.compare(
                 workspace, self.settings, self.source, report.faults, staging.coverage
             )
             publisher.unchecked = unchecked(workspace)
-            self._publish(publisher, report, faults, time, moved)
+            self._publish(publisher, report, faults, time, new_position)
         finally:
             publisher.close()
         if not publisher.replaced:  # otherwise the next run reads the topics
@@ -349,13 +362,17 @@ class _Run:
     def compared(
         self, name: str, read: Read, polled: bool, copy: Path | None = None
     ) -> tuple[Report, str]:
-        """Read and compare an extract. Return what would be published, and the position before it.
+        """Read and compare an extract.
+
+        Returns what would be published, and the source's position before this read ("" if it is not
+        polled).
 
         copy: a copy of the cache, for a dry run. Nothing is then written that outlives the run.
         """
         workspace, staging = self.workspace, self.workspace.staging
         self.progress("looking up what was last published")
         snapshot.attach(workspace, self.settings, self.source, self.rules, copy)
+        # Both return the last position; only `position.read` creates a missing topic.
         last = position.last if copy else position.read
         begin = staging.position = last(self.settings, self.source) if polled else ""
         self.progress("reading")
@@ -368,7 +385,7 @@ class _Run:
         row_hashes.set_apart(workspace)
         self._view_known()
         quarantined = validate(workspace, self._known_elsewhere)
-        unread = {
+        unreadable = {
             kind: _left_out(staging.faults[:own], kind) + _without_id(staging.faults[own:], kind)
             for kind in staging.coverage
         }
@@ -378,13 +395,13 @@ class _Run:
             others = ownership.announce(self.settings, self.source, staging.coverage)
         self._quarantine_foreign_rows(others, quarantined)
         self.progress("comparing")
-        return self._compare(name, quarantined, unread), begin
+        return self._compare(name, quarantined, unreadable), begin
 
     def _view_known(self) -> None:
-        """Make `known_KIND`: the published records, withdrawn or not, to which records may refer.
+        """Make `known_KIND`: the published records to which records may refer.
 
-        If the extract has all records of a kind, records that are not in it are withdrawn, so they
-        are not in `known_KIND`.
+        These include records that an earlier run withdrew. If the extract has all records of a
+        kind, they exclude the records that are not in the extract, because this run withdraws them.
         """
         workspace = self.workspace
         for kind in KINDS:
@@ -423,19 +440,22 @@ class _Run:
             )
             quarantined[kind] = quarantined.get(kind, 0) + len(ids)
 
-    def _compare(self, name: str, quarantined: dict[str, int], unread: dict[str, int]) -> Report:
+    def _compare(
+        self, name: str, quarantined: dict[str, int], unreadable: dict[str, int]
+    ) -> Report:
         staging = self.workspace.staging
         report = Report(name, faults=staging.faults)
         for kind in KINDS:
             if kind not in staging.coverage:
                 continue
             coverage = staging.coverage[kind]
-            if coverage == "bulk" and unread[kind]:
-                # A row whose id could not be read may be a record that seems to be absent.
+            if coverage == "bulk" and unreadable[kind]:
+                # An unreadable row may be of a record that seems to be missing in the extract.
                 coverage = "delta"
                 report.put_off[kind] = (
-                    f"{unread[kind]} rows could not be read, so absent {kind} records are not "
-                    "withdrawn; correct the rows in the SIS and send the extract again"
+                    f"{unreadable[kind]} rows could not be read, so {kind} records that are "
+                    "missing in the extract are not withdrawn; correct the rows in the SIS and "
+                    "send the extract again"
                 )
             changes = diff.compare(self.workspace, kind, coverage)
             report.records[kind] = {
@@ -449,7 +469,7 @@ class _Run:
         return report
 
     def objection(self, report: Report, share: float | None) -> str:
-        """Return the guard's objection with the numbers of the run, or "" if it has none."""
+        """Return why the guard would stop the run, with the numbers, or "" if it would not."""
         limits = self.settings.mass_withdrawal
         if share is not None:
             limits = limits.model_copy(update={"share": share})
@@ -466,7 +486,7 @@ class _Run:
             for kind, counts in report.records.items()
         )
         return (
-            f"this extract would withdraw {', '.join(broken)}; it may be cut short. "
+            f"this extract would withdraw {', '.join(broken)}; the extract may be incomplete. "
             f"Nothing was published. The result would have been:\n{would}\n"
             "If this is correct, run it again with --allow-mass-withdrawal"
         )
@@ -477,11 +497,16 @@ class _Run:
         report: Report,
         faults: quarantine.FaultChanges,
         time: str,
-        moved: str | None,
+        new_position: str | None,
     ) -> None:
-        """Publish new and changed records in dependency order, then withdrawals in reverse order.
+        """Publish all changes, kind by kind in dependency order.
 
-        moved: the source's new position, which is published with the last events.
+        For each kind, first withdraw the relationships that moved: records of which a reference or
+        the role has changed, such as an enrollment that is now of another student. Their old state
+        is withdrawn and their new state is published as created or updated. Then publish new and
+        changed records. After all kinds, publish the other withdrawals, in reverse order.
+
+        new_position: the source's new position, which is published with the last events.
         """
         kinds = list(report.records)
         self.workspace.require(*map(self.workspace.change, kinds))
@@ -501,7 +526,7 @@ class _Run:
         faults_published = not faults
         with closing(pending):
             following = next(pending, None)
-            while following or not faults_published or moved is not None:
+            while following or not faults_published or new_position is not None:
                 ahead = [following] if following else []
                 batch = list(_upto(chain(ahead, pending), TRANSACTION_RECORDS))
                 following = next(pending, None)
@@ -512,9 +537,9 @@ class _Run:
                         quarantine.publish_changes(
                             publisher, self.settings, self.source, faults, time
                         )
-                    if not following and moved is not None:
-                        position.publish(publisher, self.settings, self.source, moved)
-                        moved = None
+                    if not following and new_position is not None:
+                        position.publish(publisher, self.settings, self.source, new_position)
+                        new_position = None
                 faults_published = True
 
     def _records(self, kind: str, where: str) -> Iterator[pyarrow.RecordBatch]:
@@ -528,7 +553,10 @@ class _Run:
 def _upto(
     pending: Iterator[tuple[str, Change, pyarrow.RecordBatch]], most: int
 ) -> Iterator[tuple[str, Change, pyarrow.RecordBatch]]:
-    """Yield items until they have at least `most` records together."""
+    """Yield items until they have `most` records together or more.
+
+    The last item is yielded whole. So the sum can exceed `most` by almost one item (`BATCH`).
+    """
     number = 0
     for item in pending:
         number += item[2].num_rows
@@ -538,12 +566,12 @@ def _upto(
 
 
 def _left_out(own: Iterable[Fault], kind: str) -> int:
-    """Return how many rows the source itself left out that may be of this kind."""
+    """Return how many rows of this kind, or of an unknown kind, the source could not read."""
     return sum(1 for f in own if f.fatal and f.line > 1 and f.kind in (kind, ""))
 
 
 def _without_id(found: Iterable[Fault], kind: str) -> int:
-    """Return how many rows of a kind the checks left out that have no usable id."""
+    """Return how many rows of a kind the checks left out because the rows have no usable id."""
     return sum(
         1
         for f in found

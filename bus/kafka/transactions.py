@@ -1,10 +1,10 @@
 """Publishes events in Kafka transactions: readers see all of a transaction or none of it.
 
 Each source has a separate transactional id. Starting a publisher fences off every earlier process
-of the same source: Kafka aborts its open transaction, and it can publish nothing more (Kafka,
-KIP-98 and KIP-890). After a kill at any moment, the topics therefore hold whole transactions only,
-and nothing else has been published. A producer whose connection broke is replaced in the same way
-before the next transaction: see `bus.kafka.connection_watch`.
+of the same source: Kafka aborts the earlier process's open transaction, and that process can
+publish nothing more (Kafka, KIP-98 and KIP-890). After a kill at any moment, readers of committed
+data therefore see whole transactions and nothing else. A producer whose connection broke is
+replaced in the same way before the next transaction: see `bus.kafka.connection_watch`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from bus.standard import KINDS, Record
 if TYPE_CHECKING:
     import pyarrow
 
-SECONDS = 60.0
-"""Seconds that Kafka may take for one step of a transaction."""
+STEP_SECONDS = 60.0
+"""The timeout of one request of a transaction, such as its commit, in seconds."""
 
 TRANSACTION_RECORDS = 50_000
-"""The largest number of events in one transaction. A reader of committed data waits until the
-transaction ends."""
+"""A transaction with this many records takes no further batch. It can have more: the last batch
+(up to `bus.ingest.pipeline.BATCH` records), faults and a position are added whole. A reader of
+committed data waits until the transaction ends."""
 
 
 class Publisher:
@@ -49,8 +50,8 @@ class Publisher:
     schema_ids:  for each kind, the id of our schema in the registry.
     unchecked:   for some kinds, the fields whose references the source could not check. Set it
                  before these kinds are published.
-    replaced:    whether a connection broke and a second producer took over. Then read what the
-                 topics hold instead of computing it.
+    replaced:    whether a connection broke and a second producer took over. If so, the caller must
+                 not assume that all events were published: it must read the topics again.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class Publisher:
         self._partitions = topics.count(settings, self._start())
 
     def _start(self) -> dict[str, int]:
-        """Start a new producer. Kafka rejects all requests of this source's earlier producers.
+        """Start a new producer. From then on, Kafka rejects requests of the earlier ones.
 
         Returns the number of partitions of each existing topic.
         """
         self._watch = ConnectionWatch()
-        name = f"{self._settings.topic_prefix}{self._source}"
+        name = f"{self._settings.topic_prefix}{self._source}"  # the source begins with a slash
         self._producer = Producer(producer_settings(self._settings, name, self._watch))
         with explained("start publishing"):
             return fence(self._producer)
@@ -97,11 +98,11 @@ class Publisher:
         try:
             yield
             with explained("commit the published events"):
-                self._producer.commit_transaction(SECONDS)
+                self._producer.commit_transaction(STEP_SECONDS)
         except BaseException:
             # If the broker is unavailable, the next publisher to start aborts the transaction.
             try:
-                self._producer.abort_transaction(SECONDS)
+                self._producer.abort_transaction(STEP_SECONDS)
             except KafkaException:
                 logging.getLogger(__name__).debug(
                     "could not abort the transaction; the next start aborts it"
@@ -124,23 +125,23 @@ class Publisher:
         name = topics.topic(self._settings, kind)
         ids = batch.column("sourcedId").to_pylist()
         owners = batch.column(KINDS[kind].owner).to_pylist()
-        places = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
+        partitions = {owner: topics.partition_for(owner, self._partitions) for owner in set(owners)}
         produce, run, numbers = self._producer.produce, self._run, self._number
         for value, id_, owner in zip(
             self._encoders[kind].encode_all(batch), ids, owners, strict=True
         ):
             headers = [*shared, ("ce_id", f"{run}-{next(numbers)}".encode())]
             try:
-                produce(name, value, id_, places[owner], headers=headers)
+                produce(name, value, id_, partitions[owner], headers=headers)
             except (BufferError, KafkaException):
-                self._send(name, value, id_, places[owner], headers)
+                self._send(name, value, id_, partitions[owner], headers)
 
     def publish_records(
         self, kind: str, change: Change, records: Sequence[Record], time: str
     ) -> None:
         """Publish single records of one kind within a transaction.
 
-        time: when the bus learned of the change from the SIS; RFC 3339 in UTC.
+        time: when the bus received the change from the SIS; RFC 3339 in UTC.
         """
         shared = envelope(
             kind, change, source=self._source, time=time, traceparent=self._traceparent
@@ -148,12 +149,15 @@ class Publisher:
         name, owner = topics.topic(self._settings, kind), KINDS[kind].owner
         for record in records:
             headers = [*shared, ("ce_id", f"{self._run}-{next(self._number)}".encode())]
-            place = topics.partition_for(record[owner], self._partitions)
+            partition = topics.partition_for(record[owner], self._partitions)
             value = self._encoders[kind].encode(record)
-            self._send(name, value, record["sourcedId"], place, headers)
+            self._send(name, value, record["sourcedId"], partition, headers)
 
     def raw(self, topic: str, key: bytes, value: bytes | None, headers: Headers) -> None:
-        """Publish bytes unchanged within a transaction. None as value deletes the key's value."""
+        """Publish bytes unchanged within a transaction.
+
+        value: None is a tombstone: Kafka deletes earlier values of the key when it compacts.
+        """
         self._send(topic, value, key, 0, headers)
 
     def _send(
@@ -175,7 +179,7 @@ class Publisher:
                 raise failure("publish", error.args[0]) from None
 
     def close(self) -> None:
-        """Drop what is not committed, without waiting for its delivery."""
+        """Drop what is not committed. Wait at most five seconds for the producer to end."""
         self._producer.purge()
         self._producer.flush(5)
 
@@ -187,8 +191,8 @@ def fence(producer: Producer) -> dict[str, int]:
     a producer without a connection looks for its coordinator only every half second (librdkafka,
     rdkafka_txnmgr.c).
     """
-    existing = producer.list_topics(timeout=SECONDS).topics
-    producer.init_transactions(SECONDS)
+    existing = producer.list_topics(timeout=STEP_SECONDS).topics
+    producer.init_transactions(STEP_SECONDS)
     return {name: len(topic.partitions) for name, topic in existing.items()}
 
 
@@ -197,7 +201,8 @@ def producer_settings(
 ) -> dict[str, Any]:
     """Return librdkafka's settings for a producer of transactions.
 
-    Its transactions lose and duplicate no event, as long as none begins after `watch` is true.
+    Check `watch` before each transaction. When it is true, a connection has broken: begin no
+    transaction with this producer, or events may be lost or duplicated.
     """
     return {
         "linger.ms": 20,

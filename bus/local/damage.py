@@ -76,8 +76,11 @@ def mend(home: Path, say: Callable[[str], None]) -> None:
             say(f"{path} was damaged and will be rebuilt")
 
 
-def keep(home: Path) -> None:
-    """Copy the file that says whose data Kafka's is; call this once Kafka has accepted it."""
+def back_up(home: Path) -> None:
+    """Make a spare copy of `meta.properties`, which holds the id of Kafka's data.
+
+    Call this after Kafka has started with it, so that a damaged file is never copied.
+    """
     source, copy = home / DATA / META, home / KEPT
     if kafka_process.says_whose(source) and read_text(copy) != read_text(source):
         part = copy.with_name(copy.name + ".part")

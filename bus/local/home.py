@@ -36,7 +36,7 @@ class Endpoints:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class BusFile:
     """What a home remembers (bus.json).
 
     ports:    the port of each service.
@@ -47,19 +47,19 @@ class Memory:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def recall(home: Path) -> Memory:
+def read_bus_file(home: Path) -> BusFile:
     """Return what the home remembers; empty if the home is new or the file is unreadable."""
     found = read_json(home / "bus.json")
     ports, versions = found.get("ports"), found.get("versions")
-    return Memory(
+    return BusFile(
         ports=ports if isinstance(ports, dict) else {},
         versions=versions if isinstance(versions, dict) else {},
     )
 
 
-def remember(home: Path, memory: Memory) -> None:
+def write_bus_file(home: Path, content: BusFile) -> None:
     """Store what the home remembers, for the next start."""
-    write_json(home / "bus.json", asdict(memory))
+    write_json(home / "bus.json", asdict(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:

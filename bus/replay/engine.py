@@ -3,17 +3,19 @@
     history → filter → deliver → replay log
 
 A replay commits no group offsets, so the live consumer's offsets do not move. It is a separate
-process, so the live consumer does not wait for it. While Kafka is down, it waits; then it continues
-where it stopped. After a kill, `resume` continues after the last batch in the replay log. The next
-batch may have been delivered already and is delivered once more. Every delivery tolerates that, as
-it does after a crash of the live consumer.
+process, and the live consumer keeps running. If both deliver to one place with a shared lock, the
+live consumer waits while the replay writes a batch. While Kafka is down, it waits; then it
+continues where it stopped. After a kill, `resume` continues after the last batch in the replay log.
+The next batch may have been delivered already and is delivered once more. Every delivery tolerates
+that, as it does after a crash of the live consumer.
 
-Records do not wait for their references here: history is read in an order in which references come
-first (`bus.replay.history`).
+Records do not wait for their references here, because history is read in an order in which the
+referenced records come first (`bus.replay.history`).
 
 Equivalent records (`bus.consume.equivalents`) are decided as the live consumer decides them, from a
 separate index in a temporary folder. A replay of current states decides again whenever it has read
-newer events, so it never delivers a decision that a newer event has changed.
+newer events. With a shared lock, it therefore never delivers an outdated decision. Without a lock
+(`bus.delivery.Unlocked`), it can deliver one, and delivers the correction right after it.
 """
 
 from __future__ import annotations
@@ -68,10 +70,13 @@ Progress = Callable[[ReplayEntry], None]
 
 
 class ReplayEngine:
-    """One process's part of a replay. Call `run` on one thread, `stop` on any.
+    """Runs a replay in one process, from a start or resume to the next pause or the end.
+
+    Call `run` on one thread. Any thread may call `stop`.
 
     delivery:     an open delivery to where the live consumer delivers, or to another place
                   (`about.into`).
+    about:        what was requested.
     clock, event: the clock, and the event that waits; tests replace them.
     """
 
@@ -104,17 +109,17 @@ class ReplayEngine:
         self._checked_at = clock()
         self._latest: LatestStates | None = None
         self._in_hand: dict[str, KindRecords] = {}
-        self._decided_at: Mapping[Position, int] = {}
+        self._decided_up_to: Mapping[Position, int] = {}
 
     def stop(self) -> None:
-        """Ask the replay to pause after the current batch."""
+        """Ask the replay to pause after the current batch; a person can resume it."""
         self._stopping.set()
 
     def run(self) -> ReplayState:
         """Replay the rest of the window. Return how it ended: done, paused or cancelled.
 
-        Raises `Stop` and `RetryLater` as deliveries and Kafka do. The log then says "failed", and
-        `resume` continues.
+        Raises `Stop` and `RetryLater` as deliveries and Kafka do. The log then says "failed", and a
+        person can continue the replay with `bus replay resume`.
         """
         self._log = ReplayLog(self._settings, self._about.id)
         if not self._state.at:
@@ -128,8 +133,9 @@ class ReplayEngine:
                 self._note(replace(self._state, status=request.status))
             except _StopRequested:
                 raise RetryLater(
-                    f"the replay is {request.status}, but Kafka does not answer, so it is listed "
-                    f"as running; run `bus replay resume {self._about.id}` when Kafka is up"
+                    f"the replay is {request.status}, but Kafka does not answer, so `bus replay "
+                    "list` still shows the replay as running; run `bus replay resume "
+                    f"{self._about.id}` when Kafka is up"
                 ) from None
         except BusError as error:
             with suppress(_StopRequested):  # Kafka is down, and somebody asked to pause or to end
@@ -159,7 +165,7 @@ class ReplayEngine:
             self._product,
             self._writer_schema,
             folder,
-            standing=self._latest is not None,
+            latest_only=self._latest is not None,
         )
         equivalents.assigned(window.start)
         try:
@@ -179,7 +185,7 @@ class ReplayEngine:
             origin=f"in the replay {self._about.id}: ",
             clock=self._clock,
         )
-        chosen = RecordFilter(self._settings, self._about, self._selection, self._latest)
+        record_filter = RecordFilter(self._settings, self._about, self._selection, self._latest)
         most = self._product.batch_records
         if self._about.rate:
             most = max(1, min(most, int(self._about.rate)))
@@ -189,7 +195,7 @@ class ReplayEngine:
         persist = self._retries.persist  # waits while Kafka is down
         for messages in history.read(self._settings, window, order_of(self._about), persist):
             for at in range(0, len(messages), most):
-                self._retries.persist(partial(chosen.take, messages[at : at + most], batch))
+                self._retries.persist(partial(record_filter.take, messages[at : at + most], batch))
                 if len(batch) >= most or self._clock() - began > NOTE_SECONDS:
                     batch, began = self._deliver(batch, began), self._clock()
                     self._keep_pace(first, already)
@@ -212,9 +218,9 @@ class ReplayEngine:
     def _deliver(self, batch: FilteredRecords, began: float) -> FilteredRecords:
         """Deliver a batch and record the progress. Return an empty batch for the next records."""
         self._in_hand = self._ordered(batch.records)
-        self._decided_at = self._read_to(batch.ends)
+        self._decided_up_to = self._read_to(batch.ends)
         outcome = self._deliverer.deliver(
-            self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_at
+            self._in_hand, batch.ends, failures=batch.undecodable, read_to=self._decided_up_to
         )
         seconds, left_out = self._clock() - began, len(outcome.left_out)
         self._note(self._state.plus(batch.ends, outcome.delivered, batch.passed, left_out, seconds))
@@ -228,7 +234,10 @@ class ReplayEngine:
         return {kind: records[kind] for kind in self._kinds.values() if kind in records}
 
     def _read_to(self, ends: Mapping[Position, int]) -> dict[Position, int]:
-        """Return for each partition the offset up to which its messages are known."""
+        """Return for each partition the offset up to which this replay has read it.
+
+        ends: the offsets of the history that was read. Looking for newer states reads further.
+        """
         return {**ends, **(self._latest.seen if self._latest else {})}
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
@@ -240,12 +249,12 @@ class ReplayEngine:
         return self._hand_over_latest(batch, self._latest)
 
     def _hand_over_latest(self, batch: Batch, latest: LatestStates) -> Sequence[Refusal]:
-        """Hand over what is still a record's current state; remove the rest from the batch."""
+        """Hand over the rows that are still current, and remove the others from the batch."""
         while True:
             latest.follow()
             self._decide_again(batch, latest)
-            left = [_latest_of(part, latest) for part in batch.parts]
-            batch.parts = [part for part in left if part.rows]
+            current = [_latest_of(part, latest) for part in batch.parts]
+            batch.parts = [part for part in current if part.rows]
             try:
                 refusals = self._redelivery.redeliver(batch, self._about.id, latest.seen)
                 break
@@ -258,14 +267,14 @@ class ReplayEngine:
     def _decide_again(self, batch: Batch, latest: LatestStates) -> bool:
         """Rebuild the rows of equivalent records if newer events have arrived.
 
-        Returns whether any row changed. The same records fail to translate as the first time, and
-        their dead letters are already written.
+        Returns whether any row changed. Failures of the translation are ignored here: the same
+        records failed the first time, and their dead letters are already written.
         """
         read_to = self._read_to(batch.offsets)
         kinds = self._product.siblings.keys() & self._in_hand.keys()
-        if not kinds or read_to == self._decided_at:
+        if not kinds or read_to == self._decided_up_to:
             return False
-        self._decided_at = read_to
+        self._decided_up_to = read_to
         again = {kind: self._in_hand[kind] for kind in kinds}
         parts, _, _ = self._deliverer.translated(again, [], read_to)
         before = [part for part in batch.parts if part.kind in kinds]
@@ -277,7 +286,7 @@ class ReplayEngine:
     def _deliver_later_changes(
         self, parts: list[Part], ends: Mapping[Position, int], latest: LatestStates
     ) -> None:
-        """Deliver what has changed since the last look-up, until nothing has.
+        """Deliver the newer states of these records, and look again until there are none.
 
         The live consumer may have delivered a newer state before the replay delivered the older
         one. Each step here is retried alone: a retry of the whole batch would no longer know what
@@ -327,7 +336,7 @@ class ReplayEngine:
                 raise _StopRequested("paused" if request == "pause" else "cancelled")
 
     def _keep_pace(self, first: float, already: int) -> None:
-        """Wait until the rate allows what has been delivered."""
+        """Wait until the average rate is no longer above `--rate`."""
         if self._about.rate:
             done = sum(self._state.delivered.values()) - already
             self._stay(first + done / self._about.rate - self._clock())
@@ -355,7 +364,11 @@ def needs_latest(product: Product, about: ReplayRequest) -> bool:
 
 
 def order_of(about: ReplayRequest) -> history.Order:
-    """Return the order to read in: current states by dependency, every change by time."""
+    """Return the order in which history is read.
+
+    Current states are read by level (`bus.standard.Kind.level`): referenced records first. Every
+    change is read by time.
+    """
     return "level" if about.only_current else "time"
 
 
@@ -381,7 +394,10 @@ def _in_order(product: Product, parts: Sequence[Part]) -> list[Part]:
 
 
 def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:
-    """Raise `Stop` if the delivery does not support a replay beside the live consumer."""
+    """Raise `Stop` if the delivery does not support this replay.
+
+    A replay to the place where the live consumer delivers needs `redeliver`.
+    """
     if not about.into:
         redelivery(product, delivery)
 
@@ -389,11 +405,12 @@ def check(product: Product, delivery: Delivery, about: ReplayRequest) -> None:
 def redelivery(product: Product, delivery: Delivery) -> Redelivery:
     """Return the delivery as a `Redelivery`.
 
-    Raises `Stop` if it does not support a replay beside the live consumer.
+    Raises `Stop` if it has no `redeliver`. Then a replay cannot deliver to the place where the live
+    consumer delivers.
     """
     if (found := as_redelivery(delivery)) is None:
         raise Stop(
-            f"the delivery of {product.name} does not support a replay beside the live consumer; "
-            "replay --into another place"
+            f"the delivery of {product.name} does not support a replay to the place where the live "
+            "consumer delivers; name another place with --into"
         )
     return found

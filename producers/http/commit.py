@@ -1,23 +1,24 @@
-"""Group commit: requests that arrive while a Kafka transaction commits share the next one.
+"""Group commit: requests that arrive while a Kafka transaction commits share the next transaction.
 
 One thread runs all transactions. All events of a request are in one transaction, so readers of
 committed data see all of them or none. A request is answered only after Kafka has committed its
 events.
 
 A transaction costs Kafka and its readers as much as dozens of records. So under load a transaction
-takes more requests, instead of more transactions being started. After a transaction with several
-requests began, the next one begins at least `interval` seconds later.
+takes more requests, instead of more transactions being started. After a transaction with `BUSY` or
+more requests began, the next one begins at least `interval` seconds later.
 
 When Kafka cannot be reached, the transaction is aborted and tried again with the requests that
-still wait. A request that waited too long is answered and leaves the batch. A commit that was not
-confirmed is tried again until its result is known (librdkafka, "Transactional producer API":
-retriable, abortable and fatal errors).
+still wait. A request that waited too long is answered with an error (503) and leaves the batch. If
+Kafka does not confirm a commit, the same commit is requested again until its result is known; its
+events are not published again (librdkafka, "Transactional producer API": retriable, abortable and
+fatal errors).
 
 When the producer itself is lost, for example because the broker died during a commit, a new
 producer replaces it. The service then first asks Kafka for the result of the transaction
 (`producers.http.fate`). A producer whose connection broke is replaced before the next transaction
 (`bus.kafka.connection_watch`). So no event is lost or published twice, and nobody has to restart
-the service after an outage.
+the service after an outage of Kafka. (A defect of the service does need a restart: see `_run`.)
 """
 
 from __future__ import annotations
@@ -39,20 +40,22 @@ from bus.kafka.connection_watch import ConnectionWatch
 from bus.kafka.kafka_errors import explained
 from bus.kafka.transactions import fence, producer_settings
 from bus.settings import Settings
-from producers.http.fate import committed, mark
+from producers.http.fate import committed as was_committed
+from producers.http.fate import mark
 from producers.http.work import Event, Full, Work
 
 log = structlog.get_logger("bus.http")
 
 TRANSACTION_EVENTS = 10_000
-"""A transaction with this many events takes no further request."""
+"""A transaction with this many events takes no further request. It can have more: the events of its
+last request are added whole."""
 TRANSACTION_SECONDS = 60.0
-"""Kafka aborts a transaction and fences its producer when it has not heard of the transaction for
-this many seconds.
+"""Kafka aborts a transaction that is open for longer than this many seconds, and fences its
+producer.
 """
 MESSAGE_SECONDS = 10.0
-"""Seconds after which an undelivered message fails. They are fewer than those of a transaction, so
-that the service notices a dead broker while aborting still works.
+"""Seconds after which an undelivered message fails. This timeout is shorter than
+`TRANSACTION_SECONDS`, so that the service notices a dead broker while aborting still works.
 """
 BUSY = 5
 """After a transaction with at least this many requests, the next one waits for the rest of the
@@ -71,7 +74,8 @@ class GroupCommit:
 
     Call `submit` in the thread of `loop`. `close` blocks, so call it in another thread.
 
-    queue_records: how many events the queue can hold.
+    queue_records: how many events the queue can hold. A single request with more events still
+                   enters an empty queue.
     interval:      minimum number of seconds between the beginnings of two transactions under load.
     stopped:       called in the thread of `loop` when no more events can be published until a
                    person acts.
@@ -131,7 +135,7 @@ class GroupCommit:
 
     @property
     def taking(self) -> bool:
-        """Whether Kafka accepts events, judged by the transactions so far."""
+        """Whether Kafka accepts (takes) events, judged by the transactions so far."""
         since = self._since
         stalled = since is not None and time.monotonic() - since > STALLED
         return not (self._down or stalled or self._closing)
@@ -168,7 +172,7 @@ class GroupCommit:
         return work
 
     def close(self, seconds: float = 15.0) -> None:
-        """Publish the events in the queue and end. Blocks for at most `seconds`.
+        """Publish the events in the queue and end the thread. Blocks for at most `seconds`.
 
         Requests whose events cannot be published before the end fail with an error.
         """
@@ -216,16 +220,18 @@ class GroupCommit:
         return batch
 
     def _publish(self, batch: list[Work]) -> RetryLater | None:
-        """Try to publish a batch until Kafka commits it or no request waits, and report the result.
+        """Try to publish a batch until Kafka commits it, and report the result to its requests.
+
+        Gives up when none of the batch's requests waits any more.
 
         Returns the error for the requests that remain when the service ends and Kafka accepts no
         events.
         """
-        begun = time.monotonic()
+        first_try = time.monotonic()
         for attempt in count():
-            left = [work for work in batch if work.abandoned]
+            given_up = [work for work in batch if work.abandoned]
             batch = [work for work in batch if not work.abandoned]
-            self._report(left, RetryLater("Kafka did not accept the events in time"))
+            self._report(given_up, RetryLater("Kafka did not accept the events in time"))
             if not batch:
                 self._wait_for_kafka()
                 return None
@@ -239,7 +245,7 @@ class GroupCommit:
             if error is None:
                 self._down = False
                 self._report(batch, None)
-                self._call(self._committed, time.monotonic() - begun, len(batch))
+                self._call(self._committed, time.monotonic() - first_try, len(batch))
                 return None
             if not self._down:
                 log.warning("kafka accepts no events", error=error.name(), requests=len(batch))
@@ -282,7 +288,7 @@ class GroupCommit:
         when another service has taken over the transactional id, or when this service ends.
         """
         fenced = lost.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)
-        # Kafka reports the same error after it aborted a transaction because of its age.
+        # Kafka reports the same error after it aborted a transaction after `TRANSACTION_SECONDS`.
         if fenced and time.time() - began < TRANSACTION_SECONDS:
             raise Stop(
                 "another service uses the same name in Kafka; set a different `instance` for each "
@@ -293,7 +299,7 @@ class GroupCommit:
         while True:
             self._replace()
             try:
-                return None if committed(self._settings, self._name, identity, began) else lost
+                return None if was_committed(self._settings, self._name, identity, began) else lost
             except RetryLater:
                 time.sleep(BACKOFF[-1])
 
@@ -310,8 +316,8 @@ class GroupCommit:
     def _replace(self) -> None:
         """Replace the producer as soon as Kafka accepts a new one.
 
-        Messages of the old producer that are still on their way become void. Raises `Stop` when the
-        service ends first.
+        Messages that the old producer has not sent yet are dropped: they never reach Kafka. Raises
+        `Stop` when the service ends first.
         """
         self._producer.purge()
         while True:
@@ -329,7 +335,7 @@ class GroupCommit:
                 time.sleep(BACKOFF[-1])
 
     def _wait_for_kafka(self) -> None:
-        """Wait until Kafka answers after a failure that left no request waiting.
+        """After a failure, when no request waits any more, wait until Kafka answers again.
 
         Until then the service accepts no requests.
         """
@@ -355,7 +361,7 @@ class GroupCommit:
                 self._producer.poll(0.01)
 
     def _abort(self, reason: KafkaError) -> KafkaError:
-        """Abort the transaction, with as many attempts as needed, and return the reason.
+        """Abort the transaction and return the reason. Try again until it works or `close`.
 
         Raises `KafkaException` when this producer cannot continue.
         """
@@ -382,7 +388,7 @@ class GroupCommit:
 
     def _report(self, works: list[Work], outcome: RetryLater | Stop | None) -> None:
         if works:
-            self._call(_settle, works, outcome)
+            self._call(_answer, works, outcome)
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         try:
@@ -391,7 +397,7 @@ class GroupCommit:
             return  # the loop has ended, so no request waits
 
 
-def _settle(works: list[Work], outcome: RetryLater | Stop | None) -> None:
+def _answer(works: list[Work], outcome: RetryLater | Stop | None) -> None:
     for work in works:
         if not work.outcome.done():
             work.outcome.set_result(outcome)

@@ -19,7 +19,7 @@ import pytest
 
 from bus import local
 from bus.local import kafka_process, machine
-from bus.local.home import recall
+from bus.local.home import read_bus_file
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from tests.faults.proxy import Proxy, Way
 
@@ -72,7 +72,7 @@ def network(home: Path) -> Iterator[Network]:
             stack.enter_context(Proxy(to, port, kafka=True))
             for to, port in zip(behind, before, strict=True)
         ]
-        registry = stack.enter_context(Proxy(recall(home).ports["registry"]))
+        registry = stack.enter_context(Proxy(read_bus_file(home).ports["registry"]))
         settings = Settings(
             home=home,
             kafka=KafkaSettings(bootstrap=bus.bootstrap),

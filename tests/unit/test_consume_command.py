@@ -83,10 +83,10 @@ def test_it_ends_with_1_when_all_went_to_the_dead_letters(
 @pytest.mark.parametrize(
     ("outcome", "file", "told"),
     [
-        (WorkerOutcome(there=True), ".schoolbus", True),
-        (WorkerOutcome(there=True), "canvas-1.zip", False),  # the product's usual folder
-        (WorkerOutcome(there=False), ".schoolbus", False),  # nothing was ever published
-        (WorkerOutcome(Counter(student=1), there=True), ".schoolbus", False),
+        (WorkerOutcome(had_events=True), ".schoolbus", True),
+        (WorkerOutcome(had_events=True), "canvas-1.zip", False),  # the product's usual folder
+        (WorkerOutcome(had_events=False), ".schoolbus", False),  # nothing was ever published
+        (WorkerOutcome(Counter(student=1), had_events=True), ".schoolbus", False),
     ],
 )
 def test_a_second_folder_of_a_product_is_told_how_to_have_the_rest(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bus.errors import Stop
-from bus.local.damage import H2, KEPT, check, damage, keep, mend
+from bus.local.damage import H2, KEPT, back_up, check, damage, mend
 
 META = (
     "#\n#Tue Sep 01 06:00:00 UTC 2026\ncluster.id=lQqSyhgJR-GOL7f0YmpwmA\n"
@@ -45,7 +45,7 @@ def test_what_is_whole_is_left_alone(home: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
     said: list[str] = []
     mend(home, said.append)
-    keep(home)
+    back_up(home)
     assert damage(home).spare == damage(home).lost == ()
     assert said == []
     assert before == {path: path.stat().st_mtime_ns for path in home.rglob("*")}
@@ -84,11 +84,11 @@ def test_whose_data_it_is_is_put_back_from_the_copy(home: Path, content: str) ->
 def test_the_copy_follows_what_kafka_has_taken_and_never_what_is_damaged(home: Path) -> None:
     path = home / "kafka/meta.properties"
     path.write_text("")
-    keep(home)
+    back_up(home)
     assert (home / KEPT).read_text() == META
 
     path.write_text(other := META.replace("lQq", "mQq"))
-    keep(home)
+    back_up(home)
     assert (home / KEPT).read_text() == other
 
 

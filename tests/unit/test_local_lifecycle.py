@@ -14,7 +14,7 @@ import pytest
 from bus.errors import Stop
 from bus.local import damage, kafka_process, lifecycle, machine, process, registry_process, sharing
 from bus.local.download import Programs
-from bus.local.home import Memory, prepare, recall, remember
+from bus.local.home import BusFile, prepare, read_bus_file, write_bus_file
 
 STAND_IN = f"""#!{sys.executable}
 import signal, socket, sys
@@ -55,7 +55,9 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(kafka_process, "answers", lambda _: True)
     monkeypatch.setattr(registry_process, "answers", lambda _: True)
     monkeypatch.setattr(
-        registry_process, "command", lambda *_: made.command("registry", recall(made.home).ports)
+        registry_process,
+        "command",
+        lambda *_: made.command("registry", read_bus_file(made.home).ports),
     )
     yield made
     lifecycle.down(made.home)
@@ -110,7 +112,7 @@ def test_whoever_has_reached_a_bus_knows_where_it_will_be_again(on: Machine) -> 
 def test_a_port_in_use_is_given_up_and_said(on: Machine) -> None:
     on.up()
     lifecycle.down(on.home)
-    port = recall(on.home).ports["kafka"]
+    port = read_bus_file(on.home).ports["kafka"]
     with socket.create_server(("127.0.0.1", port)):
         found = on.up()
     assert found.bootstrap != f"127.0.0.1:{port}"
@@ -174,12 +176,12 @@ def test_nothing_is_started_on_damaged_data(on: Machine, monkeypatch: pytest.Mon
 
 def test_data_of_a_newer_program_is_not_touched(on: Machine) -> None:
     prepare(on.home)
-    remember(on.home, Memory(versions={"kafka": "4.10.0"}))
-    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, but this bus has 4\.3\.0"):
+    write_bus_file(on.home, BusFile(versions={"kafka": "4.10.0"}))
+    with pytest.raises(Stop, match=r"written by kafka 4\.10\.0, but this Schoolbus has 4\.3\.0"):
         on.up()
     on.programs = replace(on.programs, kafka_version="4.11.0")
     on.up()
-    assert recall(on.home).versions["kafka"] == "4.11.0"
+    assert read_bus_file(on.home).versions["kafka"] == "4.11.0"
 
 
 def test_ports_that_are_forgotten_while_it_runs_are_said(on: Machine) -> None:

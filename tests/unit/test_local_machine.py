@@ -11,7 +11,7 @@ import pytest
 from bus.errors import Stop
 from bus.local import home as homes
 from bus.local import machine
-from bus.local.home import Memory, alone, prepare, recall, remember
+from bus.local.home import BusFile, alone, prepare, read_bus_file, write_bus_file
 
 
 def test_too_little_memory_is_said_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +61,12 @@ def test_a_java_that_does_not_run_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"ports": 1}', "\0\0"])
 def test_a_damaged_memory_of_a_home_is_no_memory(tmp_path: Path, content: str) -> None:
     (tmp_path / "bus.json").write_text(content)
-    assert recall(tmp_path) == Memory()
+    assert read_bus_file(tmp_path) == BusFile()
 
 
 def test_a_home_remembers(tmp_path: Path) -> None:
-    remember(tmp_path, memory := Memory({"kafka": 20_001}, {"kafka": "4.3.0"}))
-    assert recall(tmp_path) == memory
+    write_bus_file(tmp_path, memory := BusFile({"kafka": 20_001}, {"kafka": "4.3.0"}))
+    assert read_bus_file(tmp_path) == memory
 
 
 def test_a_home_is_its_owners_alone(tmp_path: Path) -> None:
