@@ -16,7 +16,7 @@ from bus.settings import Settings
 from bus.source import Staging
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "workspace.md"
+DOCUMENT = ROOT / "docs" / "architecture.md"
 PREFIX = re.compile(
     r"\b(raw|record|known|gone|stale|change|elsewhere|familiar|read)_(?=$|\")|\bpublished\.(?=$|\"|\w)"
 )
