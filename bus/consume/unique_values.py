@@ -52,26 +52,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from confluent_kafka import KafkaException
 
 from bus.consume.claim_index import FILE, ClaimIndex
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
-from bus.errors import RetryLater
 from bus.kafka import topics
-from bus.kafka.offsets import Offsets
+from bus.kafka.offsets import Offsets, retryable
 from bus.kafka.reader import Reader, messages_at
 from bus.product import Product
 from bus.registry.codec import Decoder
 from bus.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pyarrow
     from confluent_kafka import Message
 
@@ -222,7 +216,7 @@ class UniqueValues:
     def _claims(self) -> ClaimIndex:
         """Return the claims, up to date with what the product has of this instance's partitions."""
         if self._table is None:
-            with self._kafka_errors():
+            with retryable():
                 cluster = self._offsets_client.cluster()
             self._table = ClaimIndex(self._folder, self._mark(cluster))
         self._read_up_to(self._table, self._begins)
@@ -231,7 +225,7 @@ class UniqueValues:
 
     def _catch_up(self, claims: ClaimIndex) -> bool:
         """Read what other instances have committed. Return whether anything was new."""
-        with self._kafka_errors():
+        with retryable():
             places = self._offsets_client.partitions(self._topics)
             committed = self._offsets_client.committed([p for p in places if p not in self._begins])
         return self._read_up_to(claims, committed)
@@ -253,16 +247,6 @@ class UniqueValues:
             self._absorb(claims, kept)
         claims.note({self._number(place): goal for place, goal in behind.items()})
         return True
-
-    @contextmanager
-    def _kafka_errors(self) -> Iterator[None]:
-        """Raise Kafka's errors as `RetryLater`."""
-        try:
-            yield
-        except KafkaException as error:
-            raise RetryLater(
-                f"could not read what the group has committed: Kafka says {error.args[0].name()}"
-            ) from None
 
     def _number(self, place: Position) -> tuple[int, int]:
         """Return the number of the kind and the partition."""

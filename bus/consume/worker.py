@@ -47,8 +47,8 @@ from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.offsets import Offsets
-from bus.kafka.reader import some
+from bus.kafka.offsets import Answer, Offsets, retryable
+from bus.kafka.reader import position, some
 from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry.subjects import schema_lookup
@@ -234,7 +234,7 @@ class Worker:
             return False
         self._settle()  # while this waits, it may read new messages
         nothing_waits = not self._backlog.waiting and self._all_taken()
-        if nothing_waits and self._progress.reached(goal):
+        if nothing_waits and self._ask(lambda: self._progress.reached(goal)):
             self._deliver_freed()  # an earlier process may have ended before it
             return True
         return False
@@ -293,7 +293,7 @@ class Worker:
         """Handle the end of a partition, or an error."""
         error = message.error()
         if error.code() == Error._PARTITION_EOF:  # type: ignore[union-attr]
-            place = Position(message.topic() or "", message.partition() or 0)
+            place = position(message)
             if self._partitions.ended(place, message.offset() or 0):
                 self._unsettled.note()
         elif error.fatal() or "AUTHORIZATION" in error.name():  # type: ignore[union-attr]
@@ -306,12 +306,12 @@ class Worker:
     def _deliver(self) -> None:
         """Order, translate, deliver and commit what was read."""
         if self._backlog.waiting:
-            self._progress.ask_again(GROUP_SECONDS, waiting=True)
+            self._ask(lambda: self._progress.ask_again(GROUP_SECONDS, waiting=True))
         with self._membership.batch_in_hand():
             ready, failures = self._backlog.take(
                 self._retries,
                 self._progress.delivered_up_to,
-                self._progress.ask_what_is_published,
+                lambda: self._ask(self._progress.ask_what_is_published),
             )
             offsets = self._offsets()
             self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
@@ -369,6 +369,15 @@ class Worker:
             log.info("commit failed; the next batch commits again", error=error.args[0].name())
             return False
         return True
+
+    def _ask(self, request: Callable[[], Answer]) -> Answer:
+        """Ask Kafka what the group has delivered. Ask again while a broker does not answer."""
+
+        def attempt() -> Answer:
+            with retryable():
+                return request()
+
+        return self._retries.persist(attempt)
 
     # ---- waiting -------------------------------------------------------------------------------
 

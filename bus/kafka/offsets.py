@@ -7,13 +7,15 @@ CallState_get).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from bus.delivery import Position
+from bus.errors import RetryLater
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +27,28 @@ TIMEOUT = 30.0
 """Seconds after which a request counts as unanswered."""
 
 
+@contextmanager
+def retryable() -> Iterator[None]:
+    """Raise `RetryLater` if Kafka cannot answer a request now, as while a broker restarts.
+
+    An error that does not go away by itself stays a `KafkaException`: fatal, or a lack of rights.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        reported = error.args[0]
+        if reported.fatal() or "AUTHORIZATION" in reported.name():
+            raise
+        raise RetryLater(
+            f"could not ask what the group has delivered: Kafka reports {reported.name()}"
+        ) from None
+
+
 class Offsets:
     """A client that asks for partition offsets and for the committed offsets of one group.
 
-    A request raises `KafkaException` if Kafka does not answer. `insist` defers that error.
+    A request raises `KafkaException` if Kafka does not answer. `insist` defers that error, and
+    `retryable` turns it into `RetryLater`.
 
     settings: librdkafka's settings, with the `group.id` whose committed offsets are needed.
     wait:     waits this many seconds and returns whether the consumer must end.

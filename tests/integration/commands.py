@@ -113,12 +113,12 @@ class Commands:
 
 
 def _end(process: subprocess.Popen[str]) -> str:
-    """Return what an ending process logged; kill it if it does not end within a minute."""
+    """Return what an ending process printed; kill it if it does not end within a minute."""
     try:
-        return process.communicate(timeout=60)[1]
+        return "".join(process.communicate(timeout=60))
     except subprocess.TimeoutExpired:
         process.kill()
-        return "killed after 60 s; " + process.communicate()[1]
+        return "killed after 60 s; " + "".join(process.communicate())
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
+from tests.fakes.broker import failure
 from tests.fakes.harness import Batch, Bus, FakeProduct, Instance, Killed, RetryLater, Stop, fate
 
 DOWN = 10_000
@@ -641,6 +642,44 @@ def test_offsets_that_cannot_be_committed_in_a_rebalance_go_with_the_next(
     worker.turn(6)
     assert bus.committed() == bus.ends()
     assert lunch.batches == [["s1"]]
+
+
+def does_not_answer(worker: Instance, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
+    """Let Kafka answer the next questions about the ends of topics with these errors."""
+    ends = worker.loop._offsets_client.ends
+
+    def asked(names: Any) -> Any:
+        if codes:
+            raise failure(codes.pop(0))
+        return ends(names)
+
+    monkeypatch.setattr(worker.loop._offsets_client, "ends", asked)
+
+
+def test_while_a_broker_restarts_it_asks_again(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must ask whether the kinds of the references are published."""
+    worker = bus.worker(lunch).join()
+    worker.turn(3)
+    codes = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._DESTROY_BROKER]
+    does_not_answer(worker, monkeypatch, codes)
+    bus.enroll("s1", "c1")
+    worker.turn(5)
+    assert codes == []
+    assert lunch.ids == ["s1-c1"]
+    assert bus.committed() == bus.ends()
+
+
+def test_without_the_right_to_ask_it_ends(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = bus.worker(lunch).join()
+    worker.turn(3)
+    does_not_answer(worker, monkeypatch, [KafkaError.TOPIC_AUTHORIZATION_FAILED])
+    bus.enroll("s1", "c1")
+    with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+        worker.turn(5)
 
 
 def test_two_copies_that_are_to_catch_up_end_together(
