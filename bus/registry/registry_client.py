@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 from urllib.parse import quote
 
@@ -64,15 +65,15 @@ class RegisteredSchema:
 class RegistryClient:
     """Sends requests to one registry. A context manager: it closes its connections at the end.
 
-    url:  the registry's address; several are separated by commas, and are tried in turn.
+    urls: the registry's addresses. After a temporary error, the next one is tried.
     http: the HTTP client, with credentials and certificates.
 
     Methods raise `RegistryError`, `httpx2.HTTPError`, or what a wrong answer causes; use them
     inside `answered`.
     """
 
-    def __init__(self, url: str, http: httpx2.Client) -> None:
-        self._urls = [one.strip().rstrip("/") for one in url.split(",")]
+    def __init__(self, urls: Sequence[str], http: httpx2.Client) -> None:
+        self._urls = urls
         self._http = http
 
     def __enter__(self) -> RegistryClient:
@@ -118,20 +119,21 @@ class RegistryClient:
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         """Send a request until it is answered, and return the JSON of the answer."""
+        urls = cycle(self._urls)
+
+        def attempt() -> Any:
+            answer = self._http.request(method, next(urls) + path, json=body)
+            if answer.status_code >= 400:
+                raise _error(answer)
+            return answer.json()
+
         retries = Retrying(
             retry=retry_if_exception(_is_temporary),
             stop=stop_after_attempt(ATTEMPTS * len(self._urls)),
             wait=wait_random_exponential(multiplier=0.2, max=1),
             reraise=True,
         )
-        for attempt in retries:
-            with attempt:
-                at = (attempt.retry_state.attempt_number - 1) % len(self._urls)
-                answer = self._http.request(method, self._urls[at] + path, json=body)
-                if answer.status_code >= 400:
-                    raise _error(answer)
-                return answer.json()
-        raise AssertionError  # the loop returns or raises
+        return retries(attempt)
 
 
 def client(settings: Settings) -> RegistryClient:
@@ -145,16 +147,16 @@ def client(settings: Settings) -> RegistryClient:
 
         # It has no TLS, and loading the system's certificates takes longer than a request. A proxy
         # of the user's must not be asked for loopback.
-        return RegistryClient(reach(settings.home).registry, _http(verify=False, trust_env=False))
+        return RegistryClient([reach(settings.home).registry], _http(verify=False, trust_env=False))
+    urls = [one.strip().rstrip("/") for one in registry.url.split(",")]
     try:
-        if not all(
-            one.strip().startswith(("http://", "https://")) for one in registry.url.split(",")
-        ):
+        schemes = {httpx2.URL(one).scheme for one in urls}
+        if not schemes <= {"http", "https"}:
             raise ValueError("not HTTP")
-        return RegistryClient(
-            registry.url, _http(verify=_verify(registry), **_credentials(registry))
-        )
-    except (OSError, ValueError) as error:
+        # Without TLS there is nothing to verify, and loading the authorities takes time.
+        verify = _authorities(registry) if "https" in schemes else False
+        return RegistryClient(urls, _http(verify=verify, **_credentials(registry, urls)))
+    except (OSError, ValueError, httpx2.InvalidURL) as error:
         raise Stop(
             f"cannot create the registry's client ({type(error).__name__}); check url, ca_file, "
             "certificate_file, key_file and the credentials in [registry] of bus.toml"
@@ -188,21 +190,19 @@ def _http(**options: Any) -> httpx2.Client:
     return httpx2.Client(timeout=TIMEOUT, headers=headers, **options)
 
 
-def _credentials(registry: RegistrySettings) -> dict[str, Any]:
+def _credentials(registry: RegistrySettings, urls: Sequence[str]) -> dict[str, Any]:
     """Return the options of the HTTP client for a user and password, or a bearer token."""
     if token := registry.bearer_token.get_secret_value():
         return {"headers": {"Authorization": f"Bearer {token}"}}
     if registry.username:
-        if any("@" in one for one in registry.url.split(",")):
+        if any(httpx2.URL(one).userinfo for one in urls):
             raise ValueError("two users")
         return {"auth": (registry.username, registry.password.get_secret_value())}
     return {}
 
 
-def _verify(registry: RegistrySettings) -> ssl.SSLContext | bool:
+def _authorities(registry: RegistrySettings) -> ssl.SSLContext:
     """Return what checks the registry's certificate, with the client's own certificate if any."""
-    if not registry.url.startswith("https://"):
-        return False
     context = ssl.create_default_context(cafile=registry.ca_file or None)
     if registry.certificate_file:
         context.load_cert_chain(registry.certificate_file, registry.key_file or None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import httpx2
 import pytest
@@ -21,8 +22,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_client, "wait_random_exponential", lambda **_: lambda _: 0)
 
 
-def opened(answer: Answer, url: str = "http://registry/apis/ccompat/v7/") -> RegistryClient:
-    return RegistryClient(url, httpx2.Client(transport=httpx2.MockTransport(answer)))
+def opened(answer: Answer, *urls: str) -> RegistryClient:
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    return RegistryClient(urls or ["http://registry/apis/ccompat/v7"], http)
 
 
 def answering(*answers: tuple[int, object]) -> tuple[RegistryClient, list[httpx2.Request]]:
@@ -136,8 +138,19 @@ def test_of_several_addresses_the_next_is_tried() -> None:
             raise httpx2.ConnectError("refused")
         return httpx2.Response(200, json=["a"])
 
-    assert opened(answer, "http://one, http://two/").subjects() == ["a"]
+    assert opened(answer, "http://one", "http://two").subjects() == ["a"]
     assert hosts == ["one", "two"]
+
+
+def test_one_address_without_tls_does_not_switch_verification_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(registry_client, "_http", lambda **options: made.append(options))
+    named = RegistrySettings(url="http://one/, HTTPS://two/apis/ccompat/v7")
+    registry = client(Settings(registry=named))
+    assert registry._urls == ["http://one", "HTTPS://two/apis/ccompat/v7"]
+    assert made[0]["verify"].check_hostname
 
 
 def test_credentials_are_sent() -> None:
