@@ -119,7 +119,7 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(import_module(_HOME[name]), name)
         except ModuleNotFoundError as error:
-            from bus.errors import missing_extra
+            from bus.extras import missing_extra
 
             if stop := missing_extra(error):
                 raise ModuleNotFoundError(str(stop), name=error.name) from None

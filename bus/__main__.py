@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bus.errors import missing_extra
+from bus.extras import missing_extra
 
 
 def main() -> None:

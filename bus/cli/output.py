@@ -17,7 +17,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bus.errors import BusError, missing_extra
+from bus.errors import BusError
+from bus.extras import missing_extra
 
 Json = Annotated[
     bool,

@@ -6,7 +6,7 @@ import logging
 import ssl
 from typing import Any
 
-from bus.errors import missing_extra
+from bus.extras import missing_extra
 from bus.settings import KafkaSettings, Settings
 
 LOGGER = logging.getLogger("bus.librdkafka")

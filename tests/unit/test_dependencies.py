@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bus.errors import EXTRAS, missing_extra
+from bus.extras import EXTRAS, missing_extra
 from tests import light_install
 
 REPOSITORY = light_install.REPOSITORY
@@ -79,7 +79,7 @@ def test_an_error_names_the_extra_that_brings_the_module() -> None:
             if package.startswith("opentelemetry"):
                 found = {"opentelemetry.exporter"} if extra == "otlp" else {"opentelemetry.sdk"}
             assert any(
-                f"schoolbus[{extra}]" in str(missing_extra(ModuleNotFoundError(name=module)))
+                f"the extra [{extra}]" in str(missing_extra(ModuleNotFoundError(name=module)))
                 for module in found
             ), package
     assert EXTRAS.keys() == EXTRA_PACKAGES.keys()
@@ -125,7 +125,7 @@ def test_what_needs_an_extra_names_it(plain: Path, arguments: tuple[str, ...], e
         assert done.returncode == 0, done.stderr
         return
     assert done.returncode == 1
-    assert f"pip install 'schoolbus[{extra}]'" in done.stderr
+    assert f"install Schoolbus with the extra [{extra}]" in done.stderr
     assert "Traceback" not in done.stderr or arguments[0] == "-c"
 
 
