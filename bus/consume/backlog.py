@@ -67,7 +67,6 @@ class Backlog:
 
     def add(self, messages: Sequence[Message]) -> dict[Position, int]:
         """Keep messages. Return for each partition the offset after its last message."""
-        self.delivered.took(messages)
         return self._buffer.add(messages)
 
     def take(
@@ -88,6 +87,7 @@ class Backlog:
                                this was last called.
         """
         taken = self._buffer.take()
+        self.delivered.took(taken)
         records, undecodable = retries.persist(lambda: self._buffer.decoded(taken))
         if any(
             self.delivered.refers_to_unpublished(kind, kind_records.records)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
+from bus.kafka.reader import position
 from bus.registry.codec import Decoder
 from bus.standard.fault_codes import FaultCode, Reason
 
@@ -96,8 +97,3 @@ class Buffer:
                 messages = [m for index, m in enumerate(messages) if index not in bad]
             by_kind[kind] = KindRecords(records, messages, columns)
         return by_kind, undecodable
-
-
-def position(message: Message) -> Position:
-    """Return the partition of a message."""
-    return Position(message.topic() or "", message.partition() or 0)

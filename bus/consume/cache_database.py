@@ -17,6 +17,7 @@ from bus.errors import RetryLater, Stop
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow
 
 MEMORY = "256MB"
 log = logging.getLogger(__name__)
@@ -89,6 +90,15 @@ class CacheDatabase:
             self.con.execute(f"DETACH {name}")
         except self._duckdb.Error as error:
             log.info("a file of %s was not closed properly: %s", self._what, type(error).__name__)
+
+    @contextmanager
+    def given(self, name: str, rows: pyarrow.Table) -> Iterator[None]:
+        """Make rows available to queries as a table of this name, inside the block."""
+        self.con.register(name, rows)
+        try:
+            yield
+        finally:
+            self.con.unregister(name)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -88,14 +88,13 @@ class ClaimIndex:
                 "value UBIGINT, part INTEGER, at_offset BIGINT, at_time BIGINT)"
             )
             for some in arriving:
-                self._con.register("arriving", some)
-                self._con.execute(
-                    "INSERT INTO news SELECT slot, kind, hash(CAST(id AS VARCHAR)), "
-                    "CASE WHEN CAST(status AS VARCHAR) = 'active' AND value <> '' "
-                    "THEN hash(lower(CAST(value AS VARCHAR))) END, part, at_offset, at_time "
-                    "FROM arriving"
-                )
-                self._con.unregister("arriving")
+                with self._files.given("arriving", some):
+                    self._con.execute(
+                        "INSERT INTO news SELECT slot, kind, hash(CAST(id AS VARCHAR)), "
+                        "CASE WHEN CAST(status AS VARCHAR) = 'active' AND value <> '' "
+                        "THEN hash(lower(CAST(value AS VARCHAR))) END, part, at_offset, at_time "
+                        "FROM arriving"
+                    )
             self._con.execute(
                 """
                 CREATE OR REPLACE TEMP TABLE denied AS

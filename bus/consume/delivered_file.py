@@ -68,12 +68,11 @@ class DeliveredFile:
                 if not added:
                     continue
                 rows = pyarrow.table({"id": pyarrow.array(added, pyarrow.string())})
-                self._con.register("added", rows)
-                self._con.execute(
-                    "INSERT INTO held.delivered SELECT ?, id FROM added",
-                    [self._topics.index(topic)],
-                )
-                self._con.unregister("added")
+                with self._files.given("added", rows):
+                    self._con.execute(
+                        "INSERT INTO held.delivered SELECT ?, id FROM added",
+                        [self._topics.index(topic)],
+                    )
             for place, offset in reached.items():
                 self._con.execute(
                     "DELETE FROM held.reach WHERE topic = ? AND part = ?", self._key(place)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from bus.delivery import Position
 from bus.errors import BusError
 from bus.kafka import topics
-from bus.kafka.reader import passages
+from bus.kafka.reader import passages, position
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 
@@ -230,7 +230,9 @@ class DeliveredIndex:
                 kind, key = self._topics[message.topic() or ""], hash(id_)
                 self._ids[kind].add(key)
                 self._in_hand[kind].discard(key)
-                if self._file and (message.offset() or 0) >= self._file.reach.get(_at(message), 0):
+                if self._file and (message.offset() or 0) >= self._file.reach.get(
+                    position(message), 0
+                ):
                     added[message.topic() or ""].append(id_)
             self._read |= stop
             self._write(added, stop)
@@ -279,13 +281,14 @@ class DeliveredIndex:
             self._begins.pop(place, None)
             self._taken.pop(place, None)
 
-    def took(self, messages: Iterable[Message]) -> None:
-        """Keep the ids of messages that were read until their offsets are committed."""
-        for message in messages:
-            if message.topic() not in self._topics:
-                continue
-            if (taken := self._taken.get(_at(message))) is not None:
-                taken.append((message.offset() or 0, _id(message)))
+    def took(self, batch: Mapping[str, Sequence[Message]]) -> None:
+        """Keep the ids of a batch, by kind, until its offsets are committed."""
+        if self._file is None:
+            return
+        for kind in self.kinds & batch.keys():
+            for message in batch[kind]:
+                if (taken := self._taken.get(position(message))) is not None:
+                    taken.append((message.offset() or 0, _id(message)))
 
     def committed(self, offsets: Mapping[Position, int]) -> None:
         """Write the ids before offsets that the group has just committed."""
@@ -328,11 +331,6 @@ _Place = tuple[str, int, int]
 def _place(message: Message) -> _Place:
     """Return where a message is."""
     return message.topic() or "", message.partition() or 0, message.offset() or 0
-
-
-def _at(message: Message) -> Position:
-    """Return the partition of a message."""
-    return Position(message.topic() or "", message.partition() or 0)
 
 
 def _id(message: Message) -> str:

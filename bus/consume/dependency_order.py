@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bus.consume.delivered_index import DeliveredIndex
 from bus.delivery import Position
 from bus.kafka.cloudevents import unchecked
+from bus.kafka.reader import position
 from bus.standard import KINDS, Record
 from bus.standard.fault_codes import FaultCode, Reason
 
@@ -176,7 +177,7 @@ class DependencyOrder:
         for queue in self._queues.values():
             for waiting in queue:
                 message = waiting.message
-                place = Position(message.topic() or "", message.partition() or 0)
+                place = position(message)
                 offset = message.offset() or 0
                 first[place] = min(offset, first.get(place, offset))
         return first
@@ -188,11 +189,7 @@ class DependencyOrder:
     def drop(self, partitions: Set[Position]) -> None:
         """Forget the waiting records of partitions that another instance has now."""
         for owner, queue in list(self._queues.items()):
-            kept = [
-                w
-                for w in queue
-                if Position(w.message.topic() or "", w.message.partition() or 0) not in partitions
-            ]
+            kept = [w for w in queue if position(w.message) not in partitions]
             if kept:
                 self._queues[owner] = deque(kept)
             else:

@@ -334,16 +334,15 @@ class StandingIndex:
             "first_day DATE, last_day DATE)"
         )
         for some in arriving:
-            self._con.register("arriving", some)
-            self._con.execute(
-                "INSERT INTO news SELECT slot, part, at_offset, "
-                'CAST("sourcedId" AS VARCHAR) AS id, '
-                f'hash(part, CAST("{KINDS[self._kind].owner}" AS VARCHAR)), '
-                "hash(part, id) AS number, "
-                f"hash(part, {agree}) AS key, CAST(\"status\" AS VARCHAR) = 'active', "
-                f"{first}, {last} FROM arriving"
-            )
-            self._con.unregister("arriving")
+            with self._files.given("arriving", some):
+                self._con.execute(
+                    "INSERT INTO news SELECT slot, part, at_offset, "
+                    'CAST("sourcedId" AS VARCHAR) AS id, '
+                    f'hash(part, CAST("{KINDS[self._kind].owner}" AS VARCHAR)), '
+                    "hash(part, id) AS number, "
+                    f"hash(part, {agree}) AS key, CAST(\"status\" AS VARCHAR) = 'active', "
+                    f"{first}, {last} FROM arriving"
+                )
         news = self._con.execute("SELECT part, owner, number, key FROM news").fetchnumpy()
         self._number = len(news["part"])
         self._parts = [int(p) for p in numpy.unique(news["part"]) if int(p) in self._next]
@@ -361,18 +360,17 @@ class StandingIndex:
 
     def _touch(self, owners: pyarrow.Table, parts: set[int]) -> None:
         """Add to `touched` the members of these owners that have keys or ids of the batch."""
-        self._con.register("owners", owners)
-        for part in sorted(parts & self._next.keys()):
-            self._con.execute(
-                "CREATE OR REPLACE TEMP TABLE near AS SELECT key, number, at_offset "
-                f"FROM p{part}.member SEMI JOIN owners USING (owner)"
-            )
-            # Two joins take a third of the time of one condition with OR.
-            self._con.execute(
-                f"INSERT INTO touched SELECT {part}, * FROM near SEMI JOIN news USING (number) "
-                f"UNION SELECT {part}, * FROM near SEMI JOIN news USING (key)"
-            )
-        self._con.unregister("owners")
+        with self._files.given("owners", owners):
+            for part in sorted(parts & self._next.keys()):
+                self._con.execute(
+                    "CREATE OR REPLACE TEMP TABLE near AS SELECT key, number, at_offset "
+                    f"FROM p{part}.member SEMI JOIN owners USING (owner)"
+                )
+                # Two joins take a third of the time of one condition with OR.
+                self._con.execute(
+                    f"INSERT INTO touched SELECT {part}, * FROM near SEMI JOIN news USING (number) "
+                    f"UNION SELECT {part}, * FROM near SEMI JOIN news USING (key)"
+                )
 
     def _write(self, part: int, next_offset: int) -> None:
         """Write the records of one partition in `news`: the newest state of each record counts."""

@@ -131,7 +131,7 @@ class Reader:
     def since(self, places: Iterable[Position], milliseconds: int) -> dict[Position, int]:
         """Return for each partition the first offset at this time or later.
 
-        A negative offset stands for the end: the partition has no message of that time or later.
+        A negative offset means the end of the partition: no message is that new.
 
         milliseconds: POSIX time, compared with Kafka's timestamp of each message.
         """
@@ -312,6 +312,11 @@ def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
         run.append(offset)
     if run:
         yield run
+
+
+def position(message: Message) -> Position:
+    """Return the partition of a message."""
+    return Position(message.topic() or "", message.partition() or 0)
 
 
 def some(consumer: Consumer, at_most: int, patience: float = PATIENCE) -> list[Message]:

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bus.consume.buffer import Buffer, position
+from bus.consume.buffer import Buffer
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.dependency_order import KindRecords
@@ -51,6 +51,7 @@ from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.offsets import Offsets
+from bus.kafka.reader import position
 from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry.subjects import schema_lookup

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from bus.consume.buffer import Buffer, position
+from bus.consume.buffer import Buffer
 from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.kafka import topics
+from bus.kafka.reader import position
 from bus.registry.subjects import schema_lookup
 from bus.replay.latest import LatestStates
 from bus.replay.replay_log import ReplayRequest

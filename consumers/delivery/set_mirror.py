@@ -192,8 +192,5 @@ class SetMirror:
         lists = list(zip(*rows, strict=True)) or [()] * len(columns)
         types = [pyarrow.int32() if column == "at" else pyarrow.string() for column in columns]
         arrays = [pyarrow.array(*one) for one in zip(lists, types, strict=True)]
-        self._con.register(name, pyarrow.table(arrays, names=list(columns)))
-        try:
+        with self._database.given(name, pyarrow.table(arrays, names=list(columns))):
             yield
-        finally:
-            self._con.unregister(name)

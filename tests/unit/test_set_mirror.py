@@ -250,8 +250,16 @@ def test_a_kill_while_a_mirror_is_made_leaves_none(
     again.close()
 
 
-def test_a_kill_between_the_two_commits_makes_it_anew(
-    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "then"),
+    [
+        ("consumers.delivery.set_state.SetState.note_mirrored", ["all", "changed", "all"]),
+        ("consumers.delivery.full_set.write_file", ["all", "changed"]),
+    ],
+    ids=["between the two commits it is rebuilt", "after both it is up to date"],
+)
+def test_a_kill_around_the_two_commits(
+    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch, step: str, then: list[str]
 ) -> None:
     delivery = begun(tmp_path)
     delivery.deliver(told({"p7": "Eve"}))
@@ -260,7 +268,7 @@ def test_a_kill_between_the_two_commits_makes_it_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SetState, "note_mirrored", killed)
+        patch.setattr(step, killed)
         with pytest.raises(KeyboardInterrupt):
             delivery.settle()
     assert people(tmp_path) == FIRST
@@ -268,28 +276,7 @@ def test_a_kill_between_the_two_commits_makes_it_anew(
     again = opened(tmp_path)
     again.settle()
     assert people(tmp_path) == {**FIRST, "p7": "Eve"}
-    assert taken == ["all", "changed", "all"]
-    again.close()
-
-
-def test_a_kill_after_both_commits_leaves_it_in_step(
-    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    delivery = begun(tmp_path)
-    delivery.deliver(told({"p7": "Eve"}))
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("consumers.delivery.full_set.write_file", killed)
-        with pytest.raises(KeyboardInterrupt):
-            delivery.settle()
-    delivery.close()
-    again = opened(tmp_path)
-    again.settle()
-    assert people(tmp_path) == {**FIRST, "p7": "Eve"}
-    assert taken == ["all", "changed"]
+    assert taken == then
     again.close()
 
 
