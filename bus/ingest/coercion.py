@@ -93,8 +93,8 @@ class FaultType(NamedTuple):
 class Flaw(NamedTuple):
     """A possible fault of a field.
 
-    when:   the SQL condition. The field's name stands for the field's text. `made_of` names the
-            converted value.
+    when:   the SQL condition. In it, the field's name is the column with the field's text, and
+            `made_of` names the converted value.
     reason: the text for a person.
     fatal:  whether the row is left out.
     code:   the fault code.

@@ -1,7 +1,7 @@
 """The DuckDB database of one run: how it is opened, and the name of every table in it.
 
 The steps of a run pass their results to each other in tables. `Workspace` has a method for each
-table, so that the table's name is in one place. KIND stands for a kind of record, FIELDS for its
+table, so that the table's name is in one place. KIND is a kind of record, FIELDS are its
 fields with their types.
 
 table                  columns                          who makes it          who reads it

@@ -72,7 +72,7 @@ The records of the shared standard, in dependency order. The source is the Avro 
 
 A message's key is the record's `sourcedId` (UTF-8). Its value is the whole record in its new state,
 as Avro in the Confluent frame. CloudEvents attributes are in the headers. A null value (a
-tombstone) is an erasure. In topic names, `{PREFIX}` stands for the district's `topic_prefix`.
+tombstone) is an erasure. In topic names, `{PREFIX}` is the default of the setting `topic_prefix`.
 
 ## How to read the tables
 

@@ -13,7 +13,7 @@ Status = Literal[
     "active",
     "tobedeleted",
 ]
-"""Whether the record stands (active) or has been withdrawn by its source (tobedeleted)."""
+"""Whether the record is active, or has been withdrawn by its source (tobedeleted)."""
 
 SessionType = Literal[
     "gradingPeriod",
@@ -41,7 +41,7 @@ GuardianRole = Literal[
     "relative",
     "other",
 ]
-"""The tie to the student; OneRoster 1.2 RoleType, the part of it that is family."""
+"""The relationship to the student; OneRoster 1.2 RoleType, the part of it that is family."""
 
 StaffRole = Literal[
     "administrator",
@@ -81,7 +81,7 @@ AttendanceEventCategory = Literal[
     "partial",
     "other",
 ]
-"""Ed-Fi AttendanceEventCategoryDescriptor, in camel case; other: what a district has of its own."""
+"""Ed-Fi AttendanceEventCategoryDescriptor, in camel case; other: a category of the district."""
 
 EnrollmentRole = Literal[
     "administrator",
@@ -114,7 +114,7 @@ class AcademicSession(TypedDict):
     sourcedId: str
     """The id of the session in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     title: str
@@ -140,7 +140,7 @@ class Org(TypedDict):
     sourcedId: str
     """The id of the organization in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     name: str
@@ -162,7 +162,7 @@ class Course(TypedDict):
     sourcedId: str
     """The id of the course in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     title: str
@@ -190,7 +190,7 @@ class Guardian(TypedDict):
     sourcedId: str
     """The id of the guardian in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     enabledUser: bool
@@ -224,13 +224,13 @@ class Guardian(TypedDict):
     userIds: list[str]
     """Ids in other systems, each written as {type:identifier}."""
     role: GuardianRole
-    """The tie to the student."""
+    """The relationship to the student."""
     orgSourcedIds: list[str]
     """Schools and other organizations to which the person belongs."""
     primaryOrgSourcedId: str | None
     """The one of orgSourcedIds that comes first: the home school."""
     agentSourcedIds: list[str]
-    """People with whom this person has a tie: guardians of a student, students of a guardian."""
+    """People to whom this person is related: guardians of a student, students of a guardian."""
 
 
 class Staff(TypedDict):
@@ -242,7 +242,7 @@ class Staff(TypedDict):
     sourcedId: str
     """The id of the staff member in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     enabledUser: bool
@@ -284,7 +284,7 @@ class Staff(TypedDict):
     grades: list[str]
     """Grade levels taught, in CEDS codes."""
     agentSourcedIds: list[str]
-    """People with whom this person has a tie: guardians of a student, students of a guardian."""
+    """People to whom this person is related: guardians of a student, students of a guardian."""
 
 
 class Student(TypedDict):
@@ -297,7 +297,7 @@ class Student(TypedDict):
     sourcedId: str
     """The id of the student in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     enabledUser: bool
@@ -337,7 +337,7 @@ class Student(TypedDict):
     grades: list[str]
     """Grade levels in CEDS codes (KG, 01 … 12); one, as a rule."""
     agentSourcedIds: list[str]
-    """People with whom this person has a tie: guardians of a student, students of a guardian."""
+    """People to whom this person is related: guardians of a student, students of a guardian."""
 
 
 class Class(TypedDict):
@@ -349,7 +349,7 @@ class Class(TypedDict):
     sourcedId: str
     """The id of the class in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     title: str
@@ -377,9 +377,9 @@ class Class(TypedDict):
 
 
 class Demographics(TypedDict):
-    """What few may know about a student: birth, sex, race and ethnicity.
+    """What few people may know about a student: birth, sex, race and ethnicity.
 
-    A topic of its own, so that fewer may read it. OneRoster 1.2 Demographics; Ed-Fi
+    A separate topic, so that fewer people may read it. OneRoster 1.2 Demographics; Ed-Fi
     StudentEducationOrganizationAssociation, from Data Standard 6 on StudentDemographic; CEDS K12
     Student Demographic.
     """
@@ -387,7 +387,7 @@ class Demographics(TypedDict):
     sourcedId: str
     """The id of the student in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     birthDate: date | None
@@ -428,7 +428,7 @@ class Attendance(TypedDict):
     sourcedId: str
     """The id of the attendance record in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     studentSourcedId: str
@@ -442,7 +442,7 @@ class Attendance(TypedDict):
     attendanceEventCategory: AttendanceEventCategory
     """What was noted."""
     attendanceEventReason: str | None
-    """Why, in the words of who noted it. Can tell of health or family."""
+    """Why, in the words of who noted it. Can reveal health or family matters."""
     eventDuration: float | None
     """How much of the day it was, 0 to 1."""
     arrivalTime: str | None
@@ -465,7 +465,7 @@ class Enrollment(TypedDict):
     sourcedId: str
     """The id of the enrollment in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     classSourcedId: str
@@ -493,7 +493,7 @@ class LineItem(TypedDict):
     sourcedId: str
     """The id of the line item in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     title: str
@@ -527,7 +527,7 @@ class Result(TypedDict):
     sourcedId: str
     """The id of the result in the source system; it never changes and is the key of the message."""
     status: Status
-    """Whether the record stands or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
     dateLastModified: datetime | None
     """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
     lineItemSourcedId: str
