@@ -22,7 +22,7 @@ from bus.cli.output import Json, emit, failures, stderr, stdout
 from bus.source import Extracts, Polled, Source, Staging, Streamed
 
 if TYPE_CHECKING:
-    from bus.ingest.pipeline import ExtractDryRun, Report
+    from bus.ingest.report import ExtractDryRun, Report
     from bus.settings import Settings
 
 SHOWN = 10

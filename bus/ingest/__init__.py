@@ -1,6 +1,7 @@
 """Turn what a source reads into events.
 
 pipeline    the steps in order, for extracts and polls
+report      what came of them, for a person and for --json
 workspace   the DuckDB database of one run: its tables, which step makes each, which steps read it
 row_hashes  skips rows whose source text has not changed since they were last published
 coercion    converts text to the standard's types

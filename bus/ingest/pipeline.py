@@ -14,10 +14,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import duckdb
@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from bus.errors import RetryLater, Stop
 from bus.ingest import diff, guard, ownership, position, quarantine, row_hashes, snapshot
 from bus.ingest.columns import encodable
-from bus.ingest.fault_group import grouped
 from bus.ingest.integrity import MOST, unchecked, validate, without_id
-from bus.ingest.record_difference import RecordDifference, differences
+from bus.ingest.record_difference import differences
+from bus.ingest.report import ExtractDryRun, Report
 from bus.ingest.workspace import Workspace
 from bus.kafka import topics
 from bus.kafka.cloudevents import Change, now
@@ -40,7 +40,6 @@ from bus.registry import subjects
 from bus.settings import Settings
 from bus.source import Fault, Staging
 from bus.standard import KINDS
-from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
     import pyarrow
@@ -53,108 +52,6 @@ LONGEST_NAME = 100
 
 BATCH = 10_000
 """How many records are encoded at once."""
-
-WHOLE_ROW_CODES = frozenset(
-    {
-        FaultCode.BROKEN_QUOTES,
-        FaultCode.UNREADABLE_BYTES,
-        FaultCode.TOO_FEW_VALUES,
-        FaultCode.TOO_MANY_VALUES,
-    }
-)
-"""Codes of faults of a whole row. Beyond a maximum, such faults are only counted: then one fault
-has a count and no line number."""
-
-COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
-
-
-@dataclass(slots=True)
-class Report:
-    """The result of publishing an extract.
-
-    records: for each kind in the extract, how many records were created, updated, withdrawn,
-             unchanged and quarantined.
-    faults:  what was wrong with the extract. One entry may stand for many faults (`Fault.count`);
-             `faulty` has the number of faults.
-    put_off: for each kind whose withdrawals are deferred, the reason. Other changes of the kind are
-             published. A later extract without unreadable rows withdraws its absent records.
-    stood:   for each kind, how many active records the source had published before this run.
-    """
-
-    source: str
-    records: dict[str, dict[str, int]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    put_off: dict[str, str] = field(default_factory=dict)
-    stood: dict[str, int] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as `bus produce … --json` prints it.
-
-        It has every kind of the standard, with zeros for kinds that are not in the extract. Its key
-        "faults" is the number of entries in the list, not of faults.
-        """
-        none = dict.fromkeys(COUNTED, 0)
-        return {
-            "source": self.source,
-            "records": {kind: self.records.get(kind, none) for kind in KINDS},
-            "faults": len(self.faults),
-            "putOff": self.put_off,
-        }
-
-    @property
-    def unread(self) -> list[str]:
-        """The files of which nothing could be read, so that no record in them was published."""
-        whole = (
-            f
-            for f in self.faults
-            if f.fatal
-            and f.code not in WHOLE_ROW_CODES
-            and (f.line == 1 or not (f.line or f.column))
-        )
-        return sorted({fault.file for fault in whole})
-
-    @property
-    def published(self) -> int:
-        """How many records were created, updated or withdrawn.
-
-        In a dry run or before `_publish`, this is how many would be. A record that moved to other
-        records (see `_publish`) counts once, although two events are published for it.
-        """
-        return sum(
-            counts[change]
-            for counts in self.records.values()
-            for change in ("created", "updated", "withdrawn")
-        )
-
-    @property
-    def faulty(self) -> int:
-        """How many faults there are, including those that are only reported as a number."""
-        return sum(fault.count for fault in self.faults)
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractDryRun:
-    """The result of a dry run.
-
-    report:      the report that the run would return.
-    guard:       why the guard (`bus.ingest.guard`) would stop the run, or "".
-    differences: the records that the run would publish.
-    """
-
-    report: Report
-    guard: str
-    differences: list[RecordDifference]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the result as `bus produce … --dry-run --json` prints it."""
-        groups = grouped((self.report.source, fault) for fault in self.report.faults)
-        return {
-            **self.report.as_json(),
-            "dryRun": True,
-            "guard": self.guard,
-            "groups": [group.as_json() for group in groups],
-            "differences": [one.as_json() for one in self.differences],
-        }
 
 
 class MassWithdrawal(Stop):

@@ -15,7 +15,7 @@ import pytest
 
 from bus.delivery import Position
 from bus.ingest import ownership, pipeline, quarantine, snapshot
-from bus.ingest.pipeline import ExtractDryRun, Report
+from bus.ingest.report import ExtractDryRun, Report
 from bus.kafka import topics
 from bus.registry import subjects
 from bus.registry.batch_codec import rows

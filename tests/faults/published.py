@@ -22,6 +22,7 @@ from bus.delivery import Delivery
 from bus.demo.sample import District
 from bus.errors import Stop
 from bus.ingest import pipeline
+from bus.ingest.report import Report
 from bus.kafka import topics
 from bus.kafka.cloudevents import headers_of
 from bus.kafka.reader import scan
@@ -68,7 +69,7 @@ def published(net: Network, extracts: list[Path]) -> Settings:
     return settings
 
 
-def publish(settings: Settings, path: Path) -> pipeline.Report:
+def publish(settings: Settings, path: Path) -> Report:
     """Publish an extract once."""
     return pipeline.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
 

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture import engine
 
 from bus.ingest import diff, snapshot
-from bus.ingest.pipeline import Report, produce
+from bus.ingest.pipeline import produce
+from bus.ingest.report import Report
 from bus.observe.metrics import ConsumerMetrics
 from bus.product import Product
 from bus.registry import subjects

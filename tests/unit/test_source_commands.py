@@ -22,8 +22,9 @@ import bus.settings
 from bus.cli.source_commands import command_of
 from bus.errors import RetryLater, Stop
 from bus.ingest import drop_folder, polling
-from bus.ingest.pipeline import ExtractDryRun, MassWithdrawal, Report
+from bus.ingest.pipeline import MassWithdrawal
 from bus.ingest.record_difference import RecordDifference
+from bus.ingest.report import ExtractDryRun, Report
 from bus.source import Fault, Polled, Source, Staging
 from producers.oneroster_csv import SOURCE
 
