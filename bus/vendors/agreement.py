@@ -1,0 +1,253 @@
+"""An agreement between the district and a vendor, as its TOML file says it.
+
+The file is `agreements/NAME.toml`. It names the parties, the purpose, the legal basis, the
+document, what is shared about which students, and until when. `docs/agreements.md` is the
+reference; it is made from these models.
+
+Sources: the categories of data are those of the National Data Privacy Agreement (Student Data
+Privacy Consortium), "Schedule of Data". The legal bases are the exceptions of FERPA, 34 CFR 99.31
+(school officials (a)(1), studies (a)(6), audit (a)(3)), consent (99.30) and directory information
+(99.37).
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from tomllib import TOMLDecodeError, loads
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bus.errors import Stop
+from bus.settings import registered_name
+
+FOLDER = Path("agreements")
+"""Where agreement files lie, unless `--agreements DIR` names another folder."""
+
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Basis(StrEnum):
+    """The legal basis on which the district discloses the data."""
+
+    SCHOOL_OFFICIAL = "school-official"
+    STUDIES = "studies"
+    AUDIT = "audit"
+    CONSENT = "consent"
+    DIRECTORY_INFORMATION = "directory-information"
+
+
+class Identifiers(StrEnum):
+    """Which ids a vendor receives: pseudonyms that only this agreement has, or the real ids."""
+
+    PSEUDONYMS = "pseudonyms"
+    REAL = "real"
+
+
+class Part(BaseModel):
+    """A table of the file. Unknown keys are errors, because a misspelled limit is no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Document(Part):
+    """The signed document.
+
+    title:  its title, as a person cites it.
+    sha256: the SHA-256 of the signed file, as 64 hexadecimal digits.
+    file:   where the file lies, relative to the agreement file; "" if it lies elsewhere.
+    """
+
+    title: Text
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    file: str = ""
+
+
+class Contacts(Part):
+    """Whom to ask, as email addresses: at the vendor and at the district."""
+
+    vendor: Text
+    district: Text
+
+
+class Subprocessor(Part):
+    """A company to which the vendor passes the data on.
+
+    name:    the company.
+    purpose: what it does for the vendor.
+    """
+
+    name: Text
+    purpose: Text
+
+
+class Share(Part):
+    """Which data the vendor receives.
+
+    categories: categories of the agreement's schedule, such as "Student Name"
+                (`schemas/categories.toml` says which fields each one means).
+    fields:     single fields beside the categories, such as "student.email".
+    without:    fields of these categories that the vendor does not receive.
+    why:        for sensitive fields, and for fields that identify a person beside pseudonyms: the
+                reason, by field.
+    """
+
+    categories: tuple[Text, ...] = ()
+    fields: tuple[Text, ...] = ()
+    without: tuple[Text, ...] = ()
+    why: dict[str, Text] = Field(default_factory=dict)
+
+
+class Students(Part):
+    """Which students. Several selectors must all match; a selector that is left out matches all.
+
+    schools:     ids of schools. A student matches if one of the student's organizations is listed.
+    grades:      CEDS grade codes, such as "06". A student matches if one grade is listed.
+    classes:     ids of classes. A student matches with an active enrollment in one of them.
+    leave_after: a student who leaves through the roster is shown as withdrawn for this many days,
+                 and then deleted.
+    """
+
+    schools: tuple[Id, ...] = ()
+    grades: tuple[Id, ...] = ()
+    classes: tuple[Id, ...] = ()
+    leave_after: int = Field(default=7, ge=0, le=365)
+
+
+class Webhook(Part):
+    """A webhook endpoint of the vendor.
+
+    url: an https address on the public internet.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https://")]
+
+
+class Csv(Part):
+    """A folder into which the vendor's data is written as OneRoster CSV.
+
+    folder: the folder.
+    """
+
+    folder: Text
+
+
+class Deletion(Part):
+    """What happens after the agreement's end.
+
+    days:             the bus deletes the vendor's topics and keys this many days after the end.
+    attestation_days: the vendor must attest its own deletion within this many days of the end.
+    """
+
+    days: int = Field(default=30, ge=0, le=3650)
+    attestation_days: int = Field(default=60, ge=1, le=3650)
+
+
+class Guard(Part):
+    """When the projection stops and asks a person.
+
+    share:    more than this share (0 to 1) of the vendor's students would enter or leave at once,
+    students: and more than this many students.
+    """
+
+    share: float = Field(default=0.10, ge=0, le=1)
+    students: int = Field(default=20, ge=0)
+
+
+Way = Literal["kafka", "oneroster"]
+
+
+class Agreement(Part):
+    """One agreement.
+
+    name:          the name of the file; part of topics, groups and users.
+    vendor:        the company.
+    purpose:       one word or a few, such as "instruction"; an opt-out can name it.
+    basis:         the legal basis.
+    from_, until:  the first and the last day (district's calendar) of the agreement.
+    history:       attendance and results before this day are not shared; None: before `from`.
+    roles:         people beside students of whom records are shared: teachers of the students'
+                   classes, guardians of the students.
+    identifiers:   pseudonyms, unless the agreement says "real".
+    returns:       kinds of record that the vendor may send back.
+    ways:          the ways out that need no settings: "kafka", "oneroster".
+    renews:        the agreement whose topics, group, ids and pseudonyms this one takes over.
+    """
+
+    name: str
+    vendor: Text
+    purpose: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 -]*$", max_length=100)]
+    basis: Basis
+    from_: date = Field(alias="from")
+    until: date
+    document: Document
+    contacts: Contacts
+    share: Share
+    students: Students = Students()
+    subprocessors: tuple[Subprocessor, ...] = ()
+    roles: tuple[Literal["teacher", "guardian"], ...] = ()
+    history: date | None = None
+    identifiers: Identifiers = Identifiers.PSEUDONYMS
+    returns: tuple[Literal["attendance", "lineItem", "result"], ...] = ()
+    ways: tuple[Way, ...] = ("kafka",)
+    webhook: Webhook | None = None
+    csv: Csv | None = None
+    deletion: Deletion = Deletion()
+    guard: Guard = Guard()
+    renews: str = ""
+
+    def active(self, day: date) -> bool:
+        """Return whether the agreement holds on this day of the district's calendar."""
+        return self.from_ <= day <= self.until
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the agreement files of a folder, in order.
+
+    Raises `Stop` if the folder cannot be read.
+    """
+    try:
+        return sorted(path.stem for path in folder.iterdir() if path.suffix == ".toml")
+    except OSError as error:
+        raise Stop(
+            f"the folder of agreements {folder} cannot be read ({error.strerror}); name it with "
+            "--agreements DIR"
+        ) from None
+
+
+def load(path: Path) -> Agreement:
+    """Return the agreement of a file.
+
+    Raises `Stop` with everything that is wrong with the file's form, one line each. Whether the
+    agreement makes sense is checked by `bus.vendors.check`.
+    """
+    try:
+        registered_name("vendor's agreement", path.stem)
+        table = loads(path.read_text("utf-8"))
+    except ValueError as error:
+        if isinstance(error, (TOMLDecodeError, UnicodeDecodeError)):
+            raise Stop(f"{path} is not valid TOML ({error}); correct it") from None
+        raise Stop(f"{path}: {error}; rename the file") from None
+    except OSError as error:
+        raise Stop(f"{path} cannot be read ({error.strerror})") from None
+    if table.get("name", path.stem) != path.stem:
+        raise Stop(f"{path}: `name` must be {path.stem!r}, as the file, or be left out")
+    return parse(path.stem, table, str(path))
+
+
+def parse(name: str, table: dict[str, Any], where: str) -> Agreement:
+    """Return the agreement of a parsed table.
+
+    where: names the place in errors. Raises `Stop` as `load` does.
+    """
+    try:
+        return Agreement.model_validate({**table, "name": name})
+    except ValidationError as error:
+        lines = "\n".join(
+            f"  {'.'.join(map(str, one['loc']))}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+        raise Stop(f"{where} is not a valid agreement:\n{lines}\nsee docs/agreements.md") from None
