@@ -36,9 +36,9 @@ def serve(
     Raises `Stop` when a person must act first, and `RetryLater` when the registry is down at the
     start.
     """
+    where = _socket(host, port)
     # uvicorn raises the signal again when it ends, for earlier handlers. Ignore it here.
     before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
-    where = _socket(host, port)
     try:
         must_have_some(settings)
         config = _config(settings, certificate_file, key_file)
@@ -98,6 +98,7 @@ def _config(settings: Settings, certificate_file: str, key_file: str) -> uvicorn
 
 def _socket(host: str, port: int) -> socket.socket:
     """Return a bound socket, so that a port in use is reported at once."""
+    where = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # Name the protocol, or asyncio leaves Nagle's algorithm on: 40 ms for each answer.
@@ -105,6 +106,8 @@ def _socket(host: str, port: int) -> socket.socket:
         where.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         where.bind(found[4])
     except OSError as error:
+        if where is not None:
+            where.close()
         raise Stop(
             f"cannot listen on {host} port {port} ({error.strerror}); choose another address with "
             "--host and --port"
