@@ -286,7 +286,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Lines:
 
     monkeypatch.setattr(service, "GroupCommit", named)
     monkeypatch.setattr(service, "_topics", lambda *_: 4)
-    monkeypatch.setattr(subjects, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: dict.fromkeys(KINDS, 1))
     http = HTTP.model_copy(update={"port": 0, "instance": "INSTANCE", "oauth": None})
     with pytest.raises(Stop) as stop:
         service.serve(SETTINGS, http, lambda _: None)
@@ -590,7 +590,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     named = SETTINGS.model_copy(update={"home": at})
     yield f"file HOME/{snapshot.cache_file(named, '/oneroster-csv/west').relative_to(at)}"
 
-    monkeypatch.setattr(subjects, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: dict.fromkeys(KINDS, 1))
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
     seen: list[str] = []
 
