@@ -195,6 +195,9 @@ def topic_facts() -> Lines:
         topics.idempotency(SETTINGS),
         topics.replays(SETTINGS),
         topics.audit(SETTINGS),
+        topics.vendors(SETTINGS),
+        topics.disclosures(SETTINGS),
+        topics.vendor_topic(SETTINGS, "NAME", "KIND"),
     ]:
         new = topics._new_topic(SETTINGS, name, SETTINGS.kafka.partitions)
         yield f"topic {name}: {new.num_partitions} partitions unless set otherwise"

@@ -67,7 +67,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedSchema:
     """A schema that the registry has now.
 
     registered: whether this run registered it.
@@ -196,7 +196,7 @@ def check(
 
 def apply(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
-) -> list[Applied]:
+) -> list[AppliedSchema]:
     """Register the schemas in a directory (default: ours), or none if one is incompatible.
 
     Every subject is set to FULL_TRANSITIVE first. Then the registry is asked once more, so that its
@@ -221,7 +221,7 @@ def apply(
                 raise Stop(
                     f"the registry accepted {finding.subject} but does not have it; try again"
                 )
-            applied.append(Applied(finding.kind, finding.subject, *found, registered=new))
+            applied.append(AppliedSchema(finding.kind, finding.subject, *found, registered=new))
     return applied
 
 

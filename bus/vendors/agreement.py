@@ -23,9 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bus.errors import Stop
 from bus.settings import registered_name
 
-FOLDER = Path("agreements")
-"""Where agreement files lie, unless `--agreements DIR` names another folder."""
-
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -47,13 +44,13 @@ class Identifiers(StrEnum):
     REAL = "real"
 
 
-class Part(BaseModel):
+class AgreementTable(BaseModel):
     """A table of the file. Unknown keys are errors, because a misspelled limit is no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Document(Part):
+class Document(AgreementTable):
     """The signed document.
 
     title:  its title, as a person cites it.
@@ -66,14 +63,14 @@ class Document(Part):
     file: str = ""
 
 
-class Contacts(Part):
+class Contacts(AgreementTable):
     """Whom to ask, as email addresses: at the vendor and at the district."""
 
     vendor: Text
     district: Text
 
 
-class Subprocessor(Part):
+class Subprocessor(AgreementTable):
     """A company to which the vendor passes the data on.
 
     name:    the company.
@@ -84,7 +81,7 @@ class Subprocessor(Part):
     purpose: Text
 
 
-class Share(Part):
+class Share(AgreementTable):
     """Which data the vendor receives.
 
     categories: categories of the agreement's schedule, such as "Student Name"
@@ -101,7 +98,7 @@ class Share(Part):
     why: dict[str, Text] = Field(default_factory=dict)
 
 
-class Students(Part):
+class Students(AgreementTable):
     """Which students. Several selectors must all match; a selector that is left out matches all.
 
     schools:     ids of schools. A student matches if one of the student's organizations is listed.
@@ -117,7 +114,7 @@ class Students(Part):
     leave_after: int = Field(default=7, ge=0, le=365)
 
 
-class Webhook(Part):
+class Webhook(AgreementTable):
     """A webhook endpoint of the vendor.
 
     url: an https address on the public internet.
@@ -126,7 +123,7 @@ class Webhook(Part):
     url: Annotated[str, Field(pattern=r"^https://")]
 
 
-class Csv(Part):
+class Csv(AgreementTable):
     """A folder into which the vendor's data is written as OneRoster CSV.
 
     folder: the folder.
@@ -135,7 +132,7 @@ class Csv(Part):
     folder: Text
 
 
-class Deletion(Part):
+class Deletion(AgreementTable):
     """What happens after the agreement's end.
 
     days:             the bus deletes the vendor's topics and keys this many days after the end.
@@ -146,7 +143,7 @@ class Deletion(Part):
     attestation_days: int = Field(default=60, ge=1, le=3650)
 
 
-class Guard(Part):
+class Guard(AgreementTable):
     """When the projection stops and asks a person.
 
     share:    more than this share (0 to 1) of the vendor's students would enter or leave at once,
@@ -160,7 +157,7 @@ class Guard(Part):
 Way = Literal["kafka", "oneroster"]
 
 
-class Agreement(Part):
+class Agreement(AgreementTable):
     """One agreement.
 
     name:          the name of the file; part of topics, groups and users.
