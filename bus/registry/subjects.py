@@ -2,9 +2,11 @@
 
 Any registry with Confluent's API works. Subjects are named by topic (TopicNameStrategy:
 `schoolbus.student-value`). Compatibility is FULL_TRANSITIVE: every version can be read with every
-other. Only `apply` registers schemas, and only `bus schemas apply` calls it. A producer looks
-schemas up and never registers one. It accepts our exact schema, or a version that means the same
-(see `bus.standard.meaning`), so a new text or attribute in a schema does not stop a producer.
+other. Only `apply` registers schemas of the standard, and only `bus schemas apply` calls it.
+`apply_subjects` registers those of vendors (`bus.vendors.vendor_schema`), and only
+`bus vendors apply` leads to it. A producer looks schemas up and never registers one. It accepts our
+exact schema, or a version that means the same (see `bus.standard.meaning`), so a new text or
+attribute in a schema does not stop a producer.
 
 All functions raise the errors of `bus.registry.registry_client.answered`: `RetryLater` if the
 registry does not answer, `Stop` if it refuses.
@@ -134,6 +136,22 @@ def _not_registered(settings: Settings, kinds: Sequence[str]) -> str:
     )
 
 
+def lookup_subjects(settings: Settings, schemas: Mapping[str, dict[str, Any]]) -> dict[str, int]:
+    """Return the registry's ids of schemas by subject, without the subjects that lack theirs.
+
+    schemas: the schema that each subject should have. Its latest version that means the same counts
+             too.
+    """
+    ids = {}
+    with client(settings) as registry:
+        for name, schema in schemas.items():
+            if found := _registered(registry, name, schema):
+                ids[name] = found[0]
+            elif (id_ := _latest_equivalent(registry, name, schema)) is not None:
+                ids[name] = id_
+    return ids
+
+
 def must_have_some(settings: Settings) -> None:
     """Raise `Stop` if the registry has no schema of the standard.
 
@@ -189,9 +207,11 @@ def check(
 
     takers: for each kind, the products that take it (`bus.plugins.takers`). The reasons name them.
     """
-    local = _local(schemas_dir)
+    local = {
+        kind: (subject(settings, kind), schema) for kind, schema in _local(schemas_dir).items()
+    }
     with client(settings) as registry:
-        return _findings(registry, settings, local, takers)
+        return _findings(registry, local, takers)
 
 
 def apply(
@@ -203,16 +223,27 @@ def apply(
     answer at that level counts. Raises `Stop` with the field and the reason if a schema is
     incompatible with any earlier version.
     """
-    local = _local(schemas_dir)
+    local = {
+        kind: (subject(settings, kind), schema) for kind, schema in _local(schemas_dir).items()
+    }
+    return apply_subjects(settings, local, takers)
+
+
+def apply_subjects(
+    settings: Settings,
+    local: Mapping[str, tuple[str, dict[str, Any]]],
+    takers: Takers | None = None,
+) -> list[Applied]:
+    """Register schemas as `apply` does; `local` holds the subject and the schema of each kind."""
     applied = []
     with client(settings) as registry:
-        _require_compatible(_findings(registry, settings, local, takers))
-        for kind in local:
+        _require_compatible(_findings(registry, local, takers))
+        for name, _ in local.values():
             with answered():
-                registry.set_compatibility(subject(settings, kind), LEVEL)
-        for finding in _require_compatible(_findings(registry, settings, local, takers)):
+                registry.set_compatibility(name, LEVEL)
+        for finding in _require_compatible(_findings(registry, local, takers)):
             new = finding.state != "unchanged"
-            schema = local[finding.kind]
+            schema = local[finding.kind][1]
             if new:
                 with answered():
                     registry.register_schema(finding.subject, _text(schema))
@@ -240,8 +271,7 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
 
 def _findings(
     registry: RegistryClient,
-    settings: Settings,
-    local: Mapping[str, dict[str, Any]],
+    local: Mapping[str, tuple[str, dict[str, Any]]],
     takers: Takers | None,
 ) -> list[Finding]:
     """Compare each schema with the registry.
@@ -251,8 +281,8 @@ def _findings(
     with answered():
         listed_names = set(registry.subjects())
     found = []
-    for kind, schema in local.items():
-        name, products = subject(settings, kind), (takers or {}).get(kind, ())
+    for kind, (name, schema) in local.items():
+        products = (takers or {}).get(kind, ())
         if name in listed_names:
             found.append(_check(registry, kind, name, schema, products))
         else:

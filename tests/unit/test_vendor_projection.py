@@ -153,7 +153,10 @@ class District:
         for one in self.of("lineItem"):
             if one["classSourcedId"] in classes:
                 found.add(("lineItem", one["sourcedId"]))
+        kinds = compile_scope(deal).kinds
         for one in self.of("enrollment"):
+            if "staff" not in kinds:
+                break
             if one["role"] != "student" and one["classSourcedId"] in classes:
                 found.add(("enrollment", one["sourcedId"]))
                 need.add(("staff", one["userSourcedId"]))
@@ -195,10 +198,12 @@ class District:
         done: set[tuple[str, str]] = set()
         while todo:
             key = todo.pop()
-            if key in done or key not in self.records:
+            if key in done or key not in self.records or key[0] not in kinds:
                 continue
             done.add(key)
             for kind, field in names[key[0]]:
+                if field not in kinds[key[0]].fields:
+                    continue
                 value = self.records[key][field]
                 for id_ in value if isinstance(value, list) else [value]:
                     if id_ is not None and (kind != "org" or org(id_)):
@@ -265,7 +270,8 @@ class World:
         self.deal, self.day = deal, DAY
         self.district, self.vendor = District(), Vendor()
         self.view = DistrictView(None, "test", lambda _, value: pickle.loads(value))
-        self.projection = Projection(compile_scope(deal), self.view, lambda id_: id_)
+        above = ["d"] if deal.students.schools else []
+        self.projection = Projection(compile_scope(deal), self.view, lambda id_: id_, above)
 
     def change(self, *new: tuple[str, str, Record | None], budget: int | None = None) -> Outcome:
         changes = {}
@@ -559,9 +565,6 @@ def test_the_vendor_has_what_the_agreement_and_the_district_say(
     deal: Agreement, batches: list[list[tuple[str, str, Record | None]]]
 ) -> None:
     world = World(deal)
-    world.projection = Projection(
-        compile_scope(deal), world.view, lambda id_: id_, ["d"] if deal.students.schools else []
-    )
     world.change(
         ("org", "d", record("org", "d")),
         *(("org", s, record("org", s, parentSourcedId="d")) for s in SCHOOLS),
