@@ -31,6 +31,15 @@ LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
 """Keeps the latest value of each key for 30 days."""
 NAMES = {"cleanup.policy": "compact"}
 """Keeps the latest value of each key forever."""
+FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
+"""Keeps every message forever."""
+ERASABLE = {
+    "cleanup.policy": "compact",
+    "max.compaction.lag.ms": str(DAY),
+    "delete.retention.ms": str(DAY),
+}
+"""Keeps the latest value of each key forever. Erased values are removed after a day, as soon as the
+topic is written to again (KIP-354)."""
 
 
 def topic(settings: Settings, kind: str) -> str:
@@ -71,6 +80,21 @@ def replays(settings: Settings) -> str:
 def audit(settings: Settings) -> str:
     """Return the topic that records who read which personal data, and why."""
     return settings.topic("audit")
+
+
+def vendors(settings: Settings) -> str:
+    """Return the topic of the agreements that have been applied."""
+    return settings.topic("vendors")
+
+
+def disclosures(settings: Settings) -> str:
+    """Return the topic that records what was disclosed to which vendor."""
+    return settings.topic("disclosures")
+
+
+def disclosed_students(settings: Settings) -> str:
+    """Return the topic that names the students of the record of disclosures."""
+    return settings.topic("disclosures.students")
 
 
 def partition_for(owner: str, partitions: int) -> int:
@@ -205,7 +229,11 @@ def config(settings: Settings, name: str) -> dict[str, str]:
         return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(rules.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
         return {"cleanup.policy": "delete", "retention.ms": str(rules.deadletter_days * DAY)}
-    kept = (sources(settings), positions(settings), replays(settings))
+    if name == disclosures(settings):
+        return FOREVER
+    if name == disclosed_students(settings):
+        return ERASABLE
+    kept = (sources(settings), positions(settings), replays(settings), vendors(settings))
     return NAMES if name in kept else LATEST
 
 
