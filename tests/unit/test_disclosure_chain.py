@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.vendors.disclosed_students import DisclosedStudents, commitment, new_row
@@ -99,12 +99,14 @@ def damaged(draw: st.DrawFn) -> tuple[list[bytes], list[bytes | None], ChainHead
     return values, result, head
 
 
+@settings(deadline=None)
 @given(damaged())
 def test_every_change_is_found(case: tuple[list[bytes], list[bytes | None], ChainHead]) -> None:
     values, result, head = case
     assert (verify(result, head) == []) == (result == values)
 
 
+@settings(deadline=None)
 @given(damaged())
 def test_without_a_head_what_is_found_is_the_truth(
     case: tuple[list[bytes], list[bytes | None], ChainHead],
@@ -147,6 +149,7 @@ def test_times_are_in_utc_and_need_a_zone() -> None:
         moment_text(datetime(2026, 11, 28, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=2), max_size=12), st.data())
 def test_an_erased_student_is_found_by_nobody(ids: list[str], data: st.DataObject) -> None:
     rows = [new_row(one) for one in dict.fromkeys(ids)]

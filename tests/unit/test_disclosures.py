@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.errors import RetryLater, Stop
@@ -283,6 +283,7 @@ STEPS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STEPS, max_size=60), st.integers(1, 4))
 def test_the_chain_is_whole_and_complete_whatever_fails(steps: list[str], calls: int) -> None:
     """Each step of a writer meets another writer, a lost answer or an unavailable Kafka."""
