@@ -42,7 +42,8 @@ class Need:
 
         first: called when the first reference to a record appears; it may count more references.
         last:  called when the last reference disappears; the same.
-        still: called when references changed, and there were and are some. Their number may be the same.
+        still: called when references changed, and there were and are some, also when as many
+               came as went.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()
