@@ -26,6 +26,7 @@ from bus.cli import (
     sample,
     schemas,
     topics,
+    vendors,
 )
 
 
@@ -85,6 +86,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(topics.app, name="topics")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(vendors.app, name="vendors")
 app.command("sample")(sample.sample)
 app.add_typer(bench.app, name="bench")
 
