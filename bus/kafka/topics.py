@@ -40,6 +40,13 @@ VENDOR = {
 }
 """Keeps the latest value of each key, and a deletion for 30 days. Without `delete` in the policy,
 Kafka does not allow DeleteRecords, which removes a field that is no longer shared."""
+ERASABLE = {
+    "cleanup.policy": "compact",
+    "max.compaction.lag.ms": str(DAY),
+    "delete.retention.ms": str(DAY),
+}
+"""Keeps the latest value of each key forever. Erased values are removed after a day, as soon as the
+topic is written to again (KIP-354)."""
 
 
 def topic(settings: Settings, kind: str) -> str:
@@ -92,17 +99,14 @@ def disclosures(settings: Settings) -> str:
     return settings.topic("disclosures")
 
 
-def vendor_topic(settings: Settings, name: str, kind: str) -> str:
-    """Return the topic in which a vendor reads one kind, `schoolbus.vendor.math-app.student`.
-
-    name: the agreement's name in topics (`bus.vendors.applied.Applied.ids_name`).
-    """
-    return settings.topic(f"vendor.{name}.{kind}")
-
-
 def is_vendor_topic(settings: Settings, topic_name: str) -> bool:
-    """Return whether vendors read this topic."""
+    """Return whether this is the topic of a vendor, such as `schoolbus.vendor.math-app.student`."""
     return topic_name.startswith(settings.topic("vendor."))
+
+
+def disclosed_students(settings: Settings) -> str:
+    """Return the topic that names the students of the record of disclosures."""
+    return settings.topic("disclosures.students")
 
 
 def partition_for(owner: str, partitions: int) -> int:
@@ -241,6 +245,8 @@ def config(settings: Settings, name: str) -> dict[str, str]:
         return VENDOR
     if name == disclosures(settings):
         return FOREVER
+    if name == disclosed_students(settings):
+        return ERASABLE
     kept = (sources(settings), positions(settings), replays(settings), vendors(settings))
     return NAMES if name in kept else LATEST
 

@@ -28,12 +28,15 @@ FEWEST = 50
 class BatchCodec:
     """Reads and writes values of one kind with our schema of it.
 
+    schema: another schema of the kind, such as a vendor's; None: the standard's.
+
     Use it from one thread only.
     """
 
-    def __init__(self, kind: str) -> None:
-        self._schema = json.dumps(KINDS[kind].schema)
-        self._records = _record_builder(KINDS[kind].fields)
+    def __init__(self, kind: str, schema: dict[str, Any] | None = None) -> None:
+        schema = schema or KINDS[kind].schema
+        self._schema = json.dumps(schema)
+        self._records = _record_builder([field["name"] for field in schema["fields"]])
 
     def read(self, values: Sequence[bytes]) -> list[Record] | None:
         """Return the records of these values, exactly as fastavro returns them.

@@ -34,12 +34,15 @@ MAGIC = 0
 
 
 class Encoder:
-    """Encodes records of one kind with the schema id that the registry assigned."""
+    """Encodes records of one kind with the schema id that the registry assigned.
 
-    def __init__(self, kind: str, schema_id: int) -> None:
-        self._schema = parse_schema(KINDS[kind].schema)
+    schema: the schema that has this id, if it is not the standard's.
+    """
+
+    def __init__(self, kind: str, schema_id: int, schema: dict[str, Any] | None = None) -> None:
+        self._schema = parse_schema(schema or KINDS[kind].schema)
         self._frame = FRAME.pack(MAGIC, schema_id)
-        self._batch_codec = BatchCodec(kind)
+        self._batch_codec = BatchCodec(kind, schema)
 
     def encode(self, record: Any) -> bytes:
         """Return the bytes of one record.
@@ -69,14 +72,25 @@ class Decoder:
     writer_schema: returns the schema with an id. It is called once for each id that the registry
                    has, and again in each call for other ids. It raises `Never` for an unknown id,
                    and `RetryLater` if the registry does not answer.
+    schema:        the schema into which records are resolved, if it is not the standard's.
+    as_written:    resolve nothing: a record has the fields of the schema with which it was written.
     """
 
-    def __init__(self, kind: str, writer_schema: Callable[[int], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        writer_schema: Callable[[int], dict[str, Any]],
+        schema: dict[str, Any] | None = None,
+        *,
+        as_written: bool = False,
+    ) -> None:
         self._kind = kind
         self._writer_schema = writer_schema
-        self._ours = parse_schema(KINDS[kind].schema)
+        self._schema = schema or KINDS[kind].schema
+        self._ours = parse_schema(self._schema)
+        self._as_written = as_written
         self._known: dict[bytes, tuple[Any, Any]] = {}
-        self._batch_codec = BatchCodec(kind)
+        self._batch_codec = BatchCodec(kind, schema)
         self._unknown_ids: dict[bytes, Never] | None = None  # set while `decode_all` runs
 
     def decode(self, value: bytes | None) -> Record:
@@ -152,7 +166,7 @@ class Decoder:
 
         Returns None if there are only a few, or if they are not all written with our schema.
         """
-        if len(values) < FEWEST or values[0] is None:
+        if len(values) < FEWEST or values[0] is None or self._as_written:
             return None
         frame = values[0][:5]
         unframed = [value[5:] for value in values if value is not None and value[:5] == frame]
@@ -186,6 +200,6 @@ class Decoder:
             raise Never(
                 f"schema {schema_id} in the registry is not valid Avro ({type(error).__name__})"
             ) from None
-        same = meaning(theirs) == meaning(KINDS[self._kind].schema)
+        same = self._as_written or meaning(theirs) == meaning(self._schema)
         self._known[frame] = found = (writer, None if same else self._ours)
         return found

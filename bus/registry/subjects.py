@@ -2,9 +2,11 @@
 
 Any registry with Confluent's API works. Subjects are named by topic (TopicNameStrategy:
 `schoolbus.student-value`). Compatibility is FULL_TRANSITIVE: every version can be read with every
-other. Only `apply` registers schemas, and only `bus schemas apply` calls it. A producer looks
-schemas up and never registers one. It accepts our exact schema, or a version that means the same
-(see `bus.standard.meaning`), so a new text or attribute in a schema does not stop a producer.
+other. Only `apply` registers schemas of the standard, and only `bus schemas apply` calls it.
+`apply_subjects` registers those of vendors (`bus.vendors.vendor_schema`), and only
+`bus vendors apply` leads to it. A producer looks schemas up and never registers one. It accepts our
+exact schema, or a version that means the same (see `bus.standard.meaning`), so a new text or
+attribute in a schema does not stop a producer.
 
 All functions raise the errors of `bus.registry.registry_client.answered`: `RetryLater` if the
 registry does not answer, `Stop` if it refuses.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +26,7 @@ from typing import Any, Literal
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
-from bus.errors import Never, Stop
+from bus.errors import Never, RetryLater, Stop
 from bus.registry.registry_client import NOT_THERE, RegistryClient, RegistryError, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
@@ -39,6 +41,8 @@ Takers = Mapping[str, tuple[str, ...]]
 
 LEVEL = "FULL_TRANSITIVE"
 """The compatibility level of all subjects: every version can be read with every other."""
+
+NONE_REGISTERED = "no schema of the standard is registered yet: run `bus schemas apply`"
 
 MOST_NAMED = 3
 """The largest number of subjects that a message names."""
@@ -87,27 +91,64 @@ def lookup(settings: Settings) -> dict[str, int]:
     """Return the registry's ids of our schemas by kind, for producers.
 
     If the registry does not have exactly our schema, the latest version that means the same counts:
-    records have the same bytes under both. Raises `Stop` with the missing subjects if some are not
-    registered.
+    records have the same bytes under both. A kind without any version is left out, because it may
+    have come with an upgrade: see `require`. Raises `Stop` with the subjects whose versions all
+    differ from our schema.
     """
     ids: dict[str, int] = {}
     with client(settings) as registry:
-        for kind, about in KINDS.items():
-            name = subject(settings, kind)
+        with answered():
+            listed_names = set(registry.subjects())
+        kinds = [kind for kind in KINDS if subject(settings, kind) in listed_names]
+        for kind in kinds:
+            name, about = subject(settings, kind), KINDS[kind]
             if found := _registered(registry, name, about.schema):
                 ids[kind] = found[0]
             elif (id_ := _latest_equivalent(registry, name, about.schema)) is not None:
                 ids[kind] = id_
-    if not ids:
-        must_have_some(settings)
-    if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
-        listed = ", ".join(missing[:MOST_NAMED])
-        listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
-        raise Stop(
-            f"schema {listed} {are} not registered as this version defines {them}: run "
-            "`bus schemas apply` (`bus schemas check` shows the differences)"
-        )
+    if not kinds:
+        raise Stop(NONE_REGISTERED)
+    if missing := [kind for kind in kinds if kind not in ids]:
+        raise Stop(_not_registered(settings, missing))
+    return ids
+
+
+def require(settings: Settings, ids: Mapping[str, int], kinds: Iterable[str]) -> None:
+    """Check that these kinds can be published.
+
+    Raises `RetryLater` if one of them has no schema in the registry, as after an upgrade that
+    brought a new kind: a person must register it, and then the same input can be published.
+
+    ids: what `lookup` returned.
+    """
+    if missing := [kind for kind in kinds if kind not in ids]:
+        raise RetryLater(_not_registered(settings, missing))
+
+
+def _not_registered(settings: Settings, kinds: Sequence[str]) -> str:
+    missing = [subject(settings, kind) for kind in kinds]
+    listed = ", ".join(missing[:MOST_NAMED])
+    listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
+    return (
+        f"schema {listed} {are} not registered as this version defines {them}: run "
+        "`bus schemas apply` (`bus schemas check` shows the differences)"
+    )
+
+
+def lookup_subjects(settings: Settings, schemas: Mapping[str, dict[str, Any]]) -> dict[str, int]:
+    """Return the registry's ids of schemas by subject, without the subjects that lack theirs.
+
+    schemas: the schema that each subject should have. Its latest version that means the same counts
+             too.
+    """
+    ids = {}
+    with client(settings) as registry:
+        for name, schema in schemas.items():
+            if found := _registered(registry, name, schema):
+                ids[name] = found[0]
+            elif (id_ := _latest_equivalent(registry, name, schema)) is not None:
+                ids[name] = id_
     return ids
 
 
@@ -119,7 +160,7 @@ def must_have_some(settings: Settings) -> None:
     with client(settings) as registry, answered():
         listed_names = set(registry.subjects())
     if not listed_names & {subject(settings, kind) for kind in KINDS}:
-        raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
+        raise Stop(NONE_REGISTERED)
 
 
 def schema_by_id(registry: RegistryClient, schema_id: int) -> dict[str, Any]:
@@ -166,9 +207,11 @@ def check(
 
     takers: for each kind, the products that take it (`bus.plugins.takers`). The reasons name them.
     """
-    local = _local(schemas_dir)
+    local = {
+        kind: (subject(settings, kind), schema) for kind, schema in _local(schemas_dir).items()
+    }
     with client(settings) as registry:
-        return _findings(registry, settings, local, takers)
+        return _findings(registry, local, takers)
 
 
 def apply(
@@ -180,16 +223,27 @@ def apply(
     answer at that level counts. Raises `Stop` with the field and the reason if a schema is
     incompatible with any earlier version.
     """
-    local = _local(schemas_dir)
+    local = {
+        kind: (subject(settings, kind), schema) for kind, schema in _local(schemas_dir).items()
+    }
+    return apply_subjects(settings, local, takers)
+
+
+def apply_subjects(
+    settings: Settings,
+    local: Mapping[str, tuple[str, dict[str, Any]]],
+    takers: Takers | None = None,
+) -> list[AppliedSchema]:
+    """Register schemas as `apply` does; `local` holds the subject and the schema of each kind."""
     applied = []
     with client(settings) as registry:
-        _require_compatible(_findings(registry, settings, local, takers))
-        for kind in local:
+        _require_compatible(_findings(registry, local, takers))
+        for name, _ in local.values():
             with answered():
-                registry.set_compatibility(subject(settings, kind), LEVEL)
-        for finding in _require_compatible(_findings(registry, settings, local, takers)):
+                registry.set_compatibility(name, LEVEL)
+        for finding in _require_compatible(_findings(registry, local, takers)):
             new = finding.state != "unchanged"
-            schema = local[finding.kind]
+            schema = local[finding.kind][1]
             if new:
                 with answered():
                     registry.register_schema(finding.subject, _text(schema))
@@ -217,8 +271,7 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
 
 def _findings(
     registry: RegistryClient,
-    settings: Settings,
-    local: Mapping[str, dict[str, Any]],
+    local: Mapping[str, tuple[str, dict[str, Any]]],
     takers: Takers | None,
 ) -> list[Finding]:
     """Compare each schema with the registry.
@@ -228,8 +281,8 @@ def _findings(
     with answered():
         listed_names = set(registry.subjects())
     found = []
-    for kind, schema in local.items():
-        name, products = subject(settings, kind), (takers or {}).get(kind, ())
+    for kind, (name, schema) in local.items():
+        products = (takers or {}).get(kind, ())
         if name in listed_names:
             found.append(_check(registry, kind, name, schema, products))
         else:

@@ -543,14 +543,6 @@ def _disagreements(agreements: Sequence[Agreement]) -> Iterator[Problem]:
                 f'{one.name}.toml renews "{one.renews}" too. Only one agreement can take over its '
                 "topics and ids.",
             )
-        if one.name.replace("-", "_") == other.name.replace("-", "_"):
-            yield Problem(
-                "error",
-                file,
-                "",
-                f"The name differs from {one.name}.toml only in a dash and an underscore, which "
-                "Kafka's tools do not tell apart. Rename one of the files.",
-            )
 
 
 def _unchecked(files: Iterable[AgreementFile], known: Known) -> Iterator[Problem]:

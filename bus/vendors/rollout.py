@@ -16,7 +16,7 @@ from bus.errors import Stop
 from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import master_key, pseudonyms, revocation, vendor_topics
+from bus.vendors import master_key, pseudonyms, revocation, vendor_schema, vendor_topics
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
 from bus.vendors.plan import PlannedChange
@@ -130,11 +130,14 @@ def _provide(settings: Settings, running: Sequence[Applied]) -> dict[str, Vendor
         for one in running
         if "kafka" in one.agreement.ways
     }
-    names = {name: vendor_topics.names(settings, *about) for name, about in sorted(scopes.items())}
+    names = {
+        name: vendor_topics.topics_by_kind(settings, *about)
+        for name, about in sorted(scopes.items())
+    }
     if missing := list(dict.fromkeys(t for named in names.values() for t in named.values())):
         topics.ensure(settings, missing)
-    for about in scopes.values():
-        vendor_topics.register(settings, *about)
+    for scope, ids_name in scopes.values():
+        vendor_schema.register(settings, ids_name, scope)
     return {
         one.name: VendorAccess(
             names.get(one.name, {}),
