@@ -313,7 +313,9 @@ class _Check:
                     key, f"{field} cannot be left out: every record that a vendor receives has it."
                 )
         for field in share.without:
-            if field in self._every_field and field not in named | set(share.fields):
+            if field.rpartition(".")[2] in ALWAYS or field not in self._every_field:
+                continue
+            if field not in named | set(share.fields):
                 yield self._warning(
                     "share.without",
                     f"{field} takes nothing out: none of the categories and fields has it. Correct "
@@ -410,8 +412,8 @@ class _Check:
                 if existing is not None and id_ not in existing:
                     yield self._error(
                         f"students.{selector}",
-                        f'The district has no {what} with the id "{id_}". '
-                        + _meant(id_, list(existing), "Write the sourcedId of the SIS."),
+                        f'The district has no {what} with the id "{id_}". Write the sourcedId of '
+                        "the SIS.",
                     )
 
     def _roles(self) -> Iterator[Problem]:
