@@ -52,6 +52,7 @@ from bus.replay import replay_log
 from bus.settings import KafkaSettings, RegistrySettings, RetentionSettings, Settings
 from bus.source import Fault
 from bus.standard import KINDS
+from bus.vendors.vendor_schema import vendor_topic
 from consumers.delivery import endpoint
 from producers.http import idempotency, service
 from producers.http.app import Service, create
@@ -197,7 +198,7 @@ def topic_facts() -> Lines:
         topics.audit(SETTINGS),
         topics.vendors(SETTINGS),
         topics.disclosures(SETTINGS),
-        topics.vendor_topic(SETTINGS, "NAME", "KIND"),
+        vendor_topic(SETTINGS, "NAME", "KIND"),
     ]:
         new = topics._new_topic(SETTINGS, name, SETTINGS.kafka.partitions)
         yield f"topic {name}: {new.num_partitions} partitions unless set otherwise"

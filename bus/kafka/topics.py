@@ -99,16 +99,8 @@ def disclosures(settings: Settings) -> str:
     return settings.topic("disclosures")
 
 
-def vendor_topic(settings: Settings, name: str, kind: str) -> str:
-    """Return the topic in which a vendor reads one kind, `schoolbus.vendor.math-app.student`.
-
-    name: the agreement's name in topics (`bus.vendors.applied.Applied.ids_name`).
-    """
-    return settings.topic(f"vendor.{name}.{kind}")
-
-
 def is_vendor_topic(settings: Settings, topic_name: str) -> bool:
-    """Return whether vendors read this topic."""
+    """Return whether this is the topic of a vendor, such as `schoolbus.vendor.math-app.student`."""
     return topic_name.startswith(settings.topic("vendor."))
 
 

@@ -233,7 +233,7 @@ def apply_subjects(
     settings: Settings,
     local: Mapping[str, tuple[str, dict[str, Any]]],
     takers: Takers | None = None,
-) -> list[Applied]:
+) -> list[AppliedSchema]:
     """Register schemas as `apply` does; `local` holds the subject and the schema of each kind."""
     applied = []
     with client(settings) as registry:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.errors import Stop
-from bus.settings import registered_name
+from bus.settings import meant_by, model_at, registered_name
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
@@ -89,7 +89,7 @@ class Share(AgreementTable):
     fields:     single fields beside the categories, such as "student.email".
     without:    fields of these categories that the vendor does not receive.
     why:        for sensitive fields, and for fields that identify a person beside pseudonyms: the
-                reason, by field.
+                reason, by field, or by category for all fields of the category.
     """
 
     categories: tuple[Text, ...] = ()
@@ -221,6 +221,14 @@ def load(path: Path) -> Agreement:
     Raises `Stop` with everything that is wrong with the file's form, one line each. Whether the
     agreement makes sense is checked by `bus.vendors.check`.
     """
+    return parse(path.stem, read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the table of an agreement file. Raises `Stop` if it is not TOML or has a wrong name.
+
+    The table may still not be an agreement; `faults` says so.
+    """
     try:
         registered_name("vendor's agreement", path.stem)
         table = loads(path.read_text("utf-8"))
@@ -232,7 +240,16 @@ def load(path: Path) -> Agreement:
         raise Stop(f"{path} cannot be read ({error.strerror})") from None
     if table.get("name", path.stem) != path.stem:
         raise Stop(f"{path}: `name` must be {path.stem!r}, as the file, or be left out")
-    return parse(path.stem, table, str(path))
+    return table
+
+
+def faults(name: str, table: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the form of a table: the key, and what to do about it."""
+    try:
+        Agreement.model_validate({**table, "name": name})
+    except ValidationError as error:
+        return _faults(error)
+    return []
 
 
 def parse(name: str, table: dict[str, Any], where: str) -> Agreement:
@@ -243,8 +260,43 @@ def parse(name: str, table: dict[str, Any], where: str) -> Agreement:
     try:
         return Agreement.model_validate({**table, "name": name})
     except ValidationError as error:
-        lines = "\n".join(
-            f"  {'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False, include_context=False)
-        )
+        lines = "\n".join(f"  {key}: {text}" for key, text in _faults(error))
         raise Stop(f"{where} is not a valid agreement:\n{lines}\nsee docs/agreements.md") from None
+
+
+FORMS = {
+    "sha256": "64 hexadecimal digits in lower case, as `sha256sum FILE` prints them",
+    "url": "an address that begins with https://",
+    "purpose": "one word or a few, of lowercase letters, digits, blanks and dashes",
+}
+"""The form of the keys that have one."""
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    return [
+        (".".join(str(part + 1 if isinstance(part, int) else part) for part in one["loc"]), text)
+        for one in error.errors(include_input=False, include_url=False)
+        if (text := _sentence(one))
+    ]
+
+
+def _sentence(fault: Any) -> str:
+    """Return what to do about one of pydantic's faults, in words that a privacy officer reads."""
+    *path, key = fault["loc"]
+    kind, expected = fault["type"], fault.get("ctx", {}).get("expected", "")
+    if kind == "missing":
+        return "it is missing; add it"
+    if kind == "extra_forbidden":
+        model = model_at(Agreement, [str(part) for part in path]) or Agreement
+        names = [field.alias or name for name, field in model.model_fields.items()]
+        meant = meant_by(str(key), names)
+        return "an agreement has no such key here; " + (
+            f"did you mean {meant}?" if meant else f"the keys are: {', '.join(names)}"
+        )
+    if kind.startswith("date"):
+        return "it is not a date; write it as 2027-07-31"
+    if kind in ("enum", "literal_error"):
+        return f"it must be {expected}"
+    if kind == "string_pattern_mismatch":
+        return f"it must be {FORMS[str(key)]}"
+    return str(fault["msg"]).replace("Input should", "it must").replace("String should", "it must")

@@ -66,6 +66,11 @@ class Applied:
         return self.state != "active" or day > self.agreement.until
 
 
+def today() -> date:
+    """Return today's date in the calendar of this machine, which is the district's."""
+    return datetime.now().astimezone().date()
+
+
 def as_table(agreement: Agreement) -> dict[str, Any]:
     """Return an agreement as its file has it, with all defaults, as JSON values."""
     return agreement.model_dump(mode="json", by_alias=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from bus.errors import Stop
@@ -67,10 +68,8 @@ def read_or_make(settings: Settings, *, needed: bool) -> bytes:
             out.write(secrets.token_hex(KEY_BYTES) + "\n")
             out.flush()
             os.fsync(out.fileno())
-        try:
-            os.link(part, file)  # does not replace a key that another process has just made
-        except FileExistsError:
-            pass
+        with suppress(FileExistsError):  # another process has just made it
+            os.link(part, file)
     finally:
         part.unlink()
     return read(settings)
