@@ -147,6 +147,18 @@ class MassWithdrawalSettings(Model):
     half_of: int = Field(default=20, ge=0)
 
 
+class VendorsSettings(Model):
+    """Vendors that subscribe under agreements.
+
+    agreements:      the folder of the agreement files.
+    master_key_file: the file with the key that wraps the keys of all agreements; empty for
+                     `BUS_HOME/vendors/master.key`.
+    """
+
+    agreements: Path = Path("agreements")
+    master_key_file: str = ""
+
+
 class TelemetrySettings(Model):
     """Logs and traces; without `otlp_endpoint`, traces are passed on but not exported."""
 
@@ -174,6 +186,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     mass_withdrawal: MassWithdrawalSettings = MassWithdrawalSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    vendors: VendorsSettings = VendorsSettings()
     products: dict[str, dict[str, Any]] = Field(default_factory=dict)
     producers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -20,9 +20,9 @@ spec/standard-webhooks.md), by section:
 * "Payload size": less than 20 kB is recommended; a record of the standard has about 0.5 kB.
 
 Little data is sent, because a district must be able to explain why a vendor has it. By default,
-`kinds` has the roster and attendance, without demographics, guardians, line items and results.
-Fields with the sensitivity `sensitive` (the reason of an absence, pronouns, all of demographics)
-are left out unless the setting `sensitive` is true.
+`kinds` has the roster and attendance, without demographics, guardians, line items, opt-outs and
+results. Fields with the sensitivity `sensitive` (the reason of an absence, pronouns, all of
+demographics, the scope of an opt-out) are left out unless the setting `sensitive` is true.
 
 A withdrawal is a separate event type, such as `student.withdrawn`, with the record's status
 `tobedeleted`.

@@ -52,6 +52,7 @@ from bus.replay import replay_log
 from bus.settings import KafkaSettings, RegistrySettings, RetentionSettings, Settings
 from bus.source import Fault
 from bus.standard import KINDS
+from bus.vendors.vendor_schema import vendor_topic
 from consumers.delivery import endpoint
 from producers.http import idempotency, service
 from producers.http.app import Service, create
@@ -195,6 +196,9 @@ def topic_facts() -> Lines:
         topics.idempotency(SETTINGS),
         topics.replays(SETTINGS),
         topics.audit(SETTINGS),
+        topics.vendors(SETTINGS),
+        topics.disclosures(SETTINGS),
+        vendor_topic(SETTINGS, "NAME", "KIND"),
     ]:
         new = topics._new_topic(SETTINGS, name, SETTINGS.kafka.partitions)
         yield f"topic {name}: {new.num_partitions} partitions unless set otherwise"
@@ -286,7 +290,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Lines:
 
     monkeypatch.setattr(service, "GroupCommit", named)
     monkeypatch.setattr(service, "_topics", lambda *_: 4)
-    monkeypatch.setattr(subjects, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: dict.fromkeys(KINDS, 1))
     http = HTTP.model_copy(update={"port": 0, "instance": "INSTANCE", "oauth": None})
     with pytest.raises(Stop) as stop:
         service.serve(SETTINGS, http, lambda _: None)
@@ -590,7 +594,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     named = SETTINGS.model_copy(update={"home": at})
     yield f"file HOME/{snapshot.cache_file(named, '/oneroster-csv/west').relative_to(at)}"
 
-    monkeypatch.setattr(subjects, "lookup", lambda _: {})
+    monkeypatch.setattr(subjects, "lookup", lambda _: dict.fromkeys(KINDS, 1))
     monkeypatch.setattr(topics, "ensure", lambda *_: None)
     seen: list[str] = []
 

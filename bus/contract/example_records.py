@@ -6,6 +6,7 @@ The drawn records are as unusual as the schemas allow.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ SAID: dict[str, dict[str, Any]] = {
     "result": {"scoreDate": date(2026, 11, 24), "scoreStatus": "fullyGraded"},
     "class": {"classType": "scheduled"},
     "org": {"type": "school"},
+    "optOut": {"scope": "directoryInformation", "decidedBy": "parent"},
 }
 
 
@@ -61,7 +63,17 @@ def records(kind: str, **said: st.SearchStrategy[Any]) -> st.SearchStrategy[dict
     """
     schema = {f["name"]: f for f in KINDS[kind].schema["fields"]}
     fields = {name: said[name] if name in said else _field(f) for name, f in schema.items()}
-    return st.fixed_dictionaries(fields)
+    return st.fixed_dictionaries(fields).map(partial(_combined, kind))
+
+
+def _combined(kind: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record in which fields with the attribute `when` fit the other fields."""
+    for name, when in KINDS[kind].when.items():
+        if any(record[other] != value for other, value in when.items()):
+            record[name] = None
+        elif not (record[name] or "").strip():
+            record[name] = f"{name}-1"
+    return record
 
 
 def _field(field: dict[str, Any]) -> st.SearchStrategy[Any]:

@@ -116,11 +116,13 @@ class Conversion(NamedTuple):
     value:   SQL that makes the value from the field's text. It is NULL if there is no value.
     instead: SQL for the value to use if there is none: the Avro default.
     flaws:   the possible faults. The first one that holds counts.
+    result:  SQL for the field of the record, if it is not simply `value`, else `instead`.
     """
 
     value: str
     instead: str
     flaws: tuple[Flaw, ...]
+    result: str = ""
 
 
 def reading(
@@ -146,7 +148,9 @@ def reading(
     types: list[FaultType] = []
     for field in KINDS[kind].schema["fields"]:
         name, how = field["name"], conversion(field)
-        value = f"coalesce({made_of(name)}, {how.instead})"
+        if (when := KINDS[kind].when.get(name)) is not None:
+            how = _conditional(kind, name, how, when)
+        value = how.result or f"coalesce({made_of(name)}, {how.instead})"
         # Keep the SQL of a missing column short: DuckDB plans it as slowly as that of any column.
         is_there = name.lower() in columns_there
         text = f"CAST(r.{quoted(name)} AS VARCHAR)"
@@ -219,6 +223,36 @@ def conversion(field: Mapping[str, Any]) -> Conversion:
         return _checked(field, fits, NO_ID, FaultCode.NOT_AN_ID)
     read, what, code = _READ[avro if isinstance(avro, str) else avro["logicalType"]]
     return _checked(field, read(text), what, code)
+
+
+def _conditional(kind: str, name: str, how: Conversion, when: Mapping[str, str]) -> Conversion:
+    """Return the conversion of a field that has a value only with certain values of other fields.
+
+    A row without the required value is left out. A row with a value that it must not have is kept
+    without it, because the other field says clearly what the row means.
+    """
+    by_name = {field["name"]: field for field in KINDS[kind].schema["fields"]}
+    holds = " AND ".join(
+        f"coalesce({made_of(other)}, {conversion(by_name[other]).instead}) = {text_literal(value)}"
+        for other, value in when.items()
+    )
+    words = " and ".join(f"{other} is {value}" for other, value in when.items())
+    absent = Flaw(
+        f"{holds} AND {made_of(name)} IS NULL",
+        f"the field is empty or has no valid value, although {words}; {LEFT_OUT}",
+        True,
+        FaultCode.WRONG_COMBINATION,
+        empty=True,
+    )
+    unwanted = Flaw(
+        f"NOT ({holds}) AND {quoted(name)} IS NOT NULL",
+        f"the field has a value, although it must have one only if {words}; the row was kept "
+        "without this value; correct it in the SIS",
+        False,
+        FaultCode.WRONG_COMBINATION,
+    )
+    result = f"CASE WHEN {holds} THEN {made_of(name)} END"
+    return how._replace(flaws=(absent, unwanted, *how.flaws), result=result)
 
 
 def value_class(text: str) -> str:

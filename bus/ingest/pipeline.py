@@ -85,12 +85,12 @@ def produce(
               files differently, it must pass a new version. All rows are then checked again.
 
     Raises `Stop` when a person must act; nothing was published. Raises `RetryLater` when Kafka or
-    the registry does not answer. Some transactions may then be published already. Run it again: the
-    next run publishes only the rest.
+    the registry does not answer, or when the extract has a kind that is not registered yet. Some
+    transactions may then be published already. Run it again: the next run publishes only the rest.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
-    topics.ensure(settings, [topics.topic(settings, k) for k in KINDS])
+    topics.ensure(settings, [topics.topic(settings, k) for k in ids])
     topics.ensure(settings, [topics.quarantine(settings)])
     with (
         _held(work := _work(settings, source), "lock", source),
@@ -274,6 +274,7 @@ class _Run:
         begin = staging.position = last(self.settings, self.source) if polled else ""
         self.progress("reading")
         read(staging)
+        subjects.require(self.settings, self.ids, staging.coverage)
         own = len(staging.faults)
         for raw in map(workspace.raw, staging.coverage):
             workspace.require(raw)

@@ -129,7 +129,7 @@ def _mark(cluster: str, rules: str) -> str:
     bus and of the source for reading and validating rows, and what makes two faults the same.
     """
     schemas = {
-        name: (meaning(kind.schema), kind.owner, dict(kind.references))
+        name: (meaning(kind.schema), kind.owner, dict(kind.references), dict(kind.when))
         for name, kind in KINDS.items()
     }
     versions = (integrity.RULES, quarantine.IDENTITY, rules)

@@ -48,11 +48,11 @@ def stream(
     a kill at any moment, the next start continues from the last published position.
 
     Raises `Stop` when a person must act. Raises `RetryLater` when Kafka or the registry does not
-    answer; start it again then.
+    answer, or when a record is of a kind that is not registered yet; start it again then.
     """
     valid_name(source)
     ids = subjects.lookup(settings)
-    records = [topics.topic(settings, kind) for kind in KINDS]
+    records = [topics.topic(settings, kind) for kind in ids]
     topics.ensure(settings, [*records, topics.quarantine(settings)])
     report = StreamReport(source)
     announced: set[str] = set()
@@ -61,6 +61,7 @@ def stream(
         begin = position.read(settings, f"/{source}")
         for some in follow(begin, stopping.is_set):
             if new := some.records.keys() - announced:
+                subjects.require(settings, ids, sorted(new))
                 ownership.announce(settings, f"/{source}", new)
                 announced |= new
             _publish(publisher, settings, some, report)

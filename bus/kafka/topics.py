@@ -31,6 +31,22 @@ LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
 """Keeps the latest value of each key for 30 days."""
 NAMES = {"cleanup.policy": "compact"}
 """Keeps the latest value of each key forever."""
+FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
+"""Keeps every message forever."""
+VENDOR = {
+    "cleanup.policy": "compact,delete",
+    "retention.ms": "-1",
+    "delete.retention.ms": str(30 * DAY),
+}
+"""Keeps the latest value of each key, and a deletion for 30 days. Without `delete` in the policy,
+Kafka does not allow DeleteRecords, which removes a field that is no longer shared."""
+ERASABLE = {
+    "cleanup.policy": "compact",
+    "max.compaction.lag.ms": str(DAY),
+    "delete.retention.ms": str(DAY),
+}
+"""Keeps the latest value of each key forever. Erased values are removed after a day, as soon as the
+topic is written to again (KIP-354)."""
 
 
 def topic(settings: Settings, kind: str) -> str:
@@ -71,6 +87,26 @@ def replays(settings: Settings) -> str:
 def audit(settings: Settings) -> str:
     """Return the topic that records who read which personal data, and why."""
     return settings.topic("audit")
+
+
+def vendors(settings: Settings) -> str:
+    """Return the topic of the agreements that have been applied."""
+    return settings.topic("vendors")
+
+
+def disclosures(settings: Settings) -> str:
+    """Return the topic that records what was disclosed to which vendor."""
+    return settings.topic("disclosures")
+
+
+def is_vendor_topic(settings: Settings, topic_name: str) -> bool:
+    """Return whether this is the topic of a vendor, such as `schoolbus.vendor.math-app.student`."""
+    return topic_name.startswith(settings.topic("vendor."))
+
+
+def disclosed_students(settings: Settings) -> str:
+    """Return the topic that names the students of the record of disclosures."""
+    return settings.topic("disclosures.students")
 
 
 def partition_for(owner: str, partitions: int) -> int:
@@ -205,15 +241,21 @@ def config(settings: Settings, name: str) -> dict[str, str]:
         return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(rules.history_days * DAY)}
     if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
         return {"cleanup.policy": "delete", "retention.ms": str(rules.deadletter_days * DAY)}
-    kept = (sources(settings), positions(settings), replays(settings))
+    if is_vendor_topic(settings, name):
+        return VENDOR
+    if name == disclosures(settings):
+        return FOREVER
+    if name == disclosed_students(settings):
+        return ERASABLE
+    kept = (sources(settings), positions(settings), replays(settings), vendors(settings))
     return NAMES if name in kept else LATEST
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
-    kind = kind_of(settings, name)
+    wide = kind_of(settings, name) or is_vendor_topic(settings, name)
     return NewTopic(
         name,
-        num_partitions=partitions if kind else 1,
+        num_partitions=partitions if wide else 1,
         replication_factor=settings.kafka.replication or -1,
         config=config(settings, name),
     )

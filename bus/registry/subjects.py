@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from typing import Any, Literal
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
-from bus.errors import Never, Stop
+from bus.errors import Never, RetryLater, Stop
 from bus.registry.registry_client import NOT_THERE, RegistryClient, RegistryError, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
@@ -41,6 +41,8 @@ Takers = Mapping[str, tuple[str, ...]]
 
 LEVEL = "FULL_TRANSITIVE"
 """The compatibility level of all subjects: every version can be read with every other."""
+
+NONE_REGISTERED = "no schema of the standard is registered yet: run `bus schemas apply`"
 
 MOST_NAMED = 3
 """The largest number of subjects that a message names."""
@@ -67,7 +69,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedSchema:
     """A schema that the registry has now.
 
     registered: whether this run registered it.
@@ -89,25 +91,49 @@ def lookup(settings: Settings) -> dict[str, int]:
     """Return the registry's ids of our schemas by kind, for producers.
 
     If the registry does not have exactly our schema, the latest version that means the same counts:
-    records have the same bytes under both. Raises `Stop` with the missing subjects if some are not
-    registered.
+    records have the same bytes under both. A kind without any version is left out, because it may
+    have come with an upgrade: see `require`. Raises `Stop` with the subjects whose versions all
+    differ from our schema.
     """
-    subjects = {kind: subject(settings, kind) for kind in KINDS}
-    found = lookup_subjects(
-        settings, {subjects[kind]: about.schema for kind, about in KINDS.items()}
-    )
-    ids = {kind: found[name] for kind, name in subjects.items() if name in found}
-    if not ids:
-        must_have_some(settings)
-    if missing := [subject(settings, kind) for kind in KINDS if kind not in ids]:
-        listed = ", ".join(missing[:MOST_NAMED])
-        listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-        are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
-        raise Stop(
-            f"schema {listed} {are} not registered as this version defines {them}: run "
-            "`bus schemas apply` (`bus schemas check` shows the differences)"
-        )
+    ids: dict[str, int] = {}
+    with client(settings) as registry:
+        with answered():
+            listed_names = set(registry.subjects())
+        kinds = [kind for kind in KINDS if subject(settings, kind) in listed_names]
+        for kind in kinds:
+            name, about = subject(settings, kind), KINDS[kind]
+            if found := _registered(registry, name, about.schema):
+                ids[kind] = found[0]
+            elif (id_ := _latest_equivalent(registry, name, about.schema)) is not None:
+                ids[kind] = id_
+    if not kinds:
+        raise Stop(NONE_REGISTERED)
+    if missing := [kind for kind in kinds if kind not in ids]:
+        raise Stop(_not_registered(settings, missing))
     return ids
+
+
+def require(settings: Settings, ids: Mapping[str, int], kinds: Iterable[str]) -> None:
+    """Check that these kinds can be published.
+
+    Raises `RetryLater` if one of them has no schema in the registry, as after an upgrade that
+    brought a new kind: a person must register it, and then the same input can be published.
+
+    ids: what `lookup` returned.
+    """
+    if missing := [kind for kind in kinds if kind not in ids]:
+        raise RetryLater(_not_registered(settings, missing))
+
+
+def _not_registered(settings: Settings, kinds: Sequence[str]) -> str:
+    missing = [subject(settings, kind) for kind in kinds]
+    listed = ", ".join(missing[:MOST_NAMED])
+    listed += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    are, them = ("are", "them") if len(missing) > 1 else ("is", "it")
+    return (
+        f"schema {listed} {are} not registered as this version defines {them}: run "
+        "`bus schemas apply` (`bus schemas check` shows the differences)"
+    )
 
 
 def lookup_subjects(settings: Settings, schemas: Mapping[str, dict[str, Any]]) -> dict[str, int]:
@@ -134,7 +160,7 @@ def must_have_some(settings: Settings) -> None:
     with client(settings) as registry, answered():
         listed_names = set(registry.subjects())
     if not listed_names & {subject(settings, kind) for kind in KINDS}:
-        raise Stop("no schema of the standard is registered yet: run `bus schemas apply`")
+        raise Stop(NONE_REGISTERED)
 
 
 def schema_by_id(registry: RegistryClient, schema_id: int) -> dict[str, Any]:
@@ -190,7 +216,7 @@ def check(
 
 def apply(
     settings: Settings, schemas_dir: Path | None = None, takers: Takers | None = None
-) -> list[Applied]:
+) -> list[AppliedSchema]:
     """Register the schemas in a directory (default: ours), or none if one is incompatible.
 
     Every subject is set to FULL_TRANSITIVE first. Then the registry is asked once more, so that its
@@ -207,7 +233,7 @@ def apply_subjects(
     settings: Settings,
     local: Mapping[str, tuple[str, dict[str, Any]]],
     takers: Takers | None = None,
-) -> list[Applied]:
+) -> list[AppliedSchema]:
     """Register schemas as `apply` does; `local` holds the subject and the schema of each kind."""
     applied = []
     with client(settings) as registry:
@@ -226,7 +252,7 @@ def apply_subjects(
                 raise Stop(
                     f"the registry accepted {finding.subject} but does not have it; try again"
                 )
-            applied.append(Applied(finding.kind, finding.subject, *found, registered=new))
+            applied.append(AppliedSchema(finding.kind, finding.subject, *found, registered=new))
     return applied
 
 

@@ -74,6 +74,12 @@ class FaultCode(StrEnum):
     NOT_A_DATE = "not-a-date", "A value is not a date of the years 1900 to 2200."
     NOT_A_MOMENT = "not-a-moment", "A value is not a moment of the years 1900 to 2200."
 
+    # Fields that depend on each other
+    WRONG_COMBINATION = (
+        "wrong-combination",
+        "A field that depends on another one is empty, or must be empty.",
+    )
+
     # References between records
     UNKNOWN_REFERENCE = "unknown-reference", "A field names a record that does not exist."
     UNCHECKED_REFERENCE = (

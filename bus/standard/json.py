@@ -11,11 +11,14 @@ milliseconds, as in the topics. The rules go beyond the schema:
 * An id has 1 to 255 characters (OneRoster 1.2 CSV Binding, "GUID") and no control characters.
 * Required text is not blank.
 * Text has no control characters other than tab and line ends.
+* A field with the attribute `when` has a value if, and only if, other fields have the values that
+  the attribute names (`bus.standard.kinds`). This value is not blank.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from functools import cache
@@ -37,6 +40,7 @@ UNFIT = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 """Control characters other than tab and line ends."""
 TEXT = rf"^[^{UNFIT}]*$"
 REQUIRED_TEXT = rf"^[^{UNFIT}]*[^{BLANK}{CONTROL}][^{UNFIT}]*$"
+NOT_BLANK = rf"[^{BLANK}{CONTROL}]"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 MOMENT = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -84,6 +88,8 @@ def from_json(kind: str, document: Mapping[str, Any]) -> Record:
         record: Record = _adapter(kind).validate_python(_defaults(kind) | dict(document))
     except NotValid as error:
         raise Invalid(kind, _problems(kind, error)) from None
+    if KINDS[kind].when and (problems := _wrong_combinations(kind, record)):
+        raise Invalid(kind, problems)
     return record
 
 
@@ -111,6 +117,21 @@ def _problems(kind: str, error: NotValid) -> list[FieldProblem]:
         else:
             found.setdefault(field, expected.get(field, f"is not a field of {kind}"))
     return [FieldProblem(field, reason) for field, reason in found.items()]
+
+
+def _wrong_combinations(kind: str, record: Record) -> list[FieldProblem]:
+    """Return the fields that lack a value that other fields require, or that must have none."""
+    problems = []
+    for field, when in KINDS[kind].when.items():
+        wanted = all(record[other] == value for other, value in when.items())
+        value = record[field]
+        blank = value is None or (isinstance(value, str) and not re.search(NOT_BLANK, value))
+        words = " and ".join(f"{other} is {symbol}" for other, symbol in when.items())
+        if wanted and blank:
+            problems.append(FieldProblem(field, f"must have a value that is not blank if {words}"))
+        elif not wanted and value is not None:
+            problems.append(FieldProblem(field, f"must be null unless {words}"))
+    return problems
 
 
 @cache

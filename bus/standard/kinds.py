@@ -14,6 +14,8 @@ attributes are metadata):
   record forever) or time (a record describes one day, and the topic keeps it for some days).
 * `bytesOnDisk`, on the record: the bytes that a record takes on a broker's disk.
 * `references`, on a field: the kinds that its value, an id or a list of ids, may name.
+* `when`, on a field that may be null: the values that other fields, enumerations, must have. The
+  field then must have a value, and otherwise must have none.
 * `sensitivity`, on a field: public, directory, personal, sensitive or operational (see
   `bus.standard.dictionary`).
 * `oneroster`, `ceds` and `edfi`, on a field: its names in those standards.
@@ -80,6 +82,7 @@ class Kind:
     fields:        the names of its fields, in the schema's order.
     owner:         the field whose value selects a record's partition.
     references:    for each field that names other records, the kinds that it may name.
+    when:          for each field that has a value only with certain values of other fields: those.
     required:      the fields of `references` that must not be null or an empty list.
     level:         0 if the kind refers to nothing, else one more than the highest level it refers
                    to. A record is delivered after all records of lower levels.
@@ -96,6 +99,7 @@ class Kind:
     fields: tuple[str, ...]
     owner: str
     references: Mapping[str, tuple[str, ...]]
+    when: Mapping[str, Mapping[str, str]]
     required: tuple[str, ...]
     level: int
     school: tuple[SchoolField, ...]
@@ -137,6 +141,7 @@ def _kinds() -> dict[str, Kind]:
             fields=tuple(f["name"] for f in schema["fields"]),
             owner=schema["owner"],
             references=references[name],
+            when={f["name"]: f["when"] for f in schema["fields"] if "when" in f},
             required=tuple(field for field in references[name] if field not in optional),
             level=levels[name],
             school=tuple(

@@ -72,6 +72,23 @@ Sex = Literal[
 ]
 """OneRoster 1.2 Gender."""
 
+OptOutScope = Literal[
+    "directoryInformation",
+    "vendor",
+    "purpose",
+    "protected",
+]
+"""directoryInformation: what the district designates as directory information (34 CFR 99.37). vendor: all data, to one vendor. purpose: all data, for one purpose. protected: all data, to every vendor, whatever its agreement says, for example because of a protective order or of address confidentiality. The default is protected, the widest, so that an older reader never discloses too much."""
+
+OptOutDecidedBy = Literal[
+    "parent",
+    "eligibleStudent",
+    "district",
+    "court",
+    "unknown",
+]
+"""parent: a parent or guardian. eligibleStudent: the student, from the age of 18 or at a postsecondary institution (34 CFR 99.3). district: the school or the district. court: a court or an agency of the state. unknown: the source does not say."""
+
 AttendanceEventCategory = Literal[
     "inAttendance",
     "excusedAbsence",
@@ -416,6 +433,35 @@ class Demographics(TypedDict):
     """City of birth."""
     publicSchoolResidenceStatus: str | None
     """Where the student lives as seen from the school; CEDS codes."""
+
+
+class OptOut(TypedDict):
+    """A decision that data about a student is not disclosed, or not to a vendor or for a purpose.
+
+    OneRoster and Ed-Fi have no such record; CEDS has the Directory Information Block Status of a
+    K12 Student Enrollment. An opt-out from directory information is that of 34 CFR 99.37.
+    """
+
+    sourcedId: str
+    """The id of the opt-out in the source system; it never changes and is the key of the message."""
+    status: Status
+    """Whether the record is active or has been withdrawn. A withdrawn record keeps its other fields as they last were."""
+    dateLastModified: datetime | None
+    """When the source system last changed the record; UTC. Null when the source did not say. Not compared when changes are looked for."""
+    studentSourcedId: str
+    """The student whose data it is about."""
+    scope: OptOutScope
+    """What must not be disclosed. protected overrides every agreement."""
+    vendor: str | None
+    """The company, or the agreement with it, that must not receive the student's data. Only if scope is vendor, and then required. None of the three standards has this field."""
+    purpose: str | None
+    """The purpose for which the student's data must not be used, such as research. Only if scope is purpose, and then required. None of the three standards has this field."""
+    decidedBy: OptOutDecidedBy
+    """Who decided it. None of the three standards has this field."""
+    beginDate: date | None
+    """First day on which it holds; null: it holds from the start. None of the three standards has this field."""
+    endDate: date | None
+    """Last day on which it holds, included; null: it holds until it is withdrawn. None of the three standards has this field."""
 
 
 class Attendance(TypedDict):

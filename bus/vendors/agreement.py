@@ -21,10 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bus.errors import Stop
-from bus.settings import registered_name
-
-FOLDER = Path("agreements")
-"""Where agreement files lie, unless `--agreements DIR` names another folder."""
+from bus.settings import meant_by, model_at, registered_name
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
@@ -47,13 +44,13 @@ class Identifiers(StrEnum):
     REAL = "real"
 
 
-class Part(BaseModel):
+class AgreementTable(BaseModel):
     """A table of the file. Unknown keys are errors, because a misspelled limit is no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-class Document(Part):
+class Document(AgreementTable):
     """The signed document.
 
     title:  its title, as a person cites it.
@@ -66,14 +63,14 @@ class Document(Part):
     file: str = ""
 
 
-class Contacts(Part):
+class Contacts(AgreementTable):
     """Whom to ask, as email addresses: at the vendor and at the district."""
 
     vendor: Text
     district: Text
 
 
-class Subprocessor(Part):
+class Subprocessor(AgreementTable):
     """A company to which the vendor passes the data on.
 
     name:    the company.
@@ -84,7 +81,7 @@ class Subprocessor(Part):
     purpose: Text
 
 
-class Share(Part):
+class Share(AgreementTable):
     """Which data the vendor receives.
 
     categories: categories of the agreement's schedule, such as "Student Name"
@@ -92,7 +89,7 @@ class Share(Part):
     fields:     single fields beside the categories, such as "student.email".
     without:    fields of these categories that the vendor does not receive.
     why:        for sensitive fields, and for fields that identify a person beside pseudonyms: the
-                reason, by field.
+                reason, by field, or by category for all fields of the category.
     """
 
     categories: tuple[Text, ...] = ()
@@ -101,7 +98,7 @@ class Share(Part):
     why: dict[str, Text] = Field(default_factory=dict)
 
 
-class Students(Part):
+class Students(AgreementTable):
     """Which students. Several selectors must all match; a selector that is left out matches all.
 
     schools:     ids of schools. A student matches if one of the student's organizations is listed.
@@ -117,7 +114,7 @@ class Students(Part):
     leave_after: int = Field(default=7, ge=0, le=365)
 
 
-class Webhook(Part):
+class Webhook(AgreementTable):
     """A webhook endpoint of the vendor.
 
     url: an https address on the public internet.
@@ -126,7 +123,7 @@ class Webhook(Part):
     url: Annotated[str, Field(pattern=r"^https://")]
 
 
-class Csv(Part):
+class Csv(AgreementTable):
     """A folder into which the vendor's data is written as OneRoster CSV.
 
     folder: the folder.
@@ -135,7 +132,7 @@ class Csv(Part):
     folder: Text
 
 
-class Deletion(Part):
+class Deletion(AgreementTable):
     """What happens after the agreement's end.
 
     days:             the bus deletes the vendor's topics and keys this many days after the end.
@@ -146,7 +143,7 @@ class Deletion(Part):
     attestation_days: int = Field(default=60, ge=1, le=3650)
 
 
-class Guard(Part):
+class Guard(AgreementTable):
     """When the projection stops and asks a person.
 
     share:    more than this share (0 to 1) of the vendor's students would enter or leave at once,
@@ -160,7 +157,7 @@ class Guard(Part):
 Way = Literal["kafka", "oneroster"]
 
 
-class Agreement(Part):
+class Agreement(AgreementTable):
     """One agreement.
 
     name:          the name of the file; part of topics, groups and users.
@@ -224,6 +221,14 @@ def load(path: Path) -> Agreement:
     Raises `Stop` with everything that is wrong with the file's form, one line each. Whether the
     agreement makes sense is checked by `bus.vendors.check`.
     """
+    return parse(path.stem, read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the table of an agreement file. Raises `Stop` if it is not TOML or has a wrong name.
+
+    The table may still not be an agreement; `faults` says so.
+    """
     try:
         registered_name("vendor's agreement", path.stem)
         table = loads(path.read_text("utf-8"))
@@ -235,7 +240,16 @@ def load(path: Path) -> Agreement:
         raise Stop(f"{path} cannot be read ({error.strerror})") from None
     if table.get("name", path.stem) != path.stem:
         raise Stop(f"{path}: `name` must be {path.stem!r}, as the file, or be left out")
-    return parse(path.stem, table, str(path))
+    return table
+
+
+def faults(name: str, table: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the form of a table: the key, and what to do about it."""
+    try:
+        Agreement.model_validate({**table, "name": name})
+    except ValidationError as error:
+        return _faults(error)
+    return []
 
 
 def parse(name: str, table: dict[str, Any], where: str) -> Agreement:
@@ -246,8 +260,43 @@ def parse(name: str, table: dict[str, Any], where: str) -> Agreement:
     try:
         return Agreement.model_validate({**table, "name": name})
     except ValidationError as error:
-        lines = "\n".join(
-            f"  {'.'.join(map(str, one['loc']))}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False, include_context=False)
-        )
+        lines = "\n".join(f"  {key}: {text}" for key, text in _faults(error))
         raise Stop(f"{where} is not a valid agreement:\n{lines}\nsee docs/agreements.md") from None
+
+
+FORMS = {
+    "sha256": "64 hexadecimal digits in lower case, as `sha256sum FILE` prints them",
+    "url": "an address that begins with https://",
+    "purpose": "one word or a few, of lowercase letters, digits, blanks and dashes",
+}
+"""The form of the keys that have one."""
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    return [
+        (".".join(str(part + 1 if isinstance(part, int) else part) for part in one["loc"]), text)
+        for one in error.errors(include_input=False, include_url=False)
+        if (text := _sentence(one))
+    ]
+
+
+def _sentence(fault: Any) -> str:
+    """Return what to do about one of pydantic's faults, in words that a privacy officer reads."""
+    *path, key = fault["loc"]
+    kind, expected = fault["type"], fault.get("ctx", {}).get("expected", "")
+    if kind == "missing":
+        return "it is missing; add it"
+    if kind == "extra_forbidden":
+        model = model_at(Agreement, [str(part) for part in path]) or Agreement
+        names = [field.alias or name for name, field in model.model_fields.items()]
+        meant = meant_by(str(key), names)
+        return "an agreement has no such key here; " + (
+            f"did you mean {meant}?" if meant else f"the keys are: {', '.join(names)}"
+        )
+    if kind.startswith("date"):
+        return "it is not a date; write it as 2027-07-31"
+    if kind in ("enum", "literal_error"):
+        return f"it must be {expected}"
+    if kind == "string_pattern_mismatch":
+        return f"it must be {FORMS[str(key)]}"
+    return str(fault["msg"]).replace("Input should", "it must").replace("String should", "it must")

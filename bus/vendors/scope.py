@@ -30,7 +30,6 @@ NEVER_SHARED = frozenset({"optOut"})
 """Kinds that no vendor receives, whatever an agreement says."""
 ROLE_OF_KIND = {"staff": "teacher", "guardian": "guardian"}
 """Kinds of people that an agreement must name in `roles`."""
-EMPTY_OF_TYPE: tuple[str, ...] = ()
 
 Pseudonym = Callable[[str], str]
 InCohort = Callable[[str], bool]
@@ -262,10 +261,10 @@ def _targets(kind: Kind, field: str) -> tuple[str, ...]:
     """Return the kinds that a field names.
 
     `agentSourcedIds` has no `references` in the schema, because what it names depends on the
-    person: guardians of a student, students of a guardian.
+    person: guardians of a student, students of a guardian. Of staff, it is not shared.
     """
     if field == "agentSourcedIds":
-        return ("guardian",) if kind.name == "student" else ("student",)
+        return {"student": ("guardian",), "guardian": ("student",)}.get(kind.name, ("nobody",))
     return kind.references.get(field, ())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.standard import KINDS
-from bus.standard.json import DATE, MOMENT, text_keywords
+from bus.standard.json import DATE, MOMENT, REQUIRED_TEXT, text_keywords
 from producers.http.idempotency import LONGEST
 from producers.http.intake import SAME_ATTENDANCE
 from producers.http.problems import CONTENT_TYPE
@@ -125,7 +125,30 @@ def schema(kind: str) -> Schema:
             if "default" not in field and field["name"] not in left_out
         ],
         "additionalProperties": False,
+        **_conditions(kind),
     }
+
+
+def _conditions(kind: str) -> Schema:
+    """Return the keywords for fields that have a value only with certain values of other fields.
+
+    Source: JSON Schema 2020-12, "Core", section 10.2.2.
+    """
+    conditions = [
+        {
+            "if": {
+                "properties": {other: {"const": value} for other, value in when.items()},
+                "required": list(when),
+            },
+            "then": {
+                "properties": {field: {"type": "string", "pattern": REQUIRED_TEXT}},
+                "required": [field],
+            },
+            "else": {"properties": {field: {"type": "null"}}},
+        }
+        for field, when in KINDS[kind].when.items()
+    ]
+    return {"allOf": conditions} if conditions else {}
 
 
 def _property(field: Schema, named: dict[str, Schema], *, null: bool) -> Schema:

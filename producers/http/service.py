@@ -75,6 +75,7 @@ async def _serve(settings: Settings, http: HttpSettings, ready: Callable[[str], 
     stops: list[Stop] = []
     try:
         schema_ids = subjects.lookup(settings)
+        subjects.require(settings, schema_ids, sorted(_writable(http, schema_ids)))
         partitions = _topics(settings, list(schema_ids))
         oauth = http.oauth
         issuer = None if oauth is None else Issuer(oauth, lambda: key_set(oauth.jwks))

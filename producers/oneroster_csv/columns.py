@@ -106,10 +106,12 @@ FILES: Mapping[str, File] = MappingProxyType(
             _file("lineItems", "lineItem"),
             _file("results", "result"),
             _file("attendance", "attendance"),
+            _file("optOuts", "optOut"),
         )
     }
 )
-"""The files that are read, by name in lower case. attendance.csv is an addition of this bus."""
+"""The files that are read, by name in lower case. attendance.csv and optOuts.csv are additions
+of this bus."""
 
 UNREAD = frozenset(
     (

@@ -1,8 +1,9 @@
 """Reads a OneRoster CSV extract into the tables that `bus.source` describes.
 
 It reads OneRoster 1.1 CSV (IMS Final Release 2017), OneRoster 1.2 CSV Binding (IMS Final Release
-2022), and attendance.csv, whose columns are those of this standard's attendance record. Values are
-passed on unchanged; `bus.ingest.integrity` converts them.
+2022), and two files of this bus, attendance.csv and optOuts.csv. Their columns are the fields of
+this standard's attendance and optOut records. Values are passed on unchanged;
+`bus.ingest.integrity` converts them.
 """
 
 from __future__ import annotations

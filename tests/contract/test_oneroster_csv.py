@@ -32,6 +32,10 @@ ALL = {
         "sourcedId,lineItemSourcedId,studentSourcedId,scoreStatus,score,scoreDate\n"
         "r1,l1,u1,fully graded,17,2026-09-05\n"
     ),
+    "optOuts": (
+        "sourcedId,studentSourcedId,scope,vendor,decidedBy,beginDate\n"
+        "o1,u1,directoryInformation,,parent,2026-09-01\no2,u1,vendor,Acme,parent,\n"
+    ),
     "attendance": (
         "sourcedId,studentSourcedId,schoolSourcedId,eventDate,attendanceEventCategory\n"
         "a1,u1,s1,2026-09-05,tardy\n"

@@ -180,6 +180,22 @@ def test_other_kinds_have_routes_of_their_own() -> None:
     assert ingest.kafka.events[0].topic == "schoolbus.org"
 
 
+OPT_OUT = {"sourcedId": "o-1", "status": "active", "studentSourcedId": "s-1", "scope": "vendor"}
+
+
+def test_an_opt_out_lies_with_its_student_and_a_wrong_combination_is_refused() -> None:
+    office = SETTINGS["clients"]["office"] | {"scopes": "optOut"}
+    ingest = Ingest(clients={"office": office})
+    found = problem(ingest.post([OPT_OUT, OPT_OUT | {"vendor": "Acme"}], kind="optOut"), 422)
+    assert [error["pointer"] for error in found["errors"]] == ["#/0/vendor"]
+    assert ingest.kafka.events == []
+
+    assert ingest.post(OPT_OUT | {"vendor": "Acme"}, kind="optOut").status_code == 202
+    (event,) = ingest.kafka.events
+    assert (event.topic, event.key) == ("schoolbus.optOut", b"o-1")
+    assert event.partition == partition_for("s-1", 4)
+
+
 # Refused requests
 
 

@@ -428,6 +428,60 @@ def test_an_optional_enumeration(text: str, read: str | None, told: bool) -> Non
     assert bool(faults) is told
 
 
+# Fields that depend on each other
+
+
+def opt_out(**more: str | None) -> Row:
+    return {"sourcedId": "o1", "studentSourcedId": "s1", **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "vendor", "purpose"),
+    [
+        ({"scope": "Vendor", "vendor": "Acme"}, "Acme", None),
+        ({"scope": "purpose", "purpose": "research"}, None, "research"),
+        ({"scope": "directory information"}, None, None),
+        ({"scope": "protected", "vendor": "", "purpose": " "}, None, None),
+    ],
+)
+def test_an_opt_out_has_what_its_scope_requires(
+    row: Row, vendor: str | None, purpose: str | None
+) -> None:
+    record, faults = one("optOut", opt_out(**row))
+    assert faults == []
+    assert record is not None
+    assert (record["vendor"], record["purpose"]) == (vendor, purpose)
+
+
+@pytest.mark.parametrize("scope", ["vendor", "purpose"])
+@pytest.mark.parametrize("text", ["", " ", None])
+def test_an_opt_out_without_what_its_scope_requires_is_left_out(
+    scope: str, text: str | None
+) -> None:
+    record, faults = one("optOut", opt_out(scope=scope, **({} if text is None else {scope: text})))
+    assert record is None
+    assert faults == [(2, scope, "empty", True)]
+
+
+def test_an_opt_out_is_kept_without_what_its_scope_excludes(extract: Extract) -> None:
+    extract.put("optOut", opt_out(scope="directoryInformation", vendor="Acme"))
+    extract.validate(lambda _, ids: set(ids))
+    (record,) = extract.records("optOut")
+    assert (record["scope"], record["vendor"]) == ("directoryInformation", None)
+    (fault,) = extract.staging.faults
+    assert (fault.column, fault.code, fault.fatal) == ("vendor", "wrong-combination", False)
+    assert "Acme" not in repr(fault)
+
+
+@pytest.mark.parametrize("scope", ["", "everything"])
+def test_an_opt_out_of_an_unknown_scope_is_the_widest_one(scope: str) -> None:
+    record, faults = one("optOut", opt_out(scope=scope, vendor="Acme"))
+    assert record is not None
+    assert (record["scope"], record["vendor"]) == ("protected", None)
+    told = sorted((column, fatal) for _, column, _, fatal in faults)
+    assert told == [("scope", False), ("vendor", False)]
+
+
 @pytest.mark.parametrize(
     ("text", "read"),
     [

@@ -235,6 +235,18 @@ def test_a_declared_file_that_is_missing_changes_nothing(tmp_path: Path) -> None
 # ---- the other files ------------------------------------------------------------------------------
 
 
+def test_opt_outs_have_a_file_and_without_it_none_is_withdrawn(tmp_path: Path) -> None:
+    text = "sourcedId,studentSourcedId,scope\no1,u1,protected\n"
+    staging = staged(extract(tmp_path / "in", users=USERS, optOuts=text), tmp_path / "work")
+    assert staging.coverage["optOut"] == "bulk"
+    assert rows(staging, "optOut", "sourcedId", "studentSourcedId", "scope") == [
+        ("o1", "u1", "protected")
+    ]
+    assert staging.faults == []
+    without = staged(extract(tmp_path / "without", users=USERS), tmp_path / "work")
+    assert "optOut" not in without.coverage
+
+
 def test_attendance_is_history_whatever_the_manifest_says(tmp_path: Path) -> None:
     text = "sourcedId,studentSourcedId,schoolSourcedId,eventDate,attendanceEventCategory\na1,u1,s1,2026-09-05,tardy\n"
     staging = staged(extract(tmp_path / "in", attendance=text), tmp_path / "work")

@@ -85,6 +85,10 @@ TEXTS: dict[str, list[str]] = {
     "demographics.birthDate": DATES,
     "demographics.sex": ["Female", "m a l e", "F", "m", "?", ""],
     "lineItem.resultValueMax": ["7", "-.5", "+1.", "1e2", "1e999", "nan", "inf", "1,5", "A+", ""],
+    "optOut.scope": ["vendor", "Directory Information", "protected", "galaxy", ""],
+    "optOut.vendor": ["Acme", " ", "", "x" * 32_769],
+    "optOut.purpose": ["research", ""],
+    "optOut.decidedBy": ["Parent", "eligible student", "aunt", ""],
     "class.termSourcedIds": ["a1", "a1,a2,a1", "a\tb,a1", ""],
 }
 """The texts to try in each field."""
@@ -97,6 +101,7 @@ SOUND: dict[str, Row] = {
         **{"startDate": "2026-08-01", "endDate": "2026-12-31"},
     },
     "demographics": {},
+    "optOut": {"studentSourcedId": "s1", "scope": "vendor", "vendor": "Acme"},
     "lineItem": {"title": "Quiz", "classSourcedId": "k1"},
     "result": {
         **{"lineItemSourcedId": "not carried", "studentSourcedId": "s1"},

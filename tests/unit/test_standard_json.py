@@ -144,6 +144,22 @@ def test_a_wrong_value_is_named_by_its_field(
     assert found.reason.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("said", "field", "reason"),
+    [
+        ({"scope": "vendor"}, "vendor", "must have a value that is not blank if scope is vendor"),
+        ({"scope": "vendor", "vendor": " \n"}, "vendor", "must have a value"),
+        ({"scope": "purpose"}, "purpose", "must have a value"),
+        ({"scope": "protected", "vendor": "Acme"}, "vendor", "must be null unless scope is vendor"),
+        ({"scope": "protected", "purpose": ""}, "purpose", "must be null unless scope is purpose"),
+    ],
+)
+def test_fields_that_do_not_go_together(said: dict[str, str], field: str, reason: str) -> None:
+    (found,) = problems("optOut", **said)
+    assert found.field == field
+    assert found.reason.startswith(reason)
+
+
 def test_a_field_that_is_missing_is_named_with_what_it_must_be() -> None:
     with pytest.raises(Invalid) as caught:
         from_json("attendance", {"sourcedId": "a1", "status": "active"})

@@ -18,7 +18,7 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 CLASSES = {"public", "directory", "personal", "sensitive", "operational"}
 STANDARDS = ("oneroster", "ceds", "edfi")
 OF_A_KIND = {"owner", "school", "student", "retention", "bytesOnDisk"}
-ATTRIBUTES = {"name", "type", "doc", "default", "sensitivity", "references", *STANDARDS}
+ATTRIBUTES = {"name", "type", "doc", "default", "sensitivity", "references", "when", *STANDARDS}
 
 FIELDS = [
     pytest.param(kind.name, field, id=f"{kind.name}.{field['name']}")
@@ -39,9 +39,9 @@ def enums(part: Any) -> Iterator[dict[str, Any]]:
             yield from enums(item)
 
 
-def test_there_are_twelve_kinds() -> None:
+def test_there_are_thirteen_kinds() -> None:
     assert sorted(KINDS) == sorted(path.stem for path in SCHEMAS.glob("*.avsc"))
-    assert len(KINDS) == 12
+    assert len(KINDS) == 13
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
@@ -83,6 +83,7 @@ def test_all_that_concerns_a_student_is_placed_by_the_student() -> None:
     assert owners == {
         "attendance": "studentSourcedId",
         "enrollment": "userSourcedId",
+        "optOut": "studentSourcedId",
         "result": "studentSourcedId",
     }
     assert KINDS["demographics"].references["sourcedId"] == ("student",)
@@ -94,6 +95,22 @@ def test_references_are_to_kinds_and_of_ids(kind: str) -> None:
     for field, named in KINDS[kind].references.items():
         assert set(named) <= KINDS.keys()
         assert types[field] in ("string", ["null", "string"], {"type": "array", "items": "string"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_condition_of_a_field_names_symbols_of_other_fields(kind: str) -> None:
+    by_name = {field["name"]: field for field in KINDS[kind].schema["fields"]}
+    for name, when in KINDS[kind].when.items():
+        assert by_name[name]["type"] == ["null", "string"]
+        for other, symbol in when.items():
+            assert other != name
+            assert symbol in by_name[other]["type"]["symbols"]
+            assert symbol != by_name[other]["type"]["default"], "an unknown symbol requires nothing"
+
+
+def test_an_unknown_scope_of_an_opt_out_is_the_widest() -> None:
+    scope = next(e for e in enums(KINDS["optOut"].schema) if e["name"] == "OptOutScope")
+    assert scope["default"] == "protected"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -178,6 +178,17 @@ def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
         subjects.lookup(SETTINGS)
 
 
+def test_a_kind_that_came_with_an_upgrade_stops_only_who_publishes_it(there: Registry) -> None:
+    for kind in KINDS.keys() - {"optOut"}:
+        there.has(kind, KINDS[kind].schema)
+    ids = subjects.lookup(SETTINGS)
+    assert ids.keys() == KINDS.keys() - {"optOut"}
+    subjects.require(SETTINGS, ids, ["student", "attendance"])
+    said = r"schema schoolbus\.optOut-value is not registered .*: run `bus schemas apply`"
+    with pytest.raises(RetryLater, match=said):
+        subjects.require(SETTINGS, ids, ["student", "optOut"])
+
+
 # An upgrade that changes nothing in the bytes of a record needs no new registration.
 
 

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from bus.contract.example_records import a_record
 from bus.delivery import Batch, Part, Position
 from bus.errors import Never, RetryLater, Stop
 from bus.kafka.cloudevents import envelope
@@ -192,7 +193,8 @@ def test_while_the_secret_is_changed_both_sign(receiver: Receiver, open_webhook:
 
 
 def test_no_demographics_or_guardians_unless_named(receiver: Receiver, open_webhook: Open) -> None:
-    assert set(KINDS) - set(DEFAULT_KINDS) == {"demographics", "guardian", "lineItem", "result"}
+    left_out = {"demographics", "guardian", "lineItem", "optOut", "result"}
+    assert set(KINDS) - set(DEFAULT_KINDS) == left_out
     person = dict.fromkeys(KINDS["demographics"].fields) | {"sourcedId": "s1", "status": "active"}
     event = batch("demographics", person, Message("demographics", 0, "e1", "updated"))
     open_webhook().deliver(event)
@@ -201,6 +203,18 @@ def test_no_demographics_or_guardians_unless_named(receiver: Receiver, open_webh
     (got,) = receiver.accepted
     assert got.event["type"] == "demographics.updated"
     assert got.data.keys() == {"sourcedId", "status", "dateLastModified"}
+
+
+def test_an_opt_out_goes_nowhere_unless_named_and_then_without_its_scope(
+    receiver: Receiver, open_webhook: Open
+) -> None:
+    opt_out = a_record("optOut", scope="protected", decidedBy="court")
+    event = batch("optOut", opt_out, Message("optOut", 0, "e1", "updated"))
+    open_webhook().deliver(event)
+    assert receiver.received == []
+    open_webhook(kinds="student, optOut").deliver(event)
+    (got,) = receiver.accepted
+    assert got.data.keys() == set(KINDS["optOut"].fields) - {"scope", "decidedBy"}
 
 
 def test_a_number_that_json_does_not_have() -> None:

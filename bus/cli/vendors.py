@@ -1,0 +1,415 @@
+"""`bus vendors`: checks, plans and applies agreements, and shows and revokes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bus.cli.cluster import settings_of_reached
+from bus.cli.output import Json, emit, failures, stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bus.settings import Settings
+    from bus.vendors.check import AgreementFile, Problem
+    from bus.vendors.plan import PlannedChange
+
+app = typer.Typer(
+    help="Check, plan and apply the agreements with vendors; show and revoke them.",
+    no_args_is_help=True,
+)
+Agreements = Annotated[
+    Path | None,
+    typer.Option(
+        "--agreements",
+        help="The folder of the agreement files. By default, the setting vendors.agreements.",
+    ),
+]
+Name = Annotated[str, typer.Argument(help="The agreement's name: its file without .toml.")]
+MARKS = {"new": "+", "changed": "~", "ended": "-", "missing": "!", "unchanged": " ", "over": " "}
+
+
+@app.callback()
+def _vendors() -> None:
+    """Check, plan and apply the agreements with vendors; show and revoke them."""
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only problems of these agreements. By default, of all."),
+    ] = None,
+    agreements: Agreements = None,
+    json: Json = False,
+) -> None:
+    """Report what is wrong with agreement files. Changes nothing.
+
+    Works without a bus, but then cannot check whether schools and classes exist, nor what was
+    applied before. Exits with 1 if there is an error.
+    """
+    with failures(json):
+        from bus import settings
+        from bus.errors import BusError, Stop
+        from bus.standard import KINDS
+        from bus.vendors import check as checks
+        from bus.vendors.agreement import names as files_of
+        from bus.vendors.applied import today
+
+        loaded = settings.load()
+        folder = agreements or loaded.vendors.agreements
+        files, problems = checks.load(folder)
+        existing = files_of(folder)
+        if unknown := [name for name in names or () if name not in existing]:
+            raise Stop(f"{folder} has no agreement {', '.join(unknown)}")
+        try:
+            known = checks.ask(settings_of_reached(), files, today())
+        except BusError:
+            known = checks.Known(today(), None, None, None)
+        problems += checks.check(files, KINDS, known)
+        if names:
+            wanted = {"", *(f"{name}.toml" for name in names)}
+            problems = [one for one in problems if one.file in wanted]
+        errors = [one for one in problems if one.level == "error"]
+        checked = len(names or existing)
+
+        def show(console: Console) -> None:
+            _show_problems(console, problems)
+            console.print(
+                f"{_many(checked, 'agreement')}, {_many(len(errors), 'error')}, "
+                f"{_many(len(problems) - len(errors), 'warning')}"
+            )
+
+        emit(json, {"agreements": checked, "problems": _plain(problems)}, show)
+        if errors:
+            raise typer.Exit(1)
+
+
+@app.command()
+def plan(agreements: Agreements = None, json: Json = False) -> None:
+    """Show what `bus vendors apply` would change, in fields and numbers of students.
+
+    Changes nothing.
+    """
+    with failures(json):
+        loaded = settings_of_reached()
+        files, problems = _checked(loaded, agreements)
+        changes = _planned(loaded, files)
+        stopped = any(one.level == "error" for one in problems)
+
+        def show(console: Console) -> None:
+            _show_problems(console, problems)
+            for change in changes:
+                _show_change(console, change)
+            console.print(_summed(changes))
+            if stopped:
+                console.print("[bold red]apply would stop[/] because of the errors above")
+
+        result = {
+            "changes": [change.as_json() for change in changes],
+            "problems": _plain(problems),
+        }
+        emit(json, result, show)
+        if stopped:
+            raise typer.Exit(1)
+
+
+@app.command()
+def apply(
+    agreements: Agreements = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the vendors' credentials, readable by its owner only."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Apply the agreement files: create topics, schemas and keys, and let data flow.
+
+    Applying again gives the same result. A missing file ends nothing; use `bus vendors revoke`.
+    """
+    with failures(json):
+        from datetime import UTC, datetime
+
+        from bus.errors import Stop
+        from bus.vendors import rollout
+
+        loaded = settings_of_reached()
+        files, problems = _checked(loaded, agreements)
+        if errors := [one for one in problems if one.level == "error"]:
+            listed = "\n".join(f"  {_place(one)}{one.text}" for one in errors)
+            raise Stop(f"nothing was applied, because of errors in the agreements:\n{listed}")
+        _show_problems(stderr, problems)
+        changes = _planned(loaded, files, numbers=False)
+        found = rollout.apply(loaded, changes, datetime.now(UTC))
+        if found:
+            stderr.print(f"[yellow]warning[/] {rollout.UNPROTECTED}")
+        if credentials is not None:
+            stderr.print(f"[yellow]warning[/] nothing was written to {escape(str(credentials))}")
+
+        def show(console: Console) -> None:
+            for change in changes:
+                console.print(f"{MARKS[change.action]} [bold]{change.name}[/]  {change.action}")
+                if access := found.get(change.name):
+                    console.print(f"    topics: {', '.join(access.topics.values())}")
+                    console.print(f"    consumer groups: {access.group}…")
+            console.print(_summed(changes))
+
+        emit(json, {"vendors": {name: one.as_json() for name, one in found.items()}}, show)
+
+
+@app.command()
+def run(
+    until_caught_up: Annotated[
+        bool,
+        typer.Option(
+            "--until-caught-up",
+            help="End when everything that is in the topics now is with the vendors.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Keep the vendors' topics current, until stopped.
+
+    One instance works at a time. Others wait, and take over when it ends.
+    """
+    with failures(json):
+        import signal
+
+        from bus.observe import telemetry
+        from bus.vendors.runner import Runner
+
+        settings = settings_of_reached()
+        telemetry.set_up(settings, "vendors")
+        runner = Runner(settings)
+        for name in ("SIGTERM", "SIGINT"):
+            signal.signal(getattr(signal, name), lambda *_: runner.stop())
+        outcome = runner.run(until_caught_up=until_caught_up)
+        emit(
+            json,
+            {
+                "agreements": outcome.agreements,
+                "sent": outcome.sent,
+                "undecodable": outcome.undecodable,
+            },
+            lambda console: console.print(
+                f"{_many(outcome.sent, 'message')} to {_many(len(outcome.agreements), 'vendor')}"
+            ),
+        )
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the applied agreements: which end within 30 days, are overdue, or were revoked."""
+    with failures(json):
+        from bus.vendors import applied, standing
+
+        found = standing.listed(applied.read(settings_of_reached()).values(), applied.today())
+
+        def show(console: Console) -> None:
+            table = Table(box=None, pad_edge=False)
+            for name in ("agreement", "vendor", "purpose", "until", "state", "note"):
+                table.add_column(name)
+            for row in found:
+                table.add_row(
+                    row.name, escape(row.vendor), row.purpose, str(row.until), row.state, row.note
+                )
+            console.print(table if found else "no agreement was applied: run `bus vendors apply`")
+
+        emit(json, {"agreements": [row.as_json() for row in found]}, show)
+
+
+@app.command()
+def show(
+    name: Name,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print one page of Markdown, for a school board.")
+    ] = False,
+    agreements: Agreements = None,
+    json: Json = False,
+) -> None:
+    """Show what an agreement shares, in the categories of its own schedule of data.
+
+    Shows the agreement as it was applied, or its file if it was not applied.
+    """
+    with failures(json):
+        from bus import settings
+        from bus.errors import BusError
+        from bus.vendors import applied, summary
+        from bus.vendors.agreement import load
+
+        loaded = settings.load()
+        try:
+            stored = applied.read(settings_of_reached()).get(name)
+        except BusError:
+            stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
+            stored = None
+        folder = agreements or loaded.vendors.agreements
+        agreement = stored.agreement if stored else load(folder / f"{name}.toml")
+        sections = summary.sections(agreement, stored, applied.today())
+        page = summary.markdown(agreement, sections) if markdown else summary.text(sections)
+        result = {
+            "name": name,
+            "applied": stored is not None,
+            "agreement": applied.as_table(agreement),
+            "sections": [{"title": one.title, "lines": one.lines} for one in sections],
+        }
+        emit(json, result, lambda console: console.print(page, markup=False))
+
+
+@app.command()
+def revoke(
+    name: Name,
+    why: Annotated[str, typer.Option(help="The reason, which is kept with the agreement.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    json: Json = False,
+) -> None:
+    """End an agreement at once. It cannot be undone; the vendor then needs a new agreement."""
+    with failures(json):
+        from datetime import UTC, datetime
+
+        from bus.errors import Stop
+        from bus.vendors import applied, revocation
+
+        if not why.strip():
+            raise Stop("give a reason: --why TEXT")
+        loaded = settings_of_reached()
+        stored = applied.read(loaded)
+        one = revocation.find(stored, name)
+        if not yes and one.state != "revoked":
+            typer.confirm(
+                f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
+            )
+        revoked = revocation.revoke(loaded, name, why.strip(), datetime.now(UTC))
+        heirs = [
+            other.name
+            for other in stored.values()
+            if other.ids_name == one.ids_name
+            and other.name != name
+            and not other.over(applied.today())
+        ]
+        result = {
+            "name": name,
+            "state": revoked.state,
+            "endedAt": revoked.ended_at and revoked.ended_at.isoformat(),
+            "why": revoked.why,
+            "renewals": heirs,
+        }
+
+        def show(console: Console) -> None:
+            console.print(f"{name} is revoked: {escape(revoked.why)}")
+            for other in heirs:
+                console.print(f"[yellow]warning[/] {other} shares its topics and is not revoked")
+
+        emit(json, result, show)
+
+
+@app.command()
+def allow(name: Name, json: Json = False) -> None:
+    """Let the projection continue that the guard has stopped, after you looked at the change."""
+    with failures(json):
+        from dataclasses import replace
+
+        from bus.vendors import applied, revocation
+
+        loaded = settings_of_reached()
+        one = revocation.find(applied.read(loaded), name)
+        allowed = replace(one, confirmed=one.confirmed + 1)
+        applied.write(loaded, allowed)
+        emit(
+            json,
+            {"name": name, "confirmed": allowed.confirmed},
+            lambda console: console.print(f"{name}: the projection continues"),
+        )
+
+
+def _checked(
+    settings: Settings, agreements: Path | None
+) -> tuple[list[AgreementFile], list[Problem]]:
+    """Return the agreements of the folder, and what is wrong with them."""
+    from bus.standard import KINDS
+    from bus.vendors import check as checks
+    from bus.vendors.applied import today
+
+    files, problems = checks.load(agreements or settings.vendors.agreements)
+    known = checks.ask(settings, files, today())
+    return files, [*problems, *checks.check(files, KINDS, known)]
+
+
+def _planned(
+    settings: Settings, files: Iterable[AgreementFile], *, numbers: bool = True
+) -> list[PlannedChange]:
+    """Return what applying would do.
+
+    numbers: whether to count students, for which the whole roster is read.
+    """
+    from bus.vendors import applied, district_counts
+    from bus.vendors.plan import plan as planned
+
+    day = applied.today()
+    return planned(
+        [file.agreement for file in files],
+        applied.read(settings),
+        day,
+        (lambda changes: district_counts.count(settings, changes, day))
+        if numbers
+        else (lambda changes: {name: district_counts.CohortCounts() for name in changes}),
+    )
+
+
+def _show_problems(console: Console, problems: Iterable[Problem]) -> None:
+    for one in problems:
+        color = "red" if one.level == "error" else "yellow"
+        console.print(f"[{color}]{one.level}[/] {escape(_place(one))}{escape(one.text)}")
+
+
+def _place(problem: Problem) -> str:
+    place = ", ".join(part for part in (problem.file, problem.key) if part)
+    return f"{place}: " if place else ""
+
+
+def _show_change(console: Console, change: PlannedChange) -> None:
+    if change.action in ("unchanged", "over"):
+        return
+    what = {"missing": "its file is missing; that ends nothing"}.get(change.action, change.action)
+    console.print(f"{MARKS[change.action]} [bold]{change.name}[/]  {what}")
+    for line in change.lines:
+        console.print(f"    {escape(line)}")
+    if change.counts is not None:
+        console.print(
+            f"    flows: {_many(len(change.more_fields), 'field')} more and "
+            f"{_many(len(change.fewer_fields), 'field')} fewer; "
+            f"{_many(change.counts.enter, 'student')} more and "
+            f"{_many(change.counts.leave, 'student')} fewer "
+            f"({change.counts.before:,} before, {change.counts.after:,} after)"
+        )
+    for text in change.warnings:
+        console.print(f"    [yellow]warning[/] {escape(text)}")
+
+
+def _summed(changes: Iterable[PlannedChange]) -> str:
+    actions = [change.action for change in changes]
+    counted = [
+        (actions.count("new"), "new"),
+        (actions.count("changed"), "changed"),
+        (actions.count("unchanged"), "unchanged"),
+        (actions.count("ended"), "ended now"),
+        (actions.count("missing"), "without a file"),
+        (actions.count("over"), "ended or revoked before"),
+    ]
+    return ", ".join(f"{number} {what}" for number, what in counted if number) or "no agreements"
+
+
+def _plain(problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    return [asdict(one) for one in problems]
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -1,0 +1,150 @@
+"""The agreements that have been applied, and what became of them.
+
+The topic `PREFIX.vendors` is the store of record. It is compacted forever. The key is an
+agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
+wrapped key. The files in the district's git say what should hold; this topic says what does hold.
+So a file that is deleted ends nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+
+from bus.errors import Stop
+from bus.kafka import topics
+from bus.kafka.reader import scan
+from bus.kafka.sender import send
+from bus.settings import Settings
+from bus.vendors.agreement import Agreement, parse
+
+State = Literal["active", "ended", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An agreement that has been applied.
+
+    agreement:   the agreement as it was applied last.
+    state:       active: applied, and neither revoked nor recorded as ended. An agreement counts
+                 as ended from the day after `until`, also while the state is still "active".
+    ids_name:    the name in topics, groups, users and ids: the agreement's own, or with `renews`
+                 that of the first agreement of the chain.
+    wrapped_key: the key of the pseudonyms, wrapped by the master key (`bus.vendors.pseudonyms`).
+    applied_at:  when it was applied last, UTC.
+    fingerprint: the SHA-256 of the agreement's canonical JSON, in hexadecimal.
+    ended_at:    when it was revoked or recorded as ended, UTC.
+    why:         the reason of a revocation.
+    confirmed:   how often a person has confirmed what the projection's guard stopped.
+    """
+
+    agreement: Agreement
+    state: State
+    ids_name: str
+    wrapped_key: bytes
+    applied_at: datetime
+    fingerprint: str
+    ended_at: datetime | None = None
+    why: str = ""
+    confirmed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The agreement's name."""
+        return self.agreement.name
+
+    def active(self, day: date) -> bool:
+        """Return whether the vendor may receive data on this day of the district's calendar."""
+        return self.state == "active" and self.agreement.active(day)
+
+    def over(self, day: date) -> bool:
+        """Return whether the agreement was revoked or has ended, by its state or by its date."""
+        return self.state != "active" or day > self.agreement.until
+
+
+def today() -> date:
+    """Return today's date in the calendar of this machine, which is the district's."""
+    return datetime.now().astimezone().date()
+
+
+def as_table(agreement: Agreement) -> dict[str, Any]:
+    """Return an agreement as its file has it, with all defaults, as JSON values."""
+    return agreement.model_dump(mode="json", by_alias=True)
+
+
+def fingerprint(agreement: Agreement) -> str:
+    """Return the SHA-256 of an agreement's canonical JSON, in hexadecimal."""
+    text = json.dumps(
+        as_table(agreement), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(settings: Settings) -> dict[str, Applied]:
+    """Return the applied agreements by name, in order.
+
+    Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
+    """
+    found: dict[str, bytes | None] = {}
+    topic = topics.vendors(settings)
+    for message in scan(settings, topic):
+        found[(message.key() or b"").decode()] = message.value()
+    return {name: _decode(name, value, topic) for name, value in sorted(found.items()) if value}
+
+
+def write(settings: Settings, applied: Applied) -> None:
+    """Store an applied agreement, and wait until Kafka has stored it.
+
+    Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.send`.
+    """
+    topic = topics.vendors(settings)
+    topics.ensure(settings, [topic])
+    send(
+        settings,
+        topic,
+        _encode(applied),
+        applied.name.encode(),
+        doing=f"store the agreement {applied.name}",
+    )
+
+
+def _encode(applied: Applied) -> bytes:
+    value = {
+        "agreement": as_table(applied.agreement),
+        "state": applied.state,
+        "idsName": applied.ids_name,
+        "wrappedKey": b64encode(applied.wrapped_key).decode(),
+        "appliedAt": applied.applied_at.isoformat(),
+        "fingerprint": applied.fingerprint,
+        "endedAt": applied.ended_at.isoformat() if applied.ended_at else None,
+        "why": applied.why,
+        "confirmed": applied.confirmed,
+    }
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _decode(name: str, value: bytes, topic: str) -> Applied:
+    where = f"the entry {name} of topic {topic}"
+    try:
+        table = json.loads(value)
+        ended_at = table["endedAt"]
+        return Applied(
+            agreement=parse(name, table["agreement"], where),
+            state=table["state"],
+            ids_name=table["idsName"],
+            wrapped_key=b64decode(table["wrappedKey"], validate=True),
+            applied_at=datetime.fromisoformat(table["appliedAt"]),
+            fingerprint=table["fingerprint"],
+            ended_at=datetime.fromisoformat(ended_at) if ended_at else None,
+            why=table["why"],
+            confirmed=table["confirmed"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Stop(
+            f"{where} cannot be read ({type(error).__name__}): another version of Schoolbus wrote "
+            "it, or another program; use the version that wrote it"
+        ) from None

@@ -1,0 +1,133 @@
+"""Which students are in an agreement now, and how each one came to leave.
+
+A student is in one of these states for an agreement; no row means: not in it.
+
+    IN       the student's records are sent
+    LEAVING  left through the roster: the vendor has the records as withdrawn, until they are
+             deleted `leave_after` days later
+    HELD     the guard keeps the student as the vendor has it, until a person decides
+
+Of a student who is LEAVING or HELD, the row has the keys that the vendor has, with the ids that the
+records refer to. So they can be deleted whatever the district's records say by then.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from enum import IntEnum
+from itertools import islice
+
+from bus.vendors.district_view import AT_ONCE, Key
+
+
+class State(IntEnum):
+    """The state of a student in an agreement."""
+
+    IN = 1
+    LEAVING = 2
+    HELD = 3
+
+
+@dataclass(slots=True)
+class Member:
+    """A student of an agreement.
+
+    state:   the state.
+    since:   the day since which it has this state; only for LEAVING.
+    keys:    what the vendor has of the student; only for LEAVING and HELD.
+    refers:  the records that these refer to, once for each reference.
+    """
+
+    state: State
+    since: date | None = None
+    keys: list[Key] = field(default_factory=list)
+    refers: list[Key] = field(default_factory=list)
+
+
+class Cohort:
+    """The students of one agreement, in the file of the view."""
+
+    def __init__(self, con: sqlite3.Connection, agreement: str) -> None:
+        self._con = con
+        self._agreement = agreement
+
+    def get(self, students: Iterable[str]) -> dict[str, Member]:
+        """Return the rows of those of these students who have one."""
+        found = {}
+        rest = iter(students)
+        while some := list(islice(rest, AT_ONCE)):
+            for student, state, since, keys in self._con.execute(
+                "SELECT student, state, since, keys FROM cohort WHERE agreement = ? AND student IN "
+                f"({','.join('?' * len(some))})",
+                [self._agreement, *some],
+            ):
+                found[student] = _member(state, since, keys)
+        return found
+
+    def put(self, student: str, member: Member | None) -> None:
+        """Store a student's state; None: the student is not in the agreement any more."""
+        if member is None:
+            self._con.execute(
+                "DELETE FROM cohort WHERE agreement = ? AND student = ?", [self._agreement, student]
+            )
+            return
+        keys = json.dumps([member.keys, member.refers]) if member.keys else None
+        since = member.since.isoformat() if member.since else None
+        self._con.execute(
+            "INSERT OR REPLACE INTO cohort VALUES (?, ?, ?, ?, ?)",
+            [self._agreement, student, int(member.state), since, keys],
+        )
+
+    def left_before(self, day: date, leave_after: int) -> list[str]:
+        """Return the students who have been LEAVING for this many days."""
+        last = (day - timedelta(days=leave_after)).isoformat()
+        return [
+            student
+            for (student,) in self._con.execute(
+                "SELECT student FROM cohort WHERE agreement = ? AND state = ? AND since <= ?",
+                [self._agreement, int(State.LEAVING), last],
+            )
+        ]
+
+    def students(self, *states: State) -> list[str]:
+        """Return the students in one of these states."""
+        return [
+            student
+            for (student,) in self._con.execute(
+                "SELECT student FROM cohort WHERE agreement = ? AND state IN "
+                f"({','.join('?' * len(states))})",
+                [self._agreement, *map(int, states)],
+            )
+        ]
+
+    def size(self) -> int:
+        """Return how many students are IN."""
+        (number,) = self._con.execute(
+            "SELECT count(*) FROM cohort WHERE agreement = ? AND state = ?",
+            [self._agreement, int(State.IN)],
+        ).fetchone()
+        return int(number)
+
+    def clear(self) -> None:
+        """Forget all students and what they refer to."""
+        for table in ("cohort", "need"):
+            self._con.execute(f"DELETE FROM {table} WHERE agreement = ?", [self._agreement])
+
+
+def _member(state: int, since: str | None, keys: str | None) -> Member:
+    stored, refers = json.loads(keys) if keys else ((), ())
+    return Member(
+        State(state),
+        date.fromisoformat(since) if since else None,
+        [_key(one) for one in stored],
+        [_key(one) for one in refers],
+    )
+
+
+def _key(pair: Sequence[str]) -> Key:
+    kind, id_ = pair
+    return kind, id_

@@ -1,0 +1,253 @@
+"""The district's records as one SQLite file, for `bus vendors run`.
+
+The projection needs the present state of the district: a student who enters an agreement is sent
+in full, with the records that the student's records refer to. The file is a view of the topics
+(`BUS_HOME/vendors/view.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
+
+    record   kind, id, student, ref: the value as it came from Kafka
+    place    topic, part, next: the offset before which all messages are in the file
+    cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`)
+    need     agreement, kind, id, count: how many records of the agreement refer to it
+             (`bus.vendors.need`)
+    outbox   what must still be sent; it is sent again after a kill (`bus.vendors.outbox`)
+    disclosed  who entered or left, for the record of disclosures
+    progress how far each agreement is (`bus.vendors.progress`)
+
+One transaction of the file holds the records of a batch, the offsets, all that follows for each
+agreement, and what must be sent. So after a kill at any moment the file and what was sent agree:
+either nothing of the batch happened, or the outbox is sent again, the same bytes in the same order.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from bus.delivery import Position
+from bus.errors import Never
+from bus.standard.kinds import KINDS, Record
+
+LAYOUT = 1
+AT_ONCE = 500
+"""Ids in one query; SQLite takes at most 32,766 variables."""
+CACHE_KIB = 262_144
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS record (
+    kind TEXT NOT NULL, id TEXT NOT NULL, student TEXT, ref TEXT, value BLOB NOT NULL,
+    PRIMARY KEY (kind, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS record_student ON record (student, kind) WHERE student IS NOT NULL;
+CREATE INDEX IF NOT EXISTS record_ref ON record (ref, kind) WHERE ref IS NOT NULL;
+CREATE TABLE IF NOT EXISTS place (
+    topic TEXT NOT NULL, part INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (topic, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cohort (
+    agreement TEXT NOT NULL, student TEXT NOT NULL, state INTEGER NOT NULL, since TEXT,
+    keys TEXT, PRIMARY KEY (agreement, student)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS need (
+    agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (agreement, kind, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS progress (
+    agreement TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
+    key TEXT NOT NULL, value BLOB, event TEXT NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS disclosed (
+    number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
+    entered INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed")
+
+Key = tuple[str, str]
+"""A kind and the id of a record."""
+Decode = Callable[[str, bytes], Record]
+
+
+class DistrictView:
+    """The file. For one thread at a time.
+
+    path:   the file; None: in memory.
+    mark:   what the content depends on beside the topics: the cluster's id. A file with another
+            mark is emptied.
+    decode: returns the record of a kind from a message's value. Raises `Never`.
+    """
+
+    def __init__(self, path: Path | None, mark: str, decode: Decode) -> None:
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        self._decode = decode
+        self.con = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self.con.execute("PRAGMA journal_mode = WAL")
+        self.con.execute("PRAGMA synchronous = FULL")  # the outbox must survive a power failure
+        self.con.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self.con.executescript(SCHEMA)
+        mark = f"{LAYOUT} {mark}"
+        found = self.con.execute("SELECT value FROM about WHERE name = 'mark'").fetchone()
+        self.new = found is None or found[0] != mark
+        if self.new:
+            for table in TABLES:
+                self.con.execute(f"DELETE FROM {table}")
+            self.con.execute("INSERT OR REPLACE INTO about VALUES ('mark', ?)", [mark])
+
+    def close(self) -> None:
+        """Close the file."""
+        self.con.close()
+
+    def begin(self) -> None:
+        """Begin the transaction of a batch."""
+        self.con.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Write the batch to disk."""
+        self.con.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Drop the batch."""
+        if self.con.in_transaction:
+            self.con.execute("ROLLBACK")
+
+    # ---- records -------------------------------------------------------------------------------
+
+    def store(self, rows: Iterable[tuple[str, str, Record | None, bytes | None]]) -> None:
+        """Store the present state of records: kind, id, record and value; None: erased."""
+        new, erased = [], []
+        for kind, id_, record, value in rows:
+            if record is None or value is None:
+                erased.append((kind, id_))
+            else:
+                new.append((kind, id_, student_of(kind, record), ref_of(kind, record), value))
+        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", new)
+        self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", erased)
+
+    def get(self, kind: str, id_: str) -> Record | None:
+        """Return a record, or None if the district has none with this id."""
+        found = self.con.execute(
+            "SELECT value FROM record WHERE kind = ? AND id = ?", [kind, id_]
+        ).fetchone()
+        return self._record(kind, found[0]) if found else None
+
+    def get_all(self, keys: Iterable[Key]) -> dict[Key, Record]:
+        """Return the records that exist, by kind and id."""
+        by_kind: dict[str, list[str]] = defaultdict(list)
+        for kind, id_ in keys:
+            by_kind[kind].append(id_)
+        found = {}
+        for kind, ids in by_kind.items():
+            for some in _slices(ids):
+                for id_, value in self.con.execute(
+                    f"SELECT id, value FROM record WHERE kind = ? AND id IN ({_marks(some)})",
+                    [kind, *some],
+                ):
+                    if (record := self._record(kind, value)) is not None:
+                        found[kind, id_] = record
+        return found
+
+    def of_students(
+        self, students: Iterable[str], kinds: Sequence[str]
+    ) -> dict[str, list[tuple[str, Record]]]:
+        """Return the records of these kinds about each student, as kind and record."""
+        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+        for some in _slices(students):
+            for student, kind, value in self.con.execute(
+                f"SELECT student, kind, value FROM record WHERE student IN ({_marks(some)}) "
+                f"AND kind IN ({_marks(kinds)})",
+                [*some, *kinds],
+            ):
+                if (record := self._record(kind, value)) is not None:
+                    found[student].append((kind, record))
+        return found
+
+    def referring(self, kind: str, ids: Iterable[str]) -> list[Record]:
+        """Return the records of a kind whose `ref` is one of these ids.
+
+        kind: "enrollment" (of teachers) or "lineItem": of classes. "result": of its class, or of
+              its line item if it names no class.
+        """
+        found = []
+        for some in _slices(ids):
+            for (value,) in self.con.execute(
+                f"SELECT value FROM record WHERE ref IN ({_marks(some)}) AND kind = ?",
+                [*some, kind],
+            ):
+                if (record := self._record(kind, value)) is not None:
+                    found.append(record)
+        return found
+
+    def students_after(self, reached: str | None, number: int) -> list[str]:
+        """Return the ids of the next students, in order of their ids."""
+        return [
+            id_
+            for (id_,) in self.con.execute(
+                "SELECT id FROM record WHERE kind = 'student' AND id > ? ORDER BY id LIMIT ?",
+                [reached or "", number],
+            )
+        ]
+
+    def students_with(self, kind: str) -> list[str]:
+        """Return the ids of the students about whom there is a record of this kind."""
+        return [
+            id_
+            for (id_,) in self.con.execute(
+                "SELECT DISTINCT student FROM record WHERE kind = ? AND student IS NOT NULL", [kind]
+            )
+        ]
+
+    def count(self, kind: str) -> int:
+        """Return the number of records of a kind."""
+        (number,) = self.con.execute(
+            "SELECT count(*) FROM record WHERE kind = ?", [kind]
+        ).fetchone()
+        return int(number)
+
+    def _record(self, kind: str, value: bytes) -> Record | None:
+        try:
+            return self._decode(kind, value)
+        except Never:  # a later version of the standard stored it; its next change corrects it
+            return None
+
+    # ---- offsets -------------------------------------------------------------------------------
+
+    def places(self) -> dict[Position, int]:
+        """Return the offset at which reading goes on, for each partition."""
+        return {
+            Position(topic, part): at
+            for topic, part, at in self.con.execute("SELECT topic, part, next FROM place")
+        }
+
+    def reach(self, places: Mapping[Position, int]) -> None:
+        """Note the offsets before which all messages are in the file."""
+        self.con.executemany(
+            "INSERT OR REPLACE INTO place VALUES (?, ?, ?)",
+            [(place.topic, place.partition, at) for place, at in places.items()],
+        )
+
+
+def student_of(kind: str, record: Record) -> str | None:
+    """Return the id of the student that a record is about, or None."""
+    about = KINDS[kind].student
+    return about.of(record) if about else None
+
+
+def ref_of(kind: str, record: Record) -> str | None:
+    """Return the id by which `DistrictView.referring` finds a record, or None."""
+    if kind == "lineItem" or (kind == "enrollment" and student_of(kind, record) is None):
+        return str(record["classSourcedId"])
+    if kind == "result":
+        return str(record["classSourcedId"] or record["lineItemSourcedId"])
+    return None
+
+
+def _slices(ids: Iterable[str]) -> Iterable[list[str]]:
+    rest = iter(ids)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
+
+
+def _marks(some: Sequence[str]) -> str:
+    return ",".join("?" * len(some))

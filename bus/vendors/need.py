@@ -1,0 +1,82 @@
+"""How many records of an agreement refer to each record that comes along with others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from bus.vendors.district_view import DistrictView, Key
+
+
+class Need:
+    """The counts of one agreement, in the file of the view."""
+
+    def __init__(self, view: DistrictView, agreement: str) -> None:
+        self._con = view.con
+        self._agreement = agreement
+        self._counts: dict[Key, int] = {}
+        self._changed: set[Key] = set()
+        self._waiting: Counter[Key] = Counter()
+
+    def count(self, key: Key) -> int:
+        """Return how many sent records refer to a record."""
+        if key not in self._counts:
+            row = self._con.execute(
+                "SELECT count FROM need WHERE agreement = ? AND kind = ? AND id = ?",
+                [self._agreement, *key],
+            ).fetchone()
+            self._counts[key] = row[0] if row else 0
+        return self._counts[key]
+
+    def add(self, key: Key, number: int) -> None:
+        """Count more or fewer references; `work` says what follows."""
+        self._waiting[key] += number
+
+    def work(
+        self,
+        first: Callable[[Key], None],
+        last: Callable[[Key], None],
+        still: Callable[[Key], None],
+    ) -> None:
+        """Apply the new counts until nothing follows from them any more.
+
+        first: called when the first reference to a record appears; it may count more references.
+        last:  called when the last reference disappears; the same.
+        still: called when references changed, and there were and are some, also when as many
+               came as went.
+        """
+        while self._waiting:
+            waiting, self._waiting = self._waiting, Counter()
+            # New references first, so that a record is not dropped and sent again.
+            for key, number in sorted(waiting.items(), key=lambda one: -one[1]):
+                before = self.count(key)
+                after = before + number
+                if number:
+                    self._counts[key] = after
+                    self._changed.add(key)
+                if before <= 0 < after:
+                    first(key)
+                elif after <= 0 < before:
+                    last(key)
+                elif before > 0:
+                    still(key)
+
+    def store(self) -> None:
+        """Write the counts into the file."""
+        rows = [(self._agreement, *key, self._counts[key]) for key in self._changed]
+        self._con.executemany(
+            "INSERT OR REPLACE INTO need VALUES (?, ?, ?, ?)", [row for row in rows if row[3]]
+        )
+        self._con.executemany(
+            "DELETE FROM need WHERE agreement = ? AND kind = ? AND id = ?",
+            [row[:3] for row in rows if not row[3]],
+        )
+        self._changed.clear()
+        if len(self._counts) > 200_000:
+            self._counts.clear()
+
+    def clear(self) -> None:
+        """Forget what is in memory, because the file was changed or a batch was dropped."""
+        self._counts.clear()
+        self._changed.clear()
+        self._waiting.clear()

@@ -1,0 +1,600 @@
+"""Turns the district's changes into what one vendor receives. No Kafka here.
+
+A `Projection` belongs to one agreement. It is given the records that changed and returns what must
+be sent: for each record that the vendor may see, its shared fields; for each one that it may not
+see any more, a deletion. It keeps two things in the file of the view: the cohort, and how many
+records refer to each record that comes along (`need`).
+
+Three groups of records:
+
+* about a student (the student, demographics, enrollments of students, attendance, results): sent
+  while the student is in the cohort and `Scope` admits the record;
+* of a class (line items, enrollments of teachers): sent while the class is sent;
+* all others (organizations, terms, courses, classes, staff, guardians): sent while a record that is
+  sent refers to them.
+
+A student who enters is sent in full. A student whom an opt-out or the agreement itself takes out is
+deleted at once, without a reason. A student who leaves through the roster is sent as withdrawn and
+deleted `leave_after` days later. Many who enter or leave through the roster at once are kept as
+they are (HELD), until a person has allowed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+
+from bus.standard.kinds import KINDS, Record
+from bus.vendors.agreement import Agreement
+from bus.vendors.cohort import Cohort, Member, State
+from bus.vendors.district_view import DistrictView, Key, student_of
+from bus.vendors.need import Need
+from bus.vendors.scope import Scope
+
+STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
+CLASS_KINDS = ("lineItem", "enrollment")
+"""Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
+ORDER = {kind: number for number, kind in enumerate(KINDS)}
+WITHDRAWN = "tobedeleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A record of the district that changed.
+
+    before, after: its states; None: there is none.
+    """
+
+    kind: str
+    id: str
+    before: Record | None
+    after: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A state that the vendor receives.
+
+    kind, id: the record; the id is the real one.
+    owner:    the real id by which the record is placed in a partition.
+    record:   what the vendor sees, with its own ids; None: the record is deleted.
+    """
+
+    kind: str
+    id: str
+    owner: str
+    record: Record | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What follows from some changes.
+
+    sent:    what must be sent, in this order: referenced records first, deletions last.
+    entered: the students who entered the cohort; the record of disclosures needs them first.
+    left:    the students of whom the vendor has nothing any more, or only withdrawn records.
+    held:    how many students the guard held back.
+    """
+
+    sent: list[Sent] = field(default_factory=list)
+    entered: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    held: int = 0
+
+
+class Projection:
+    """The projection of one agreement. For one thread, within a transaction of the view.
+
+    scope:     the compiled agreement.
+    view:      the district. It has the new states already when `take` is called.
+    vendor_id: the vendor's id for a real one.
+    above:     the organizations above the selected schools (`orgs_above`), as they were when the
+               vendor's topics were written.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        view: DistrictView,
+        vendor_id: Callable[[str], str],
+        above: Collection[str] = (),
+    ) -> None:
+        self.scope = scope
+        self.cohort = Cohort(view.con, scope.name)
+        self._view = view
+        self._vendor_id = vendor_id
+        self._above = frozenset(above)
+        self._need = Need(view, scope.name)
+        self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
+        self._out = Outcome()
+        self._emit: dict[tuple[str, str, str], Record | None] = {}
+        self._old: dict[Key, Record | None] = {}
+
+    # ---- for callers ---------------------------------------------------------------------------
+
+    def take(
+        self,
+        changes: Iterable[Change],
+        day: date,
+        *,
+        reached: str | None = None,
+        budget: int | None = None,
+    ) -> Outcome:
+        """Return what follows from changes.
+
+        reached: while the vendor's topics are being written for the first time: the last student
+                 who was looked at. Students after it are left to `enter`. None: all were.
+        budget:  if more students than this enter or leave through the roster, all of them are held
+                 back. None: no limit.
+        """
+        changes = list(changes)
+        self._start(changes)
+        changes += self._touched_results(changes)
+        for change in changes:
+            if change.kind in self.scope.kinds and change.kind not in STUDENT_KINDS:
+                self._shared_changed(change)
+        for change in changes:
+            if change.kind in CLASS_KINDS and change.kind in self.scope.kinds:
+                self._of_class_changed(change)
+        by_student: dict[str, list[Change]] = {}
+        for change in changes:
+            for student in {
+                student_of(change.kind, state)
+                for state in (change.before, change.after)
+                if state is not None
+            }:
+                if student is not None and (reached is None or student <= reached):
+                    by_student.setdefault(student, []).append(change)
+        self._students_changed(by_student, day, budget)
+        return self._finish()
+
+    def look_at(
+        self,
+        students: Collection[str],
+        day: date,
+        *,
+        budget: int | None = None,
+        release: bool = False,
+    ) -> Outcome:
+        """Return what follows for students of whom no record changed.
+
+        That is so when the vendor's topics are written for the first time, when the day changed,
+        and when a person allowed what the guard held back.
+
+        release: also decide about students who are HELD.
+        """
+        self._start(())
+        self._students_changed(dict.fromkeys(students, ()), day, budget, release=release)
+        return self._finish()
+
+    def expire(self, day: date) -> Outcome:
+        """Return the deletions of students who left `leave_after` days ago."""
+        self._start(())
+        due = self.cohort.left_before(day, self.scope.agreement.students.leave_after)
+        for student, member in self.cohort.get(due).items():
+            self._drop_stored(student, member)
+            self.cohort.put(student, None)
+        return self._finish()
+
+    def forget(self) -> None:
+        """Forget everything, because the vendor's topics are written again."""
+        self.cohort.clear()
+        self._need.clear()
+
+    def dropped(self) -> None:
+        """Forget what is in memory, because the transaction of the view was rolled back."""
+        self._need.clear()
+
+    # ---- one run -------------------------------------------------------------------------------
+
+    def _start(self, changes: Collection[Change]) -> None:
+        self._out = Outcome()
+        self._emit = {}
+        self._old = {
+            (change.kind, change.id): change.before
+            for change in changes
+            if change.kind in ("class", "lineItem")
+        }
+
+    def _finish(self) -> Outcome:
+        """Project what must be sent, in order."""
+        self._need.work(self._came_along, self._came_off, self._still_here)
+        members = self._named_members()
+        states: list[Sent] = []
+        deletions: list[Sent] = []
+        for (kind, id_, owner), record in self._emit.items():
+            if record is None:
+                deletions.append(Sent(kind, id_, owner, None))
+            else:
+                if kind == "guardian":
+                    record = self._with_its_students(record)
+                seen = self.scope.project(
+                    kind, record, self._vendor_id, members.__contains__, self._above
+                )
+                states.append(Sent(kind, id_, owner, seen))
+        states.sort(key=lambda one: ORDER[one.kind])
+        deletions.sort(key=lambda one: -ORDER[one.kind])
+        # A record that moves to another owner may stay in its partition: there, the deletion of the
+        # old place must come before the new state.
+        stays = {(one.kind, one.id) for one in states}
+        self._out.sent = [
+            *(one for one in deletions if (one.kind, one.id) in stays),
+            *states,
+            *(one for one in deletions if (one.kind, one.id) not in stays),
+        ]
+        self._need.store()
+        return self._out
+
+    def _named_members(self) -> set[str]:
+        """Return the students of the cohort whom the records to be sent name."""
+        named = set()
+        for (kind, _, _), record in self._emit.items():
+            if record is None:
+                continue
+            for name, kinds in self.scope.kinds[kind].references.items():
+                if kinds == ("student",):
+                    value = record[name]
+                    named.update(value if isinstance(value, list) else [value])
+        return {
+            student
+            for student, member in self.cohort.get(named).items()
+            if member.state is not State.HELD or member.keys
+        }
+
+    def _with_its_students(self, guardian: Record) -> Record:
+        """Return a guardian with only those students who name the guardian too.
+
+        So a student who enters or leaves always counts a reference to the guardian, which is then
+        sent again with other students.
+        """
+        id_ = guardian["sourcedId"]
+        students = self._view.get_all([("student", one) for one in guardian["agentSourcedIds"]])
+        return guardian | {
+            "agentSourcedIds": [
+                one
+                for one in guardian["agentSourcedIds"]
+                if id_ in (students.get(("student", one)) or {}).get("agentSourcedIds", ())
+            ]
+        }
+
+    def _touched_results(self, changes: Collection[Change]) -> list[Change]:
+        """Return the results that did not change, but whose class or its school did."""
+        if "result" not in self.scope.kinds:
+            return []
+        items = [
+            change.id
+            for change in changes
+            if change.kind == "lineItem"
+            and _value(change.before, "classSourcedId") != _value(change.after, "classSourcedId")
+        ]
+        if self.scope.agreement.students.schools:
+            classes = [
+                change.id
+                for change in changes
+                if change.kind == "class"
+                and _value(change.before, "schoolSourcedId")
+                != _value(change.after, "schoolSourcedId")
+            ]
+            items += [str(item["sourcedId"]) for item in self._view.referring("lineItem", classes)]
+            items += classes
+        have = {(change.kind, change.id) for change in changes}
+        return [
+            Change("result", record["sourcedId"], record, record)
+            for record in self._view.referring("result", set(items))
+            if ("result", record["sourcedId"]) not in have
+        ]
+
+    # ---- records that are not about a student --------------------------------------------------
+
+    def _shared_changed(self, change: Change) -> None:
+        """Handle a change of a record that comes along."""
+        if self._need.count((change.kind, change.id)) <= 0:
+            return
+        self._refer(change.kind, change.before, -1)
+        self._refer(change.kind, change.after, 1)
+        if (
+            change.before is None
+            or change.after is None
+            or self._differs(change.kind, change.before, change.after)
+        ):
+            self._emit[change.kind, change.id, change.id] = change.after
+
+    def _of_class_changed(self, change: Change) -> None:
+        """Handle a change of a line item, or of a teacher's enrollment."""
+        for record, sign in ((change.before, -1), (change.after, 1)):
+            if record is None or not self._is_of_class(change.kind, record):
+                continue
+            if self._need.count(("class", record["classSourcedId"])) > 0:
+                self._refer(change.kind, record, sign)
+                owner = record[KINDS[change.kind].owner]
+                self._emit[change.kind, change.id, owner] = record if sign > 0 else None
+
+    def _is_of_class(self, kind: str, record: Record) -> bool:
+        """Return whether a record is sent because its class is."""
+        return kind == "lineItem" or (
+            student_of(kind, record) is None and "staff" in self.scope.kinds
+        )
+
+    def _came_along(self, key: Key) -> None:
+        """Send a record to which something refers now."""
+        kind, id_ = key
+        if (record := self._view.get(kind, id_)) is not None:
+            self._refer(kind, record, 1)
+            self._emit[kind, id_, id_] = record
+        if kind == "class":
+            self._records_of_class(id_, 1)
+
+    def _came_off(self, key: Key) -> None:
+        """Delete a record to which nothing refers any more."""
+        kind, id_ = key
+        if (record := self._view.get(kind, id_)) is not None:
+            self._refer(kind, record, -1)
+            self._emit[kind, id_, id_] = None
+        if kind == "class":
+            self._records_of_class(id_, -1)
+
+    def _still_here(self, key: Key) -> None:
+        """Send a guardian again, because the students that it names may be others now."""
+        kind, id_ = key
+        if kind != "guardian" or "agentSourcedIds" not in self.scope.kinds[kind].references:
+            return
+        if (record := self._view.get(kind, id_)) is not None:
+            self._emit[kind, id_, id_] = record
+
+    def _records_of_class(self, class_: str, sign: int) -> None:
+        """Send or delete the line items of a class and the enrollments of its teachers."""
+        for kind in CLASS_KINDS:
+            if kind not in self.scope.kinds:
+                continue
+            for record in self._view.referring(kind, [class_]):
+                if self._is_of_class(kind, record):
+                    self._refer(kind, record, sign)
+                    key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
+                    self._emit[key] = record if sign > 0 else None
+
+    def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
+        """Count the references of a record that is sent (1), or is not any more (-1)."""
+        if record is not None:
+            for key in self._refers(kind, record, old=old):
+                self._need.add(key, sign)
+
+    def _refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
+        """Return the records that come along with a record.
+
+        What is of a class does not bring the class along, and a line item comes with its class.
+        """
+        found = self.scope.refers(kind, record, self._above)
+        found = {key for key in found if key[0] != "lineItem"}
+        if kind in CLASS_KINDS and student_of(kind, record) is None:
+            found = {key for key in found if key[0] != "class"}
+        if kind == "result" and "class" in self.scope.kinds:
+            class_ = self._class_of_result(record, old)
+            found |= {("class", class_)} if class_ is not None else set()
+        return found
+
+    # ---- students ------------------------------------------------------------------------------
+
+    def _students_changed(
+        self,
+        changes: Mapping[str, Collection[Change]],
+        day: date,
+        budget: int | None,
+        *,
+        release: bool = False,
+    ) -> None:
+        """Look at students again, with what changed about each."""
+        if not changes:
+            return
+        members = self.cohort.get(changes)
+        kinds = ["student", *(kind for kind in ("optOut",) if kind in KINDS)]
+        kinds += ["enrollment"] if self.scope.needs_classes else []
+        about = self._view.of_students(changes, kinds)
+        entering, leaving = [], []
+        for student in sorted(changes):
+            member, mine = members.get(student), changes[student]
+            exists, selected, kept_out = self._wanted(about.get(student, ()), day)
+            if member is None:
+                if selected and not kept_out:
+                    entering.append(student)
+            elif kept_out or not exists:
+                self._leave_at_once(student, member, mine)
+            elif member.state is State.HELD and not release:
+                self._taken_away(student, member, mine)
+            elif member.state is State.IN:
+                if selected:
+                    self._changed_within(student, mine)
+                else:
+                    leaving.append(student)
+            elif selected:
+                entering.append(student)
+            elif member.state is State.HELD:
+                self._leave_at_once(student, member, mine)
+            else:
+                self._taken_away(student, member, mine)
+        if budget is not None and len(entering) + len(leaving) > budget:
+            self._out.held = len(entering) + len(leaving)
+            for student in leaving:
+                member = Member(State.HELD)
+                self._put_stored(student, member, self._had(student, changes[student]))
+                self._taken_away(student, member, changes[student])
+            return
+        for student in leaving:
+            self._leave(student, changes[student], day)
+        self._enter(entering, members)
+
+    def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
+        """Return whether a student exists, the roster selects it, an opt-out keeps it out."""
+        student: Record | None = None
+        opt_outs = []
+        classes = set()
+        for kind, record in about:
+            if kind == "student":
+                student = record
+            elif kind == "optOut":
+                opt_outs.append(record)
+            elif record["status"] == "active":
+                classes.add(record["classSourcedId"])
+        selected = student is not None and self.scope.selects(student, classes)
+        return student is not None, selected, self.scope.keeps_out(opt_outs, day)
+
+    def _enter(self, students: list[str], members: Mapping[str, Member]) -> None:
+        """Send everything about students who enter."""
+        records = self._view.of_students(students, self._student_kinds)
+        for student in students:
+            if (member := members.get(student)) is not None:
+                self._drop_stored(student, member)
+            self.cohort.put(student, Member(State.IN))
+            for kind, record in records.get(student, ()):
+                if self._shows(kind, record):
+                    self._refer(kind, record, 1)
+                    self._emit[kind, record["sourcedId"], student] = record
+        self._out.entered += students
+
+    def _changed_within(self, student: str, changes: Iterable[Change]) -> None:
+        """Send what changed about a student who stays."""
+        for change in changes:
+            if change.kind not in self.scope.kinds:
+                continue
+            key = (change.kind, change.id, student)
+            before = self._seen(student, change.kind, change.before, old=True)
+            after = self._seen(student, change.kind, change.after)
+            self._refer(change.kind, before, -1, old=True)
+            self._refer(change.kind, after, 1)
+            if after is not None:
+                if before is None or self._differs(change.kind, before, after):
+                    self._emit[key] = after
+            elif before is not None:
+                self._emit.setdefault(key, None)  # it may be sent now because of its class
+
+    def _seen(
+        self, student: str, kind: str, record: Record | None, *, old: bool = False
+    ) -> Record | None:
+        """Return a record if the vendor sees it because of this student."""
+        if record is None or student_of(kind, record) != student:
+            return None
+        return record if self._shows(kind, record, old=old) else None
+
+    def _differs(self, kind: str, before: Record, after: Record) -> bool:
+        """Return whether a shared field changed."""
+        return any(before[name] != after[name] for name in self.scope.kinds[kind].fields)
+
+    def _had(self, student: str, changes: Iterable[Change]) -> dict[Key, Record]:
+        """Return what the vendor has of a student, as it was before the changes."""
+        now = self._view.of_students([student], self._student_kinds).get(student, [])
+        had = {(kind, str(record["sourcedId"])): record for kind, record in now}
+        for change in changes:
+            had.pop((change.kind, change.id), None)
+            if change.before is not None and student_of(change.kind, change.before) == student:
+                had[change.kind, change.id] = change.before
+        return {
+            (kind, id_): record
+            for (kind, id_), record in had.items()
+            if self._shows(kind, record, old=True)
+        }
+
+    def _leave_at_once(self, student: str, member: Member, changes: Iterable[Change]) -> None:
+        """Delete everything of a student whom a decision takes out."""
+        if member.state is State.IN:
+            for (kind, id_), record in self._had(student, changes).items():
+                self._refer(kind, record, -1, old=True)
+                self._emit.setdefault((kind, id_, student), None)
+        else:
+            self._drop_stored(student, member)
+        self.cohort.put(student, None)
+        self._out.left.append(student)
+
+    def _leave(self, student: str, changes: Iterable[Change], day: date) -> None:
+        """Send a student who left through the roster as withdrawn, as the vendor last had it."""
+        had = self._had(student, changes)
+        member = Member(State.LEAVING, day)
+        self._put_stored(student, member, had)
+        self._taken_away(student, member, changes)
+        for kind, id_ in member.keys:
+            self._emit[kind, id_, student] = {**had[kind, id_], "status": WITHDRAWN}
+        self._out.left.append(student)
+
+    def _put_stored(self, student: str, member: Member, had: Mapping[Key, Record]) -> None:
+        """Store what the vendor has of a student who is not IN any more."""
+        member.keys = list(had)
+        member.refers = [
+            key for (kind, _), record in had.items() for key in self._refers(kind, record, old=True)
+        ]
+        self.cohort.put(student, member)
+
+    def _drop_stored(self, student: str, member: Member) -> None:
+        """Delete what the vendor still has of a student."""
+        for kind, id_ in member.keys:
+            self._emit[kind, id_, student] = None
+        for key in member.refers:
+            self._need.add(key, -1)
+
+    def _taken_away(self, student: str, member: Member, changes: Iterable[Change]) -> None:
+        """Delete what is no record of the student any more, while the student is leaving or held.
+
+        The district erased such a record, or it is about another student now.
+        """
+        taken = {
+            (one.kind, one.id)
+            for one in changes
+            if one.after is None or student_of(one.kind, one.after) != student
+        } & set(member.keys)
+        for kind, id_ in taken:
+            self._emit.setdefault((kind, id_, student), None)  # it may be sent because of its class
+        if taken:
+            member.keys = [key for key in member.keys if key not in taken]
+            self.cohort.put(student, member)
+
+    # ---- rules ---------------------------------------------------------------------------------
+
+    def _shows(self, kind: str, record: Record, *, old: bool = False) -> bool:
+        """Return whether the vendor sees a record about a student of the cohort.
+
+        old: by the classes and line items before the changes.
+        """
+        if kind not in self.scope.kinds or not self.scope.admits_date(kind, record):
+            return False
+        if kind == "result":
+            return self._shows_result(record, old)
+        return self.scope.admits_place(record) if kind in ("enrollment", "attendance") else True
+
+    def _shows_result(self, record: Record, old: bool) -> bool:
+        """Return whether a result is of a selected school and class."""
+        students = self.scope.agreement.students
+        if not students.schools and not students.classes:
+            return True
+        class_ = self._class_of_result(record, old)
+        if class_ is None:
+            return False
+        found = self._lookup("class", class_, old) if students.schools else {}
+        school = _value(found, "schoolSourcedId")
+        if students.schools and school is None:
+            return False
+        return self.scope.admits_place({"schoolSourcedId": school, "classSourcedId": class_})
+
+    def _class_of_result(self, record: Record, old: bool) -> str | None:
+        """Return the class of a result: its own, or that of its line item."""
+        if (class_ := record["classSourcedId"]) is not None:
+            return str(class_)
+        return _value(self._lookup("lineItem", record["lineItemSourcedId"], old), "classSourcedId")
+
+    def _lookup(self, kind: str, id_: str, old: bool) -> Record | None:
+        if old and (kind, id_) in self._old:
+            return self._old[kind, id_]
+        return self._view.get(kind, id_)
+
+
+def orgs_above(view: DistrictView, agreement: Agreement) -> frozenset[str]:
+    """Return the organizations above the schools that an agreement selects."""
+    above: set[str] = set()
+    waiting = list(agreement.students.schools)
+    while waiting:
+        parent = _value(view.get("org", waiting.pop()), "parentSourcedId")
+        if parent is not None and parent not in above:
+            above.add(parent)
+            waiting.append(parent)
+    return frozenset(above)
+
+
+def _value(record: Record | None, name: str) -> str | None:
+    return record.get(name) if record else None

@@ -1,0 +1,159 @@
+"""Applies agreements: topics, schemas, keys and the record of what was applied.
+
+Every step finds what is there already, so applying again gives the same result, also after a crash
+in between. The record in `PREFIX.vendors` is written last for each agreement. Nothing flows to a
+vendor before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from bus.errors import Stop
+from bus.kafka import topics
+from bus.settings import Settings
+from bus.vendors import applied as store
+from bus.vendors import master_key, pseudonyms, revocation, vendor_schema, vendor_topics
+from bus.vendors.agreement import Agreement
+from bus.vendors.applied import Applied, fingerprint
+from bus.vendors.plan import PlannedChange
+from bus.vendors.scope import compile_scope
+
+UNPROTECTED = (
+    "the topics of the vendors are not protected: this bus gives its vendors no users of their own"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VendorAccess:
+    """What a vendor needs to subscribe.
+
+    topics:      the topic of each kind.
+    group:       the prefix of the vendor's consumer groups.
+    bootstrap:   Kafka's address.
+    registry:    the address of the schema registry.
+    username:    the vendor's Kafka user; None on a bus without users.
+    credentials: the file with the vendor's credentials; None on a bus without users.
+    ca:          the file with the authority that signed the brokers' certificates; None without
+                 TLS.
+    """
+
+    topics: dict[str, str]
+    group: str
+    bootstrap: str
+    registry: str
+    username: str | None = None
+    credentials: str | None = None
+    ca: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the access as JSON values."""
+        return {
+            "topics": self.topics,
+            "group": self.group,
+            "bootstrap": self.bootstrap,
+            "registry": self.registry,
+            "username": self.username,
+            "credentials": self.credentials,
+            "ca": self.ca,
+        }
+
+
+def apply(
+    settings: Settings, changes: Iterable[PlannedChange], now: datetime
+) -> dict[str, VendorAccess]:
+    """Apply a plan; return the access of each agreement that has not ended, by name.
+
+    Raises `Stop` if the master key does not open the keys of earlier agreements, or if Kafka or the
+    registry refuses something. Raises `RetryLater` if one of them does not answer.
+
+    now: the time, UTC.
+    """
+    # An agreement begins after the one that it renews, so it comes later in this order.
+    changes = sorted(changes, key=lambda one: (_begins(one), one.name))
+    applied = {one.name: one.before for one in changes if one.before is not None}
+    master = master_key.read_or_make(settings, needed=bool(applied))
+    for one in applied.values():
+        pseudonyms.unwrapped(one.wrapped_key, master)
+    for change in changes:
+        if change.action == "new" and change.agreement is not None:
+            applied[change.name] = _first(change.agreement, applied, master, now)
+        elif change.action == "changed" and change.agreement is not None:
+            applied[change.name] = replace(
+                applied[change.name],
+                agreement=change.agreement,
+                applied_at=now,
+                fingerprint=fingerprint(change.agreement),
+            )
+        elif change.action == "ended":
+            revocation.end(settings, applied[change.name], now)
+    running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
+    found = _provide(settings, running)
+    for change in changes:
+        if change.action in ("new", "changed"):
+            store.write(settings, applied[change.name])
+    return found
+
+
+def _begins(change: PlannedChange) -> str:
+    agreement = change.agreement or (change.before and change.before.agreement)
+    return agreement.from_.isoformat() if agreement else ""
+
+
+def _first(
+    agreement: Agreement, applied: dict[str, Applied], master: bytes, now: datetime
+) -> Applied:
+    """Return an agreement as it is applied first. A renewal takes over the names and the key."""
+    renewed = applied.get(agreement.renews) if agreement.renews else None
+    if agreement.renews and renewed is None:
+        raise Stop(f"{agreement.name} renews {agreement.renews}, which was never applied")
+    return Applied(
+        agreement=agreement,
+        state="active",
+        ids_name=renewed.ids_name if renewed else agreement.name,
+        wrapped_key=(
+            renewed.wrapped_key if renewed else pseudonyms.wrapped(pseudonyms.new_key(), master)
+        ),
+        applied_at=now,
+        fingerprint=fingerprint(agreement),
+    )
+
+
+def _provide(settings: Settings, running: Sequence[Applied]) -> dict[str, VendorAccess]:
+    """Create the topics and schemas of agreements, as far as they are missing."""
+    bootstrap, registry = _addresses(settings)
+    scopes = {
+        one.name: (compile_scope(one.agreement), one.ids_name)
+        for one in running
+        if "kafka" in one.agreement.ways
+    }
+    names = {
+        name: vendor_topics.topics_by_kind(settings, *about)
+        for name, about in sorted(scopes.items())
+    }
+    if missing := list(dict.fromkeys(t for named in names.values() for t in named.values())):
+        topics.ensure(settings, missing)
+    for scope, ids_name in scopes.values():
+        vendor_schema.register(settings, ids_name, scope)
+    return {
+        one.name: VendorAccess(
+            names.get(one.name, {}),
+            vendor_topics.group_prefix(settings, one.ids_name),
+            bootstrap,
+            registry,
+        )
+        for one in sorted(running, key=lambda one: one.name)
+    }
+
+
+def _addresses(settings: Settings) -> tuple[str, str]:
+    """Return the addresses of Kafka and of the registry."""
+    if not settings.embedded:
+        return settings.kafka.bootstrap, settings.registry.url
+    from bus.local import reach
+
+    ends = reach(settings.home)
+    return ends.bootstrap, settings.registry.url or ends.registry

@@ -1,0 +1,25 @@
+"""The topics and consumer groups of one agreement.
+
+Each kind that the agreement shares has a topic, `PREFIX.vendor.NAME.KIND`, with as many partitions
+as the standard's topics (`bus.kafka.topics.ensure` creates them). Kafka keeps the latest state of
+each record forever, and a deletion for 30 days (`bus.kafka.topics.VENDOR`).
+
+NAME is the agreement's own name, or with `renews` that of the first agreement of the chain
+(`bus.vendors.applied.Applied.ids_name`).
+"""
+
+from __future__ import annotations
+
+from bus.settings import Settings
+from bus.vendors.scope import Scope
+from bus.vendors.vendor_schema import vendor_topic
+
+
+def topics_by_kind(settings: Settings, scope: Scope, ids_name: str) -> dict[str, str]:
+    """Return the topic of each kind that an agreement shares."""
+    return {kind: vendor_topic(settings, ids_name, kind) for kind in scope.kinds}
+
+
+def group_prefix(settings: Settings, ids_name: str) -> str:
+    """Return the prefix of the vendor's consumer groups, `schoolbus.vendor.math-app.`."""
+    return settings.topic(f"vendor.{ids_name}.")

@@ -1,0 +1,199 @@
+"""`bus vendors`: what it prints for a person and for a program, and its exit statuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bus.cli import app
+from bus.errors import RetryLater
+from bus.vendors import applied
+from bus.vendors.district_counts import CohortCounts
+from tests.agreements import DAY
+from tests.fakes.harness import Bus
+
+FILE = """\
+vendor = "Example [Math]"
+purpose = "instruction"
+basis = "school-official"
+from = 2026-08-01
+until = 2027-07-31
+[document]
+title = "Data privacy agreement"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+[contacts]
+vendor = "privacy@vendor.example"
+district = "privacy@district.example"
+[share]
+categories = ["Enrollment", "Schedule"]
+"""
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one agreement; the day is fixed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: DAY)
+    (tmp_path / "agreements").mkdir()
+    (tmp_path / "agreements" / "math-app.toml").write_text(FILE)
+    return tmp_path / "agreements"
+
+
+@pytest.fixture
+def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
+    """A bus on the fakes, whose registry takes everything, with 5 students in each cohort."""
+    found = Bus(monkeypatch, home=folder.parent / "home")
+    monkeypatch.setattr("bus.cli.vendors.settings_of_reached", lambda: found.settings)
+    monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
+    monkeypatch.setattr(
+        "bus.vendors.district_counts.count",
+        lambda _, changes, day: dict.fromkeys(changes, CohortCounts(after=5, enter=5)),
+    )
+    return found
+
+
+@pytest.fixture
+def no_bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached() -> None:
+        raise RetryLater("Kafka does not answer")
+
+    monkeypatch.setattr("bus.cli.vendors.settings_of_reached", reached)
+
+
+def run(*arguments: str, status: int = 0, given: str = "") -> str:
+    done = CliRunner().invoke(app, ["vendors", *arguments], input=given)
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def as_json(*arguments: str, status: int = 0) -> Any:
+    done = CliRunner().invoke(app, ["vendors", *arguments, "--json"])
+    assert done.exit_code == status, done.output
+    assert done.stdout.count("\n") == 1
+    return json.loads(done.stdout)
+
+
+def test_check_needs_no_bus(no_bus: None) -> None:
+    assert "1 agreement, 0 errors, 1 warning" in run("check")
+    (problem,) = as_json("check")["problems"]
+    assert problem["level"] == "warning" and "could not be asked" in problem["text"]
+
+
+def test_check_says_what_is_wrong_and_ends_with_1(folder: Path, bus: Bus) -> None:
+    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Shedule"'))
+    text = run("check", status=1)
+    assert 'error library.toml, share.categories: "Shedule" is not a category' in text
+    assert "2 agreements, 1 error, 0 warnings" in text
+    assert as_json("check", status=1)["problems"][0]["key"] == "share.categories"
+    assert as_json("check", "math-app") == {"agreements": 1, "problems": []}
+    assert "no agreement pupils" in as_json("check", "pupils", status=1)["error"]
+
+
+def test_check_takes_another_folder(folder: Path, bus: Bus) -> None:
+    folder.rename(folder.parent / "other")
+    assert as_json("check", "--agreements", "other")["agreements"] == 1
+    assert "--agreements DIR" in as_json("check", status=1)["error"]
+
+
+def test_a_plan_shows_the_difference_in_numbers(bus: Bus) -> None:
+    text = run("plan")
+    assert "+ math-app  new" in text
+    assert "    + vendor: Example [Math]" in text
+    assert (
+        "more and 0 fields fewer; 5 students more and 0 students fewer (0 before, 5 after)" in text
+    )
+    assert "warning it selects only 5 students" in text
+    assert text.endswith("1 new\n")
+    found = as_json("plan")
+    assert found["changes"][0]["students"]["after"] == 5
+    assert applied.read(bus.settings) == {}
+
+
+def test_a_plan_of_what_cannot_be_applied_ends_with_1(folder: Path, bus: Bus) -> None:
+    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Shedule"'))
+    assert "apply would stop" in run("plan", status=1)
+    error = as_json("apply", status=1)["error"]
+    assert "nothing was applied" in error and "library.toml, share.categories" in error
+    assert applied.read(bus.settings) == {}
+
+
+def test_apply_prints_what_a_script_needs(bus: Bus) -> None:
+    found = as_json("apply")
+    assert found.keys() == {"vendors"}
+    assert found["vendors"]["math-app"].keys() == {
+        *("topics", "group", "bootstrap", "registry", "username", "credentials", "ca")
+    }
+    assert as_json("apply") == found
+    text = run("apply", "--credentials", "secrets")
+    assert "not protected" in text and "nothing was written to secrets" in text
+    assert not Path("secrets").exists()
+    assert text.endswith("1 unchanged\n")
+
+
+def test_a_missing_file_is_said_and_ends_nothing(folder: Path, bus: Bus) -> None:
+    run("apply")
+    (folder / "math-app.toml").unlink()
+    text = run("plan")
+    assert "! math-app  its file is missing; that ends nothing" in text
+    assert as_json("apply")["vendors"].keys() == {"math-app"}
+
+
+def test_list(bus: Bus) -> None:
+    assert "no agreement was applied" in run("list")
+    run("apply")
+    assert "Example [Math]" in run("list")
+    (one,) = as_json("list")["agreements"]
+    assert (one["name"], one["state"], one["daysLeft"]) == ("math-app", "active", 245)
+
+
+def test_show_prints_what_was_applied_or_the_file(folder: Path, bus: Bus) -> None:
+    assert "not applied" in run("show", "math-app")
+    run("apply")
+    (folder / "math-app.toml").unlink()
+    assert "  Vendor: Example [Math]" in run("show", "math-app")
+    assert run("show", "math-app", "--markdown").startswith(
+        r"# Data that Example \[Math\] receives"
+    )
+    found = as_json("show", "math-app")
+    assert found["applied"] and found["agreement"]["vendor"] == "Example [Math]"
+    assert "cannot be read" in as_json("show", "pupils", status=1)["error"]
+
+
+def test_show_needs_no_bus(no_bus: None) -> None:
+    text = run("show", "math-app")
+    assert "the bus does not answer" in text and "not applied" in text
+
+
+def test_revoke_asks_unless_it_is_told_not_to(bus: Bus) -> None:
+    run("apply")
+    run("revoke", "math-app", "--why", "a breach", given="n\n", status=1)
+    assert applied.read(bus.settings)["math-app"].state == "active"
+    assert "give a reason" in as_json("revoke", "math-app", "--why", " ", status=1)["error"]
+    assert "math-app is revoked" in run("revoke", "math-app", "--why", "a breach", given="y\n")
+    assert applied.read(bus.settings)["math-app"].why == "a breach"
+    found = as_json("revoke", "math-app", "--why", "again")
+    assert (found["state"], found["why"], found["renewals"]) == ("revoked", "a breach", [])
+
+
+def test_revoke_names_a_renewal_that_goes_on(folder: Path, bus: Bus) -> None:
+    renewal = FILE.replace("2027-07-31", "2028-07-31").replace("2026-08-01", "2027-08-01")
+    (folder / "math-2.toml").write_text(f'renews = "math-app"\n{renewal}')
+    run("apply")
+    found = as_json("revoke", "math-app", "--why", "a breach", "--yes")
+    assert found["renewals"] == ["math-2"]
+
+
+def test_allow_confirms_once_more(bus: Bus) -> None:
+    assert "no agreement math-app was applied" in as_json("allow", "math-app", status=1)["error"]
+    run("apply")
+    assert as_json("allow", "math-app")["confirmed"] == 1
+    assert as_json("allow", "math-app")["confirmed"] == 2
+    assert as_json("apply")["vendors"].keys() == {"math-app"}
+    assert applied.read(bus.settings)["math-app"].confirmed == 2

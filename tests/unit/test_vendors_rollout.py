@@ -1,0 +1,188 @@
+"""Applying gives the same result again and again, and what is over stays over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.errors import RetryLater, Stop
+from bus.kafka import topics
+from bus.vendors import applied, master_key, pseudonyms, revocation
+from bus.vendors.applied import Applied
+from bus.vendors.district_counts import CohortCounts
+from bus.vendors.plan import plan
+from bus.vendors.rollout import VendorAccess, apply
+from bus.vendors.scope import Scope, compile_scope
+from bus.vendors.vendor_topics import topics_by_kind
+from tests.agreements import DAY, an_agreement
+from tests.fakes.harness import Bus
+
+NOW = datetime(2026, 11, 28, 4, 0, tzinfo=UTC)
+LATER = datetime(2026, 11, 29, 4, 0, tzinfo=UTC)
+
+
+class District:
+    """A bus on the fakes, and the schemas that were registered."""
+
+    def __init__(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bus = bus
+        self.settings = bus.settings
+        self.registered: list[tuple[str, str]] = []
+        self.fails = False
+
+        def register(_: Any, ids_name: str, scope: Scope) -> dict[str, int]:
+            if self.fails:
+                raise RetryLater("the registry does not answer")
+            self.registered += [(ids_name, kind) for kind in scope.kinds]
+            return dict.fromkeys(scope.kinds, 1)
+
+        monkeypatch.setattr("bus.vendors.vendor_schema.register", register)
+
+    def apply(self, *files: Any, day: date = DAY, now: datetime = NOW) -> dict[str, VendorAccess]:
+        def count(changes: Any) -> Any:
+            return dict.fromkeys(changes, CohortCounts())
+
+        return apply(self.settings, plan(files, self.applied, day, count), now)
+
+    @property
+    def applied(self) -> dict[str, Applied]:
+        return applied.read(self.settings)
+
+    @property
+    def topics(self) -> set[str]:
+        return {
+            name for name in self.bus.broker.topics if topics.is_vendor_topic(self.settings, name)
+        }
+
+
+@pytest.fixture
+def district(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> District:
+    return District(Bus(monkeypatch, partitions=3, home=tmp_path / "home"), monkeypatch)
+
+
+def key_of(district: District, name: str) -> bytes:
+    return pseudonyms.unwrapped(
+        district.applied[name].wrapped_key, master_key.read(district.settings)
+    )
+
+
+def test_a_new_agreement_gets_topics_schemas_and_a_key(district: District) -> None:
+    access = district.apply(an_agreement())["math-app"]
+    scope = compile_scope(an_agreement())
+    assert access.topics == topics_by_kind(district.settings, scope, "math-app")
+    assert access.topics["student"] == "schoolbus.vendor.math-app.student"
+    assert access.group == "schoolbus.vendor.math-app."
+    assert access.bootstrap == "fake:9092"
+    assert access.as_json()["username"] is None
+    assert set(access.topics.values()) == district.topics
+    wide = {len(district.bus.broker.places([name])) for name in district.topics}
+    assert wide == {3}
+    assert set(district.registered) == {("math-app", kind) for kind in scope.kinds}
+    one = district.applied["math-app"]
+    assert (one.state, one.ids_name, one.applied_at) == ("active", "math-app", NOW)
+    assert one.fingerprint == applied.fingerprint(an_agreement())
+    assert len(key_of(district, "math-app")) == pseudonyms.KEY_BYTES
+
+
+def test_applying_again_changes_nothing(district: District) -> None:
+    first = district.apply(an_agreement())
+    stored = district.applied
+    assert district.apply(an_agreement(), now=LATER) == first
+    assert district.applied == stored
+
+
+def test_a_crash_before_the_end_is_made_up_for(district: District) -> None:
+    district.fails = True
+    with pytest.raises(RetryLater):
+        district.apply(an_agreement())
+    assert district.applied == {}
+    district.fails = False
+    assert district.apply(an_agreement())["math-app"].topics
+    assert district.applied["math-app"].state == "active"
+
+
+def test_a_changed_agreement_keeps_ids_and_what_was_confirmed(district: District) -> None:
+    district.apply(an_agreement())
+    key = key_of(district, "math-app")
+    applied.write(district.settings, replace(district.applied["math-app"], confirmed=3))
+    changed = an_agreement(roles=["teacher"])
+    access = district.apply(changed, now=LATER)["math-app"]
+    one = district.applied["math-app"]
+    assert one.agreement == changed and one.fingerprint == applied.fingerprint(changed)
+    assert (one.applied_at, one.confirmed) == (LATER, 3)
+    assert key_of(district, "math-app") == key
+    assert "staff" in access.topics
+
+
+def test_two_agreements_have_keys_of_their_own(district: District) -> None:
+    district.apply(an_agreement(), an_agreement("other"))
+    assert key_of(district, "math-app") != key_of(district, "other")
+
+
+def test_a_renewal_takes_over_topics_and_ids(district: District) -> None:
+    renewal = an_agreement(
+        "a-renewal", renews="math-app", **{"from": date(2027, 8, 1), "until": date(2028, 7, 31)}
+    )
+    again = an_agreement(
+        "third", renews="a-renewal", **{"from": date(2028, 8, 1), "until": date(2029, 7, 31)}
+    )
+    found = district.apply(again, renewal, an_agreement())
+    assert found["a-renewal"].topics == found["math-app"].topics == found["third"].topics
+    assert {one.ids_name for one in district.applied.values()} == {"math-app"}
+    assert (
+        key_of(district, "a-renewal") == key_of(district, "math-app") == key_of(district, "third")
+    )
+
+
+def test_a_missing_file_ends_nothing(district: District) -> None:
+    first = district.apply(an_agreement())
+    assert district.apply() == first
+    assert district.applied["math-app"].state == "active"
+
+
+def test_the_day_after_the_last_ends_it(district: District) -> None:
+    district.apply(an_agreement())
+    late = datetime(2027, 8, 1, 6, tzinfo=UTC)
+    assert district.apply(an_agreement(), day=late.date(), now=late) == {}
+    one = district.applied["math-app"]
+    assert (one.state, one.ended_at) == ("ended", late)
+    assert district.apply(an_agreement(), day=late.date(), now=LATER) == {}
+    assert district.applied["math-app"] == one
+
+
+def test_a_revoked_one_stays_revoked(district: District) -> None:
+    district.apply(an_agreement())
+    revoked = revocation.revoke(district.settings, "math-app", "a breach", LATER)
+    assert (revoked.state, revoked.why, revoked.ended_at) == ("revoked", "a breach", LATER)
+    assert not revoked.active(DAY)
+    again = revocation.revoke(district.settings, "math-app", "another", NOW)
+    assert again == revoked == district.applied["math-app"]
+    assert district.apply(an_agreement(roles=["teacher"])) == {}
+    assert district.applied["math-app"] == revoked
+
+
+def test_what_was_never_applied_cannot_be_revoked(district: District) -> None:
+    district.apply(an_agreement())
+    with pytest.raises(Stop, match="the applied ones are: math-app"):
+        revocation.revoke(district.settings, "math", "a breach", NOW)
+
+
+def test_another_master_key_stops_it_before_anything_changes(district: District) -> None:
+    district.apply(an_agreement())
+    stored, file = district.applied, master_key.path(district.settings)
+    file.write_text("00" * 32)
+    with pytest.raises(Stop, match="does not open the key"):
+        district.apply(an_agreement(), an_agreement("other"))
+    file.unlink()
+    with pytest.raises(Stop, match="restore it from the backup"):
+        district.apply(an_agreement(), an_agreement("other"))
+    assert not file.exists() and district.applied == stored
+
+
+def test_without_kafka_among_its_ways_it_has_no_topics(district: District) -> None:
+    assert district.apply(an_agreement(ways=[]))["math-app"].topics == {}
+    assert district.topics == set() and district.registered == []

@@ -1,0 +1,117 @@
+"""An agreement is described in the categories of its schedule, and the list says what is due."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from bus.vendors.applied import Applied
+from bus.vendors.standing import listed
+from bus.vendors.summary import markdown, sections, text
+from tests.agreements import DAY, an_agreement
+from tests.unit.test_vendors_applied import an_applied
+
+
+def described(applied: Applied | None = None, **changes: Any) -> dict[str, tuple[str, ...]]:
+    found = sections(an_agreement(**changes), applied, DAY)
+    return {section.title: section.lines for section in found}
+
+
+def test_data_is_in_the_agreements_own_categories() -> None:
+    share = {
+        "categories": ["Student Name", "Transportation"],
+        "fields": ["student.grades"],
+        "without": ["student.middleName"],
+        "why": {"Student Name": "class lists"},
+    }
+    found = described(share=share)
+    name, transport, single, left_out, _ = found["Data"]
+    assert name.startswith("Student Name: student (givenName, familyName")
+    assert "middleName" not in name and left_out == "Left out: student (middleName)"
+    assert transport.startswith("Transportation: nothing")
+    assert single == "Single fields: student (grades)"
+    assert found["Why the vendor needs this data"] == ("Student Name: class lists",)
+
+
+def test_students_are_described_in_words() -> None:
+    assert described()["Students"][0] == "All students of the district"
+    students = {"schools": ["s1"], "grades": ["06", "07"], "classes": ["c1"], "leave_after": 0}
+    found = described(students=students, roles=["teacher", "guardian"])["Students"]
+    assert found[0] == (
+        "Students of the schools s1, and in the grades 06, 07, and enrolled in the classes c1"
+    )
+    assert any("teachers" in line for line in found) and any("guardians" in line for line in found)
+    assert found[-1] == "A student who leaves is deleted at once."
+
+
+def test_dates_of_deletion_follow_the_end() -> None:
+    first, second = described()["Deletion"]
+    assert "2027-08-30" in first and "2027-09-29" in second
+    revoked = replace(an_applied(), state="revoked", ended_at=datetime(2026, 12, 1, tzinfo=UTC))
+    first, second = described(revoked)["Deletion"]
+    assert "2026-12-31" in first and "2027-01-30" in second
+
+
+@pytest.mark.parametrize(
+    ("applied", "state"),
+    [
+        (None, "not applied"),
+        (an_applied(), "active; ends in 245 days"),
+        (an_applied(until=date(2026, 11, 29)), "active; ends in 1 day"),
+        (an_applied(**{"from": date(2026, 12, 1)}), "begins on 2026-12-01"),
+        (an_applied(until=date(2026, 11, 27)), "ended on 2026-11-27"),
+        (replace(an_applied(), state="revoked", why="a breach"), "revoked: a breach"),
+    ],
+)
+def test_the_state_is_said(applied: Applied | None, state: str) -> None:
+    agreement = applied.agreement if applied else an_agreement()
+    assert sections(agreement, applied, DAY)[0].lines[0].startswith(state)
+
+
+def test_text_and_page() -> None:
+    agreement = an_agreement(vendor="Math *& Co* <b>")
+    found = sections(agreement, None, DAY)
+    assert "\n  Vendor: Math *& Co* <b>\n" in text(found)
+    page = markdown(agreement, found)
+    assert page.startswith(r"# Data that Math \*& Co\* \<b\> receives for instruction")
+    assert "\n## Students\n\n* All students of the district\n" in page
+
+
+# ---- the list ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("applied", "state", "note"),
+    [
+        (an_applied(), "active", ""),
+        (an_applied(until=date(2026, 12, 29)), "active", ""),
+        (an_applied(until=date(2026, 12, 28)), "active", "ends in 30 days"),
+        (an_applied(until=DAY), "active", "ends today"),
+        (an_applied(**{"from": date(2026, 12, 1)}), "pending", "begins on 2026-12-01"),
+        (an_applied(until=date(2026, 11, 27)), "ended", "attestation due on 2027-01-26"),
+        (
+            replace(an_applied(until=date(2026, 9, 28)), state="ended"),
+            "ended",
+            "attestation overdue since 2026-11-27",
+        ),
+        (
+            replace(an_applied(), state="revoked", ended_at=datetime(2026, 9, 29, tzinfo=UTC)),
+            "revoked",
+            "attestation due on 2026-11-28",
+        ),
+    ],
+)
+def test_the_list_says_what_is_due(applied: Applied, state: str, note: str) -> None:
+    (one,) = listed([applied], DAY)
+    assert (one.state, one.note) == (state, note)
+    assert one.as_json()["attestationDue"] == (one.due.isoformat() if "due" in note else None)
+
+
+def test_the_next_to_end_comes_first() -> None:
+    found = listed(
+        [an_applied("b"), an_applied("c", until=date(2026, 12, 1)), an_applied("a")], DAY
+    )
+    assert [one.name for one in found] == ["c", "a", "b"]
