@@ -2,7 +2,7 @@
 
 The projection needs the present state of the district: a student who enters an agreement is sent
 in full, with the records that the student's records refer to. The file is a view of the topics
-(`BUS_HOME/vendors/view.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
+(`BUS_HOME/vendors/PREFIX.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
 
     record   kind, id, student, ref: the value as it came from Kafka
     place    topic, part, next: the offset before which all messages are in the file

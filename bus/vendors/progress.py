@@ -35,6 +35,11 @@ class Progress:
     confirmed: int = 0
     held: int = 0
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether students must still be looked at, or old records be deleted."""
+        return self.reached is not None or not self.written
+
 
 def read(con: sqlite3.Connection, agreement: str) -> Progress | None:
     """Return how far an agreement is; None if it has not begun."""

@@ -291,8 +291,7 @@ class Projection:
         """Handle a change of a record that comes along."""
         if self._need.count((change.kind, change.id)) <= 0:
             return
-        self._refer(change.kind, change.before, -1)
-        self._refer(change.kind, change.after, 1)
+        self._refer_otherwise(change.kind, change.before, change.after)
         if (
             change.before is None
             or change.after is None
@@ -359,6 +358,17 @@ class Projection:
             for key in self._refers(kind, record, old=old):
                 self._need.add(key, sign)
 
+    def _refer_otherwise(
+        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
+    ) -> None:
+        """Count the references that a sent record has no longer, and those that are new."""
+        had = self._refers(kind, before, old=old) if before is not None else set()
+        has = self._refers(kind, after) if after is not None else set()
+        for key in had - has:
+            self._need.add(key, -1)
+        for key in has - had:
+            self._need.add(key, 1)
+
     def _refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
         """Return the records that come along with a record.
 
@@ -420,7 +430,10 @@ class Projection:
                 self._taken_away(student, member, changes[student])
             return
         for student in leaving:
-            self._leave(student, changes[student], day)
+            if self.scope.agreement.students.leave_after:
+                self._leave(student, changes[student], day)
+            else:
+                self._leave_at_once(student, members[student], changes[student])
         self._enter(entering, members)
 
     def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
@@ -459,8 +472,7 @@ class Projection:
             key = (change.kind, change.id, student)
             before = self._seen(student, change.kind, change.before, old=True)
             after = self._seen(student, change.kind, change.after)
-            self._refer(change.kind, before, -1, old=True)
-            self._refer(change.kind, after, 1)
+            self._refer_otherwise(change.kind, before, after, old=True)
             if after is not None:
                 if before is None or self._differs(change.kind, before, after):
                     self._emit[key] = after
