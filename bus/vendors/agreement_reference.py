@@ -212,9 +212,9 @@ def _categories() -> str:
     lines = [
         "## Categories\n",
         "The categories are those of the National Data Privacy Agreement, “Schedule of Data”. A",
-        "category without fields may be named; nothing of it flows. Every record also has `sourcedId`",
-        "and `status`. Fields that are in no category, such as pronouns and free text, must be named",
-        "one by one (`share.fields`).\n",
+        "category without fields may be named; nothing of it flows. Every record also has",
+        "`sourcedId` and `status`. Fields that are in no category, such as pronouns and free text,",
+        "must be named one by one (`share.fields`).\n",
         "| category | fields |",
         "| --- | --- |",
     ]
