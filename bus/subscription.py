@@ -14,6 +14,12 @@ A message that does not decode is skipped. It is counted, logged and passed to a
     events = subscribe("student", group="acme", undecodable=lambda lost: alarm(lost.place))
     for event in events: ...
     print(events.undecodable.total())
+
+A vendor with an agreement names it, and reads its own topics. Deletions are events there:
+
+    for event in subscribe("student", agreement="math-app", group="reader"):
+        if event.record is None:
+            forget(event.kind, event.key)
 """
 
 from __future__ import annotations
@@ -30,15 +36,16 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
-from bus.errors import BusError, Never, RetryLater
+from bus.errors import BusError, Never, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.cloudevents import attributes
+from bus.kafka.cloudevents import TYPE_PREFIX, attributes
 from bus.kafka.reachability import check_reachable
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
-from bus.settings import Settings, load
+from bus.settings import Settings, load, registered_name
 from bus.standard import KINDS
+from bus.vendors.vendor_schema import vendor_topic
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +56,12 @@ class Event:
 
     kind:                          the kind of record, such as "student".
     record:                        the new state of the record: a TypedDict of `bus.standard`, such
-                                   as `Student` for "student".
+                                   as `Student` for "student". Under an agreement: a dict with the
+                                   agreed fields, or None if the record must be deleted.
     id, type, source, traceparent: the CloudEvents attributes of the event.
     time:                          the CloudEvents time, in UTC.
     place:                         topic/partition/offset.
+    key:                           the id of the record, its `sourcedId`.
     """
 
     kind: str
@@ -63,6 +72,7 @@ class Event:
     time: datetime
     traceparent: str | None
     place: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +106,13 @@ class Subscription(Iterator[Event]):
         settings: Settings | None,
         until_caught_up: bool,
         hook: Callable[[Undecodable], object] | None,
+        agreement: str | None = None,
     ) -> None:
         self.undecodable: Counter[str] = Counter()
         # Not a method of this object: a reference to it would keep the object alive, and dropping
         # the object must leave the group at once.
         skipped = _SkippedMessages(group, self.undecodable, hook)
-        self._events = _events(kinds, group, settings, until_caught_up, skipped.add)
+        self._events = _events(kinds, group, settings, until_caught_up, skipped.add, agreement)
 
     def __next__(self) -> Event:
         """The next event; the one before it counts as handled."""
@@ -139,6 +150,7 @@ def subscribe(
     settings: Settings | None = None,
     until_caught_up: bool = False,
     undecodable: Callable[[Undecodable], object] | None = None,
+    agreement: str | None = None,
 ) -> Subscription:
     """Return the events of these kinds, starting at the first that this group has not handled.
 
@@ -149,17 +161,23 @@ def subscribe(
     undecodable:     called with each message that does not decode, before the next event comes. The
                      message counts as handled when the call returns. If the call raises, reading
                      ends with that exception, and the message comes again.
+    agreement:       read a vendor's own topics under this agreement, named as in the topics.
 
     Events of one student and one kind come in order. A message that does not decode is skipped, as
     only its producer can correct it. It is counted in `Subscription.undecodable`. The logger
     `bus.subscription` warns of the 1st, 10th, 100th … message of a kind, without the record's id
     and bytes.
 
+    Under an agreement, a record has the fields of the schema with which it was written, and the
+    group is `PREFIX.vendor.AGREEMENT.GROUP`. An event whose record is None is a deletion: delete
+    what you keep of the record with this `key`. Its type is `org.schoolbus.KIND.deleted`.
+
     These errors are raised when the first event is requested: `RetryLater` if Kafka or the registry
     does not answer, `Stop` if no bus is running, and ValueError for a kind that the standard does
-    not have.
+    not have. Under an agreement, `Stop` is raised at any time when the bus no longer lets this
+    vendor read, because the agreement was changed, has ended or was revoked.
     """
-    return Subscription(kinds, group, settings, until_caught_up, undecodable)
+    return Subscription(kinds, group, settings, until_caught_up, undecodable, agreement)
 
 
 def _events(
@@ -168,6 +186,7 @@ def _events(
     settings: Settings | None,
     until_caught_up: bool,
     skip: Callable[[Undecodable], None],
+    agreement: str | None,
 ) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
@@ -178,9 +197,25 @@ def _events(
     if not settings.embedded:
         check_reachable(settings)
     lookup = schema_lookup(settings)
-    decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in kinds}
+    if agreement is None:
+        decoders = {topics.topic(settings, kind): (kind, Decoder(kind, lookup)) for kind in kinds}
+    else:
+        registered_name("vendor's agreement", agreement)
+        group = f"vendor.{agreement}.{group}"
+        decoders = {
+            vendor_topic(settings, agreement, kind): (kind, Decoder(kind, lookup, as_written=True))
+            for kind in kinds
+        }
+    refusals = []
+
+    def refused(error: Error) -> None:
+        if error.code() in REFUSALS:
+            refusals.append(error.code())
+
     consumer = Consumer(
         group_settings(settings, group)
+        # Without this, librdkafka only logs that a password counts no more.
+        | ({} if agreement is None else {"error_cb": refused})
         | {
             # librdkafka commits stored offsets every second, when partitions are revoked, and when
             # the consumer closes.
@@ -202,6 +237,12 @@ def _events(
         consumer.subscribe(list(decoders), on_assign=assigned, on_revoke=revoked)
         while not (until_caught_up and behind is not None and not behind):
             message = consumer.poll(1.0)
+            if refusals:
+                raise Stop(
+                    f"the district does not let agreement {agreement} read this, or no longer: the "
+                    "agreement was changed, has ended or was revoked, or these credentials were "
+                    "replaced. Ask the district's contact, who is named in the agreement"
+                )
             if message is None:
                 continue
             place = (message.topic() or "", message.partition() or 0)
@@ -210,8 +251,10 @@ def _events(
                     (behind or set()).discard(place)
                 elif error.fatal():
                     raise KafkaException(error)
+                elif agreement is not None:
+                    refused(error)
                 continue
-            found = _event(message, *decoders[place[0]])
+            found = _event(message, *decoders[place[0]], deletions=agreement is not None)
             if isinstance(found, Event):
                 yield found
             else:
@@ -221,6 +264,17 @@ def _events(
         raise RetryLater(f"Kafka reports {error.args[0].name()}; try again later") from None
     finally:
         consumer.close()
+
+
+REFUSALS = frozenset(
+    {
+        Error.TOPIC_AUTHORIZATION_FAILED,
+        Error.GROUP_AUTHORIZATION_FAILED,
+        Error.SASL_AUTHENTICATION_FAILED,
+        Error._AUTHENTICATION,
+    }
+)
+"""Kafka's answers to a vendor that may not read, or no longer."""
 
 
 def _print_errors_without_traceback() -> None:
@@ -239,25 +293,34 @@ def _print_errors_without_traceback() -> None:
         sys.excepthook = hook
 
 
-def _event(message: Message, kind: str, decoder: Decoder) -> Event | Undecodable:
-    """Return the event of a message, or `Undecodable`."""
+def _event(
+    message: Message, kind: str, decoder: Decoder, *, deletions: bool = False
+) -> Event | Undecodable:
+    """Return the event of a message, or `Undecodable`.
+
+    deletions: whether a message without a value is an event.
+    """
     place, value = f"{message.topic()}/{message.partition()}/{message.offset()}", message.value()
-    try:
-        record = decoder.decode(value)
-    except Never as reason:
-        key: bytes | str = message.key() or b""
-        name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-        return Undecodable(kind, place, str(reason), name, value)
+    raw: bytes | str = message.key() or b""
+    key = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     about = attributes(message)
+    if value is None and deletions:
+        record, type_ = None, f"{TYPE_PREFIX}{kind}.deleted"
+    else:
+        try:
+            record, type_ = decoder.decode(value), about.type
+        except Never as reason:
+            return Undecodable(kind, place, str(reason), key, value)
     return Event(
         kind=kind,
         record=record,
         id=about.id,
-        type=about.type,
+        type=type_,
         source=about.source,
         time=about.time,
         traceparent=about.traceparent,
         place=place,
+        key=key,
     )
 
 

@@ -19,6 +19,7 @@ from bus.cli import (
     deadletters,
     demo,
     local,
+    optouts,
     produce,
     quarantine,
     reconcile,
@@ -86,6 +87,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(topics.app, name="topics")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(optouts.app, name="optouts")
 app.add_typer(vendors.app, name="vendors")
 app.command("sample")(sample.sample)
 app.add_typer(bench.app, name="bench")

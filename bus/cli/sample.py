@@ -9,6 +9,9 @@ import typer
 
 from bus.cli.output import Json, emit, failures
 
+OPT_OUTS = 0.01
+"""The share of students with an opt-out."""
+
 
 def sample(
     path: Annotated[Path, typer.Argument(help="The .zip or the folder to write.")],
@@ -31,7 +34,7 @@ def sample(
     with failures(json):
         from bus.demo.sample import District
 
-        District(seed, students, change).write(path, day)
+        District(seed, students, change, opt_outs=OPT_OUTS).write(path, day)
         result = {"path": str(path), "students": students, "day": day, "seed": seed}
         emit(
             json,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
+from bus.cli.stop_signals import stop_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -161,6 +162,43 @@ def apply(
             console.print(_summed(changes))
 
         emit(json, {"vendors": {name: one.as_json() for name, one in found.items()}}, show)
+
+
+@app.command()
+def run(
+    until_caught_up: Annotated[
+        bool,
+        typer.Option(
+            "--until-caught-up",
+            help="End when everything that is in the topics now is with the vendors.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Keep the vendors' topics current, until stopped.
+
+    One instance works at a time. Others wait, and take over when it ends.
+    """
+    with failures(json):
+        from bus.observe import telemetry
+        from bus.vendors.runner import Runner
+
+        settings = settings_of_reached()
+        telemetry.configure(settings.telemetry)
+        runner = Runner(settings)
+        stop_on_signals(runner.stop)
+        outcome = runner.run(until_caught_up=until_caught_up)
+        emit(
+            json,
+            {
+                "agreements": outcome.agreements,
+                "sent": outcome.sent,
+                "undecodable": outcome.undecodable,
+            },
+            lambda console: console.print(
+                f"{_many(outcome.sent, 'message')} to {_many(len(outcome.agreements), 'vendor')}"
+            ),
+        )
 
 
 @app.command("list")

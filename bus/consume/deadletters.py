@@ -11,7 +11,6 @@ letter, no value, `dl_place`, and the new state in `dl_state` (retried, discarde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from bus.errors import Stop
 from bus.kafka import topics
+from bus.kafka.audit import record_access
 from bus.kafka.cloudevents import Headers, headers_of, now
 from bus.kafka.reader import scan
-from bus.kafka.sender import Sender, send
+from bus.kafka.sender import Sender
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
@@ -228,17 +228,8 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     why: the reason, for a person.
     by:  who looks at the values.
     """
-    if not why.strip():
-        raise Stop("looking at personal data requires a reason, which is recorded: add --why")
-    topics.ensure(settings, [topics.audit(settings)])
-    note = {"by": by, "at": now(), "why": why, "product": product, "place": place}
-    send(
-        settings,
-        topics.audit(settings),
-        json.dumps({"what": "looked at a dead letter", **note}).encode(),
-        doing="record the access to personal data",
-        later="nothing is shown; try again when Kafka is up",
-    )
+    about = {"product": product, "place": place}
+    record_access(settings, "looked at a dead letter", why=why, by=by, **about)
 
 
 def _about(message: Message) -> dict[str, str]:

@@ -55,6 +55,13 @@ SUBJECTS = (
     ("Physical Education", "PED", "08"),
     ("World Languages", "WLG", "24"),
 )
+OPT_OUTS = (
+    ("protected", "", "", "court"),
+    *[("directoryInformation", "", "", "parent")] * 5,
+    *[("vendor", "Acorn Math", "", "parent")] * 3,
+    *[("purpose", "", "research", "parent")] * 2,
+)
+"""Scope, vendor, purpose and decidedBy of opt-outs, as often as they occur."""
 GRADES = ("KG", *(f"{grade:02d}" for grade in range(1, 13)))
 CLASS_SIZE = 25
 SCHOOL_SIZE = 600
@@ -71,12 +78,15 @@ class District:
     change:       the share of students, 0 to 1, that change on each later day.
     classes_each: how many classes a student takes. There are about this many enrollments for each
                   student.
+    opt_outs:     the share of students, 0 to 1, that have an opt-out. With 0, the extract has no
+                  optOuts.csv. Otherwise at least one student is protected.
     """
 
     seed: int = 1
     students: int = 1_000
     change: float = 0.01
     classes_each: int = 8
+    opt_outs: float = 0.0
 
     @property
     def schools(self) -> int:
@@ -137,7 +147,7 @@ class District:
     # ---- files ---------------------------------------------------------------------------------
 
     def _files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
-        yield "manifest.csv", _manifest()
+        yield "manifest.csv", _manifest(opt_outs=self.opt_outs > 0)
         yield "orgs.csv", self._orgs(day)
         yield "academicSessions.csv", self._sessions(day)
         yield "courses.csv", self._courses(day)
@@ -145,6 +155,8 @@ class District:
         yield "users.csv", self._users(day)
         yield "demographics.csv", self._demographics(day)
         yield "enrollments.csv", self._enrollments(day)
+        if self.opt_outs > 0:
+            yield "optOuts.csv", self._opt_outs(day)
 
     def _orgs(self, day: int) -> Iterator[Sequence[str]]:
         yield "sourcedId status dateLastModified name type identifier parentSourcedId".split()
@@ -265,6 +277,26 @@ class District:
                 "US", "", "", "",
             )  # fmt: skip
 
+    def _opt_outs(self, day: int) -> Iterator[Sequence[str]]:
+        yield (
+            "sourcedId status dateLastModified studentSourcedId scope vendor purpose decidedBy "
+            "beginDate endDate"
+        ).split()
+        protected = self._draw("protected") % self.students
+        for student in self._present(day):
+            draw = self._draw("opt-out", student)
+            if student == protected:
+                kind = OPT_OUTS[0]
+            elif draw / 2**32 < self.opt_outs:
+                kind = OPT_OUTS[draw % len(OPT_OUTS)]
+            else:
+                continue
+            scope, vendor, purpose, decided_by = kind
+            yield (
+                f"optout-{student:07d}", "active", _stamp(1), _student(student), scope, vendor,
+                purpose, decided_by, YEAR_BEGIN, "",
+            )  # fmt: skip
+
     def _enrollments(self, day: int) -> Iterator[Sequence[str]]:
         yield (
             "sourcedId status dateLastModified classSourcedId schoolSourcedId userSourcedId role "
@@ -341,7 +373,7 @@ class District:
         return random.Random(crc32(repr((self.seed, *about)).encode())).getrandbits(32)
 
 
-def _manifest() -> Iterator[Sequence[str]]:
+def _manifest(*, opt_outs: bool) -> Iterator[Sequence[str]]:
     yield "propertyName", "value"
     yield "manifest.version", "1.0"
     yield "oneroster.version", "1.1"
@@ -362,6 +394,8 @@ def _manifest() -> Iterator[Sequence[str]]:
         "resources",
         "results",
     }
+    if opt_outs:
+        there.add("optOuts")
     for name in sorted(there | absent):
         yield f"file.{name}", "bulk" if name in there else "absent"
     yield "source.systemName", "Schoolbus sample district"

@@ -13,6 +13,7 @@ guard       stops a mass withdrawal
 record_difference  what a dry run would change, record by record
 fault_group groups faults that have one cause
 ownership   finds out to which source an id belongs
+opt_outs    publishes the opt-outs that a person enters, and reads those of all sources
 quarantine  the topic with the faults of the input
 columns     maps the fields of a kind to DuckDB columns
 drop_folder watches a folder and publishes each extract that arrives

@@ -12,6 +12,7 @@ offsets           where partitions begin and end, and what a consumer group has 
 known_ids         which ids other sources have published
 retention         how long topics keep history, and how much disk that takes
 reachability      whether the cluster can be reached, and the likely cause if not
+audit             records who looked at personal data, and why
 overview          the topics and the lag of each consumer group
 asyncapi          the topics as an AsyncAPI document
 """

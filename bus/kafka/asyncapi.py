@@ -2,7 +2,8 @@
 
 `bus schemas docs` generates the document from the .avsc files. It describes the topics of the
 record kinds as their readers see them. It leaves out the bus's internal topics, such as quarantine
-and dead letters, because no other program reads them.
+and dead letters, because no other program reads them. `vendor_document` describes the topics of one
+vendor in the same way.
 
 Sources: AsyncAPI 3.0.0 (operations say what the described application does: `receive`; "Multi
 Format Schema Object" for the Avro payload); AsyncAPI Kafka bindings 0.5.0 (key, topic settings,
@@ -11,6 +12,7 @@ where the schema's id is); CloudEvents 1.0.2, "Kafka Protocol Binding", section 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import yaml
@@ -48,10 +50,14 @@ def render(topic_prefix: str) -> str:
 
     topic_prefix: the first part of topic names, such as "schoolbus".
     """
-    text: str = yaml.dump(
-        document(topic_prefix), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-    )
+    text = as_yaml(document(topic_prefix))
     return f"# Generated from schemas/*.avsc by `bus schemas docs`. Do not edit.\n{text}"
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """Return a document as YAML, with its keys in their order."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def document(topic_prefix: str) -> dict[str, Any]:
@@ -73,10 +79,47 @@ def document(topic_prefix: str) -> dict[str, Any]:
         "operations": {f"receive{_capital(name)}": _operation(name) for name in KINDS},
         "components": {
             "messages": {
-                **{kind.name: _message(kind) for kind in KINDS.values()},
+                **{kind.name: _message(kind.name, kind.schema) for kind in KINDS.values()},
                 "erasure": _erasure(),
             },
             "schemas": {"cloudEvent": _attributes()},
+        },
+    }
+
+
+def vendor_document(
+    title: str,
+    description: str,
+    server: dict[str, Any],
+    topics_of_kinds: Mapping[str, tuple[str, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return the document of a vendor's own topics.
+
+    server:          the Server Object.
+    topics_of_kinds: the topic and the Avro schema of each kind.
+    """
+    kinds = topics_of_kinds.items()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": title, "version": VERSION, "description": description},
+        "defaultContentType": cloudevents.CONTENT_TYPE,
+        "servers": {"district": server},
+        "channels": {
+            kind: {
+                "address": topic,
+                "title": schema["name"],
+                "description": schema["doc"],
+                "messages": _messages(kind),
+            }
+            for kind, (topic, schema) in kinds
+        },
+        "operations": {f"receive{_capital(kind)}": _operation(kind) for kind, _ in kinds},
+        "components": {
+            "messages": {
+                **{kind: _message(kind, schema) for kind, (_, schema) in kinds},
+                "erasure": _erasure(),
+            },
+            "schemas": {"cloudEvent": _vendor_attributes()},
         },
     }
 
@@ -106,13 +149,17 @@ def _channel(kind: Kind, topic_prefix: str) -> dict[str, Any]:
         "address": f"{topic_prefix}.{kind.name}",
         "title": kind.schema["name"],
         "description": f"{kind.schema['doc']} Partitioned by {kind.owner}.",
-        "messages": {
-            kind.name: {"$ref": f"#/components/messages/{kind.name}"},
-            "erasure": {"$ref": "#/components/messages/erasure"},
-        },
+        "messages": _messages(kind.name),
         "bindings": {
             "kafka": {"topicConfiguration": _configuration(kind.name), "bindingVersion": BINDING}
         },
+    }
+
+
+def _messages(kind: str) -> dict[str, Any]:
+    return {
+        kind: {"$ref": f"#/components/messages/{kind}"},
+        "erasure": {"$ref": "#/components/messages/erasure"},
     }
 
 
@@ -141,14 +188,12 @@ def _operation(kind: str) -> dict[str, Any]:
     }
 
 
-def _message(kind: Kind) -> dict[str, Any]:
-    types = [
-        f"{cloudevents.TYPE_PREFIX}{kind.name}.{change}" for change in get_args(cloudevents.Change)
-    ]
+def _message(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    types = [f"{cloudevents.TYPE_PREFIX}{kind}.{change}" for change in get_args(cloudevents.Change)]
     return {
-        "name": kind.name,
-        "title": kind.schema["name"],
-        "summary": kind.schema["doc"],
+        "name": kind,
+        "title": schema["name"],
+        "summary": schema["doc"],
         "contentType": cloudevents.CONTENT_TYPE,
         "headers": {
             "type": "object",
@@ -161,7 +206,7 @@ def _message(kind: Kind) -> dict[str, Any]:
                 }
             },
         },
-        "payload": {"schemaFormat": AVRO, "schema": kind.schema},
+        "payload": {"schemaFormat": AVRO, "schema": schema},
         "bindings": {
             "kafka": {
                 "key": _key(),
@@ -227,6 +272,16 @@ def _attributes() -> dict[str, Any]:
         "required": ["ce_specversion", "ce_id", "ce_source", "ce_type", "content-type"],
         "properties": {name: {"type": "string", **rest} for name, rest in properties.items()},
     }
+
+
+def _vendor_attributes() -> dict[str, Any]:
+    """Return the schema of a vendor's headers: without what could be compared between vendors."""
+    found = _attributes()
+    for name in ("traceparent", cloudevents.UNCHECKED):
+        del found["properties"][name]
+    found["properties"]["ce_source"]["description"] = "The same in all events of the agreement."
+    found["properties"]["ce_time"]["description"] = "When the event was made, cut; UTC."
+    return found
 
 
 def _capital(name: str) -> str:

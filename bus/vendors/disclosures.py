@@ -152,7 +152,7 @@ class DisclosureWriter:
         """
         base = {"what": "left", "at": moment_text(at), "agreement": name}
         for group in _groups(students, TRANSACTION_STUDENTS):
-            self._append(partial(self._about, base, group, new=False))
+            self._append(partial(self._about, base, group, new=False), known=group)
 
     def ended(self, name: str, at: datetime, why: str = "") -> None:
         """Record that a vendor receives no more data: the agreement ended, or was revoked.
@@ -224,7 +224,7 @@ class DisclosureWriter:
             known = self._table().commitments(student) if student is not None else []
             return [{**base, "students": sorted(known)}], []
 
-        self._append(contents)
+        self._append(contents, known=[] if student is None else [student])
 
     def erase(self, students: Sequence[str], by: str, why: str) -> int:
         """Erase students from the record: nobody can find out any more whom their entries mean.
@@ -245,11 +245,12 @@ class DisclosureWriter:
             rows = [row for student in known for row in table.tombstones(student)]
             return ([{**base, "count": count}] if known else []), rows
 
-        self._append(contents)
+        self._append(contents, known=students)
         return count
 
     def head(self) -> ChainHead:
-        """Return the head of the chain. Takes over if another process has written since."""
+        """Return the head of the chain, with what other processes have written."""
+        self._ready = False
         self._append(lambda: ([], []))
         return self._head
 
@@ -276,12 +277,17 @@ class DisclosureWriter:
         ]
         return entries, rows
 
-    def _append(self, contents: Callable[[], Contents]) -> None:
+    def _append(self, contents: Callable[[], Contents], *, known: Sequence[str] = ()) -> None:
         """Append entries, whatever other processes append at the same time.
 
         contents: returns the entries without number and link. It is called again after another
                   process has written, because the table of students may have changed.
+        known:    students whom `contents` leaves out if the table lacks them.
         """
+        if self._ready and not all(one in self._table() for one in known):
+            # Another process may have added them. A write would show that, but what is left out is
+            # not written.
+            self._ready = False
         until = time.monotonic() + PATIENCE
         attempt, tried = 0, b""
         while True:

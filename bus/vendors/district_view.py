@@ -9,8 +9,9 @@ in full, with the records that the student's records refer to. The file is a vie
     cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`)
     need     agreement, kind, id, count: how many records of the agreement refer to it
              (`bus.vendors.need`)
-    outbox   what the last commit must send; it is sent again after a kill (`bus.vendors.outbox`)
-    applied  the state of each agreement: fingerprint, progress
+    outbox   what must still be sent; it is sent again after a kill (`bus.vendors.outbox`)
+    disclosed  who entered or left, for the record of disclosures
+    progress how far each agreement is (`bus.vendors.progress`)
 
 One transaction of the file holds the records of a batch, the offsets, all that follows for each
 agreement, and what must be sent. So after a kill at any moment the file and what was sent agree:
@@ -49,12 +50,18 @@ CREATE TABLE IF NOT EXISTS cohort (
 CREATE TABLE IF NOT EXISTS need (
     agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (agreement, kind, id)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS applied (
-    agreement TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, reached TEXT, written INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL, held INTEGER NOT NULL, bounds TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS progress (
+    agreement TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
+    key TEXT NOT NULL, value BLOB, event TEXT NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS disclosed (
+    number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
+    entered INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed")
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
@@ -84,7 +91,7 @@ class DistrictView:
         found = self.con.execute("SELECT value FROM about WHERE name = 'mark'").fetchone()
         self.new = found is None or found[0] != mark
         if self.new:
-            for table in ("record", "place", "cohort", "need", "applied", "outbox"):
+            for table in TABLES:
                 self.con.execute(f"DELETE FROM {table}")
             self.con.execute("INSERT OR REPLACE INTO about VALUES ('mark', ?)", [mark])
 

@@ -42,18 +42,18 @@ class Need:
 
         first: called when the first reference to a record appears; it may count more references.
         last:  called when the last reference disappears; the same.
-        still: called when references changed, and there were and are some.
+        still: called when references changed, and there were and are some, also when as many
+               came as went.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()
             # New references first, so that a record is not dropped and sent again.
             for key, number in sorted(waiting.items(), key=lambda one: -one[1]):
-                if number == 0:
-                    continue
                 before = self.count(key)
                 after = before + number
-                self._counts[key] = after
-                self._changed.add(key)
+                if number:
+                    self._counts[key] = after
+                    self._changed.add(key)
                 if before <= 0 < after:
                     first(key)
                 elif after <= 0 < before:

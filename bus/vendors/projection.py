@@ -400,7 +400,7 @@ class Projection:
             elif kept_out or not exists:
                 self._leave_at_once(student, member, mine)
             elif member.state is State.HELD and not release:
-                self._erased_within(student, member, mine)
+                self._taken_away(student, member, mine)
             elif member.state is State.IN:
                 if selected:
                     self._changed_within(student, mine)
@@ -411,12 +411,13 @@ class Projection:
             elif member.state is State.HELD:
                 self._leave_at_once(student, member, mine)
             else:
-                self._erased_within(student, member, mine)
+                self._taken_away(student, member, mine)
         if budget is not None and len(entering) + len(leaving) > budget:
             self._out.held = len(entering) + len(leaving)
             for student in leaving:
-                had = self._had(student, changes[student])
-                self._put_stored(student, Member(State.HELD), had)
+                member = Member(State.HELD)
+                self._put_stored(student, member, self._had(student, changes[student]))
+                self._taken_away(student, member, changes[student])
             return
         for student in leaving:
             self._leave(student, changes[student], day)
@@ -506,11 +507,11 @@ class Projection:
     def _leave(self, student: str, changes: Iterable[Change], day: date) -> None:
         """Send a student who left through the roster as withdrawn, as the vendor last had it."""
         had = self._had(student, changes)
-        for (kind, id_), record in had.items():
-            self._emit[kind, id_, student] = {**record, "status": WITHDRAWN}
         member = Member(State.LEAVING, day)
         self._put_stored(student, member, had)
-        self._erased_within(student, member, changes)
+        self._taken_away(student, member, changes)
+        for kind, id_ in member.keys:
+            self._emit[kind, id_, student] = {**had[kind, id_], "status": WITHDRAWN}
         self._out.left.append(student)
 
     def _put_stored(self, student: str, member: Member, had: Mapping[Key, Record]) -> None:
@@ -528,13 +529,20 @@ class Projection:
         for key in member.refers:
             self._need.add(key, -1)
 
-    def _erased_within(self, student: str, member: Member, changes: Iterable[Change]) -> None:
-        """Delete the records that the district erased, of a student who is leaving or held."""
-        erased = {(one.kind, one.id) for one in changes if one.after is None} & set(member.keys)
-        for kind, id_ in erased:
-            self._emit[kind, id_, student] = None
-        if erased:
-            member.keys = [key for key in member.keys if key not in erased]
+    def _taken_away(self, student: str, member: Member, changes: Iterable[Change]) -> None:
+        """Delete what is no record of the student any more, while the student is leaving or held.
+
+        The district erased such a record, or it is about another student now.
+        """
+        taken = {
+            (one.kind, one.id)
+            for one in changes
+            if one.after is None or student_of(one.kind, one.after) != student
+        } & set(member.keys)
+        for kind, id_ in taken:
+            self._emit.setdefault((kind, id_, student), None)  # it may be sent because of its class
+        if taken:
+            member.keys = [key for key in member.keys if key not in taken]
             self.cohort.put(student, member)
 
     # ---- rules ---------------------------------------------------------------------------------

@@ -29,6 +29,12 @@ SHOWN = ("name", "type", "doc", "default", "sensitivity", "oneroster", "ceds", "
 """Attributes of a field that a vendor's schema keeps. `references` is narrowed to the scope."""
 
 
+PSEUDONYM_DOC = (
+    "The id of the record, a pseudonym that only this agreement has; it never changes and is the "
+    "key of the message."
+)
+
+
 def vendor_topic(settings: Settings, ids_name: str, kind: str) -> str:
     """Return a vendor's topic of a kind, such as `schoolbus.vendor.math-app.student`.
 
@@ -54,6 +60,8 @@ def vendor_schema(scope: Scope, kind: str, ids_name: str) -> dict[str, Any]:
             continue
         shown = {key: deepcopy(field[key]) for key in SHOWN if key in field}
         shown["doc"] = _without_mentions(field["doc"], cut)
+        if name == "sourcedId" and scope.pseudonymous:
+            shown["doc"] = PSEUDONYM_DOC
         if name not in ALWAYS:
             shown["type"] = _nullable(shown["type"])
             shown["default"] = None

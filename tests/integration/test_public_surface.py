@@ -105,6 +105,7 @@ def test_the_keys_of_json(commands: Commands) -> None:
     seen.run("status")
     seen.run("doctor")
     _dead_letters(seen, commands)
+    _opt_outs(seen)
     _replays(seen, commands, out)
     _vendors(seen, commands)
     _without_a_bus(seen, commands)
@@ -189,6 +190,20 @@ def _dead_letters(seen: Seen, commands: Commands) -> None:
         seen.run("deadletters retry", "webhook", place, "--url", vendor.url, status=1)
         seen.run("deadletters discard", "webhook", "--all", "--why", "a test")
         seen.run("deadletters list", "webhook", "--all")
+
+
+def _opt_outs(seen: Seen) -> None:
+    """Enter, list and end two opt-outs, so that each field has a value once."""
+    told = ("--decided-by", "parent")
+    one = ("--scope", "vendor", "--vendor", "Acme", "--from", "2026-11-01")
+    other = ("--scope", "purpose", "--purpose", "research", "--until", "2027-06-30")
+    entered = [
+        seen.run("optouts add", "student-0000001", *options, *told)["optOut"]
+        for options in (one, other)
+    ]
+    seen.run("optouts list", "--why", "a test")
+    for opt_out in entered:
+        seen.run("optouts end", opt_out["sourcedId"])
 
 
 def _replays(seen: Seen, commands: Commands, out: str) -> None:

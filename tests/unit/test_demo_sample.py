@@ -6,9 +6,13 @@ import csv
 import io
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from bus.demo.sample import District
+from bus.ingest.integrity import validate
+from bus.ingest.workspace import Workspace
+from tests.oneroster_files import staged
 
 DISTRICT = District(seed=3, students=300, change=0.2)
 
@@ -40,6 +44,35 @@ def test_every_reference_is_there(tmp_path: Path) -> None:
             assert enrollment["classSourcedId"] in classes
             assert enrollment["schoolSourcedId"] in orgs
         assert table(path, "demographics").keys() <= users.keys()
+
+
+def test_about_one_student_in_a_hundred_has_an_opt_out_and_the_other_files_stay(
+    tmp_path: Path,
+) -> None:
+    plain = District(seed=5, students=3_000)
+    with_opt_outs = replace(plain, opt_outs=0.01)
+    one, two = plain.write(tmp_path / "1"), with_opt_outs.write(tmp_path / "2")
+    for path in one.iterdir():
+        if path.name != "manifest.csv":
+            assert path.read_bytes() == (two / path.name).read_bytes()
+    assert not (one / "optOuts.csv").exists()
+
+    staging = staged(two, tmp_path / "work")
+    assert staging.coverage["optOut"] == "bulk"
+    workspace = Workspace(staging)
+    validate(workspace)
+    assert [fault for fault in staging.faults if fault.kind == "optOut"] == []
+    found = Counter(
+        scope for (scope,) in workspace.sql(f"SELECT scope FROM {workspace.record('optOut')}")
+    )
+    assert found.keys() == {"protected", "directoryInformation", "vendor", "purpose"}
+    assert 0.005 * 3_000 < found.total() < 0.02 * 3_000
+
+
+def test_a_small_district_has_a_protected_student(tmp_path: Path) -> None:
+    district = District(students=5, opt_outs=0.01)
+    opt_outs = table(district.write(tmp_path / "1.zip"), "optOuts")
+    assert "protected" in {row["scope"] for row in opt_outs.values()}
 
 
 def test_a_later_day_changes_about_the_share(tmp_path: Path) -> None:

@@ -13,13 +13,18 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 
-from bus import Event, Subscription, Undecodable, subscribe
+from bus import Event, Stop, Subscription, Undecodable, subscribe
+from bus.registry.codec import Encoder
+from bus.vendors.vendor_schema import vendor_schema
 from tests.fakes.consumer import FakeConsumer
 from tests.fakes.harness import Bus
+from tests.unit.test_vendor_schema import scope_of
 
 GROUP = "vendor"
 
@@ -143,6 +148,115 @@ def test_who_lets_go_of_the_events_leaves_the_group(bus: Bus) -> None:
         assert bus.broker.group(f"{bus.settings.topic_prefix}.{GROUP}").members == []
     finally:
         gc.enable()
+
+
+# Under an agreement
+
+TOPIC = "schoolbus.vendor.math-app.student"
+
+
+def vendor_encoder(*fields: str) -> Encoder:
+    """Return what writes students with these fields; the id of its schema is their number."""
+    return Encoder("student", len(fields), agreed(*fields))
+
+
+def agreed(*fields: str) -> dict[str, Any]:
+    return vendor_schema(scope_of(*(f"student.{one}" for one in fields)), "student", "math-app")
+
+
+@pytest.fixture
+def vendor(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Bus:
+    """Return a bus whose vendor `math-app` has a student, a deletion and rubbish."""
+    schemas = {1: agreed("grades"), 2: agreed("grades", "givenName")}
+    monkeypatch.setattr(
+        "bus.subscription.schema_lookup", lambda _: lambda id_: schemas.get(id_) or _schema(id_)
+    )
+    bus.broker.create(TOPIC, 1)
+    ann = {"sourcedId": "pa", "status": "active", "grades": ["07"]}
+    headers = [("ce_id", b"e1"), ("ce_type", b"org.schoolbus.student.created")]
+    put = partial(bus.broker.append, TOPIC, 0)
+    put(key=b"pa", value=vendor_encoder("grades").encode(ann), headers=headers)
+    ann |= {"givenName": "Ann"}
+    put(key=b"pa", value=vendor_encoder("grades", "givenName").encode(ann), headers=[])
+    put(key=b"pb", value=None, headers=[("ce_id", b"e3")])
+    put(key=b"pc", value=b"rubbish", headers=[])
+    return bus
+
+
+def under_agreement(bus: Bus, **options: Any) -> Subscription:
+    return reading(bus, agreement="math-app", **options)
+
+
+def test_an_agreement_is_read_with_its_own_fields_and_deletions(vendor: Bus) -> None:
+    events = under_agreement(vendor)
+    first, second, gone = list(events)
+    assert first.record == {"sourcedId": "pa", "status": "active", "grades": ["07"]}
+    assert (first.id, first.key, first.kind) == ("e1", "pa", "student")
+    assert first.type == "org.schoolbus.student.created"
+    assert second.record == first.record | {"givenName": "Ann"}
+    assert (gone.record, gone.key, gone.id) == (None, "pb", "e3")
+    assert gone.type == "org.schoolbus.student.deleted"
+    assert events.undecodable == {"student": 1}
+
+
+def test_the_group_of_an_agreement_is_its_own(vendor: Bus) -> None:
+    assert len(list(under_agreement(vendor))) == 3
+    assert vendor.broker.group("schoolbus.vendor.math-app.vendor").committed == {(TOPIC, 0): 4}
+    assert list(under_agreement(vendor)) == []
+    assert ids(reading(vendor)) == ["s1", "s2"]  # the district's group has handled nothing yet
+
+
+def test_an_event_of_the_standard_has_its_key(bus: Bus) -> None:
+    assert [event.key for event in reading(bus)] == ["s1", "s2"]
+
+
+def test_a_name_that_no_agreement_can_have_is_refused(vendor: Bus) -> None:
+    with pytest.raises(ValueError, match="cannot be the name"):
+        next(subscribe("student", group="x", agreement="a.b", settings=vendor.settings))
+
+
+class Refused(Member):
+    """A member that the broker lets read no more."""
+
+    code = KafkaError.TOPIC_AUTHORIZATION_FAILED
+
+    def poll(self, timeout: float) -> Any:
+        error = SimpleNamespace(code=lambda: self.code, fatal=lambda: False)
+        return SimpleNamespace(
+            error=lambda: error, topic=lambda: TOPIC, partition=lambda: 0, offset=lambda: 0
+        )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,
+    ],
+)
+def test_a_vendor_that_may_read_no_more_is_told_so(
+    vendor: Bus, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(Refused, "code", code)
+    monkeypatch.setattr("bus.subscription.Consumer", partial(Refused, vendor.broker))
+    with pytest.raises(Stop, match=r"agreement math-app .*revoked"):
+        next(under_agreement(vendor))
+    assert vendor.broker.group("schoolbus.vendor.math-app.vendor").members == []
+
+
+def test_a_password_that_counts_no_more_is_said(
+    vendor: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Expired(Member):
+        """A member whose user was deleted: librdkafka reports it beside the messages."""
+
+        def poll(self, timeout: float) -> Any:
+            self._config["error_cb"](SimpleNamespace(code=lambda: KafkaError._AUTHENTICATION))
+
+    monkeypatch.setattr("bus.subscription.Consumer", partial(Expired, vendor.broker))
+    with pytest.raises(Stop, match="credentials were replaced"):
+        next(under_agreement(vendor))
 
 
 # When the bus does not answer

@@ -50,6 +50,9 @@ class Story:
 
     ends, committed:    at each step, in order.
     answers:            of the HTTP source, to the requests of the first day.
+    without_schema:     why no opt-out could be entered before `bus schemas apply`.
+    applied:            the kinds whose schemas `bus schemas apply` registered, at the end.
+    opt_outs:           the active opt-outs, after it.
     told:               how often the vendor received each event.
     messages, reported: of the record topics and of the quarantine, all at the end.
     """
@@ -58,6 +61,9 @@ class Story:
     folder: Path
     ports: tuple[dict[str, int], dict[str, int]]
     schemas: dict[str, Any]
+    without_schema: str
+    applied: list[str]
+    opt_outs: list[dict[str, Any]]
     again: Counts
     second: Counts
     ends: dict[str, Offsets]
@@ -136,11 +142,21 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         lists = ("replay", "list"), ("deadletters", "list", "canvas"), QUARANTINED
         with ThreadPoolExecutor() as pool:
             shown = list(pool.map(lambda arguments: run(*arguments), lists))
+        student = next(
+            one.key for one in cluster.messages(["schoolbus.student"]) if one.key and one.value
+        )
+        opt_out = ("optouts", "add", student, "--scope", "protected", "--decided-by", "court")
+        without_schema = run(*opt_out, status=1)["error"]
+        applied = run("schemas", "apply")
+        run(*opt_out)
         return Story(
             before=before,
             folder=district.folder,
             ports=(old_ports, remembered(district)),
             schemas=checked,
+            without_schema=without_schema,
+            applied=[one["kind"] for one in applied["schemas"] if one["registered"]],
+            opt_outs=run("optouts", "list", "--why", "a test")["optOuts"],
             again=again,
             second=second,
             ends=ends,
@@ -173,6 +189,15 @@ def test_nothing_of_the_home_is_lost(story: Story) -> None:
 def test_the_schemas_are_compatible(story: Story) -> None:
     assert story.schemas["compatible"]
     assert [one for one in story.schemas["schemas"] if one["state"] == "incompatible"] == []
+
+
+def test_a_new_kind_needs_its_schema_and_the_others_do_not_wait_for_it(story: Story) -> None:
+    states = {one["kind"]: one["state"] for one in story.schemas["schemas"]}
+    assert states["optOut"] == "new"
+    assert "schoolbus.optOut-value is not registered" in story.without_schema
+    assert "bus schemas apply" in story.without_schema
+    assert "optOut" in story.applied
+    assert [one["scope"] for one in story.opt_outs] == ["protected"]
 
 
 def test_the_first_day_again_publishes_nothing(story: Story) -> None:

@@ -1,0 +1,231 @@
+"""What the projection must still send, in the file of the view.
+
+A batch is committed to the file together with the messages that follow from it. Only then are they
+sent, and then they are removed. After a kill they are sent again. Of several states of one record
+only the last one is sent, so what is sent again never takes a record back.
+
+The messages are sent by an idempotent producer without transactions. Each message is the whole
+state of a record, so it does no harm to repeat it. A transaction would write a marker into each
+touched partition of each vendor at every commit, and a vendor could read aborted data anyway.
+
+The headers join no two vendors: the event's id is random for each vendor, the source is the same
+for all events, times are cut to the second (for studies: to the day), and the trace is left out.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from bus.errors import RetryLater
+from bus.kafka.client import client_settings
+from bus.kafka.cloudevents import CONTENT_TYPE, TYPE_PREFIX
+from bus.kafka.kafka_errors import failure
+from bus.settings import Settings
+from bus.vendors.disclosures import DisclosureWriter
+from bus.vendors.district_view import DistrictView
+
+SOURCE = b"/schoolbus"
+SECONDS = 60.0
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to a vendor.
+
+    agreement: the agreement's name.
+    topic, partition, key, value: as Kafka has them.
+    type:      the CloudEvents type.
+    at:        the CloudEvents time and Kafka's time, in whole seconds since 1970-01-01 UTC.
+    """
+
+    agreement: str
+    topic: str
+    partition: int
+    key: str
+    value: bytes | None
+    type: str
+    at: int
+
+
+def event_type(kind: str, change: str) -> str:
+    """Return the CloudEvents type: `org.schoolbus.KIND.updated`, `.withdrawn` or `.deleted`."""
+    return f"{TYPE_PREFIX}{kind}.{change}"
+
+
+class Outbox:
+    """The messages and the disclosures that the last commits must send. For one thread.
+
+    disclosures: the record of disclosures.
+    """
+
+    def __init__(
+        self, settings: Settings, view: DistrictView, disclosures: DisclosureWriter
+    ) -> None:
+        self._con = view.con
+        self._disclosures = disclosures
+        self._refused: list[KafkaError] = []
+        self._producer = Producer(
+            client_settings(settings)
+            | {
+                "enable.idempotence": True,
+                "acks": "all",
+                "compression.type": "lz4",
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 200_000,
+            }
+        )
+
+    def add(self, messages: Iterable[Outgoing]) -> None:
+        """Add messages, in their order, within the transaction of the view."""
+        self._con.executemany(
+            "INSERT INTO outbox (agreement, topic, part, key, value, event, type, at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    one.agreement,
+                    one.topic,
+                    one.partition,
+                    one.key,
+                    one.value,
+                    secrets.token_hex(12),
+                    one.type,
+                    one.at,
+                )
+                for one in messages
+            ],
+        )
+
+    def note(self, agreement: str, students: Iterable[str], *, entered: bool) -> None:
+        """Add that students entered or left, within the transaction of the view."""
+        self._con.executemany(
+            "INSERT INTO disclosed (agreement, student, entered) VALUES (?, ?, ?)",
+            [(agreement, student, entered) for student in students],
+        )
+
+    def send(self, active: Collection[str]) -> int:
+        """Send what was added, wait until Kafka has stored it, and remove it.
+
+        active: the agreements that hold now; what was meant for others is dropped. Who entered is
+                in the record of disclosures before the first message is sent. Returns the number of
+                messages. Raises `RetryLater` if Kafka does not answer.
+        """
+        last = self._con.execute("SELECT max(number) FROM outbox").fetchone()[0] or 0
+        noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
+        if not last and not noted:
+            return 0
+        now = datetime.now(UTC)
+        notes = self._con.execute(
+            "SELECT agreement, entered, student FROM disclosed ORDER BY number"
+        ).fetchall()
+        with _explained():
+            self._disclose(notes, active, now, entered=True)
+            number = self._send_messages(active)
+            self._disclose(notes, active, now, entered=False)
+        self._con.execute("BEGIN IMMEDIATE")
+        self._con.execute("DELETE FROM outbox WHERE number <= ?", [last])
+        self._con.execute("DELETE FROM disclosed WHERE number <= ?", [noted])
+        self._con.execute("COMMIT")
+        return number
+
+    def _disclose(
+        self,
+        notes: list[tuple[str, int, str]],
+        active: Collection[str],
+        now: datetime,
+        *,
+        entered: bool,
+    ) -> None:
+        """Write who entered, or who left and did not enter again."""
+        for agreement, rows in groupby(sorted(notes, key=lambda one: one[0]), lambda one: one[0]):
+            latest = {student: bool(was) for _, was, student in rows}
+            students = [one for one, was in latest.items() if was is entered]
+            if not students or (entered and agreement not in active):
+                continue
+            if entered:
+                self._disclosures.entered(agreement, students, now)
+            else:
+                self._disclosures.left(agreement, students, now)
+
+    def _send_messages(self, active: Collection[str]) -> int:
+        """Send the last state of each record, in order."""
+        number = 0
+        level = ""
+        for agreement, topic, part, key, value, event, type_, at in self._con.execute(
+            "SELECT agreement, topic, part, key, value, event, type, at FROM outbox WHERE number "
+            "IN (SELECT max(number) FROM outbox GROUP BY topic, part, key) ORDER BY number"
+        ):
+            if agreement not in active:
+                continue
+            if value is not None and (kind := topic.rpartition(".")[2]) != level:
+                self._flush()  # what a record refers to is stored before the record
+                level = kind
+            headers = [
+                ("ce_specversion", b"1.0"),
+                ("ce_id", event.encode()),
+                ("ce_type", type_.encode()),
+                ("ce_source", SOURCE),
+                ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
+                ("content-type", CONTENT_TYPE.encode()),
+            ]
+            self._produce(topic, value, key, part, headers, at * 1000)
+            number += 1
+        self._flush()
+        return number
+
+    def _produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: str,
+        partition: int,
+        headers: list[tuple[str, bytes]],
+        at: int,
+    ) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    value,
+                    key,
+                    partition,
+                    headers=headers,  # type: ignore[arg-type]
+                    timestamp=at,
+                    on_delivery=self._delivered,
+                )
+                break
+            except BufferError:  # librdkafka's queue is full: wait until it has room
+                self._producer.poll(0.1)
+        self._producer.poll(0)
+
+    def _flush(self) -> None:
+        waiting = self._producer.flush(SECONDS)
+        refused, self._refused = self._refused, []
+        if refused:
+            raise failure("send to vendors", refused[0])
+        if waiting:
+            raise RetryLater(f"Kafka did not confirm messages to vendors in {SECONDS:g} s")
+
+    def _delivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._refused.append(error)
+
+    def close(self) -> None:
+        """Drop what was not sent; it stays in the file."""
+        self._producer.purge()
+        self._producer.flush(5)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise failure("send to vendors", error.args[0]) from None

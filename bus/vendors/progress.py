@@ -1,0 +1,49 @@
+"""How far the projection of each agreement is, in the file of the view.
+
+A vendor's topics are written whole when an agreement is applied for the first time, when it
+changes, and when the file was lost: student by student, in slices between the live changes. So a
+new vendor delays nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one agreement is.
+
+    fingerprint: of the agreement that the vendor's topics show.
+    above:       the organizations above the selected schools, as the topics show them.
+    reached:     the last student that was looked at; "" at the beginning; None: all were.
+    written:     whether the topics have been written whole. Until then, students after `reached`
+                 are not sent.
+    ends:        the ends of the vendor's partitions when writing began, by "topic/partition". What
+                 lies before is deleted when all is written.
+    confirmed:   the number of a person's decisions that have been followed (`Applied.confirmed`).
+    held:        how many students the guard has held back since the last decision; 0: none.
+    """
+
+    fingerprint: str
+    above: list[str] = field(default_factory=list)
+    reached: str | None = ""
+    written: bool = False
+    ends: dict[str, int] = field(default_factory=dict)
+    confirmed: int = 0
+    held: int = 0
+
+
+def read(con: sqlite3.Connection, agreement: str) -> Progress | None:
+    """Return how far an agreement is; None if it has not begun."""
+    row = con.execute("SELECT body FROM progress WHERE agreement = ?", [agreement]).fetchone()
+    return Progress(**json.loads(row[0])) if row else None
+
+
+def store(con: sqlite3.Connection, agreement: str, progress: Progress) -> None:
+    """Store how far an agreement is."""
+    con.execute(
+        "INSERT OR REPLACE INTO progress VALUES (?, ?)", [agreement, json.dumps(asdict(progress))]
+    )

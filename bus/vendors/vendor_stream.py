@@ -1,0 +1,226 @@
+"""One agreement while it is projected: its projection, its progress, its guard and its topics."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, date, datetime
+
+from bus.kafka import topics
+from bus.registry.codec import Encoder
+from bus.settings import Settings
+from bus.vendors import progress
+from bus.vendors.agreement import Basis
+from bus.vendors.applied import Applied
+from bus.vendors.district_view import DistrictView
+from bus.vendors.outbox import DAY_SECONDS, Outbox, Outgoing, event_type
+from bus.vendors.progress import Progress
+from bus.vendors.projection import ORDER, WITHDRAWN, Change, Outcome, Projection, Sent, orgs_above
+from bus.vendors.pseudonyms import Pseudonyms, unwrapped
+from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
+
+log = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 600.0
+"""The guard counts the students who entered or left in the last ten minutes."""
+SLICE = 500
+"""Students who are looked at between two batches of live changes."""
+
+
+class VendorStream:
+    """One agreement. For one thread, within a transaction of the view.
+
+    master:     the master key.
+    partitions: how many partitions the vendor's topics have.
+    clock:      a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        applied: Applied,
+        view: DistrictView,
+        master: bytes,
+        partitions: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.applied = applied
+        self.scope = compile_scope(applied.agreement)
+        self._settings = settings
+        self._view = view
+        self._partitions = partitions
+        self._clock = clock
+        self._moves: deque[tuple[float, int]] = deque()
+        self._vendor_id: Callable[[str], str] = _same
+        if self.scope.pseudonymous:
+            self._vendor_id = Pseudonyms(unwrapped(applied.wrapped_key, master)).pseudonym
+        name = applied.ids_name
+        self._encoders = {
+            kind: Encoder(kind, id_, vendor_schema(self.scope, kind, name))
+            for kind, id_ in lookup(settings, name, self.scope).items()
+        }
+        self.topics = {kind: vendor_topic(settings, name, kind) for kind in self.scope.kinds}
+        stored = progress.read(view.con, applied.name)
+        self.progress = stored or Progress("")
+        self.size = 0
+        self._compile()
+
+    @property
+    def name(self) -> str:
+        """The agreement's name."""
+        return self.applied.name
+
+    def stale(self) -> bool:
+        """Return whether the vendor's topics must be written whole, because they show others."""
+        return self.progress.fingerprint != self.applied.fingerprint or frozenset(
+            self.progress.above
+        ) != orgs_above(self._view, self.applied.agreement)
+
+    def write_again(self, ends: Mapping[str, int]) -> None:
+        """Begin to write the vendor's topics whole.
+
+        ends: the ends of the vendor's partitions now, by "topic/partition".
+        """
+        self._projection.forget()
+        self.progress = Progress(
+            self.applied.fingerprint,
+            sorted(orgs_above(self._view, self.applied.agreement)),
+            ends=dict(ends),
+            confirmed=self.applied.confirmed,
+        )
+        self._compile()
+        self._store()
+
+    def confirm(self, applied: Applied) -> None:
+        """Follow a person's decision: let everybody enter and leave whom the guard held back."""
+        self.applied = applied
+        if applied.confirmed > self.progress.confirmed:
+            self.progress.confirmed = applied.confirmed
+            self.progress.held = 0
+            if self.progress.written:
+                self.progress.reached = ""
+            self._moves.clear()
+            self._store()
+
+    def take(
+        self, changes: Iterable[Change], day: date, outbox: Outbox
+    ) -> list[tuple[int, Outgoing]]:
+        """Return the messages that follow from changes, each with its place in the order."""
+        at = self.progress
+        outcome = self._projection.take(
+            changes,
+            day,
+            reached=None if at.written else at.reached,
+            budget=self._budget(),
+        )
+        return self._messages(outcome, outbox, day)
+
+    def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
+        """Return the messages about the next students, while the topics are written whole."""
+        at = self.progress
+        if at.reached is None:
+            return []
+        students = self._view.students_after(at.reached, SLICE)
+        outcome = self._projection.look_at(students, day, release=at.written)
+        at.reached = students[-1] if len(students) == SLICE else None
+        self._store()
+        return self._messages(outcome, outbox, day)
+
+    def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
+        """Return the messages that follow from the date alone."""
+        found = self._messages(self._projection.expire(day), outbox, day)
+        students = self._view.students_with("optOut")
+        return found + self._messages(
+            self._projection.look_at(students, day, budget=self._budget()), outbox, day
+        )
+
+    def finished(self) -> None:
+        """Note that the topics have been written whole."""
+        self.progress.written = True
+        self.progress.ends = {}
+        self._store()
+
+    def dropped(self) -> None:
+        """Go back to what is in the file, because the transaction was rolled back."""
+        self.progress = progress.read(self._view.con, self.name) or Progress("")
+        self._compile()
+
+    # ---- the guard -----------------------------------------------------------------------------
+
+    def _budget(self) -> int | None:
+        """Return how many students may still enter or leave through the roster; None: any."""
+        if not self.progress.written or self.progress.reached is not None:
+            return None
+        if self.progress.held:
+            return 0
+        guard = self.applied.agreement.guard
+        now = self._clock()
+        while self._moves and now - self._moves[0][0] > WINDOW_SECONDS:
+            self._moves.popleft()
+        used = sum(number for _, number in self._moves)
+        return max(0, max(guard.students, int(guard.share * self.size)) - used)
+
+    def _watch(self, outcome: Outcome) -> None:
+        """Count who moved, and report when the guard holds students back."""
+        if moved := len(outcome.entered) + len(outcome.left):
+            self.size = self._projection.cohort.size()
+            if self.progress.written:
+                self._moves.append((self._clock(), moved))
+        if outcome.held:
+            if not self.progress.held:
+                log.warning(
+                    "agreement %s: %d students would enter or leave at once, which is more than "
+                    "its guard allows; they stay as they are. Look at `bus vendors plan`, then run "
+                    "`bus vendors allow %s`",
+                    *(self.name, outcome.held, self.name),
+                )
+            self.progress.held += outcome.held
+            self._store()
+
+    # ---- messages ------------------------------------------------------------------------------
+
+    def _messages(self, outcome: Outcome, outbox: Outbox, day: date) -> list[tuple[int, Outgoing]]:
+        outbox.note(self.name, outcome.entered, entered=True)
+        outbox.note(self.name, outcome.left, entered=False)
+        self._watch(outcome)
+        now = int(datetime.now(UTC).timestamp())
+        if self.applied.agreement.basis is Basis.STUDIES:
+            now -= now % DAY_SECONDS
+        found = []
+        states = {(one.kind, one.id) for one in outcome.sent if one.record is not None}
+        for one in outcome.sent:
+            if one.record is not None:
+                order = ORDER[one.kind]
+            else:
+                order = -1 if (one.kind, one.id) in states else 1_000 - ORDER[one.kind]
+            found.append((order, self._message(one, now)))
+        return found
+
+    def _message(self, sent: Sent, at: int) -> Outgoing:
+        if sent.record is None:
+            value, change = None, "deleted"
+        else:
+            value = self._encoders[sent.kind].encode(sent.record)
+            change = "withdrawn" if sent.record["status"] == WITHDRAWN else "updated"
+        return Outgoing(
+            self.name,
+            self.topics[sent.kind],
+            topics.partition_for(self._vendor_id(sent.owner), self._partitions),
+            self._vendor_id(sent.id),
+            value,
+            event_type(sent.kind, change),
+            at,
+        )
+
+    def _compile(self) -> None:
+        self._projection = Projection(self.scope, self._view, self._vendor_id, self.progress.above)
+        self.size = self._projection.cohort.size()
+
+    def _store(self) -> None:
+        progress.store(self._view.con, self.name, self.progress)
+
+
+def _same(id_: str) -> str:
+    return id_
