@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from bus.errors import RetryLater, Stop
+from bus.ingest import position, streaming
 from bus.registry import subjects
+from bus.settings import Settings
+from bus.source import ChangeBatch
 from tests.cases.district import manifest
 from tests.cases.way_in import IDS, Day, WayIn
 
@@ -69,3 +74,18 @@ def test_before_the_schema_is_registered_such_an_extract_waits(
     assert way_in.day().report.published > 0, "an extract without opt-outs does not wait"
     monkeypatch.setattr(subjects, "lookup", lambda _: IDS)
     assert opt_outs(day(way_in, BOTH)) == ["optOut o-1 created", "optOut o-2 created"]
+
+
+def test_before_the_schema_is_registered_a_stream_of_them_ends(
+    way_in: WayIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = ChangeBatch({"optOut": [{"sourcedId": "o-1"}]}, "1")
+
+    def follow(_: str, __: Callable[[], bool]) -> Iterator[ChangeBatch]:
+        yield some
+
+    monkeypatch.setattr(subjects, "lookup", lambda _: {"student": 1})
+    monkeypatch.setattr(position, "read", lambda *_: "")
+    monkeypatch.setattr(streaming, "Publisher", lambda *_, **__: way_in.topics)
+    with pytest.raises(RetryLater, match="bus schemas apply"):
+        streaming.stream(Settings(), "sis", follow, threading.Event())
