@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +11,7 @@ from rich.console import Console
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
+from bus.cli.stop_signals import stop_on_signals
 
 
 def consume(
@@ -57,7 +55,7 @@ def consume(
         try:
             metrics = ConsumerMetrics()
             loop = Worker(loaded, what, delivery, metrics)
-            _stop_on_signals(loop.stop)
+            stop_on_signals(loop.stop)
             how = loaded.consumer
             port = how.http_port if http_port is None else http_port
             with health.served(
@@ -77,20 +75,6 @@ def consume(
         emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
         if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
             raise typer.Exit(1)  # there was something to deliver, and nothing was delivered
-
-
-def _stop_on_signals(stop: Callable[[], None]) -> None:
-    """End cleanly on SIGTERM and Ctrl-C. A second Ctrl-C ends at once and loses nothing."""
-
-    def ending(number: int, _: object) -> None:
-        stop()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            # Not through the stream: the signal may have interrupted a write to it.
-            os.write(2, b"ending after the current batch; press Ctrl-C again to end at once\n")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ending)
 
 
 def _is_empty(folder: Path) -> bool:

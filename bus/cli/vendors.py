@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
+from bus.cli.stop_signals import stop_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,16 +180,13 @@ def run(
     One instance works at a time. Others wait, and take over when it ends.
     """
     with failures(json):
-        import signal
-
         from bus.observe import telemetry
         from bus.vendors.runner import Runner
 
         settings = settings_of_reached()
-        telemetry.set_up(settings, "vendors")
+        telemetry.configure(settings.telemetry)
         runner = Runner(settings)
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), lambda *_: runner.stop())
+        stop_on_signals(runner.stop)
         outcome = runner.run(until_caught_up=until_caught_up)
         emit(
             json,

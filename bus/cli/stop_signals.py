@@ -1,0 +1,21 @@
+"""Ends a long-running command cleanly."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """End cleanly on SIGTERM and Ctrl-C. A second Ctrl-C ends at once and loses nothing."""
+
+    def ending(number: int, _: object) -> None:
+        stop()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # Not through the stream: the signal may have interrupted a write to it.
+            os.write(2, b"ending after the current batch; press Ctrl-C again to end at once\n")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ending)
