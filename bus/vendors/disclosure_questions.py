@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bus.vendors.disclosed_students import DisclosedStudents
 from bus.vendors.disclosure_chain import Entry
@@ -199,6 +199,19 @@ def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:
     }
 
 
+def history_of(entries: Iterable[Entry], agreements: Collection[str]) -> list[Entry]:
+    """Return how agreements ended: entries that say ended, revoked, deleted or attested."""
+    wanted = ("ended", "revoked", "deleted", "attested")
+    return [
+        entry for entry in entries if entry["what"] in wanted and entry["agreement"] in agreements
+    ]
+
+
+def accesses(entries: Iterable[Entry]) -> list[Entry]:
+    """Return who asked the record what, and who erased students from it."""
+    return [entry for entry in entries if entry["what"] in ("access", "erased")]
+
+
 def periods_json(disclosures: Iterable[Disclosure]) -> list[dict[str, Any]]:
     """Return disclosures for `--json`, with what the students of one scope share said once."""
 
@@ -334,6 +347,3 @@ def _shared(scope: Entry) -> dict[str, Any]:
 
 def _moment(entry: Entry) -> datetime:
     return datetime.fromisoformat(entry["at"])
-
-
-QUESTIONS: tuple[Question, ...] = get_args(Question)
