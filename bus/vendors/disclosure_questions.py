@@ -3,6 +3,7 @@
     by_student  what was disclosed about one student: for a parent (34 CFR 99.32(a)(1))
     by_vendor   what one vendor received: for an auditor
     held        what one vendor held at a time: for the morning after a breach
+    inside      who is in an agreement now: for the projection
 
 The entries are read in the order of the chain. A student is disclosed to an agreement from
 `entered` to `left`, or to the end of the agreement. When the scope changes in between, the time is
@@ -183,6 +184,19 @@ def held(
     named = students.by_commitment()
     found = [_holding(named.get(one, ""), spans, last) for one, spans in kept.items()]
     return sorted(found, key=lambda one: (one.student == "", one.student, one.from_))
+
+
+def inside(entries: Iterable[Entry], students: DisclosedStudents, name: str) -> set[str]:
+    """Return the students who are in an agreement at the end of the record.
+
+    A projection that starts with an empty cache compares them with its cohort, and records who has
+    left since. Students who were erased are left out.
+
+    name: the name of the agreement.
+    """
+    named = students.by_commitment()
+    spans = _spans(entries, agreements={name})
+    return {named[one.student] for one in spans if one.to is None and one.student in named}
 
 
 def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:

@@ -11,26 +11,20 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
-import typer
-from typer.testing import CliRunner
-
-from bus.cli import disclosures as command
 from bus.settings import Settings
-from bus.vendors.agreement import parse
 from bus.vendors.disclosed_students import DisclosedStudents
 from bus.vendors.disclosure_chain import verify
 from bus.vendors.disclosure_questions import by_student
 from bus.vendors.disclosures import (
     DisclosureWriter,
+    ask,
     decoded_entries,
     entries,
     head,
     keep_head,
+    read_head,
 )
-from bus.vendors.scope import compile_scope
 from tests.integration.commands import Commands
 
 AT = datetime(2026, 11, 28, 3, tzinfo=UTC)
@@ -100,92 +94,21 @@ def table_of(settings: Settings) -> DisclosedStudents:
         return writer.students()
 
 
-def agreement_of(name: str) -> object:
-    return parse(
-        name,
-        {
-            "vendor": "Acme Inc.",
-            "purpose": "instruction",
-            "basis": "school-official",
-            "from": "2026-08-01",
-            "until": "2027-07-31",
-            "document": {"title": "NDPA", "sha256": "ab" * 32},
-            "contacts": {"vendor": "a@acme.example", "district": "b@d.example"},
-            "share": {"categories": ["Student Name"]},
-        },
-        "test",
-    )
-
-
-def test_questions_accesses_erasure_and_the_head(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_an_erasure_and_the_head(commands: Commands, tmp_path: Path) -> None:
     settings, path = commands.settings, tmp_path / "disclosures.head"
-    monkeypatch.chdir(tmp_path)
-    for name, value in commands.env.items():
-        if name.startswith("BUS_"):
-            monkeypatch.setenv(name, value)
-    app = typer.Typer()
-    command.register(app)
-
-    def run(*arguments: str, status: int = 0) -> dict[str, object]:
-        import json
-
-        done = CliRunner().invoke(app, [*arguments, "--json"])
-        assert done.exit_code == status, done.output
-        return dict(json.loads(done.stdout))
-
-    def text(*arguments: str) -> str:
-        done = CliRunner().invoke(app, [*arguments])
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
     with DisclosureWriter(settings) as writer:
-        scope = compile_scope(agreement_of("math-app"))  # type: ignore[arg-type]
-        writer.scope_changed(SimpleNamespace(fingerprint="cd" * 32), scope, AT)
         writer.entered("math-app", ["s1", "s2"], AT)
         writer.left("math-app", ["s2"], AT.replace(hour=4))
     noted = keep_head(settings, path)
-    assert noted == head(settings)
-
-    assert "--why" in str(run("disclosures", "--student", "s1", status=1)["error"])
-    found = run("disclosures", "--student", "s1", "--why", "a parent asked")
-    assert [(one["agreement"], one["to"]) for one in found["disclosures"]] == [("math-app", None)]  # type: ignore[attr-defined]
-    assert "Student Name" in text("disclosures", "--student", "s1", "--why", "a parent asked")
-    assert "no disclosure" in text("disclosures", "--student", "s9", "--why", "a parent asked")
-    found = run("disclosures", "--vendor", "acme inc.", "--why", "audit")
-    assert found["agreements"] == ["math-app"]
-    assert "2 students" in text("disclosures", "--vendor", "acme inc.", "--why", "audit")
-    assert "no agreement" in str(
-        run("disclosures", "--vendor", "nobody", "--why", "audit", status=1)["error"]
-    )
-    found = run("held", "math-app", "--at", "2026-11-28", "--why", "breach")
-    assert [one["student"] for one in found["students"]] == ["s1", "s2"]  # type: ignore[attr-defined]
-    assert "2 students" in text("held", "math-app", "--at", "2026-11-28", "--why", "breach")
-    assert run("held", "math-app", "--at", "2026-11-27", "--why", "breach")["students"] == []
-    assert "--at" in str(run("held", "math-app", "--at", "May", "--why", "x", status=1)["error"])
-
-    asked = run("disclosures", "--accesses")["accesses"]
-    assert [(one["question"], one["why"]) for one in asked] == [  # type: ignore[attr-defined]
-        *[("student", "a parent asked")] * 3,
-        *[("vendor", "audit")] * 3,
-        *[("held", "breach")] * 3,
-    ]
-    assert [len(one["students"]) for one in asked[:3]] == [1, 1, 0]  # type: ignore[index]
-    assert "a parent asked" in text("disclosures", "--accesses")
-
-    assert run("erase", "--student", "s2", "--student", "s9", "--why", "graduated") == {
-        "erased": 1,
-        "unknown": 1,
-    }
-    assert by_student(decoded_entries(entries(settings)), table_of(settings), "s2") == []
-    found = run("held", "math-app", "--at", "2026-11-28", "--why", "breach")
-    assert ([one["student"] for one in found["students"]], found["erased"]) == (["s1"], 1)  # type: ignore[attr-defined]
-
-    found = run("verify", "--head", str(path))
-    assert (found["problems"], found["compared"]["number"]) == ([], noted.number)  # type: ignore[index]
-    assert "The record is whole" in text("verify")
-    path.write_text(path.read_text().replace(noted.sha256, "0" * 64))
-    found = run("verify", "--head", str(path), status=1)
-    assert [one["code"] for one in found["problems"]] == ["head"]  # type: ignore[attr-defined]
-    assert "does not exist" in str(run("verify", "--head", "other.head", status=1)["error"])
+    assert noted == head(settings) == read_head(path)
+    found, students = ask(settings, "ann@desk", "a parent asked", "student", student="s2")
+    assert [one.to for one in by_student(found, students, "s2")] == [AT.replace(hour=4)]
+    assert found[-1]["students"] == students.commitments("s2")
+    with DisclosureWriter(settings) as writer:
+        assert writer.erase(["s2", "s9"], "ann@desk", "graduated") == 1
+        assert "s2" not in writer.students()
+    found, students = ask(settings, "ann@desk", "a parent asked", "student", student="s2")
+    assert by_student(found, students, "s2") == []
+    assert [one["number"] for one in found] == [1, 2, 3, 4, 5]
+    assert verify(entries(settings), noted) == []
+    assert keep_head(settings, path).number == 5
