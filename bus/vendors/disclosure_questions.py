@@ -119,7 +119,7 @@ class _Span:
 
 
 def by_student(entries: Iterable[Entry], students: DisclosedStudents, id_: str) -> list[Disclosure]:
-    """Return what was disclosed about a student, by time.
+    """Return what was disclosed about a student, by agreement and time.
 
     entries:  the record, in order.
     students: the table of students.
@@ -132,7 +132,7 @@ def by_student(entries: Iterable[Entry], students: DisclosedStudents, id_: str) 
 def by_vendor(
     entries: Iterable[Entry], students: DisclosedStudents, vendor: str
 ) -> list[Disclosure]:
-    """Return what was disclosed to a vendor, by agreement and time.
+    """Return what was disclosed to a vendor, by agreement, scope and student.
 
     vendor: the company, or the name of one agreement. Capital letters do not matter.
     """
@@ -299,10 +299,13 @@ def _spans(
 
 
 def _sorted(spans: Iterable[_Span], named: Mapping[str, str]) -> list[Disclosure]:
-    found = sorted(
-        spans, key=lambda one: (one.agreement, one.scope.get("number", 0), one.from_, one.student)
-    )
-    return [_disclosure(one, named.get(one.student, "")) for one in found]
+    """Return disclosures by agreement, scope, student and time."""
+
+    def order(span: _Span) -> tuple[str, int, str, datetime]:
+        student = named.get(span.student, "")
+        return span.agreement, span.scope.get("number", 0), student, span.from_
+
+    return [_disclosure(one, named.get(one.student, "")) for one in sorted(spans, key=order)]
 
 
 def _disclosure(span: _Span, student: str) -> Disclosure:
