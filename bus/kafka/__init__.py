@@ -13,5 +13,6 @@ known_ids         which ids other sources have published
 retention         how long topics keep history, and how much disk that takes
 reachability      whether the cluster can be reached, and the likely cause if not
 overview          the topics and the lag of each consumer group
+access            users, access rules and quotas
 asyncapi          the topics as an AsyncAPI document
 """

@@ -208,10 +208,14 @@ def _secure_files(home: Path, missing: list[str], say: Say) -> None:
     fresh = not folder.exists()
     if "kafka" in missing or fresh:
         wrote = certificates.ensure(folder, read_bus_file(home).advertised)
-        if certificates.CA in wrote and not fresh:
-            say(f"the authority of this home is new: give {folder / certificates.CA} to vendors")
-        elif wrote and not fresh:
-            say(f"new certificates in {folder}: {', '.join(wrote)}")
+        authority = folder / certificates.CA
+        if wrote and not fresh:
+            if certificates.CA_KEY in wrote:
+                say(f"the authority of this home was lost and is new: vendors need {authority} now")
+            elif certificates.CA in wrote:
+                say(f"{authority} is renewed: vendors need it before the earlier one ends")
+            else:
+                say(f"new certificates in {folder}: {', '.join(wrote)}")
     for name in (PASSWORD, REGISTRY_PASSWORD):
         ensure_password(folder / name)
 
