@@ -115,6 +115,9 @@ NODE_USER = "CN=schoolbus-node"
 SCRAM_ITERATIONS = 8192
 """More than Kafka's default of 4,096. Kafka accepts up to 16,384."""
 
+LOGIN_SECONDS = 5.0
+"""How many seconds a connection with TLS and a login may take. It usually takes 0.1."""
+
 REAUTH_SECONDS = 60
 """How many seconds a vendor's connection lasts before it must authenticate itself again."""
 
@@ -258,8 +261,9 @@ def answers(port: int, client: Mapping[str, Any] | None = None) -> bool:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
+    seconds = LOGIN_SECONDS if client else 1.0
     try:
-        return bool(AdminClient(_settings(port, client or {})).list_topics(timeout=1).brokers)
+        return bool(AdminClient(_settings(port, client or {})).list_topics(timeout=seconds).brokers)
     except KafkaException:
         return False
 
@@ -285,7 +289,7 @@ def admit(home: Path, port: int) -> bool:
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
     admin = AdminClient(_settings(port, node_options(home)))
     asked = admin.alter_user_scram_credentials(
-        [UserScramCredentialUpsertion(USER, scram, password)], request_timeout=1
+        [UserScramCredentialUpsertion(USER, scram, password)], request_timeout=LOGIN_SECONDS
     )
     try:
         for answer in asked.values():
