@@ -11,7 +11,7 @@ in full, with the records that the student's records refer to. The file is a vie
              (`bus.vendors.need`)
     outbox   what must still be sent; it is sent again after a kill (`bus.vendors.outbox`)
     disclosed  who entered or left, for the record of disclosures
-    progress how far each agreement is (`bus.vendors.progress`)
+    progress how far each agreement is (`bus.vendors.stream_progress`)
 
 One transaction of the file holds the records of a batch, the offsets, all that follows for each
 agreement, and what must be sent. So after a kill at any moment the file and what was sent agree:
