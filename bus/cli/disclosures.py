@@ -206,7 +206,7 @@ def verify(
     head: Annotated[
         Path | None,
         typer.Option(
-            help="A file with the head of the record; agreements/disclosures.head if it exists."
+            help="A file with the head of the record; by default disclosures.head in the folder of agreements."
         ),
     ] = None,
     json: Json = False,
@@ -220,14 +220,14 @@ def verify(
 
         from bus.errors import Stop
         from bus.vendors import disclosure_chain
-        from bus.vendors.agreement import FOLDER
         from bus.vendors.disclosures import HEAD_FILE, chain_head, entries, read_head
 
-        path = head or FOLDER / HEAD_FILE
+        settings = settings_of_reached()
+        path = head or settings.vendors.agreements / HEAD_FILE
         noted = read_head(path)
         if head is not None and noted is None:
             raise Stop(f"{head} does not exist; `bus vendors apply` writes the head of the record")
-        values = entries(settings_of_reached())
+        values = entries(settings)
         problems = disclosure_chain.verify(values, noted)
         last = chain_head(values)
 
