@@ -1,4 +1,4 @@
-"""The examples of docs/products.md and docs/sources.md, word for word, as packages.
+"""The examples of docs/own-product.md and docs/own-source.md, word for word, as packages.
 
 The packages install, pass the contract suite, and have types.
 """
