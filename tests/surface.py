@@ -257,7 +257,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     kept = replay_log.ReplayLog(SETTINGS, "ID")
     kept.begin(about)
     kept.note(replay_log.ReplayState())
-    replay_log.wish(SETTINGS, "ID", "pause")
+    replay_log.request(SETTINGS, "ID", "pause")
     for made in _Kafka.made[-2:]:
         for one in made.sent:
             name = one["key"].decode()
@@ -616,7 +616,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield f"file HOME/{damage.H2}"
     yield f"file HOME/{_webhook_state(at).relative_to(at)}"
 
-    lots = import_module(bus.contract.ProductContract.__module__)._lots
+    lots = import_module(bus.contract.ProductContract.__module__)._batches
     for name, contract in {
         "canvas": test_canvas.TestCanvas(),
         "microsoft-sds": test_microsoft_sds.TestMicrosoftSds(),
@@ -641,7 +641,7 @@ def _from(folder: Path, path: Path) -> str:
 def _webhook_state(at: Path) -> Path:
     """Return the file that says since when an endpoint fails."""
     url = endpoint.address("https://vendor.example/events")
-    return endpoint.Standing(at / "products", url, timedelta(hours=1)).file
+    return endpoint.EndpointState(at / "products", url, timedelta(hours=1)).file
 
 
 # ---- benchmarks ------------------------------------------------------------------------------

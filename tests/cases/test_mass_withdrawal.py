@@ -92,7 +92,7 @@ def test_the_thresholds_are_settings(way_in: WayIn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stood", "withdrawn", "stops"),
+    ("active_before", "withdrawn", "stops"),
     [
         *((3, 3, False), (4, 3, False), (4, 4, True)),
         *((20, 19, False), (21, 10, False), (21, 11, True), (22, 11, True)),
@@ -100,12 +100,12 @@ def test_the_thresholds_are_settings(way_in: WayIn) -> None:
         *((1_000, 100, False), (1_000, 101, True), (0, 0, False)),
     ],
 )
-def test_the_rule(stood: int, withdrawn: int, stops: bool) -> None:
-    assert bool(objection(USUAL, withdrawn, stood)) is stops
+def test_the_rule(active_before: int, withdrawn: int, stops: bool) -> None:
+    assert bool(objection(USUAL, withdrawn, active_before)) is stops
 
 
 @pytest.mark.parametrize(
-    ("limits", "stood", "withdrawn", "stops"),
+    ("limits", "active_before", "withdrawn", "stops"),
     [
         ({"all_of": 4}, 4, 4, False),
         ({"all_of": 0}, 1, 1, True),
@@ -117,10 +117,10 @@ def test_the_rule(stood: int, withdrawn: int, stops: bool) -> None:
     ],
 )
 def test_each_threshold_counts(
-    limits: dict[str, float], stood: int, withdrawn: int, stops: bool
+    limits: dict[str, float], active_before: int, withdrawn: int, stops: bool
 ) -> None:
     settings = MassWithdrawalSettings.model_validate(limits)
-    assert bool(objection(settings, withdrawn, stood)) is stops
+    assert bool(objection(settings, withdrawn, active_before)) is stops
 
 
 @pytest.mark.parametrize("wrong", [{"share": 1.1}, {"share": -0.1}, {"records": -1}, {"all": 3}])

@@ -119,11 +119,11 @@ class Topics:
 
     def since(
         self, ends: Mapping[Position, int], positions: dict[Position, int]
-    ) -> Iterator[dict[str, snapshot._Lot]]:
+    ) -> Iterator[dict[str, snapshot._MessageColumns]]:
         """Yield the events after the positions, and move the positions to the end."""
-        lots: dict[str, snapshot._Lot] = {}
+        lots: dict[str, snapshot._MessageColumns] = {}
         for at, event in enumerate(self.log[min(positions.values(), default=0) :]):
-            lot = lots.setdefault(event.kind, snapshot._Lot())
+            lot = lots.setdefault(event.kind, snapshot._MessageColumns())
             lot.ids.append(event.record["sourcedId"])
             lot.times.append(at)
             lot.offsets.append(at)

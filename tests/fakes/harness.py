@@ -314,7 +314,7 @@ class Bus:
         """Return the state of a replay in the ledger."""
         return replay_log.entry(self.settings, about.id).state
 
-    def wish(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
+    def request(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
         """Ask a replay to pause, to continue or to end."""
         transaction = self.broker.transaction()
         value = f'{{"to": "{to}"}}'.encode()

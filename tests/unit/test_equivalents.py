@@ -21,8 +21,8 @@ from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.consume import standing_index
-from bus.consume.standing_index import StandingIndex
+from bus.consume import active_index
+from bus.consume.active_index import ActiveIndex
 from bus.product import Equivalent
 from bus.replay.compare import reconcile
 from consumers import canvas
@@ -261,7 +261,7 @@ def test_what_stands_is_kept_and_not_read_again(
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     consume(bus, lunch)
-    monkeypatch.setattr("bus.consume.standing_index.StandingIndex._absorb", refuse)
+    monkeypatch.setattr("bus.consume.active_index.ActiveIndex._absorb", refuse)
     enroll(bus, "e-1c", None, date(2026, 9, 30))
     assert len(consume(bus, lunch)) == 1
 
@@ -286,7 +286,7 @@ def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
         case "of another cluster":
             bus.broker.cluster = "cluster-2"
         case "of another rule":
-            monkeypatch.setattr("bus.consume.standing_index.LAYOUT", "0")
+            monkeypatch.setattr("bus.consume.active_index.LAYOUT", "0")
     assert consume(bus, lunch) == []
     enroll(bus, *LEFT, primary=True)
     assert consume(bus, lunch) == []
@@ -365,7 +365,7 @@ def test_bytes_that_do_not_decode_are_nothing(bus: Bus, lunch: FakeProduct) -> N
 def test_a_large_batch_is_written_beside_what_comes_next(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
+    monkeypatch.setattr(active_index, "BESIDE", 0)
     copy = consumer(bus, lunch, batch_records=1).join()
     for one in (BACK, LEFT):
         enroll(bus, *one)
@@ -380,16 +380,16 @@ def test_a_large_batch_is_written_beside_what_comes_next(
 def test_what_could_not_be_written_is_written_with_what_comes_next(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
-    write, failures = StandingIndex._write, [True]
+    monkeypatch.setattr(active_index, "BESIDE", 0)
+    write, failures = ActiveIndex._write, [True]
 
-    def full(index: StandingIndex, part: int, offset: int) -> None:
+    def full(index: ActiveIndex, part: int, offset: int) -> None:
         if failures:
             failures.pop()
             raise duckdb.IOException("no space left")
         write(index, part, offset)
 
-    monkeypatch.setattr(StandingIndex, "_write", full)
+    monkeypatch.setattr(ActiveIndex, "_write", full)
     copy = consumer(bus, lunch).join()
     enroll(bus, *BACK)
     copy.turn(20)
@@ -404,14 +404,14 @@ def test_what_could_not_be_written_is_written_with_what_comes_next(
 def test_a_file_does_not_stand_for_what_could_not_be_written(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
+    monkeypatch.setattr(active_index, "BESIDE", 0)
 
-    def full(index: StandingIndex, part: int, offset: int) -> None:
+    def full(index: ActiveIndex, part: int, offset: int) -> None:
         raise duckdb.IOException("no space left")
 
     copy = consumer(bus, lunch).join()
     with monkeypatch.context() as disk:
-        disk.setattr(StandingIndex, "_write", full)
+        disk.setattr(ActiveIndex, "_write", full)
         enroll(bus, *BACK)
         copy.turn(20)
         copy.leave()

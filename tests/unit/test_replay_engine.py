@@ -206,15 +206,15 @@ def test_a_stop_pauses_after_the_batch_in_hand_and_it_goes_on_from_there(
     assert lunch.ids == STORY
 
 
-@pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_a_wish_is_heeded_after_the_batch_in_hand(
-    bus: Bus, lunch: FakeProduct, wish: Any, status: str
+@pytest.mark.parametrize(("to", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_request_is_answered_after_the_current_batch(
+    bus: Bus, lunch: FakeProduct, to: Any, status: str
 ) -> None:
     history(bus)
     about = bus.about()
 
     def ask(_: object) -> None:
-        bus.wish(about, wish)
+        bus.request(about, to)
         bus.clock.advance(2)
 
     lunch.before = ask
@@ -223,11 +223,11 @@ def test_a_wish_is_heeded_after_the_batch_in_hand(
     assert lunch.ids == STORY[:1]
 
 
-def test_a_wish_is_heeded_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_request_is_answered_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
     history(bus)
     about = bus.about()
     lunch.failures = [RetryLater("down") for _ in range(1_000)]
-    bus.clock.after(30, lambda: bus.wish(about, "pause"))
+    bus.clock.after(30, lambda: bus.request(about, "pause"))
     assert bus.replay(lunch, about, tells_time=True).run().status == "paused"
     assert lunch.ids == []
 
@@ -530,7 +530,7 @@ def test_the_topic_of_replays_is_read_once(
     history(bus)
     run = bus.replay(lunch, bus.about(), batch=1, tells_time=True)
     for _ in range(50):
-        bus.wish(bus.about(), "run")
+        bus.request(bus.about(), "run")
     monkeypatch.setattr(replay_log, "Reader", Counting)
     lunch.before = lambda _: bus.clock.advance(2)
     assert run.run().status == "done"

@@ -142,10 +142,10 @@ def test_a_refused_announcement_is_an_error(producer: Producer) -> None:
         ownership._tell(SETTINGS, "/west", {"student"})
 
 
-def test_a_refused_wish_is_an_error(producer: Producer) -> None:
+def test_a_refused_request_is_an_error(producer: Producer) -> None:
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"ask the replay to pause .*NOT_ENOUGH_REPLICAS"):
-        replay_log.wish(SETTINGS, "canvas-1", "pause")
+        replay_log.request(SETTINGS, "canvas-1", "pause")
 
 
 def test_what_became_of_a_dead_letter_is_noted_or_an_error(producer: Producer) -> None:

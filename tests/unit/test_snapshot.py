@@ -25,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cached]:
     with Workspace.open(path.parent) as workspace:
         snapshot._open(workspace, path, "mark")
 
-        def cached(kind: str, *lots: snapshot._Lot) -> list[Any]:
+        def cached(kind: str, *lots: snapshot._MessageColumns) -> list[Any]:
             published = workspace.published(kind)
             workspace.sql(f"DELETE FROM {published}")
             decoder = Decoder(kind, lambda _: KINDS[kind].schema)
@@ -46,18 +46,18 @@ def test_a_lot_as_columns_is_what_it_is_record_by_record(
     said = [data.draw(records(kind)) | {"sourcedId": f"r{at}"} for at in range(3)] * 20
     values = [Encoder(kind, 1).encode(record) for record in said]
     ids = [record["sourcedId"] for record in said]
-    lot = snapshot._Lot(ids, [0] * 60, list(range(60)), values)
-    one_by_one = [snapshot._Lot([ids[at]], [0], [at], [values[at]]) for at in range(3)]
+    lot = snapshot._MessageColumns(ids, [0] * 60, list(range(60)), values)
+    one_by_one = [snapshot._MessageColumns([ids[at]], [0], [at], [values[at]]) for at in range(3)]
     assert cache(kind, lot) == cache(kind, *one_by_one)
 
 
 def test_the_latest_stands_and_an_erasure_takes_away(cache: Cached) -> None:
     encode = Encoder("student", 1).encode
     values = [encode(a_record("student", sourcedId="s1", givenName=str(at))) for at in range(60)]
-    lot = snapshot._Lot(["s1"] * 60, list(range(60)), list(range(60)), [*values])
+    lot = snapshot._MessageColumns(["s1"] * 60, list(range(60)), list(range(60)), [*values])
     (row,) = cache("student", lot)
     assert "59" in row
-    erased = snapshot._Lot(["s1"], [99], [99], [None])
+    erased = snapshot._MessageColumns(["s1"], [99], [99], [None])
     assert cache("student", lot, erased) == []
 
 
@@ -67,6 +67,6 @@ def test_of_two_in_a_millisecond_what_is_active_stands(cache: Cached) -> None:
         encode(a_record("student", sourcedId="s1", status=status))
         for status in ("active", "tobedeleted")
     ]
-    lot = snapshot._Lot(["s1"] * 60, [0] * 60, list(range(60)), moved * 30)
+    lot = snapshot._MessageColumns(["s1"] * 60, [0] * 60, list(range(60)), moved * 30)
     (row,) = cache("student", lot)
     assert "active" in row
