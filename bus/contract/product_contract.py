@@ -96,7 +96,7 @@ class ProductContract:
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
-    def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
+    def test_withdrawn_rows_are_declared(self, data: st.DataObject) -> None:
         """Each row that a withdrawal changes is marked as removed by `Table.gone`.
 
         `bus reconcile` uses `Table.gone` to find the product's rows of removed things.
@@ -115,7 +115,7 @@ class ProductContract:
                 "the column and its value to Table.gone, as in gone={'status': ('deleted',)}"
             )
 
-    def test_what_stands_is_not_gone(self) -> None:
+    def test_active_rows_are_not_withdrawn(self) -> None:
         """`Table.gone` names columns of its table and never marks a row of an active record."""
         for table in self.product.tables:
             if table.columns:

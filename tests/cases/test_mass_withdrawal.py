@@ -36,7 +36,7 @@ def students(number: int) -> str:
 def test_a_term_that_ends_does_not_stop_the_night(way_in: WayIn) -> None:
     """One of five sessions ends, which is 20 %."""
     way_in.day(academicSessions=sessions(*TERMS))
-    assert way_in.day(academicSessions=sessions(*TERMS[1:])).told == [
+    assert way_in.day(academicSessions=sessions(*TERMS[1:])).reported == [
         "academicSession t-w withdrawn"
     ]
 
@@ -71,7 +71,7 @@ def test_all_three_of_a_kind_may_go(way_in: WayIn) -> None:
     way_in.day()
     none = "sourcedId,status,classSourcedId,schoolSourcedId,userSourcedId,role\n"
     day = way_in.day(enrollments=none)
-    assert day.told == [f"enrollment {id_} withdrawn" for id_ in ("e-1", "e-2", "e-t")]
+    assert day.reported == [f"enrollment {id_} withdrawn" for id_ in ("e-1", "e-2", "e-t")]
 
 
 def test_half_of_a_kind_of_more_than_twenty_stops_it(way_in: WayIn) -> None:
@@ -79,7 +79,7 @@ def test_half_of_a_kind_of_more_than_twenty_stops_it(way_in: WayIn) -> None:
     way_in.day(users=students(20))
     with pytest.raises(Stop, match=r"11 of 22 student records \(half or more of a kind that had"):
         way_in.day(users=students(9))
-    assert len(way_in.day(users=students(10)).told) == 10
+    assert len(way_in.day(users=students(10)).reported) == 10
 
 
 def test_the_thresholds_are_settings(way_in: WayIn) -> None:

@@ -66,13 +66,13 @@ def test_a_person_is_erased(commands: Commands) -> None:
         before = files(commands.cwd / product)
         commands.run("consume", product, "--out", product, "--until-caught-up", status=1)
         assert files(commands.cwd / product) == before
-        letters = commands.run("deadletters", "list", product)["deadLetters"]
-        assert {one["code"] for one in letters} == {"undecodable"}
-        assert PERSON in {one["id"] for one in letters}
-        place = letters[0]["place"]
+        dead_letters = commands.run("deadletters", "list", product)["deadLetters"]
+        assert {one["code"] for one in dead_letters} == {"undecodable"}
+        assert PERSON in {one["id"] for one in dead_letters}
+        place = dead_letters[0]["place"]
         commands.run("deadletters", "discard", product, place, "--why", "erased")
         left = commands.run("deadletters", "list", product)["deadLetters"]
-        assert len(left) == len(letters) - 1
+        assert len(left) == len(dead_letters) - 1
     users = (commands.cwd / "microsoft-sds" / "users.csv").read_text("utf-8")
     assert "student-0000002," in users
     assert PERSON not in users

@@ -23,9 +23,9 @@ def test_a_service_that_would_let_nobody_in_does_not_start() -> None:
 
 
 def test_options_go_before_settings() -> None:
-    told = settings(port=9000, clients={"sis": {"key_sha256": HASH}})
-    assert http_settings(told, host=None, port=0).port == 0
-    assert http_settings(told, host=None, port=None).port == 9000
+    reported = settings(port=9000, clients={"sis": {"key_sha256": HASH}})
+    assert http_settings(reported, host=None, port=0).port == 0
+    assert http_settings(reported, host=None, port=None).port == 9000
 
 
 def test_all_of_it_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

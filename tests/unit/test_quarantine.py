@@ -61,7 +61,7 @@ def run(
     return changes
 
 
-def test_a_fault_that_is_worded_anew_is_known(workspace: Workspace) -> None:
+def test_a_fault_that_is_reworded_is_known(workspace: Workspace) -> None:
     assert run(workspace, FAULT).new == {fault_id(SOURCE, FAULT): FAULT}
     again = replace(FAULT, reason="This is no date; write YYYY-MM-DD.", value_class="a word")
     assert not run(workspace, again)
@@ -127,7 +127,7 @@ def test_several_values_of_one_field_are_several_faults(workspace: Workspace, to
     assert run(workspace, one).resolved == [fault_id(SOURCE, two, 1)]
 
 
-def test_another_number_of_rows_is_told(workspace: Workspace) -> None:
+def test_another_number_of_rows_is_reported(workspace: Workspace) -> None:
     more = replace(FAULT, line=0, count=29_000)
     run(workspace, more)
     assert not run(workspace, more)
@@ -135,7 +135,7 @@ def test_another_number_of_rows_is_told(workspace: Workspace) -> None:
     assert run(workspace, fewer).new == {fault_id(SOURCE, fewer): fewer}
 
 
-def test_what_stands_for_long_is_published_before_kafka_forgets_it(workspace: Workspace) -> None:
+def test_what_stays_for_long_is_published_before_kafka_forgets_it(workspace: Workspace) -> None:
     run(workspace, FAULT)
     workspace.sql(
         f"UPDATE {workspace.quarantined} SET told = ?",
@@ -185,7 +185,7 @@ def test_what_version_0_1_0_left_is_known_and_goes_by_its_own_key(
     assert sorted(run(workspace).resolved) == ["old-1", "old-2", "old-3"]
 
 
-def test_what_stands_is_read_and_on_demand_all_that_is_there(topic: Topic) -> None:
+def test_what_is_active_is_read_and_on_demand_all_that_is_there(topic: Topic) -> None:
     entry = {"source": SOURCE, "time": "T", "line": 1, "code": "no-header", "reason": "has none"}
     topic += [("a", entry), ("b", {**entry, "line": 2}), ("a", None)]
     assert [one["line"] for one in quarantine.read(SETTINGS)] == [2]
