@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import duckdb
+
 from bus import Undecodable, subscribe
 from bus.demo.sample import District
 from bus.local import reach
@@ -91,7 +93,15 @@ def test_a_person_is_erased(commands: Commands) -> None:
     again = ("replay", "canvas", "--student", PERSON, "--only-current", "--into", "new")
     assert sum(commands.run(*again)["delivered"].values()) == 0
 
-    # The source knows the record no more: it comes as a new one.
+    # The source forgets the record, and publishes it as new if it comes back.
+    commands.run("produce", "oneroster-csv", str(later))
+    (cache,) = (commands.settings.home / "published" / commands.settings.topic_prefix).glob(
+        "oneroster-csv.duckdb"
+    )
+    with duckdb.connect(str(cache), read_only=True) as con:
+        ids = {id_ for (id_,) in con.execute("SELECT sourcedId FROM student").fetchall()}
+    assert "student-0000002" in ids
+    assert PERSON not in ids
     back = commands.run("produce", "oneroster-csv", str(whole))["records"]
     assert (back["student"]["created"], back["demographics"]["created"]) == (1, 1)
 
