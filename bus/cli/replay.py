@@ -343,13 +343,13 @@ def cancel(replay: Id, json: Json = False) -> None:
 def _request(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus.errors import Stop
-        from bus.replay.replay_log import entry, wish
+        from bus.replay.replay_log import entry, request
 
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
-        wish(loaded, replay, to)
+        request(loaded, replay, to)
         text = f"{replay} was asked to {to}; it does so after its current batch"
         emit(json, {"replay": replay, "wish": to}, lambda console: console.print(text))
 
@@ -370,13 +370,13 @@ def resume(
     """Continue a replay that was paused or killed, or that failed."""
     with failures(json):
         from bus.errors import Stop
-        from bus.replay.replay_log import entry, wish
+        from bus.replay.replay_log import entry, request
 
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status}; start a new replay")
-        wish(loaded, replay, "run")
+        request(loaded, replay, "run")
         _end(json, run_replay(loaded, found.about, found.state, out, url))
 
 

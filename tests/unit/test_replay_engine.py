@@ -99,7 +99,7 @@ def test_the_latest_of_a_record_is_its_last_wherever_it_lies(bus: Bus, lunch: Fa
     for student in "s0 s0 s1 s0 s2 s1".split():
         bus.publish("student", student)
     bus.replay(lunch, bus.about()).run()
-    assert [message.offset() for message, _, _ in lunch.told] == [3, 4, 5]
+    assert [message.offset() for message, _, _ in lunch.delivered_rows] == [3, 4, 5]
 
 
 def test_of_one_student(bus: Bus, lunch: FakeProduct) -> None:
@@ -139,9 +139,9 @@ def test_what_never_goes_is_a_dead_letter_and_the_rest_goes_on(
     about = bus.about()
     state = bus.replay(lunch, about, tells_time=tells_time).run()
     assert lunch.ids == ["s2"]
-    [letter] = bus.letters
-    assert letter.reason.startswith(f"in the replay {about.id}: ")
-    assert reason in letter.reason
+    [dead_letter] = bus.dead_letters
+    assert dead_letter.reason.startswith(f"in the replay {about.id}: ")
+    assert reason in dead_letter.reason
     assert (state.left_out, state.delivered) == (1, {"student": 1})
 
 
@@ -154,7 +154,7 @@ def test_into_another_place_nothing_is_a_dead_letter_and_that_place_says_where_t
     lunch.journal = {bus.place("student"): 1}
     state = bus.replay(lunch, bus.about(into="elsewhere")).run()
     assert lunch.ids == ["s1", "s2"]
-    assert (state.left_out, bus.letters) == (1, [])
+    assert (state.left_out, bus.dead_letters) == (1, [])
     assert lunch.journal == {bus.place("student"): 4}
 
 
@@ -206,15 +206,15 @@ def test_a_stop_pauses_after_the_batch_in_hand_and_it_goes_on_from_there(
     assert lunch.ids == STORY
 
 
-@pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_a_wish_is_heeded_after_the_batch_in_hand(
-    bus: Bus, lunch: FakeProduct, wish: Any, status: str
+@pytest.mark.parametrize(("to", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_request_is_answered_after_the_current_batch(
+    bus: Bus, lunch: FakeProduct, to: Any, status: str
 ) -> None:
     history(bus)
     about = bus.about()
 
     def ask(_: object) -> None:
-        bus.wish(about, wish)
+        bus.request(about, to)
         bus.clock.advance(2)
 
     lunch.before = ask
@@ -223,11 +223,11 @@ def test_a_wish_is_heeded_after_the_batch_in_hand(
     assert lunch.ids == STORY[:1]
 
 
-def test_a_wish_is_heeded_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_request_is_answered_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
     history(bus)
     about = bus.about()
     lunch.failures = [RetryLater("down") for _ in range(1_000)]
-    bus.clock.after(30, lambda: bus.wish(about, "pause"))
+    bus.clock.after(30, lambda: bus.request(about, "pause"))
     assert bus.replay(lunch, about, tells_time=True).run().status == "paused"
     assert lunch.ids == []
 
@@ -365,14 +365,14 @@ STEPS = st.lists(
     before=st.lists(STUDENTS, min_size=1, max_size=10),
     troubles=st.lists(STEPS, min_size=1, max_size=4),
     batch=st.integers(1, 4),
-    lot=st.sampled_from([FakeProduct, Unlocked]),
+    chunk=st.sampled_from([FakeProduct, Unlocked]),
     current=st.booleans(),
 )
 def test_a_replay_never_takes_a_product_back_in_time(
     before: list[str],
     troubles: list[list[tuple[str, str]]],
     batch: int,
-    lot: type[FakeProduct],
+    chunk: type[FakeProduct],
     current: bool,
 ) -> None:
     """The product ends with the latest state of each record, whatever happens.
@@ -382,13 +382,13 @@ def test_a_replay_never_takes_a_product_back_in_time(
     """
     with pytest.MonkeyPatch.context() as patch:
         bus = Bus(patch, partitions=2)
-        lunch = lot()
+        lunch = chunk()
         for student in before:
             bus.publish("student", student)
         if troubles[0]:  # otherwise the live consumer has not delivered anything
             bus.worker(lunch).run(until_caught_up=True)
         about = bus.about(only_current=current)
-        told: dict[str, int] = {}
+        delivered_rows: dict[str, int] = {}
         for steps in troubles:
             run = bus.replay(lunch, about, batch=batch)
 
@@ -420,12 +420,12 @@ def test_a_replay_never_takes_a_product_back_in_time(
         assert bus.state(about).status == "done"
         bus.worker(lunch).run(until_caught_up=True)
         latest = {(m.key() or b"").decode(): m for m in bus.published}
-        had = {record["sourcedId"]: message for message, _, record in lunch.told}
+        had = {record["sourcedId"]: message for message, _, record in lunch.delivered_rows}
         assert {k: m.offset() for k, m in had.items()} == {k: m.offset() for k, m in latest.items()}
         if not lunch.unlocked and troubles[0]:
-            for message, _, record in lunch.told[len(before) :]:
-                assert (message.offset() or 0) >= told.get(record["sourcedId"], 0)
-                told[record["sourcedId"]] = message.offset() or 0
+            for message, _, record in lunch.delivered_rows[len(before) :]:
+                assert (message.offset() or 0) >= delivered_rows.get(record["sourcedId"], 0)
+                delivered_rows[record["sourcedId"]] = message.offset() or 0
 
 
 # ---- while Kafka is down ------------------------------------------------------------------------
@@ -530,7 +530,7 @@ def test_the_topic_of_replays_is_read_once(
     history(bus)
     run = bus.replay(lunch, bus.about(), batch=1, tells_time=True)
     for _ in range(50):
-        bus.wish(bus.about(), "run")
+        bus.request(bus.about(), "run")
     monkeypatch.setattr(replay_log, "Reader", Counting)
     lunch.before = lambda _: bus.clock.advance(2)
     assert run.run().status == "done"

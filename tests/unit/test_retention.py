@@ -61,7 +61,7 @@ def test_what_would_take_history_away(before: str, after: str, loses: bool) -> N
     assert _loses(changes) is loses
 
 
-def test_copies_are_as_many_as_the_cluster_is_told_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_are_as_many_as_the_cluster_must_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_day(*arguments: str) -> int:
         answer = CliRunner().invoke(app, ["topics", "plan", "--json", *arguments])
         return int(json.loads(answer.output)["firstDay"])
