@@ -392,6 +392,17 @@ def _emit(json: bool, entry: ReplayEntry, *, died: bool = False) -> None:
     emit(json, result, lambda console: _show(console, entry, result["status"]))
 
 
+def _left_out_advice(about: ReplayRequest) -> str:
+    """Return what a person can do about records that could not be delivered."""
+    if not about.into:
+        return f": see bus deadletters list {about.product}"
+    return (
+        f" into {escape(about.into)}. They have no dead letters, because a retry would deliver "
+        "to the live consumer's place. The log of this replay has the reasons. Correct the cause, "
+        "and replay again into an empty place"
+    )
+
+
 def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     about, state = entry.about, entry.state
     listed = ", ".join(f"{number:,} {kind}" for kind, number in state.delivered.items())
@@ -402,7 +413,7 @@ def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     rate = sum(state.delivered.values()) / state.seconds if state.seconds else 0.0
     console.print(f" ({rate:,.0f} a second)")
     if state.left_out:
-        console.print(f"  {state.left_out:,} could not be delivered: see bus deadletters list")
+        console.print(f"  {state.left_out:,} could not be delivered{_left_out_advice(about)}")
     if state.error:
         console.print(f"  {escape(state.error)}")
     why = f": {about.why}" if about.why else ""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from bus.cli.replay import _show
 from bus.kafka import topics
 from bus.kafka.reader import Reader
 from bus.replay import replay_log
@@ -156,6 +160,28 @@ def test_into_another_place_nothing_is_a_dead_letter_and_that_place_says_where_t
     assert lunch.ids == ["s1", "s2"]
     assert (state.left_out, bus.letters) == (1, [])
     assert lunch.journal == {bus.place("student"): 4}
+
+
+def test_what_fails_into_another_place_is_logged_and_has_no_dead_letter(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    """A retry of a dead letter would deliver to the place of the live consumer."""
+    bus.publish("student", "s1", become="untranslatable")
+    bus.publish("student", "s2", become="untranslatable")
+    about = bus.about(into="elsewhere")
+    with structlog.testing.capture_logs() as logs:
+        state = bus.replay(lunch, about).run()
+    assert state.left_out == 2
+    assert topics.deadletters(bus.settings, "lunch") not in bus.broker.topics
+    (line,) = [line for line in logs if line["event"] == "records could not be delivered"]
+    assert (line["records"], line["place"]) == (2, "schoolbus.student/0/0")
+    assert "this record has no row" in line["example"]
+    for shown, place in ((about, "elsewhere"), (bus.about(), "")):
+        console = Console(file=StringIO(), width=500)
+        _show(console, replay_log.ReplayEntry(shown, state), "done")
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("see bus deadletters list lunch" in text) is not bool(place)
+        assert ("They have no dead letters" in text) is bool(place)
 
 
 def test_into_another_place_the_present_is_without_what_is_gone(
