@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from bus.cli.replay import _end, _show
 from bus.kafka import topics
 from bus.kafka.reader import Reader
 from bus.replay import replay_log
+from bus.replay.window import Completeness, completeness
 from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Stop
 
 
@@ -46,6 +53,86 @@ def history(bus: Bus) -> None:
 
 STORY = "c1 s0 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
 """The ids in the order of time. Within a batch, referenced records come first."""
+
+
+# ---- whether its window is complete -------------------------------------------------------------
+
+BY_TIME = {"cleanup.policy": "delete", "retention.ms": str(730 * 86_400_000)}
+COMPACTED = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(400 * 86_400_000)}
+
+
+def whole(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, since: str, config: dict[str, str] = BY_TIME
+) -> Completeness:
+    monkeypatch.setattr("bus.replay.window._configs", lambda _, names: dict.fromkeys(names, config))
+    kinds = ("student",)
+    return completeness(bus.settings, bus.window(since, kinds=kinds), since, kinds)
+
+
+def times(bus: Bus) -> list[datetime]:
+    entries = bus.broker.messages("schoolbus.student")
+    return [datetime.fromtimestamp(one.timestamp()[1] / 1000, UTC) for one in entries]
+
+
+@pytest.mark.parametrize("config", [BY_TIME, COMPACTED])
+def test_a_window_that_begins_before_what_kafka_has_left_is_not_complete(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, config: dict[str, str]
+) -> None:
+    history(bus)
+    first, second, *_ = times(bus)
+    if config is COMPACTED:  # the times of the fake's clock are long ago
+        config = config | {"min.compaction.lag.ms": str(10**12)}
+    for since in ("beginning", first.isoformat(), "student/0=0"):
+        assert whole(bus, monkeypatch, since, config) == Completeness()
+    bus.broker.log(("schoolbus.student", 0)).low = 1
+    lost = Completeness(deleted=("student",), oldest=second)
+    for since in ("beginning", first.isoformat(), "student/0=0"):
+        assert whole(bus, monkeypatch, since, config) == lost
+    for since in (second.isoformat(), "student/0=1"):
+        assert whole(bus, monkeypatch, since, config).complete
+
+
+def test_a_window_of_which_kafka_has_nothing_left_is_not_complete(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(bus)
+    log = bus.broker.log(("schoolbus.student", 0))
+    log.low = len(log.entries)
+    assert whole(bus, monkeypatch, "2020-01-01") == Completeness(deleted=("student",))
+    recently = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    assert whole(bus, monkeypatch, recently).complete, "retention.ms keeps two years"
+
+
+def test_what_was_deleted_while_a_replay_was_paused_is_missed(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(bus)
+    window, (_, second, *_) = bus.window(kinds=("student",)), times(bus)
+    whole(bus, monkeypatch, "beginning")
+    bus.broker.log(("schoolbus.student", 0)).low = 2
+    rest = window.after({bus.place("student"): 1})
+    assert completeness(bus.settings, rest, second.isoformat()).deleted == ("student",)
+    rest = window.after({bus.place("student"): 2})
+    assert completeness(bus.settings, rest, times(bus)[2].isoformat()).complete
+
+
+def test_the_output_of_a_run_warns_of_what_kafka_has_deleted(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = replay_log.ReplayEntry(bus.about(), replay_log.ReplayState(status="done"))
+    lost = Completeness(deleted=("attendance",), oldest=datetime(2026, 3, 1, 7, tzinfo=UTC))
+    _end(True, entry, lost)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["complete"], printed["deleted"]) == (False, ["attendance"])
+    assert printed["oldest"] == "2026-03-01T07:00:00+00:00"
+    _end(False, entry, lost)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the window is not complete: Kafka has deleted older history (attendance)" in text
+    assert "only from 2026-03-01 07:00:00 UTC on" in text
+    _end(False, entry, Completeness())
+    assert "not complete" not in capsys.readouterr().out
+    _end(True, entry, None)
+    assert json.loads(capsys.readouterr().out)["complete"] is None
 
 
 # ---- what it delivers ---------------------------------------------------------------------------
@@ -156,6 +243,28 @@ def test_into_another_place_nothing_is_a_dead_letter_and_that_place_says_where_t
     assert lunch.ids == ["s1", "s2"]
     assert (state.left_out, bus.dead_letters) == (1, [])
     assert lunch.journal == {bus.place("student"): 4}
+
+
+def test_what_fails_into_another_place_is_logged_and_has_no_dead_letter(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    """A retry of a dead letter would deliver to the place of the live consumer."""
+    bus.publish("student", "s1", become="untranslatable")
+    bus.publish("student", "s2", become="untranslatable")
+    about = bus.about(into="elsewhere")
+    with structlog.testing.capture_logs() as logs:
+        state = bus.replay(lunch, about).run()
+    assert state.left_out == 2
+    assert topics.deadletters(bus.settings, "lunch") not in bus.broker.topics
+    (line,) = [line for line in logs if line["event"] == "records could not be delivered"]
+    assert (line["records"], line["place"]) == (2, "schoolbus.student/0/0")
+    assert "this record has no row" in line["example"]
+    for shown, place in ((about, "elsewhere"), (bus.about(), "")):
+        console = Console(file=StringIO(), width=500)
+        _show(console, replay_log.ReplayEntry(shown, state), "done")
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("see bus deadletters list lunch" in text) is not bool(place)
+        assert ("They have no dead letters" in text) is bool(place)
 
 
 def test_into_another_place_the_present_is_without_what_is_gone(

@@ -384,8 +384,17 @@ def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
 
 def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
     there.fails_on = "schoolbus.result-value"
-    with pytest.raises(RetryLater, match="HTTP 503"):
+    with pytest.raises(RetryLater, match="HTTP 503") as caught:
         subjects.apply(SETTINGS)
+    others = [name for name in there.texts if name != there.fails_on]
+    assert len(others) == 11
+    assert f"11 of the subjects were registered: {', '.join(others)}. They stay" in str(
+        caught.value
+    )
+    assert "`bus schemas apply` again" in str(caught.value)
+    with pytest.raises(RetryLater, match="HTTP 503") as caught:
+        subjects.apply(SETTINGS)
+    assert "were registered" not in str(caught.value), "the second call registered none"
     there.fails_on = ""
     registered = [one.kind for one in subjects.apply(SETTINGS) if one.registered]
     assert registered == ["result"]

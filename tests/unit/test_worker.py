@@ -106,10 +106,16 @@ def test_what_is_put_off_is_written_each_minute_while_nothing_comes(
     assert 3 <= lunch.settled <= 5
 
 
-def test_kafkas_own_failure_ends_it_with_a_reason(bus: Bus, lunch: FakeProduct) -> None:
+def test_kafkas_own_failure_ends_it_with_a_reason(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = bus.worker(lunch)
-    bus.broker.down = True
-    with pytest.raises(Stop, match="Kafka says _TRANSPORT; nothing is lost"):
+
+    def fail(_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL, "fenced", fatal=True))
+
+    monkeypatch.setattr(worker.loop._offsets_client, "ends", fail)
+    with pytest.raises(Stop, match="Kafka says _FATAL; nothing is lost"):
         worker.run(until_caught_up=True)
     assert worker.consumer.closed
 
@@ -672,6 +678,52 @@ def test_while_a_broker_restarts_it_asks_again(
     worker.turn(5)
     assert codes == []
     assert lunch.ids == ["s1-c1"]
+    assert bus.committed() == bus.ends()
+
+
+def test_a_start_that_is_to_catch_up_waits_for_a_broker(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.publish("student", "s1")
+    worker = bus.worker(lunch)
+    codes = [KafkaError._TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE]
+    does_not_answer(worker, monkeypatch, codes)
+    assert worker.run(until_caught_up=True).had_events
+    assert codes == []
+    assert lunch.batches == [["s1"]]
+    assert bus.committed() == bus.ends()
+
+
+def test_a_dropped_batch_is_read_again_although_a_broker_restarts(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1")
+    first, second = bus.worker(lunch).join(), bus.worker(lunch)
+    lunch.failures = [RetryLater("busy", after=5)]
+    classes = bus.place("class")
+    offsets = first.loop._offsets_client
+    committed = offsets.committed
+    codes = [KafkaError._TRANSPORT, KafkaError.COORDINATOR_NOT_AVAILABLE]
+    moved = []
+
+    def asked(places: Any) -> Any:
+        if moved and codes:
+            raise failure(codes.pop(0))
+        return committed(places)
+
+    def divide() -> None:
+        second.join()
+        bus.share({p: second if p == classes else first for p in bus.every_place()})
+        moved.append(classes)
+
+    monkeypatch.setattr(offsets, "committed", asked)
+    bus.clock.after(3, divide)
+    first.turn(20)
+    assert codes == []
+    assert lunch.batches == [["s1"]]
+    second.turn(20)
+    assert lunch.batches == [["s1"], ["c1"]]
     assert bus.committed() == bus.ends()
 
 
