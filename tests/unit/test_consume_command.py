@@ -15,7 +15,7 @@ import bus.consume.worker
 import bus.observe.telemetry
 import bus.registry.subjects
 from bus.cli import app
-from bus.cli.consume import _stop_on_signals
+from bus.cli.stop_signals import stop_on_signals
 from bus.consume.worker_state import WorkerOutcome
 
 
@@ -31,7 +31,7 @@ def test_ctrl_c_ends_in_order_and_a_second_one_at_once(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     stops: list[None] = []
-    _stop_on_signals(lambda: stops.append(None))
+    stop_on_signals(lambda: stops.append(None))
     signal.raise_signal(signal.SIGINT)
     assert len(stops) == 1
     assert "Ctrl-C again to end at once" in capfd.readouterr().err
@@ -41,7 +41,7 @@ def test_ctrl_c_ends_in_order_and_a_second_one_at_once(
 
 def test_sigterm_ends_in_order_however_often(capfd: pytest.CaptureFixture[str]) -> None:
     stops: list[None] = []
-    _stop_on_signals(lambda: stops.append(None))
+    stop_on_signals(lambda: stops.append(None))
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
     assert len(stops) == 2

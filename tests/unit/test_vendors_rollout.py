@@ -33,6 +33,7 @@ class District:
         self.settings = bus.settings
         self.registered: list[tuple[str, str]] = []
         self.fails = False
+        self.recorded: list[tuple[str, str]] = []
 
         def register(_: Any, ids_name: str, scope: Scope) -> dict[str, int]:
             if self.fails:
@@ -52,7 +53,16 @@ class District:
         def count(changes: Any) -> Any:
             return dict.fromkeys(changes, CohortCounts())
 
-        return apply(self.settings, plan(files, self.applied, day, count), now)
+        return apply(self.settings, plan(files, self.applied, day, count), now, self)
+
+    def scope_changed(self, applied: Applied, scope: Scope, at: datetime) -> None:
+        """Record a new scope; the agreement must not be stored yet."""
+        stored = self.applied.get(applied.name)
+        assert stored is None or stored.fingerprint != applied.fingerprint
+        self.recorded.append(("scope", applied.name))
+
+    def ended(self, name: str, at: datetime, why: str = "") -> None:
+        self.recorded.append(("ended", name))
 
     @property
     def applied(self) -> dict[str, Applied]:
@@ -98,6 +108,7 @@ def test_applying_again_changes_nothing(district: District) -> None:
     first = district.apply(an_agreement())
     stored, registered = district.applied, list(district.registered)
     assert district.apply(an_agreement(), now=LATER) == first
+    assert district.recorded == [("scope", "math-app")]
     assert district.applied == stored
     assert district.registered == registered
 
