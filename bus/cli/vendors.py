@@ -203,11 +203,15 @@ def run(
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the applied agreements: which end within 30 days, are overdue, or were revoked."""
+    """List the applied agreements: which end soon, are overdue, never read, or were revoked."""
     with failures(json):
+        from bus.kafka import overview
         from bus.vendors import applied, standing
 
-        found = standing.listed(applied.read(settings_of_reached()).values(), applied.today())
+        loaded = settings_of_reached()
+        stored = applied.read(loaded).values()
+        groups = overview.reading_groups(loaded) if stored else ()
+        found = standing.listed(loaded, stored, groups, applied.today())
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
