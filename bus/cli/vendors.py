@@ -330,6 +330,88 @@ def allow(name: Name, json: Json = False) -> None:
         )
 
 
+@app.command()
+def contracts(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="The folder for the files.")],
+    bootstrap: Annotated[
+        str, typer.Option(help="Kafka's address for the vendor. By default, that in bus.toml.")
+    ] = "",
+    agreements: Agreements = None,
+    json: Json = False,
+) -> None:
+    """Write the data contracts of an agreement: a file for each topic, and an AsyncAPI document.
+
+    Describes the agreement as it was applied, or its file if it was not applied.
+    """
+    with failures(json):
+        from bus import settings
+        from bus.errors import BusError
+        from bus.vendors import applied
+        from bus.vendors.agreement import load
+        from bus.vendors.contracts import write
+        from bus.vendors.scope import compile_scope
+
+        loaded = settings.load()
+        try:
+            stored = applied.read(settings_of_reached()).get(name)
+        except BusError:
+            stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
+            stored = None
+        folder = agreements or loaded.vendors.agreements
+        agreement = stored.agreement if stored else load(folder / f"{name}.toml")
+        written = write(
+            loaded,
+            stored.ids_name if stored else agreement.renews or name,
+            compile_scope(agreement),
+            out,
+            bootstrap=bootstrap or loaded.kafka.bootstrap,
+        )
+        result = {"files": {what: str(path) for what, path in written.items()}}
+        emit(json, result, lambda console: console.print(f"{_many(len(written), 'file')} in {out}"))
+
+
+@app.command()
+def gate(
+    host: Annotated[str, typer.Option(help="Address on which to accept requests.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on which to accept them. 0: a free one.")
+    ] = 0,
+    certificate_file: Annotated[
+        str, typer.Option(help="The certificate for TLS, as a PEM file.")
+    ] = "",
+    key_file: Annotated[str, typer.Option(help="The key of the certificate, as a PEM file.")] = "",
+    json: Json = False,
+) -> None:
+    """Show each vendor its own schemas, and nothing else, with the API of a schema registry.
+
+    Runs until stopped. Reads the vendors' tokens in BUS_HOME.
+    """
+    with failures(json):
+        from bus.observe import telemetry
+        from bus.vendors.gate_server import serve
+
+        loaded = settings_of_reached()
+        telemetry.configure(loaded.telemetry)
+
+        def ready(url: str) -> None:
+            emit(json, {"url": url}, lambda console: console.print(f"schemas for vendors at {url}"))
+            if not certificate_file and host not in ("127.0.0.1", "::1", "localhost"):
+                stderr.print(
+                    "tokens are sent unencrypted: name --certificate-file and --key-file, or let "
+                    "only a TLS proxy reach this address"
+                )
+
+        serve(
+            loaded,
+            ready,
+            host=host,
+            port=port,
+            certificate_file=certificate_file,
+            key_file=key_file,
+        )
+
+
 def _checked(
     settings: Settings, agreements: Path | None
 ) -> tuple[list[AgreementFile], list[Problem]]:

@@ -193,6 +193,30 @@ def test_revoke_names_a_renewal_that_goes_on(folder: Path, bus: Bus) -> None:
     assert found["renewals"] == ["math-2"]
 
 
+def test_contracts_are_written_of_the_file_or_what_was_applied(folder: Path, bus: Bus) -> None:
+    files = as_json("contracts", "math-app", "--out", "new", "--bootstrap", "k:1")["files"]
+    assert files["enrollment"] == "new/schoolbus.vendor.math-app.enrollment.odcs.yaml"
+    assert "host: k:1" in Path(files["enrollment"]).read_text()
+    run("apply")
+    (folder / "math-app.toml").unlink()
+    assert f"{len(files)} files in new" in run("contracts", "math-app", "--out", "new")
+    assert "cannot be read" in as_json("contracts", "none", "--out", "new", status=1)["error"]
+
+
+def test_the_gate_says_its_url_and_warns_without_tls(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(_: object, ready: Callable[[str], None], **options: Any) -> None:
+        assert options["port"] == 8443
+        ready("http://0.0.0.0:8443")
+
+    monkeypatch.setattr("bus.vendors.gate_server.serve", serve)
+    text = run("gate", "--host", "0.0.0.0", "--port", "8443")
+    assert "schemas for vendors at http://0.0.0.0:8443" in text
+    assert "tokens are sent unencrypted" in text
+    assert as_json("gate", "--port", "8443") == {"url": "http://0.0.0.0:8443"}
+
+
 def test_allow_confirms_once_more(bus: Bus) -> None:
     assert "no agreement math-app was applied" in as_json("allow", "math-app", status=1)["error"]
     run("apply")
