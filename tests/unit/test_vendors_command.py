@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
@@ -54,6 +55,8 @@ def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
     monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
     monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lambda *_: {})
     monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: set())
+    monkeypatch.setattr("bus.vendors.disclosures.DisclosureWriter", MagicMock())
+    monkeypatch.setattr("bus.vendors.disclosures.keep_head", MagicMock())
     monkeypatch.setattr(
         "bus.vendors.district_counts.count",
         lambda _, changes, day: dict.fromkeys(changes, CohortCounts(after=5, enter=5)),

@@ -33,6 +33,7 @@ class District:
         self.settings = bus.settings
         self.registered: list[tuple[str, str]] = []
         self.fails = False
+        self.recorded: list[tuple[str, str]] = []
 
         def register(_: Any, ids_name: str, scope: Scope) -> dict[str, int]:
             if self.fails:
@@ -52,7 +53,15 @@ class District:
         def count(changes: Any) -> Any:
             return dict.fromkeys(changes, CohortCounts())
 
-        return apply(self.settings, plan(files, self.applied, day, count), now)
+        return apply(self.settings, plan(files, self.applied, day, count), now, self)
+
+    def scope_changed(self, one: Applied, scope: Scope, at: datetime) -> None:
+        """Take what goes to the record of disclosures."""
+        self.recorded.append(("scope", one.name))
+
+    def ended(self, name: str, at: datetime, why: str = "") -> None:
+        """Take what goes to the record of disclosures."""
+        self.recorded.append(("ended", name))
 
     @property
     def applied(self) -> dict[str, Applied]:
@@ -166,6 +175,7 @@ def test_the_day_after_the_last_ends_it(district: District) -> None:
     assert district.apply(an_agreement(), day=late.date(), now=late) == {}
     one = district.applied["math-app"]
     assert (one.state, one.ended_at) == ("ended", late)
+    assert district.recorded == [("scope", "math-app"), ("ended", "math-app")]
     assert district.apply(an_agreement(), day=late.date(), now=LATER) == {}
     assert district.applied["math-app"] == one
 
