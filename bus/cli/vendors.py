@@ -207,11 +207,15 @@ def run(
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the applied agreements: which end within 30 days, are overdue, or were revoked."""
+    """List the applied agreements: which end soon, are overdue, never read, or were revoked."""
     with failures(json):
+        from bus.kafka import overview
         from bus.vendors import applied, standing
 
-        found = standing.listed(applied.read(settings_of_reached()).values(), applied.today())
+        loaded = settings_of_reached()
+        stored = applied.read(loaded).values()
+        groups = overview.reading_groups(loaded) if stored else ()
+        found = standing.listed(loaded, stored, groups, applied.today())
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -288,10 +292,13 @@ def revoke(
             typer.confirm(
                 f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
             )
-        revoked = revocation.revoke(loaded, name, why.strip(), datetime.now(UTC))
-        if one.state != "revoked":
-            with DisclosureWriter(loaded) as record:
-                record.ended(name, revoked.ended_at or datetime.now(UTC), revoked.why)
+        try:
+            revoked = revocation.revoke(loaded, name, why.strip(), datetime.now(UTC))
+        finally:  # also if the users could not be shut out
+            now = applied.read(loaded)[name]
+            if one.state != "revoked" and now.state == "revoked":
+                with DisclosureWriter(loaded) as record:
+                    record.ended(name, now.ended_at or datetime.now(UTC), now.why)
         heirs = [
             other.name
             for other in stored.values()

@@ -102,6 +102,19 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
     return Overview(topics, lag)
 
 
+def reading_groups(settings: Settings) -> set[str]:
+    """Return the consumer groups that have committed an offset in any topic.
+
+    Raises `RetryLater` if Kafka does not answer.
+    """
+    try:
+        committed = _committed(AdminClient(client_settings(settings)))
+    except KafkaException as error:
+        refused_setting(error)
+        raise RetryLater(SILENT.format(error.args[0].name())) from None
+    return {group for group, at in committed.items() if at}
+
+
 def _places(admin: AdminClient, prefix: str) -> list[Position]:
     existing = admin.list_topics(timeout=SECONDS).topics
     return [

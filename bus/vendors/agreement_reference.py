@@ -78,7 +78,7 @@ topics, so choose it to last.
 | `bus vendors check` | says what is wrong with the files; needs no bus, but checks more with one |
 | `bus vendors plan` | shows what would change, in fields and numbers of students |
 | `bus vendors apply` | does it; doing it again changes nothing |
-| `bus vendors list` | lists the applied agreements: which end within 30 days, and what is overdue |
+| `bus vendors list` | lists the applied agreements: which end soon, are overdue, never read |
 | `bus vendors show NAME` | describes one; `--markdown` prints a page for a school board |
 | `bus vendors revoke NAME --why TEXT` | ends one at once |
 | `bus vendors allow NAME` | lets the projection continue after its guard has stopped it |

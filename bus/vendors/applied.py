@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.reader import scan
-from bus.kafka.sender import send
+from bus.kafka.sender import Sender
 from bus.settings import Settings
 from bus.vendors.agreement import Agreement, parse
 
@@ -87,29 +88,72 @@ def fingerprint(agreement: Agreement) -> str:
 def read(settings: Settings) -> dict[str, Applied]:
     """Return the applied agreements by name, in order.
 
+    An agreement that was revoked or ended stays so: an entry that says "active" again is passed
+    over. It comes from a command that had read the topic before the revocation and wrote after it.
+
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
-    found: dict[str, bytes | None] = {}
+    found: dict[str, bytes] = {}
     topic = topics.vendors(settings)
     for message in scan(settings, topic):
-        found[(message.key() or b"").decode()] = message.value()
-    return {name: _decode(name, value, topic) for name, value in sorted(found.items()) if value}
+        name, value = (message.key() or b"").decode(), message.value()
+        if not value:
+            found.pop(name, None)
+        elif not (_is_over(found.get(name)) and _state(value) == "active"):
+            found[name] = value
+    return {name: _decode(name, value, topic) for name, value in sorted(found.items())}
 
 
-def write(settings: Settings, applied: Applied) -> None:
-    """Store an applied agreement, and wait until Kafka has stored it.
+def write(settings: Settings, *entries: Applied) -> None:
+    """Store applied agreements, and wait until Kafka has stored them.
 
-    Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.send`.
+    Raises `Stop` if an agreement that is to be active was revoked or ended in the meantime; it
+    stays so. Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.Sender.flush`.
     """
     topic = topics.vendors(settings)
-    topics.ensure(settings, [topic])
-    send(
-        settings,
-        topic,
-        _encode(applied),
-        applied.name.encode(),
-        doing=f"store the agreement {applied.name}",
-    )
+    stored = read(settings)
+    if not stored:
+        topics.ensure(settings, [topic])
+    _refuse_revival(stored, entries)
+    _send(settings, topic, entries)
+    if any(one.state == "active" for one in entries):
+        stored = read(settings)
+        try:
+            _refuse_revival(stored, entries)
+        except Stop:
+            # Kafka keeps the last entry of a key, so the revocation must be the last one.
+            names = {one.name for one in entries}
+            _send(settings, topic, [one for one in stored.values() if one.name in names])
+            raise
+
+
+def _refuse_revival(stored: Mapping[str, Applied], entries: Iterable[Applied]) -> None:
+    """Raise `Stop` if an entry would make an agreement active that is revoked or ended."""
+    for one in entries:
+        if one.state == "active" and one.name in stored and stored[one.name].state != "active":
+            raise Stop(
+                f"the agreement {one.name} is {stored[one.name].state}, and stays so; run "
+                "`bus vendors plan` to see what is left to do"
+            )
+
+
+def _send(settings: Settings, topic: str, entries: Iterable[Applied]) -> None:
+    sender = Sender(settings, topic, "store the agreements")
+    for one in entries:
+        sender.add(_encode(one), one.name.encode())
+    sender.flush()
+
+
+def _is_over(value: bytes | None) -> bool:
+    return value is not None and _state(value) in ("ended", "revoked")
+
+
+def _state(value: bytes) -> str:
+    """Return the state of an entry; "" if it cannot be read."""
+    try:
+        return str(json.loads(value)["state"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _encode(applied: Applied) -> bytes:

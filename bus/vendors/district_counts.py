@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bus.delivery import Position
-from bus.errors import Never
 from bus.kafka import topics
 from bus.kafka.reader import SILENCE, Reader, scan
 from bus.registry.codec import Decoder
@@ -23,6 +21,9 @@ from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import KINDS, Record
 from bus.vendors.scope import Scope
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
 
 OPT_OUT = "optOut"
 
@@ -149,11 +150,24 @@ def _partitions(
                 kind = names[place.topic]
                 decoder = Decoder(kind, look_up)
                 for batch in reader.batches({place: 0}, silence=SILENCE):
-                    for message in batch:
-                        key, value = (message.key() or b"").decode(), message.value()
-                        with suppress(Never):  # not decodable; a consumer makes it a dead letter
-                            partition.put(kind, key, decoder.decode(value) if value else None)
+                    for key, record in _decoded(decoder, batch):
+                        partition.put(kind, key, record)
             yield partition.students, partition.classes(), partition.opt_outs()
+
+
+def _decoded(decoder: Decoder, batch: list[Message]) -> Iterator[tuple[str, Record | None]]:
+    """Yield the key and the record of each message; None for an erasure.
+
+    What does not decode is left out, as a consumer makes it a dead letter.
+    """
+    records, failures = decoder.decode_all([message.value() for message in batch])
+    decoded, failed = iter(records), {index for index, _ in failures}
+    for index, message in enumerate(batch):
+        key = (message.key() or b"").decode()
+        if index not in failed:
+            yield key, next(decoded)
+        elif message.value() is None:
+            yield key, None
 
 
 class _Partition:

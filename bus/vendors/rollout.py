@@ -1,8 +1,7 @@
 """Applies agreements: topics, schemas, keys and the record of what was applied.
 
 Every step finds what is there already, so applying again gives the same result, also after a crash
-in between. The record in `PREFIX.vendors` is written last for each agreement. Nothing flows to a
-vendor before that.
+in between. The record in `PREFIX.vendors` is written last. Nothing flows to a vendor before that.
 """
 
 from __future__ import annotations
@@ -103,15 +102,15 @@ def apply(
                 fingerprint=fingerprint(change.agreement),
             )
         elif change.action == "ended":
+            disclosures.ended(change.name, now)  # before, so that a crash in between leaves it
             revocation.end(settings, applied[change.name], now)
-            disclosures.ended(change.name, now)
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
-    for change in changes:
-        if change.action in ("new", "changed"):
-            one = applied[change.name]
-            disclosures.scope_changed(one, compile_scope(one.agreement), now)
-            store.write(settings, one)
+    written = [applied[one.name] for one in changes if one.action in ("new", "changed")]
+    for one in written:
+        disclosures.scope_changed(one, compile_scope(one.agreement), now)
+    if written:
+        store.write(settings, *written)
     return found
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from bus.settings import Settings
 from bus.vendors.applied import Applied
 from bus.vendors.summary import attestation_due
+from bus.vendors.vendor_topics import group_prefix
 
 SOON = 30
 """An agreement that ends within this many days is marked."""
@@ -19,9 +21,11 @@ class ListedAgreement:
     """One agreement in the list.
 
     state: active, pending (before `from`), ended or revoked.
-    note:  what to act on: that it ends soon, or when the vendor's attestation is due.
+    note:  what to act on: that it ends soon, that the vendor has never read, or when the vendor's
+           attestation is due.
     days:  the days until its last day; negative after it.
     due:   the day by which the vendor must attest its deletion; None while the agreement runs.
+    read:  whether one of the vendor's consumer groups has ever committed an offset.
     """
 
     name: str
@@ -33,6 +37,7 @@ class ListedAgreement:
     note: str
     days: int
     due: date | None
+    read: bool
 
     def as_json(self) -> dict[str, Any]:
         """Return the agreement as JSON values."""
@@ -46,19 +51,27 @@ class ListedAgreement:
             "note": self.note,
             "daysLeft": self.days,
             "attestationDue": self.due and self.due.isoformat(),
+            "everRead": self.read,
         }
 
 
-def listed(applied: Iterable[Applied], day: date) -> list[ListedAgreement]:
+def listed(
+    settings: Settings, applied: Iterable[Applied], groups: Collection[str], day: date
+) -> list[ListedAgreement]:
     """Return the applied agreements, with the first that ends first.
 
-    day: today, in the district's calendar.
+    groups: the consumer groups that have committed offsets (`bus.kafka.overview.reading_groups`).
+    day:    today, in the district's calendar.
     """
-    found = [_listed(one, day) for one in applied]
+    found = []
+    for one in applied:
+        prefix = group_prefix(settings, one.ids_name)
+        read = any(group.startswith(prefix) for group in groups)
+        found.append(_listed(one, read, day))
     return sorted(found, key=lambda one: (one.until, one.name))
 
 
-def _listed(one: Applied, day: date) -> ListedAgreement:
+def _listed(one: Applied, read: bool, day: date) -> ListedAgreement:
     agreement = one.agreement
     state, note, due = "active", "", None
     days = (agreement.until - day).days
@@ -72,6 +85,8 @@ def _listed(one: Applied, day: date) -> ListedAgreement:
         state, note = "pending", f"begins on {agreement.from_}"
     elif days <= SOON:
         note = "ends today" if days == 0 else f"ends in {days} {'day' if days == 1 else 'days'}"
+    if state == "active" and "kafka" in agreement.ways and not read:
+        note = ", ".join(part for part in (note, "never read") if part)
     return ListedAgreement(
         agreement.name,
         agreement.vendor,
@@ -82,4 +97,5 @@ def _listed(one: Applied, day: date) -> ListedAgreement:
         note,
         days,
         due,
+        read,
     )

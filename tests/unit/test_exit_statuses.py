@@ -40,11 +40,12 @@ NEEDS_THE_BUS = (
     "deadletters list canvas", "deadletters show canvas schoolbus.student/0/7",
     "deadletters retry canvas --all", "deadletters discard canvas --all --why x",
     "quarantine list", "optouts add x --scope protected --decided-by court", "optouts end x",
-    "optouts list --why x",
+    "optouts list --why x", "vendors plan --agreements .", "vendors apply --agreements .",
+    "vendors list", "vendors revoke x --why y --yes", "vendors allow x",
 )  # fmt: skip
 NEEDS_NONE = (
     "down", "sample two.zip --students 1", "schemas docs --out docs", "topics plan",
-    "produce http --new-key app",
+    "produce http --new-key app", "vendors check --agreements .",
 )  # fmt: skip
 NOT_UNDERSTOOD = (
     "fly", "status --fast", "consume", "consume blackboard", "produce blackboard x",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.vendors import applied
-from bus.vendors.applied import Applied
+from bus.vendors.applied import Applied, State
 from tests.agreements import DAY, an_agreement
 from tests.fakes.harness import Bus
 
@@ -57,6 +58,44 @@ def test_what_is_written_is_read(bus: Bus) -> None:
         "research": replace(one, confirmed=2),
     }
     assert list(applied.read(bus.settings)) == ["math-app", "research"]
+
+
+@pytest.mark.parametrize("state", ["revoked", "ended"])
+def test_what_is_over_is_not_made_active_again(bus: Bus, state: State) -> None:
+    over = replace(an_applied(), state=state)
+    applied.write(bus.settings, over)
+    with pytest.raises(Stop, match=f"math-app is {state}, and stays so"):
+        applied.write(bus.settings, an_applied("other"), an_applied())
+    assert applied.read(bus.settings) == {"math-app": over}
+    assert len(bus.broker.messages(topics.vendors(bus.settings))) == 1
+
+
+def test_a_revocation_in_between_wins_and_is_the_last_entry(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied.write(bus.settings, an_applied())
+    revoked = replace(an_applied(), state="revoked", why="a breach")
+    send = applied._send
+
+    def overtaken(*arguments: Any) -> None:
+        monkeypatch.setattr("bus.vendors.applied._send", send)
+        applied.write(bus.settings, revoked)
+        send(*arguments)
+
+    monkeypatch.setattr("bus.vendors.applied._send", overtaken)
+    with pytest.raises(Stop, match="stays so"):
+        applied.write(bus.settings, replace(an_applied(), confirmed=1))
+    assert applied.read(bus.settings) == {"math-app": revoked}
+    last = bus.broker.messages(topics.vendors(bus.settings))[-1]
+    assert b'"state": "revoked"' in (last.value() or b"")
+
+
+def test_an_active_entry_after_a_revocation_does_not_count(bus: Bus) -> None:
+    revoked = replace(an_applied(), state="revoked")
+    applied.write(bus.settings, revoked)
+    value = applied._encode(an_applied())
+    bus.broker.append(topics.vendors(bus.settings), 0, key=b"math-app", value=value)
+    assert applied.read(bus.settings) == {"math-app": revoked}
 
 
 def test_an_erased_entry_is_not_there(bus: Bus) -> None:

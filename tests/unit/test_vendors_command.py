@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from typer.testing import CliRunner
@@ -53,6 +54,9 @@ def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
     monkeypatch.setattr("bus.cli.vendors.settings_of_reached", lambda: found.settings)
     monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
     monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lambda *_: {})
+    monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: set())
+    monkeypatch.setattr("bus.vendors.disclosures.DisclosureWriter", MagicMock())
+    monkeypatch.setattr("bus.vendors.disclosures.keep_head", MagicMock())
     monkeypatch.setattr(
         "bus.vendors.district_counts.count",
         lambda _, changes, day: dict.fromkeys(changes, CohortCounts(after=5, enter=5)),
@@ -150,6 +154,7 @@ def test_list(bus: Bus) -> None:
     assert "no agreement was applied" in run("list")
     run("apply")
     assert "Example [Math]" in run("list")
+    assert "never read" in run("list")
     (one,) = as_json("list")["agreements"]
     assert (one["name"], one["state"], one["daysLeft"]) == ("math-app", "active", 245)
 

@@ -9,6 +9,7 @@ import pytest
 
 from bus.contract import a_record
 from bus.kafka import topics
+from bus.registry.batch_codec import FEWEST
 from bus.registry.codec import Encoder
 from bus.standard import KINDS
 from bus.vendors.district_counts import CohortCounts, ScopeChange, count, ids
@@ -117,6 +118,15 @@ def test_opt_outs_keep_students_out(bus: Bus) -> None:
     put(bus, "optOut", "o4", studentSourcedId="p4", status="tobedeleted", **about)
     assert counted(bus, None, {}).after == 3
     assert counted(bus, None, {}, date(2027, 2, 1)).after == 2
+
+
+@pytest.mark.parametrize("number", [FEWEST - 1, 3 * FEWEST])
+def test_a_batch_is_counted_as_single_records_are(bus: Bus, number: int) -> None:
+    for one in range(number):
+        student(bus, one, grade=("06", "07")[one % 2])
+    put(bus, "student", "p0", value=b"")
+    assert counted(bus, None, {}).after == number - 1
+    assert counted(bus, None, {"grades": ["07"]}).after == number // 2
 
 
 def test_several_agreements_are_counted_in_one_pass(bus: Bus) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bus.settings import Settings
 from bus.vendors.applied import Applied
 from bus.vendors.standing import listed
 from bus.vendors.summary import markdown, sections, text
@@ -105,13 +106,24 @@ def test_text_and_page() -> None:
     ],
 )
 def test_the_list_says_what_is_due(applied: Applied, state: str, note: str) -> None:
-    (one,) = listed([applied], DAY)
+    (one,) = listed(Settings(), [applied], {"schoolbus.vendor.math-app.nightly"}, DAY)
     assert (one.state, one.note) == (state, note)
     assert one.as_json()["attestationDue"] == (one.due.isoformat() if "due" in note else None)
 
 
 def test_the_next_to_end_comes_first() -> None:
-    found = listed(
-        [an_applied("b"), an_applied("c", until=date(2026, 12, 1)), an_applied("a")], DAY
-    )
+    entries = [an_applied("b"), an_applied("c", until=date(2026, 12, 1)), an_applied("a")]
+    found = listed(Settings(), entries, (), DAY)
     assert [one.name for one in found] == ["c", "a", "b"]
+
+
+def test_a_vendor_that_has_never_read_is_marked() -> None:
+    late = replace(an_applied("math-2", until=date(2026, 12, 1)), ids_name="math-app")
+    groups = {"schoolbus.vendor.math-app.nightly", "schoolbus.vendor.library-2.nightly"}
+    entries = [late, an_applied("library"), an_applied("csv", ways=[])]
+    found = listed(Settings(), entries, groups, DAY)
+    assert {one.name: (one.read, one.note) for one in found} == {
+        "math-2": (True, "ends in 3 days"),
+        "library": (False, "never read"),
+        "csv": (False, ""),
+    }

@@ -1,0 +1,104 @@
+"""A revocation is stored first; then the vendor's users are shut out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.errors import RetryLater
+from bus.settings import KafkaSettings, Settings
+from bus.vendors import applied, registry_tokens, vendor_users
+from bus.vendors.revocation import end, revoke
+from tests.agreements import DAY
+from tests.fakes.harness import Bus
+from tests.unit.test_vendors_applied import an_applied
+
+NOW = datetime(2026, 11, 28, 4, 0, tzinfo=UTC)
+A, B = "vendor-math-app-a", "vendor-math-app-b"
+
+
+class Cluster:
+    """A cluster with users; it records what is done to them, and may refuse."""
+
+    def __init__(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+        kafka = KafkaSettings(bootstrap="fake:9092", sasl_mechanism="SCRAM-SHA-512", partitions=1)
+        self.settings = bus.settings.model_copy(update={"kafka": kafka})
+        self.done: list[tuple[str, str]] = []
+        self.refuses = False
+        for what in ("deny_all", "delete_user"):
+            monkeypatch.setattr(f"bus.kafka.access.{what}", self._step(what))
+
+    def _step(self, what: str) -> Any:
+        def step(_: Any, user: str) -> None:
+            stored = applied.read(self.settings)["math-app"]
+            assert stored.state != "active", "the projection must stop first"
+            if self.refuses:
+                raise RetryLater("Kafka does not answer")
+            self.done.append((what, user))
+
+        return step
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: DAY)
+    found = Cluster(Bus(monkeypatch, home=tmp_path), monkeypatch)
+    applied.write(found.settings, an_applied())
+    return found
+
+
+OUT = [("deny_all", A), ("deny_all", B), ("delete_user", A), ("delete_user", B)]
+
+
+def test_both_users_are_denied_and_then_deleted(cluster: Cluster) -> None:
+    token = registry_tokens.new_token(cluster.settings, "math-app", A)
+    other = registry_tokens.new_token(cluster.settings, "library", "vendor-library-a")
+    revoke(cluster.settings, "math-app", "a breach", NOW)
+    assert cluster.done == OUT
+    assert registry_tokens.owner_of(cluster.settings, token) is None
+    assert registry_tokens.owner_of(cluster.settings, other) is not None
+
+
+def test_so_it_is_at_the_end(cluster: Cluster) -> None:
+    assert end(cluster.settings, an_applied(), NOW).state == "ended"
+    assert cluster.done == OUT
+
+
+def test_what_failed_is_done_by_the_same_command_again(cluster: Cluster) -> None:
+    cluster.refuses = True
+    with pytest.raises(RetryLater, match=r"is stored as revoked.*not shut out: Kafka does not"):
+        revoke(cluster.settings, "math-app", "a breach", NOW)
+    assert applied.read(cluster.settings)["math-app"].state == "revoked"
+    cluster.refuses = False
+    assert revoke(cluster.settings, "math-app", "again", NOW).why == "a breach"
+    assert cluster.done == OUT
+
+
+def test_a_renewal_keeps_the_users(cluster: Cluster) -> None:
+    later = {"from": date(2027, 8, 1), "until": date(2028, 7, 31), "renews": "math-app"}
+    renewal = replace(an_applied("math-2", **later), ids_name="math-app")
+    applied.write(cluster.settings, renewal)
+    end(cluster.settings, an_applied(), NOW)
+    assert cluster.done == []
+    revoke(cluster.settings, "math-2", "a breach", NOW)
+    assert cluster.done == OUT
+
+
+def test_a_cluster_without_users_has_none_to_shut_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bus = Bus(monkeypatch, home=tmp_path)
+    applied.write(bus.settings, an_applied())
+    monkeypatch.delattr("bus.kafka.access.deny_all")
+    assert revoke(bus.settings, "math-app", "a breach", NOW).state == "revoked"
+
+
+def test_a_secure_embedded_bus_has_users(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, kafka=KafkaSettings())
+    assert not vendor_users.known(settings)
+    (tmp_path / "tls").mkdir()
+    assert vendor_users.known(settings)
