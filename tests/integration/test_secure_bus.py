@@ -71,8 +71,9 @@ class Secured:
 
     def produce(self, day: int) -> dict[str, Any]:
         extract = District(students=STUDENTS).write(self.commands.cwd / f"{day}.zip", day=day)
-        found: dict[str, Any] = self.commands.run("produce", "oneroster-csv", str(extract))
-        return found["records"]
+        found = self.commands.run("produce", "oneroster-csv", str(extract))
+        records: dict[str, Any] = found["records"]
+        return records
 
     def consume(self) -> dict[str, Any]:
         out = str(self.commands.cwd / "canvas")
