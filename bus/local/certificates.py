@@ -64,7 +64,8 @@ def check_name(name: str) -> str:
     labels = name.split(".")
     numbers = all(label.isdigit() for label in labels)
     good = len(name) <= 253 and all(LABEL.fullmatch(label) for label in labels)
-    if not good or (numbers and not _address(name)):
+    address = _address(name)
+    if not good or (numbers and not address) or (address and address.is_unspecified):
         raise Stop(
             f"{name!r} is not a host name or an IPv4 address: give --advertise the name alone, "
             "such as kafka.district.example, without a port"

@@ -256,7 +256,7 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
         if missing:
             running |= _launch(home, missing, say)
         ports = _ports(home, running)
-        failed = _wait(home, running, missing, ports, time.monotonic() + ready_seconds)
+        failed = _wait(home, running, ports, time.monotonic() + ready_seconds)
         if failed is None:
             damage.back_up(home)
             return True
@@ -326,17 +326,14 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
 
 
 def _wait(
-    home: Path,
-    running: dict[str, psutil.Process],
-    started: list[str],
-    ports: dict[str, int],
-    until: float,
+    home: Path, running: dict[str, psutil.Process], ports: dict[str, int], until: float
 ) -> str | None:
     """Wait until all parts answer and return None, or return the name of one that does not.
 
-    A secure Kafka that has just started first learns the password of the bus's own clients.
+    A secure Kafka first learns the password of the bus's own clients, also if it ran before: an
+    earlier `up` may have been killed before that.
     """
-    waiting, admitted = list(running), not (is_secure(home) and "kafka" in started)
+    waiting, admitted = list(running), not is_secure(home)
     while waiting:
         for name in list(waiting):
             if not process.alive(running[name]) or time.monotonic() > until:

@@ -14,7 +14,7 @@ from bus.errors import BusError, Stop
 from bus.kafka.reachability import check_reachable
 from bus.local import damage, kafka_process, lifecycle, machine
 from bus.local.download import cache, damaged, fetched, repository, without_password
-from bus.local.home import check_writable
+from bus.local.home import check_writable, is_secure, tls
 from bus.registry.registry_client import answered, client
 from bus.settings import Settings, config_file
 
@@ -51,6 +51,8 @@ def examine(settings: Settings) -> Iterator[Diagnosis]:
             ("data", partial(_data, home)),
             ("Kafka", partial(_process, home, "kafka")),
         ]
+        if is_secure(home):
+            checks.insert(-1, ("certificates", partial(_certificates, home)))
         if not settings.registry.url:
             checks.append(("registry", partial(_process, home, "registry")))
     else:
@@ -113,6 +115,20 @@ def _data(home: Path) -> str:
     if spare := damage.damage(home).spare:
         raise Stop(f"{', '.join(map(str, spare))} is damaged: run `bus up`, which restores it")
     return f"{home} is not damaged" if kafka_process.holds_data(home) else "no data yet"
+
+
+def _certificates(home: Path) -> str:
+    """Check that the certificates of a secure home last until somebody restarts the bus."""
+    from bus.local import certificates
+
+    names = (certificates.CA, certificates.SERVER, certificates.NODE)
+    days = int(min(certificates.days_left(tls(home) / name) for name in names))
+    if days < certificates.RENEW_DAYS:
+        raise Stop(
+            f"a certificate in {tls(home)} ends in {days} days or is missing: run `bus down`, "
+            "then `bus up`, which renews it"
+        )
+    return f"valid for {days} more days"
 
 
 def _process(home: Path, name: str) -> str:

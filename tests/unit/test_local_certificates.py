@@ -130,7 +130,20 @@ def test_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "kafka:9092", "a,b", "a b", "-a", "a..b", "999.1.2.3", "::1", "*.example", "x\ny"]
+    "name",
+    [
+        "",
+        "kafka:9092",
+        "a,b",
+        "a b",
+        "-a",
+        "a..b",
+        "999.1.2.3",
+        "0.0.0.0",
+        "::1",
+        "*.example",
+        "x\ny",
+    ],
 )
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(Stop, match="not a host name or an IPv4 address"):

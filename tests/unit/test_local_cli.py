@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bus.cli import app
-from bus.local import machine
+from bus.local import certificates, machine
 from bus.local.download import Programs
 from bus.observe import doctor
 
@@ -77,6 +77,35 @@ def test_the_doctor_names_damaged_data_and_the_mend(home: Path) -> None:
     found = one_object("doctor", status=1)
     wrong = {check["name"]: check["says"] for check in found["checks"] if not check["ok"]}
     assert "kafka/meta.properties, registry/registry.mv.db" in wrong["data"]
+
+
+def test_the_doctor_names_certificates_that_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.ensure(home / "tls", [])
+    assert diagnosis("certificates") == {
+        "name": "certificates",
+        "ok": True,
+        "says": f"valid for {certificates.DAYS - 1} more days",
+    }
+    monkeypatch.setattr(certificates, "RENEW_DAYS", certificates.DAYS + 1)
+    assert "run `bus down`, then `bus up`" in diagnosis("certificates")["says"]
+    (home / "tls" / "node.pem").unlink()
+    assert not diagnosis("certificates")["ok"]
+
+
+def diagnosis(name: str) -> dict[str, Any]:
+    checks = one_object("doctor", status=1)["checks"]
+    found: dict[str, Any] = next(check for check in checks if check["name"] == name)
+    return found
+
+
+def test_a_plain_bus_is_not_advertised(home: Path) -> None:
+    found = one_object("up", "--advertise", "kafka.example", status=1)
+    assert "give --secure, too" in found["error"]
+    found = one_object("up", "--secure", "--advertise", "kafka.example:9092", status=1)
+    assert "not a host name" in found["error"]
+    assert not (home / "tls").exists()
 
 
 def test_the_doctor_names_a_program_that_is_not_what_was_fetched(

@@ -10,8 +10,15 @@ import pytest
 from bus.errors import Stop
 from bus.local import certificates, kafka_process, lifecycle, process, registry_process
 from bus.local.credentials import PASSWORD, REGISTRY_PASSWORD, credentials, ensure_password
-from bus.local.home import BusFile, is_secure, prepare, read_bus_file, tls, write_bus_file
-from bus.local.lifecycle import Endpoints
+from bus.local.home import (
+    BusFile,
+    Endpoints,
+    is_secure,
+    prepare,
+    read_bus_file,
+    tls,
+    write_bus_file,
+)
 
 PORTS = {
     "kafka": 1,
