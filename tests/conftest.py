@@ -49,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 TOGETHER = {
     "integration/test_http.py": "http",
     "integration/test_own_cluster.py": "own cluster",
+    "integration/test_secure_bus.py": "secure",
     "integration/test_versions.py": "versions",
     "upgrade/test_upgrade.py": "upgrade",
     "faults/test_network.py": "network",

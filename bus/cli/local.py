@@ -21,6 +21,22 @@ def up(
             min=1, help="How many seconds to wait until both Kafka and the registry answer."
         ),
     ] = 120.0,
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure",
+            help="Use TLS, passwords and access rules on every port. BUS_HOME then stays secure.",
+        ),
+    ] = False,
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A host name or an IPv4 address at which vendors reach this machine. Vendors "
+            "connect to the first one; the certificate has all of them. BUS_HOME keeps them. Only "
+            "for a secure bus.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start Kafka and the schema registry on this machine. Their data is in BUS_HOME."""
@@ -34,15 +50,29 @@ def up(
                 f"bus.toml or the environment names a cluster ({named.kafka.bootstrap}), and "
                 "`bus up` starts only the embedded bus; remove [kafka] bootstrap to use that"
             )
-        found = local.up(named.home, say=_say, ready_seconds=timeout)
+        found = local.up(
+            named.home,
+            say=_say,
+            ready_seconds=timeout,
+            secure=secure,
+            advertise=advertise or (),
+        )
 
     def text(out: Console) -> None:
         out.print(f"Kafka     {found.bootstrap}")
+        if found.secure:
+            out.print(f"vendors   {found.vendors}")
         out.print(f"registry  {found.registry}")
         out.print(f"home      {escape(str(named.home.absolute()))}")
         out.print("Next: `bus schemas apply` registers the standard's schemas.")
 
-    emit(json, {"home": named.home.absolute(), **asdict(found)}, text)
+    result = {
+        "home": named.home.absolute(),
+        **asdict(found),
+        "vendors": found.vendors or None,
+        "ca": local.credentials(named.home).ca_file if found.secure else None,
+    }
+    emit(json, result, text)
 
 
 def down(json: Json = False) -> None:

@@ -14,5 +14,6 @@ retention         how long topics keep history, and how much disk that takes
 reachability      whether the cluster can be reached, and the likely cause if not
 audit             records who looked at personal data, and why
 overview          the topics and the lag of each consumer group
+access            users, access rules and quotas
 asyncapi          the topics as an AsyncAPI document
 """

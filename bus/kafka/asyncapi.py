@@ -21,7 +21,7 @@ from bus.kafka import cloudevents, topics
 from bus.settings import RetentionSettings, Settings
 from bus.standard.kinds import KINDS, Kind
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 """The version of the standard, as in schemas/CHANGELOG.md. A new kind or field raises the second
 number."""
 

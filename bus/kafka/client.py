@@ -38,18 +38,21 @@ def client_settings(settings: Settings) -> dict[str, Any]:
     """Return the librdkafka settings that every client of the cluster needs.
 
     The embedded bus writes its bootstrap address to its home when it starts, and this function
-    reads the address there. Raises `Stop` if the embedded bus is not running and this process has
-    not reached it before.
+    reads the address there, and the credentials if the home is secure. Raises `Stop` if the
+    embedded bus is not running and this process has not reached it before.
     """
     kafka = settings.kafka
     if settings.embedded:
         try:
             from bus.local import reach
+            from bus.local.credentials import client_options
         except ModuleNotFoundError as error:  # a vendor who names no cluster
             raise missing_extra(error) or error from None
+        there = reach(settings.home)
         return {
             "logger": LOGGER,
-            "bootstrap.servers": reach(settings.home).bootstrap,
+            "bootstrap.servers": there.bootstrap,
+            **(client_options(settings.home) if there.secure else {}),
             **kafka.client,
         }
     config: dict[str, Any] = {

@@ -7,11 +7,13 @@ A home has these files and folders:
     registry/    the registry's data (H2)
     logs/        the logs of both, rolled at 10 MB
     run/         process ids, Kafka's configuration, temporary files; not needed after `bus down`
+    tls/         certificates, keys and passwords, if the home is secure
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,37 +31,63 @@ LOCK_SECONDS = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The addresses of the embedded bus of a home."""
+    """The addresses of the embedded bus of a home.
+
+    bootstrap: Kafka, for this machine.
+    registry:  the registry, for this machine.
+    secure:    whether both need TLS and a password, which `bus.local.credentials` has.
+    vendors:   Kafka, for vendors, if the home is secure; else "".
+    """
 
     bootstrap: str
     registry: str
+    secure: bool = False
+    vendors: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BusFile:
     """What a home remembers (bus.json).
 
-    ports:    the port of each service.
-    versions: the version of each program that last wrote the data.
+    ports:      the port of each service.
+    versions:   the version of each program that last wrote the data.
+    secure:     whether the home is secure; `is_secure` answers that, also when this file is lost.
+    advertised: the names at which vendors reach this machine; the first is the one that Kafka
+                tells them.
     """
 
     ports: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    secure: bool = False
+    advertised: list[str] = field(default_factory=list)
 
 
 def read_bus_file(home: Path) -> BusFile:
     """Return what the home remembers; empty if the home is new or the file is unreadable."""
     found = read_json(home / "bus.json")
     ports, versions = found.get("ports"), found.get("versions")
+    advertised = found.get("advertised")
     return BusFile(
         ports=ports if isinstance(ports, dict) else {},
         versions=versions if isinstance(versions, dict) else {},
+        secure=found.get("secure") is True,
+        advertised=list(map(str, advertised)) if isinstance(advertised, list) else [],
     )
 
 
 def write_bus_file(home: Path, content: BusFile) -> None:
     """Store what the home remembers, for the next start."""
     write_json(home / "bus.json", asdict(content))
+
+
+def is_secure(home: Path) -> bool:
+    """Return whether the home is secure. It never becomes plain again because a file is lost."""
+    return tls(home).is_dir() or read_bus_file(home).secure
+
+
+def tls(home: Path) -> Path:
+    """Return the folder of the certificates, keys and passwords of a secure home."""
+    return home / "tls"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -83,6 +111,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file so that it is whole at any moment."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1), "utf-8")
+    part.replace(path)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, so that it is whole at any moment."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
     part.replace(path)
 
 

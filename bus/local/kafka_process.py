@@ -2,7 +2,14 @@
 
 The node is broker and controller in one (KRaft combined mode).
 
-Source: Apache Kafka documentation, "KRaft" and "Broker Configs".
+Kafka of a secure home has four listeners, all with TLS (docs/decisions/24):
+
+    BUS         the bus's own clients: SCRAM
+    VENDORS     vendors, also outside if the home is advertised: SCRAM, again each minute
+    INSIDE      the node itself, and `admit`: the certificate of the node
+    CONTROLLER  the node's controller: the certificate of the node
+
+Source: Apache Kafka documentation, "KRaft", "Broker Configs" and "Security".
 """
 
 from __future__ import annotations
@@ -12,14 +19,16 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from bus.errors import Stop
 from bus.local import machine, process
+from bus.local.credentials import USER, credentials
 from bus.local.download import Programs
-from bus.local.home import read_text
+from bus.local.home import is_secure, read_bus_file, read_text, tls
 
 PROPERTIES = """\
 # `bus up` writes this file at each start.
@@ -67,6 +76,50 @@ background.threads=2
 log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=33554432
 """
+
+SECURE = """
+# A secure home. Of two lines with one name, Java takes the later one.
+listeners=BUS://127.0.0.1:{kafka},VENDORS://{vendors_at}:{vendors},INSIDE://127.0.0.1:{inside},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=BUS://127.0.0.1:{kafka},VENDORS://{vendors_name}:{vendors},INSIDE://127.0.0.1:{inside}
+listener.security.protocol.map=BUS:SASL_SSL,VENDORS:SASL_SSL,INSIDE:SSL,CONTROLLER:SSL
+inter.broker.listener.name=INSIDE
+
+ssl.keystore.type=PEM
+ssl.keystore.location=tls/server.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=tls/ca.pem
+listener.name.bus.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.bus.scram-sha-512.sasl.jaas.config={login}
+listener.name.vendors.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.vendors.scram-sha-512.sasl.jaas.config={login}
+# A connection must authenticate itself again, so that a deleted user's connections end.
+listener.name.vendors.connections.max.reauth.ms={reauth_ms}
+listener.name.inside.ssl.keystore.type=PEM
+listener.name.inside.ssl.keystore.location=tls/node.pem
+listener.name.inside.ssl.client.auth=required
+listener.name.controller.ssl.keystore.type=PEM
+listener.name.controller.ssl.keystore.location=tls/node.pem
+listener.name.controller.ssl.client.auth=required
+
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:{node_user};User:{user}
+"""
+
+LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+LOOPBACK = "127.0.0.1"
+
+NODE_USER = "CN=schoolbus-node"
+"""Kafka's name for the holder of `tls/node.pem`: the distinguished name of the certificate."""
+
+SCRAM_ITERATIONS = 8192
+"""More than Kafka's default of 4,096. Kafka accepts up to 16,384."""
+
+LOGIN_SECONDS = 5.0
+"""How many seconds a connection with TLS and a login may take. It usually takes 0.1."""
+
+REAUTH_SECONDS = 60
+"""How many seconds a vendor's connection lasts before it must authenticate itself again."""
 
 META = "meta.properties"
 ID = r"[A-Za-z0-9_-]{22}"
@@ -142,12 +195,36 @@ def format_data(
     part.rename(home / DATA)
 
 
+def properties(home: Path, ports: dict[str, int]) -> str:
+    """Return Kafka's configuration for a start in the home. It holds no secret."""
+    plain = PROPERTIES.format(data=DATA, **ports)
+    if not is_secure(home):
+        return plain
+    name = (read_bus_file(home).advertised or [LOOPBACK])[0]
+    return plain + SECURE.format(
+        **ports,
+        login=LOGIN,
+        vendors_name=name,
+        vendors_at=listens_at(name),
+        reauth_ms=REAUTH_SECONDS * 1000,
+        node_user=NODE_USER,
+        user=USER,
+    )
+
+
+def listens_at(name: str) -> str:
+    """Return the address of the vendors' listener: on all interfaces if its name is outside."""
+    if name == "localhost":
+        return LOOPBACK
+    return name if re.fullmatch(r"127(\.\d+){3}", name) else "0.0.0.0"
+
+
 def command(
     java: str, programs: Programs, home: Path, ports: dict[str, int], quicker: Sequence[str] = ()
 ) -> list[str]:
     """Write Kafka's configuration, and return the command that starts it in the home."""
     config = home / "run" / "server.properties"
-    config.write_text(PROPERTIES.format(data=DATA, **ports), "utf-8")
+    config.write_text(properties(home, ports), "utf-8")
     options = [*quicker, *_jvm(programs, "-Xms128m", "-Xmx256m")]
     return [java, *options, "kafka.Kafka", str(config.relative_to(home))]
 
@@ -176,13 +253,61 @@ def _jvm(programs: Programs, *heap: str) -> list[str]:
     ]
 
 
-def answers(port: int) -> bool:
-    """Whether Kafka takes requests (its port is known to be open)."""
+def answers(port: int, client: Mapping[str, Any] | None = None) -> bool:
+    """Whether Kafka takes requests (its port is known to be open).
+
+    client: librdkafka's settings for TLS and credentials, if the home is secure.
+    """
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    client = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
+    seconds = LOGIN_SECONDS if client else 1.0
     try:
-        return bool(client.list_topics(timeout=1).brokers)
+        return bool(AdminClient(_settings(port, client or {})).list_topics(timeout=seconds).brokers)
     except KafkaException:
         return False
+
+
+def admit(home: Path, port: int) -> bool:
+    """Let the bus's own clients in: store their user and password in Kafka.
+
+    port: the port of the listener INSIDE, which is known to be open.
+
+    Returns whether Kafka has stored them; else it does not take requests yet.
+
+    Source: Apache Kafka protocol, "AlterUserScramCredentials".
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import (  # type: ignore[attr-defined]
+        AdminClient,
+        ScramCredentialInfo,
+        ScramMechanism,
+        UserScramCredentialUpsertion,
+    )
+
+    password = credentials(home).password.get_secret_value().encode()
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, SCRAM_ITERATIONS)
+    admin = AdminClient(_settings(port, node_options(home)))
+    asked = admin.alter_user_scram_credentials(
+        [UserScramCredentialUpsertion(USER, scram, password)], request_timeout=LOGIN_SECONDS
+    )
+    try:
+        for answer in asked.values():
+            answer.result()
+    except KafkaException:
+        return False
+    return True
+
+
+def node_options(home: Path) -> dict[str, str]:
+    """Return librdkafka's settings with which `up` connects to the listener INSIDE."""
+    return {
+        "security.protocol": "ssl",
+        "ssl.ca.location": str(tls(home) / "ca.pem"),
+        "ssl.certificate.location": str(tls(home) / "node.pem"),
+        "ssl.key.location": str(tls(home) / "node.pem"),
+    }
+
+
+def _settings(port: int, client: Mapping[str, Any]) -> dict[str, Any]:
+    return {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0, **client}

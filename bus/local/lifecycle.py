@@ -6,20 +6,42 @@ An embedded bus is Kafka and the schema registry as child processes on this mach
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from bus.errors import Stop
 from bus.local import damage, kafka_process, machine, process, registry_process, sharing
+from bus.local.credentials import (
+    PASSWORD,
+    REGISTRY_PASSWORD,
+    client_options,
+    credentials,
+    ensure_password,
+)
 from bus.local.download import Programs, Say, programs
-from bus.local.home import BusFile, Endpoints, alone, prepare, read_bus_file, write_bus_file
+from bus.local.home import (
+    BusFile,
+    Endpoints,
+    alone,
+    is_secure,
+    prepare,
+    read_bus_file,
+    tls,
+    write_bus_file,
+)
 
 PARTS = ("kafka", "registry")
-PORTS = {"kafka": ("kafka", "controller"), "registry": ("registry", "management")}
+PORTS: dict[str, tuple[str, ...]] = {
+    "kafka": ("kafka", "controller"),
+    "registry": ("registry", "management"),
+}
 """`controller` is Kafka's internal port; `management` serves the registry's health and metrics."""
+
+SECURE_PORTS = PORTS | {"kafka": (*PORTS["kafka"], "inside", "vendors")}
+"""The ports of a secure home. Kafka's node reaches itself at `inside`."""
 
 ATTEMPTS = 3
 READY_SECONDS = 120.0
@@ -50,16 +72,29 @@ class Status:
     dead: tuple[str, ...]
 
 
-def up(home: Path, *, say: Say = lambda _: None, ready_seconds: float = READY_SECONDS) -> Endpoints:
+def up(
+    home: Path,
+    *,
+    say: Say = lambda _: None,
+    ready_seconds: float = READY_SECONDS,
+    secure: bool = False,
+    advertise: Sequence[str] = (),
+) -> Endpoints:
     """Start the parts of the bus that are not running, and return when both answer.
 
     Programs that are not in the cache are downloaded. `say` gets a line for everything that a
-    person should know. Raises `Stop`, with what is wrong and how to fix it, after it has stopped
-    the processes that this call started.
+    person should know.
+
+    secure:    make the home secure. It then stays secure, also without this argument.
+    advertise: the names at which vendors reach this machine. Empty: those of the last start.
+
+    Raises `Stop`, with what is wrong and how to fix it, after it has stopped the processes that
+    this call started.
     """
     home = home.absolute()
     prepare(home)
     with alone(home, say):
+        _remember(home, secure, advertise)
         for _ in range(ATTEMPTS):
             if _attempt(home, say, ready_seconds):
                 return endpoints(home)
@@ -88,7 +123,7 @@ def status(home: Path) -> Status:
         for name, there in found.items()
     }
     dead = tuple(name for name in PARTS if name not in found and process.recorded(home, name))
-    return Status(_endpoints(ports) if len(found) == len(PARTS) else None, running, dead)
+    return Status(_endpoints(home, ports) if len(found) == len(PARTS) else None, running, dead)
 
 
 def endpoints(home: Path) -> Endpoints:
@@ -96,7 +131,7 @@ def endpoints(home: Path) -> Endpoints:
     home = home.absolute()
     missing = [name for name in PARTS if not process.find(home, name)]
     if not missing:
-        return _endpoints(_ports(home, PARTS))
+        return _endpoints(home, _ports(home, PARTS))
     if len(missing) < len(PARTS):
         raise Stop(f"the {missing[0]} of the bus in {home} is not running: run `bus up`")
     raise Stop(f"the bus in {home} is not up: run `bus up`")
@@ -121,12 +156,14 @@ def reach(home: Path) -> Endpoints:
     return _reached[home]
 
 
-def answers(name: str, port: int) -> bool:
-    """Return whether Kafka or the registry answers requests at this port."""
-    ask: Callable[[int], bool] = (
-        kafka_process.answers if name == "kafka" else registry_process.answers
-    )
-    return machine.port_open(port) and ask(port)
+def answers(home: Path, name: str, port: int) -> bool:
+    """Return whether Kafka or the registry of this home answers requests at this port."""
+    if not machine.port_open(port):
+        return False
+    secure = is_secure(home)
+    if name == "kafka":
+        return kafka_process.answers(port, client_options(home) if secure else None)
+    return registry_process.answers(port, credentials(home) if secure else None)
 
 
 def check_versions(home: Path, found: Programs) -> None:
@@ -144,15 +181,67 @@ def check_versions(home: Path, found: Programs) -> None:
             )
 
 
-def _endpoints(ports: dict[str, int]) -> Endpoints:
-    return Endpoints(f"127.0.0.1:{ports['kafka']}", registry_process.url(ports["registry"]))
+def _remember(home: Path, secure: bool, advertise: Sequence[str]) -> None:
+    """Store what the home becomes. Raises `Stop` if it runs and must first be stopped for that."""
+    known, was = read_bus_file(home), is_secure(home)
+    if advertise and not (secure or was):
+        raise Stop("only a secure home is advertised to vendors: give --secure, too")
+    if secure or advertise:
+        from bus.local.certificates import check_name
+
+        names = [check_name(name) for name in advertise] or known.advertised
+        if was and names == known.advertised:
+            return
+        if running := [name for name in PARTS if process.find(home, name)]:
+            raise Stop(
+                f"{' and '.join(running)} of the bus in {home} must be started again for that: "
+                "run `bus down`, then this command again"
+            )
+        write_bus_file(home, replace(known, secure=True, advertised=names))
+
+
+def _secure_files(home: Path, missing: list[str], say: Say) -> None:
+    """Make the certificates and passwords of a secure home that the missing parts need."""
+    from bus.local import certificates
+
+    folder = tls(home)
+    fresh = not folder.exists()
+    if "kafka" in missing or fresh:
+        wrote = certificates.ensure(folder, read_bus_file(home).advertised)
+        authority = folder / certificates.CA
+        if wrote and not fresh:
+            if certificates.CA_KEY in wrote:
+                say(f"the authority of this home was lost and is new: vendors need {authority} now")
+            elif certificates.CA in wrote:
+                say(f"{authority} is renewed: vendors need it before the earlier one ends")
+            else:
+                say(f"new certificates in {folder}: {', '.join(wrote)}")
+    for name in (PASSWORD, REGISTRY_PASSWORD):
+        ensure_password(folder / name)
+
+
+def _endpoints(home: Path, ports: dict[str, int]) -> Endpoints:
+    bootstrap = f"127.0.0.1:{ports['kafka']}"
+    if not is_secure(home):
+        return Endpoints(bootstrap, registry_process.url(ports["registry"]))
+    name = (read_bus_file(home).advertised or [kafka_process.LOOPBACK])[0]
+    return Endpoints(
+        bootstrap,
+        registry_process.url(ports["registry"], secure=True),
+        secure=True,
+        vendors=f"{name}:{ports['vendors']}",
+    )
 
 
 def _ports(home: Path, running: Iterable[str]) -> dict[str, int]:
-    ports = read_bus_file(home).ports
-    if not all(name in ports for name in running):
+    ports, names = read_bus_file(home).ports, _port_names(home)
+    if not all(name in ports for part in running for name in names[part]):
         raise Stop(f"{home / 'bus.json'} is missing or damaged: run `bus down`, then `bus up`")
     return ports
+
+
+def _port_names(home: Path) -> dict[str, tuple[str, ...]]:
+    return SECURE_PORTS if is_secure(home) else PORTS
 
 
 def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
@@ -167,11 +256,11 @@ def _attempt(home: Path, say: Say, ready_seconds: float) -> bool:
         if missing:
             running |= _launch(home, missing, say)
         ports = _ports(home, running)
-        failed = _wait(running, ports, time.monotonic() + ready_seconds)
+        failed = _wait(home, running, missing, ports, time.monotonic() + ready_seconds)
         if failed is None:
             damage.back_up(home)
             return True
-        if failed in missing and not _port_was_lost(running, ports):
+        if failed in missing and not _port_was_lost(home, running, ports):
             raise Stop(_explain(home, failed, running[failed], ready_seconds))
         if process.alive(running[failed]):  # it ran before this call, or took too long
             raise Stop(
@@ -204,16 +293,27 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         damage.check(home)
     machine.check_memory()
     machine.check_disk(home)
+    secure = is_secure(home)
+    if secure:
+        _secure_files(home, missing, say)
     ports = _choose_ports(home, missing, unclean, say)
     versions = {"kafka": found.kafka_version, "registry": found.registry_version}
+    known = read_bus_file(home)
     write_bus_file(
         home,
-        BusFile(ports, read_bus_file(home).versions | {name: versions[name] for name in missing}),
+        BusFile(
+            ports,
+            known.versions | {name: versions[name] for name in missing},
+            secure,
+            known.advertised,
+        ),
     )
     started = {}
     if "registry" in missing:
         command = registry_process.command(java, found, class_sharing)
-        env = registry_process.environment(ports)
+        if secure:
+            registry_process.write_secure(home, ports)
+        env = registry_process.environment(ports, secure=secure)
         started["registry"] = process.start(
             home, "registry", command, cwd=home / "registry", env=env
         )
@@ -225,14 +325,26 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     return started
 
 
-def _wait(running: dict[str, psutil.Process], ports: dict[str, int], until: float) -> str | None:
-    """Wait until all parts answer and return None, or return the name of one that does not."""
-    waiting = list(running)
+def _wait(
+    home: Path,
+    running: dict[str, psutil.Process],
+    started: list[str],
+    ports: dict[str, int],
+    until: float,
+) -> str | None:
+    """Wait until all parts answer and return None, or return the name of one that does not.
+
+    A secure Kafka that has just started first learns the password of the bus's own clients.
+    """
+    waiting, admitted = list(running), not (is_secure(home) and "kafka" in started)
     while waiting:
         for name in list(waiting):
             if not process.alive(running[name]) or time.monotonic() > until:
                 return name
-            if answers(name, ports[name]):
+            if name == "kafka" and not admitted:
+                inside = ports["inside"]
+                admitted = machine.port_open(inside) and kafka_process.admit(home, inside)
+            elif answers(home, name, ports[name]):
                 waiting.remove(name)
         time.sleep(0.05)
     # the answer may have come from another program at the same port
@@ -245,8 +357,9 @@ def _choose_ports(home: Path, missing: list[str], unclean: list[str], say: Say) 
     A part that starts gets its last ports again if they are free, else new ones.
     """
     ports = dict(read_bus_file(home).ports)
+    names = _port_names(home)
     for part in missing:
-        for name in PORTS[part]:
+        for name in names[part]:
             last = ports.pop(name, 0)
             # a process that was just killed may not have released its ports yet
             if last and machine.port_free(last, wait=2.0 if part in unclean else 0.0):
@@ -258,10 +371,10 @@ def _choose_ports(home: Path, missing: list[str], unclean: list[str], say: Say) 
     return ports
 
 
-def _port_was_lost(running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
+def _port_was_lost(home: Path, running: dict[str, psutil.Process], ports: dict[str, int]) -> bool:
     """Return whether another program took a port after this call chose it."""
-    dead = [name for name in running if not process.alive(running[name])]
-    return any(not machine.port_free(ports[name]) for part in dead for name in PORTS[part])
+    dead, names = [name for name in running if not process.alive(running[name])], _port_names(home)
+    return any(not machine.port_free(ports[name]) for part in dead for name in names[part])
 
 
 def _numbers(version: str) -> list[int]:

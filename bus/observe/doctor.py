@@ -123,7 +123,7 @@ def _process(home: Path, name: str) -> str:
         )
     if not (running := state.running.get(name)):
         raise Stop("not running; start it with `bus up`")
-    if not lifecycle.answers(name, running.port):
+    if not lifecycle.answers(home, name, running.port):
         raise Stop(
             f"process {running.pid} runs but does not answer on port {running.port}: run "
             "`bus down`, then `bus up`"

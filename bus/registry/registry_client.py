@@ -143,11 +143,17 @@ def client(settings: Settings) -> RegistryClient:
     """
     registry = settings.registry
     if not registry.url:
-        from bus.local import reach
+        from bus.local import credentials, reach
 
-        # It has no TLS, and loading the system's certificates takes longer than a request. A proxy
-        # of the user's must not be asked for loopback.
-        return RegistryClient([reach(settings.home).registry], _http(verify=False, trust_env=False))
+        there = reach(settings.home)
+        # Without TLS, loading the system's certificates would take longer than a request.
+        options: dict[str, Any] = {"verify": False}
+        if there.secure:
+            known = credentials(settings.home)
+            options["verify"] = ssl.create_default_context(cafile=str(known.ca_file))
+            options["auth"] = (known.username, known.registry_password.get_secret_value())
+        # A proxy of the user's must not be asked for loopback.
+        return RegistryClient([there.registry], _http(trust_env=False, **options))
     urls = [one.strip().rstrip("/") for one in registry.url.split(",")]
     try:
         schemes = {httpx2.URL(one).scheme for one in urls}

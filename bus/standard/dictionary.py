@@ -39,7 +39,8 @@ SENSITIVITY: Final = {
     ),
     "sensitive": (
         "Personal, and likely to harm the person if it becomes known: birth, sex, race and "
-        "ethnicity, scores, the reason of an absence, a teacher's comments. 99.3 allows a district "
+        "ethnicity, scores, the reason of an absence, a teacher's comments, that a student is "
+        "protected. 99.3 allows a district "
         "to treat date and place of birth as directory information; this standard does not.",
         "As for personal, but only those whose work needs this field. A webhook receives it only "
         "if the district allows it, and otherwise receives the record without it.",

@@ -64,7 +64,11 @@ class Document(AgreementTable):
 
 
 class Contacts(AgreementTable):
-    """Whom to ask, as email addresses: at the vendor and at the district."""
+    """Whom to ask.
+
+    vendor:   the address of the vendor's privacy contact.
+    district: the address of the district's.
+    """
 
     vendor: Text
     district: Text
@@ -146,8 +150,9 @@ class Deletion(AgreementTable):
 class Guard(AgreementTable):
     """When the projection stops and asks a person.
 
-    share:    more than this share (0 to 1) of the vendor's students would enter or leave at once,
-    students: and more than this many students.
+    share:    it stops if more than this share (0 to 1) of the vendor's students would enter or
+              leave at once, and also more than `students`.
+    students: the number of students up to which it never stops.
     """
 
     share: float = Field(default=0.10, ge=0, le=1)
@@ -164,8 +169,10 @@ class Agreement(AgreementTable):
     vendor:        the company.
     purpose:       one word or a few, such as "instruction"; an opt-out can name it.
     basis:         the legal basis.
-    from_, until:  the first and the last day (district's calendar) of the agreement.
-    history:       attendance and results before this day are not shared; None: before `from`.
+    from_:         the first day of the agreement, in the district's calendar.
+    until:         its last day.
+    history:       attendance and results before this day are not shared; by default, those before
+                   `from`.
     roles:         people beside students of whom records are shared: teachers of the students'
                    classes, guardians of the students.
     identifiers:   pseudonyms, unless the agreement says "real".

@@ -33,7 +33,7 @@ class State(IntEnum):
 
 
 @dataclass(slots=True)
-class Member:
+class CohortMember:
     """A student of an agreement.
 
     state:   the state.
@@ -55,7 +55,7 @@ class Cohort:
         self._con = con
         self._agreement = agreement
 
-    def get(self, students: Iterable[str]) -> dict[str, Member]:
+    def get(self, students: Iterable[str]) -> dict[str, CohortMember]:
         """Return the rows of those of these students who have one."""
         found = {}
         rest = iter(students)
@@ -68,7 +68,7 @@ class Cohort:
                 found[student] = _member(state, since, keys)
         return found
 
-    def put(self, student: str, member: Member | None) -> None:
+    def put(self, student: str, member: CohortMember | None) -> None:
         """Store a student's state; None: the student is not in the agreement any more."""
         if member is None:
             self._con.execute(
@@ -118,9 +118,9 @@ class Cohort:
             self._con.execute(f"DELETE FROM {table} WHERE agreement = ?", [self._agreement])
 
 
-def _member(state: int, since: str | None, keys: str | None) -> Member:
+def _member(state: int, since: str | None, keys: str | None) -> CohortMember:
     stored, refers = json.loads(keys) if keys else ((), ())
-    return Member(
+    return CohortMember(
         State(state),
         date.fromisoformat(since) if since else None,
         [_key(one) for one in stored],

@@ -14,7 +14,9 @@ process takes over.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -50,8 +52,20 @@ TAKEN_OVER = (
 )
 
 
+TURN = ("GETPID", "ADDPARTS", "TXNERR", "FATAL")
+"""librdkafka's log facilities for what happens when writers take turns."""
+
+
 class NotTheWriter(Exception):  # noqa: N818 - it is no failure: take over and try again
     """Another process has taken over, or the connection broke: take over again, and read on."""
+
+
+class _TurnWatch(ConnectionWatch):
+    """A watch that logs the loss of a turn as detail: librdkafka counts it as a fatal error."""
+
+    def log(self, level: int, text: str, *parts: str) -> None:
+        quiet = bool(parts) and parts[0] in TURN
+        super().log(logging.DEBUG if quiet else level, text, *parts)
 
 
 class DisclosureLog:
@@ -63,7 +77,7 @@ class DisclosureLog:
         self._students = Position(topics.disclosed_students(settings), 0)
         self._next: dict[Position, int] = {}
         self._producer: Producer | None = None
-        self._watch = ConnectionWatch()
+        self._watch = _TurnWatch()
         self._reader: Reader | None = None
 
     def take_over(self) -> None:
@@ -77,7 +91,7 @@ class DisclosureLog:
             names = [self._entries.topic, self._students.topic]
             topics.ensure(self._settings, names)
             self._reader = Reader(self._settings, f"could not {DOING}: Kafka reports {{}}; {LATER}")
-        self._watch = ConnectionWatch()
+        self._watch = _TurnWatch()
         name = f"{self._settings.topic_prefix}/disclosures"
         more = {"transaction.timeout.ms": TRANSACTION_MS}
         self._producer = Producer(producer_settings(self._settings, name, self._watch) | more)
@@ -169,8 +183,9 @@ class DisclosureLog:
     def _drop(self) -> None:
         """Give the producer up. Kafka ends its open transaction when a writer takes over."""
         if self._producer is not None:
-            self._producer.purge()
-            self._producer.flush(5)
+            with suppress(KafkaException):  # a producer from which another one has taken over
+                self._producer.purge()
+                self._producer.flush(5)
             self._producer = None
 
 

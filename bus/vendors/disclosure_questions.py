@@ -3,6 +3,7 @@
     by_student  what was disclosed about one student: for a parent (34 CFR 99.32(a)(1))
     by_vendor   what one vendor received: for an auditor
     held        what one vendor held at a time: for the morning after a breach
+    inside      who is in an agreement now: for the projection
 
 The entries are read in the order of the chain. A student is disclosed to an agreement from
 `entered` to `left`, or to the end of the agreement. When the scope changes in between, the time is
@@ -17,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bus.vendors.disclosed_students import DisclosedStudents
 from bus.vendors.disclosure_chain import Entry
@@ -118,7 +119,7 @@ class _Span:
 
 
 def by_student(entries: Iterable[Entry], students: DisclosedStudents, id_: str) -> list[Disclosure]:
-    """Return what was disclosed about a student, by time.
+    """Return what was disclosed about a student, by agreement and time.
 
     entries:  the record, in order.
     students: the table of students.
@@ -131,7 +132,7 @@ def by_student(entries: Iterable[Entry], students: DisclosedStudents, id_: str) 
 def by_vendor(
     entries: Iterable[Entry], students: DisclosedStudents, vendor: str
 ) -> list[Disclosure]:
-    """Return what was disclosed to a vendor, by agreement and time.
+    """Return what was disclosed to a vendor, by agreement, scope and student.
 
     vendor: the company, or the name of one agreement. Capital letters do not matter.
     """
@@ -185,6 +186,19 @@ def held(
     return sorted(found, key=lambda one: (one.student == "", one.student, one.from_))
 
 
+def inside(entries: Iterable[Entry], students: DisclosedStudents, name: str) -> set[str]:
+    """Return the students who are in an agreement at the end of the record.
+
+    A projection that starts with an empty cache compares them with its cohort, and records who has
+    left since. Students who were erased are left out.
+
+    name: the name of the agreement.
+    """
+    named = students.by_commitment()
+    spans = _spans(entries, agreements={name})
+    return {named[one.student] for one in spans if one.to is None and one.student in named}
+
+
 def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:
     """Return the names of a vendor's agreements in the record.
 
@@ -197,6 +211,19 @@ def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:
         if entry["what"] == "scope"
         and wanted in (entry["agreement"].casefold(), entry["vendor"].strip().casefold())
     }
+
+
+def history_of(entries: Iterable[Entry], agreements: Collection[str]) -> list[Entry]:
+    """Return how agreements ended: entries that say ended, revoked, deleted or attested."""
+    wanted = ("ended", "revoked", "deleted", "attested")
+    return [
+        entry for entry in entries if entry["what"] in wanted and entry["agreement"] in agreements
+    ]
+
+
+def accesses(entries: Iterable[Entry]) -> list[Entry]:
+    """Return who asked the record what, and who erased students from it."""
+    return [entry for entry in entries if entry["what"] in ("access", "erased")]
 
 
 def periods_json(disclosures: Iterable[Disclosure]) -> list[dict[str, Any]]:
@@ -272,10 +299,13 @@ def _spans(
 
 
 def _sorted(spans: Iterable[_Span], named: Mapping[str, str]) -> list[Disclosure]:
-    found = sorted(
-        spans, key=lambda one: (one.agreement, one.scope.get("number", 0), one.from_, one.student)
-    )
-    return [_disclosure(one, named.get(one.student, "")) for one in found]
+    """Return disclosures by agreement, scope, student and time."""
+
+    def order(span: _Span) -> tuple[str, int, str, datetime]:
+        student = named.get(span.student, "")
+        return span.agreement, span.scope.get("number", 0), student, span.from_
+
+    return [_disclosure(one, named.get(one.student, "")) for one in sorted(spans, key=order)]
 
 
 def _disclosure(span: _Span, student: str) -> Disclosure:
@@ -334,6 +364,3 @@ def _shared(scope: Entry) -> dict[str, Any]:
 
 def _moment(entry: Entry) -> datetime:
     return datetime.fromisoformat(entry["at"])
-
-
-QUESTIONS: tuple[Question, ...] = get_args(Question)

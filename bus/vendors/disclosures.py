@@ -41,6 +41,7 @@ from bus.vendors.disclosure_log import DisclosureLog, NotTheWriter
 
 if TYPE_CHECKING:
     from bus.settings import Settings
+    from bus.vendors.disclosure_questions import Question
     from bus.vendors.scope import Scope
 
 ENTRY_STUDENTS = 1_000
@@ -198,14 +199,14 @@ class DisclosureWriter:
         self._append(lambda: ([content], []))
 
     def access(
-        self, by: str, why: str, question: str, about: str = "", student: str | None = None
+        self, by: str, why: str, question: Question, about: str = "", student: str | None = None
     ) -> None:
         """Record that somebody asks the record a question. Call it before the answer is shown.
 
         Raises `Stop` without a reason.
 
         by:       who asks: user@machine.
-        question: "student", "vendor" or "held".
+        question: which of the questions of `disclosure_questions`.
         about:    the vendor or agreement that is asked about.
         student:  the student who is asked about. The entry has the student's commitment, or none
                   if the record does not know the student.
@@ -253,6 +254,12 @@ class DisclosureWriter:
         self._ready = False
         self._append(lambda: ([], []))
         return self._head
+
+    def students(self) -> DisclosedStudents:
+        """Return the table of students, with what other processes have written."""
+        self._ready = False
+        self._append(lambda: ([], []))
+        return self._table()
 
     def _table(self) -> DisclosedStudents:
         """Return the table of students, read to its end. Only a ready writer may ask for it."""
@@ -344,12 +351,24 @@ def entries(settings: Settings) -> list[bytes | None]:
     return [message.value() for message in scan(settings, topics.disclosures(settings))]
 
 
-def known_students(settings: Settings) -> DisclosedStudents:
-    """Return the table of students. Raises `RetryLater` if Kafka does not answer."""
-    topic = topics.disclosed_students(settings)
-    return DisclosedStudents(
-        (message.key() or b"", message.value()) for message in scan(settings, topic)
-    )
+def ask(
+    settings: Settings,
+    by: str,
+    why: str,
+    question: Question,
+    about: str = "",
+    student: str | None = None,
+) -> tuple[list[Entry], DisclosedStudents]:
+    """Record that somebody asks a question, and return what the answer is made from.
+
+    See `DisclosureWriter.access` for the arguments and errors, and `disclosure_questions` for the
+    answers. Nothing is answered that cannot be recorded.
+
+    Returns the entries, in order, and the table of students.
+    """
+    with DisclosureWriter(settings) as writer:
+        writer.access(by, why, question, about, student)
+        return decoded_entries(entries(settings)), writer.students()
 
 
 def decoded_entries(values: Sequence[bytes | None]) -> list[Entry]:

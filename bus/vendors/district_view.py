@@ -2,7 +2,7 @@
 
 The projection needs the present state of the district: a student who enters an agreement is sent
 in full, with the records that the student's records refer to. The file is a view of the topics
-(`BUS_HOME/vendors/view.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
+(`BUS_HOME/vendors/PREFIX.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
 
     record   kind, id, student, ref: the value as it came from Kafka
     place    topic, part, next: the offset before which all messages are in the file
@@ -11,7 +11,7 @@ in full, with the records that the student's records refer to. The file is a vie
              (`bus.vendors.need`)
     outbox   what must still be sent; it is sent again after a kill (`bus.vendors.outbox`)
     disclosed  who entered or left, for the record of disclosures
-    progress how far each agreement is (`bus.vendors.progress`)
+    progress how far each agreement is (`bus.vendors.stream_progress`)
 
 One transaction of the file holds the records of a batch, the offsets, all that follows for each
 agreement, and what must be sent. So after a kill at any moment the file and what was sent agree:

@@ -27,7 +27,7 @@ from datetime import date
 
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.agreement import Agreement
-from bus.vendors.cohort import Cohort, Member, State
+from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.need import Need
 from bus.vendors.scope import Scope
@@ -53,7 +53,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class Projected:
     """A state that the vendor receives.
 
     kind, id: the record; the id is the real one.
@@ -77,7 +77,7 @@ class Outcome:
     held:    how many students the guard held back.
     """
 
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[Projected] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     held: int = 0
@@ -201,18 +201,18 @@ class Projection:
         """Project what must be sent, in order."""
         self._need.work(self._came_along, self._came_off, self._still_here)
         members = self._named_members()
-        states: list[Sent] = []
-        deletions: list[Sent] = []
+        states: list[Projected] = []
+        deletions: list[Projected] = []
         for (kind, id_, owner), record in self._emit.items():
             if record is None:
-                deletions.append(Sent(kind, id_, owner, None))
+                deletions.append(Projected(kind, id_, owner, None))
             else:
                 if kind == "guardian":
                     record = self._with_its_students(record)
                 seen = self.scope.project(
                     kind, record, self._vendor_id, members.__contains__, self._above
                 )
-                states.append(Sent(kind, id_, owner, seen))
+                states.append(Projected(kind, id_, owner, seen))
         states.sort(key=lambda one: ORDER[one.kind])
         deletions.sort(key=lambda one: -ORDER[one.kind])
         # A record that moves to another owner may stay in its partition: there, the deletion of the
@@ -291,8 +291,7 @@ class Projection:
         """Handle a change of a record that comes along."""
         if self._need.count((change.kind, change.id)) <= 0:
             return
-        self._refer(change.kind, change.before, -1)
-        self._refer(change.kind, change.after, 1)
+        self._refer_otherwise(change.kind, change.before, change.after)
         if (
             change.before is None
             or change.after is None
@@ -359,6 +358,17 @@ class Projection:
             for key in self._refers(kind, record, old=old):
                 self._need.add(key, sign)
 
+    def _refer_otherwise(
+        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
+    ) -> None:
+        """Count the references that a sent record has no longer, and those that are new."""
+        had = self._refers(kind, before, old=old) if before is not None else set()
+        has = self._refers(kind, after) if after is not None else set()
+        for key in had - has:
+            self._need.add(key, -1)
+        for key in has - had:
+            self._need.add(key, 1)
+
     def _refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
         """Return the records that come along with a record.
 
@@ -415,12 +425,15 @@ class Projection:
         if budget is not None and len(entering) + len(leaving) > budget:
             self._out.held = len(entering) + len(leaving)
             for student in leaving:
-                member = Member(State.HELD)
+                member = CohortMember(State.HELD)
                 self._put_stored(student, member, self._had(student, changes[student]))
                 self._taken_away(student, member, changes[student])
             return
         for student in leaving:
-            self._leave(student, changes[student], day)
+            if self.scope.agreement.students.leave_after:
+                self._leave(student, changes[student], day)
+            else:
+                self._leave_at_once(student, members[student], changes[student])
         self._enter(entering, members)
 
     def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
@@ -438,13 +451,13 @@ class Projection:
         selected = student is not None and self.scope.selects(student, classes)
         return student is not None, selected, self.scope.keeps_out(opt_outs, day)
 
-    def _enter(self, students: list[str], members: Mapping[str, Member]) -> None:
+    def _enter(self, students: list[str], members: Mapping[str, CohortMember]) -> None:
         """Send everything about students who enter."""
         records = self._view.of_students(students, self._student_kinds)
         for student in students:
             if (member := members.get(student)) is not None:
                 self._drop_stored(student, member)
-            self.cohort.put(student, Member(State.IN))
+            self.cohort.put(student, CohortMember(State.IN))
             for kind, record in records.get(student, ()):
                 if self._shows(kind, record):
                     self._refer(kind, record, 1)
@@ -459,8 +472,7 @@ class Projection:
             key = (change.kind, change.id, student)
             before = self._seen(student, change.kind, change.before, old=True)
             after = self._seen(student, change.kind, change.after)
-            self._refer(change.kind, before, -1, old=True)
-            self._refer(change.kind, after, 1)
+            self._refer_otherwise(change.kind, before, after, old=True)
             if after is not None:
                 if before is None or self._differs(change.kind, before, after):
                     self._emit[key] = after
@@ -493,7 +505,7 @@ class Projection:
             if self._shows(kind, record, old=True)
         }
 
-    def _leave_at_once(self, student: str, member: Member, changes: Iterable[Change]) -> None:
+    def _leave_at_once(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
         """Delete everything of a student whom a decision takes out."""
         if member.state is State.IN:
             for (kind, id_), record in self._had(student, changes).items():
@@ -507,14 +519,14 @@ class Projection:
     def _leave(self, student: str, changes: Iterable[Change], day: date) -> None:
         """Send a student who left through the roster as withdrawn, as the vendor last had it."""
         had = self._had(student, changes)
-        member = Member(State.LEAVING, day)
+        member = CohortMember(State.LEAVING, day)
         self._put_stored(student, member, had)
         self._taken_away(student, member, changes)
         for kind, id_ in member.keys:
             self._emit[kind, id_, student] = {**had[kind, id_], "status": WITHDRAWN}
         self._out.left.append(student)
 
-    def _put_stored(self, student: str, member: Member, had: Mapping[Key, Record]) -> None:
+    def _put_stored(self, student: str, member: CohortMember, had: Mapping[Key, Record]) -> None:
         """Store what the vendor has of a student who is not IN any more."""
         member.keys = list(had)
         member.refers = [
@@ -522,14 +534,14 @@ class Projection:
         ]
         self.cohort.put(student, member)
 
-    def _drop_stored(self, student: str, member: Member) -> None:
+    def _drop_stored(self, student: str, member: CohortMember) -> None:
         """Delete what the vendor still has of a student."""
         for kind, id_ in member.keys:
             self._emit[kind, id_, student] = None
         for key in member.refers:
             self._need.add(key, -1)
 
-    def _taken_away(self, student: str, member: Member, changes: Iterable[Change]) -> None:
+    def _taken_away(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
         """Delete what is no record of the student any more, while the student is leaving or held.
 
         The district erased such a record, or it is about another student now.

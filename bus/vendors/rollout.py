@@ -7,7 +7,7 @@ vendor before that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from bus.vendors import master_key, pseudonyms, revocation, vendor_schema, vendo
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
 from bus.vendors.plan import PlannedChange
-from bus.vendors.scope import compile_scope
+from bus.vendors.scope import Scope, compile_scope
 
 UNPROTECTED = (
     "the topics of the vendors are not protected: this bus gives its vendors no users of their own"
@@ -91,7 +91,7 @@ def apply(
         elif change.action == "ended":
             revocation.end(settings, applied[change.name], now)
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
-    found = _provide(settings, running)
+    found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
     for change in changes:
         if change.action in ("new", "changed"):
             store.write(settings, applied[change.name])
@@ -122,7 +122,9 @@ def _first(
     )
 
 
-def _provide(settings: Settings, running: Sequence[Applied]) -> dict[str, VendorAccess]:
+def _provide(
+    settings: Settings, running: Sequence[Applied], unchanged: Collection[str]
+) -> dict[str, VendorAccess]:
     """Create the topics and schemas of agreements, as far as they are missing."""
     bootstrap, registry = _addresses(settings)
     scopes = {
@@ -136,8 +138,9 @@ def _provide(settings: Settings, running: Sequence[Applied]) -> dict[str, Vendor
     }
     if missing := list(dict.fromkeys(t for named in names.values() for t in named.values())):
         topics.ensure(settings, missing)
-    for scope, ids_name in scopes.values():
-        vendor_schema.register(settings, ids_name, scope)
+    for name, (scope, ids_name) in scopes.items():
+        if name not in unchanged or not _registered(settings, ids_name, scope):
+            vendor_schema.register(settings, ids_name, scope)
     return {
         one.name: VendorAccess(
             names.get(one.name, {}),
@@ -147,6 +150,15 @@ def _provide(settings: Settings, running: Sequence[Applied]) -> dict[str, Vendor
         )
         for one in sorted(running, key=lambda one: one.name)
     }
+
+
+def _registered(settings: Settings, ids_name: str, scope: Scope) -> bool:
+    """Return whether all schemas are registered, which is faster to find than to register them."""
+    try:
+        vendor_schema.lookup(settings, ids_name, scope)
+    except Stop:
+        return False
+    return True
 
 
 def _addresses(settings: Settings) -> tuple[str, str]:

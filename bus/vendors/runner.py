@@ -201,7 +201,7 @@ class _Work:
             mark = reader.cluster()
             ends = reader.ends(list(self._kinds))
         self._view = DistrictView(
-            settings.home / "vendors" / "view.sqlite", mark, self._decode_stored
+            settings.home / "vendors" / f"{settings.topic_prefix}.sqlite", mark, self._decode_stored
         )
         self._closing.append(self._view.close)
         disclosures = DisclosureWriter(settings)
@@ -244,22 +244,20 @@ class _Work:
         self._heed(self._control.poll(0))
         self._tick()
         messages = some(self._opt_outs, LIVE_RECORDS, 0.0)
-        busy = any(stream.progress.reached is not None for stream in self._streams.values())
+        busy = any(stream.progress.unfinished for stream in self._streams.values())
         messages += some(self._others, LIVE_RECORDS, 0.0 if messages or busy else 0.05)
         if messages:
             self._take(messages)
             self._send()
         if busy:
             self._go_on()
-            self._send()
 
     def _behind(self, goal: dict[Position, int]) -> bool:
         return any(self._places.get(place, 0) < end for place, end in goal.items())
 
     def _done(self, goal: dict[Position, int]) -> bool:
-        return not self._behind(goal) and all(
-            stream.progress.written and stream.progress.reached is None
-            for stream in self._streams.values()
+        return not self._behind(goal) and not any(
+            stream.progress.unfinished for stream in self._streams.values()
         )
 
     # ---- changes -------------------------------------------------------------------------------
@@ -318,19 +316,16 @@ class _Work:
         """Look at the next students of agreements whose topics are written whole."""
         self._view.begin()
         try:
-            finished: list[VendorStream] = []
             for stream in self._streams.values():
-                if stream.progress.reached is not None:
-                    self._add(stream.go_on(self._day, self._outbox))
-                    if stream.progress.reached is None and not stream.progress.written:
-                        finished.append(stream)
+                self._add(stream.go_on(self._day, self._outbox))
             self._view.commit()
         except BaseException:
             self._drop()
             raise
-        for stream in finished:
-            self._send()
-            self._clean(stream)
+        self._send()
+        for stream in self._streams.values():
+            if stream.progress.reached is None and not stream.progress.written:
+                self._clean(stream)
 
     def _tick(self) -> None:
         """Follow the clock: agreements that begin or end, students who left some days ago."""

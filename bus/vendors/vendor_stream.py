@@ -10,15 +10,23 @@ from datetime import UTC, date, datetime
 from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
-from bus.vendors import progress
+from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import DAY_SECONDS, Outbox, Outgoing, event_type
-from bus.vendors.progress import Progress
-from bus.vendors.projection import ORDER, WITHDRAWN, Change, Outcome, Projection, Sent, orgs_above
+from bus.vendors.projection import (
+    ORDER,
+    WITHDRAWN,
+    Change,
+    Outcome,
+    Projected,
+    Projection,
+    orgs_above,
+)
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.scope import compile_scope
+from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
 log = logging.getLogger(__name__)
@@ -62,8 +70,8 @@ class VendorStream:
             for kind, id_ in lookup(settings, name, self.scope).items()
         }
         self.topics = {kind: vendor_topic(settings, name, kind) for kind in self.scope.kinds}
-        stored = progress.read(view.con, applied.name)
-        self.progress = stored or Progress("")
+        stored = stream_progress.read(view.con, applied.name)
+        self.progress = stored or StreamProgress("")
         self.size = 0
         self._compile()
 
@@ -84,7 +92,7 @@ class VendorStream:
         ends: the ends of the vendor's partitions now, by "topic/partition".
         """
         self._projection.forget()
-        self.progress = Progress(
+        self.progress = StreamProgress(
             self.applied.fingerprint,
             sorted(orgs_above(self._view, self.applied.agreement)),
             ends=dict(ends),
@@ -144,7 +152,7 @@ class VendorStream:
 
     def dropped(self) -> None:
         """Go back to what is in the file, because the transaction was rolled back."""
-        self.progress = progress.read(self._view.con, self.name) or Progress("")
+        self.progress = stream_progress.read(self._view.con, self.name) or StreamProgress("")
         self._compile()
 
     # ---- the guard -----------------------------------------------------------------------------
@@ -198,7 +206,7 @@ class VendorStream:
             found.append((order, self._message(one, now)))
         return found
 
-    def _message(self, sent: Sent, at: int) -> Outgoing:
+    def _message(self, sent: Projected, at: int) -> Outgoing:
         if sent.record is None:
             value, change = None, "deleted"
         else:
@@ -219,7 +227,7 @@ class VendorStream:
         self.size = self._projection.cohort.size()
 
     def _store(self) -> None:
-        progress.store(self._view.con, self.name, self.progress)
+        stream_progress.store(self._view.con, self.name, self.progress)
 
 
 def _same(id_: str) -> str:

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,8 @@ DATA = {
     "bus replay show": (".delivered",),
     "bus status": (".groups", ".topics", ".running"),
     "bus topics plan": (".changed", ".changed.*"),
+    "bus vendors apply": (".vendors", ".vendors.*.topics"),
+    "bus vendors show": (".agreement.share.why",),
 }
 """Paths of objects whose keys are data."""
 PLAYED = ("bus demo",)
@@ -104,6 +107,7 @@ def test_the_keys_of_json(commands: Commands) -> None:
     _dead_letters(seen, commands)
     _opt_outs(seen)
     _replays(seen, commands, out)
+    _vendors(seen, commands)
     _without_a_bus(seen, commands)
     asked = {name for name in surface.command_paths() if not name.startswith("bus bench")}
     assert seen.commands | set(PLAYED) == asked, "each command with --json must be looked at"
@@ -234,6 +238,22 @@ def _replays(seen: Seen, commands: Commands, out: str) -> None:
     lacks = commands.cwd / "lacks"
     shutil.copytree(other, lacks)
     seen.run("reconcile", "canvas", "--export", str(lacks), "--repair", "--out", out)
+
+
+def _vendors(seen: Seen, commands: Commands) -> None:
+    """Apply the example agreements, and revoke one."""
+    shutil.copytree(
+        Path(__file__).parents[2] / "deploy" / "agreements", commands.cwd / "agreements"
+    )
+    seen.run("vendors plan")
+    seen.run("vendors apply")
+    seen.run("vendors plan")
+    seen.run("vendors list")
+    seen.run("vendors show", "math-app")
+    seen.run("vendors allow", "math-app")
+    seen.run("vendors revoke", "library", "--why", "a test", "--yes")
+    seen.run("vendors list")
+    seen.run("vendors check")
 
 
 def _without_a_bus(seen: Seen, commands: Commands) -> None:

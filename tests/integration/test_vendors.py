@@ -1,77 +1,242 @@
-"""Agreements are applied to a real bus, again and again with the same result, and revoked."""
+"""Vendors receive under an agreement exactly what it says, on a real bus."""
 
 from __future__ import annotations
 
-import shutil
+import time
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+import pytest
 
-from bus.demo.sample import District
+from bus import subscribe
+from bus.demo.sample import District as SampleDistrict
 from bus.kafka import topics
-from bus.kafka.client import client_settings
-from bus.registry.registry_client import client
+from bus.kafka.reader import scan
+from bus.registry.codec import Decoder
+from bus.registry.subjects import schema_lookup
+from bus.settings import Settings
+from bus.standard.kinds import KINDS, Record
+from bus.vendors import applied, master_key
+from bus.vendors.pseudonyms import Pseudonyms, unwrapped
+from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_schema import vendor_topic
 from tests.integration.commands import Commands
+from tests.vendor_checker import District
 
-EXAMPLES = Path(__file__).parents[2] / "deploy" / "agreements"
-DISTRICT = District(students=100)
+SAMPLE = SampleDistrict(students=150, opt_outs=0.03)
+
+AGREEMENT = """
+vendor = "{name} Inc."
+purpose = "instruction"
+basis = "school-official"
+from = {start}
+until = {end}
+roles = ["teacher", "guardian"]
+identifiers = "{identifiers}"
+
+[document]
+title = "Agreement"
+sha256 = "{digest}"
+
+[contacts]
+vendor = "v@vendor.example"
+district = "d@district.example"
+
+[share]
+categories = ["Student Name", "Enrollment", "Schedule"]
+
+[share.why]
+"Student Name" = "the class list shows names"
+
+[students]
+{students}
+leave_after = 0
+"""
 
 
-def test_agreements_are_applied_twice_and_revoked(commands: Commands) -> None:
+def write_agreement(
+    folder: Path, name: str, students: str = "", identifiers: str = "pseudonyms"
+) -> None:
+    """Write an agreement that holds today."""
+    folder.mkdir(exist_ok=True)
+    day = date.today()
+    (folder / f"{name}.toml").write_text(
+        AGREEMENT.format(
+            name=name.title(),
+            start=day - timedelta(days=30),
+            end=day + timedelta(days=300),
+            digest="0" * 64,
+            students=students,
+            identifiers=identifiers,
+        )
+    )
+
+
+def district(settings: Settings) -> District:
+    """Return the present state of the district's topics."""
+    found = District()
+    lookup = schema_lookup(settings)
+    for kind in KINDS:
+        decoder = Decoder(kind, lookup)
+        for message in scan(settings, topics.topic(settings, kind)):
+            id_ = (message.key() or b"").decode()
+            if (value := message.value()) is None:
+                found.records.pop((kind, id_), None)
+            else:
+                found.records[kind, id_] = decoder.decode(value)
+    return found
+
+
+def received(settings: Settings, name: str) -> dict[tuple[str, str], Record]:
+    """Return the last state of each record in a vendor's topics."""
+    deal = applied.read(settings)[name]
+    lookup = schema_lookup(settings)
+    found = {}
+    for kind in compile_scope(deal.agreement).kinds:
+        decoder = Decoder(kind, lookup, as_written=True)
+        for message in scan(settings, vendor_topic(settings, deal.ids_name, kind)):
+            key = kind, (message.key() or b"").decode()
+            if (value := message.value()) is None:
+                found.pop(key, None)
+            else:
+                found[key] = decoder.decode(value)
+    return found
+
+
+def expected(settings: Settings, name: str) -> dict[tuple[str, str], Record]:
+    """Return what the checker computes for a vendor, with the vendor's ids."""
+    deal = applied.read(settings)[name]
+    key = unwrapped(deal.wrapped_key, master_key.read(settings))
+    vendor_id = Pseudonyms(key).pseudonym
+    scope = compile_scope(deal.agreement)
+    if not scope.pseudonymous:
+        vendor_id = str
+    found = {}
+    for (kind, id_), record in district(settings).expected(deal.agreement, date.today()).items():
+        for field in (*scope.kinds[kind].references, "sourcedId"):
+            value = record[field]
+            if isinstance(value, list):
+                record[field] = [vendor_id(one) for one in value]
+            elif value is not None:
+                record[field] = vendor_id(value)
+        found[kind, vendor_id(id_)] = record
+    return found
+
+
+def assert_equal(settings: Settings, *names: str) -> None:
+    for name in names:
+        assert received(settings, name) == expected(settings, name)
+
+
+@pytest.fixture
+def vendors(commands: Commands) -> Commands:
+    """The first day of a small district, and two agreements: one of them for one school."""
+    path = SAMPLE.write(commands.cwd / "day-1.zip")
+    commands.run("produce", "oneroster-csv", str(path))
     folder = commands.cwd / "agreements"
-    shutil.copytree(EXAMPLES, folder)
-    prefix = commands.settings.topic_prefix
-    commands.run("produce", "oneroster-csv", str(DISTRICT.write(commands.cwd / "day-1.zip")))
-
-    planned = {one["name"]: one for one in commands.run("vendors", "plan")["changes"]}
-    assert planned["library"]["action"] == "new"
-    assert planned["library"]["students"]["enter"] == 100
-    assert 0 < planned["math-app"]["students"]["enter"] < 100
-
-    first = commands.run("vendors", "apply")
-    state = _state(commands)
-    assert first["vendors"].keys() == {"library", "math-app", "reading-study"}
-    library = first["vendors"]["library"]
-    assert library["topics"]["student"] == f"{prefix}.vendor.library.student"
-    assert library["group"] == f"{prefix}.vendor.library."
-    assert library["username"] is library["credentials"] is library["ca"] is None
-    assert commands.run("vendors", "apply") == first
-    assert _state(commands) == state
-    assert {one["action"] for one in commands.run("vendors", "plan")["changes"]} == {"unchanged"}
-
-    (folder / "library.toml").unlink()
-    assert commands.run("vendors", "apply") == first
-
-    revoked = commands.run("vendors", "revoke", "library", "--why", "a breach", "--yes")
-    assert revoked["state"] == "revoked"
-    again = commands.run("vendors", "revoke", "library", "--why", "another reason", "--yes")
-    assert again["endedAt"] == revoked["endedAt"] and again["why"] == "a breach"
-    shutil.copy(EXAMPLES / "library.toml", folder)
-    assert commands.run("vendors", "apply")["vendors"].keys() == {"math-app", "reading-study"}
-    states = {o["name"]: o["state"] for o in commands.run("vendors", "list")["agreements"]}
-    assert states == {"library": "revoked", "math-app": "active", "reading-study": "active"}
-    assert commands.run("vendors", "allow", "math-app")["confirmed"] == 1
-    assert commands.run("vendors", "show", "library")["applied"]
+    write_agreement(folder, "whole", identifiers="real")
+    write_agreement(folder, "school", 'schools = ["school-0001"]')
+    return commands
 
 
-def _state(commands: Commands) -> dict[str, object]:
-    """Return the topics of vendors with their settings, their schemas, and the master key."""
-    settings = commands.settings
-    admin = AdminClient(client_settings(settings))
-    with client(settings) as registry:
-        subjects = [
-            name for name in registry.subjects() if name.startswith(settings.topic("vendor."))
-        ]
-        schemas = {name: registry.versions(name) for name in subjects}
+def run(commands: Commands, *arguments: str) -> dict[str, Any]:
+    """Run a command of `bus vendors`, and return its JSON."""
+    return commands.run("vendors", *arguments)
+
+
+def test_each_has_what_its_agreement_and_the_district_say(vendors: Commands) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    assert run(vendors, "run", "--until-caught-up")["agreements"] == ["school", "whole"]
+    assert_equal(settings, "school", "whole")
+    assert 0 < len(received(settings, "school")) < len(received(settings, "whole"))
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
+    run(vendors, "run", "--until-caught-up")
+    assert_equal(settings, "school", "whole")
+    assert run(vendors, "run", "--until-caught-up")["sent"] == 0
+    # A vendor's five lines.
+    events = subscribe(
+        "student", agreement="school", group="app", settings=settings, until_caught_up=True
+    )
+    students = {event.key for event in events if event.record is not None}
+    assert students >= {id_ for kind, id_ in received(settings, "school") if kind == "student"}
+
+
+def test_an_opt_out_takes_a_student_out_and_its_end_brings_the_student_back(
+    vendors: Commands,
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    student = next(id_ for kind, id_ in received(settings, "whole") if kind == "student")
+    added = vendors.run("optouts", "add", student, "--scope", "protected", "--decided-by", "parent")
+    run(vendors, "run", "--until-caught-up")
+    assert ("student", student) not in received(settings, "whole")
+    assert_equal(settings, "school", "whole")
+    vendors.run("optouts", "end", added["optOut"]["sourcedId"])
+    run(vendors, "run", "--until-caught-up")
+    assert ("student", student) in received(settings, "whole")
+    assert_equal(settings, "school", "whole")
+
+
+def test_a_narrower_agreement_is_written_anew_and_the_old_values_are_deleted(
+    vendors: Commands,
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    path = vendors.cwd / "agreements" / "whole.toml"
+    path.write_text(
+        path.read_text()
+        .replace('"Student Name", ', "")
+        .replace("[students]", '[students]\ngrades = ["06"]')
+    )
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    assert_equal(settings, "school", "whole")
     names = {
-        name: len(about.partitions)
-        for name, about in admin.list_topics(timeout=10).topics.items()
-        if topics.is_vendor_topic(settings, name)
+        record["givenName"]
+        for (kind, _), record in district(settings).records.items()
+        if kind == "student"
     }
-    wide = len(admin.list_topics(timeout=10).topics[settings.topic("student")].partitions)
-    assert set(names.values()) == {wide} and len(names) == len(schemas) > 10
-    resource = ConfigResource(ResourceType.TOPIC, next(iter(names)))
-    found = admin.describe_configs([resource])[resource].result()
-    assert {found[key].value for key in topics.VENDOR} == set(topics.VENDOR.values())
-    key = (settings.home / "vendors" / "master.key").read_text()
-    return {"topics": names, "schemas": schemas, "key": key}
+    values = [
+        message.value() or b""
+        for message in scan(settings, vendor_topic(settings, "whole", "student"))
+    ]
+    assert not any(name.encode() in value for name in names for value in values)
+
+
+def test_a_revoked_vendor_receives_nothing_more(vendors: Commands) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    before = received(settings, "whole")
+    vendors.run("vendors", "revoke", "whole", "--why", "the contract ended", "--yes")
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
+    run(vendors, "run", "--until-caught-up")
+    assert received(settings, "whole") == before
+    assert_equal(settings, "school")
+
+
+def test_killed_at_any_moment_and_its_file_lost_each_vendor_has_the_truth(
+    vendors: Commands,
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    for day, wait in ((2, 1.5), (3, 2.2), (4, 2.6), (5, 3.0)):
+        process = vendors.start("vendors", "run")
+        try:
+            path = SAMPLE.write(vendors.cwd / f"day-{day}.zip", day=day)
+            vendors.run("produce", "oneroster-csv", str(path))
+            time.sleep(wait)
+        finally:
+            process.kill()
+            process.communicate()
+    run(vendors, "run", "--until-caught-up")
+    assert_equal(settings, "school", "whole")
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-6.zip", day=6)))
+    for file in (settings.home / "vendors").glob(f"{settings.topic_prefix}.sqlite*"):
+        file.unlink()
+    run(vendors, "run", "--until-caught-up")
+    assert_equal(settings, "school", "whole")

@@ -18,6 +18,7 @@ from bus.vendors.disclosure_questions import (
     by_student,
     by_vendor,
     held,
+    inside,
     periods_json,
 )
 
@@ -174,6 +175,8 @@ def test_intervals_are_those_of_the_model(steps: list[Step]) -> None:
     for number, step in enumerate(steps):
         model.step(*step)
         assert covering(every, at(number + 0.5)) == sorted(model.disclosed())
+    for name in AGREEMENTS:
+        assert inside(entries, table, name) == model.inside[name]
     for found in each.values():
         for one in found:
             assert one.fields == {

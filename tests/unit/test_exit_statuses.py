@@ -39,7 +39,8 @@ NEEDS_THE_BUS = (
     "replay cancel x", "reconcile canvas --export canvas", "topics plan --apply",
     "deadletters list canvas", "deadletters show canvas schoolbus.student/0/7",
     "deadletters retry canvas --all", "deadletters discard canvas --all --why x",
-    "quarantine list",
+    "quarantine list", "optouts add x --scope protected --decided-by court", "optouts end x",
+    "optouts list --why x",
 )  # fmt: skip
 NEEDS_NONE = (
     "down", "sample two.zip --students 1", "schemas docs --out docs", "topics plan",
@@ -48,7 +49,7 @@ NEEDS_NONE = (
 NOT_UNDERSTOOD = (
     "fly", "status --fast", "consume", "consume blackboard", "produce blackboard x",
     "produce oneroster-csv", "replay blackboard", "replay canvas --rate fast", "replay show",
-    "reconcile", "deadletters list", "topics plan --students none", "sample",
+    "reconcile", "optouts add x --scope protected", "deadletters list", "topics plan --students none", "sample",
 )  # fmt: skip
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from bus.errors import Stop
+from bus.errors import RetryLater, Stop
+from bus.registry import subjects
 from bus.settings import Settings, load
+from producers.http import service
 from producers.http.settings import http_settings
 
 HASH = "ab" * 32
@@ -20,6 +22,16 @@ def settings(**table: Any) -> Settings:
 def test_a_service_that_would_let_nobody_in_does_not_start() -> None:
     with pytest.raises(Stop, match="--new-key"):
         http_settings(settings())
+
+
+def test_a_service_with_a_client_of_a_kind_without_a_schema_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subjects, "lookup", lambda _: {"attendance": 1})
+    client = {"key_sha256": HASH, "scopes": ["attendance", "optOut"]}
+    told = settings(clients={"sis": client})
+    with pytest.raises(RetryLater, match=r"schoolbus\.optOut-value .* `bus schemas apply`"):
+        service.serve(told, http_settings(told, port=0), lambda _: None)
 
 
 def test_options_go_before_settings() -> None:

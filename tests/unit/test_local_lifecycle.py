@@ -52,8 +52,8 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setattr(
         kafka_process, "command", lambda _, __, ___, ports, ____: made.command("kafka", ports)
     )
-    monkeypatch.setattr(kafka_process, "answers", lambda _: True)
-    monkeypatch.setattr(registry_process, "answers", lambda _: True)
+    monkeypatch.setattr(kafka_process, "answers", lambda *_: True)
+    monkeypatch.setattr(registry_process, "answers", lambda *_: True)
     monkeypatch.setattr(
         registry_process,
         "command",
@@ -129,7 +129,7 @@ def test_when_one_does_not_start_none_stays(on: Machine) -> None:
 
 
 def test_when_one_never_answers_none_stays(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_process, "answers", lambda _: False)
+    monkeypatch.setattr(registry_process, "answers", lambda *_: False)
     with pytest.raises(Stop, match="registry did not answer within 0 s"):
         lifecycle.up(on.home, ready_seconds=0.3)
     assert lifecycle.status(on.home) == lifecycle.Status(None, {}, ())
@@ -139,7 +139,7 @@ def test_one_that_hangs_is_named_and_left_to_its_owner(
     on: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on.up()
-    monkeypatch.setattr(kafka_process, "answers", lambda _: False)
+    monkeypatch.setattr(kafka_process, "answers", lambda *_: False)
     with pytest.raises(Stop, match="does not answer: run `bus down`, then `bus up`"):
         lifecycle.up(on.home, ready_seconds=0.2)
     assert len(lifecycle.status(on.home).running) == 2

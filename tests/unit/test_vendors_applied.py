@@ -77,6 +77,7 @@ def test_the_day_decides() -> None:
     one = an_applied()
     first, last = one.agreement.from_, one.agreement.until
     assert one.active(first) and one.active(last) and one.active(DAY)
+    assert not one.over(last)
     assert not one.active(date(2026, 7, 31)) and not one.over(date(2026, 7, 31))
     assert not one.active(date(2027, 8, 1)) and one.over(date(2027, 8, 1))
     for state in ("ended", "revoked"):

@@ -52,6 +52,7 @@ def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
     found = Bus(monkeypatch, home=folder.parent / "home")
     monkeypatch.setattr("bus.cli.vendors.settings_of_reached", lambda: found.settings)
     monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
+    monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lambda *_: {})
     monkeypatch.setattr(
         "bus.vendors.district_counts.count",
         lambda _, changes, day: dict.fromkeys(changes, CohortCounts(after=5, enter=5)),
@@ -87,9 +88,9 @@ def test_check_needs_no_bus(no_bus: None) -> None:
 
 
 def test_check_says_what_is_wrong_and_ends_with_1(folder: Path, bus: Bus) -> None:
-    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Shedule"'))
+    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Schedules"'))
     text = run("check", status=1)
-    assert 'error library.toml, share.categories: "Shedule" is not a category' in text
+    assert 'error library.toml, share.categories: "Schedules" is not a category' in text
     assert "2 agreements, 1 error, 0 warnings" in text
     assert as_json("check", status=1)["problems"][0]["key"] == "share.categories"
     assert as_json("check", "math-app") == {"agreements": 1, "problems": []}
@@ -117,7 +118,7 @@ def test_a_plan_shows_the_difference_in_numbers(bus: Bus) -> None:
 
 
 def test_a_plan_of_what_cannot_be_applied_ends_with_1(folder: Path, bus: Bus) -> None:
-    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Shedule"'))
+    (folder / "library.toml").write_text(FILE.replace('"Schedule"', '"Schedules"'))
     assert "apply would stop" in run("plan", status=1)
     error = as_json("apply", status=1)["error"]
     assert "nothing was applied" in error and "library.toml, share.categories" in error

@@ -40,7 +40,13 @@ class District:
             self.registered += [(ids_name, kind) for kind in scope.kinds]
             return dict.fromkeys(scope.kinds, 1)
 
+        def lookup(_: Any, ids_name: str, scope: Scope) -> dict[str, int]:
+            if missing := {(ids_name, kind) for kind in scope.kinds} - set(self.registered):
+                raise Stop(f"{len(missing)} schemas are missing")
+            return {}
+
         monkeypatch.setattr("bus.vendors.vendor_schema.register", register)
+        monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lookup)
 
     def apply(self, *files: Any, day: date = DAY, now: datetime = NOW) -> dict[str, VendorAccess]:
         def count(changes: Any) -> Any:
@@ -90,9 +96,19 @@ def test_a_new_agreement_gets_topics_schemas_and_a_key(district: District) -> No
 
 def test_applying_again_changes_nothing(district: District) -> None:
     first = district.apply(an_agreement())
-    stored = district.applied
+    stored, registered = district.applied, list(district.registered)
     assert district.apply(an_agreement(), now=LATER) == first
     assert district.applied == stored
+    assert district.registered == registered
+
+
+def test_what_was_lost_is_made_again(district: District) -> None:
+    first = district.apply(an_agreement())
+    lost = district.registered.pop()
+    del district.bus.broker.topics[first["math-app"].topics["student"]]
+    assert district.apply(an_agreement()) == first
+    assert lost in district.registered
+    assert set(first["math-app"].topics.values()) == district.topics
 
 
 def test_a_crash_before_the_end_is_made_up_for(district: District) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(slots=True)
-class Progress:
+class StreamProgress:
     """How far one agreement is.
 
     fingerprint: of the agreement that the vendor's topics show.
@@ -35,14 +35,19 @@ class Progress:
     confirmed: int = 0
     held: int = 0
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether students must still be looked at, or old records be deleted."""
+        return self.reached is not None or not self.written
 
-def read(con: sqlite3.Connection, agreement: str) -> Progress | None:
+
+def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     """Return how far an agreement is; None if it has not begun."""
     row = con.execute("SELECT body FROM progress WHERE agreement = ?", [agreement]).fetchone()
-    return Progress(**json.loads(row[0])) if row else None
+    return StreamProgress(**json.loads(row[0])) if row else None
 
 
-def store(con: sqlite3.Connection, agreement: str, progress: Progress) -> None:
+def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> None:
     """Store how far an agreement is."""
     con.execute(
         "INSERT OR REPLACE INTO progress VALUES (?, ?)", [agreement, json.dumps(asdict(progress))]
