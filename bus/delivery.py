@@ -213,7 +213,7 @@ class Delivery(Protocol):
         No data is lost: the instance that gets the partitions delivers what was not yet delivered.
         If Kafka reports the change in time, the call comes before the other instance has the
         partitions. A later `deliver` may still contain records of these partitions. A delivery to a
-        place that several instances share must leave their rows out (docs/products.md, "Several
+        place that several instances share must leave their rows out (docs/own-product.md, "Several
         instances"); any other delivery may deliver them. `RetryLater` and `Stop` are only logged.
         """
         ...

@@ -140,8 +140,8 @@ def user(record: Student | Staff) -> Row:
     """
     first = record["preferredFirstName"] or record["givenName"]
     last = record["preferredLastName"] or record["familyName"]
-    stands = record["status"] == "active"
-    login = (record["username"] if stands else None) or record["sourcedId"]
+    is_active = record["status"] == "active"
+    login = (record["username"] if is_active else None) or record["sourcedId"]
     if len(login) > LONGEST:
         raise Never(f"the username has more than {LONGEST} characters; shorten it in the SIS")
     return {
@@ -151,7 +151,7 @@ def user(record: Student | Staff) -> Row:
         "last_name": last[:LONGEST],
         "short_name": f"{first} {last}"[:LONGEST],
         "email": record["email"] or "",
-        "status": "active" if stands and record["enabledUser"] else "suspended",
+        "status": "active" if is_active and record["enabledUser"] else "suspended",
     }
 
 

@@ -198,8 +198,8 @@ def contact(record: Guardian) -> list[Row]:
     SDS requires them of a contact.
     """
     row = _person(record, _address(record["email"]))
-    told = row["email"] and row["givenName"] and row["familyName"]
-    if record["status"] != "active" or not told:
+    is_complete = row["email"] and row["givenName"] and row["familyName"]
+    if record["status"] != "active" or not is_complete:
         return []
     return [row | {"username": row["username"] or row["email"]}]
 
@@ -262,14 +262,17 @@ def enrollment(record: Enrollment) -> list[Row]:
     ]
 
 
-def guardian_ties(record: Guardian) -> list[Row]:
+def guardian_relationships(record: Guardian) -> list[Row]:
     """Return a guardian's relationships to students; the standard's roles are those of SDS."""
     if record["status"] != "active":
         return []
-    return [_tie(child, record["sourcedId"], record["role"]) for child in record["agentSourcedIds"]]
+    return [
+        _relationship(child, record["sourcedId"], record["role"])
+        for child in record["agentSourcedIds"]
+    ]
 
 
-def student_ties(record: Student) -> list[Row]:
+def student_relationships(record: Student) -> list[Row]:
     """Return the relationships in a student's record, which does not say their role.
 
     They are for guardians whose own record does not name the student. If both records name each
@@ -278,7 +281,7 @@ def student_ties(record: Student) -> list[Row]:
     """
     if record["status"] != "active":
         return []
-    return [_tie(record["sourcedId"], one, "other") for one in record["agentSourcedIds"]]
+    return [_relationship(record["sourcedId"], one, "other") for one in record["agentSourcedIds"]]
 
 
 def _person(record: Student | Staff | Guardian, address: str) -> Row:
@@ -330,7 +333,7 @@ def _grade(levels: list[str]) -> str:
     return ""
 
 
-def _tie(student_id: str, contact_id: str, role: str) -> Row:
+def _relationship(student_id: str, contact_id: str, role: str) -> Row:
     return {
         "userSourcedId": student_id,
         "relationshipUserSourcedId": contact_id,
@@ -426,7 +429,7 @@ ENROLLMENTS = Table(
 RELATIONSHIPS = Table(
     "relationships.csv",
     ("userSourcedId", "relationshipUserSourcedId", "relationshipRole"),
-    {"guardian": guardian_ties, "student": student_ties},
+    {"guardian": guardian_relationships, "student": student_relationships},
     ("userSourcedId", "relationshipUserSourcedId"),
 )
 TABLES = (ORGS, SESSIONS, USERS, ROLES, COURSES, CLASSES, ENROLLMENTS, RELATIONSHIPS)

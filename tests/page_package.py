@@ -1,4 +1,4 @@
-"""The packages that docs/products.md and docs/sources.md show, written as their readers would."""
+"""The packages that docs/own-product.md and docs/own-source.md show, written as their readers would."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
-PACKAGES = {"library": "products.md", "oursis": "sources.md"}
-"""Each module, and the page that shows it under "A product (source) of your own"."""
+PACKAGES = {"library": "own-product.md", "oursis": "own-source.md"}
+"""Each module, and the page that shows it."""
 
 
 def write(module: str, folder: Path) -> Path:
     """Write the files of a module's page into a folder; return the folder."""
     text = (DOCS / PACKAGES[module]).read_text("utf-8")
-    text = text[re.search(r"^## A \w+ of your own$", text, re.M).start() :]  # type: ignore[union-attr]
     # the text between a file's name and its code is prose
     blocks = re.findall(r"^```(?:python|toml)\n(.*?)^```$", text, re.M | re.S)
     names = re.findall(rf"`((?:test_)?{module}\.py|pyproject\.toml)`", text)

@@ -147,9 +147,9 @@ def exit_statuses(folder: Path) -> Lines:
     }.items():
         yield f"status of a command, {what}: {runner.invoke(app, line.split()).exit_code}"
     for what, line in {"failed": "schemas list", "wrong use": "consume no-such-product"}.items():
-        told = runner.invoke(app, [*line.split(), "--json"])
-        yield f"status of a command with --json, {what}: {told.exit_code}"
-        for fact in shape(json.loads(told.stdout)):
+        reported = runner.invoke(app, [*line.split(), "--json"])
+        yield f"status of a command with --json, {what}: {reported.exit_code}"
+        for fact in shape(json.loads(reported.stdout)):
             yield f"status of a command with --json, {what}, prints {fact}"
 
 
@@ -244,24 +244,24 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield f"message quarantine has the key {sent[-1]['key'].decode()} for one certain fault"
     yield from _value("quarantine", sent[-1]["value"])
 
-    letter = deadletters.DeadLetter("student", "s1", "why", 1, "T", "PREFIX.student/0/1")
-    letters = deadletters.DeadLetters(SETTINGS, "PRODUCT")
-    letters.add(Sent("student", "s1", 1), "why")  # type: ignore[arg-type]
-    letters.flush()
+    dead_letter = deadletters.DeadLetter("student", "s1", "why", 1, "T", "PREFIX.student/0/1")
+    dead_letters = deadletters.DeadLetters(SETTINGS, "PRODUCT")
+    dead_letters.add(Sent("student", "s1", 1), "why")  # type: ignore[arg-type]
+    dead_letters.flush()
     yield from _headers("dead letter", [_Kafka.made[-1].sent[-1]["headers"]])
-    deadletters.mark(SETTINGS, "PRODUCT", [letter], "retried", "why", "who")
+    deadletters.mark(SETTINGS, "PRODUCT", [dead_letter], "retried", "why", "who")
     yield from _headers("what became of a dead letter", [_Kafka.made[-1].sent[-1]["headers"]])
     yield "message what became of a dead letter has no value: " + str(
         _Kafka.made[-1].sent[-1]["value"] is None
     )
-    deadletters.record_look(SETTINGS, "PRODUCT", letter.place, "why", "who")
+    deadletters.record_look(SETTINGS, "PRODUCT", dead_letter.place, "why", "who")
     yield from _value("audit", _Kafka.made[-1].sent[-1]["value"])
 
     about = replay_log.ReplayRequest("ID", "PRODUCT", "beginning", "now")
     kept = replay_log.ReplayLog(SETTINGS, "ID")
     kept.begin(about)
     kept.note(replay_log.ReplayState())
-    replay_log.wish(SETTINGS, "ID", "pause")
+    replay_log.request(SETTINGS, "ID", "pause")
     for made in _Kafka.made[-2:]:
         for one in made.sent:
             name = one["key"].decode()
@@ -397,8 +397,8 @@ def http_paths(monkeypatch: pytest.MonkeyPatch) -> Lines:
             yield f"{where} takes {takes}"
             yield f"{where} takes {', '.join(operation['requestBody']['content'])}"
     for name, how in described["components"]["securitySchemes"].items():
-        told = {key: value for key, value in how.items() if key != "description"}
-        yield f"http source lets in by {name}: {json.dumps(told, sort_keys=True)}"
+        reported = {key: value for key, value in how.items() if key != "description"}
+        yield f"http source lets in by {name}: {json.dumps(reported, sort_keys=True)}"
     for name, schema in described["components"]["schemas"].items():
         yield from (f"http body {name}{fact}" for fact in _json_schema(schema, ""))
 
@@ -459,8 +459,8 @@ def _settings(model: type[BaseModel], path: str, variable: str) -> Lines:
             yield from _settings(inner[0], key + more, env + more.replace(".", "__"))
             continue
         schema = TypeAdapter(model).json_schema()["properties"][name]
-        told = {k: v for k, v in schema.items() if k not in ("title", "description", "default")}
-        yield f"setting {key}: {json.dumps(told, sort_keys=True)}, default {default}, {env}"
+        reported = {k: v for k, v in schema.items() if k not in ("title", "description", "default")}
+        yield f"setting {key}: {json.dumps(reported, sort_keys=True)}, default {default}, {env}"
 
 
 def _models(annotation: Any) -> Iterator[type]:
@@ -569,8 +569,8 @@ def _python(name: str, found: Any) -> Lines:
 
 
 def _signature(function: Any) -> str:
-    told = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", str(inspect.signature(function)))
-    return re.sub(r"'([^']*)'", r"\1", told)
+    reported = re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", str(inspect.signature(function)))
+    return re.sub(r"'([^']*)'", r"\1", reported)
 
 
 def documented() -> list[str]:
@@ -606,8 +606,8 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     with pytest.raises(Stop):
         pipeline.produce(named, "oneroster-csv/west", lambda _: None)
     yield from (f"file HOME/{name}" for name in seen)
-    standing = equivalents.folder(named, plugins.product("canvas")).relative_to(at)
-    yield f"file HOME/{standing}/TOPIC-N.duckdb"
+    active = equivalents.folder(named, plugins.product("canvas")).relative_to(at)
+    yield f"file HOME/{active}/TOPIC-N.duckdb"
 
     home.prepare(at)
     home.write_bus_file(at, home.BusFile({"kafka": 1}, {"kafka": "1"}))
@@ -620,19 +620,19 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     yield f"file HOME/{damage.H2}"
     yield f"file HOME/{_webhook_state(at).relative_to(at)}"
 
-    lots = import_module(bus.contract.ProductContract.__module__)._lots
+    batches = import_module(bus.contract.ProductContract.__module__)._batches
     for name, contract in {
         "canvas": test_canvas.TestCanvas(),
         "microsoft-sds": test_microsoft_sds.TestMicrosoftSds(),
     }.items():
         out = folder / name
         out.mkdir()
-        contract._deliver(out, lots())
+        contract._deliver(out, batches())
         for path in sorted((out / "out").rglob("*")):
             where = str(path.relative_to(out / "out"))
             if path.is_file():
-                told = re.sub(r"\d{6,}", "N", re.sub(r"[0-9a-f]{16,}", "HASH", where))
-                yield f"file {name} --out {told}"
+                reported = re.sub(r"\d{6,}", "N", re.sub(r"[0-9a-f]{16,}", "HASH", where))
+                yield f"file {name} --out {reported}"
             if path.suffix == ".json":
                 for key in json.loads(path.read_text("utf-8")):
                     yield f"file {name} --out {where} has {key}"
@@ -645,7 +645,7 @@ def _from(folder: Path, path: Path) -> str:
 def _webhook_state(at: Path) -> Path:
     """Return the file that says since when an endpoint fails."""
     url = endpoint.address("https://vendor.example/events")
-    return endpoint.Standing(at / "products", url, timedelta(hours=1)).file
+    return endpoint.EndpointState(at / "products", url, timedelta(hours=1)).file
 
 
 # ---- benchmarks ------------------------------------------------------------------------------

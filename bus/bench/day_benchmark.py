@@ -6,7 +6,7 @@ Each figure is one command, `bus consume PRODUCT --until-caught-up`. Its time in
 the command.
 
 * Canvas receives a zip with the changes. An index of the current state decides what to send
-  (`bus.consume.standing_index`). The third day, for which that index is deleted, has a separate
+  (`bus.consume.active_index`). The third day, for which that index is deleted, has a separate
   figure.
 * School Data Sync receives complete sets. Its second day is compared with the minimum work, which
   is to write the files of the set once.

@@ -206,7 +206,8 @@ def verify(
     head: Annotated[
         Path | None,
         typer.Option(
-            help="A file with the head of the record; by default disclosures.head in the folder of agreements."
+            help="A file with the head of the record. By default, disclosures.head in the "
+            "folder of agreements."
         ),
     ] = None,
     json: Json = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +23,7 @@ from bus.cli.replay_run import as_json, run_replay
 if TYPE_CHECKING:
     from bus.replay.dry_run import DryRun
     from bus.replay.replay_log import ReplayEntry, ReplayRequest
+    from bus.replay.window import Completeness, Window
 
 
 class ProductOrCommand(TyperGroup):
@@ -154,7 +157,10 @@ def run(
         )
         window = resolve(loaded, chosen.kinds, since, until, chosen.students)
         if not len(window):
-            raise Stop("there are no events in that window; widen --from and --to")
+            raise Stop(
+                "there are no events in that window, or Kafka has deleted them; widen --from and "
+                "--to, and see docs/retention.md"
+            )
         about = ReplayRequest(
             id=new_id(product),
             product=product,
@@ -175,7 +181,8 @@ def run(
         if dry_run:
             _dry_run(json, loaded, what, about, chosen)
             return
-        _end(json, run_replay(loaded, about, None, out, url))
+        whole = _completeness(loaded, about, about.window, chosen.kinds)
+        _end(json, run_replay(loaded, about, None, out, url), whole)
 
 
 def _absolute(into: str | None) -> str:
@@ -210,6 +217,7 @@ def _dry_run(json: bool, loaded: Any, what: Any, about: ReplayRequest, chosen: A
         "complete": found.history.complete,
         "compacted": found.history.compacted,
         "deleted": found.history.deleted,
+        "oldest": _iso(found.history.oldest),
         "sample": found.sample,
     }
     latest = needs_latest(what, about)
@@ -243,15 +251,46 @@ def _show_plan(console: Console, about: ReplayRequest, found: DryRun, *, latest:
     how = found.history
     if how.complete:
         console.print("the topics still have every change of this window")
+    _show_losses(console, how)
+    for name, row in found.sample.items():
+        console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
+
+
+def _show_losses(console: Console, how: Completeness) -> None:
+    """Print which part of a window the topics may no longer have."""
     if how.compacted and how.since:
         console.print(
             f"[yellow]before {how.since:%Y-%m-%d} the topics may have only the current state of "
             f"each record[/] ({', '.join(how.compacted)})"
         )
     if how.deleted:
-        console.print(f"[yellow]older history has been deleted[/] ({', '.join(how.deleted)})")
-    for name, row in found.sample.items():
-        console.print(f"[bold]{name}[/], a row: " + ", ".join(f"{k} {v}" for k, v in row.items()))
+        left = "Kafka has none of it"
+        if how.oldest:
+            left = f"all of it is there only from {how.oldest:%Y-%m-%d %H:%M:%S} UTC on"
+        console.print(
+            f"[yellow]the window is not complete: Kafka has deleted older history[/] "
+            f"({', '.join(how.deleted)}); {left}"
+        )
+
+
+def _completeness(
+    loaded: Any, about: ReplayRequest, window: Window, kinds: tuple[str, ...]
+) -> Completeness | None:
+    """Return whether the topics have all of a window; None if Kafka does not show it.
+
+    The replay itself does not need to know, so this never ends it.
+    """
+    from bus.errors import RetryLater
+    from bus.replay.window import completeness
+
+    try:
+        return completeness(loaded, window, about.since, kinds)
+    except RetryLater:
+        return None
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
 
 
 @app.command()
@@ -343,13 +382,13 @@ def cancel(replay: Id, json: Json = False) -> None:
 def _request(json: bool, replay: str, to: Any) -> None:
     with failures(json):
         from bus.errors import Stop
-        from bus.replay.replay_log import entry, wish
+        from bus.replay.replay_log import entry, request
 
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status} already")
-        wish(loaded, replay, to)
+        request(loaded, replay, to)
         text = f"{replay} was asked to {to}; it does so after its current batch"
         emit(json, {"replay": replay, "wish": to}, lambda console: console.print(text))
 
@@ -370,19 +409,39 @@ def resume(
     """Continue a replay that was paused or killed, or that failed."""
     with failures(json):
         from bus.errors import Stop
-        from bus.replay.replay_log import entry, wish
+        from bus.replay.replay_log import entry, request
 
         loaded = settings_of_reached()
         found = entry(loaded, replay)
         if found.status in ("done", "cancelled"):
             raise Stop(f"{replay} is {found.status}; start a new replay")
-        wish(loaded, replay, "run")
-        _end(json, run_replay(loaded, found.about, found.state, out, url))
+        request(loaded, replay, "run")
+        rest = found.about.window.after(found.state.reached)
+        whole = _completeness(loaded, found.about, rest, ())
+        _end(json, run_replay(loaded, found.about, found.state, out, url), whole)
 
 
-def _end(json: bool, entry: ReplayEntry) -> None:
-    """Print how a run ended. End with status 1 if records failed and none was delivered."""
-    _emit(json, entry)
+def _end(json: bool, entry: ReplayEntry, whole: Completeness | None) -> None:
+    """Print how a run ended. End with status 1 if records failed and none was delivered.
+
+    whole: whether the topics had all of the window; None if that is not known.
+    """
+    result = as_json(entry)
+    result["complete"] = whole and whole.complete
+    result["compacted"] = whole.compacted if whole else ()
+    result["deleted"] = whole.deleted if whole else ()
+    result["oldest"] = _iso(whole.oldest) if whole else None
+
+    def show(console: Console) -> None:
+        _show(console, entry, result["status"])
+        if whole is None:
+            console.print("it is not known whether the topics still have all of the window")
+        elif entry.about.only_current:  # compaction leaves the current states
+            _show_losses(console, replace(whole, compacted=()))
+        else:
+            _show_losses(console, whole)
+
+    emit(json, result, show)
     if entry.state.left_out and not sum(entry.state.delivered.values()):
         raise typer.Exit(1)
 
@@ -390,6 +449,17 @@ def _end(json: bool, entry: ReplayEntry) -> None:
 def _emit(json: bool, entry: ReplayEntry, *, died: bool = False) -> None:
     result = as_json(entry, died=died)
     emit(json, result, lambda console: _show(console, entry, result["status"]))
+
+
+def _left_out_advice(about: ReplayRequest) -> str:
+    """Return what a person can do about records that could not be delivered."""
+    if not about.into:
+        return f": see bus deadletters list {about.product}"
+    return (
+        f" into {escape(about.into)}. They have no dead letters, because a retry would deliver "
+        "to the live consumer's place. The log of this replay has the reasons. Correct the cause, "
+        "and replay again into an empty place"
+    )
 
 
 def _show(console: Console, entry: ReplayEntry, status: str) -> None:
@@ -402,7 +472,7 @@ def _show(console: Console, entry: ReplayEntry, status: str) -> None:
     rate = sum(state.delivered.values()) / state.seconds if state.seconds else 0.0
     console.print(f" ({rate:,.0f} a second)")
     if state.left_out:
-        console.print(f"  {state.left_out:,} could not be delivered: see bus deadletters list")
+        console.print(f"  {state.left_out:,} could not be delivered{_left_out_advice(about)}")
     if state.error:
         console.print(f"  {escape(state.error)}")
     why = f": {about.why}" if about.why else ""

@@ -143,7 +143,7 @@ def as_json(entry: ReplayEntry, *, died: bool = False) -> dict[str, Any]:
     del state["done"]
     current = {
         "status": "died" if died else entry.status,
-        "wish": entry.wish,
+        "wish": entry.request,
         "share": round(entry.share, 4),
     }
     return {**about, **state, **current}

@@ -44,7 +44,7 @@ def check(schemas: Directory = None, json: Json = False) -> None:
 
 @app.command()
 def apply(schemas: Directory = None, json: Json = False) -> None:
-    """Register all schemas, or none of them.
+    """Register all schemas, or none if one is incompatible.
 
     They get FULL_TRANSITIVE compatibility: every version can read the data of every other version.
     """

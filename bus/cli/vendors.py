@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bus.cli import disclosures
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.stop_signals import stop_on_signals
@@ -139,6 +140,7 @@ def apply(
 
         from bus.errors import Stop
         from bus.vendors import rollout
+        from bus.vendors.disclosures import HEAD_FILE, DisclosureWriter, keep_head
 
         loaded = settings_of_reached()
         files, problems = _checked(loaded, agreements)
@@ -147,7 +149,9 @@ def apply(
             raise Stop(f"nothing was applied, because of errors in the agreements:\n{listed}")
         _show_problems(stderr, problems)
         changes = _planned(loaded, files, numbers=False)
-        found = rollout.apply(loaded, changes, datetime.now(UTC))
+        with DisclosureWriter(loaded) as record:
+            found = rollout.apply(loaded, changes, datetime.now(UTC), record)
+        keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
         if found:
             stderr.print(f"[yellow]warning[/] {rollout.UNPROTECTED}")
         if credentials is not None:
@@ -273,6 +277,7 @@ def revoke(
 
         from bus.errors import Stop
         from bus.vendors import applied, revocation
+        from bus.vendors.disclosures import DisclosureWriter
 
         if not why.strip():
             raise Stop("give a reason: --why TEXT")
@@ -284,6 +289,9 @@ def revoke(
                 f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
             )
         revoked = revocation.revoke(loaded, name, why.strip(), datetime.now(UTC))
+        if one.state != "revoked":
+            with DisclosureWriter(loaded) as record:
+                record.ended(name, revoked.ended_at or datetime.now(UTC), revoked.why)
         heirs = [
             other.name
             for other in stored.values()
@@ -406,6 +414,9 @@ def gate(
             certificate_file=certificate_file,
             key_file=key_file,
         )
+
+
+disclosures.register(app)
 
 
 def _checked(

@@ -12,7 +12,7 @@ delivered_index   which records have been delivered
 delivered_file    the file that keeps that index between two runs
 group_progress    what all instances of a consumer have delivered
 equivalents       decides which of several equivalent records the product gets
-standing_index    the active records of each group of equivalent records
+active_index    the active records of each group of equivalent records
 unique_values     decides which record gets a value that only one may have at the product
 claim_index       which records claim such a value, and which record has it
 cache_database    the DuckDB files of these indexes

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bus.consume.deadletters import DeadLetters
+import structlog
+
+from bus.consume.deadletters import DeadLetters, place
 from bus.consume.dependency_order import KindRecords
 from bus.consume.equivalents import Equivalents
 from bus.consume.retries import Retries
@@ -36,6 +38,8 @@ from bus.standard.fault_codes import Reason, code_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+log = structlog.get_logger(__name__)
 
 FRESH_SAMPLES = 500
 """Freshness is measured on at most this many records of a part, evenly spread."""
@@ -110,7 +114,7 @@ class Deliverer:
 
         Some records are neither delivered nor dead letters when this returns: those for which the
         translation returns None, those that lose to an equivalent record, and those that
-        `hand_over` removes. Without `dead_letters`, failures are only counted.
+        `hand_over` removes. Without `dead_letters`, failures are only counted and logged.
 
         ready:    records by kind, in the order in which the product must have them.
         offsets:  for each partition, the offset up to which this batch and all before it account
@@ -192,7 +196,10 @@ class Deliverer:
         After a failure, all of them are written again, because it is unknown which of them Kafka
         has. So a dead letter may be in the topic twice.
         """
-        if not failures or (sink := self._dead_letters) is None:
+        if not failures:
+            return
+        if (sink := self._dead_letters) is None:
+            self._log(failures)
             return
         attempts = self._retries.attempts
 
@@ -205,6 +212,18 @@ class Deliverer:
         for message, _ in failures:
             kind = self._kinds[message.topic() or ""]
             self._metrics.dead.labels(self._product.name, kind).inc()
+
+    def _log(self, failures: Failures) -> None:
+        """Log failures that get no dead letters: each code with its number and an example."""
+        for code, number in Counter(code_of(reason) for _, reason in failures).items():
+            message, reason = next(one for one in failures if code_of(one[1]) == code)
+            log.warning(
+                "records could not be delivered",
+                code=code,
+                records=number,
+                example=f"{self._origin}{reason}",
+                place=place(message),
+            )
 
 
 def _records(parts: Sequence[Part]) -> Counter[str]:

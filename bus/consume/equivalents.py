@@ -4,7 +4,7 @@ A district may have two enrollments of one student in one class, because the stu
 back. To Canvas they are one. So all records that agree in some fields are decided together, by the
 rule that `bus.product.Equivalent` states. The order of the records and their batches do not matter.
 The product gets the record that counts, and only when the result of the rule has changed.
-`bus.consume.standing_index` knows the active records, so the cost is in proportion to the changes.
+`bus.consume.active_index` knows the active records, so the cost is in proportion to the changes.
 
 For each key (the fields' values) that a batch touches, two results are compared:
 
@@ -60,8 +60,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bus.consume.active_index import ActiveIndex, Arrival, Member, columns
 from bus.consume.dependency_order import KindRecords
-from bus.consume.standing_index import Arrival, Member, StandingIndex, columns
 from bus.delivery import Position
 from bus.errors import Never
 from bus.kafka import topics
@@ -190,7 +190,7 @@ class _EquivalentKind:
         self._folder = folder
         self._latest_only = latest_only
         self._decoder = Decoder(kind, writer_schema)
-        self._index: StandingIndex | None = None
+        self._index: ActiveIndex | None = None
         self._decided = False
 
     def close(self) -> None:
@@ -236,7 +236,7 @@ class _EquivalentKind:
         if not kind_records.messages and not dead_records.messages:
             return kind_records
         if self._index is None:
-            self._index = StandingIndex(
+            self._index = ActiveIndex(
                 self._settings,
                 self._kind,
                 self.topic,

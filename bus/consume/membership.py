@@ -5,7 +5,7 @@ Kafka calls these handlers inside of a poll, so also while a batch is tried agai
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -36,6 +36,7 @@ class Membership:
 
     indexes:  what keeps track of this instance's partitions, besides the backlog.
     assigned: the metric for the number of those partitions.
+    ask:      calls a request to Kafka until Kafka answers it. It polls while it waits.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Membership:
         indexes: Sequence[DeliveredIndex | Equivalents | UniqueValues],
         unsettled: Unsettled,
         assigned: Gauge,
+        ask: Callable[[Callable[[], object]], object],
     ) -> None:
         self._delivery = delivery
         self._offsets_client = offsets_client
@@ -59,6 +61,7 @@ class Membership:
         self._indexes = indexes
         self._unsettled = unsettled
         self._assigned = assigned
+        self._ask = ask
         self._in_hand: BatchInHand | None = None
 
     @contextmanager
@@ -126,7 +129,12 @@ class Membership:
         it later, it would come after newer records.
         """
         log.info("a batch is read again: another instance has some of its partitions now")
+        self._in_hand = None  # or `check` would end the waiting for Kafka's answer
         self._backlog.give_up()
-        self._progress.ask(self._locate(list(self._partitions.next)), waiting=False)
+        self._ask(self._locate_all)
         self._partitions.seek()
         self._gate.update()
+
+    def _locate_all(self) -> None:
+        """Find where to go on in all partitions, and what the group has delivered of them."""
+        self._progress.ask(self._locate(list(self._partitions.next)), waiting=False)

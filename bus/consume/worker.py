@@ -162,6 +162,7 @@ class Worker:
             (self._backlog.delivered, self._equivalents, self._unique),
             self._unsettled,
             metrics.assigned.labels(product.name),
+            self._ask,
         )
 
     # ---- for callers --------------------------------------------------------------------------
@@ -192,7 +193,9 @@ class Worker:
         if until_caught_up:
             self._mode = RunMode.CATCH_UP
         try:
-            goal = self._offsets_client.ends(self._kinds) if until_caught_up else {}
+            goal: Mapping[Position, int] = {}
+            if until_caught_up:
+                goal = self._ask(lambda: self._offsets_client.ends(self._kinds))
             self.outcome.had_events = bool(goal)
             self._join()
             while not self._stopping:
@@ -371,7 +374,7 @@ class Worker:
         return True
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
-        """Ask Kafka what the group has delivered. Ask again while a broker does not answer."""
+        """Ask Kafka about offsets. Ask again while a broker does not answer."""
 
         def attempt() -> Answer:
             with retryable():

@@ -96,7 +96,7 @@ class ProductContract:
 
     @settings(suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
-    def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
+    def test_withdrawn_rows_are_declared(self, data: st.DataObject) -> None:
         """Each row that a withdrawal changes is marked as removed by `Table.gone`.
 
         `bus reconcile` uses `Table.gone` to find the product's rows of removed things.
@@ -115,7 +115,7 @@ class ProductContract:
                 "the column and its value to Table.gone, as in gone={'status': ('deleted',)}"
             )
 
-    def test_what_stands_is_not_gone(self) -> None:
+    def test_active_rows_are_not_withdrawn(self) -> None:
         """`Table.gone` names columns of its table and never marks a row of an active record."""
         for table in self.product.tables:
             if table.columns:
@@ -134,28 +134,28 @@ class ProductContract:
 
     def test_all_that_is_delivered_is_there(self, tmp_path: Path) -> None:
         """Delivering a small district leaves something at the product."""
-        self._deliver(tmp_path, _lots())
+        self._deliver(tmp_path, _batches())
         assert self.state(tmp_path)
 
     def test_delivering_again_changes_nothing(self, tmp_path: Path) -> None:
         """After a crash before the commit, a new delivery gets the same batch again."""
-        self._deliver(tmp_path, _lots())
+        self._deliver(tmp_path, _batches())
         once = self.state(tmp_path)
-        self._deliver(tmp_path, _lots(), honour_resume=True)
+        self._deliver(tmp_path, _batches(), honour_resume=True)
         assert self.state(tmp_path) == once
 
     def test_one_batch_or_many_is_the_same(self, tmp_path: Path) -> None:
         """The product does not depend on how records are divided into batches."""
         (tmp_path / "one").mkdir()
         (tmp_path / "many").mkdir()
-        self._deliver(tmp_path / "one", _lots())
-        for kind, batch in _lots().items():
+        self._deliver(tmp_path / "one", _batches())
+        for kind, batch in _batches().items():
             self._deliver(tmp_path / "many", {kind: batch})
         assert self.state(tmp_path / "many") == self.state(tmp_path / "one")
 
     def test_a_restart_goes_on_where_it_was(self, tmp_path: Path) -> None:
         """`resume` never answers an offset beyond what was delivered."""
-        end = self._deliver(tmp_path, _lots())
+        end = self._deliver(tmp_path, _batches())
         delivery = self.open(tmp_path)
         try:
             for place, offset in delivery.resume("cluster", list(end)).items():
@@ -165,31 +165,33 @@ class ProductContract:
 
     def test_a_withdrawal_reaches_the_product(self, tmp_path: Path) -> None:
         """Withdrawing a student and an enrollment changes the product."""
-        self._deliver(tmp_path, _lots())
+        self._deliver(tmp_path, _batches())
         before = self.state(tmp_path)
         gone = {
             kind: [record | {"status": "tobedeleted"} for record in _district()[kind][:1]]
             for kind in ("student", "enrollment")
         }
-        self._deliver(tmp_path, _lots(gone, start=100))
+        self._deliver(tmp_path, _batches(gone, start=100))
         assert self.state(tmp_path) != before
 
     def test_a_later_state_replaces_the_earlier(self, tmp_path: Path) -> None:
         """The last state of a record counts, also within one batch."""
         renamed = _district()["student"][0] | {"familyName": "Changed", "preferredLastName": None}
-        self._deliver(tmp_path, _lots())
+        self._deliver(tmp_path, _batches())
         first = self.state(tmp_path)
-        self._deliver(tmp_path, _lots({"student": [renamed, _district()["student"][0]]}, start=100))
+        self._deliver(
+            tmp_path, _batches({"student": [renamed, _district()["student"][0]]}, start=100)
+        )
         assert _latest(self.state(tmp_path)) == _latest(first)
-        self._deliver(tmp_path, _lots({"student": [renamed]}, start=200))
+        self._deliver(tmp_path, _batches({"student": [renamed]}, start=200))
         assert _latest(self.state(tmp_path)) != _latest(first)
 
     def test_a_replay_of_what_is_there_changes_nothing(self, tmp_path: Path) -> None:
         """A replay of delivered records changes nothing, also if a crash repeats it."""
-        offsets = self._deliver(tmp_path, _lots())
+        offsets = self._deliver(tmp_path, _batches())
         before = _latest(self.state(tmp_path))
         for _ in range(2):
-            self._redeliver(tmp_path, _lots(), seen=offsets)
+            self._redeliver(tmp_path, _batches(), seen=offsets)
         assert _latest(self.state(tmp_path)) == before
 
     def test_a_replay_does_not_go_back_behind_what_is_live(self, tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ class ProductContract:
 
         Other deliveries receive newer states in another way (`bus.delivery.Unlocked`).
         """
-        offsets = self._deliver(tmp_path, _lots())
+        offsets = self._deliver(tmp_path, _batches())
         delivery = self.open(tmp_path)
         try:
             knows = bool(delivery.resume("cluster", list(offsets)))
@@ -206,7 +208,7 @@ class ProductContract:
         if knows:
             before = self.state(tmp_path)
             with pytest.raises(Overtaken):
-                self._redeliver(tmp_path, _lots(), seen=dict.fromkeys(offsets, 0))
+                self._redeliver(tmp_path, _batches(), seen=dict.fromkeys(offsets, 0))
             assert self.state(tmp_path) == before
 
     def _redeliver(
@@ -272,7 +274,7 @@ def _after(batch: KindRecords, resumed: Any) -> KindRecords:
     return kept
 
 
-def _lots(
+def _batches(
     district: dict[str, list[dict[str, Any]]] | None = None, start: int = 0
 ) -> dict[str, KindRecords]:
     """Return records with fake messages, for each kind; by default those of the small district."""

@@ -19,14 +19,14 @@ from bus.standard import KINDS
 class Changes:
     """How many records of a kind are new, changed, withdrawn and unchanged.
 
-    stood: how many records were active before.
+    active_before: how many records were active before.
     """
 
     created: int
     updated: int
     withdrawn: int
     unchanged: int
-    stood: int
+    active_before: int
 
 
 def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
@@ -118,5 +118,5 @@ def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
         updated=counted.get("updated", 0),
         withdrawn=counted.get("withdrawn", 0),
         unchanged=total - touched + row_hashes.unchanged(workspace, kind),
-        stood=workspace.number(f"SELECT count(*) FROM {published} WHERE status = 'active'"),
+        active_before=workspace.number(f"SELECT count(*) FROM {published} WHERE status = 'active'"),
     )

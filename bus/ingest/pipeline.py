@@ -363,7 +363,7 @@ class _Run:
                 "unchanged": changes.unchanged,
                 "quarantined": quarantined.get(kind, 0),
             }
-            report.stood[kind] = changes.stood
+            report.active_before[kind] = changes.active_before
         return report
 
     def objection(self, report: Report, share: float | None) -> str:
@@ -373,9 +373,11 @@ class _Run:
             limits = limits.model_copy(update={"share": share})
         broken = []
         for kind, counts in report.records.items():
-            stood = report.stood[kind]
-            if objection := guard.objection(limits, counts["withdrawn"], stood):
-                broken.append(f"{counts['withdrawn']:,} of {stood:,} {kind} records ({objection})")
+            active_before = report.active_before[kind]
+            if objection := guard.objection(limits, counts["withdrawn"], active_before):
+                broken.append(
+                    f"{counts['withdrawn']:,} of {active_before:,} {kind} records ({objection})"
+                )
         if not broken:
             return ""
         would = "\n".join(

@@ -59,16 +59,16 @@ class FaultChanges:
     """The faults of a run, compared with the faults before it.
 
     new:      the faults to publish, by id.
-    gone:     the keys of faults that no longer exist.
+    resolved: the keys of faults that no longer exist.
     current:  the faults that are in the topic after the run, by id.
     """
 
     new: dict[str, Fault]
-    gone: list[str]
+    resolved: list[str]
     current: dict[str, KnownFault]
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.gone)
+        return bool(self.new or self.resolved)
 
 
 def fault_id(source: str, fault: Fault, number: int = 0) -> str:
@@ -116,14 +116,14 @@ def compare(
             changes.new[name] = fault
             changes.current[name] = KnownFault(name, *fresh)
             if was is not None and was.key != name:
-                changes.gone.append(was.key)
+                changes.resolved.append(was.key)
         elif name not in changes.current:
             changes.current[name] = was
     for name, was in before.items():
         if name in changes.current:
             continue
         if _would_find_again(was, coverage):
-            changes.gone.append(was.key)
+            changes.resolved.append(was.key)
         elif now - was.published < 2 * AGAIN:  # otherwise Kafka has deleted it
             changes.current[name] = was
     return changes
@@ -172,7 +172,7 @@ def publish_changes(
 ) -> None:
     """Publish what a run changes, inside a transaction."""
     _publish(publisher, settings, source, changes.new.items(), time)
-    for key in changes.gone:
+    for key in changes.resolved:
         publisher.raw(topics.quarantine(settings), key.encode(), None, [])
 
 

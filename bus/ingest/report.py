@@ -29,20 +29,21 @@ COUNTED = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 class Report:
     """The result of publishing an extract.
 
-    records: for each kind in the extract, how many records were created, updated, withdrawn,
-             unchanged and quarantined.
-    faults:  what was wrong with the extract. One entry may stand for many faults (`Fault.count`);
-             `faulty` has the number of faults.
-    put_off: for each kind whose withdrawals are deferred, the reason. Other changes of the kind are
-             published. A later extract without unreadable rows withdraws its absent records.
-    stood:   for each kind, how many active records the source had published before this run.
+    records:       for each kind in the extract, how many records were created, updated, withdrawn,
+                   unchanged and quarantined.
+    faults:        what was wrong with the extract. One entry may be many faults (`Fault.count`);
+                   `faulty` has the number of faults.
+    put_off:       for each kind whose withdrawals are deferred, the reason. Other changes of the
+                   kind are published. A later extract without unreadable rows withdraws its absent
+                   records.
+    active_before: for each kind, how many active records the source had published before this run.
     """
 
     source: str
     records: dict[str, dict[str, int]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     put_off: dict[str, str] = field(default_factory=dict)
-    stood: dict[str, int] = field(default_factory=dict)
+    active_before: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as `bus produce … --json` prints it.

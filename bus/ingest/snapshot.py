@@ -203,7 +203,7 @@ def _fits(workspace: Workspace, ends: dict[Position, int]) -> bool:
 
 
 @dataclass(slots=True)
-class _Lot:
+class _MessageColumns:
     """Messages of one kind as columns: keys, Kafka's timestamps (ms), offsets, values."""
 
     ids: list[str] = field(default_factory=list)
@@ -240,12 +240,12 @@ def _published(
     reader: Reader,
     ends: dict[Position, int],
     positions: dict[Position, int],
-) -> Iterator[dict[str, _Lot]]:
+) -> Iterator[dict[str, _MessageColumns]]:
     """Yield what the source has published since `positions`, in batches, and update `positions`."""
     kinds = {topics.topic(settings, kind): kind for kind in KINDS}
     start = {place: positions.get(place, 0) for place in ends}
     start = {place: at for place, at in start.items() if at < ends[place]}
-    batches: defaultdict[str, _Lot] = defaultdict(_Lot)
+    batches: defaultdict[str, _MessageColumns] = defaultdict(_MessageColumns)
     for messages in reader.batches(start, at_once=READ):
         for message in messages:
             if header(message, "ce_source") != source:
@@ -281,7 +281,9 @@ def _upsert(workspace: Workspace, kind: str) -> None:
     workspace.sql(f"DROP TABLE {latest}; DROP TABLE {read}")
 
 
-def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot) -> None:
+def _read(
+    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _MessageColumns
+) -> None:
     """Add a batch of messages to `read_KIND`, each with its key, Kafka's timestamp and its offset.
 
     A message that cannot be decoded becomes a row with only these.
@@ -314,7 +316,7 @@ def _read(workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch:
 
 
 def _read_one_by_one(
-    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _Lot
+    workspace: Workspace, cache: Path, decoder: Decoder, kind: str, batch: _MessageColumns
 ) -> None:
     # Name the file after the cache, as another source may read its topics at the same time.
     path = cache.with_suffix(".ndjson")

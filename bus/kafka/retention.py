@@ -190,9 +190,11 @@ def apply(settings: Settings, *, allow_loss: bool) -> dict[str, dict[str, tuple[
 
 
 def _known(settings: Settings, name: str) -> bool:
-    """Return whether `apply` changes this topic: one of a kind of record or of dead letters."""
-    return topics.kind_of(settings, name) in KINDS or name.startswith(
-        f"{settings.topic_prefix}.deadletters."
+    """Return whether `apply` changes this topic: of records, of dead letters, or internal."""
+    return (
+        topics.kind_of(settings, name) in KINDS
+        or name.startswith(f"{settings.topic_prefix}.deadletters.")
+        or name in topics.internal(settings)
     )
 
 
@@ -215,6 +217,9 @@ def _changes(now: Mapping[str, str], new: Mapping[str, str]) -> dict[str, tuple[
 
 def _loses(changes: Mapping[str, tuple[str, str]]) -> bool:
     """Return whether Kafka would delete something that it keeps now."""
+    before, after = changes.get("cleanup.policy", ("delete", ""))
+    if "delete" in after and "delete" not in before:
+        return True
     for key in ("min.compaction.lag.ms", "retention.ms"):
         before, after = changes.get(key, ("0", "0"))
         if _long(after) < _long(before):

@@ -109,6 +109,28 @@ def disclosed_students(settings: Settings) -> str:
     return settings.topic("disclosures.students")
 
 
+def internal(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return the bus's internal topics, each with the Kafka settings of its retention.
+
+    The topics of records and of dead letters are not in it.
+    """
+    audited = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(settings.retention.deadletter_days * DAY),
+    }
+    return {
+        quarantine(settings): LATEST,
+        sources(settings): NAMES,
+        positions(settings): NAMES,
+        idempotency(settings): LATEST,
+        replays(settings): NAMES,
+        audit(settings): audited,
+        vendors(settings): NAMES,
+        disclosures(settings): FOREVER,
+        disclosed_students(settings): ERASABLE,
+    }
+
+
 def partition_for(owner: str, partitions: int) -> int:
     """Return the partition of the records with this owner, the same in every topic.
 
@@ -239,16 +261,11 @@ def config(settings: Settings, name: str) -> dict[str, str]:
         return {"cleanup.policy": "delete", "retention.ms": str(rules.attendance_days * DAY)}
     if kind:
         return {"cleanup.policy": "compact", "min.compaction.lag.ms": str(rules.history_days * DAY)}
-    if name.startswith(f"{settings.topic_prefix}.deadletters.") or name == audit(settings):
+    if name.startswith(f"{settings.topic_prefix}.deadletters."):
         return {"cleanup.policy": "delete", "retention.ms": str(rules.deadletter_days * DAY)}
     if is_vendor_topic(settings, name):
         return VENDOR
-    if name == disclosures(settings):
-        return FOREVER
-    if name == disclosed_students(settings):
-        return ERASABLE
-    kept = (sources(settings), positions(settings), replays(settings), vendors(settings))
-    return NAMES if name in kept else LATEST
+    return internal(settings).get(name, LATEST)
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from typing import Any, Literal
 from fastavro import parse_schema
 from fastavro.schema import SchemaParseException
 
-from bus.errors import Never, RetryLater, Stop
+from bus.errors import BusError, Never, RetryLater, Stop
 from bus.registry.registry_client import NOT_THERE, RegistryClient, RegistryError, answered, client
 from bus.settings import Settings
 from bus.standard.evolution import Whom, breaks
@@ -222,6 +223,10 @@ def apply(
     Every subject is set to FULL_TRANSITIVE first. Then the registry is asked once more, so that its
     answer at that level counts. Raises `Stop` with the field and the reason if a schema is
     incompatible with any earlier version.
+
+    A registry has no transactions (Confluent, "Schema Registry API Reference"). If it fails in the
+    middle, the error names the subjects that were registered before. Applying again registers the
+    rest.
     """
     local = {
         kind: (subject(settings, kind), schema) for kind, schema in _local(schemas_dir).items()
@@ -235,25 +240,46 @@ def apply_subjects(
     takers: Takers | None = None,
 ) -> list[AppliedSchema]:
     """Register schemas as `apply` does; `local` holds the subject and the schema of each kind."""
-    applied = []
+    applied: list[AppliedSchema] = []
     with client(settings) as registry:
         _require_compatible(_findings(registry, local, takers))
         for name, _ in local.values():
             with answered():
                 registry.set_compatibility(name, LEVEL)
         for finding in _require_compatible(_findings(registry, local, takers)):
-            new = finding.state != "unchanged"
-            schema = local[finding.kind][1]
-            if new:
-                with answered():
-                    registry.register_schema(finding.subject, _text(schema))
-            found = _registered(registry, finding.subject, schema)
-            if found is None:
-                raise Stop(
-                    f"the registry accepted {finding.subject} but does not have it; try again"
-                )
-            applied.append(AppliedSchema(finding.kind, finding.subject, *found, registered=new))
+            with _partial(applied, finding.subject):
+                applied.append(_apply(registry, finding, local[finding.kind][1]))
     return applied
+
+
+def _apply(registry: RegistryClient, finding: Finding, schema: dict[str, Any]) -> AppliedSchema:
+    """Register one schema, unless the registry has it."""
+    new = finding.state != "unchanged"
+    if new:
+        with answered():
+            registry.register_schema(finding.subject, _text(schema))
+    found = _registered(registry, finding.subject, schema)
+    if found is None:
+        raise Stop(f"the registry accepted {finding.subject} but does not have it; try again")
+    return AppliedSchema(finding.kind, finding.subject, *found, registered=new)
+
+
+@contextmanager
+def _partial(applied: list[AppliedSchema], subject: str) -> Iterator[None]:
+    """Add to an error at a subject which subjects this call had registered before, if any."""
+    try:
+        yield
+    except BusError as error:
+        if not (names := [one.subject for one in applied if one.registered]):
+            raise
+        text = (
+            f"{error}. Before that, {len(names)} of the subjects were registered: "
+            f"{', '.join(names)}. They stay, and {subject} may be registered too. "
+            "Run `bus schemas apply` again: it registers the rest"
+        )
+        if isinstance(error, RetryLater):
+            raise RetryLater(text, after=error.after) from None
+        raise type(error)(text) from None
 
 
 def registered(settings: Settings) -> list[dict[str, Any]]:

@@ -64,7 +64,8 @@ def plan(
 
     Raises `RetryLater` when Kafka or the registry does not answer.
     """
-    found, students = DryRun(history=completeness(settings, about.window, about.since)), set[int]()
+    whole = completeness(settings, about.window, about.since, selection.kinds)
+    found, students = DryRun(history=whole), set[int]()
     began = time.monotonic()
     latest = LatestStates(settings, about.window) if needs_latest(product, about) else None
     try:

@@ -330,7 +330,7 @@ class ReplayEngine:
         if self._clock() - self._checked_at > CHECK_SECONDS:
             self._checked_at = self._clock()
             try:
-                request = self._log.wish()
+                request = self._log.request()
             except RetryLater:  # the next read or write waits for Kafka
                 return
             if request != "run":

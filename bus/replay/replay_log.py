@@ -39,7 +39,7 @@ from bus.replay.window import Window
 from bus.settings import Settings
 
 Status = Literal["running", "paused", "cancelled", "done", "failed"]
-Wish = Literal["run", "pause", "cancel"]
+Requested = Literal["run", "pause", "cancel"]
 SECONDS = 30.0
 ABORT_SECONDS = 5.0
 LOOK_SECONDS = 5.0
@@ -133,13 +133,13 @@ class ReplayEntry:
 
     about: ReplayRequest
     state: ReplayState
-    wish: Wish = "run"
+    request: Requested = "run"
 
     @property
     def status(self) -> Status:
         """The status. A replay that was asked to end counts as cancelled at once."""
         over = self.state.status in ("done", "cancelled")
-        return self.state.status if over or self.wish != "cancel" else "cancelled"
+        return self.state.status if over or self.request != "cancel" else "cancelled"
 
     @property
     def share(self) -> float:
@@ -190,7 +190,7 @@ def entry(settings: Settings, id_: str) -> ReplayEntry:
     return found[id_]
 
 
-def wish(settings: Settings, id_: str, to: Wish) -> None:
+def request(settings: Settings, id_: str, to: Requested) -> None:
     """Ask the process of a replay to pause, go on or end. It does so after the current batch."""
     value = {"to": to, "by": user_at_machine(), "at": now()}
     send(
@@ -235,9 +235,9 @@ class ReplayLog:
         self._write("state", value)
         self._written = {value}
 
-    def wish(self) -> Wish:
+    def request(self) -> Requested:
         """Return the newest request. Raises `RetryLater` when Kafka does not answer."""
-        found: Wish = json.loads(self._tail.read().get("wish", b"{}")).get("to", "run")
+        found: Requested = json.loads(self._tail.read().get("wish", b"{}")).get("to", "run")
         return found
 
     def _start(self) -> None:

@@ -55,12 +55,14 @@ class Completeness:
 
     compacted: kinds that may have lost changes from before `since` (UTC). Of that time, only the
                newest state of each record is sure to be left.
-    deleted:   kinds whose older history has been deleted by time.
+    deleted:   kinds of which Kafka has deleted messages that the window may have had.
+    oldest:    of these kinds, the time (UTC) from which on all messages are left; None if none is.
     """
 
     compacted: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
     since: datetime | None = None
+    oldest: datetime | None = None
 
     @property
     def complete(self) -> bool:
@@ -141,30 +143,43 @@ def _offsets(settings: Settings, text: str) -> dict[Position, int]:
     return found
 
 
-def completeness(settings: Settings, window: Window, since: str) -> Completeness:
+def completeness(
+    settings: Settings, window: Window, since: str, kinds: Collection[str] = ()
+) -> Completeness:
     """Return whether the topics still have every change of a window.
 
     Kafka compacts what is older than `min.compaction.lag.ms`, and deletes what is older than
     `retention.ms` (Kafka, "Topic Configs"). It does so at a time of its choice, so what it may have
     compacted counts as compacted.
+
+    since: where the window begins, as a person gave it: see `resolve`.
+    kinds: the selected kinds. Kafka may have deleted all messages of one, so that the window has
+           none of its partitions.
+
+    Raises `RetryLater` when Kafka does not answer, or does not show the settings of the topics.
     """
-    names = sorted({place.topic for place in window.start})
-    how = _configs(settings, names)
+    names = {place.topic for place in window.start}
+    names |= {topics.topic(settings, kind) for kind in kinds}
+    how = _configs(settings, sorted(names))
     compacted, deleted = [], []
     edge: datetime | None = None
-    for name in names:
+    oldest: list[datetime] = []
+    for name in sorted(names):
         kind = topics.kind_of(settings, name) or name
         config = how[name]
-        begins = _first_time(settings, name, window)
         if "compact" in config["cleanup.policy"]:
             lag = int(config["min.compaction.lag.ms"])
-            limit = datetime.now(UTC).timestamp() - lag / 1000
-            if begins is not None and begins.timestamp() < limit:
+            limit = datetime.fromtimestamp(datetime.now(UTC).timestamp() - lag / 1000, UTC)
+            first = {place: at for place, at in window.start.items() if place.topic == name}
+            times = _first_times(settings, first)
+            if times and min(times.values()) < limit:
                 compacted.append(kind)
-                edge = datetime.fromtimestamp(limit, UTC)
-        if "delete" in config["cleanup.policy"] and _cut(settings, name, since):
+                edge = limit
+        cut = _cut(settings, name, window, since, config)
+        if cut:
             deleted.append(kind)
-    return Completeness(tuple(compacted), tuple(deleted), edge)
+            oldest += [time for time in cut.values() if time is not None]
+    return Completeness(tuple(compacted), tuple(deleted), edge, max(oldest, default=None))
 
 
 def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, str]]:
@@ -183,10 +198,10 @@ def _configs(settings: Settings, names: Collection[str]) -> dict[str, dict[str, 
         ) from None
 
 
-def _first_time(settings: Settings, name: str, window: Window) -> datetime | None:
-    """Return Kafka's oldest timestamp among the first messages of a topic's partitions."""
-    left = {place: at for place, at in window.start.items() if place.topic == name}
-    times = []
+def _first_times(settings: Settings, starts: Mapping[Position, int]) -> dict[Position, datetime]:
+    """Return Kafka's time of the first message at or after an offset of each partition, if any."""
+    left = dict(starts)
+    times = {}
     with Reader(settings, SILENT) as reader:
         reader.assign(left)
         while left:
@@ -194,17 +209,38 @@ def _first_time(settings: Settings, name: str, window: Window) -> datetime | Non
             for message in messages:
                 place = Position(message.topic() or "", message.partition() or 0)
                 if left.pop(place, None) is not None:
-                    times.append(message.timestamp()[1])
+                    times[place] = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
             for place, _ in ended:
                 left.pop(place, None)
-    return datetime.fromtimestamp(min(times) / 1000, UTC) if times else None
+    return times
 
 
-def _cut(settings: Settings, name: str, since: str) -> bool:
-    """Return whether a topic with retention by time has lost messages before its first one."""
+def _cut(
+    settings: Settings, name: str, window: Window, since: str, config: Mapping[str, str]
+) -> dict[Position, datetime | None]:
+    """Return the partitions of a topic of which Kafka has deleted a part of the window.
+
+    With each comes the time of its first message that is left, or None if none is left. When Kafka
+    deletes messages, the first offset of the partition rises. Compaction leaves that offset.
+    """
     with Reader(settings, SILENT, seconds=SECONDS) as reader:
         marks = reader.marks(reader.places([name]))
-    if not any(low for low, _ in marks.values()):
-        return False
-    # A window that begins at a time is taken to begin after the deleted messages.
-    return since == BEGINNING or moment(since) is None
+    lows = {place: low for place, (low, _) in marks.items() if low}
+    times = _first_times(settings, lows) if lows else {}
+    named, at = _offsets(settings, since), moment(since)
+
+    def is_cut(place: Position, low: int) -> bool:
+        if window.start.get(place, low) < low:  # deleted since the window was resolved
+            return True
+        if named:
+            return named.get(place, low) < low
+        return at is None or at < times.get(place, _retained_since(config))
+
+    return {place: times.get(place) for place, low in lows.items() if is_cut(place, low)}
+
+
+def _retained_since(config: Mapping[str, str]) -> datetime:
+    """Return the time since which a topic keeps its messages for sure, by its settings."""
+    kept = int(config.get("retention.ms", 0)) if "delete" in config["cleanup.policy"] else 0
+    now = datetime.now(UTC).timestamp()
+    return datetime.fromtimestamp(max(0.0, now - kept / 1000) if kept >= 0 else 0.0, UTC)

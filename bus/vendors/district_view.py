@@ -155,7 +155,8 @@ class DistrictView:
         found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
         for some in _slices(students):
             for student, kind, value in self.con.execute(
-                f"SELECT student, kind, value FROM record WHERE student IN ({_marks(some)}) "
+                "SELECT student, kind, value FROM record INDEXED BY record_student "
+                f"WHERE student IN ({_marks(some)}) "
                 f"AND kind IN ({_marks(kinds)})",
                 [*some, *kinds],
             ):
@@ -172,7 +173,8 @@ class DistrictView:
         found = []
         for some in _slices(ids):
             for (value,) in self.con.execute(
-                f"SELECT value FROM record WHERE ref IN ({_marks(some)}) AND kind = ?",
+                "SELECT value FROM record INDEXED BY record_ref "
+                f"WHERE ref IN ({_marks(some)}) AND kind = ?",
                 [*some, kind],
             ):
                 if (record := self._record(kind, value)) is not None:

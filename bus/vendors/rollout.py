@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from bus.errors import Stop
 from bus.kafka import topics
@@ -62,15 +62,29 @@ class VendorAccess:
         }
 
 
+class DisclosureRecord(Protocol):
+    """What applying needs of the record of disclosures (`bus.vendors.disclosures`)."""
+
+    def scope_changed(self, applied: Applied, scope: Scope, at: datetime) -> None:
+        """Record what a vendor receives from now on."""
+
+    def ended(self, name: str, at: datetime, why: str = "") -> None:
+        """Record that a vendor receives no more data."""
+
+
 def apply(
-    settings: Settings, changes: Iterable[PlannedChange], now: datetime
+    settings: Settings,
+    changes: Iterable[PlannedChange],
+    now: datetime,
+    disclosures: DisclosureRecord,
 ) -> dict[str, VendorAccess]:
     """Apply a plan; return the access of each agreement that has not ended, by name.
 
     Raises `Stop` if the master key does not open the keys of earlier agreements, or if Kafka or the
     registry refuses something. Raises `RetryLater` if one of them does not answer.
 
-    now: the time, UTC.
+    now:         the time, UTC.
+    disclosures: records each new scope before it takes effect.
     """
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
@@ -90,11 +104,14 @@ def apply(
             )
         elif change.action == "ended":
             revocation.end(settings, applied[change.name], now)
+            disclosures.ended(change.name, now)
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
     for change in changes:
         if change.action in ("new", "changed"):
-            store.write(settings, applied[change.name])
+            one = applied[change.name]
+            disclosures.scope_changed(one, compile_scope(one.agreement), now)
+            store.write(settings, one)
     return found
 
 

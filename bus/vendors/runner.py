@@ -437,7 +437,8 @@ class _Work:
             with Reader(
                 self._settings, "could not read a vendor's topic: Kafka reports {}"
             ) as reader:
-                for batch in reader.batches(dict.fromkeys(old, 0)):
+                first = {place: low for place, (low, _) in reader.marks(old).items()}
+                for batch in reader.batches(first):
                     for message in batch:
                         place = position(message)
                         key = (*place, message.key() or b"")

@@ -3,7 +3,7 @@
 The meaning of an answer follows Standard Webhooks 1.0.0, "Delivery success and failure":
 
 * 2xx: accepted, with any body.
-* 410: the endpoint wants no more events and is switched off (see `Standing`).
+* 410: the endpoint wants no more events and is switched off (see `EndpointState`).
 * 408, 409, 425, 429, every 5xx, a time-out, a broken connection, failed TLS: send the event again
   later, and not before the time in Retry-After (RFC 9110, section 10.2.3).
 * 3xx (redirects are not followed), 401, 402, 403, 404, 405, 407: the endpoint has a problem, not
@@ -155,7 +155,7 @@ def shown(url: httpx2.URL) -> str:
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))
 
 
-class Standing:
+class EndpointState:
     """Since when an endpoint has failed, and whether it is switched off, in one small JSON file.
 
     Without a file, the endpoint works. The file's name has a hash of the URL, so a new URL has no

@@ -43,7 +43,7 @@ from bus.settings import Model, load
 from bus.standard import KINDS
 from bus.standard.fault_codes import FaultCode, Reason, code_of
 from consumers.delivery import endpoint
-from consumers.delivery.endpoint import Outcome, Standing
+from consumers.delivery.endpoint import EndpointState, Outcome
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -138,7 +138,7 @@ class Try:
     taken: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     after: float | None = None
-    gone: str = ""
+    switch_off: str = ""
     refusal: str = ""
     halted: bool = False
 
@@ -152,7 +152,7 @@ class Http:
         self._target = URL(str(self._url), encoded=True)
         self._settings = settings
         self._compose = compose
-        self._standing = Standing(
+        self._endpoint_state = EndpointState(
             settings.folder,
             self._url,
             timedelta(hours=settings.disable_after_hours),
@@ -184,9 +184,9 @@ class Http:
         attempt = Try(ends=time.monotonic() + TRY_SECONDS)
         self._loop.run_until_complete(self._send(batch, attempt))
         if attempt.taken:
-            self._standing.well()
-        if attempt.gone:
-            self._standing.disable(attempt.gone)
+            self._endpoint_state.well()
+        if attempt.switch_off:
+            self._endpoint_state.disable(attempt.switch_off)
         if self._refused >= self._settings.refusals_in_a_row:
             raise Stop(
                 f"{self._shown} refused the last {self._refused} events and accepted none "
@@ -194,7 +194,7 @@ class Http:
             )
         if attempt.failures:
             whys = ", ".join(f"{why} ({n}x)" for why, n in attempt.failures.most_common())
-            self._standing.ill(whys)
+            self._endpoint_state.ill(whys)
             raise RetryLater(
                 f"{self._shown} does not accept events now: {whys}; the rest is sent later",
                 after=attempt.after,
@@ -308,7 +308,7 @@ class Http:
             attempt.refusal = why
             attempt.halted |= self._refused >= self._settings.refusals_in_a_row
         elif verdict == "gone":
-            attempt.gone, attempt.halted = why, True
+            attempt.switch_off, attempt.halted = why, True
         elif why == BROKE and self._given_up(place):
             hours = self._settings.give_up_hours
             reason = f"the endpoint answered {why} to it for {hours:g} hours"

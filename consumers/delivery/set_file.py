@@ -87,9 +87,9 @@ def write_file(
     A temporary table with the name of `table` gets the ids that are in the file, for the files that
     refer to it. So all files must be written in the order of `FullSet.tables`, on one connection.
     """
-    standing = f"(last_day IS NULL OR last_day >= {_text(today)})"
+    current = f"(last_day IS NULL OR last_day >= {_text(today)})"
     shown, conditions = _valid(table, references)
-    where = " AND ".join([standing, *conditions])
+    where = " AND ".join([current, *conditions])
     source = f'mirror."{table.name}"'
     con.execute(f'CREATE OR REPLACE TEMP TABLE "{table.name}" (id VARCHAR, kind VARCHAR)')
     if len(table.key) == 1:
@@ -98,9 +98,9 @@ def write_file(
             f'INSERT INTO temp."{table.name}" SELECT {key}, kind FROM {source} WHERE {where}'
         )
         if named_by:
-            _leave_out_unnamed(con, table, named_by, standing)
+            _leave_out_unnamed(con, table, named_by, current)
             where += f' AND ({key}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
-    ((all_standing,),) = con.execute(f"SELECT count(*) FROM {source} WHERE {standing}").fetchall()
+    ((all_current,),) = con.execute(f"SELECT count(*) FROM {source} WHERE {current}").fetchall()
     keys = [table.columns.index(name) for name in table.key]
     # Sort by the shown cell where it is the mirror's cell: DuckDB then carries it only once.
     ordered = (f"s{at}" if shown[at] == f"c{at}" else f"c{at}" for at in keys)
@@ -131,7 +131,7 @@ def write_file(
             file.write(data)
             read += len(again)
             written += len(again) - again.true_count
-    return {"rows": written, "sha256": digest.hexdigest()}, all_standing - read
+    return {"rows": written, "sha256": digest.hexdigest()}, all_current - read
 
 
 def _bytes(texts: pyarrow.StringArray) -> memoryview:
@@ -196,13 +196,13 @@ def _leave_out_unnamed(
     con: duckdb.DuckDBPyConnection,
     table: Table,
     named_by: Iterable[tuple[Table, Sequence[Reference]]],
-    standing: str,
+    current: str,
 ) -> None:
     """Remove from the table's temporary table the ids that no row in the set names."""
     ids = f'temp."{table.name}"'
     named = [f"SELECT id, kind FROM {ids} WHERE false"]
     for other, references in named_by:
-        where = " AND ".join([standing, *_valid(other, references)[1]])
+        where = " AND ".join([current, *_valid(other, references)[1]])
         for reference in references:
             if reference.to == table.name:
                 said = f'SELECT {_cell(other, reference.column)} FROM mirror."{other.name}"'

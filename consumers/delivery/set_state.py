@@ -283,22 +283,24 @@ class SetState:
         """
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
         owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
-        gone: list[Key] = []
+        removed: list[Key] = []
         kept: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         lists = cast("list[list[Row]]", part.rows)
         for rows, record in zip(lists, part.records, strict=True):
             key, owner = record["sourcedId"], record[owned] if owned else ""
             last_day = record[field].isoformat() if field and record[field] else None
-            gone.append((kind, key, owner))
+            removed.append((kind, key, owner))
             kept[key, owner] = [
                 (kind, key, owner, at, _cells(row), last_day) for at, row in enumerate(rows)
             ]
-        self._sql.executemany(f'DELETE FROM "{name}" WHERE kind = ? AND id = ? AND owner = ?', gone)
+        self._sql.executemany(
+            f'DELETE FROM "{name}" WHERE kind = ? AND id = ? AND owner = ?', removed
+        )
         self._sql.executemany(
             f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?, ?)',
             (line for lines in kept.values() for line in lines),
         )
-        return gone
+        return removed
 
     def _clear(self) -> None:
         for (name,) in self._sql.execute(

@@ -25,7 +25,7 @@ def test_another_spelling_on_tuesday_is_no_change(way_in: WayIn) -> None:
     monday = way_in.day(users=graded("1", "K"))
     assert monday.record("student", "u-1")["grades"] == ["01"]
     assert monday.record("student", "u-2")["grades"] == ["KG"]
-    assert way_in.day(users=graded("01", "KG")).told == []
+    assert way_in.day(users=graded("01", "KG")).reported == []
 
 
 CODES = {
@@ -58,7 +58,7 @@ def test_what_is_on_no_list_or_may_mean_two_is_kept_and_noted(way_in: WayIn) -> 
     assert found == [[text] for text in UNCLEAR]
     assert [(f.column, f.fatal) for f in day.faults] == [("grades", False)] * len(UNCLEAR)
     again = way_in.day(users=one_of_each(UNCLEAR))
-    assert (again.told, again.faults) == ([], day.faults)
+    assert (again.reported, again.faults) == ([], day.faults)
 
 
 def test_it_is_noted_once_for_each_value_with_a_count(way_in: WayIn) -> None:
@@ -71,14 +71,16 @@ def test_it_is_noted_once_for_each_value_with_a_count(way_in: WayIn) -> None:
     assert [(f.code, f.count) for f in day.faults] == [("not-in-list", 3), ("not-in-list", 1)]
 
 
-def test_of_very_many_values_only_some_are_told(
+def test_of_very_many_values_only_some_are_reported(
     way_in: WayIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(integrity, "MOST", 1)
     day = way_in.day(users=graded("PPK", "EE"))
-    told = [f.reason for f in day.faults if f.line == 0]
-    assert len(told) == 1
-    assert told[0].startswith("1 more values with the same fault: the grade is not one of IT, PR,")
+    reported = [f.reason for f in day.faults if f.line == 0]
+    assert len(reported) == 1
+    assert reported[0].startswith(
+        "1 more values with the same fault: the grade is not one of IT, PR,"
+    )
 
 
 def test_grades_of_courses_and_classes_too(way_in: WayIn) -> None:
@@ -103,10 +105,10 @@ def test_other_enumerations_are_read_whatever_their_case_and_blanks(way_in: WayI
             "e-1,,", "e-1,ACTIVE ,"
         ),
     )
-    assert (day.told, day.faults) == ([], [])
+    assert (day.reported, day.faults) == ([], [])
 
 
-def test_an_enumeration_s_unknown_values_are_told_once_each(way_in: WayIn) -> None:
+def test_an_enumeration_s_unknown_values_are_reported_once_each(way_in: WayIn) -> None:
     rows = "".join(f"sch-{n},,,School {n},galaxy,{n},d-1\n" for n in range(2, 9))
     day = way_in.day(orgs=ORGS + rows + "sch-9,,,School 9,,9,d-1\n")
     assert notes(day) == [
@@ -128,6 +130,6 @@ def test_new_rules_publish_only_what_they_make_other(
             event.record["grades"] = ["1"]
     monkeypatch.setattr(integrity, "RULES", integrity.RULES + 1)
     day = way_in.day(users=graded("01"))
-    assert day.told == ["student u-1 updated"]
+    assert day.reported == ["student u-1 updated"]
     assert day.record("student", "u-1")["grades"] == ["01"]
-    assert way_in.day(users=graded("1")).told == []
+    assert way_in.day(users=graded("1")).reported == []

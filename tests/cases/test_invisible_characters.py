@@ -35,7 +35,7 @@ def test_names_are_found_and_emails_are_reached(way_in: WayIn) -> None:
     assert mari["email"] == "mtamm@example.test"
     assert jaan["email"] == "jlepik@example.test"
     assert day.faults == []
-    assert way_in.day().told == []
+    assert way_in.day().reported == []
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_name_of_nothing_that_shows_is_empty(way_in: WayIn) -> None:
 def test_ids_stay_as_they_are(way_in: WayIn) -> None:
     """A changed id would withdraw one record and create another."""
     day = way_in.day(users=USERS.replace("u-2,", "u-2\u200b,"))
-    assert "student u-2\u200b created" in day.told
+    assert "student u-2\u200b created" in day.reported
 
 
 def test_grades_and_dates_too(way_in: WayIn) -> None:

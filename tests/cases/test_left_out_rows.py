@@ -28,11 +28,11 @@ def test_its_record_is_neither_changed_nor_gone(way_in: WayIn) -> None:
         fault = Fault("orgs.json", 2, column, "a list", "is no name; mend it", kind="org")
         way_in.publish(orgs("o1", "o2"))  # type: ignore[arg-type]
         day = way_in.publish(orgs("o1", fault=fault))  # type: ignore[arg-type]
-        assert day.told == []
+        assert day.reported == []
         assert "1 rows could not be read" in day.report.put_off["org"]
 
 
 def test_a_row_that_is_read_without_a_value_holds_nothing_back(way_in: WayIn) -> None:
     way_in.publish(orgs("o1", "o2"))  # type: ignore[arg-type]
     noted = Fault("orgs.json", 1, "name", "a list", "was left out", fatal=False, kind="org")
-    assert way_in.publish(orgs("o1", fault=noted)).told == ["org o2 withdrawn"]  # type: ignore[arg-type]
+    assert way_in.publish(orgs("o1", fault=noted)).reported == ["org o2 withdrawn"]  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def students(number: int) -> str:
 def test_a_term_that_ends_does_not_stop_the_night(way_in: WayIn) -> None:
     """One of five sessions ends, which is 20 %."""
     way_in.day(academicSessions=sessions(*TERMS))
-    assert way_in.day(academicSessions=sessions(*TERMS[1:])).told == [
+    assert way_in.day(academicSessions=sessions(*TERMS[1:])).reported == [
         "academicSession t-w withdrawn"
     ]
 
@@ -71,7 +71,7 @@ def test_all_three_of_a_kind_may_go(way_in: WayIn) -> None:
     way_in.day()
     none = "sourcedId,status,classSourcedId,schoolSourcedId,userSourcedId,role\n"
     day = way_in.day(enrollments=none)
-    assert day.told == [f"enrollment {id_} withdrawn" for id_ in ("e-1", "e-2", "e-t")]
+    assert day.reported == [f"enrollment {id_} withdrawn" for id_ in ("e-1", "e-2", "e-t")]
 
 
 def test_half_of_a_kind_of_more_than_twenty_stops_it(way_in: WayIn) -> None:
@@ -79,7 +79,7 @@ def test_half_of_a_kind_of_more_than_twenty_stops_it(way_in: WayIn) -> None:
     way_in.day(users=students(20))
     with pytest.raises(Stop, match=r"11 of 22 student records \(half or more of a kind that had"):
         way_in.day(users=students(9))
-    assert len(way_in.day(users=students(10)).told) == 10
+    assert len(way_in.day(users=students(10)).reported) == 10
 
 
 def test_the_thresholds_are_settings(way_in: WayIn) -> None:
@@ -92,7 +92,7 @@ def test_the_thresholds_are_settings(way_in: WayIn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stood", "withdrawn", "stops"),
+    ("active_before", "withdrawn", "stops"),
     [
         *((3, 3, False), (4, 3, False), (4, 4, True)),
         *((20, 19, False), (21, 10, False), (21, 11, True), (22, 11, True)),
@@ -100,12 +100,12 @@ def test_the_thresholds_are_settings(way_in: WayIn) -> None:
         *((1_000, 100, False), (1_000, 101, True), (0, 0, False)),
     ],
 )
-def test_the_rule(stood: int, withdrawn: int, stops: bool) -> None:
-    assert bool(objection(USUAL, withdrawn, stood)) is stops
+def test_the_rule(active_before: int, withdrawn: int, stops: bool) -> None:
+    assert bool(objection(USUAL, withdrawn, active_before)) is stops
 
 
 @pytest.mark.parametrize(
-    ("limits", "stood", "withdrawn", "stops"),
+    ("limits", "active_before", "withdrawn", "stops"),
     [
         ({"all_of": 4}, 4, 4, False),
         ({"all_of": 0}, 1, 1, True),
@@ -117,10 +117,10 @@ def test_the_rule(stood: int, withdrawn: int, stops: bool) -> None:
     ],
 )
 def test_each_threshold_counts(
-    limits: dict[str, float], stood: int, withdrawn: int, stops: bool
+    limits: dict[str, float], active_before: int, withdrawn: int, stops: bool
 ) -> None:
     settings = MassWithdrawalSettings.model_validate(limits)
-    assert bool(objection(settings, withdrawn, stood)) is stops
+    assert bool(objection(settings, withdrawn, active_before)) is stops
 
 
 @pytest.mark.parametrize("wrong", [{"share": 1.1}, {"share": -0.1}, {"records": -1}, {"all": 3}])

@@ -26,7 +26,7 @@ def day(way_in: WayIn, text: str, **how: Any) -> Day:
 
 
 def opt_outs(found: Day) -> list[str]:
-    return [event for event in found.told if event.startswith("optOut ")]
+    return [event for event in found.reported if event.startswith("optOut ")]
 
 
 def test_they_are_published_and_withdrawn_like_other_records(way_in: WayIn) -> None:
@@ -41,7 +41,7 @@ def test_they_are_published_and_withdrawn_like_other_records(way_in: WayIn) -> N
 
 def test_an_extract_without_the_file_withdraws_none(way_in: WayIn) -> None:
     day(way_in, BOTH)
-    assert way_in.day().told == []
+    assert way_in.day().reported == []
 
 
 def test_a_wrong_combination_changes_and_withdraws_nothing(way_in: WayIn) -> None:

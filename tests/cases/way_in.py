@@ -46,14 +46,14 @@ class Event:
 class Day:
     """The outcome of one extract.
 
-    told: the events in short form, sorted: "student u-1 created".
+    reported: the events in short form, sorted: "student u-1 created".
     """
 
     report: Report
     events: list[Event]
 
     @property
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         return sorted(map(str, self.events))
 
     @property
@@ -119,17 +119,17 @@ class Topics:
 
     def since(
         self, ends: Mapping[Position, int], positions: dict[Position, int]
-    ) -> Iterator[dict[str, snapshot._Lot]]:
+    ) -> Iterator[dict[str, snapshot._MessageColumns]]:
         """Yield the events after the positions, and move the positions to the end."""
-        lots: dict[str, snapshot._Lot] = {}
+        chunks: dict[str, snapshot._MessageColumns] = {}
         for at, event in enumerate(self.log[min(positions.values(), default=0) :]):
-            lot = lots.setdefault(event.kind, snapshot._Lot())
-            lot.ids.append(event.record["sourcedId"])
-            lot.times.append(at)
-            lot.offsets.append(at)
-            lot.values.append(Encoder(event.kind, IDS[event.kind]).encode(event.record))
+            chunk = chunks.setdefault(event.kind, snapshot._MessageColumns())
+            chunk.ids.append(event.record["sourcedId"])
+            chunk.times.append(at)
+            chunk.offsets.append(at)
+            chunk.values.append(Encoder(event.kind, IDS[event.kind]).encode(event.record))
         positions.update(ends)
-        yield lots
+        yield chunks
 
 
 class WayIn:

@@ -83,12 +83,12 @@ class Group:
     committed: dict[Place, int] = field(default_factory=dict)
     owner: dict[Place, FakeConsumer] = field(default_factory=dict)
     target: dict[Place, FakeConsumer] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
+    reported: set[int] = field(default_factory=set)
 
     def divide(self, target: Mapping[Place, FakeConsumer]) -> None:
         """Decide which member gets which partition; each member learns of it in its next poll."""
         self.target = dict(target)
-        self.told = set()
+        self.reported = set()
 
     def divide_evenly(self, places: Iterable[Place]) -> None:
         """Give each member an equal share of the partitions, in turn."""

@@ -84,8 +84,8 @@ class FakeConsumer:
                 del self._group.owner[place]
             return
         free = self._group.free_for(self)
-        if free or id(self) not in self._group.told:
-            self._group.told.add(id(self))
+        if free or id(self) not in self._group.reported:
+            self._group.reported.add(id(self))
             self._group.owner |= dict.fromkeys(free, self)
             self._callbacks["assign"](self, _partitions(free))
             for place in free:

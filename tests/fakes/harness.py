@@ -238,7 +238,7 @@ class Bus:
         return str(group_settings(self.settings, PRODUCT.name)["group.id"])
 
     @property
-    def letters(self) -> list[DeadLetter]:
+    def dead_letters(self) -> list[DeadLetter]:
         """The product's dead letters."""
         return deadletters.read(self.settings, PRODUCT.name)
 
@@ -314,7 +314,7 @@ class Bus:
         """Return the state of a replay in the ledger."""
         return replay_log.entry(self.settings, about.id).state
 
-    def wish(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
+    def request(self, about: ReplayRequest, to: Literal["run", "pause", "cancel"]) -> None:
         """Ask a replay to pause, to continue or to end."""
         transaction = self.broker.transaction()
         value = f'{{"to": "{to}"}}'.encode()
@@ -419,7 +419,7 @@ class Group:
         self.delivered = DeliveredIndex(bus.settings, TAKEN)
         clock = bus.clock.monotonic
         self.partitions = Assignment(self.consumer, self.offsets_client, kinds, clock=clock)  # type: ignore[arg-type]
-        self.copies = GroupProgress(
+        self.instances = GroupProgress(
             self.offsets_client, self.partitions, self.delivered, kinds, clock=clock
         )
         self.kinds = kinds

@@ -27,7 +27,7 @@ class FakeProduct:
     """What the product has, and how it received it.
 
     records:    the state of each record, by kind and id.
-    told:       (message, kind, record) in the order of delivery, repeats included.
+    delivered_rows: (message, kind, record) in the order of delivery, repeats included.
     batches:    the ids of each batch that was taken.
     failures:   what the next calls of `deliver` or `redeliver` raise, in order.
     aftermath:  what calls raise after they have taken the batch.
@@ -41,7 +41,7 @@ class FakeProduct:
 
     def __init__(self) -> None:
         self.records: dict[Key, Any] = {}
-        self.told: list[tuple[Message, str, Any]] = []
+        self.delivered_rows: list[tuple[Message, str, Any]] = []
         self.batches: list[list[str]] = []
         self.failures: list[BaseException] = []
         self.aftermath: list[BaseException] = []
@@ -110,7 +110,7 @@ class FakeProduct:
                     refusals.append(Refusal(message, "the lunch lady says no"))
                     continue
                 taken.append(row["sourcedId"])
-                self.told.append((message, part.kind, row))
+                self.delivered_rows.append((message, part.kind, row))
                 self.records[part.kind, row["sourcedId"]] = row
         self.batches.append(taken)
         return refusals
@@ -120,4 +120,4 @@ class FakeProduct:
     @property
     def ids(self) -> list[str]:
         """The ids that were delivered, in order."""
-        return [record["sourcedId"] for _, _, record in self.told]
+        return [record["sourcedId"] for _, _, record in self.delivered_rows]

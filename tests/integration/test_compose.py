@@ -52,13 +52,13 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
         assert canvas_model.rosters(state) == truth(DAY_2).rosters
         assert sds(deployed, tmp_path) == truth(DAY_2).rosters
         note(deployed, state)
-        told = now_and_then(lambda: attendance(listening), "the vendor is told of attendance")
+        reported = now_and_then(lambda: attendance(listening), "the vendor is told of attendance")
         deployed.compose("start", "kafka-2")
         all_healthy(deployed)
 
-    assert all(verified for _, _, verified in told)
-    assert len({id_ for id_, _, _ in told}) == len(told)
-    kinds = Counter(kind for _, kind, _ in told)
+    assert all(verified for _, _, verified in reported)
+    assert len({id_ for id_, _, _ in reported}) == len(reported)
+    kinds = Counter(kind for _, kind, _ in reported)
     created, updated, withdrawn, _ = SECOND["student"]
     assert kinds["student.created"] == FIRST["student"] + created
     assert (kinds["student.updated"], kinds["student.withdrawn"]) == (updated, withdrawn)
@@ -131,8 +131,8 @@ def note(deployed: Deployment, state: canvas_model.State) -> None:
 def attendance(listening: DockerContainer) -> list[tuple[str, str, bool]]:
     """Return what the vendor received (id, type, signature verified), once attendance has come."""
     lines = listening.get_logs()[0].decode().splitlines()
-    told = [(id_, kind, verified) for id_, kind, verified in map(json.loads, lines)]
-    return told if any(kind == "attendance.recorded" for _, kind, _ in told) else []
+    reported = [(id_, kind, verified) for id_, kind, verified in map(json.loads, lines)]
+    return reported if any(kind == "attendance.recorded" for _, kind, _ in reported) else []
 
 
 def now_and_then(condition: Callable[[], Any], what: str) -> Any:

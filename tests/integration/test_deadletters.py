@@ -34,7 +34,7 @@ def vendor(commands: Commands) -> Receiver:
     return receiver
 
 
-def letters(commands: Commands, *options: str) -> list[dict[str, str]]:
+def dead_letters(commands: Commands, *options: str) -> list[dict[str, str]]:
     found: list[dict[str, str]] = commands.run("deadletters", "list", "webhook", *options)[
         "deadLetters"
     ]
@@ -46,11 +46,11 @@ def test_they_are_listed_shown_retried_and_put_aside(commands: Commands, vendor:
         extract = DISTRICT.write(commands.cwd / "1.zip", 1)
         commands.run("produce", "oneroster-csv", str(extract))
         commands.run("consume", "webhook", "--url", vendor.url, "--until-caught-up")
-        found = letters(commands)
+        found = dead_letters(commands)
         assert len(found) == 3
-        assert letters(commands, "--kind", "enrollment") == []
-        assert len(letters(commands, "--reason", "status 422")) == 3
-        assert letters(commands, "--until", "2001-01-01") == []
+        assert dead_letters(commands, "--kind", "enrollment") == []
+        assert len(dead_letters(commands, "--reason", "status 422")) == 3
+        assert dead_letters(commands, "--until", "2001-01-01") == []
         summary = commands.run("deadletters", "list", "webhook")["reasons"]
         assert list(summary.values()) == [3]
 
@@ -68,18 +68,18 @@ def test_they_are_listed_shown_retried_and_put_aside(commands: Commands, vendor:
         assert json.loads(look.value() or b"")["why"] == "ticket 12"
 
         commands.run("deadletters", "discard", "webhook", place, "--why", "left in June")
-        assert len(letters(commands)) == 2
-        assert letters(commands, "--all")[-1]["state"] == "discarded"
+        assert len(dead_letters(commands)) == 2
+        assert dead_letters(commands, "--all")[-1]["state"] == "discarded"
 
         still = commands.run(
             "deadletters", "retry", "webhook", "--all", "--url", vendor.url, status=1
         )
         assert (still["retried"], still["failed"]) == (0, 2)
-        assert len(letters(commands)) == 2
+        assert len(dead_letters(commands)) == 2
         vendor.answer = lambda _: 204
         mended = commands.run("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
         assert (mended["retried"], mended["failed"]) == (2, 0)
-        assert letters(commands) == []
+        assert dead_letters(commands) == []
 
 
 def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Receiver) -> None:
@@ -90,16 +90,16 @@ def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Rece
             commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
             commands.run("consume", "webhook", "--url", vendor.url, "--until-caught-up")
         vendor.answer = lambda _: 204
-        told = len(vendor.accepted)
+        reported = len(vendor.accepted)
         commands.run("deadletters", "retry", "webhook", "--all", "--url", vendor.url)
-        again = {event.data["sourcedId"]: event for event in vendor.accepted[told:]}
+        again = {event.data["sourcedId"]: event for event in vendor.accepted[reported:]}
         last = {}
         for message in scan(commands.settings, topics.topic(commands.settings, "student")):
             last[(message.key() or b"").decode()] = dict(message.headers() or ())["ce_id"]  # type: ignore[arg-type]
         assert again
         for id_, event in again.items():
             assert event.id == last[id_].decode()
-    assert letters(commands) == []
+    assert dead_letters(commands) == []
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,6 @@ def test_a_retry_undoes_nothing_that_came_after(commands: Commands, vendor: Rece
         (("list", "canvas", "--since", "then"), "not a time"),
     ],
 )
-def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_reported(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
     refused = commands.run("deadletters", *arguments, status=1)
     assert said in refused["error"]

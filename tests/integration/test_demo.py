@@ -32,23 +32,23 @@ def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     shape = Shape(DATA["bus demo"])
-    shape.add(told)
+    shape.add(reported)
     check("json-demo", [f"json-demo bus demo {line}" for line in shape.lines()])
 
-    first, second = told["day1"]["records"], told["day2"]["records"]
+    first, second = reported["day1"]["records"], reported["day2"]["records"]
     assert first["student"]["created"] == 100
     assert second["enrollment"]["quarantined"] == 1
     assert second["student"]["unchanged"] > 80
-    assert set(told["day2"]["products"]) == {"canvas", "microsoft-sds", "webhook"}
-    assert told["attendance"]["taken"] == 40
-    assert told["attendance"]["refused"] == [422, 401]
-    assert told["rogue"]["schema"] == "HTTP 409"
-    assert told["rogue"]["deadLetters"] == {"canvas": 1, "microsoft-sds": 1, "webhook": 1}
+    assert set(reported["day2"]["products"]) == {"canvas", "microsoft-sds", "webhook"}
+    assert reported["attendance"]["taken"] == 40
+    assert reported["attendance"]["refused"] == [422, 401]
+    assert reported["rogue"]["schema"] == "HTTP 409"
+    assert reported["rogue"]["deadLetters"] == {"canvas": 1, "microsoft-sds": 1, "webhook": 1}
 
     folder = tmp_path / "home" / "demo"
-    assert told["folder"] == str(folder)
+    assert reported["folder"] == str(folder)
     zips = sorted((folder / "out" / "canvas").glob("*.zip"))
     assert len(zips) >= 2
     for path in zips:

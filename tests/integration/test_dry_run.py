@@ -74,7 +74,7 @@ def test_it_says_what_the_run_then_does_and_touches_nothing(commands: Commands) 
     assert not any(one for one in dry(commands, str(DAY_2), "--differences", "9")["differences"])
 
 
-def test_the_guard_and_the_quarantine_are_told(commands: Commands, tmp_path: Path) -> None:
+def test_the_guard_and_the_quarantine_are_reported(commands: Commands, tmp_path: Path) -> None:
     take(commands, DAY_1)
     small = tmp_path / "small"
     commands.run("sample", str(small), "--students", "60")

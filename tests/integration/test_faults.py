@@ -93,7 +93,7 @@ def test_a_consumer_killed_at_any_moment_tells_each_change(
             assert sds_model.rosters(sds_model.load(out)) == truth(path).rosters
 
 
-def test_copies_share_the_work_and_one_may_die(commands: Commands) -> None:
+def test_instances_share_the_work_and_one_may_die(commands: Commands) -> None:
     out = commands.cwd / "canvas"
     one = commands.start("consume", "canvas", "--out", str(out))
     try:
@@ -116,14 +116,14 @@ def test_copies_share_the_work_and_one_may_die(commands: Commands) -> None:
             one.communicate()
 
 
-@pytest.mark.parametrize("copies", [1, 2])
-def test_a_consumer_that_is_far_behind_gives_nothing_up(commands: Commands, copies: int) -> None:
+@pytest.mark.parametrize("instances", [1, 2])
+def test_a_consumer_that_is_far_behind_gives_nothing_up(commands: Commands, instances: int) -> None:
     """It joined when the topics were empty; then all records came at once while it was stopped."""
     commands.variables |= {"BUS_CONSUMER__HOLD_SECONDS": "0", "BUS_CONSUMER__HOLD_RECORDS": "50"}
     out = commands.cwd / "canvas"
     with ExitStack() as ends:
         arguments = ("consume", "canvas", "--out", str(out))
-        running = [ends.enter_context(commands.running(*arguments)) for _ in range(copies)]
+        running = [ends.enter_context(commands.running(*arguments)) for _ in range(instances)]
         commands.run("produce", "oneroster-csv", str(extract(commands, 1)))
         until(lambda: list(out.glob("*.zip")), "the first zip")
         for one in running:
@@ -165,17 +165,17 @@ def test_a_product_that_is_down_loses_nothing_and_gets_each_event_once(commands:
             metrics = state("/metrics/").text
             assert 'schoolbus_circuit_open{product="webhook"} 1.0' in metrics
             down = False
-            told = vendor.wait(DISTRICT.schools + 1 + DISTRICT.students, 60)
+            reported = vendor.wait(DISTRICT.schools + 1 + DISTRICT.students, 60)
             until(lambda: state("/readyz").status_code == 200, "ready again")
             until(
                 lambda: "schoolbus_freshness_seconds_count" in state("/metrics/").text, "freshness"
             )
-        assert len({event.id for event in told}) == len(told)
+        assert len({event.id for event in reported}) == len(reported)
         kinds = Counter(event.event["type"] for event in vendor.accepted)
         assert kinds == {"org.created": DISTRICT.schools + 1, "student.created": DISTRICT.students}
 
 
-def test_a_copy_that_joins_while_the_product_is_down_does_not_turn_time_back(
+def test_an_instance_that_joins_while_the_product_is_down_does_not_turn_time_back(
     commands: Commands,
 ) -> None:
     """The second instance takes over a part of the batch that the first was retrying."""
@@ -238,17 +238,17 @@ def test_rubbish_goes_to_the_dead_letters_as_it_came_and_the_rest_flows_on(
     assert canvas_model.rosters(state) == truth(commands.cwd / "day-1.zip").rosters
 
     name = topics.deadletters(commands.settings, "canvas")
-    letters = {m.key(): m for m in scan(commands.settings, name)}
+    dead_letters = {m.key(): m for m in scan(commands.settings, name)}
     for number, value in enumerate(rubbish):
-        letter = letters[f"r{number}".encode()]
-        headers = dict(headers_of(letter))
-        assert letter.value() == value
+        dead_letter = dead_letters[f"r{number}".encode()]
+        headers = dict(headers_of(dead_letter))
+        assert dead_letter.value() == value
         assert headers["from"] == b"a rogue"
         assert headers["dl_reason"]
         assert headers["dl_attempts"] == b"1"
         assert (headers["dl_place"] or b"").decode().startswith(topic)
     listed = commands.run("deadletters", "list", "canvas")["deadLetters"]
-    assert {letter["id"] for letter in listed} == {f"r{n}" for n in range(len(rubbish))}
+    assert {dead_letter["id"] for dead_letter in listed} == {f"r{n}" for n in range(len(rubbish))}
 
 
 def test_no_log_line_holds_a_name_or_an_address(commands: Commands) -> None:

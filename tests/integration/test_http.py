@@ -40,7 +40,7 @@ class School:
         """POST a body as the app."""
         return self.app.post(f"/v1/{kind}", json=body, headers=headers)
 
-    def told(self, student: str, number: int) -> list[Received]:
+    def events_about(self, student: str, number: int) -> list[Received]:
         """Return the vendor's events of a student's attendance, once there are this many."""
 
         def found() -> list[Received]:
@@ -92,7 +92,7 @@ def school(module_commands: Commands) -> Iterator[School]:
 def test_a_note_reaches_the_vendor_signed_and_once(school: School) -> None:
     answer = school.post(school.note("s0", "tardy"))
     assert answer.status_code == 202
-    (event,) = school.told("s0", 1)
+    (event,) = school.events_about("s0", 1)
     assert event.verified
     assert event.id == answer.json()["events"][0]["id"]
     assert event.event["type"] == "attendance.recorded"
@@ -102,7 +102,7 @@ def test_a_note_reaches_the_vendor_signed_and_once(school: School) -> None:
 def test_a_correction_has_the_id_of_what_it_corrects(school: School) -> None:
     first = school.post(school.note("s1", "unexcusedAbsence"))
     second = school.post(school.note("s1", "excusedAbsence"))
-    events = school.told("s1", 2)
+    events = school.events_about("s1", 2)
     assert [e.data["attendanceEventCategory"] for e in events] == [
         "unexcusedAbsence",
         "excusedAbsence",
@@ -114,7 +114,7 @@ def test_a_correction_has_the_id_of_what_it_corrects(school: School) -> None:
 def test_a_late_note_is_of_its_own_day(school: School) -> None:
     assert school.post(school.note("s2", "tardy", eventDate="2026-11-20")).status_code == 202
     assert school.post(school.note("s2", "tardy")).status_code == 202
-    events = school.told("s2", 2)
+    events = school.events_about("s2", 2)
     assert [event.data["eventDate"] for event in events] == ["2026-11-20", "2026-11-24"]
     assert events[0].data["sourcedId"] != events[1].data["sourcedId"]
 
@@ -127,7 +127,7 @@ def test_the_same_request_twice_is_one_event(school: School) -> None:
     assert (first.status_code, second.status_code, other.status_code) == (202, 202, 422)
     assert first.json() == second.json()
     school.post(school.note("s3", "earlyDeparture"))  # events come in order, so this is the last
-    events = school.told("s3", 2)
+    events = school.events_about("s3", 2)
     assert [e.data["attendanceEventCategory"] for e in events] == ["tardy", "earlyDeparture"]
 
 
@@ -166,10 +166,10 @@ def test_many_at_once_are_all_there(school: School) -> None:
     answer = school.post(notes)
     assert answer.status_code == 202
     ids = {event["id"] for event in answer.json()["events"]}
-    assert {event.id for event in school.told("s7", 20)} == ids
+    assert {event.id for event in school.events_about("s7", 20)} == ids
 
 
-def test_a_client_that_floods_is_told_to_wait(school: School) -> None:
+def test_a_client_that_floods_must_wait(school: School) -> None:
     answers = [school.post({}, "attendance") for _ in range(80)]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
@@ -181,9 +181,9 @@ def test_a_note_of_a_student_whom_nobody_knows_is_a_dead_letter(school: School) 
         lambda: school.post(school.note("nobody", "tardy")).status_code == 202,
         "room after the flood",
     )
-    letters = until(
+    dead_letters = until(
         lambda: school.commands.run("deadletters", "list", "webhook")["deadLetters"],
         "the dead letter",
     )
-    assert "student" in letters[0]["reason"]
-    assert "nobody" in letters[0]["reason"]  # the id that identifies the student, not a name
+    assert "student" in dead_letters[0]["reason"]
+    assert "nobody" in dead_letters[0]["reason"]  # the id that identifies the student, not a name

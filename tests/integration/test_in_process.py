@@ -42,7 +42,7 @@ OWN = ("id", "at", "by", "into", "seconds", "out")
 """Values that differ in each run, such as names, times and folders."""
 
 
-def told(done: Done, prefix: str, folder: Path) -> Any:
+def reported(done: Done, prefix: str, folder: Path) -> Any:
     """Return what a command printed, without the values that differ in each run."""
     text = done.stdout.replace(prefix, "PREFIX").replace(str(folder), "FOLDER")
     found = json.loads(text)
@@ -72,7 +72,7 @@ def test_it_says_what_a_process_says(commands: Commands, tmp_path: Path) -> None
         )
         assert (here[0].returncode, there[0].returncode) == (status, status), name
         assert here[0].stdout.count("\n") == there[0].stdout.count("\n") == 1
-        assert told(*here) == told(*there), name
+        assert reported(*here) == reported(*there), name
         assert (here[0].stderr == "") == (there[0].stderr == ""), name
 
 
@@ -113,7 +113,7 @@ def test_all_that_is_written_is_caught(
     assert done == Done(3, "1", "2")
 
 
-def test_what_hangs_is_ended_and_a_thread_that_is_left_is_told(
+def test_what_hangs_is_ended_and_a_thread_that_is_left_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()

@@ -61,8 +61,8 @@ def test_two_days(commands: Commands) -> None:
 
     for kind, counts in take(commands, DAY_1).items():
         assert counts == _counts(FIRST.get(kind, 0)), kind
-    told = consume(commands, "canvas")["delivered"]
-    assert told["enrollment"] == FIRST["enrollment"]
+    reported = consume(commands, "canvas")["delivered"]
+    assert reported["enrollment"] == FIRST["enrollment"]
     consume(commands, "microsoft-sds")
     (first,) = sorted(canvas.glob("*.zip"))
     state = canvas_model.apply([first])
@@ -72,9 +72,9 @@ def test_two_days(commands: Commands) -> None:
     records = take(commands, DAY_2)
     for kind, expected in SECOND.items():
         assert records[kind] == _counts(*expected), kind
-    told = consume(commands, "canvas")["delivered"]
-    assert told["enrollment"] == 58 + 55 - 1  # two are the same student in the same class
-    assert told["student"] == 10 + 14 + 12
+    reported = consume(commands, "canvas")["delivered"]
+    assert reported["enrollment"] == 58 + 55 - 1  # two are the same student in the same class
+    assert reported["student"] == 10 + 14 + 12
     consume(commands, "microsoft-sds")
     (again, second) = sorted(canvas.glob("*.zip"))
     assert again == first
@@ -191,8 +191,8 @@ def test_a_withdrawn_record_takes_nothing_away_that_another_still_gives(
     consume(commands, "canvas")
     enrollments.write_text(once, "utf-8")
     assert take(commands, folder)["enrollment"]["withdrawn"] == 1
-    told = consume(commands, "canvas")["delivered"]
-    assert told["enrollment"] == 0
+    reported = consume(commands, "canvas")["delivered"]
+    assert reported["enrollment"] == 0
     state = canvas_model.apply(sorted((commands.cwd / "canvas").glob("*.zip")))
     assert (row[3], row[5], "student") in canvas_model.rosters(state)
 

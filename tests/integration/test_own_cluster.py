@@ -197,7 +197,7 @@ def main_job(operator: Operator, day: int) -> dict[str, int]:
     operator.succeeds("schemas", "apply")
     records = operator.succeeds("produce", "oneroster-csv", str(extract))["records"]
     out = str(operator.folder / "canvas")
-    told = operator.succeeds("consume", "canvas", "--out", out, "--until-caught-up")
+    reported = operator.succeeds("consume", "canvas", "--out", out, "--until-caught-up")
     status = operator.succeeds("status")
     assert status["groups"] == {f"{PREFIX}.canvas": {"lag": 0}}
     assert status["topics"][f"{PREFIX}.student"]["partitions"] == 4
@@ -205,7 +205,7 @@ def main_job(operator: Operator, day: int) -> dict[str, int]:
     assert operator.succeeds("quarantine", "list")["faults"] == []
     found: dict[str, int] = {
         "created": records["student"]["created"],
-        "delivered": told["delivered"]["student"],
+        "delivered": reported["delivered"]["student"],
     }
     return found
 

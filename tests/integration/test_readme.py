@@ -35,7 +35,7 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     assert commands[0] == "bus up"
     assert commands[-1] == "bus down"
     (example,) = blocks("README.md", "python")
-    made = tmp_path / "package"  # the package of docs/products.md, for that page's commands
+    made = tmp_path / "package"  # the package of docs/own-product.md, for that page's commands
     made.mkdir()
     env["PYTHONPATH"] = str(install(page_package.write("library", made / "source"), made))
     try:
@@ -47,7 +47,7 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
         assert list((tmp_path / "for-canvas").glob("*.zip"))
         assert (tmp_path / "for-sds" / "users.csv").is_file()
         (tmp_path / "tuesday.zip").rename(tmp_path / "extract.zip")
-        for page in ("docs/sources.md", "docs/products.md", "docs/http.md"):
+        for page in ("docs/sources.md", "docs/products.md", "docs/own-product.md", "docs/http.md"):
             for block in blocks(page, "sh"):
                 for command in block.splitlines():
                     done = _run(command.split(), tmp_path, env)
@@ -67,7 +67,7 @@ def test_git_ignores_what_the_commands_write(tmp_path: Path) -> None:
     _run(["git", "init", "-q"], tmp_path, dict(os.environ))
     (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text("utf-8"))
     written = {".bus/x", "district/x"}
-    for page in ("README.md", "docs/products.md", "docs/sources.md"):
+    for page in ("README.md", "docs/products.md", "docs/own-product.md", "docs/sources.md"):
         for line in "\n".join(blocks(page, "sh")).splitlines():
             written |= set(re.findall(r"(?:--out|--into|bus sample) (\S+)", line))
     assert {"monday.zip", "for-canvas", "for-library"} <= written

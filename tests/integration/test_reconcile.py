@@ -48,7 +48,7 @@ def test_a_shadow_is_compared_with_what_went_out(commands: Commands) -> None:
     assert "has none of" in refused["error"]
 
 
-def test_what_vendors_would_be_told_is_looked_at_in_a_folder(commands: Commands) -> None:
+def test_what_vendors_would_receive_is_looked_at_in_a_folder(commands: Commands) -> None:
     path = DISTRICT.write(commands.cwd / "1.zip", 1)
     commands.run("produce", "oneroster-csv", str(path))
     old, new = commands.cwd / "old", commands.cwd / "new"

@@ -115,8 +115,8 @@ def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Com
     day(commands, 1)
     since = datetime.now(UTC).isoformat()
     day(commands, 2)
-    told = published(commands, "student")
-    wanted = [header(m, "ce_id") for m in told if header(m, "ce_time") > since]  # type: ignore[operator]
+    reported = published(commands, "student")
+    wanted = [header(m, "ce_id") for m in reported if header(m, "ce_time") > since]  # type: ignore[operator]
     with Receiver(SECRET) as vendor:
         commands.variables["BUS_PRODUCTS__WEBHOOK__SECRET"] = SECRET
         arguments = ("replay", "webhook", "--url", vendor.url, "--kind", "student")
@@ -127,7 +127,7 @@ def test_a_vendor_gets_every_event_of_a_window_again_by_its_own_id(commands: Com
         commands.run(*arguments)
         place = {event.id: at for at, event in enumerate(vendor.accepted[everything:])}
         stories: dict[bytes, list[int]] = {}
-        for message in told:
+        for message in reported:
             id_ = header(message, "ce_id") or ""
             stories.setdefault(bytes(message.key() or b""), []).append(place[id_])
         assert all(story == sorted(story) for story in stories.values())
@@ -205,7 +205,7 @@ def test_it_is_paused_resumed_and_cancelled(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
-def test_a_new_product_gets_what_stands_and_nobody_who_is_gone(
+def test_a_new_product_gets_what_is_active_and_nobody_who_is_gone(
     commands: Commands, product: str
 ) -> None:
     day(commands, 1)
@@ -238,13 +238,13 @@ def test_of_one_school_or_student_only_what_is_theirs(commands: Commands) -> Non
 
 def test_a_dry_run_says_what_it_would_do_and_no_name(commands: Commands) -> None:
     last = day(commands, 1)
-    told = commands.run("replay", "canvas", "--dry-run", "--into", str(commands.cwd / "x"))
+    reported = commands.run("replay", "canvas", "--dry-run", "--into", str(commands.cwd / "x"))
     people = truth(last).people
-    assert told["students"] == sum(1 for id_ in people if id_.startswith("student-"))
-    assert told["delivered"]["enrollment"] == told["read"]["enrollment"]
-    assert told["complete"] is True
+    assert reported["students"] == sum(1 for id_ in people if id_.startswith("student-"))
+    assert reported["delivered"]["enrollment"] == reported["read"]["enrollment"]
+    assert reported["complete"] is True
     assert not (commands.cwd / "x").exists()
-    assert not any(family in str(told["sample"]) for family in FAMILY)
+    assert not any(family in str(reported["sample"]) for family in FAMILY)
     assert commands.run("replay", "list")["replays"] == []
 
 
@@ -256,7 +256,7 @@ def test_a_dry_run_says_what_it_would_do_and_no_name(commands: Commands) -> None
         (("--from", "2001-01-01", "--to", "2001-01-02"), "no events in that window"),
     ],
 )
-def test_a_mistake_is_told(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_reported(commands: Commands, arguments: tuple[str, ...], said: str) -> None:
     day(commands, 1)
     refused = commands.run("replay", "canvas", "--into", "x", *arguments, status=1)
     assert said in refused["error"]
@@ -271,12 +271,12 @@ def test_a_dry_run_says_what_may_be_compacted_already(commands: Commands) -> Non
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
 
-    def told() -> dict[str, Any] | None:
+    def reported() -> dict[str, Any] | None:
         found = commands.run("replay", "canvas", "--dry-run", "--into", "x")
         return None if found["complete"] else found
 
     # A broker learns of a new setting a moment after it was accepted.
-    assert until(told, "the new setting")["compacted"] == ["student"]
+    assert until(reported, "the new setting")["compacted"] == ["student"]
 
 
 def test_a_vendor_that_goes_by_id_and_time_is_never_taken_back(commands: Commands) -> None:
@@ -295,19 +295,19 @@ def test_a_vendor_that_goes_by_id_and_time_is_never_taken_back(commands: Command
             said, log = replay.communicate(timeout=120)
             assert replay.returncode == 0, said + log
 
-            def told() -> bool:
+            def reported() -> bool:
                 latest = {}
                 for event in vendor.accepted:
                     kind, change = event.event["type"].split(".")
                     key = (kind, event.data["sourcedId"])
                     if event.event["timestamp"] >= latest.get(key, ("", ""))[0]:
                         latest[key] = (event.event["timestamp"], change)
-                standing = {
+                active = {
                     id_
                     for (kind, id_), (_, change) in latest.items()
                     if kind in ("student", "staff") and change != "withdrawn"
                 }
                 people = {id_ for id_ in truth(last).people if not id_.startswith("guardian-")}
-                return standing == people
+                return active == people
 
-            until(told, "the third day's people", 120)
+            until(reported, "the third day's people", 120)

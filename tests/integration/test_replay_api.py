@@ -11,7 +11,7 @@ from tests.oneroster_truth import truth
 from tests.unit.test_canvas_imports import TOKEN, FakeCanvas
 
 
-def test_what_changes_meanwhile_is_told_last(commands: Commands) -> None:
+def test_what_changes_during_a_replay_is_delivered_last(commands: Commands) -> None:
     for number in (1, 2):
         last = day(commands, number)
     commands.variables["BUS_PRODUCTS__CANVAS__TOKEN"] = TOKEN

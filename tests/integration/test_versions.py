@@ -78,13 +78,13 @@ def test_history_of_three_versions_is_replayed(
     assert state.delivered == dict.fromkeys(plugins.product(name).kinds, 3)
 
 
-def test_a_vendor_is_told_the_same_of_each_version(settings: Settings, tmp_path: Path) -> None:
+def test_a_vendor_receives_the_same_from_each_version(settings: Settings, tmp_path: Path) -> None:
     replayed(settings, "webhook", tmp_path / "out")
-    told = defaultdict(list)
+    reported = defaultdict(list)
     for line in (tmp_path / "out" / "events.ndjson").read_text("utf-8").splitlines():
         said = json.loads(line)
         whose = said["row"].keys() & {"sourcedId", "userSourcedId"}
-        told[said["kind"]].append(said["row"] | dict.fromkeys(whose, ""))
-    assert set(told) == set(plugins.product("webhook").kinds)
-    for first, second, third in told.values():
+        reported[said["kind"]].append(said["row"] | dict.fromkeys(whose, ""))
+    assert set(reported) == set(plugins.product("webhook").kinds)
+    for first, second, third in reported.values():
         assert first == second == third

@@ -93,7 +93,9 @@ def test_an_end_is_news_when_the_group_does_not_know_it(bus: Bus) -> None:
     assert not partitions.ended(bus.place("class"), 7)  # a partition of another instance
 
 
-def test_the_group_is_told_where_a_partition_begins_until_it_knows_or_it_is_read(bus: Bus) -> None:
+def test_the_group_learns_where_a_partition_begins_until_it_knows_or_it_is_read(
+    bus: Bus,
+) -> None:
     student, class_ = bus.place("student"), bus.place("class")
     partitions = Group(bus).has(student, class_).partitions
     assert partitions.untouched() == {student: 0, class_: 0}
@@ -103,7 +105,7 @@ def test_the_group_is_told_where_a_partition_begins_until_it_knows_or_it_is_read
     assert partitions.untouched() == {}
 
 
-def test_what_is_another_copys_now_is_forgotten(bus: Bus) -> None:
+def test_what_is_now_with_another_instance_is_forgotten(bus: Bus) -> None:
     bus.publish("student", "s1")
     student, class_ = bus.place("student"), bus.place("class")
     group = Group(bus).has(student, class_)
@@ -115,7 +117,7 @@ def test_what_is_another_copys_now_is_forgotten(bus: Bus) -> None:
     assert group.paused == set()
 
 
-def test_it_reads_again_from_where_it_stands(bus: Bus) -> None:
+def test_it_reads_again_from_its_position(bus: Bus) -> None:
     for number in range(3):
         bus.publish("student", f"s{number}")
     place = bus.place("student")

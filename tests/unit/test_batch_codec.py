@@ -42,8 +42,8 @@ def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.
     con.execute(f"CREATE TABLE t ({definition(kind)})")
     marks = ", ".join("?" for _ in columns(kind))
     for record in records_:
-        stands = [record[name] for name in columns(kind)]
-        values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in stands]
+        is_active = [record[name] for name in columns(kind)]
+        values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in is_active]
         con.execute(f"INSERT INTO t VALUES ({marks})", values)
     (batch,) = con.sql(f"SELECT {encodable(kind, 't')} FROM t").to_arrow_table().to_batches()
     written = BatchCodec(kind).write(batch)

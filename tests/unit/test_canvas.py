@@ -45,7 +45,7 @@ ENROLLMENT: dict[str, Any] = {
 }
 
 
-def told(kind: str, record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def delivered_rows(kind: str, record: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return all rows of a record by file, and check that each has its table's columns in order."""
     rows = {}
     for table, translate in canvas.PRODUCT.translations(kind):
@@ -58,7 +58,7 @@ def told(kind: str, record: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_a_school_is_an_account_below_its_district() -> None:
     org = {"sourcedId": "o1", "status": "active", "name": "Lowe", "parentSourcedId": "d1"}
-    assert told("org", org) == {
+    assert delivered_rows("org", org) == {
         "accounts.csv": {
             "account_id": "o1",
             "parent_account_id": "d1",
@@ -66,7 +66,9 @@ def test_a_school_is_an_account_below_its_district() -> None:
             "status": "active",
         }
     }
-    district = told("org", org, parentSourcedId=None, status="tobedeleted")["accounts.csv"]
+    district = delivered_rows("org", org, parentSourcedId=None, status="tobedeleted")[
+        "accounts.csv"
+    ]
     assert (district["parent_account_id"], district["status"]) == ("", "deleted")
 
 
@@ -78,20 +80,20 @@ def test_a_term_has_its_first_and_last_second() -> None:
         "startDate": date(2026, 8, 15),
         "endDate": date(2026, 12, 20),
     }
-    assert told("academicSession", session)["terms.csv"] == {
+    assert delivered_rows("academicSession", session)["terms.csv"] == {
         "term_id": "fall",
         "name": "Fall 2026",
         "status": "active",
         "start_date": "2026-08-15T00:00:00",
         "end_date": "2026-12-20T23:59:59",
     }
-    assert told("academicSession", session, status="tobedeleted")["terms.csv"]["status"] == (
-        "deleted"
-    )
+    assert delivered_rows("academicSession", session, status="tobedeleted")["terms.csv"][
+        "status"
+    ] == ("deleted")
 
 
 def test_a_class_is_a_course_with_one_section() -> None:
-    assert told("class", CLASS) == {
+    assert delivered_rows("class", CLASS) == {
         "courses.csv": {
             "course_id": "c1",
             "short_name": "ART-1",
@@ -110,24 +112,27 @@ def test_a_class_is_a_course_with_one_section() -> None:
 
 
 def test_a_class_without_code_is_known_by_its_title() -> None:
-    row = told("class", CLASS, classCode=None, title="Ä" * 300)["courses.csv"]
+    row = delivered_rows("class", CLASS, classCode=None, title="Ä" * 300)["courses.csv"]
     assert row["short_name"] == row["long_name"] == "Ä" * 255
 
 
 def test_a_class_of_several_terms_is_closed_by_none_of_them() -> None:
-    assert told("class", CLASS, termSourcedIds=["fall", "spring"])["courses.csv"]["term_id"] == ""
-    assert told("class", CLASS, termSourcedIds=[])["courses.csv"]["term_id"] == ""
+    assert (
+        delivered_rows("class", CLASS, termSourcedIds=["fall", "spring"])["courses.csv"]["term_id"]
+        == ""
+    )
+    assert delivered_rows("class", CLASS, termSourcedIds=[])["courses.csv"]["term_id"] == ""
 
 
 def test_a_withdrawn_class_is_concluded_and_keeps_its_grades() -> None:
-    rows = told("class", CLASS, status="tobedeleted")
+    rows = delivered_rows("class", CLASS, status="tobedeleted")
     assert rows["courses.csv"]["status"] == "completed"
     assert rows["sections.csv"]["status"] == "active"
 
 
 @pytest.mark.parametrize("kind", ["student", "staff"])
 def test_a_person_is_a_user(kind: str) -> None:
-    assert told(kind, PERSON)["users.csv"] == {
+    assert delivered_rows(kind, PERSON)["users.csv"] == {
         "user_id": "s1",
         "login_id": "roneil",
         "first_name": "Robert",
@@ -139,7 +144,9 @@ def test_a_person_is_a_user(kind: str) -> None:
 
 
 def test_a_person_is_called_by_the_preferred_name() -> None:
-    row = told("student", PERSON, preferredFirstName="Robin", preferredLastName="Neil")["users.csv"]
+    row = delivered_rows("student", PERSON, preferredFirstName="Robin", preferredLastName="Neil")[
+        "users.csv"
+    ]
     assert (row["first_name"], row["last_name"], row["short_name"]) == (
         "Robin",
         "Neil",
@@ -149,26 +156,28 @@ def test_a_person_is_called_by_the_preferred_name() -> None:
 
 
 def test_without_a_username_the_login_is_the_id_and_never_the_shared_address() -> None:
-    row = told("student", PERSON, username=None, email=None)["users.csv"]
+    row = delivered_rows("student", PERSON, username=None, email=None)["users.csv"]
     assert (row["login_id"], row["email"]) == ("s1", "")
-    assert told("student", PERSON, username=None)["users.csv"]["login_id"] == "s1"
+    assert delivered_rows("student", PERSON, username=None)["users.csv"]["login_id"] == "s1"
 
 
 @pytest.mark.parametrize("change", [{"enabledUser": False}, {"status": "tobedeleted"}])
 def test_who_may_not_sign_in_or_has_left_is_suspended(change: dict[str, Any]) -> None:
-    assert told("student", PERSON, **change)["users.csv"]["status"] == "suspended"
+    assert delivered_rows("student", PERSON, **change)["users.csv"]["status"] == "suspended"
 
 
 def test_who_has_left_gives_the_login_back() -> None:
     """Case 3 of the field: Canvas refuses a login that another user has, suspended or not."""
-    row = told("student", PERSON | {"username": "jlepik"}, status="tobedeleted")["users.csv"]
+    row = delivered_rows("student", PERSON | {"username": "jlepik"}, status="tobedeleted")[
+        "users.csv"
+    ]
     assert row["login_id"] == row["user_id"]
-    row = told("student", PERSON | {"username": "jlepik"}, enabledUser=False)["users.csv"]
+    row = delivered_rows("student", PERSON | {"username": "jlepik"}, enabledUser=False)["users.csv"]
     assert row["login_id"] == "jlepik"
 
 
 def test_an_enrollment_without_dates_follows_the_term() -> None:
-    assert told("enrollment", ENROLLMENT)["enrollments.csv"] == {
+    assert delivered_rows("enrollment", ENROLLMENT)["enrollments.csv"] == {
         "course_id": "c1",
         "section_id": "c1",
         "user_id": "s1",
@@ -180,9 +189,9 @@ def test_an_enrollment_without_dates_follows_the_term() -> None:
 
 
 def test_an_enrollment_ends_by_canvas_clock() -> None:
-    row = told("enrollment", ENROLLMENT, beginDate=date(2026, 8, 15), endDate=date(2026, 10, 1))[
-        "enrollments.csv"
-    ]
+    row = delivered_rows(
+        "enrollment", ENROLLMENT, beginDate=date(2026, 8, 15), endDate=date(2026, 10, 1)
+    )["enrollments.csv"]
     assert (row["status"], row["start_date"], row["end_date"]) == (
         "active",
         "2026-08-15T00:00:00",
@@ -190,8 +199,8 @@ def test_an_enrollment_ends_by_canvas_clock() -> None:
     )
 
 
-def test_canvas_heeds_no_single_date_so_none_is_told() -> None:
-    row = told("enrollment", ENROLLMENT, beginDate=date(2026, 8, 15))["enrollments.csv"]
+def test_canvas_heeds_no_single_date_so_none_is_delivered() -> None:
+    row = delivered_rows("enrollment", ENROLLMENT, beginDate=date(2026, 8, 15))["enrollments.csv"]
     assert row["start_date"] == row["end_date"] == ""
 
 
@@ -204,13 +213,15 @@ def test_canvas_heeds_no_single_date_so_none_is_told() -> None:
     ],
 )
 def test_a_withdrawn_enrollment_ends_access(role: str, row_role: str, withdrawn: str) -> None:
-    row = told("enrollment", ENROLLMENT, role=role, status="tobedeleted")["enrollments.csv"]
+    row = delivered_rows("enrollment", ENROLLMENT, role=role, status="tobedeleted")[
+        "enrollments.csv"
+    ]
     assert (row["role"], row["status"]) == (row_role, withdrawn)
 
 
 @pytest.mark.parametrize("role", ["administrator", "proctor", "other"])
-def test_roles_that_canvas_would_give_more_to_are_not_told(role: str) -> None:
-    assert told("enrollment", ENROLLMENT, role=role) == {}
+def test_roles_that_canvas_would_give_more_to_are_not_delivered(role: str) -> None:
+    assert delivered_rows("enrollment", ENROLLMENT, role=role) == {}
 
 
 @pytest.mark.parametrize(
@@ -221,14 +232,14 @@ def test_roles_that_canvas_would_give_more_to_are_not_told(role: str) -> None:
         ("class", CLASS, {"sourcedId": "x" * 256}),
     ],
 )
-def test_what_canvas_cannot_hold_can_never_be_told(
+def test_what_canvas_cannot_hold_can_never_be_delivered(
     kind: str, record: dict[str, Any], change: dict[str, Any]
 ) -> None:
     with pytest.raises(Never, match="255"):
-        told(kind, record, **change)
+        delivered_rows(kind, record, **change)
 
 
-def test_canvas_is_not_told_of_guardians_and_demographics() -> None:
+def test_canvas_gets_no_guardians_and_no_demographics() -> None:
     assert set(KINDS) - set(canvas.PRODUCT.kinds) >= {"guardian", "demographics", "attendance"}
 
 

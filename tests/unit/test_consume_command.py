@@ -81,7 +81,7 @@ def test_it_ends_with_1_when_all_went_to_the_dead_letters(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "file", "told"),
+    ("outcome", "file", "reported"),
     [
         (WorkerOutcome(had_events=True), ".schoolbus", True),
         (WorkerOutcome(had_events=True), "canvas-1.zip", False),  # the product's usual folder
@@ -89,11 +89,15 @@ def test_it_ends_with_1_when_all_went_to_the_dead_letters(
         (WorkerOutcome(Counter(student=1), had_events=True), ".schoolbus", False),
     ],
 )
-def test_a_second_folder_of_a_product_is_told_how_to_have_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: WorkerOutcome, file: str, told: bool
+def test_a_second_folder_of_a_product_says_how_to_have_the_rest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: WorkerOutcome,
+    file: str,
+    reported: bool,
 ) -> None:
     (tmp_path / file).touch()
     monkeypatch.setattr("consumers.canvas.ZipFolder.__init__", lambda *_: None)
     monkeypatch.setattr("consumers.canvas.ZipFolder.close", lambda _: None)
     said = consumed(monkeypatch, tmp_path, outcome).stdout
-    assert (f"bus replay canvas --into {tmp_path}" in said) == told
+    assert (f"bus replay canvas --into {tmp_path}" in said) == reported

@@ -45,9 +45,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[str]:
     """Deliver all events in a separate run, and return the ids that it delivered."""
     lunch.journal = {}
-    before = len(lunch.told)
+    before = len(lunch.delivered_rows)
     bus.worker(lunch, **how).run(until_caught_up=True)
-    return [row["sourcedId"] for _, _, row in lunch.told[before:]]
+    return [row["sourcedId"] for _, _, row in lunch.delivered_rows[before:]]
 
 
 def a_school(bus: Bus) -> None:
@@ -85,7 +85,7 @@ def test_without_its_file_it_reads_them_again(bus: Bus, read: list[str]) -> None
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database", b"\0" * 20_000])
-def test_a_damaged_file_is_made_anew(bus: Bus, read: list[str], damage: bytes) -> None:
+def test_a_damaged_file_is_rebuilt(bus: Bus, read: list[str], damage: bytes) -> None:
     lunch = FakeProduct()
     a_school(bus)
     consume(bus, lunch)
@@ -113,17 +113,17 @@ def test_a_second_instance_does_without_the_file(bus: Bus, read: list[str]) -> N
     lunch = FakeProduct()
     a_school(bus)
     consume(bus, lunch)
-    copies = [bus.worker(lunch).join() for _ in range(2)]
-    bus.share({place: copies[place[1]] for place in bus.every_place()})
+    instances = [bus.worker(lunch).join() for _ in range(2)]
+    bus.share({place: instances[place[1]] for place in bus.every_place()})
     bus.enroll("s1", "5b")
     bus.enroll("s2", "5b")
     for _ in range(8):
-        for copy in copies:
-            copy.turn(3)
+        for instance in instances:
+            instance.turn(3)
         bus.clock.advance(1)
-    for copy in copies:
-        copy.leave()
-    assert {"s1-5b", "s2-5b"} <= {row["sourcedId"] for _, _, row in lunch.told}
+    for instance in instances:
+        instance.leave()
+    assert {"s1-5b", "s2-5b"} <= {row["sourcedId"] for _, _, row in lunch.delivered_rows}
     assert known(bus) <= delivered(bus)
 
 
@@ -136,7 +136,7 @@ def test_a_disk_that_fails_stops_nothing(bus: Bus, monkeypatch: pytest.MonkeyPat
     a_school(bus)
     consume(bus, lunch)
     monkeypatch.undo()
-    assert len(lunch.told) == 6
+    assert len(lunch.delivered_rows) == 6
 
 
 def test_ids_that_come_again_and_again_are_kept_once(
@@ -186,10 +186,10 @@ def happen(bus: Bus, lunch: FakeProduct, step: str, number: int) -> None:
             consume(bus, lunch, batch_records=1)
         case "kill":
             lunch.aftermath.append(Killed())
-            copy = bus.worker(lunch, batch_records=2).join()
+            instance = bus.worker(lunch, batch_records=2).join()
             with contextlib.suppress(Killed):
-                copy.turn(12)
-            copy.kill()
+                instance.turn(12)
+            instance.kill()
             lunch.aftermath.clear()
         case "lose":
             for file in bus.settings.home.rglob(FILE):

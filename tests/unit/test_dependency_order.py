@@ -124,7 +124,7 @@ def test_a_withdrawal_waits_for_nothing() -> None:
     assert ids(waits.take(by_kind(enrollment=[gone]), 0)[0]) == {"enrollment": ["e1"]}
 
 
-def test_what_waits_of_a_partition_that_another_copy_has_now_is_forgotten() -> None:
+def test_what_waits_of_a_partition_that_another_instance_has_now_is_forgotten() -> None:
     waits, _ = ordering()
     waits.take(by_kind(enrollment=[ENROLLMENT]), 0)
     waits.drop({Position("schoolbus.enrollment", 0)})

@@ -59,7 +59,7 @@ def test_each_service_is_checked_or_runs_once(services: dict[str, dict[str, Any]
     assert [word for word, _ in last_stage()].count("HEALTHCHECK") == 1
 
 
-def test_nothing_starts_before_what_it_stands_on(services: dict[str, dict[str, Any]]) -> None:
+def test_nothing_starts_before_what_it_depends_on(services: dict[str, dict[str, Any]]) -> None:
     needs = {name: service.get("depends_on", {}) for name, service in services.items()}
     assert needs["registry"] == {name: {"condition": "service_healthy"} for name in BROKERS}
     assert needs["schemas"] == {"registry": {"condition": "service_healthy"}}
@@ -92,11 +92,11 @@ def test_a_record_is_on_three_brokers_before_it_counts(
     services: dict[str, dict[str, Any]],
 ) -> None:
     for number, name in enumerate(sorted(BROKERS), 1):
-        told = services[name]["environment"]
-        assert told["KAFKA_NODE_ID"] == number
-        assert told["KAFKA_MIN_INSYNC_REPLICAS"] == 2
-        assert told["KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"] == 2
-        replicas = [value for key, value in told.items() if key.endswith("REPLICATION_FACTOR")]
+        reported = services[name]["environment"]
+        assert reported["KAFKA_NODE_ID"] == number
+        assert reported["KAFKA_MIN_INSYNC_REPLICAS"] == 2
+        assert reported["KAFKA_TRANSACTION_STATE_LOG_MIN_ISR"] == 2
+        replicas = [value for key, value in reported.items() if key.endswith("REPLICATION_FACTOR")]
         assert replicas == [3] * 4
     for name in BUS:
         assert services[name]["environment"]["BUS_KAFKA__REPLICATION"] == 3

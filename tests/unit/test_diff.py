@@ -77,7 +77,7 @@ def org(id_: str, name: str = "Oak", **said: Any) -> dict[str, Any]:
 
 def test_a_record_never_seen_is_created() -> None:
     counts, events, _ = diff("org", {}, [org("a")])
-    assert counts == Changes(created=1, updated=0, withdrawn=0, unchanged=0, stood=0)
+    assert counts == Changes(created=1, updated=0, withdrawn=0, unchanged=0, active_before=0)
     assert events == [("created", "a", "active")]
 
 
@@ -105,7 +105,7 @@ def test_what_is_marked_is_withdrawn() -> None:
     assert (counts.withdrawn, events) == (1, [("withdrawn", "a", "tobedeleted")])
 
 
-def test_what_is_marked_is_withdrawn_as_it_last_stood_whatever_its_row_now_says() -> None:
+def test_what_is_marked_is_withdrawn_as_it_last_was_whatever_its_row_now_says() -> None:
     """An enrollment moves to another class and then ends, but products have the former class."""
     before = a_record("enrollment", sourcedId="e")
     row = before | {"classSourcedId": "other", "status": "tobedeleted"}
@@ -115,14 +115,14 @@ def test_what_is_marked_is_withdrawn_as_it_last_stood_whatever_its_row_now_says(
     assert after["e"] == before | {"status": "tobedeleted"}
 
 
-def test_what_is_missing_from_a_whole_extract_is_withdrawn_as_it_last_stood() -> None:
+def test_what_is_missing_from_a_whole_extract_is_withdrawn_as_it_last_was() -> None:
     counts, events, after = diff("org", {"a": org("a"), "b": org("b")}, [org("b")])
-    assert (counts.withdrawn, counts.stood) == (1, 2)
+    assert (counts.withdrawn, counts.active_before) == (1, 2)
     assert events == [("withdrawn", "a", "tobedeleted")]
     assert after["a"]["name"] == "Oak"
 
 
-def test_what_is_missing_from_a_delta_stands() -> None:
+def test_what_is_missing_from_a_delta_stays() -> None:
     counts, events, _ = diff("org", {"a": org("a")}, [], "delta")
     assert (counts.withdrawn, events) == (0, [])
 
@@ -143,7 +143,7 @@ def test_a_mark_on_what_was_never_published_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("end", ["classSourcedId", "userSourcedId"])
-def test_an_enrollment_that_ties_other_things_ends_and_begins(end: str) -> None:
+def test_an_enrollment_that_connects_other_things_ends_and_begins(end: str) -> None:
     """A product that identifies an enrollment by its student and class would keep the former one."""
     before = a_record("enrollment", sourcedId="e")
     counts, events, after = diff("enrollment", {"e": before}, [before | {end: "other"}])
@@ -164,9 +164,9 @@ def test_what_is_published_is_then_what_the_extract_says_and_no_more(
     before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]], coverage: Coverage
 ) -> None:
     """After an extract is applied once, the same extract changes nothing more."""
-    stood = {id_: org(id_, name, status=status) for id_, (name, status) in before.items()}
+    active_before = {id_: org(id_, name, status=status) for id_, (name, status) in before.items()}
     extract = [org(id_, name, status=status) for id_, (name, status) in now.items()]
-    counts, events, after = diff("org", stood, extract, coverage)
+    counts, events, after = diff("org", active_before, extract, coverage)
     assert counts.created + counts.updated + counts.withdrawn == len(events)
 
     active = {id_: record["name"] for id_, record in after.items() if record["status"] == "active"}

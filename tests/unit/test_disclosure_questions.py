@@ -293,6 +293,27 @@ def test_a_whole_day_has_what_was_held_at_any_moment_of_it() -> None:
     assert day[0].as_json()["categories"] == ["Student Name"]
 
 
+def test_an_attestation_does_not_count_for_what_was_still_disclosed() -> None:
+    kept = record([("scope", "a", 0), ("entered", "a", {"s1", "s2"}), ("left", "a", {"s2"})])
+    kept.add({"what": "attested", "agreement": "a", "by": "Bob", "statement": ""})
+    kept.about("left", "a", "s1")
+    assert [one.student for one in held(kept.entries, kept.students, "a", at(2.5))] == ["s1", "s2"]
+    (found,) = held(kept.entries, kept.students, "a", at(9))
+    assert (found.student, found.to) == ("s1", at(4))
+
+
+def test_a_renewal_holds_what_the_agreement_before_it_received() -> None:
+    kept = record([("scope", "a", 0), ("entered", "a", {"s1"}), ("ended", "a", None)])
+    kept.add(scope("b", 2))
+    kept.about("entered", "b", "s1")
+    (found,) = held(kept.entries, kept.students, "b", at(9))
+    assert (found.agreements, found.categories) == (("a", "b"), ("Student Name", "Attendance"))
+    assert (found.from_, found.to) == (at(1), None)
+    kept.add({"what": "attested", "agreement": "b", "by": "Bob", "statement": ""})
+    (found,) = held(kept.entries, kept.students, "b", at(9))
+    assert found.agreements == ("b",)
+
+
 def test_the_agreements_of_a_vendor() -> None:
     kept = record([("scope", one, 0) for one in AGREEMENTS])
     assert agreements_of(kept.entries, " aCME ") == {"a", "b"}

@@ -122,15 +122,15 @@ def test_while_an_extract_is_taken_nothing_is_allowed(folder: Path) -> None:
     drop(folder, "mon.zip")
     watched(folder, guarded("mon.zip"))
     drop(folder, "tue.zip")
-    told: list[str] = []
+    reported: list[str] = []
 
     def while_taking(_: str) -> None:
         with pytest.raises(RetryLater, match="is being published"):
             drop_folder.allow(folder, "mon.zip", pytest.fail)
-        told.append("told")
+        reported.append("logged")
 
     assert watched(folder, while_taking) == ["tue.zip"]
-    assert told == ["told"]
+    assert reported == ["logged"]
 
 
 def test_a_yes_that_fails_leaves_it_waiting(folder: Path) -> None:

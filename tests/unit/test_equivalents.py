@@ -21,8 +21,8 @@ from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bus.consume import standing_index
-from bus.consume.standing_index import StandingIndex
+from bus.consume import active_index
+from bus.consume.active_index import ActiveIndex
 from bus.product import Equivalent
 from bus.replay.compare import reconcile
 from consumers import canvas
@@ -66,7 +66,7 @@ def consumer(bus: Bus, lunch: FakeProduct, **how: Any) -> Instance:
 
 def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[Delivered]:
     """Deliver all events, and return the enrollment rows that this delivers."""
-    before = len(lunch.told)
+    before = len(lunch.delivered_rows)
     consumer(bus, lunch, **how).run(until_caught_up=True)
     return delivered(lunch, before)
 
@@ -74,7 +74,7 @@ def consume(bus: Bus, lunch: FakeProduct, **how: Any) -> list[Delivered]:
 def delivered(lunch: FakeProduct, since: int = 0) -> list[Delivered]:
     return [
         (row["sourcedId"], row["status"], row["beginDate"], row["endDate"])
-        for _, kind, row in lunch.told[since:]
+        for _, kind, row in lunch.delivered_rows[since:]
         if kind == "enrollment"
     ]
 
@@ -99,7 +99,7 @@ def test_a_student_who_came_back_has_access_until_the_latest_day(
     assert last == ("e-1b", "active", date(2026, 8, 24), date(2026, 12, 18))
 
 
-def test_several_in_one_batch_are_told_once(bus: Bus, lunch: FakeProduct) -> None:
+def test_several_in_one_batch_are_delivered_once(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, *BACK)
     enroll(bus, *LEFT)
     assert len(consume(bus, lunch)) == 1
@@ -136,7 +136,7 @@ def day(number: int | None) -> date | None:
     return None if number is None else FIRST_DAY + timedelta(days=number)
 
 
-def test_one_of_several_is_withdrawn_and_nothing_is_told_if_the_result_is_the_same(
+def test_one_of_several_is_withdrawn_and_nothing_is_delivered_if_the_result_is_the_same(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     enroll(bus, *LEFT)
@@ -147,7 +147,7 @@ def test_one_of_several_is_withdrawn_and_nothing_is_told_if_the_result_is_the_sa
     assert consume(bus, lunch) == []
 
 
-def test_the_one_that_counts_is_withdrawn_and_the_next_is_told(
+def test_the_one_that_counts_is_withdrawn_and_the_next_is_delivered(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     enroll(bus, *LEFT)
@@ -155,11 +155,11 @@ def test_the_one_that_counts_is_withdrawn_and_the_next_is_told(
     consume(bus, lunch)
     enroll(bus, *BACK, "tobedeleted")
     assert consume(bus, lunch) == [("e-1a", "active", *LEFT[1:])]
-    [cause] = [m for m, kind, row in lunch.told[-1:] if kind == "enrollment"]
+    [cause] = [m for m, kind, row in lunch.delivered_rows[-1:] if kind == "enrollment"]
     assert cause.key() == b"e-1b"  # delivered together with the message that caused it
 
 
-def test_one_of_two_that_give_the_same_row_is_withdrawn_and_nothing_is_told(
+def test_one_of_two_that_give_the_same_row_is_withdrawn_and_nothing_is_delivered(
     bus: Bus, tmp_path: Path
 ) -> None:
     """A row for Canvas has only the person, the class, the role and the days."""
@@ -172,7 +172,7 @@ def test_one_of_two_that_give_the_same_row_is_withdrawn_and_nothing_is_told(
     assert [row["status"] for row in to_canvas(bus, tmp_path / "out")] == ["inactive"]
 
 
-def test_the_last_is_withdrawn_and_that_is_told(bus: Bus, lunch: FakeProduct) -> None:
+def test_the_last_is_withdrawn_and_that_is_delivered(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     consume(bus, lunch)
@@ -191,7 +191,9 @@ def test_all_are_withdrawn_at_once(bus: Bus, lunch: FakeProduct) -> None:
     assert [status for _, status, _, _ in consume(bus, lunch)] == ["tobedeleted"]
 
 
-def test_a_change_of_the_one_that_does_not_count_is_not_told(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_change_of_the_one_that_does_not_count_is_not_delivered(
+    bus: Bus, lunch: FakeProduct
+) -> None:
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     consume(bus, lunch)
@@ -207,16 +209,16 @@ def test_an_enrollment_that_goes_to_another_class_is_withdrawn_from_the_first(
     enroll(bus, *BACK)
     consume(bus, lunch)
     enroll(bus, *BACK, classSourcedId="cl-1")
-    before = len(lunch.told)
+    before = len(lunch.delivered_rows)
     consume(bus, lunch)
-    rows = [row for _, _, row in lunch.told[before:]]
+    rows = [row for _, _, row in lunch.delivered_rows[before:]]
     assert {(row["classSourcedId"], row["status"]) for row in rows} == {
         ("cl-1", "active"),
         ("cl-2", "tobedeleted"),
     }
 
 
-def test_what_waited_too_long_stands_and_is_told_when_something_comes(
+def test_what_waited_too_long_stays_and_is_delivered_when_something_comes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lunch: FakeProduct
 ) -> None:
     bus = Bus(monkeypatch, home=tmp_path, hold_seconds=5)
@@ -224,13 +226,13 @@ def test_what_waited_too_long_stands_and_is_told_when_something_comes(
     bus.publish("student", "u-1")
     enroll(bus, *BACK)
     assert consume(bus, lunch) == []
-    assert [letter.id for letter in bus.letters] == ["e-1b"]
+    assert [dead_letter.id for dead_letter in bus.dead_letters] == ["e-1b"]
     bus.publish("class", "cl-2")
     enroll(bus, *LEFT)
     assert consume(bus, lunch) == [("e-1b", "active", LEFT[1], BACK[2])]
 
 
-def test_what_becomes_a_dead_letter_is_not_told_beside_a_sibling(
+def test_what_becomes_a_dead_letter_is_not_delivered_beside_a_sibling(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lunch: FakeProduct
 ) -> None:
     """The withdrawal does not wait, so it is in the batch in which its successor is given up."""
@@ -240,10 +242,10 @@ def test_what_becomes_a_dead_letter_is_not_told_beside_a_sibling(
     enroll(bus, *LEFT, "tobedeleted")
     enroll(bus, *BACK)
     assert {status for _, status, *_ in consume(bus, lunch)} == {"tobedeleted"}
-    assert [letter.id for letter in bus.letters] == ["e-1b"]
+    assert [dead_letter.id for dead_letter in bus.dead_letters] == ["e-1b"]
 
 
-def test_a_record_that_is_no_sibling_is_told_as_it_is(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_record_that_is_no_sibling_is_delivered_as_it_is(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, "e-1", None, None)
     enroll(bus, "e-2", None, None, role="teacher")
     enroll(bus, "e-3", None, None, classSourcedId="cl-1")
@@ -255,13 +257,13 @@ def test_a_record_that_is_no_sibling_is_told_as_it_is(bus: Bus, lunch: FakeProdu
 # ---- what is kept -------------------------------------------------------------------------------
 
 
-def test_what_stands_is_kept_and_not_read_again(
+def test_what_is_active_is_kept_and_not_read_again(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     consume(bus, lunch)
-    monkeypatch.setattr("bus.consume.standing_index.StandingIndex._absorb", refuse)
+    monkeypatch.setattr("bus.consume.active_index.ActiveIndex._absorb", refuse)
     enroll(bus, "e-1c", None, date(2026, 9, 30))
     assert len(consume(bus, lunch)) == 1
 
@@ -271,7 +273,7 @@ def refuse(*_: object) -> None:
 
 
 @pytest.mark.parametrize("lost", ["gone", "damaged", "of another cluster", "of another rule"])
-def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
+def test_what_is_lost_is_rebuilt_and_nothing_is_delivered_twice(
     bus: Bus, lunch: FakeProduct, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A home of the previous version has no such file."""
@@ -286,7 +288,7 @@ def test_what_is_lost_is_made_anew_and_nothing_is_told_twice(
         case "of another cluster":
             bus.broker.cluster = "cluster-2"
         case "of another rule":
-            monkeypatch.setattr("bus.consume.standing_index.LAYOUT", "0")
+            monkeypatch.setattr("bus.consume.active_index.LAYOUT", "0")
     assert consume(bus, lunch) == []
     enroll(bus, *LEFT, primary=True)
     assert consume(bus, lunch) == []
@@ -322,7 +324,7 @@ def test_what_is_behind_reads_what_lies_between(bus: Bus, lunch: FakeProduct) ->
     assert consume(bus, lunch) == []
 
 
-def test_a_group_that_is_set_back_is_told_all_again(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_group_that_is_set_back_gets_all_again(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, *LEFT)
     enroll(bus, *BACK)
     first = consume(bus, lunch)
@@ -365,14 +367,14 @@ def test_bytes_that_do_not_decode_are_nothing(bus: Bus, lunch: FakeProduct) -> N
 def test_a_large_batch_is_written_beside_what_comes_next(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
-    copy = consumer(bus, lunch, batch_records=1).join()
+    monkeypatch.setattr(active_index, "BESIDE", 0)
+    instance = consumer(bus, lunch, batch_records=1).join()
     for one in (BACK, LEFT):
         enroll(bus, *one)
     enroll(bus, *BACK, "tobedeleted")
-    copy.turn(30)
+    instance.turn(30)
     assert delivered(lunch)[-1] == ("e-1a", "active", *LEFT[1:])
-    copy.leave()
+    instance.leave()
     enroll(bus, *BACK)
     assert consume(bus, lunch)[-1] == ("e-1b", "active", LEFT[1], BACK[2])
 
@@ -380,46 +382,46 @@ def test_a_large_batch_is_written_beside_what_comes_next(
 def test_what_could_not_be_written_is_written_with_what_comes_next(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
-    write, failures = StandingIndex._write, [True]
+    monkeypatch.setattr(active_index, "BESIDE", 0)
+    write, failures = ActiveIndex._write, [True]
 
-    def full(index: StandingIndex, part: int, offset: int) -> None:
+    def full(index: ActiveIndex, part: int, offset: int) -> None:
         if failures:
             failures.pop()
             raise duckdb.IOException("no space left")
         write(index, part, offset)
 
-    monkeypatch.setattr(StandingIndex, "_write", full)
-    copy = consumer(bus, lunch).join()
+    monkeypatch.setattr(ActiveIndex, "_write", full)
+    instance = consumer(bus, lunch).join()
     enroll(bus, *BACK)
-    copy.turn(20)
+    instance.turn(20)
     enroll(bus, *LEFT, primary=True)
-    copy.turn(20)
+    instance.turn(20)
     assert failures == []
     enroll(bus, *LEFT)
-    copy.turn(20)
+    instance.turn(20)
     assert [one[0] for one in delivered(lunch)] == ["e-1b", "e-1b"]
 
 
-def test_a_file_does_not_stand_for_what_could_not_be_written(
+def test_a_file_does_not_include_what_could_not_be_written(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_index, "BESIDE", 0)
+    monkeypatch.setattr(active_index, "BESIDE", 0)
 
-    def full(index: StandingIndex, part: int, offset: int) -> None:
+    def full(index: ActiveIndex, part: int, offset: int) -> None:
         raise duckdb.IOException("no space left")
 
-    copy = consumer(bus, lunch).join()
+    instance = consumer(bus, lunch).join()
     with monkeypatch.context() as disk:
-        disk.setattr(StandingIndex, "_write", full)
+        disk.setattr(ActiveIndex, "_write", full)
         enroll(bus, *BACK)
-        copy.turn(20)
-        copy.leave()
+        instance.turn(20)
+        instance.leave()
     enroll(bus, *LEFT, primary=True)
     assert consume(bus, lunch)[-1] == ("e-1b", "active", LEFT[1], BACK[2])
 
 
-def test_another_copy_takes_the_file_over(bus: Bus, lunch: FakeProduct) -> None:
+def test_another_instance_takes_the_file_over(bus: Bus, lunch: FakeProduct) -> None:
     first = consumer(bus, lunch).join()
     enroll(bus, *BACK)
     first.turn(20)
@@ -477,10 +479,10 @@ def test_killed_after_the_index_and_before_the_commit(bus: Bus, lunch: FakeProdu
 
 
 def kill_in_delivery(bus: Bus, lunch: FakeProduct) -> None:
-    copy = consumer(bus, lunch).join()
+    instance = consumer(bus, lunch).join()
     with pytest.raises(Killed):
-        copy.turn(20)
-    copy.kill()
+        instance.turn(20)
+    instance.kill()
 
 
 def test_a_batch_that_is_given_up_does_not_change_the_index(bus: Bus, lunch: FakeProduct) -> None:
@@ -518,7 +520,7 @@ def replay(bus: Bus, lunch: FakeProduct, *, since: int = 0, batch: int = 100, **
     kinds = ("enrollment",)
     window = bus.window(kinds=kinds)
     window = window.after({bus.place("enrollment"): since})
-    before = len(lunch.told)
+    before = len(lunch.delivered_rows)
     bus.replay(lunch, bus.about(window, **about), batch=batch, kinds=kinds, siblings=SIBLINGS).run()
     return delivered(lunch, before)
 
@@ -534,7 +536,7 @@ def test_a_replay_of_some_tells_what_counts_of_all(bus: Bus, product: Any, since
     assert replay(bus, lunch, since=since) == [("e-1b", "active", LEFT[1], BACK[2])]
 
 
-def test_a_replay_of_a_withdrawal_tells_what_stands(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_replay_of_a_withdrawal_sends_what_is_active(bus: Bus, lunch: FakeProduct) -> None:
     enroll(bus, *BACK)
     enroll(bus, *LEFT)
     enroll(bus, *BACK, "tobedeleted")
@@ -579,7 +581,7 @@ def test_a_replay_into_another_place_ends_as_the_live_consumer_did(
         assert shown(other, class_) == shown(lunch, class_)
 
 
-def test_what_stood_before_the_window_counts(bus: Bus) -> None:
+def test_what_was_active_before_the_window_counts(bus: Bus) -> None:
     enroll(bus, *BACK)
     enroll(bus, *LEFT)
     other = FakeProduct()
@@ -721,32 +723,32 @@ def happen(bus: Bus, lunch: FakeProduct, step: str) -> None:
         case "kill before" | "kill after":
             planned = lunch.failures if step == "kill before" else lunch.aftermath
             planned.append(Killed())
-            copy = consumer(bus, lunch, batch_records=2).join()
+            instance = consumer(bus, lunch, batch_records=2).join()
             with contextlib.suppress(Killed):
-                copy.turn(12)
-            copy.kill()
+                instance.turn(12)
+            instance.kill()
             planned.clear()
         case "commit fails":
             bus.broker.commits = [KafkaError.REBALANCE_IN_PROGRESS] * 3
-            copy = consumer(bus, lunch, batch_records=2).join()
-            copy.turn(4)
-            copy.kill()
+            instance = consumer(bus, lunch, batch_records=2).join()
+            instance.turn(4)
+            instance.kill()
             bus.broker.commits = []
         case "lose":
             for path in bus.settings.home.rglob("*.duckdb*"):
                 path.unlink()
         case "held":
             enroll(bus, "e9", None, None, classSourcedId="cl-9")
-            copy = consumer(bus, lunch).join()
-            copy.turn(4)
-            copy.kill()
+            instance = consumer(bus, lunch).join()
+            instance.turn(4)
+            instance.kill()
             bus.publish("class", "cl-9")
 
 
 def shown(lunch: FakeProduct, class_: str) -> Any:
     """Return what the product has of a class, or None if that was withdrawn."""
     last: Any = None
-    for _, kind, row in lunch.told:
+    for _, kind, row in lunch.delivered_rows:
         if kind == "enrollment" and row["classSourcedId"] == class_:
             last = row
     if last is None or last["status"] != "active":
@@ -756,13 +758,13 @@ def shown(lunch: FakeProduct, class_: str) -> Any:
 
 def right(state: dict[str, Any], class_: str) -> Any:
     """Return what the product should have of a class, from a second version of the rule."""
-    standing = [
+    active = [
         (last is None, last or 0, first is not None, first or 0, id_, first, last)
         for id_, (first, last, status, where) in state.items()
         if status == "active" and where == class_
     ]
-    if not standing:
+    if not active:
         return None
-    *_, id_, _, last = max(standing)
-    firsts = [one[5] for one in standing]
+    *_, id_, _, last = max(active)
+    firsts = [one[5] for one in active]
     return id_, day(None if None in firsts else min(firsts)), day(last)

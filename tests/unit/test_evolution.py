@@ -261,7 +261,7 @@ def test_a_type_that_is_named_once_and_used_twice() -> None:
     assert [one.field for one in breaks(after, before)] == ["hair", "eyes"]
 
 
-def test_all_that_breaks_is_told_at_once() -> None:
+def test_all_that_breaks_is_reported_at_once() -> None:
     before = record(ID, field("a", "string"), field("b", "int"))
     after = record(ID, field("b", "string"), field("c", "string"))
     found = {(one.field, one.whom) for one in breaks(before, after)}

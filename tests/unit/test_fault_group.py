@@ -52,7 +52,7 @@ def test_what_left_out_rows_comes_first_and_sources_stay_apart() -> None:
     ]
 
 
-def test_values_that_are_told_once_each_are_one_group_with_all_their_rows() -> None:
+def test_values_that_are_reported_once_each_are_one_group_with_all_their_rows() -> None:
     text = "is none of KG, 01; it was kept"
     about = {"fatal": False, "kind": "student", "code": "not-in-list"}
     found = [
@@ -64,7 +64,7 @@ def test_values_that_are_told_once_each_are_one_group_with_all_their_rows() -> N
     assert (group.reason, group.count, group.lines, group.classes) == (text, 13, [5, 6], ["a", "b"])
 
 
-def test_the_ids_of_another_source_are_told_as_far_as_there_are_few() -> None:
+def test_the_ids_of_another_source_are_reported_as_far_as_there_are_few() -> None:
     rows = [(f"s{line}", "users.csv", line) for line in range(2, 32)]
     found = ownership.faults("student", rows, 10)
     assert [fault.line for fault in found] == [*range(2, 12), 0]

@@ -112,13 +112,13 @@ def write(out: Path, *parts: Part) -> None:
 
 
 @pytest.mark.parametrize("ended_first", [True, False])
-def test_an_enrollment_that_goes_to_another_student_stands_whichever_partition_is_read_first(
+def test_an_enrollment_that_goes_to_another_student_stays_whichever_partition_is_read_first(
     tmp_path: Path, ended_first: bool
 ) -> None:
     """The end for one student and the start for the other are in two partitions."""
 
-    def seat(student: str, *stands: tuple[str, str]) -> Batch:
-        one = part(SEATS, {"e": list(stands)}, kind="enrollment")
+    def seat(student: str, *is_active: tuple[str, str]) -> Batch:
+        one = part(SEATS, {"e": list(is_active)}, kind="enrollment")
         one.records[0] |= {"userSourcedId": student}  # type: ignore[operator]
         return batch(one)
 
@@ -274,7 +274,7 @@ def test_a_row_is_in_the_set_until_its_last_day(tmp_path: Path) -> None:
     delivery.close()
 
 
-def test_an_ended_row_does_not_hide_one_that_stands(tmp_path: Path) -> None:
+def test_an_ended_row_does_not_hide_one_that_stays(tmp_path: Path) -> None:
     ended = part(SEATS, {"1": [("a", "u")]}, end=date(2026, 11, 1))
     person = part(PEOPLE, {"a": [("a", "Ann")]})
     write(tmp_path, units("u"), person, ended, part(SEATS, {"2": [("a", "u")]}))
@@ -366,7 +366,7 @@ def test_the_same_batch_again_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changed", [{"cluster": "another"}, {"revision": "2"}, {"tables": TABLES[1:2]}]
 )
-def test_another_cluster_revision_or_layout_is_read_anew(
+def test_another_cluster_revision_or_layout_is_read_again(
     tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     first = started(tmp_path)
@@ -524,7 +524,7 @@ def test_a_place_that_is_no_folder_stops(tmp_path: Path) -> None:
         open_set(tmp_path / "file")
 
 
-def test_a_folder_that_goes_away_is_not_made_anew(tmp_path: Path) -> None:
+def test_a_folder_that_goes_away_is_not_rebuilt(tmp_path: Path) -> None:
     """The folder may be a mount, and the set must not go to the disk below it."""
     delivery = started(tmp_path / "out")
     delivery.deliver(people("Ann"))
@@ -555,8 +555,8 @@ def test_the_account_and_the_log_hold_no_personal_data(
 
 
 def _all(capsys: pytest.CaptureFixture[str]) -> Iterable[str]:
-    told = capsys.readouterr()
-    return told.out, told.err
+    delivered_rows = capsys.readouterr()
+    return delivered_rows.out, delivered_rows.err
 
 
 # Replays while the live consumer runs

@@ -29,7 +29,7 @@ def public(*keys: RSAKey) -> KeySet:
 
 
 def token(key: RSAKey = SIGNING, header: dict[str, Any] | None = None, **claims: Any) -> str:
-    told = {
+    reported = {
         "iss": "https://id.example",
         "aud": "schoolbus",
         "exp": int(time.time()) + 60,
@@ -37,7 +37,7 @@ def token(key: RSAKey = SIGNING, header: dict[str, Any] | None = None, **claims:
         "scope": "openid bus:write:attendance bus:write:unheard-of",
     } | claims
     header = {"alg": "RS256", "kid": key.kid} | (header or {})
-    claims = {name: value for name, value in told.items() if value is not None}
+    claims = {name: value for name, value in reported.items() if value is not None}
     return jwt.encode(header, claims, key, algorithms=[header["alg"]])
 
 

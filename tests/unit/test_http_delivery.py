@@ -104,7 +104,7 @@ def open_http(receiver: Receiver, tmp_path: Path) -> Iterator[Callable[..., Http
 Open = Callable[..., Http]
 
 
-def told(receiver: Receiver) -> list[tuple[str, Any]]:
+def delivered_rows(receiver: Receiver) -> list[tuple[str, Any]]:
     return [(e.data["of"], e.data["n"]) for e in receiver.accepted]
 
 
@@ -133,10 +133,10 @@ def test_each_student_in_order_while_many_requests_are_under_way(
     assert open_http(concurrency=8).deliver(batch(part("attendance", *rows))) == []
 
     by_student: dict[str, list[int]] = {}
-    for student, n in told(receiver):
+    for student, n in delivered_rows(receiver):
         by_student.setdefault(student, []).append(n)
     assert all(numbers == sorted(numbers) for numbers in by_student.values())
-    assert sorted(told(receiver)) == sorted(rows)
+    assert sorted(delivered_rows(receiver)) == sorted(rows)
     assert 2 < most <= 8
 
 
@@ -144,7 +144,7 @@ def test_a_part_is_finished_before_the_next_begins(receiver: Receiver, open_http
     students = part("student", *((f"s{n}", "student") for n in range(10)))
     enrollments = part("enrollment", *((f"s{n}", "enrollment") for n in range(10)))
     open_http().deliver(batch(students, enrollments))
-    assert [kind for _, kind in told(receiver)] == ["student"] * 10 + ["enrollment"] * 10
+    assert [kind for _, kind in delivered_rows(receiver)] == ["student"] * 10 + ["enrollment"] * 10
 
 
 def test_connections_are_kept_between_batches(receiver: Receiver, open_http: Open) -> None:
@@ -163,14 +163,14 @@ def test_a_connection_that_the_endpoint_has_closed_meanwhile_is_not_used(
         assert delivery.deliver(batch(part("attendance", ("s1", start), start=start))) == []
         receiver.hang_up()
         time.sleep(0.02)
-    assert [n for _, n in told(receiver)] == list(range(5))
+    assert [n for _, n in delivered_rows(receiver)] == list(range(5))
     assert receiver.connections == 5
 
 
 def test_what_is_not_for_the_endpoint_is_not_sent(receiver: Receiver, open_http: Open) -> None:
     rows = ({"of": "s1", "n": 0, "skip": True}, ("s1", 1))
     assert open_http().deliver(batch(part("attendance", *rows))) == []
-    assert told(receiver) == [("s1", 1)]
+    assert delivered_rows(receiver) == [("s1", 1)]
 
 
 def test_the_same_batch_after_a_crash_is_sent_again_under_the_same_ids(
@@ -199,8 +199,8 @@ def test_what_was_taken_is_not_sent_again_with_the_same_batch(
 
     down.clear()
     assert delivery.deliver(same) == []
-    assert sorted(n for _, n in told(receiver)) == list(range(20))
-    assert [n for student, n in told(receiver) if student == "s3"] == [3, 8, 13, 18]
+    assert sorted(n for _, n in delivered_rows(receiver)) == list(range(20))
+    assert [n for student, n in delivered_rows(receiver) if student == "s3"] == [3, 8, 13, 18]
 
 
 def test_after_a_few_failures_the_others_wait(receiver: Receiver, open_http: Open) -> None:
@@ -297,7 +297,7 @@ def test_a_slow_endpoint_keeps_the_loop_in_its_group(
             assert "is slow" in str(later)
             tries += 1
     assert tries >= 1
-    assert told(receiver) == [("s1", n) for n in range(5)]
+    assert delivered_rows(receiver) == [("s1", n) for n in range(5)]
 
 
 def test_when_partitions_are_assigned_again_what_was_taken_of_them_is_forgotten(
@@ -308,11 +308,11 @@ def test_when_partitions_are_assigned_again_what_was_taken_of_them_is_forgotten(
     for _ in range(2):
         with pytest.raises(RetryLater):
             delivery.deliver(same)
-    assert len(told(receiver)) == 1
+    assert len(delivered_rows(receiver)) == 1
     assert delivery.resume("cluster", [Position("attendance", 0)]) == {}
     with pytest.raises(RetryLater):
         delivery.deliver(same)
-    assert len(told(receiver)) == 2
+    assert len(delivered_rows(receiver)) == 2
 
 
 # ---- records that it never accepts ---------------------------------------------------------------
@@ -329,7 +329,7 @@ def test_a_refused_event_goes_to_the_dead_letters_and_its_lane_goes_on(
         (one.messages[1], "the endpoint refused it with status 400"),
         (one.messages[3], "it cannot be told"),
     ]
-    assert told(receiver) == [("s1", 0), ("s1", 2)]
+    assert delivered_rows(receiver) == [("s1", 0), ("s1", 2)]
 
 
 def test_a_refusal_is_remembered_while_the_rest_is_tried_again(
@@ -366,7 +366,7 @@ def test_an_event_on_which_the_vendor_breaks_is_given_up(
         delivery.deliver(same)
     time.sleep(0.06)
     assert [r.reason[:32] for r in delivery.deliver(same)] == ["the endpoint answered status 500"]
-    assert told(receiver) == [("s1", 1)]
+    assert delivered_rows(receiver) == [("s1", 1)]
 
 
 # ---- an endpoint that is switched off ------------------------------------------------------------

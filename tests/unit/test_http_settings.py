@@ -35,9 +35,9 @@ def test_a_service_with_a_client_of_a_kind_without_a_schema_does_not_start(
 
 
 def test_options_go_before_settings() -> None:
-    told = settings(port=9000, clients={"sis": {"key_sha256": HASH}})
-    assert http_settings(told, host=None, port=0).port == 0
-    assert http_settings(told, host=None, port=None).port == 9000
+    reported = settings(port=9000, clients={"sis": {"key_sha256": HASH}})
+    assert http_settings(reported, host=None, port=0).port == 0
+    assert http_settings(reported, host=None, port=None).port == 9000
 
 
 def test_all_of_it_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_no_table_but_the_records_is_left(extract: Extract) -> None:
 # Empty and missing values
 
 
-def test_defaults_stand_for_what_is_empty_or_missing() -> None:
+def test_defaults_replace_what_is_empty_or_missing() -> None:
     record, faults = one("student", student("s1", middleName="", enabledUser=" "))
     assert faults == []
     assert record is not None
@@ -236,7 +236,7 @@ def test_an_optional_id_that_is_none_is_left_out() -> None:
     assert faults == [(2, "parentSourcedId", "text of 3 characters", False)]
 
 
-def test_control_characters_are_taken_out_of_text_and_told() -> None:
+def test_control_characters_are_taken_out_of_text_and_reported() -> None:
     record, faults = one("student", student("s1", givenName="A\x00d\x07a", familyName="B\tC\nD"))
     assert record is not None
     assert (record["givenName"], record["familyName"]) == ("Ada", "B\tC\nD")
@@ -418,14 +418,14 @@ def test_an_enumeration_has_its_own_default(text: str, class_of: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "read", "told"),
+    ("text", "read", "reported"),
     [("Female", "female", False), ("", None, False), ("?", "unspecified", True)],
 )
-def test_an_optional_enumeration(text: str, read: str | None, told: bool) -> None:
+def test_an_optional_enumeration(text: str, read: str | None, reported: bool) -> None:
     record, faults = one("demographics", {"sourcedId": "s1", "sex": text})
     assert record is not None
     assert record["sex"] == read
-    assert bool(faults) is told
+    assert bool(faults) is reported
 
 
 # Fields that depend on each other
@@ -495,7 +495,7 @@ def test_the_status(text: str, read: str) -> None:
     assert value("org", org("o1", status=text), "status") == read
 
 
-def test_inactive_means_withdrawn_and_is_told() -> None:
+def test_inactive_means_withdrawn_and_is_reported() -> None:
     record, faults = one("org", org("o1", status="Inactive"))
     assert record is not None
     assert record["status"] == "tobedeleted"
@@ -723,7 +723,7 @@ def test_circles_are_broken_and_what_leads_to_them_stays(extract: Extract) -> No
 # Many faults
 
 
-def test_of_many_faults_of_a_sort_only_some_are_told_one_by_one(
+def test_of_many_faults_of_a_sort_only_some_are_reported_one_by_one(
     extract: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST", 3)
@@ -789,8 +789,8 @@ def test_no_fault_holds_a_value(kind: str, data: st.DataObject) -> None:
     strange = data.draw(rows(kind, st.one_of(STRANGE, st.just("s1"), st.just("2026-01-01"))))
     extract = Extract().put(kind, *strange, fields=list(KINDS[kind].fields))
     extract.validate(lambda _, __: set())
-    told = repr(extract.staging.faults)
+    reported = repr(extract.staging.faults)
     values = {text for row in strange for text in row.values() if text and len(text) > 3}
-    assert [text for text in values - {"2026-01-01"} if text in told] == []
-    assert "2026-01-01" not in told
+    assert [text for text in values - {"2026-01-01"} if text in reported] == []
+    assert "2026-01-01" not in reported
     extract.con.close()

@@ -53,7 +53,7 @@ def test_nothing_runs_and_nothing_was_made(home: Path) -> None:
     assert not home.exists()
 
 
-def test_a_person_is_told_what_to_run(home: Path) -> None:
+def test_the_error_says_what_to_run(home: Path) -> None:
     said = CliRunner().invoke(app, ["status"]).stdout
     assert said == f"the bus in {home} is not up: run `bus up`\n"
     said = CliRunner().invoke(app, ["doctor"]).stdout

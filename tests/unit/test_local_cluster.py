@@ -11,7 +11,7 @@ FIRST = {T0: 10, T1: 0, U0: 0}
 END = {T0: 30, T1: 5, U0: 7}
 
 
-def test_it_is_behind_from_where_it_stands_to_the_end() -> None:
+def test_it_is_behind_from_its_position_to_the_end() -> None:
     assert _spans({T0: 25, T1: 5}, FIRST, END) == {T0: (25, 30), T1: (5, 5)}
 
 
@@ -23,7 +23,7 @@ def test_what_compaction_or_time_took_away_is_not_waited_for() -> None:
     assert _spans({T0: 3}, FIRST, END)[T0] == (10, 30)
 
 
-def test_a_topic_that_was_made_anew_counts_from_its_start() -> None:
+def test_a_topic_that_was_recreated_counts_from_its_start() -> None:
     assert _spans({U0: 900}, FIRST, END) == {U0: (0, 7)}
 
 

@@ -62,7 +62,7 @@ def test_what_is_whole_is_left_alone(home: Path) -> None:
         "kafka/schoolbus.org-0/leader-epoch-checkpoint",
     ],
 )
-def test_what_kafka_makes_anew_is_taken_away_when_it_is_cut_short(home: Path, name: str) -> None:
+def test_what_kafka_recreates_is_taken_away_when_it_is_cut_short(home: Path, name: str) -> None:
     path = home / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     said: list[str] = []

@@ -100,7 +100,7 @@ def test_what_was_killed_is_known_and_started_again_alone(on: Machine) -> None:
     assert on.said == ["kafka had stopped (killed, or the machine restarted); starting it again"]
 
 
-def test_whoever_has_reached_a_bus_knows_where_it_will_be_again(on: Machine) -> None:
+def test_a_process_that_has_reached_a_bus_knows_where_it_will_be_again(on: Machine) -> None:
     with pytest.raises(Stop, match="bus up"):
         lifecycle.reach(on.home)
     there = on.up()

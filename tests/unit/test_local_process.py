@@ -97,7 +97,7 @@ def test_it_sees_no_secret_of_its_parent(home: Path, monkeypatch: pytest.MonkeyP
     assert "JAVA" not in seen
 
 
-def test_why_it_ended_is_told_without_its_trace(home: Path) -> None:
+def test_why_it_ended_is_reported_without_its_trace(home: Path) -> None:
     (home / "logs" / "kafka.out").write_text(
         "INFO starting\njava.io.IOException: No space left on device\n\tat a.b(C.java)\n"
         "java.io.IOException: No space left on device\n"

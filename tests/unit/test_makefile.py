@@ -24,8 +24,8 @@ def test_packages_are_fetched_quietly(tmp_path: Path) -> None:
     (fetch,) = [line for line in lines if line.endswith("deploy/install.py")]
     (package,) = [line for line in lines if "pip install" in line]
     assert "--quiet" in package
-    (told,) = [at for at, line in enumerate(lines) if line.startswith("echo")]
-    assert told < lines.index(fetch)
+    (reported,) = [at for at, line in enumerate(lines) if line.startswith("echo")]
+    assert reported < lines.index(fetch)
     makefile = (ROOT / "Makefile").read_text("utf-8")
     recipe = [
         line for line in makefile.splitlines() if "install.py" in line or "pip install" in line

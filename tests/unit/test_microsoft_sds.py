@@ -25,7 +25,7 @@ from consumers.microsoft_sds import PRODUCT
 from tests import sds_model
 
 
-def told(kind: str, /, **said: Any) -> dict[str, list[dict[str, Any]]]:
+def delivered_rows(kind: str, /, **said: Any) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a record by file, and check that each has its table's columns in order."""
     record = a_record(kind, **said)
     rows = {table.name: function(record) for table, function in PRODUCT.translations(kind)}
@@ -36,7 +36,7 @@ def told(kind: str, /, **said: Any) -> dict[str, list[dict[str, Any]]]:
 
 def row(kind: str, name: str, /, **said: Any) -> dict[str, Any]:
     """Return the one row that a record has in a file."""
-    (only,) = told(kind, **said)[name]
+    (only,) = delivered_rows(kind, **said)[name]
     return only
 
 
@@ -44,13 +44,15 @@ def row(kind: str, name: str, /, **said: Any) -> dict[str, Any]:
 
 
 def test_a_school_below_its_district() -> None:
-    assert told("org", sourcedId="o1", name="Lowe", type="school", parentSourcedId="d1") == {
+    assert delivered_rows(
+        "org", sourcedId="o1", name="Lowe", type="school", parentSourcedId="d1"
+    ) == {
         "orgs.csv": [{"sourcedId": "o1", "name": "Lowe", "type": "school", "parentSourcedId": "d1"}]
     }
     assert row("org", "orgs.csv", parentSourcedId=None)["parentSourcedId"] == ""
 
 
-def test_an_organisation_of_another_sort_is_told_so_that_its_classes_can_be() -> None:
+def test_an_organisation_of_another_sort_is_delivered_so_that_its_classes_can_be() -> None:
     assert row("org", "orgs.csv", type="other")["type"] == "division"
 
 
@@ -74,9 +76,9 @@ def test_a_session_has_iso_dates_and_its_school_year() -> None:
     )
 
 
-def test_a_session_whose_school_year_nobody_knows_cannot_be_told() -> None:
+def test_a_session_whose_school_year_nobody_knows_cannot_be_delivered() -> None:
     said: dict[str, Any] = {"schoolYear": None, "endDate": date(2027, 6, 11)}
-    assert told("academicSession", type="term", **said) == {"academicSessions.csv": []}
+    assert delivered_rows("academicSession", type="term", **said) == {"academicSessions.csv": []}
     year = row("academicSession", "academicSessions.csv", type="schoolYear", **said)
     assert year["schoolYear"] == "2027"
 
@@ -92,7 +94,7 @@ def test_a_course() -> None:
         "grade": "07",
     }
     assert row("course", "courses.csv", grades=["07", "08"], **said)["grade"] == ""
-    assert told("course", orgSourcedId=None) == {"courses.csv": []}
+    assert delivered_rows("course", orgSourcedId=None) == {"courses.csv": []}
 
 
 def test_a_class_with_its_sessions() -> None:
@@ -156,12 +158,12 @@ def test_an_address_that_sds_would_warn_of_is_left_out(email: str) -> None:
 
 @pytest.mark.parametrize("kind", ["student", "staff"])
 def test_who_may_not_sign_in_is_not_in_the_set(kind: str) -> None:
-    assert told(kind, enabledUser=False)["users.csv"] == []
+    assert delivered_rows(kind, enabledUser=False)["users.csv"] == []
 
 
 def test_a_student_has_a_role_in_every_school() -> None:
     said = {"orgSourcedIds": ["s1", "s2"], "primaryOrgSourcedId": "s2", "grades": ["07"]}
-    assert told("student", sourcedId="p1", **said)["roles.csv"] == [
+    assert delivered_rows("student", sourcedId="p1", **said)["roles.csv"] == [
         {
             "userSourcedId": "p1",
             "orgSourcedId": "s1",
@@ -180,7 +182,7 @@ def test_a_student_has_a_role_in_every_school() -> None:
 
 
 @pytest.mark.parametrize(
-    ("orgs", "primary", "told_as"),
+    ("orgs", "primary", "delivered_as"),
     [
         (["s1"], None, [("s1", "true")]),
         (["s1", "s2"], None, [("s1", ""), ("s2", "")]),
@@ -190,10 +192,10 @@ def test_a_student_has_a_role_in_every_school() -> None:
     ],
 )
 def test_the_primary_school(
-    orgs: list[str], primary: str | None, told_as: list[tuple[str, str]]
+    orgs: list[str], primary: str | None, delivered_as: list[tuple[str, str]]
 ) -> None:
-    roles = told("staff", orgSourcedIds=orgs, primaryOrgSourcedId=primary)["roles.csv"]
-    assert [(role["orgSourcedId"], role["isPrimary"]) for role in roles] == told_as
+    roles = delivered_rows("staff", orgSourcedIds=orgs, primaryOrgSourcedId=primary)["roles.csv"]
+    assert [(role["orgSourcedId"], role["isPrimary"]) for role in roles] == delivered_as
 
 
 @pytest.mark.parametrize(
@@ -248,18 +250,18 @@ def test_grades_are_in_the_words_of_sds(grades: list[str], sds: str) -> None:
 )
 def test_an_enrollment(role: str, sds: str) -> None:
     said = {"classSourcedId": "c1", "userSourcedId": "p1", "role": role}
-    assert told("enrollment", **said) == {
+    assert delivered_rows("enrollment", **said) == {
         "enrollments.csv": [{"classSourcedId": "c1", "userSourcedId": "p1", "role": sds}]
     }
 
 
-def test_an_enrollment_of_no_known_role_is_not_told() -> None:
-    assert told("enrollment", role="other") == {"enrollments.csv": []}
+def test_an_enrollment_of_no_known_role_is_not_delivered() -> None:
+    assert delivered_rows("enrollment", role="other") == {"enrollments.csv": []}
 
 
 def test_a_guardian_is_a_contact_though_not_signing_in() -> None:
     said = PERSON | {"username": None, "enabledUser": False, "role": "parent"}
-    assert told("guardian", **said, agentSourcedIds=["st1", "st2"]) == {
+    assert delivered_rows("guardian", **said, agentSourcedIds=["st1", "st2"]) == {
         "users.csv": [
             {
                 "sourcedId": "p1",
@@ -281,12 +283,14 @@ def test_a_guardian_is_a_contact_though_not_signing_in() -> None:
 
 
 @pytest.mark.parametrize("missing", ["email", "givenName", "familyName"])
-def test_a_contact_without_what_sds_asks_for_is_not_told(missing: str) -> None:
-    assert told("guardian", **PERSON | {missing: ""})["users.csv"] == []
+def test_a_contact_without_what_sds_asks_for_is_not_delivered(missing: str) -> None:
+    assert delivered_rows("guardian", **PERSON | {missing: ""})["users.csv"] == []
 
 
-def test_a_tie_that_only_the_student_names() -> None:
-    assert told("student", sourcedId="st1", agentSourcedIds=["g1"])["relationships.csv"] == [
+def test_a_relationship_that_only_the_student_names() -> None:
+    assert delivered_rows("student", sourcedId="st1", agentSourcedIds=["g1"])[
+        "relationships.csv"
+    ] == [
         {
             "userSourcedId": "st1",
             "relationshipUserSourcedId": "g1",
@@ -308,11 +312,11 @@ def test_what_is_withdrawn_has_no_rows(kind: str) -> None:
         "schoolYear": 2027,
     }
     said = {name: value for name, value in full.items() if name in KINDS[kind].fields}
-    assert all(told(kind, **said).values())
-    assert not any(told(kind, **said, status="tobedeleted").values())
+    assert all(delivered_rows(kind, **said).values())
+    assert not any(delivered_rows(kind, **said, status="tobedeleted").values())
 
 
-def test_sds_is_told_no_more_than_it_needs() -> None:
+def test_sds_gets_no_more_than_it_needs() -> None:
     assert set(PRODUCT.kinds) == {
         "org",
         "academicSession",
@@ -332,12 +336,12 @@ def test_sds_is_told_no_more_than_it_needs() -> None:
 
 def deliver(delivery: Any, changes: list[tuple[str, dict[str, Any]]], start: int = 0) -> None:
     """Deliver records as the worker does."""
-    lots: dict[str, KindRecords] = defaultdict(KindRecords)
+    chunks: dict[str, KindRecords] = defaultdict(KindRecords)
     for at, (kind, record) in enumerate(changes, start=start):
-        lots[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
-    parts, _, letters = translate(PRODUCT, lots)
-    assert not letters
-    places = {Position(f"schoolbus.{kind}", 0): start + len(changes) for kind in lots}
+        chunks[kind].add(record, Sent(kind, record["sourcedId"], at))  # type: ignore[arg-type]
+    parts, _, dead_letters = translate(PRODUCT, chunks)
+    assert not dead_letters
+    places = {Position(f"schoolbus.{kind}", 0): start + len(changes) for kind in chunks}
     delivery.deliver(Batch(parts, places))
 
 
@@ -349,7 +353,7 @@ def opened(out: Path, now: datetime = datetime(2026, 11, 24, 12, tzinfo=UTC), **
 
 def a_school() -> list[tuple[str, dict[str, Any]]]:
     """Return one school with a class, a student with two guardians, and a teacher."""
-    tie = {"agentSourcedIds": ["st"], "role": "parent"}
+    relationship = {"agentSourcedIds": ["st"], "role": "parent"}
     place = {"classSourcedId": "c", "schoolSourcedId": "s"}
     return [
         ("org", a_record("org", sourcedId="s")),
@@ -359,8 +363,8 @@ def a_school() -> list[tuple[str, dict[str, Any]]]:
             a_record("student", sourcedId="st", orgSourcedIds=["s"], agentSourcedIds=["g", "t"]),
         ),
         ("staff", a_record("staff", sourcedId="t", orgSourcedIds=["s"])),
-        ("guardian", a_record("guardian", sourcedId="g", email="g@x.example", **tie)),
-        ("guardian", a_record("guardian", sourcedId="h", email=None, **tie)),
+        ("guardian", a_record("guardian", sourcedId="g", email="g@x.example", **relationship)),
+        ("guardian", a_record("guardian", sourcedId="h", email=None, **relationship)),
         (
             "enrollment",
             a_record("enrollment", sourcedId="e1", userSourcedId="st", role="student", **place),
@@ -380,11 +384,13 @@ def test_a_school_as_sds_sees_it(tmp_path: Path) -> None:
     state = sds_model.load(tmp_path)
     assert sds_model.rosters(state) == {("c", "st", "student"), ("c", "t", "teacher")}
     assert state["classes.csv"]["c",]["sessionSourcedIds"] == ""
-    ties = {key: found["relationshipRole"] for key, found in state["relationships.csv"].items()}
-    assert ties == {("st", "g"): "parent"}
+    relationships = {
+        key: found["relationshipRole"] for key, found in state["relationships.csv"].items()
+    }
+    assert relationships == {("st", "g"): "parent"}
 
 
-def test_a_student_who_leaves_takes_the_rosters_and_ties_along(tmp_path: Path) -> None:
+def test_a_student_who_leaves_takes_the_rosters_and_relationships_along(tmp_path: Path) -> None:
     delivery = opened(tmp_path)
     deliver(delivery, a_school())
     other = a_record("student", sourcedId="other", orgSourcedIds=["s"])
@@ -433,10 +439,10 @@ def test_who_has_neither_a_role_nor_a_relationship_is_not_in_the_set(
 
 
 def test_a_relationship_is_enough(tmp_path: Path) -> None:
-    tied = a_record(
+    related = a_record(
         "student", sourcedId="n", orgSourcedIds=[], primaryOrgSourcedId=None, agentSourcedIds=["g"]
     )
-    state = written(tmp_path, [*a_school(), ("student", tied)])
+    state = written(tmp_path, [*a_school(), ("student", related)])
     assert ("n",) in state["users.csv"]
     assert ("n", "g") in state["relationships.csv"]
 
@@ -458,14 +464,14 @@ def test_a_username_that_the_system_gave_to_two_is_the_first_ones(tmp_path: Path
 def test_an_address_of_two_students_is_the_first_ones_and_guardians_keep_theirs(
     tmp_path: Path,
 ) -> None:
-    tie = {"agentSourcedIds": ["m", "n"], "role": "parent", "email": "family@x.example"}
+    relationship = {"agentSourcedIds": ["m", "n"], "role": "parent", "email": "family@x.example"}
     people = [
         (kind, a_record(kind, sourcedId=id_, username=id_, orgSourcedIds=["s"], **more))
         for kind, id_, more in (
             ("student", "m", {"email": "family@x.example"}),
             ("student", "n", {"email": "Family@x.example"}),
-            ("guardian", "y", tie),
-            ("guardian", "z", tie),
+            ("guardian", "y", relationship),
+            ("guardian", "z", relationship),
         )
     ]
     users = written(tmp_path, [*a_school(), *people])["users.csv"]
@@ -526,10 +532,10 @@ def test_an_empty_bus_removes_nobody(tmp_path: Path) -> None:
     delivery.settle()
     delivery.close()
     before = sds_model.load(tmp_path)
-    anew = microsoft_sds.open_delivery(microsoft_sds.Settings(out=tmp_path))
-    anew.resume("another cluster", [Position("schoolbus.org", 0)])
-    anew.settle()
-    anew.close()
+    rebuilt = microsoft_sds.open_delivery(microsoft_sds.Settings(out=tmp_path))
+    rebuilt.resume("another cluster", [Position("schoolbus.org", 0)])
+    rebuilt.settle()
+    rebuilt.close()
     assert sds_model.load(tmp_path) == before
 
 
@@ -561,26 +567,26 @@ Changes = list[tuple[str, dict[str, Any]]]
 CHANGES = st.lists(st.one_of([_odd(kind) for kind in PRODUCT.kinds]), min_size=1, max_size=12)
 
 
-def _told(batches: list[Changes]) -> list[Changes]:
+def _delivered_rows(batches: list[Changes]) -> list[Changes]:
     """Order changes as a source publishes them.
 
     A record that moves to another owner is first withdrawn for the former owner.
     """
-    told: dict[tuple[str, str], dict[str, Any]] = {}
-    all_told = []
+    delivered_rows: dict[tuple[str, str], dict[str, Any]] = {}
+    all_delivered = []
     for changes in batches:
         found: Changes = []
         for kind, record in changes:
-            former = told.get((kind, record["sourcedId"]), record)
+            former = delivered_rows.get((kind, record["sourcedId"]), record)
             if former[KINDS[kind].owner] != record[KINDS[kind].owner]:
                 found.append((kind, former | {"status": "tobedeleted"}))
             found.append((kind, record))
-            told[kind, record["sourcedId"]] = record
-        all_told.append(found)
-    return all_told
+            delivered_rows[kind, record["sourcedId"]] = record
+        all_delivered.append(found)
+    return all_delivered
 
 
-def _standing(changes: Changes) -> Changes:
+def _active(changes: Changes) -> Changes:
     """Return the last state of each record for each of its owners."""
     last = {
         (kind, record["sourcedId"], record[KINDS[kind].owner]): (kind, record)
@@ -598,7 +604,9 @@ def _standing(changes: Changes) -> Changes:
 @given(batches=st.lists(CHANGES, min_size=1, max_size=3))
 def test_the_set_is_valid_and_the_same_whatever_came_how(batches: list[Changes]) -> None:
     """Each set passes SDS's checks and equals the set that the last states alone would give."""
-    batches = _told([a_school(), *batches])  # a school, because the required files need rows
+    batches = _delivered_rows(
+        [a_school(), *batches]
+    )  # a school, because the required files need rows
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "one", Path(folder) / "other"
         delivery, start = opened(one), 0
@@ -609,7 +617,7 @@ def test_the_set_is_valid_and_the_same_whatever_came_how(batches: list[Changes])
             sds_model.load(one)
         delivery.close()
         alone = opened(other)
-        deliver(alone, _standing([change for changes in batches for change in changes]))
+        deliver(alone, _active([change for changes in batches for change in changes]))
         alone.settle()
         alone.close()
         assert sds_model.load(one) == sds_model.load(other)

@@ -58,7 +58,7 @@ def test_an_exact_name_goes_before_another_versions() -> None:
         ("emial", "email"),
     ],
 )
-def test_a_column_misspelt_by_one_letter_is_read_and_told(column: str, field: str) -> None:
+def test_a_column_misspelt_by_one_letter_is_read_and_reported(column: str, field: str) -> None:
     assert found("users", f"x,{column}") == {field: 1}
     assert f"column 2 is misspelled; it was read as {field}" in reasons("users", f"x,{column}")
 
@@ -68,7 +68,7 @@ def test_what_is_not_clearly_meant_is_not_guessed(header: str) -> None:
     assert "misspelled" not in " ".join(reasons("users", header))
 
 
-def test_unknown_columns_are_told_by_their_place() -> None:
+def test_unknown_columns_are_reported_by_their_place() -> None:
     """A damaged header may hold personal data, so the fault does not repeat its names."""
     made: Match = match(FILES["users"], ["sourcedId", "Marker"])
     assert dict(made.positions) == {"sourcedId": 0}
@@ -85,8 +85,8 @@ FIRST_NAMED = "sourcedId,status,enabledUser,orgSourcedIds,role,username,userIds"
 
 
 def test_an_unknown_column_is_named_when_the_rest_is_a_header_of_oneroster() -> None:
-    told = reasons("users", f"{FIRST_NAMED},first given name,familyName,email")
-    assert told == [
+    reported = reasons("users", f"{FIRST_NAMED},first given name,familyName,email")
+    assert reported == [
         "column 8, 'first given name', is not a OneRoster column; it was not read",
         "has no column givenName; column 8, 'first given name', may be meant, so correct its name",
     ]
@@ -109,8 +109,8 @@ def test_an_unknown_column_is_named_when_the_rest_is_a_header_of_oneroster() -> 
     ],
 )
 def test_a_header_that_may_hold_data_is_not_repeated(run_on: str) -> None:
-    told = reasons("users", run_on)
-    assert told and "Marker" not in " ".join(told)
+    reported = reasons("users", run_on)
+    assert reported and "Marker" not in " ".join(reported)
 
 
 def test_a_second_column_of_the_same_name_is_not_read() -> None:

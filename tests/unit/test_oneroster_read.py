@@ -96,7 +96,7 @@ def test_who_is_student_and_teacher_is_what_the_primary_role_says(tmp_path: Path
     assert rows(staging, "student", "sourcedId") == [("u2",)]
 
 
-def test_a_role_that_stands_goes_before_one_that_was_deleted(tmp_path: Path) -> None:
+def test_a_role_that_stays_goes_before_one_that_was_deleted(tmp_path: Path) -> None:
     roles = ROLES + "r1,tobedeleted,u2,primary,student,,,s4\nr2,,u2,secondary,aide,,,s1\n"
     staging = staged(extract(tmp_path / "in", users=USERS_1_2, roles=roles), tmp_path / "work")
     assert rows(staging, "staff", "sourcedId", "orgSourcedIds") == [("u2", "s1")]
@@ -267,7 +267,7 @@ def test_a_row_of_users_that_cannot_be_read_may_be_of_any_kind(tmp_path: Path) -
     assert [(f.line, f.column, f.kind) for f in fatal(staging)] == [(5, "", "")]
 
 
-def test_values_are_passed_on_as_they_stand(tmp_path: Path) -> None:
+def test_values_are_passed_on_unchanged(tmp_path: Path) -> None:
     """Capitals, odd dates, repeated ids and dangling references are left to the integrity check."""
     text = (
         "sourcedId,classSourcedId,userSourcedId,role,primary,beginDate\n"
@@ -281,7 +281,7 @@ def test_values_are_passed_on_as_they_stand(tmp_path: Path) -> None:
     assert staging.faults == []
 
 
-def test_file_names_in_any_spelling_and_others_told_by_number(tmp_path: Path) -> None:
+def test_file_names_in_any_spelling_and_others_reported_by_number(tmp_path: Path) -> None:
     folder = extract(tmp_path / "in", Academic_Sessions=SESSIONS, marker="a\n", categories="a\n")
     staging = staged(folder, tmp_path / "work")
     assert set(staging.coverage) == {"academicSession"}

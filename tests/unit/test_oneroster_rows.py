@@ -37,7 +37,7 @@ def orgs(folder: Path, text: str | bytes) -> tuple[Read, Staging]:
     return found.fetchall(), staging
 
 
-def told(staging: Staging) -> list[tuple[int, str]]:
+def reported(staging: Staging) -> list[tuple[int, str]]:
     return [(fault.line, fault.reason.split(";")[0]) for fault in fatal(staging)]
 
 
@@ -76,10 +76,10 @@ def test_empty_rows_are_passed_over(tmp_path: Path) -> None:
     assert staging.faults == []
 
 
-def test_rows_of_the_wrong_length_are_left_out_and_told(tmp_path: Path) -> None:
+def test_rows_of_the_wrong_length_are_left_out_and_reported(tmp_path: Path) -> None:
     found, staging = orgs(tmp_path, HEADER + "1,A,school\n2,B\n3,C,school,x\n4,D,school,,\n")
     assert [row[1] for row in found] == ["1", "4"]
-    assert told(staging) == [
+    assert reported(staging) == [
         (3, "has fewer values than columns"),
         (4, "has more values than columns"),
     ]
@@ -91,7 +91,7 @@ def test_rows_of_the_wrong_length_are_left_out_and_told(tmp_path: Path) -> None:
 def test_a_stray_quote_costs_one_row(tmp_path: Path) -> None:
     found, staging = orgs(tmp_path, HEADER + '1,"bad"quote,school\n2,5" pipe,school\n3,C,school\n')
     assert found == [(3, "2", '5" pipe', "school"), (4, "3", "C", "school")]
-    assert told(staging) == [(2, rows.UNCLOSED)]
+    assert reported(staging) == [(2, rows.UNCLOSED)]
 
 
 @pytest.mark.parametrize("more", ["", '2,"B\n",school\n'])
@@ -105,7 +105,7 @@ def test_a_space_before_a_quote_does_not_matter(tmp_path: Path, more: str) -> No
 def test_an_unclosed_quote_does_not_swallow_what_follows(tmp_path: Path, last: str) -> None:
     found, staging = orgs(tmp_path, HEADER + '1,"open,school\n2,B,school\n3,C,school\n' + last)
     assert [row[:2] for row in found][:2] == [(3, "2"), (4, "3")]
-    assert told(staging) == [(2, rows.UNCLOSED)]
+    assert reported(staging) == [(2, rows.UNCLOSED)]
 
 
 def test_two_stray_quotes_do_not_run_rows_together(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_two_stray_quotes_do_not_run_rows_together(tmp_path: Path) -> None:
         tmp_path, HEADER + '1,"open,school\n2,B,school\n3,closed",school\n4,D,school\n'
     )
     assert [row[1] for row in found] == ["2", "3", "4"]
-    assert told(staging) == [(2, rows.UNCLOSED)]
+    assert reported(staging) == [(2, rows.UNCLOSED)]
 
 
 def test_a_row_between_two_broken_ones_is_not_taken_for_a_part_of_a_value(tmp_path: Path) -> None:
     """The quote closes and the length is right, so only the row in between shows the damage."""
     found, staging = orgs(tmp_path, HEADER + '1,"open\n2,B,school\n3",school\n4,D,school\n')
     assert [row[1] for row in found] == ["2", "4"]
-    assert [line for line, _ in told(staging)] == [2, 4]
+    assert [line for line, _ in reported(staging)] == [2, 4]
 
 
 def test_nor_where_the_id_itself_is_damaged(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_quote_that_closes_too_late_costs_no_row_of_the_right_length(tmp_path:
         tmp_path, HEADER + '1,"open,school\n2,B,school\n3",x,y,school\n4,D,school\n'
     )
     assert [row[1] for row in found] == ["2", "4"]
-    assert [line for line, _ in told(staging)] == [2, 4]
+    assert [line for line, _ in reported(staging)] == [2, 4]
 
 
 def test_a_line_of_monstrous_length_costs_one_row(
@@ -145,17 +145,17 @@ def test_a_line_of_monstrous_length_costs_one_row(
     monkeypatch.setattr(rows, "LONGEST_LINE", 100)
     found, staging = orgs(tmp_path, f'{HEADER}1,{"x" * 350},school\n2,"B\n",school\n')
     assert [row[:2] for row in found] == [(3, "2")]
-    assert told(staging) == [(2, rows.UNCLOSED)]
+    assert reported(staging) == [(2, rows.UNCLOSED)]
 
 
 def test_a_row_of_bytes_that_are_no_text_is_left_out(tmp_path: Path) -> None:
     found, staging = orgs(tmp_path, HEADER.encode() + b"1,\x81\xff,school\n2,Zo\xeb,school\n")
     assert found == [(3, "2", "Zoë", "school")]
-    assert told(staging) == [(2, rows.UNREADABLE_ROW)]
+    assert reported(staging) == [(2, rows.UNREADABLE_ROW)]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_other_delimiters_are_found_and_told(tmp_path: Path, delimiter: str) -> None:
+def test_other_delimiters_are_found_and_reported(tmp_path: Path, delimiter: str) -> None:
     text = (HEADER + '1,"A,B",school\n').replace(",", delimiter)
     found, staging = orgs(tmp_path, text)
     assert found == [(2, "1", f"A{delimiter}B", "school")]

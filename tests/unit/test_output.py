@@ -15,7 +15,7 @@ from bus.cli.output import failures
 from bus.errors import Stop
 
 
-def told(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str]) -> str:
+def reported(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what is printed for an error: the text on stderr, or the text in the JSON object."""
     with pytest.raises(typer.Exit) as ended, failures(as_json):
         raise error
@@ -29,17 +29,17 @@ def told(error: Exception, *, as_json: bool, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_what_the_bus_raises_is_told_as_it_stands(
+def test_what_the_bus_raises_is_reported_unchanged(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "run [bus] up" in told(Stop("run [bus] up"), as_json=as_json, capsys=capsys)
+    assert "run [bus] up" in reported(Stop("run [bus] up"), as_json=as_json, capsys=capsys)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_of_a_defect_the_place_is_told_and_not_what_it_quotes(
+def test_of_a_defect_the_place_is_reported_and_not_what_it_quotes(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = told(ValueError("could not convert 'Lovelace'"), as_json=as_json, capsys=capsys)
+    text = reported(ValueError("could not convert 'Lovelace'"), as_json=as_json, capsys=capsys)
     assert "builtins.ValueError" in text
     assert "test_output.py" in "".join(text.split())
     assert "Lovelace" not in text
@@ -96,6 +96,6 @@ def test_a_sources_help_is_about_the_source() -> None:
     assert "completion" not in said
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     answer = CliRunner().invoke(app, ["--version"])
     assert (answer.exit_code, answer.output) == (0, f"schoolbus {version('schoolbus')}\n")

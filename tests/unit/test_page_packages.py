@@ -1,4 +1,4 @@
-"""The examples of docs/products.md and docs/sources.md, word for word, as packages.
+"""The examples of docs/own-product.md and docs/own-source.md, word for word, as packages.
 
 The packages install, pass the contract suite, and have types.
 """
@@ -42,9 +42,9 @@ def python(checkout: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_it_passes_its_tests(checkout: Path, module: str) -> None:
-    told = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_{module}.py")
-    assert " passed" in told
-    assert "skipped" not in told
+    reported = python(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_{module}.py")
+    assert " passed" in reported
+    assert "skipped" not in reported
 
 
 @pytest.mark.slow

@@ -89,9 +89,9 @@ def test_a_vendor_reads_events(installed: Installed) -> None:
 
 @pytest.mark.slow
 def test_it_passes_the_contract(installed: Installed) -> None:
-    told = installed.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "contract_lunch.py")
-    assert " passed" in told
-    assert "skipped" not in told
+    reported = installed.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "contract_lunch.py")
+    assert " passed" in reported
+    assert "skipped" not in reported
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def run(
     return changes
 
 
-def test_a_fault_that_is_worded_anew_is_known(workspace: Workspace) -> None:
+def test_a_fault_that_is_reworded_is_known(workspace: Workspace) -> None:
     assert run(workspace, FAULT).new == {fault_id(SOURCE, FAULT): FAULT}
     again = replace(FAULT, reason="This is no date; write YYYY-MM-DD.", value_class="a word")
     assert not run(workspace, again)
@@ -93,7 +93,7 @@ def test_the_text_counts_where_there_is_no_code(workspace: Workspace) -> None:
 def test_what_an_extract_no_longer_has_is_gone(workspace: Workspace) -> None:
     run(workspace, FAULT, OTHER)
     changes = run(workspace, OTHER)
-    assert changes.gone == [fault_id(SOURCE, FAULT)] and not changes.new
+    assert changes.resolved == [fault_id(SOURCE, FAULT)] and not changes.new
     assert not run(workspace, OTHER)
     assert run(workspace, FAULT, OTHER).new, "it has come back"
 
@@ -101,9 +101,9 @@ def test_what_an_extract_no_longer_has_is_gone(workspace: Workspace) -> None:
 def test_an_extract_of_changes_says_nothing_of_other_rows(workspace: Workspace) -> None:
     run(workspace, FAULT, HEADER)
     changes = run(workspace, coverage=CHANGES)
-    assert changes.gone == [fault_id(SOURCE, HEADER)], "the file was read this time"
+    assert changes.resolved == [fault_id(SOURCE, HEADER)], "the file was read this time"
     assert not run(workspace, coverage={"class": "bulk"}), "no students in it"
-    assert run(workspace).gone == [fault_id(SOURCE, FAULT)]
+    assert run(workspace).resolved == [fault_id(SOURCE, FAULT)]
 
 
 def test_a_row_of_no_known_kind_is_looked_at_by_an_extract_that_is_whole(
@@ -112,7 +112,7 @@ def test_a_row_of_no_known_kind_is_looked_at_by_an_extract_that_is_whole(
     nobody = Fault("users.csv", 4, "", "", "the role is none", code="unknown-role")
     run(workspace, nobody)
     assert not run(workspace, coverage={"student": "bulk", "class": "delta"})
-    assert run(workspace, coverage={"student": "bulk", "attendance": "delta"}).gone
+    assert run(workspace, coverage={"student": "bulk", "attendance": "delta"}).resolved
 
 
 def test_several_values_of_one_field_are_several_faults(workspace: Workspace, topic: Topic) -> None:
@@ -124,10 +124,10 @@ def test_several_values_of_one_field_are_several_faults(workspace: Workspace, to
     assert not run(workspace, one, two)
     topic += [(key, {"source": SOURCE, "time": "T", **asdict(new[key])}) for key in reversed(new)]
     assert quarantine._in_the_topic(SETTINGS, SOURCE).keys() == new.keys()
-    assert run(workspace, one).gone == [fault_id(SOURCE, two, 1)]
+    assert run(workspace, one).resolved == [fault_id(SOURCE, two, 1)]
 
 
-def test_another_number_of_rows_is_told(workspace: Workspace) -> None:
+def test_another_number_of_rows_is_reported(workspace: Workspace) -> None:
     more = replace(FAULT, line=0, count=29_000)
     run(workspace, more)
     assert not run(workspace, more)
@@ -135,7 +135,7 @@ def test_another_number_of_rows_is_told(workspace: Workspace) -> None:
     assert run(workspace, fewer).new == {fault_id(SOURCE, fewer): fewer}
 
 
-def test_what_stands_for_long_is_published_before_kafka_forgets_it(workspace: Workspace) -> None:
+def test_what_stays_for_long_is_published_before_kafka_forgets_it(workspace: Workspace) -> None:
     run(workspace, FAULT)
     workspace.sql(
         f"UPDATE {workspace.quarantined} SET told = ?",
@@ -160,7 +160,7 @@ def test_a_new_cache_goes_by_the_topic(workspace: Workspace, topic: Topic) -> No
     ]
     changes = run(workspace, FAULT, OTHER)
     assert changes.new == {fault_id(SOURCE, OTHER): OTHER}
-    assert changes.gone == []
+    assert changes.resolved == []
 
 
 def test_what_version_0_1_0_left_is_known_and_goes_by_its_own_key(
@@ -182,10 +182,10 @@ def test_what_version_0_1_0_left_is_known_and_goes_by_its_own_key(
     faults = FAULT, replace(FAULT, line=0, count=29_000), unknown
     assert not run(workspace, *faults)
     assert not run(workspace, *faults), "and from then on by the cache"
-    assert sorted(run(workspace).gone) == ["old-1", "old-2", "old-3"]
+    assert sorted(run(workspace).resolved) == ["old-1", "old-2", "old-3"]
 
 
-def test_what_stands_is_read_and_on_demand_all_that_is_there(topic: Topic) -> None:
+def test_what_is_active_is_read_and_on_demand_all_that_is_there(topic: Topic) -> None:
     entry = {"source": SOURCE, "time": "T", "line": 1, "code": "no-header", "reason": "has none"}
     topic += [("a", entry), ("b", {**entry, "line": 2}), ("a", None)]
     assert [one["line"] for one in quarantine.read(SETTINGS)] == [2]

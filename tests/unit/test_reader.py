@@ -25,21 +25,21 @@ TIMED_OUT = KafkaError(KafkaError._TIMED_OUT)
 class Consumer:
     """Returns the given messages, batch by batch; an empty batch is a poll without a message."""
 
-    def __init__(self, lots: list[list[Message]]) -> None:
-        self.lots = lots
+    def __init__(self, chunks: list[list[Message]]) -> None:
+        self.chunks = chunks
         self.assigned: list[tuple[Position, int]] = []
         self.closed = False
 
     def poll(self, _: float) -> Message | None:
-        if not self.lots:
+        if not self.chunks:
             raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
-        if not self.lots[0]:
-            self.lots.pop(0)
+        if not self.chunks[0]:
+            self.chunks.pop(0)
             return None
-        return self.lots[0].pop(0)
+        return self.chunks[0].pop(0)
 
     def consume(self, number: int, timeout: float) -> list[Message]:
-        return self.lots.pop(0)
+        return self.chunks.pop(0)
 
     def assign(self, partitions: Any) -> None:
         self.assigned = [(Position(p.topic, p.partition), p.offset) for p in partitions]
@@ -62,8 +62,8 @@ Saying = Callable[..., Consumer]
 def saying(monkeypatch: pytest.MonkeyPatch) -> Saying:
     """Return a function that makes the consumer of the next reader."""
 
-    def made(*lots: list[Message]) -> Consumer:
-        consumer = Consumer(list(lots))
+    def made(*chunks: list[Message]) -> Consumer:
+        consumer = Consumer(list(chunks))
         monkeypatch.setattr(module, "Consumer", lambda _: consumer)
         return consumer
 
@@ -83,13 +83,13 @@ def wrong(code: int) -> Message:
     return Message(error=KafkaError(code))
 
 
-def told(messages: Any) -> list[tuple[int | None, int | None]]:
+def reported(messages: Any) -> list[tuple[int | None, int | None]]:
     return [(message.partition(), message.offset()) for message in messages]
 
 
 def test_a_topic_is_read_to_its_end(saying: Saying) -> None:
     consumer = saying([record(A, 0), record(B, 0), end(B, 1)], [], [record(A, 1), end(A, 2)])
-    assert told(scan(SETTINGS, "t")) == [(0, 0), (1, 0), (0, 1)]
+    assert reported(scan(SETTINGS, "t")) == [(0, 0), (1, 0), (0, 1)]
     assert consumer.assigned == [(A, 0), (B, 0)]
     assert consumer.closed
 
@@ -98,7 +98,7 @@ def test_what_comes_after_an_end_is_not_read(saying: Saying) -> None:
     saying([end(B, 1), record(B, 1), end(B, 2), record(A, 0)], [record(B, 2), end(A, 1)])
     with Reader(SETTINGS, "{}") as reader:
         found = [m for batch in reader.batches({A: 0, B: 1}) for m in batch]
-        assert told(found) == [(0, 0)]
+        assert reported(found) == [(0, 0)]
         assert reader.reached == {A: 1, B: 1}
 
 
@@ -110,13 +110,13 @@ def test_a_topic_that_is_not_there_has_nothing(saying: Saying) -> None:
 
 def test_it_is_read_up_to_a_stop(saying: Saying) -> None:
     consumer = saying([record(A, 3), record(A, 4), record(A, 5)])
-    assert told(scan(SETTINGS, "t", start={0: 3}, stop={0: 5, 1: 0})) == [(0, 3), (0, 4)]
+    assert reported(scan(SETTINGS, "t", start={0: 3}, stop={0: 5, 1: 0})) == [(0, 3), (0, 4)]
     assert consumer.assigned == [(A, 3)]
 
 
 def test_a_stop_in_a_gap_is_come_to_by_what_follows_or_by_the_end(saying: Saying) -> None:
     saying([record(A, 0), record(A, 9), record(B, 0), end(B, 4)])
-    assert told(passages(SETTINGS, {}, {A: 5, B: 9})) == [(0, 0), (1, 0)]
+    assert reported(passages(SETTINGS, {}, {A: 5, B: 9})) == [(0, 0), (1, 0)]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,13 +128,13 @@ def test_each_record_before_the_stops_is_read_once(
 ) -> None:
     lines = {A: [record(A, n) for n in range(ones)], B: [record(B, n) for n in range(others)]}
     queues = {A: [*lines[A], end(A, ones)], B: [*lines[B], end(B, others)]}
-    lots: list[list[Message]] = []
+    chunks: list[list[Message]] = []
     while any(queues.values()):
         queue = random.choice([queue for queue in queues.values() if queue])
-        if not lots or random.random() < 0.3:
-            lots.append([])
-        lots[-1].append(queue.pop(0))
-    saying(*lots)
+        if not chunks or random.random() < 0.3:
+            chunks.append([])
+        chunks[-1].append(queue.pop(0))
+    saying(*chunks)
     found = list(passages(SETTINGS, {}, {A: stop, B: stop}))
     for place, line in lines.items():
         offsets = [m.offset() for m in found if m.partition() == place.partition]
@@ -151,10 +151,10 @@ def test_an_error_says_what_was_read(saying: Saying) -> None:
 def test_an_error_is_raised_after_the_records_among_which_it_came(saying: Saying) -> None:
     saying([record(A, 0), wrong(KafkaError._ALL_BROKERS_DOWN), record(A, 1)], [record(A, 2)])
     with Reader(SETTINGS, "reading: {}") as reader:
-        assert told(reader.take()[0]) == [(0, 0), (0, 1)]
+        assert reported(reader.take()[0]) == [(0, 0), (0, 1)]
         with pytest.raises(RetryLater, match="reading: _ALL_BROKERS_DOWN"):
             reader.take()
-        assert told(reader.take()[0]) == [(0, 2)]
+        assert reported(reader.take()[0]) == [(0, 2)]
 
 
 def test_what_the_client_raises_says_what_was_read(saying: Saying) -> None:
@@ -170,6 +170,6 @@ def test_silence_is_an_error_where_there_is_a_limit(saying: Saying) -> None:
     saying([], [record(A, 0)], [], [], [], [record(A, 1)])
     with Reader(SETTINGS, "reading: {}") as reader:
         batches = reader.batches({A: 0}, silence=2 * module.PATIENCE)
-        assert told(next(batches)) == [(0, 0)]
+        assert reported(next(batches)) == [(0, 0)]
         with pytest.raises(RetryLater, match="reading: _TIMED_OUT"):
             next(batches)

@@ -98,7 +98,7 @@ def test_a_row_that_should_be_gone_is_extra_and_its_record_is_known(
     assert (concerned, found.unknown) == ({"student": {"bob"}}, 0)
 
 
-def test_a_product_that_says_gone_of_what_stands_lacks_it(bus: Bus, tmp_path: Path) -> None:
+def test_a_product_that_says_gone_of_what_is_active_lacks_it(bus: Bus, tmp_path: Path) -> None:
     has = "diner,name,eats ann,Ann,moved bob,Bob,no"
     differences, concerned, _ = compared(bus, tmp_path, lunch(), diners=has)
     assert (differences, concerned) == ([("missing", "ann")], {"student": {"ann"}})
@@ -137,18 +137,22 @@ class Contract(ProductContract):
 
     @settings(phases=[Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
     @given(data=st.data())
-    def test_what_is_gone_is_declared(self, data: st.DataObject) -> None:
+    def test_withdrawn_rows_are_declared(self, data: st.DataObject) -> None:
         """Skip the search for the simplest record, which is slow and does not change the outcome."""
-        ProductContract.test_what_is_gone_is_declared.hypothesis.inner_test(self, data)  # type: ignore[attr-defined]
+        ProductContract.test_withdrawn_rows_are_declared.hypothesis.inner_test(self, data)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     ("product", "test", "wrong"),
     [
-        (lunch(gone={}), "test_what_is_gone_is_declared", "that is not marked as removed"),
-        (lunch(gone={"eat": ("no",)}), "test_what_stands_is_not_gone", "names an unknown column"),
-        (lunch(gone={"eats": ("yes",)}), "test_what_stands_is_not_gone", "as removed"),
-        (lunch(gone={"eats": "no"}), "test_what_stands_is_not_gone", "must be a tuple"),  # type: ignore[dict-item]
+        (lunch(gone={}), "test_withdrawn_rows_are_declared", "that is not marked as removed"),
+        (
+            lunch(gone={"eat": ("no",)}),
+            "test_active_rows_are_not_withdrawn",
+            "names an unknown column",
+        ),
+        (lunch(gone={"eats": ("yes",)}), "test_active_rows_are_not_withdrawn", "as removed"),
+        (lunch(gone={"eats": "no"}), "test_active_rows_are_not_withdrawn", "must be a tuple"),  # type: ignore[dict-item]
     ],
 )
 def test_the_contract_asks_which_rows_are_gone(product: Product, test: str, wrong: str) -> None:
@@ -162,8 +166,8 @@ def test_the_contract_asks_which_rows_are_gone(product: Product, test: str, wron
 def test_the_contract_takes_what_is_declared(translate: Any) -> None:
     contract = Contract()
     contract.product = lunch(translate)
-    contract.test_what_is_gone_is_declared()
-    contract.test_what_stands_is_not_gone()
+    contract.test_withdrawn_rows_are_declared()
+    contract.test_active_rows_are_not_withdrawn()
 
 
 # ---- what is reported ---------------------------------------------------------------------------
@@ -171,18 +175,18 @@ def test_the_contract_takes_what_is_declared(translate: Any) -> None:
 
 def test_a_repair_says_what_it_sent_and_what_it_could_not() -> None:
     repaired = {"id": "lunch-1", "status": "done", "left_out": 1, "delivered": {"student": 1_200}}
-    told = _remarks("lunch", Differences(unknown=2), 1_201, repaired, repair=True)
-    assert told[0].startswith("repaired: lunch got 1,200 student again")
-    assert "replay lunch-1: done" in told[0]
-    assert "bus deadletters list lunch" in told[1]
-    assert told[2].startswith("2 of the differences come from no record in the topics")
+    reported = _remarks("lunch", Differences(unknown=2), 1_201, repaired, repair=True)
+    assert reported[0].startswith("repaired: lunch got 1,200 student again")
+    assert "replay lunch-1: done" in reported[0]
+    assert "bus deadletters list lunch" in reported[1]
+    assert reported[2].startswith("2 of the differences come from no record in the topics")
 
 
 def test_a_repair_that_did_not_end_says_how_to_go_on() -> None:
     repaired = {"id": "lunch-1", "status": "paused", "left_out": 0, "delivered": {}}
-    told = _remarks("lunch", Differences(), 5, repaired, repair=True)
-    assert "got nothing again" in told[0]
-    assert told[1].endswith("bus replay resume lunch-1")
+    reported = _remarks("lunch", Differences(), 5, repaired, repair=True)
+    assert "got nothing again" in reported[0]
+    assert reported[1].endswith("bus replay resume lunch-1")
 
 
 def test_without_a_repair_it_says_what_one_would_send() -> None:

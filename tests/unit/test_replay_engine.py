@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from bus.cli.replay import _end, _show
 from bus.kafka import topics
 from bus.kafka.reader import Reader
 from bus.replay import replay_log
+from bus.replay.window import Completeness, completeness
 from tests.fakes.harness import Batch, Bus, FakeProduct, Killed, RetryLater, Stop
 
 
@@ -46,6 +53,86 @@ def history(bus: Bus) -> None:
 
 STORY = "c1 s0 s0-c1 s1 s1-c1 s2 s2-c1 s0".split()
 """The ids in the order of time. Within a batch, referenced records come first."""
+
+
+# ---- whether its window is complete -------------------------------------------------------------
+
+BY_TIME = {"cleanup.policy": "delete", "retention.ms": str(730 * 86_400_000)}
+COMPACTED = {"cleanup.policy": "compact", "min.compaction.lag.ms": str(400 * 86_400_000)}
+
+
+def whole(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, since: str, config: dict[str, str] = BY_TIME
+) -> Completeness:
+    monkeypatch.setattr("bus.replay.window._configs", lambda _, names: dict.fromkeys(names, config))
+    kinds = ("student",)
+    return completeness(bus.settings, bus.window(since, kinds=kinds), since, kinds)
+
+
+def times(bus: Bus) -> list[datetime]:
+    entries = bus.broker.messages("schoolbus.student")
+    return [datetime.fromtimestamp(one.timestamp()[1] / 1000, UTC) for one in entries]
+
+
+@pytest.mark.parametrize("config", [BY_TIME, COMPACTED])
+def test_a_window_that_begins_before_what_kafka_has_left_is_not_complete(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, config: dict[str, str]
+) -> None:
+    history(bus)
+    first, second, *_ = times(bus)
+    if config is COMPACTED:  # the times of the fake's clock are long ago
+        config = config | {"min.compaction.lag.ms": str(10**12)}
+    for since in ("beginning", first.isoformat(), "student/0=0"):
+        assert whole(bus, monkeypatch, since, config) == Completeness()
+    bus.broker.log(("schoolbus.student", 0)).low = 1
+    lost = Completeness(deleted=("student",), oldest=second)
+    for since in ("beginning", first.isoformat(), "student/0=0"):
+        assert whole(bus, monkeypatch, since, config) == lost
+    for since in (second.isoformat(), "student/0=1"):
+        assert whole(bus, monkeypatch, since, config).complete
+
+
+def test_a_window_of_which_kafka_has_nothing_left_is_not_complete(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(bus)
+    log = bus.broker.log(("schoolbus.student", 0))
+    log.low = len(log.entries)
+    assert whole(bus, monkeypatch, "2020-01-01") == Completeness(deleted=("student",))
+    recently = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    assert whole(bus, monkeypatch, recently).complete, "retention.ms keeps two years"
+
+
+def test_what_was_deleted_while_a_replay_was_paused_is_missed(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(bus)
+    window, (_, second, *_) = bus.window(kinds=("student",)), times(bus)
+    whole(bus, monkeypatch, "beginning")
+    bus.broker.log(("schoolbus.student", 0)).low = 2
+    rest = window.after({bus.place("student"): 1})
+    assert completeness(bus.settings, rest, second.isoformat()).deleted == ("student",)
+    rest = window.after({bus.place("student"): 2})
+    assert completeness(bus.settings, rest, times(bus)[2].isoformat()).complete
+
+
+def test_the_output_of_a_run_warns_of_what_kafka_has_deleted(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = replay_log.ReplayEntry(bus.about(), replay_log.ReplayState(status="done"))
+    lost = Completeness(deleted=("attendance",), oldest=datetime(2026, 3, 1, 7, tzinfo=UTC))
+    _end(True, entry, lost)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["complete"], printed["deleted"]) == (False, ["attendance"])
+    assert printed["oldest"] == "2026-03-01T07:00:00+00:00"
+    _end(False, entry, lost)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the window is not complete: Kafka has deleted older history (attendance)" in text
+    assert "only from 2026-03-01 07:00:00 UTC on" in text
+    _end(False, entry, Completeness())
+    assert "not complete" not in capsys.readouterr().out
+    _end(True, entry, None)
+    assert json.loads(capsys.readouterr().out)["complete"] is None
 
 
 # ---- what it delivers ---------------------------------------------------------------------------
@@ -99,7 +186,7 @@ def test_the_latest_of_a_record_is_its_last_wherever_it_lies(bus: Bus, lunch: Fa
     for student in "s0 s0 s1 s0 s2 s1".split():
         bus.publish("student", student)
     bus.replay(lunch, bus.about()).run()
-    assert [message.offset() for message, _, _ in lunch.told] == [3, 4, 5]
+    assert [message.offset() for message, _, _ in lunch.delivered_rows] == [3, 4, 5]
 
 
 def test_of_one_student(bus: Bus, lunch: FakeProduct) -> None:
@@ -139,9 +226,9 @@ def test_what_never_goes_is_a_dead_letter_and_the_rest_goes_on(
     about = bus.about()
     state = bus.replay(lunch, about, tells_time=tells_time).run()
     assert lunch.ids == ["s2"]
-    [letter] = bus.letters
-    assert letter.reason.startswith(f"in the replay {about.id}: ")
-    assert reason in letter.reason
+    [dead_letter] = bus.dead_letters
+    assert dead_letter.reason.startswith(f"in the replay {about.id}: ")
+    assert reason in dead_letter.reason
     assert (state.left_out, state.delivered) == (1, {"student": 1})
 
 
@@ -154,8 +241,30 @@ def test_into_another_place_nothing_is_a_dead_letter_and_that_place_says_where_t
     lunch.journal = {bus.place("student"): 1}
     state = bus.replay(lunch, bus.about(into="elsewhere")).run()
     assert lunch.ids == ["s1", "s2"]
-    assert (state.left_out, bus.letters) == (1, [])
+    assert (state.left_out, bus.dead_letters) == (1, [])
     assert lunch.journal == {bus.place("student"): 4}
+
+
+def test_what_fails_into_another_place_is_logged_and_has_no_dead_letter(
+    bus: Bus, lunch: FakeProduct
+) -> None:
+    """A retry of a dead letter would deliver to the place of the live consumer."""
+    bus.publish("student", "s1", become="untranslatable")
+    bus.publish("student", "s2", become="untranslatable")
+    about = bus.about(into="elsewhere")
+    with structlog.testing.capture_logs() as logs:
+        state = bus.replay(lunch, about).run()
+    assert state.left_out == 2
+    assert topics.deadletters(bus.settings, "lunch") not in bus.broker.topics
+    (line,) = [line for line in logs if line["event"] == "records could not be delivered"]
+    assert (line["records"], line["place"]) == (2, "schoolbus.student/0/0")
+    assert "this record has no row" in line["example"]
+    for shown, place in ((about, "elsewhere"), (bus.about(), "")):
+        console = Console(file=StringIO(), width=500)
+        _show(console, replay_log.ReplayEntry(shown, state), "done")
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("see bus deadletters list lunch" in text) is not bool(place)
+        assert ("They have no dead letters" in text) is bool(place)
 
 
 def test_into_another_place_the_present_is_without_what_is_gone(
@@ -206,15 +315,15 @@ def test_a_stop_pauses_after_the_batch_in_hand_and_it_goes_on_from_there(
     assert lunch.ids == STORY
 
 
-@pytest.mark.parametrize(("wish", "status"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_a_wish_is_heeded_after_the_batch_in_hand(
-    bus: Bus, lunch: FakeProduct, wish: Any, status: str
+@pytest.mark.parametrize(("to", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_request_is_answered_after_the_current_batch(
+    bus: Bus, lunch: FakeProduct, to: Any, status: str
 ) -> None:
     history(bus)
     about = bus.about()
 
     def ask(_: object) -> None:
-        bus.wish(about, wish)
+        bus.request(about, to)
         bus.clock.advance(2)
 
     lunch.before = ask
@@ -223,11 +332,11 @@ def test_a_wish_is_heeded_after_the_batch_in_hand(
     assert lunch.ids == STORY[:1]
 
 
-def test_a_wish_is_heeded_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_request_is_answered_while_the_product_is_down(bus: Bus, lunch: FakeProduct) -> None:
     history(bus)
     about = bus.about()
     lunch.failures = [RetryLater("down") for _ in range(1_000)]
-    bus.clock.after(30, lambda: bus.wish(about, "pause"))
+    bus.clock.after(30, lambda: bus.request(about, "pause"))
     assert bus.replay(lunch, about, tells_time=True).run().status == "paused"
     assert lunch.ids == []
 
@@ -365,14 +474,14 @@ STEPS = st.lists(
     before=st.lists(STUDENTS, min_size=1, max_size=10),
     troubles=st.lists(STEPS, min_size=1, max_size=4),
     batch=st.integers(1, 4),
-    lot=st.sampled_from([FakeProduct, Unlocked]),
+    chunk=st.sampled_from([FakeProduct, Unlocked]),
     current=st.booleans(),
 )
 def test_a_replay_never_takes_a_product_back_in_time(
     before: list[str],
     troubles: list[list[tuple[str, str]]],
     batch: int,
-    lot: type[FakeProduct],
+    chunk: type[FakeProduct],
     current: bool,
 ) -> None:
     """The product ends with the latest state of each record, whatever happens.
@@ -382,13 +491,13 @@ def test_a_replay_never_takes_a_product_back_in_time(
     """
     with pytest.MonkeyPatch.context() as patch:
         bus = Bus(patch, partitions=2)
-        lunch = lot()
+        lunch = chunk()
         for student in before:
             bus.publish("student", student)
         if troubles[0]:  # otherwise the live consumer has not delivered anything
             bus.worker(lunch).run(until_caught_up=True)
         about = bus.about(only_current=current)
-        told: dict[str, int] = {}
+        delivered_rows: dict[str, int] = {}
         for steps in troubles:
             run = bus.replay(lunch, about, batch=batch)
 
@@ -420,12 +529,12 @@ def test_a_replay_never_takes_a_product_back_in_time(
         assert bus.state(about).status == "done"
         bus.worker(lunch).run(until_caught_up=True)
         latest = {(m.key() or b"").decode(): m for m in bus.published}
-        had = {record["sourcedId"]: message for message, _, record in lunch.told}
+        had = {record["sourcedId"]: message for message, _, record in lunch.delivered_rows}
         assert {k: m.offset() for k, m in had.items()} == {k: m.offset() for k, m in latest.items()}
         if not lunch.unlocked and troubles[0]:
-            for message, _, record in lunch.told[len(before) :]:
-                assert (message.offset() or 0) >= told.get(record["sourcedId"], 0)
-                told[record["sourcedId"]] = message.offset() or 0
+            for message, _, record in lunch.delivered_rows[len(before) :]:
+                assert (message.offset() or 0) >= delivered_rows.get(record["sourcedId"], 0)
+                delivered_rows[record["sourcedId"]] = message.offset() or 0
 
 
 # ---- while Kafka is down ------------------------------------------------------------------------
@@ -530,7 +639,7 @@ def test_the_topic_of_replays_is_read_once(
     history(bus)
     run = bus.replay(lunch, bus.about(), batch=1, tells_time=True)
     for _ in range(50):
-        bus.wish(bus.about(), "run")
+        bus.request(bus.about(), "run")
     monkeypatch.setattr(replay_log, "Reader", Counting)
     lunch.before = lambda _: bus.clock.advance(2)
     assert run.run().status == "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bus.cli import app
-from bus.kafka.retention import DistrictSize, _changes, _loses, plan, wanted
+from bus.kafka import topics
+from bus.kafka.retention import DistrictSize, _changes, _known, _loses, plan, wanted
 from bus.settings import RetentionSettings, Settings
 
 DAY = 24 * 60 * 60 * 1000
@@ -61,7 +63,30 @@ def test_what_would_take_history_away(before: str, after: str, loses: bool) -> N
     assert _loses(changes) is loses
 
 
-def test_copies_are_as_many_as_the_cluster_is_told_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_apply_to_every_internal_topic() -> None:
+    """The functions of `bus.kafka.topics` that name a topic by the settings alone are the measure."""
+    own = settings(deadletter_days=45)
+    named = {
+        function(own)
+        for function in vars(topics).values()
+        if inspect.isfunction(function)
+        and function.__module__ == topics.__name__
+        and list(inspect.signature(function).parameters) == ["settings"]
+        and inspect.signature(function).return_annotation == "str"
+    }
+    assert {"schoolbus.audit", "schoolbus.quarantine", "schoolbus.replays"} <= named
+    assert named == set(topics.internal(own))
+    assert all(_known(own, name) for name in named)
+    assert not _known(own, "schoolbus.of-somebody-else")
+    assert wanted(own, "schoolbus.audit")["retention.ms"] == str(45 * DAY)
+
+
+def test_a_topic_that_kafka_only_compacts_loses_history_when_it_deletes_too() -> None:
+    assert _loses(_changes({"cleanup.policy": "compact"}, {"cleanup.policy": "compact,delete"}))
+    assert not _loses(_changes({"cleanup.policy": "delete"}, {"cleanup.policy": "compact"}))
+
+
+def test_replicas_are_as_many_as_the_cluster_must_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_day(*arguments: str) -> int:
         answer = CliRunner().invoke(app, ["topics", "plan", "--json", *arguments])
         return int(json.loads(answer.output)["firstDay"])

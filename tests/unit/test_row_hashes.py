@@ -146,7 +146,7 @@ def test_who_refers_to_what_has_changed_is_not_checked(district: District) -> No
     assert (changes["org"].updated, changes["student"].unchanged) == (1, 1)
 
 
-def test_who_refers_to_what_is_gone_is_told_so(district: District) -> None:
+def test_a_reference_to_a_withdrawn_record_is_reported(district: District) -> None:
     people = [student("p1", "s1,s2"), student("p2", "s1")]
     district.take({"org": [org("s1"), org("s2")], "student": people})
     checked, changes, faults = district.take({"org": [org("s1")], "student": people})
@@ -157,7 +157,7 @@ def test_who_refers_to_what_is_gone_is_told_so(district: District) -> None:
     assert (changes["student"].updated, changes["student"].unchanged) == (1, 1)
 
 
-def test_who_refers_to_what_cannot_be_read_any_more_stands(district: District) -> None:
+def test_who_refers_to_what_cannot_be_read_any_more_stays(district: District) -> None:
     """A published record is active until it is withdrawn, so other records may refer to it."""
     said = {"sourcedId": "p1", "status": "active", "sex": "female"}
     district.take({"student": [student("p1", "")], "demographics": [said]})
@@ -168,7 +168,7 @@ def test_who_refers_to_what_cannot_be_read_any_more_stands(district: District) -
     assert changes["demographics"].unchanged == 1
 
 
-def test_a_row_with_a_fault_is_told_each_time(district: District) -> None:
+def test_a_row_with_a_fault_is_reported_each_time(district: District) -> None:
     rows = {"student": [student("p1", "", enabledUser="perhaps")]}
     first = [fault.column for fault in district.take(rows)[2]]
     assert first
@@ -176,7 +176,7 @@ def test_a_row_with_a_fault_is_told_each_time(district: District) -> None:
 
 
 @pytest.mark.parametrize("other", [{}, {"givenName": "Zoe"}])
-def test_an_id_that_is_there_twice_is_told_each_time(
+def test_an_id_that_is_there_twice_is_reported_each_time(
     district: District, other: dict[str, str]
 ) -> None:
     district.take({"student": [student("p1", ""), student("p2", "")]})

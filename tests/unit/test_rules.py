@@ -214,7 +214,7 @@ def records(workspace: Workspace, kind: str) -> dict[int, dict[str, Any]]:
     return {row["_line"]: row for row in rows}
 
 
-def told(faults: list[Fault], kind: str, line: int) -> str:
+def reported(faults: list[Fault], kind: str, line: int) -> str:
     """Return the faults of a row without their texts, which may change while the outcome does not."""
     found = sorted(
         f"{fault.column} is {fault.value_class}{' (fatal)' if fault.fatal else ''}"
@@ -245,7 +245,7 @@ def text_lines() -> Lines:
         found = records(workspace, kind)
         for line, (name, text) in enumerate(cases, 2):
             outcome = short(found[line][name]) if line in found else "left out"
-            faults = told(workspace.staging.faults, kind, line)
+            faults = reported(workspace.staging.faults, kind, line)
             yield f"text {kind}.{name} {short(text)} -> {outcome}{faults}"
     workspace.con.close()
 
@@ -267,7 +267,7 @@ def row_lines() -> Lines:
                 read = {name: short(found[line][name]) for name in row if name != "sourcedId"}
                 outcome = ", ".join(f"{name}={value}" for name, value in read.items()) or "read"
                 outcome += ", hash kept" if found[line]["_raw"] else ", hash not kept"
-            faults = told(workspace.staging.faults, kind, line)
+            faults = reported(workspace.staging.faults, kind, line)
             yield f"row {kind} line {line}: {said} -> {outcome}{faults}"
     workspace.con.close()
 
@@ -340,13 +340,13 @@ def test_the_mark_goes_by_what_the_schemas_say_of_records(monkeypatch: pytest.Mo
     org = KINDS["org"]
     name = {"name": "name", "type": ["null", "string"], "default": None}
     schema = {"name": "org", "type": "record", "fields": [name]}
-    told = {**schema, "doc": "An organization.", "fields": [{**name, "doc": "d", "ceds": "c"}]}
+    reported = {**schema, "doc": "An organization.", "fields": [{**name, "doc": "d", "ceds": "c"}]}
 
     def mark(schema: dict[str, Any], **other: Any) -> str:
         monkeypatch.setattr(snapshot, "KINDS", {"org": replace(org, schema=schema, **other)})
         return snapshot._mark("cluster", "1")
 
-    assert mark(schema) == mark(told)
+    assert mark(schema) == mark(reported)
     other = {**schema, "fields": [{**name, "default": "x"}]}
     marks = [mark(schema), mark(other), mark(schema, owner="x"), mark(schema, references={})]
     assert len(set(marks)) == 4

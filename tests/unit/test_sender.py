@@ -142,18 +142,18 @@ def test_a_refused_announcement_is_an_error(producer: Producer) -> None:
         ownership._tell(SETTINGS, "/west", {"student"})
 
 
-def test_a_refused_wish_is_an_error(producer: Producer) -> None:
+def test_a_refused_request_is_an_error(producer: Producer) -> None:
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"ask the replay to pause .*NOT_ENOUGH_REPLICAS"):
-        replay_log.wish(SETTINGS, "canvas-1", "pause")
+        replay_log.request(SETTINGS, "canvas-1", "pause")
 
 
 def test_what_became_of_a_dead_letter_is_noted_or_an_error(producer: Producer) -> None:
-    letter = DeadLetter("student", "s1", "why", 1, "T", "schoolbus.student/0/1")
-    mark(SETTINGS, "canvas", [letter], "retried", "why", "who")
+    dead_letter = DeadLetter("student", "s1", "why", 1, "T", "schoolbus.student/0/1")
+    mark(SETTINGS, "canvas", [dead_letter], "retried", "why", "who")
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"retried \(topic schoolbus.deadletters.canvas\)"):
-        mark(SETTINGS, "canvas", [letter], "retried", "why", "who")
+        mark(SETTINGS, "canvas", [dead_letter], "retried", "why", "who")
     assert len(producer.taken) == 1
 
 
@@ -161,14 +161,14 @@ def test_what_became_of_a_dead_letter_is_noted_or_an_error(producer: Producer) -
 def test_a_refused_dead_letter_is_written_the_next_time(
     producer: Producer, added_again: bool
 ) -> None:
-    letters = DeadLetters(SETTINGS, "canvas")
+    dead_letters = DeadLetters(SETTINGS, "canvas")
     message: Any = Sent("student", "s1", 1)
-    letters.add(message, "why")
+    dead_letters.add(message, "why")
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"dead letters .*they are written again"):
-        letters.flush()
+        dead_letters.flush()
     if added_again:
-        letters.add(message, "why", 2)
-    letters.flush()
-    letters.flush()
+        dead_letters.add(message, "why", 2)
+    dead_letters.flush()
+    dead_letters.flush()
     assert [key for _, _, key in producer.taken] == [b"s1"]

@@ -50,7 +50,7 @@ def opened(out: Path, *places: Position) -> FullSet:
     return delivery
 
 
-def told(named: dict[str, str | None], place: Position = P0) -> Batch:
+def delivered_rows(named: dict[str, str | None], place: Position = P0) -> Batch:
     """Return a batch of people with a name, or without rows."""
     rows = [[{"id": id_, "name": name}] if name else [] for id_, name in named.items()]
     sent = [Sent("student", id_, at, partition_=place.partition) for at, id_ in enumerate(named)]
@@ -70,7 +70,7 @@ def mirror(out: Path) -> Path:
 def begun(out: Path) -> FullSet:
     """Return a delivery whose folder has a set of `FIRST`."""
     delivery = opened(out)
-    delivery.deliver(told(dict(FIRST)))
+    delivery.deliver(delivered_rows(dict(FIRST)))
     delivery.settle()
     assert people(out) == FIRST
     return delivery
@@ -78,7 +78,7 @@ def begun(out: Path) -> FullSet:
 
 def goes_on(delivery: FullSet, out: Path) -> None:
     """Check that the next set has the new changes and all other rows."""
-    delivery.deliver(told({"p1": "Bob", "p2": None, "new": "Zoë"}))
+    delivery.deliver(delivered_rows({"p1": "Bob", "p2": None, "new": "Zoë"}))
     delivery.settle()
     expected = {**FIRST, "p1": "Bob", "new": "Zoë"}
     del expected["p2"]
@@ -91,7 +91,7 @@ def test_only_what_changed_is_taken(tmp_path: Path, taken: list[str]) -> None:
     delivery.close()
     assert taken == ["all", "changed"]
     again = opened(tmp_path)
-    again.deliver(told({"p3": "Cy"}))
+    again.deliver(delivered_rows({"p3": "Cy"}))
     again.settle()
     assert people(tmp_path)["p3"] == "Cy"
     assert taken == ["all", "changed", "changed"]
@@ -141,25 +141,25 @@ def other_columns(path: Path) -> None:
     "harm",
     [delete, no_database, cut_off, damaged_within, another_layout, other_columns],
 )
-def test_a_mirror_that_cannot_be_used_is_made_anew(
+def test_a_mirror_that_cannot_be_used_is_rebuilt(
     tmp_path: Path, taken: list[str], harm: Any
 ) -> None:
     delivery = begun(tmp_path)
     harm(mirror(tmp_path))
     goes_on(delivery, tmp_path)
     assert taken[-1] == "all"
-    delivery.deliver(told({"p3": "Cy"}))
+    delivery.deliver(delivered_rows({"p3": "Cy"}))
     delivery.settle()
     assert people(tmp_path)["p3"] == "Cy"
     assert taken[-1] == "changed"
     delivery.close()
 
 
-def test_a_mirror_that_fails_twice_is_told_in_the_terms_of_the_bus(
+def test_a_mirror_that_fails_twice_is_delivered_in_the_terms_of_the_bus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery = begun(tmp_path)
-    delivery.deliver(told({"p3": "Cy"}))
+    delivery.deliver(delivered_rows({"p3": "Cy"}))
 
     def full(*_: object, **__: object) -> None:
         raise duckdb.IOException("No space left on device")
@@ -174,7 +174,7 @@ def test_a_mirror_that_fails_twice_is_told_in_the_terms_of_the_bus(
     delivery.close()
 
 
-def test_a_mirror_of_another_version_of_the_layout_is_made_anew(
+def test_a_mirror_of_another_version_of_the_layout_is_rebuilt(
     tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery = begun(tmp_path)
@@ -184,40 +184,40 @@ def test_a_mirror_of_another_version_of_the_layout_is_made_anew(
     delivery.close()
 
 
-def test_an_older_mirror_is_made_anew(tmp_path: Path, taken: list[str]) -> None:
+def test_an_older_mirror_is_rebuilt(tmp_path: Path, taken: list[str]) -> None:
     delivery = begun(tmp_path)
     old = mirror(tmp_path).read_bytes()
-    delivery.deliver(told({"p7": "Eve"}))
+    delivery.deliver(delivered_rows({"p7": "Eve"}))
     delivery.settle()
     mirror(tmp_path).write_bytes(old)
-    delivery.deliver(told({"p8": "Flo"}))
+    delivery.deliver(delivered_rows({"p8": "Flo"}))
     delivery.settle()
     assert people(tmp_path) == {**FIRST, "p7": "Eve", "p8": "Flo"}
     assert taken == ["all", "changed", "all"]
     delivery.close()
 
 
-def test_an_older_state_with_a_newer_mirror_makes_it_anew(tmp_path: Path, taken: list[str]) -> None:
+def test_an_older_state_with_a_newer_mirror_rebuilds_it(tmp_path: Path, taken: list[str]) -> None:
     """A backup of only the state is restored, and the mirror has changes that the state lacks."""
     begun(tmp_path).close()
     state = tmp_path / ".schoolbus" / "state.sqlite"
     old = state.read_bytes()
     delivery = opened(tmp_path)
-    delivery.deliver(told({"p7": "Eve"}))
+    delivery.deliver(delivered_rows({"p7": "Eve"}))
     delivery.settle()
     delivery.close()
     state.write_bytes(old)
     delivery = opened(tmp_path)
-    delivery.deliver(told({"p8": "Flo"}))  # as many changes as the mirror has
+    delivery.deliver(delivered_rows({"p8": "Flo"}))  # as many changes as the mirror has
     delivery.settle()
     assert people(tmp_path) == {**FIRST, "p8": "Flo"}
     assert taken == ["all", "changed", "all"]
     delivery.close()
 
 
-def test_a_mirror_of_another_folder_is_made_anew(tmp_path: Path, taken: list[str]) -> None:
+def test_a_mirror_of_another_folder_is_rebuilt(tmp_path: Path, taken: list[str]) -> None:
     one, two = begun(tmp_path / "one"), begun(tmp_path / "two")
-    two.deliver(told({"p7": "Eve"}))
+    two.deliver(delivered_rows({"p7": "Eve"}))
     two.settle()
     shutil.copy(mirror(tmp_path / "two"), mirror(tmp_path / "one"))
     goes_on(one, tmp_path / "one")
@@ -230,7 +230,7 @@ def test_a_kill_while_a_mirror_is_made_leaves_none(
     tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery = opened(tmp_path)
-    delivery.deliver(told(dict(FIRST)))
+    delivery.deliver(delivered_rows(dict(FIRST)))
 
     append = SetMirror._append
 
@@ -262,7 +262,7 @@ def test_a_kill_around_the_two_commits(
     tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch, step: str, then: list[str]
 ) -> None:
     delivery = begun(tmp_path)
-    delivery.deliver(told({"p7": "Eve"}))
+    delivery.deliver(delivered_rows({"p7": "Eve"}))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -286,7 +286,9 @@ def test_two_instances_share_one_mirror(tmp_path: Path, taken: list[str]) -> Non
     expected = dict(FIRST)
     for turn in range(4):
         for delivery, place in ((one, P0), (two, P1)):
-            delivery.deliver(told({f"p{turn}": f"{turn}{place}", str(place): f"{turn}"}, place))
+            delivery.deliver(
+                delivered_rows({f"p{turn}": f"{turn}{place}", str(place): f"{turn}"}, place)
+            )
             delivery.settle()
             expected |= {f"p{turn}": f"{turn}{place}", str(place): f"{turn}"}
             assert people(tmp_path) == expected
@@ -303,7 +305,7 @@ def test_what_an_older_version_changes_is_not_missed(tmp_path: Path, taken: list
             old.execute(f'UPDATE "people.csv" SET cells = \'["p7", "{name}"]\' WHERE id = \'p7\'')
             old.execute("UPDATE fact SET value = value + 1 WHERE name = 'changes'")
         old.close()
-        delivery.deliver(told({"p8": name}))
+        delivery.deliver(delivered_rows({"p8": name}))
         delivery.settle()
         assert people(tmp_path) == {**FIRST, "p7": name, "p8": name}
     assert taken == ["all", "all", "all"]
@@ -336,20 +338,20 @@ def test_nothing_is_noted_without_a_mirror_nor_more_than_there_is_room_for(
     tmp_path: Path, taken: list[str]
 ) -> None:
     delivery = opened(tmp_path)
-    delivery.deliver(told(dict(FIRST)))
+    delivery.deliver(delivered_rows(dict(FIRST)))
     assert noted(tmp_path) == 0
     delivery.settle()
     for some in (4, 6):
-        delivery.deliver(told({f"p{at}": "Bob" for at in range(some)}))
+        delivery.deliver(delivered_rows({f"p{at}": "Bob" for at in range(some)}))
         assert noted(tmp_path) == max(4, some)
-    delivery.deliver(told({"p30": "Bob"}))
+    delivery.deliver(delivered_rows({"p30": "Bob"}))
     assert noted(tmp_path) == 0  # one in four has changed
-    delivery.deliver(told({"p31": "Bob"}))
+    delivery.deliver(delivered_rows({"p31": "Bob"}))
     assert noted(tmp_path) == 0
     delivery.settle()
     changed = dict.fromkeys([f"p{at}" for at in (0, 1, 2, 3, 4, 5, 30, 31)], "Bob")
     assert people(tmp_path) == FIRST | changed
-    delivery.deliver(told({"p32": "Bob"}))
+    delivery.deliver(delivered_rows({"p32": "Bob"}))
     assert noted(tmp_path) == 1
     delivery.settle()
     assert noted(tmp_path) == 0
@@ -358,16 +360,16 @@ def test_nothing_is_noted_without_a_mirror_nor_more_than_there_is_room_for(
     delivery.close()
 
 
-def test_a_state_that_is_read_anew_leaves_nothing_of_the_old_one(
+def test_a_state_that_is_read_again_leaves_nothing_of_the_old_one(
     tmp_path: Path, taken: list[str]
 ) -> None:
     delivery = begun(tmp_path)
-    delivery.deliver(told({"p1": "Bob"}))
+    delivery.deliver(delivered_rows({"p1": "Bob"}))
     delivery.close()
     again = FullSet(tmp_path, [PEOPLE], {}, {}, Day())
     again.resume("another cluster", [P0])
     assert noted(tmp_path) == 0
-    again.deliver(told({"q": "Cy"}))
+    again.deliver(delivered_rows({"q": "Cy"}))
     again.settle()
     assert people(tmp_path) == {"q": "Cy"}
     assert taken == ["all", "all"]

@@ -118,7 +118,7 @@ def drop(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-def test_watch_takes_what_arrives_until_it_is_told_to_end(
+def test_watch_takes_what_arrives_until_it_must_end(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refused extract is reported and the next one is taken. SIGTERM ends it with status 0."""
@@ -146,7 +146,7 @@ def test_watch_takes_what_arrives_until_it_is_told_to_end(
     assert (tmp_path / "refused" / "1.zip").exists()
 
 
-def test_what_the_guard_stopped_goes_on_by_the_command_that_is_told(
+def test_what_the_guard_stopped_goes_on_by_the_command_that_is_reported(
     calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason file has the whole command, with the name under which the source publishes."""
@@ -230,7 +230,7 @@ def test_a_polled_source_has_no_path(calls: list[dict[str, Any]]) -> None:
     assert calls == []
 
 
-def test_watch_asks_again_and_again_until_it_is_told_to_end(
+def test_watch_asks_again_and_again_until_it_must_end(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refused poll is logged, and the next one is made."""
@@ -327,16 +327,16 @@ def rehearsed(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("rehearsed")
 def test_a_dry_run_is_asked_with_the_options_of_the_run(calls: list[dict[str, Any]]) -> None:
     result = run("x.zip", "--json", "--source", "west", "--dry-run", "--differences", "3")
-    told = json.loads(result.stdout)
-    assert (told["dryRun"], told["guard"]) == (True, "this extract would withdraw")
-    assert told["differences"] == [
+    reported = json.loads(result.stdout)
+    assert (reported["dryRun"], reported["guard"]) == (True, "this extract would withdraw")
+    assert reported["differences"] == [
         {
             **{"kind": "student", "id": "s1", "change": "updated"},
             "fields": {"grades": {"before": "['08']", "after": "['09']"}},
         }
     ]
-    assert [group["count"] for group in told["groups"]] == [12, 1]
-    assert told["records"] == report().as_json()["records"]
+    assert [group["count"] for group in reported["groups"]] == [12, 1]
+    assert reported["records"] == report().as_json()["records"]
     (asked,) = calls
     assert (asked["source"], asked["most"], asked["polled"]) == ("west", 3, False)
     assert asked["mass_withdrawal_share"] is None, "so the setting counts"

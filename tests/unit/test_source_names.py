@@ -36,11 +36,11 @@ def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     cache = snapshot.cache_file(Settings(home=tmp_path / "it's [here]"), "/west")
     cache.parent.mkdir(parents=True)
     value = Encoder("student", 1).encode(a_record("student", sourcedId="s1"))
-    lot = snapshot._Lot(["s1"], [0], [0], [value])
+    batch = snapshot._MessageColumns(["s1"], [0], [0], [value])
     decoder = Decoder("student", lambda _: KINDS["student"].schema)
     with Workspace.open(cache.parent) as workspace:
         snapshot._open(workspace, cache, "mark")
-        snapshot._read(workspace, cache, decoder, "student", lot)
+        snapshot._read(workspace, cache, decoder, "student", batch)
         snapshot._upsert(workspace, "student")
         found = workspace.sql(f"SELECT sourcedId FROM {workspace.published('student')}")
     assert found == [("s1",)]

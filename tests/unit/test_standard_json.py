@@ -73,10 +73,10 @@ def test_a_number_that_json_cannot_say_is_never_written(number: float) -> None:
 
 
 def test_what_is_left_out_is_read_as_its_default() -> None:
-    told = {"sourcedId": "s1", "status": "active", "givenName": "Zoë", "familyName": "O'Brien"}
-    record = from_json("student", told)
+    reported = {"sourcedId": "s1", "status": "active", "givenName": "Zoë", "familyName": "O'Brien"}
+    record = from_json("student", reported)
     assert record == a_record("student", sourcedId="s1")
-    assert from_json("student", told)["grades"] is not record["grades"], (
+    assert from_json("student", reported)["grades"] is not record["grades"], (
         "each has a list of its own"
     )
 
@@ -91,8 +91,8 @@ def test_what_is_left_out_is_read_as_its_default() -> None:
     ],
 )
 def test_a_moment_is_read_in_utc_and_whole_milliseconds(text: str, moment: datetime) -> None:
-    told = to_json("org", a_record("org")) | {"dateLastModified": text}
-    assert from_json("org", told)["dateLastModified"] == moment
+    reported = to_json("org", a_record("org")) | {"dateLastModified": text}
+    assert from_json("org", reported)["dateLastModified"] == moment
 
 
 WRONG = [
@@ -170,12 +170,12 @@ def test_a_field_that_is_missing_is_named_with_what_it_must_be() -> None:
     }  # fmt: skip
 
 
-def test_each_wrong_field_is_told_once_and_all_of_them() -> None:
+def test_each_wrong_field_is_reported_once_and_all_of_them() -> None:
     found = problems("student", grades=[7, 8, 9], givenName=1, enabledUser="no")
     assert sorted(one.field for one in found) == ["enabledUser", "givenName", "grades"]
 
 
-def test_a_field_that_the_standard_does_not_have_is_told_to_who_sent_it_and_not_logged() -> None:
+def test_a_field_that_the_standard_does_not_have_is_reported_to_its_sender_and_not_logged() -> None:
     with pytest.raises(Invalid) as caught:
         from_json("org", to_json("org", a_record("org")) | {"Soledad": 1})
     assert caught.value.problems == [FieldProblem("Soledad", "is not a field of org")]
@@ -218,8 +218,8 @@ def test_any_json_is_a_record_or_invalid(kind: str, data: st.DataObject) -> None
 
 def test_a_number_without_a_fraction_is_whole_however_it_is_written() -> None:
     """JSON has one type of number: 2027.0 is 2027."""
-    told = {"sourcedId": "y", "status": "active", "title": "2027", "type": "schoolYear"}
+    reported = {"sourcedId": "y", "status": "active", "title": "2027", "type": "schoolYear"}
     days = {"startDate": "2026-08-01", "endDate": "2027-07-31"}
-    record = from_json("academicSession", told | days | {"schoolYear": 2027.0})
+    record = from_json("academicSession", reported | days | {"schoolYear": 2027.0})
     assert record["schoolYear"] == 2027
     assert isinstance(record["schoolYear"], int)

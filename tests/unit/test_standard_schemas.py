@@ -205,8 +205,8 @@ def test_attendance_has_the_categories_of_ed_fi() -> None:
 def test_what_demographics_tells_of_a_student_is_sensitive() -> None:
     """This is why demographics have a separate topic."""
     classes = {f["name"]: f["sensitivity"] for f in KINDS["demographics"].schema["fields"]}
-    told = classes.keys() - {"sourcedId", "status", "dateLastModified"}
-    assert {classes[name] for name in told} == {"sensitive"}
+    reported = classes.keys() - {"sourcedId", "status", "dateLastModified"}
+    assert {classes[name] for name in reported} == {"sensitive"}
 
 
 def test_a_schema_breaks_nothing_of_itself() -> None:

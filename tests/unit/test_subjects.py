@@ -170,7 +170,7 @@ def test_of_many_missing_schemas_some_are_named(there: Registry) -> None:
     assert len(str(caught.value)) < 250
 
 
-def test_a_producer_is_told_which_schemas_are_missing(there: Registry) -> None:
+def test_a_producer_learns_which_schemas_are_missing(there: Registry) -> None:
     for kind in KINDS.keys() - {"student"}:
         there.has(kind, KINDS[kind].schema)
     there.has("student", without("student", "pronouns"))
@@ -309,7 +309,7 @@ def test_every_earlier_version_counts(there: Registry, folder: Path) -> None:
     assert all("field house" in why and "version 1" in why for why in student.reasons)
 
 
-def test_the_same_break_in_two_versions_is_told_once(there: Registry, folder: Path) -> None:
+def test_the_same_break_in_two_versions_is_reported_once(there: Registry, folder: Path) -> None:
     there.has("student", without("student", "pronouns"))
     there.has("student", KINDS["student"].schema)
     write(folder, "student", without("student", "familyName"))
@@ -384,8 +384,17 @@ def test_the_verdict_of_the_registry_once_it_is_strict_is_the_one_that_counts(
 
 def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
     there.fails_on = "schoolbus.result-value"
-    with pytest.raises(RetryLater, match="HTTP 503"):
+    with pytest.raises(RetryLater, match="HTTP 503") as caught:
         subjects.apply(SETTINGS)
+    others = [name for name in there.texts if name != there.fails_on]
+    assert len(others) == 11
+    assert f"11 of the subjects were registered: {', '.join(others)}. They stay" in str(
+        caught.value
+    )
+    assert "`bus schemas apply` again" in str(caught.value)
+    with pytest.raises(RetryLater, match="HTTP 503") as caught:
+        subjects.apply(SETTINGS)
+    assert "were registered" not in str(caught.value), "the second call registered none"
     there.fails_on = ""
     registered = [one.kind for one in subjects.apply(SETTINGS) if one.registered]
     assert registered == ["result"]

@@ -69,7 +69,7 @@ def ids(events: Any) -> list[str]:
     return [event.record["sourcedId"] for event in events]
 
 
-def test_what_does_not_decode_is_counted_logged_and_told(
+def test_what_does_not_decode_is_counted_logged_and_reported(
     bus: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost: list[Undecodable] = []
@@ -86,13 +86,13 @@ def test_what_does_not_decode_is_counted_logged_and_told(
     assert "secret-id" not in repr(lost[0])
 
 
-def test_it_is_not_told_again(bus: Bus) -> None:
+def test_it_is_not_reported_again(bus: Bus) -> None:
     assert len(ids(reading(bus))) == 2
     again = reading(bus)
     assert (ids(again), again.undecodable) == ([], {})
 
 
-def test_an_erasure_is_told_with_its_key(bus: Bus) -> None:
+def test_an_erasure_is_reported_with_its_key(bus: Bus) -> None:
     bus.broker.append("schoolbus.student", 0, key=b"s1", value=None, headers=[])
     lost: list[Undecodable] = []
     ids(reading(bus, undecodable=lost.append))

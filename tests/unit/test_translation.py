@@ -50,7 +50,7 @@ def test_rows_in_the_products_order_beside_their_messages() -> None:
     assert failures == []
 
 
-def test_none_is_not_told() -> None:
+def test_none_is_not_reported() -> None:
     parts, _, failures = translate(PRODUCT, students("a", "unwanted"))
     assert [r["user_id"] for r in parts[1].rows] == ["a"]
     assert [m.offset() for m in parts[1].messages] == [0]
@@ -66,7 +66,7 @@ def test_never_goes_to_the_dead_letters_and_to_no_table() -> None:
     ]
 
 
-def test_any_other_error_too_and_its_text_is_not_told() -> None:
+def test_any_other_error_too_and_its_text_is_not_reported() -> None:
     _, delivered, [(_, reason)] = translate(PRODUCT, students("a", grades=()))
     assert delivered == {"student": 0}
     line = user.__code__.co_firstlineno + 5
@@ -97,7 +97,7 @@ def aged(student: dict[str, Any]) -> dict[str, int]:
         (int, "TypeError)"),
     ],
 )
-def test_a_key_is_told_when_the_code_spells_it_and_never_when_it_is_a_value(
+def test_a_key_is_reported_when_the_code_spells_it_and_never_when_it_is_a_value(
     function: Any, description: str
 ) -> None:
     lunch = Product("lunch", (Table("a", (), {"student": function}),), BaseModel, lambda _: None)  # type: ignore[arg-type, return-value]

@@ -40,8 +40,8 @@ class Strict(FakeProduct):
         for part in batch.parts:
             if part.kind in UNIQUE:
                 for row in part.rows:
-                    stands = row["status"] == "active"
-                    name = row["username"] if stands else None
+                    is_active = row["status"] == "active"
+                    name = row["username"] if is_active else None
                     new[row["sourcedId"]] = name and name.lower()
         for id_, login in new.items():
             held = {other for other, had in self.logins.items() if login and had == login} - {id_}
@@ -73,7 +73,9 @@ def consume(bus: Bus, lunch: Strict, **how: Any) -> Logins:
 
 
 def delivered(lunch: FakeProduct) -> list[tuple[str, str, str | None]]:
-    return [(row["sourcedId"], row["status"], row["username"]) for _, _, row in lunch.told]
+    return [
+        (row["sourcedId"], row["status"], row["username"]) for _, _, row in lunch.delivered_rows
+    ]
 
 
 # ---- the cases ----------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_one_that_was_freed_on_monday_is_anothers_on_friday(bus: Bus, lunch: Str
     consume(bus, lunch)
     student(bus, "a", "pink")
     consume(bus, lunch)
-    before = len(lunch.told)
+    before = len(lunch.delivered_rows)
     student(bus, "b", "red")
     assert consume(bus, lunch) == {"a": "pink", "b": "red"}
     assert delivered(lunch)[before:] == [("b", "active", "red")], "told once, as it was free"
@@ -131,10 +133,10 @@ def test_the_old_one_never_leaves(bus: Bus, lunch: Strict) -> None:
     consume(bus, lunch)
     student(bus, "new", "Red")
     assert consume(bus, lunch) == {"old": "red", "new": None}
-    count = len(lunch.told)
+    count = len(lunch.delivered_rows)
     student(bus, "third", "blue")
     assert consume(bus, lunch) == {"old": "red", "new": None, "third": "blue"}
-    assert len(lunch.told) == count + 1
+    assert len(lunch.delivered_rows) == count + 1
     student(bus, "old", "red", "tobedeleted")
     assert consume(bus, lunch) == {"old": None, "new": "red", "third": "blue"}
 
@@ -172,7 +174,7 @@ def test_what_the_product_refused_holds_nothing(bus: Bus, lunch: Strict) -> None
     assert consume(bus, lunch)["new"] == "red"
 
 
-def test_what_is_told_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: Strict) -> None:
+def test_what_is_delivered_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: Strict) -> None:
     student(bus, "old", "red")
     consume(bus, lunch)
     student(bus, "new", "red")
@@ -189,7 +191,7 @@ def test_what_is_told_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: Strict
     lunch.deliver = picky  # type: ignore[method-assign]
     student(bus, "old", "red", "tobedeleted")
     consume(bus, lunch)
-    assert [letter.id for letter in bus.letters] == ["new"]
+    assert [dead_letter.id for dead_letter in bus.dead_letters] == ["new"]
     student(bus, "third", "blue")
     consume(bus, lunch)
     assert len(refused) == 1, "it is not told again and again"
@@ -203,10 +205,10 @@ def test_a_kill_after_the_zip_that_set_it_free(bus: Bus, lunch: Strict) -> None:
     student(bus, "a", "pink")
     student(bus, "b", "red")
     lunch.aftermath.append(Killed())
-    copy = bus.worker(lunch, unique=UNIQUE).join()
+    instance = bus.worker(lunch, unique=UNIQUE).join()
     with contextlib.suppress(Killed):
-        copy.turn(12)
-    copy.kill()
+        instance.turn(12)
+    instance.kill()
     assert lunch.logins == {"a": "pink", "b": None}
     assert consume(bus, lunch) == {"a": "pink", "b": "red"}
 
@@ -246,62 +248,62 @@ def pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Bus, str, str
 
 def both(bus: Bus, lunch: Strict) -> list[Instance]:
     """Start two instances, each with one partition, and let them deliver all events."""
-    copies = [bus.worker(lunch, unique=UNIQUE).join() for _ in range(2)]
-    bus.share({place: copies[place[1]] for place in bus.every_place()})
-    run(bus, copies)
-    return copies
+    instances = [bus.worker(lunch, unique=UNIQUE).join() for _ in range(2)]
+    bus.share({place: instances[place[1]] for place in bus.every_place()})
+    run(bus, instances)
+    return instances
 
 
-def run(bus: Bus, copies: list[Instance], seconds: int = 8) -> None:
+def run(bus: Bus, instances: list[Instance], seconds: int = 8) -> None:
     for _ in range(seconds):
-        for copy in copies:
-            copy.turn(3)
+        for instance in instances:
+            instance.turn(3)
         bus.clock.advance(1)
 
 
 def test_two_of_two_instances_swap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bus, one, two = pair(monkeypatch, tmp_path)
-    copies = both(bus, lunch := Strict())
+    instances = both(bus, lunch := Strict())
     student(bus, one, two)
     student(bus, two, one)
-    run(bus, copies)
+    run(bus, instances)
     assert (lunch.logins[one], lunch.logins[two]) == (two, one)
     assert lunch.wrong == []
-    for copy in copies:
-        copy.leave()
+    for instance in instances:
+        instance.leave()
 
 
 def test_the_old_one_is_another_instances(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The new student comes first, and the other instance is slow."""
     bus, one, two = pair(monkeypatch, tmp_path)
-    copies = both(bus, lunch := Strict())
+    instances = both(bus, lunch := Strict())
     student(bus, two, one)
-    run(bus, copies[1:])
+    run(bus, instances[1:])
     assert (lunch.logins[one], lunch.logins[two]) == (one, None)
     student(bus, one, one, "tobedeleted")
-    run(bus, copies[1:])
+    run(bus, instances[1:])
     assert lunch.logins[two] is None, "the product was not told of the old one yet"
-    run(bus, copies)
+    run(bus, instances)
     assert (lunch.logins[one], lunch.logins[two]) == (None, one)
     assert lunch.wrong == []
-    for copy in copies:
-        copy.leave()
+    for instance in instances:
+        instance.leave()
 
 
 def test_the_partition_of_the_new_one_goes_to_the_other_instance(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bus, one, two = pair(monkeypatch, tmp_path)
-    copies = both(bus, lunch := Strict())
+    instances = both(bus, lunch := Strict())
     student(bus, two, one)
-    run(bus, copies)
-    copies[1].leave()
-    bus.share(dict.fromkeys(bus.every_place(), copies[0]))
+    run(bus, instances)
+    instances[1].leave()
+    bus.share(dict.fromkeys(bus.every_place(), instances[0]))
     student(bus, one, "other")
-    run(bus, copies[:1])
+    run(bus, instances[:1])
     assert (lunch.logins[one], lunch.logins[two]) == ("other", one)
     assert lunch.wrong == []
-    copies[0].leave()
+    instances[0].leave()
 
 
 # ---- any sequence of events ---------------------------------------------------------------------
@@ -366,10 +368,10 @@ def happen(bus: Bus, lunch: Strict, step: str) -> None:
         case "kill before" | "kill after":
             planned = lunch.failures if step == "kill before" else lunch.aftermath
             planned.append(Killed())
-            copy = bus.worker(lunch, unique=UNIQUE, batch_records=2).join()
+            instance = bus.worker(lunch, unique=UNIQUE, batch_records=2).join()
             with contextlib.suppress(Killed):
-                copy.turn(12)
-            copy.kill()
+                instance.turn(12)
+            instance.kill()
             planned.clear()
         case "lose":
             for file in bus.settings.home.rglob("unique.duckdb"):

@@ -106,10 +106,16 @@ def test_what_is_put_off_is_written_each_minute_while_nothing_comes(
     assert 3 <= lunch.settled <= 5
 
 
-def test_kafkas_own_failure_ends_it_with_a_reason(bus: Bus, lunch: FakeProduct) -> None:
+def test_kafkas_own_failure_ends_it_with_a_reason(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = bus.worker(lunch)
-    bus.broker.down = True
-    with pytest.raises(Stop, match="Kafka says _TRANSPORT; nothing is lost"):
+
+    def fail(_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL, "fenced", fatal=True))
+
+    monkeypatch.setattr(worker.loop._offsets_client, "ends", fail)
+    with pytest.raises(Stop, match="Kafka says _FATAL; nothing is lost"):
         worker.run(until_caught_up=True)
     assert worker.consumer.closed
 
@@ -133,19 +139,19 @@ def test_it_goes_on_where_the_group_is(bus: Bus, lunch: FakeProduct) -> None:
     assert lunch.batches == [["s1"], ["s2"]]
 
 
-@pytest.mark.parametrize(("journal", "told"), [(2, ["s2"]), (0, ["s0", "s1", "s2"])])
+@pytest.mark.parametrize(("journal", "delivered_rows"), [(2, ["s2"]), (0, ["s0", "s1", "s2"])])
 def test_the_deliverys_own_offsets_win_over_the_groups(
-    bus: Bus, lunch: FakeProduct, journal: int, told: list[str]
+    bus: Bus, lunch: FakeProduct, journal: int, delivered_rows: list[str]
 ) -> None:
     for number in range(3):
         bus.publish("student", f"s{number}")
     bus.broker.group(bus.group).committed[bus.place("student")] = 1
     lunch.journal = {bus.place("student"): journal}
     bus.worker(lunch).run(until_caught_up=True)
-    assert lunch.ids == told
+    assert lunch.ids == delivered_rows
 
 
-def test_an_offset_beyond_the_end_means_that_the_topic_was_made_anew(
+def test_an_offset_beyond_the_end_means_that_the_topic_was_recreated(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     bus.publish("student", "s1")
@@ -190,9 +196,9 @@ def test_what_the_product_cannot_take_now_is_tried_again_and_nothing_is_lost(
     seen = []
     bus.clock.after(2, lambda: seen.append((len(lunch.failures), lunch.ids)))
     bus.worker(lunch).run_for(500)
-    [(left, told)] = seen
+    [(left, delivered_rows)] = seen
     assert 2 <= left < 8  # it retried, with pauses between the tries
-    assert told == []
+    assert delivered_rows == []
     assert lunch.batches == [["s1"], ["s2"]]
     assert bus.committed() == bus.ends()
 
@@ -280,9 +286,13 @@ def test_what_never_goes_is_a_dead_letter_and_the_rest_goes_on(
     bus.publish("student", "s1", become=become)  # type: ignore[arg-type]
     bus.publish("student", "s2")
     outcome = bus.worker(lunch).run(until_caught_up=True)
-    [letter] = bus.letters
-    assert (letter.kind, letter.id, letter.place) == ("student", "s1", "schoolbus.student/0/0")
-    assert reason in letter.reason
+    [dead_letter] = bus.dead_letters
+    assert (dead_letter.kind, dead_letter.id, dead_letter.place) == (
+        "student",
+        "s1",
+        "schoolbus.student/0/0",
+    )
+    assert reason in dead_letter.reason
     assert lunch.ids == ["s2"]
     assert outcome.dead_lettered == 1
     assert outcome.delivered["student"] == 1
@@ -296,28 +306,28 @@ def test_dead_letters_are_written_before_offsets_are_committed(
     message = bus.publish("student", "s1", become=become)  # type: ignore[arg-type]
     bus.broker.unwritten = 3
     bus.worker(lunch).run(until_caught_up=True)
-    assert len(bus.letters) == 1
+    assert len(bus.dead_letters) == 1
     assert bus.broker.unwritten == 0
-    letter = ("write", ("schoolbus.deadletters.lunch", 0), 0)
+    dead_letter = ("write", ("schoolbus.deadletters.lunch", 0), 0)
     place = (message.topic(), message.partition())
     commits = [
         at
         for at, (what, _, offsets) in enumerate(bus.broker.history)
         if what == "commit" and offsets.get(place, 0) > 0
     ]
-    assert bus.broker.history.index(letter) < min(commits)
+    assert bus.broker.history.index(dead_letter) < min(commits)
 
 
-def test_a_letter_of_what_does_not_decode_is_there_before_the_rest_is_delivered(
+def test_a_dead_letter_of_what_does_not_decode_is_there_before_the_rest_is_delivered(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     """A delivery that keeps offsets treats all events before them as done."""
     bus.publish("student", "s1", become="rubbish")
     bus.publish("student", "s2")
-    letters = []
-    lunch.before = lambda _: letters.append(len(bus.letters))
+    dead_letters = []
+    lunch.before = lambda _: dead_letters.append(len(bus.dead_letters))
     bus.worker(lunch).run(until_caught_up=True)
-    assert letters == [1]
+    assert dead_letters == [1]
 
 
 # ---- references before referrers ----------------------------------------------------------------
@@ -360,11 +370,11 @@ def test_after_the_time_to_hold_it_is_given_up(
     bus.publish("student", "s1")
     bus.enroll("s1", "c1")
     seen = []
-    bus.clock.after(95, lambda: seen.append(len(bus.letters)))
+    bus.clock.after(95, lambda: seen.append(len(bus.dead_letters)))
     bus.worker(lunch).run(until_caught_up=True)
-    [letter] = bus.letters
+    [dead_letter] = bus.dead_letters
     assert seen == [0]
-    assert "enrollment s1-c1 refers to class c1, which was not delivered" in letter.reason
+    assert "enrollment s1-c1 refers to class c1, which was not delivered" in dead_letter.reason
     assert bus.committed() == bus.ends()
 
 
@@ -375,7 +385,7 @@ def test_a_kind_that_nobody_publishes_is_not_waited_for(bus: Bus, lunch: FakePro
     before = bus.clock.now
     bus.worker(lunch).run(until_caught_up=True)
     assert lunch.ids == ["s1", "s1-c1"]
-    assert bus.letters == []
+    assert bus.dead_letters == []
     assert bus.clock.now - before < 5  # it did not wait
     assert bus.committed() == bus.ends()
 
@@ -397,7 +407,7 @@ def test_a_kind_that_comes_later_is_waited_for_from_then_on(bus: Bus, lunch: Fak
     assert lunch.ids == ["s1", "s1-c1", "c1", "c2", "s1-c2"]
 
 
-def test_a_kind_that_another_copy_reads_is_waited_for(bus: Bus, lunch: FakeProduct) -> None:
+def test_a_kind_that_another_instance_reads_is_waited_for(bus: Bus, lunch: FakeProduct) -> None:
     """The instance with the enrollments learns of the new kind, although it reads none of it."""
     bus.publish("student", "s1")
     quick, slow = bus.worker(lunch).join(), bus.worker(lunch).join()
@@ -422,7 +432,7 @@ def test_a_dead_letter_holds_nothing_back(bus: Bus, lunch: FakeProduct, become: 
     worker = bus.worker(lunch)
     worker.run_for(20)
     assert lunch.ids == ["s1", "s1-c1"]
-    assert [letter.id for letter in bus.letters] == ["c1"]
+    assert [dead_letter.id for dead_letter in bus.dead_letters] == ["c1"]
     assert bus.committed() == bus.ends()
 
 
@@ -451,7 +461,7 @@ def test_a_newer_state_in_the_same_batch_counts(bus: Bus, lunch: FakeProduct) ->
     assert lunch.ids == ["s1", "c1", "s1-c1"]
 
 
-def test_nothing_is_given_up_that_another_copy_has_still_to_deliver(
+def test_nothing_is_given_up_that_another_instance_has_still_to_deliver(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     bus.publish("class", "c1")
@@ -463,10 +473,10 @@ def test_nothing_is_given_up_that_another_copy_has_still_to_deliver(
     quick.turn(20)
     bus.clock.advance(300)  # ten times as long as anything is held
     quick.turn(20)
-    assert (quick.waiting, bus.letters, lunch.ids) == (1, [], ["s1"])
+    assert (quick.waiting, bus.dead_letters, lunch.ids) == (1, [], ["s1"])
     slow.turn(20)
     quick.turn(20)
-    assert (quick.waiting, bus.letters, lunch.ids) == (0, [], ["s1", "s1-c1"])
+    assert (quick.waiting, bus.dead_letters, lunch.ids) == (0, [], ["s1", "s1-c1"])
 
 
 def test_when_many_wait_no_more_of_them_are_read(
@@ -511,7 +521,7 @@ def test_while_it_is_behind_lower_levels_are_read_first(bus: Bus, lunch: FakePro
 # ---- partitions are assigned and revoked --------------------------------------------------------
 
 
-def test_a_copy_learns_what_another_has_delivered(bus: Bus, lunch: FakeProduct) -> None:
+def test_an_instance_learns_what_another_has_delivered(bus: Bus, lunch: FakeProduct) -> None:
     bus.publish("class", "c1")
     bus.publish("student", "s1")
     bus.worker(lunch).run(until_caught_up=True)
@@ -544,8 +554,8 @@ def test_a_batch_that_is_partly_anothers_now_is_dropped_and_read_again(
     assert first.places == {p for p in map(tuple, bus.every_place()) if p != moved}
     second.turn(20)
     bus.publish("class", "c1")
-    for copy in (first, second, first, second):
-        copy.turn(20)
+    for instance in (first, second, first, second):
+        instance.turn(20)
     assert sorted(lunch.ids) == sorted(set(lunch.ids))
     assert {other, f"{one}-c1"} < set(lunch.ids)
     assert bus.committed() == bus.ends()
@@ -609,7 +619,7 @@ def test_what_is_held_or_in_hand_is_dropped_with_its_partition(
     assert lunch.ids == ["s1", "c1", "s1-c1"]
 
 
-def test_a_copy_that_was_thought_dead_drops_what_it_had_and_comes_back(
+def test_an_instance_that_was_thought_dead_drops_what_it_had_and_comes_back(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     worker = bus.worker(lunch).join()
@@ -671,6 +681,52 @@ def test_while_a_broker_restarts_it_asks_again(
     assert bus.committed() == bus.ends()
 
 
+def test_a_start_that_is_to_catch_up_waits_for_a_broker(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.publish("student", "s1")
+    worker = bus.worker(lunch)
+    codes = [KafkaError._TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE]
+    does_not_answer(worker, monkeypatch, codes)
+    assert worker.run(until_caught_up=True).had_events
+    assert codes == []
+    assert lunch.batches == [["s1"]]
+    assert bus.committed() == bus.ends()
+
+
+def test_a_dropped_batch_is_read_again_although_a_broker_restarts(
+    bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.publish("student", "s1")
+    bus.publish("class", "c1")
+    first, second = bus.worker(lunch).join(), bus.worker(lunch)
+    lunch.failures = [RetryLater("busy", after=5)]
+    classes = bus.place("class")
+    offsets = first.loop._offsets_client
+    committed = offsets.committed
+    codes = [KafkaError._TRANSPORT, KafkaError.COORDINATOR_NOT_AVAILABLE]
+    moved = []
+
+    def asked(places: Any) -> Any:
+        if moved and codes:
+            raise failure(codes.pop(0))
+        return committed(places)
+
+    def divide() -> None:
+        second.join()
+        bus.share({p: second if p == classes else first for p in bus.every_place()})
+        moved.append(classes)
+
+    monkeypatch.setattr(offsets, "committed", asked)
+    bus.clock.after(3, divide)
+    first.turn(20)
+    assert codes == []
+    assert lunch.batches == [["s1"]]
+    second.turn(20)
+    assert lunch.batches == [["s1"], ["c1"]]
+    assert bus.committed() == bus.ends()
+
+
 def test_without_the_right_to_ask_it_ends(
     bus: Bus, lunch: FakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,7 +738,7 @@ def test_without_the_right_to_ask_it_ends(
         worker.turn(5)
 
 
-def test_two_copies_that_are_to_catch_up_end_together(
+def test_two_instances_that_are_to_catch_up_end_together(
     monkeypatch: pytest.MonkeyPatch, lunch: FakeProduct
 ) -> None:
     bus, _, _ = two_partitions(monkeypatch)

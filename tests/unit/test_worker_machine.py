@@ -65,9 +65,9 @@ class Instances(RuleBasedStateMachine):
         )
         self.lunch = FakeProduct()
         self.lunch.before = self.check_batch
-        self.copies: list[Instance] = []
+        self.instances: list[Instance] = []
         self.busy: list[Instance] = []
-        self.told: set[Place] = set()
+        self.delivered_rows: set[Place] = set()
         self.first: dict[tuple[str, str], int] = {}
         self.wrong: list[str] = []
         self.when: dict[Place, int] = {}
@@ -79,16 +79,16 @@ class Instances(RuleBasedStateMachine):
             self.start()
 
     def start(self) -> None:
-        self.copies.append(self.bus.worker(self.lunch, batch_records=6, **self.how).join())
+        self.instances.append(self.bus.worker(self.lunch, batch_records=6, **self.how).join())
 
     def teardown(self) -> None:
         try:
-            if self.copies:
+            if self.instances:
                 self.drain()
                 self.check_end()
         finally:
-            for copy in self.copies:
-                copy.kill()
+            for instance in self.instances:
+                instance.kill()
             self.home.cleanup()
             self.patch.undo()
 
@@ -122,25 +122,25 @@ class Instances(RuleBasedStateMachine):
     def turn(self, turns: list[tuple[int, int]]) -> None:
         """Let instances take turns, and replace one that is killed."""
         for which, times in turns:
-            copy = self.copies[which % len(self.copies)]
-            if copy in self.busy:
+            instance = self.instances[which % len(self.instances)]
+            if instance in self.busy:
                 continue
-            self.busy.append(copy)
+            self.busy.append(instance)
             try:
-                copy.turn(times)
+                instance.turn(times)
             except Killed:
-                self.replace(copy)
+                self.replace(instance)
             finally:
-                self.busy.remove(copy)
+                self.busy.remove(instance)
 
-    def replace(self, copy: Instance) -> None:
-        copy.kill()
-        self.copies.remove(copy)
+    def replace(self, instance: Instance) -> None:
+        instance.kill()
+        self.instances.remove(instance)
         self.start()
 
     @rule(which=st.integers(0, 2))
     def kill(self, which: int) -> None:
-        self.replace(self.copies[which % len(self.copies)])
+        self.replace(self.instances[which % len(self.instances)])
 
     @rule(owners=OWNERS, turns=TURNS)
     def rebalance(self, owners: list[int], turns: list[tuple[int, int]]) -> None:
@@ -150,7 +150,10 @@ class Instances(RuleBasedStateMachine):
     def share(self, owners: list[int]) -> None:
         places = self.bus.every_place()
         self.bus.share(
-            {p: self.copies[at % len(self.copies)] for p, at in zip(places, owners, strict=True)}
+            {
+                p: self.instances[at % len(self.instances)]
+                for p, at in zip(places, owners, strict=True)
+            }
         )
 
     @rule(tries=st.integers(1, 6), students=SEVERAL, owners=OWNERS, turns=TURNS)
@@ -197,7 +200,7 @@ class Instances(RuleBasedStateMachine):
         self.turn(turns)
 
     @rule(number=st.integers(1, 2), id_=STUDENTS, turns=TURNS)
-    def letters_fail(self, number: int, id_: str, turns: list[tuple[int, int]]) -> None:
+    def dead_letters_fail(self, number: int, id_: str, turns: list[tuple[int, int]]) -> None:
         self.bus.broker.unwritten = number
         self.student(id_, "active", "refused")
         self.turn(turns)
@@ -211,7 +214,7 @@ class Instances(RuleBasedStateMachine):
     def check_batch(self, batch: Batch) -> None:
         """Check a batch when the product gets it."""
         committed = self.bus.committed()
-        dead = {letter.place for letter in self.bus.letters}
+        dead = {dead_letter.place for dead_letter in self.bus.dead_letters}
         known = self.reached(dead)
         for part in batch.parts:
             for record, message in zip(part.records, part.messages, strict=True):
@@ -225,7 +228,9 @@ class Instances(RuleBasedStateMachine):
                 self.check_order(part.kind, record, message)
                 known.add((part.kind, id_))
         if not (self.lunch.failures or self.wrong):
-            self.told |= {place(m) for part in batch.parts for m in part.messages if not fate(m)}
+            self.delivered_rows |= {
+                place(m) for part in batch.parts for m in part.messages if not fate(m)
+            }
 
     def carried(self, kind: str, message: Any) -> bool:
         """Return whether a record of the kind was published before this message.
@@ -240,7 +245,7 @@ class Instances(RuleBasedStateMachine):
     def check_order(self, kind: str, record: Any, message: Any) -> None:
         """Check that the records of one kind and student are first delivered in order."""
         owner = record["userSourcedId"] if kind == "enrollment" else record["sourcedId"]
-        if self.lunch.failures or place(message) in self.told or fate(message):
+        if self.lunch.failures or place(message) in self.delivered_rows or fate(message):
             return
         if message.offset() < self.first.get((kind, owner), 0):
             self.wrong.append(f"{kind} {record['sourcedId']} was overtaken")
@@ -251,28 +256,30 @@ class Instances(RuleBasedStateMachine):
         return {
             key(message)
             for message in self.bus.published
-            if place(message) in self.told or "/".join(map(str, place(message))) in dead
+            if place(message) in self.delivered_rows or "/".join(map(str, place(message))) in dead
         }
 
     @invariant()
     def nothing_is_committed_that_did_not_go(self) -> None:
         assert self.wrong == []
-        dead = {letter.place for letter in self.bus.letters}
+        dead = {dead_letter.place for dead_letter in self.bus.dead_letters}
         committed = self.bus.committed()
         for message in self.bus.published:
             topic, partition, offset = place(message)
             if offset < committed.get((topic, partition), 0):  # type: ignore[call-overload]
-                gone = place(message) in self.told or f"{topic}/{partition}/{offset}" in dead
+                gone = (
+                    place(message) in self.delivered_rows or f"{topic}/{partition}/{offset}" in dead
+                )
                 assert gone, f"{topic}/{partition}/{offset} was committed and did not go"
 
     @invariant()
     def nothing_is_given_up_that_was_there(self) -> None:
-        for letter in self.bus.letters:
-            if letter.kind != "enrollment" or " refers to " not in letter.reason:
+        for dead_letter in self.bus.dead_letters:
+            if dead_letter.kind != "enrollment" or " refers to " not in dead_letter.reason:
                 continue
-            lacks = letter.reason.partition(" refers to ")[2].partition(",")[0].split()[-1]
+            lacks = dead_letter.reason.partition(" refers to ")[2].partition(",")[0].split()[-1]
             given_up = next(
-                m for m in self.bus.published if "/".join(map(str, place(m))) == letter.place
+                m for m in self.bus.published if "/".join(map(str, place(m))) == dead_letter.place
             )
             there = [
                 m
@@ -280,7 +287,9 @@ class Instances(RuleBasedStateMachine):
                 if (m.key() or b"").decode() == lacks
                 and self.when[place(m)] < self.when[place(given_up)]
             ]
-            assert all(fate(m) for m in there), f"{letter.id} was given up, and {lacks} was there"
+            assert all(fate(m) for m in there), (
+                f"{dead_letter.id} was given up, and {lacks} was there"
+            )
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -290,7 +299,7 @@ class Instances(RuleBasedStateMachine):
         self.lunch.before = self.check_batch
         self.bus.broker.commits, self.bus.broker.unwritten = [], 0
         for _ in range(400):
-            self.turn([(which, 3) for which in range(len(self.copies))])
+            self.turn([(which, 3) for which in range(len(self.instances))])
             if self.bus.committed() == self.bus.ends():
                 return
         raise AssertionError(f"stuck at {self.bus.committed()} of {self.bus.ends()}")
@@ -298,14 +307,14 @@ class Instances(RuleBasedStateMachine):
     def check_end(self) -> None:
         self.nothing_is_committed_that_did_not_go()
         self.nothing_is_given_up_that_was_there()
-        dead = {letter.place for letter in self.bus.letters}
-        assert all(letter.reason for letter in self.bus.letters)
+        dead = {dead_letter.place for dead_letter in self.bus.dead_letters}
+        assert all(dead_letter.reason for dead_letter in self.bus.dead_letters)
         latest: dict[tuple[str, str], Any] = {}
         for message in self.bus.published:
             if "/".join(map(str, place(message))) not in dead:
                 latest[key(message)] = message
         had: dict[tuple[str, str], Place] = {}
-        for message, kind, record in self.lunch.told:
+        for message, kind, record in self.lunch.delivered_rows:
             had[kind, record["sourcedId"]] = place(message)
         assert had == {key: place(message) for key, message in latest.items()}
 
@@ -340,7 +349,7 @@ class WithAnIndex(Instances):
         if self.lunch.failures or self.wrong:
             return
         last = {key(m): m.offset() for part in batch.parts for m in part.messages if not fate(m)}
-        self.told |= {
+        self.delivered_rows |= {
             place(m)
             for m in self.bus.published
             if key(m)[0] == "enrollment" and m.offset() < last.get(key(m), 0)

@@ -16,7 +16,7 @@ from bus.settings import Settings
 from bus.source import Staging
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "architecture.md"
+DOCUMENT = ROOT / "docs" / "workspace.md"
 PREFIX = re.compile(
     r"\b(raw|record|known|gone|stale|change|elsewhere|familiar|read)_(?=$|\")|\bpublished\.(?=$|\"|\w)"
 )
@@ -109,7 +109,7 @@ def test_a_transaction_that_fails_leaves_nothing(empty: Workspace) -> None:
     assert empty.sql(f"SELECT mark FROM {empty.about}") == [("mark",)]
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
     path = tmp_path / "west.duckdb"
     path.write_bytes(b"rubbish" * 1000)
     with Workspace.open(tmp_path) as one:
@@ -117,7 +117,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
         assert one.has(one.published("student"))
 
 
-def test_a_cache_with_another_mark_is_made_anew(tmp_path: Path) -> None:
+def test_a_cache_with_another_mark_is_rebuilt(tmp_path: Path) -> None:
     path = tmp_path / "west.duckdb"
     for mark, kept in (("one", 0), ("one", 1), ("two", 0)):
         with Workspace.open(tmp_path) as one:

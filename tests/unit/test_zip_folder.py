@@ -83,7 +83,7 @@ def test_only_the_last_row_of_one_thing_is_written() -> None:
     assert [message.offset() for message in found[0].messages] == [1, 2]
 
 
-def test_parents_stand_before_children_whatever_their_order() -> None:
+def test_parents_come_before_children_whatever_their_order() -> None:
     layout = Layout(parents={"units.csv": "parent"})
     rows = [
         ("room", "school", ""),
@@ -201,7 +201,7 @@ def test_the_same_batch_or_one_that_overlaps_is_not_written_twice(tmp_path: Path
     assert contents(tmp_path) == ["Ann", "Bob", "Cleo"]
 
 
-def test_what_is_told_again_without_offsets_is_written_though_it_lies_before(
+def test_what_is_delivered_again_without_offsets_is_written_though_it_lies_before(
     tmp_path: Path,
 ) -> None:
     folder = ZipFolder(tmp_path, "canvas")

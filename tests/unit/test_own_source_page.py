@@ -1,4 +1,4 @@
-"""The example of docs/sources.md is a working source: it loads, reads, and has valid records."""
+"""The example of docs/own-source.md is a working source: it loads, reads, and has valid records."""
 
 from __future__ import annotations
 

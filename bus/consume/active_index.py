@@ -96,7 +96,7 @@ class Arrival(NamedTuple):
     is_active: bool
 
 
-class StandingIndex:
+class ActiveIndex:
     """The active records of one kind, for the partitions of this instance.
 
     folder:        where the files are; None: in memory, for as long as the object lives.
@@ -491,7 +491,7 @@ def _all_differ(hashes: numpy.ndarray) -> bool:
 def columns(
     rule: Equivalent, kind_records: KindRecords, *, delivered: bool = True
 ) -> pyarrow.Table:
-    """Return the columns of these records that `StandingIndex.take` needs.
+    """Return the columns of these records that `ActiveIndex.take` needs.
 
     delivered: whether the records are delivered. If not, their slot is -1.
     """
