@@ -30,6 +30,9 @@ AVRO = "application/vnd.apache.avro;version=1.9.0"
 
 BINDING = "0.5.0"
 
+VENDOR_CHANGES = ("updated", "withdrawn")
+"""The changes that the types of a vendor's events name; see `bus.vendors.outbox`."""
+
 DESCRIPTION = """\
 The records that a school district shares with its edtech products. Each kind of record has one
 topic. A message describes one record: its key is the record's sourcedId, and its value is the
@@ -116,7 +119,7 @@ def vendor_document(
         "operations": {f"receive{_capital(kind)}": _operation(kind) for kind, _ in kinds},
         "components": {
             "messages": {
-                **{kind: _message(kind, schema) for kind, (_, schema) in kinds},
+                **{kind: _message(kind, schema, VENDOR_CHANGES) for kind, (_, schema) in kinds},
                 "erasure": _erasure(),
             },
             "schemas": {"cloudEvent": _vendor_attributes()},
@@ -188,8 +191,12 @@ def _operation(kind: str) -> dict[str, Any]:
     }
 
 
-def _message(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    types = [f"{cloudevents.TYPE_PREFIX}{kind}.{change}" for change in get_args(cloudevents.Change)]
+def _message(
+    kind: str,
+    schema: dict[str, Any],
+    changes: tuple[str, ...] = get_args(cloudevents.Change),
+) -> dict[str, Any]:
+    types = [f"{cloudevents.TYPE_PREFIX}{kind}.{change}" for change in changes]
     return {
         "name": kind,
         "title": schema["name"],
@@ -280,7 +287,9 @@ def _vendor_attributes() -> dict[str, Any]:
     for name in ("traceparent", cloudevents.UNCHECKED):
         del found["properties"][name]
     found["properties"]["ce_source"]["description"] = "The same in all events of the agreement."
-    found["properties"]["ce_time"]["description"] = "When the event was made, cut; UTC."
+    found["properties"]["ce_time"]["description"] = (
+        "When the event was made, to the second or the day; UTC."
+    )
     return found
 
 

@@ -1,4 +1,4 @@
-"""A gate before the schema registry: it shows a vendor its own schemas and nothing else.
+"""A gate before the schema registry, which shows a vendor its own schemas and nothing else.
 
 A registry with Confluent's API names all subjects to anybody who may read it. The gate has the
 part of the API that deserializers read, and looks at the caller's own subjects alone:
@@ -10,7 +10,7 @@ part of the API that deserializers read, and looks at the caller's own subjects 
     GET /subjects/{subject}/versions/{version}     a number, or `latest`
 
 The caller sends its Kafka user and its token as HTTP Basic (RFC 7617), or its token as a bearer
-token (RFC 6750). Whoever has no valid token gets the same 401 for each path. What is not the
+token (RFC 6750). A request without a valid token gets the same 401 for each path. What is not the
 caller's gets the same 404 whether it exists or not, after the same work. Nothing can be written.
 
 Source: Confluent, "Schema Registry API Reference" (paths, answers, error codes).
@@ -229,7 +229,7 @@ def _of_caller(request: Request) -> VendorSchemas:
 async def _of_subject(request: Request) -> dict[int, RegisteredSchema]:
     """Return the versions of the subject in the path, which is the caller's.
 
-    The registry is asked in any case, so that the time of an answer does not tell whose it is.
+    The registry is asked in any case, so that the time of an answer does not show whose it is.
     """
     found = (await _of_caller(request).fresh()).get(request.path_params["subject"])
     if found is None:
@@ -260,7 +260,7 @@ async def _not_theirs(_: Request, error: Exception) -> Response:
 
 
 async def _away(request: Request, error: Exception) -> Response:
-    # The reason may say where the registry is; the vendor learns only that it is away.
+    # The reason may name the registry's address, which the answer must not.
     log.error("the registry does not answer", vendor=_of_caller(request).name, reason=str(error))
     return _error(503, 50301)
 

@@ -54,6 +54,7 @@ DATA = {
     "bus status": (".groups", ".topics", ".running"),
     "bus topics plan": (".changed", ".changed.*"),
     "bus vendors apply": (".vendors", ".vendors.*.topics"),
+    "bus vendors contracts": (".files",),
     "bus vendors show": (".agreement.share.why",),
 }
 """Paths of objects whose keys are data."""
@@ -250,6 +251,10 @@ def _vendors(seen: Seen, commands: Commands) -> None:
     seen.run("vendors plan")
     seen.run("vendors list")
     seen.run("vendors show", "math-app")
+    seen.run("vendors contracts", "math-app", "--out", str(commands.cwd / "contracts"))
+    with commands.running("vendors", "gate") as gate:
+        assert gate.stdout is not None
+        seen.add("bus vendors gate", json.loads(gate.stdout.readline()))
     seen.run("vendors allow", "math-app")
     seen.run("vendors revoke", "library", "--why", "a test", "--yes")
     seen.run("vendors list")

@@ -5,6 +5,7 @@ The vendors' listener asks again every few seconds here, not every minute.
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import struct
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,19 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from pydantic import SecretStr
 
-from bus import local
+from bus import local, subscribe
 from bus.demo.sample import District
 from bus.errors import Stop
-from bus.kafka import access
+from bus.kafka import access, topics
 from bus.kafka.client import client_settings
 from bus.local import certificates, kafka_process, quotas
 from bus.local.home import read_bus_file, tls
+from bus.registry.codec import Encoder
 from bus.settings import KafkaSettings, RegistrySettings, Settings
+from bus.vendors.registry_tokens import new_token
+from bus.vendors.vendor_schema import register, vendor_schema, vendor_topic
 from tests.integration.commands import Commands, until
+from tests.unit.test_vendor_schema import scope_of
 
 pytestmark = pytest.mark.embedded
 
@@ -417,3 +423,52 @@ def test_secrets_are_in_their_files_alone(secured: Secured) -> None:
         process = psutil.Process(one["pid"])
         seen = " ".join([*process.cmdline(), *process.environ().values()]).encode()
         assert not [secret for secret in secrets if secret in seen]
+
+
+def test_a_subscriber_under_an_agreement_reads_until_it_is_denied(secured: Secured) -> None:
+    settings, name = secured.settings, "quiz"
+    scope = scope_of("student.grades", name=name)
+    id_ = register(settings, name, scope)["student"]
+    topic = vendor_topic(settings, name, "student")
+    topics.ensure(settings, [topic])
+    encoder = Encoder("student", id_, vendor_schema(scope, "student", name))
+    record = {"sourcedId": "s1", "status": "active", "grades": ["07"]}
+    producer = Producer(client_settings(settings))
+    producer.produce(topic, encoder.encode(record), b"s1", partition=0)
+    producer.produce(topic, None, b"s2", partition=0)
+    assert producer.flush(30) == 0
+    access.create_user(settings, name, SecretStr("a password"))
+    access.allow(settings, name, [topic], f"{PREFIX}.vendor.{name}.")
+    token = new_token(settings, name, name)
+    with secured.commands.running("vendors", "gate") as gate:
+        assert gate.stdout is not None
+        own = Settings(
+            home=secured.commands.cwd / "vendor",
+            topic_prefix=PREFIX,
+            kafka=KafkaSettings(
+                bootstrap=local.reach(settings.home).vendors,
+                security_protocol="sasl_ssl",
+                sasl_mechanism="SCRAM-SHA-512",
+                sasl_username=name,
+                sasl_password=SecretStr("a password"),
+                ca_file=str(tls(settings.home) / "ca.pem"),
+            ),
+            registry=RegistrySettings(
+                url=json.loads(gate.stdout.readline())["url"],
+                username=name,
+                password=SecretStr(token),
+            ),
+        )
+        events = subscribe("student", agreement=name, group="reader", settings=own)
+        assert [(event.key, event.record) for event in islice(events, 2)] == [
+            ("s1", record),
+            ("s2", None),
+        ]
+        access.deny_all(settings, name)
+        began = time.monotonic()
+        with pytest.raises(Stop, match="agreement quiz"):
+            next(events)
+        assert time.monotonic() - began < SOON
+        access.delete_user(settings, name)
+        with pytest.raises(Stop):
+            next(subscribe("student", agreement=name, group="reader", settings=own))
