@@ -11,12 +11,13 @@ def main() -> None:
     """Run the command line. If a package is missing, name its extra and exit with 1."""
     try:
         from bus.cli import main as run
+
+        run()
     except ModuleNotFoundError as error:
         stop = missing_extra(error)
         if stop is None:
             raise
         sys.exit(f"error: {stop}")
-    run()
 
 
 if __name__ == "__main__":

@@ -1,38 +1,58 @@
 """The `bus` command. Each file has one group of commands, and no logic of its own.
 
-Commands import heavy modules when they run, so that `bus --help` answers at once.
+A command's module is imported when the command is used, so `bus consume` does not wait for the
+modules of the others. Commands import heavy modules when they run, so that `bus --help` answers at
+once.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
-from bus.cli import (
-    bench,
-    consume,
-    deadletters,
-    demo,
-    local,
-    optouts,
-    produce,
-    quarantine,
-    reconcile,
-    replay,
-    sample,
-    schemas,
-    topics,
-    vendors,
-)
+COMMANDS = {
+    "up": "local:up",
+    "down": "local:down",
+    "status": "local:status",
+    "doctor": "local:doctor",
+    "demo": "demo:demo",
+    "consume": "consume:consume",
+    "reconcile": "reconcile:reconcile",
+    "sample": "sample:sample",
+    "schemas": "schemas:app",
+    "produce": "produce:app",
+    "replay": "replay:app",
+    "topics": "topics:app",
+    "deadletters": "deadletters:app",
+    "quarantine": "quarantine:app",
+    "optouts": "optouts:app",
+    "vendors": "vendors:app",
+    "bench": "bench:app",
+}
+"""The commands, in the order of `bus --help`: the module in this package, and what it calls the
+command or the group of commands."""
 
 
 class Commands(TyperGroup):
     """All commands. With `--json`, wrong usage is also reported as the one JSON object."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name) for name in COMMANDS}
+        self._built: dict[str, Any] = {}
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command or a group of commands, or None. The first call imports its module."""
+        if cmd_name in COMMANDS and cmd_name not in self._built:
+            self._built[cmd_name] = _build(cmd_name)
+        return self._built.get(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the named command. Wrong usage ends with status 2."""
@@ -74,23 +94,16 @@ def _bus(
     pass
 
 
-app.command("up")(local.up)
-app.command("down")(local.down)
-app.command("status")(local.status)
-app.command("doctor")(local.doctor)
-app.command("demo")(demo.demo)
-app.add_typer(schemas.app, name="schemas")
-app.add_typer(produce.app, name="produce")
-app.command("consume")(consume.consume)
-app.add_typer(replay.app, name="replay")
-app.command("reconcile")(reconcile.reconcile)
-app.add_typer(topics.app, name="topics")
-app.add_typer(deadletters.app, name="deadletters")
-app.add_typer(quarantine.app, name="quarantine")
-app.add_typer(optouts.app, name="optouts")
-app.add_typer(vendors.app, name="vendors")
-app.command("sample")(sample.sample)
-app.add_typer(bench.app, name="bench")
+def _build(name: str) -> Any:
+    """Import the module of a command or a group of commands, and return it as typer needs it."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"bus.cli.{module}"), attribute)
+    alone = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_show_locals=False)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+    else:
+        alone.command(name)(found)
+    return get_group(alone).commands[name]
 
 
 def main() -> None:

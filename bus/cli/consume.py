@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 from bus.cli.products import ProductName
 from bus.cli.stop_signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def consume(

@@ -12,13 +12,19 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from bus.errors import BusError
 from bus.extras import missing_extra
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    stdout: Console
+    stderr: Console
 
 Json = Annotated[
     bool,
@@ -28,9 +34,24 @@ Json = Annotated[
 ]
 """The option that every command has: `json: Json = False`."""
 
-# Without `emoji=False`, rich prints an id such as m8:ghost:1 with a picture in it.
-stdout = Console(highlight=False, emoji=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+@cache
+def _console(name: str) -> Console:
+    """Return rich's console for stdout or stderr.
+
+    It is imported here, because a command with `--json` prints nothing with it.
+    """
+    from rich.console import Console
+
+    # Without `emoji=False`, rich prints an id such as m8:ghost:1 with a picture in it.
+    return Console(stderr=name == "stderr", highlight=False, emoji=False, soft_wrap=True)
+
+
+def __getattr__(name: str) -> Any:
+    """Return `stdout` or `stderr` of this module."""
+    if name in ("stdout", "stderr"):
+        return _console(name)
+    raise AttributeError(f"module 'bus.cli.output' has no attribute {name!r}")
 
 
 def emit(json_wanted: bool, result: dict[str, Any], text: Callable[[Console], None]) -> None:
@@ -39,7 +60,7 @@ def emit(json_wanted: bool, result: dict[str, Any], text: Callable[[Console], No
         sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
         sys.stdout.flush()
     else:
-        text(stdout)
+        text(_console("stdout"))
 
 
 @contextmanager
@@ -71,7 +92,7 @@ def _fail(json_wanted: bool, message: str) -> NoReturn:
     if json_wanted:
         sys.stdout.write(json.dumps({"error": message}, ensure_ascii=False) + "\n")
     else:
-        stderr.print(f"[bold red]error:[/] {_plain(message)}")
+        _console("stderr").print(f"[bold red]error:[/] {_plain(message)}")
     raise typer.Exit(1) from None
 
 

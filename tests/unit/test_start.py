@@ -1,0 +1,46 @@
+"""What `bus consume` imports when it starts: each import is paid for at every start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from bus.cli import COMMANDS, app
+
+STARTED = """
+import sys
+import typer
+from bus.cli import app
+typer.main.get_command(app).get_command(None, "consume")
+import bus.consume.worker, bus.observe.health, bus.observe.metrics, bus.observe.telemetry
+from bus import plugins, settings
+plugins.product({product!r})
+bus.observe.telemetry.configure(settings.TelemetrySettings())
+print(*sys.modules)
+"""
+NOT_NEEDED = ("uvicorn", "starlette", "bus.bench", "bus.cli.bench", "bus.demo", "bus.ingest")
+
+
+def test_a_consumer_does_not_import_what_it_does_not_use() -> None:
+    for product in ("canvas", "microsoft-sds"):
+        code = STARTED.format(product=product)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        imported = done.stdout.split()
+        assert "bus.consume.worker" in imported
+        assert [
+            name
+            for name in imported
+            if any(name == one or name.startswith(f"{one}.") for one in NOT_NEEDED)
+        ] == []
+
+
+def test_each_command_has_the_name_in_the_table() -> None:
+    import typer
+
+    group = typer.main.get_command(app)
+    assert group.list_commands(None) == list(COMMANDS)  # type: ignore[attr-defined]
+    for name in COMMANDS:
+        assert group.get_command(None, name).name == name  # type: ignore[attr-defined]
+    assert group.get_command(None, "none") is None  # type: ignore[attr-defined]
