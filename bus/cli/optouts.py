@@ -78,6 +78,25 @@ def add(
         )
 
 
+@app.command("none")
+def none_(json: Json = False) -> None:
+    """State that the district has no opt-outs yet, and that they will be entered here.
+
+    No data flows to vendors before some source gives opt-outs, or this is stated.
+    """
+    with failures(json):
+        from bus.ingest import opt_outs
+
+        opt_outs.announce_none(settings_of_reached())
+        emit(
+            json,
+            {"source": opt_outs.SOURCE},
+            lambda console: console.print(
+                "no opt-outs so far; enter each new one with `bus optouts add`"
+            ),
+        )
+
+
 @app.command("end")
 def end_optout(
     id_: Annotated[

@@ -102,6 +102,14 @@ def add(
     return record
 
 
+def announce_none(settings: Settings) -> None:
+    """Record that opt-outs are entered here, even if there is none yet.
+
+    Raises the errors of `bus.ingest.ownership.announce`.
+    """
+    ownership.announce(settings, SOURCE, [KIND])
+
+
 def withdraw(settings: Settings, id_: str) -> Record:
     """Withdraw an opt-out and return its record.
 

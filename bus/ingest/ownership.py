@@ -41,6 +41,11 @@ def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
     return {kind for others in known.values() for kind in others}
 
 
+def announced(settings: Settings) -> set[str]:
+    """Return the kinds that some source publishes, even if it has published no record yet."""
+    return {kind for kinds in _announced(settings).values() for kind in kinds}
+
+
 def others(settings: Settings, source: str) -> set[str]:
     """Return the kinds that other sources publish, without recording anything."""
     known = _announced(settings)

@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 
 from bus.delivery import Position
 from bus.errors import Never, RetryLater, Stop
+from bus.ingest.ownership import announced
 from bus.kafka import topics
 from bus.kafka.client import client_settings, group_settings
 from bus.kafka.reader import Reader, position, sift, some
@@ -156,6 +157,7 @@ class _Work:
         """Work until a stop is requested, or everything of the start is done."""
         try:
             topics.ensure(self._settings, [*self._kinds, topics.vendors(self._settings)])
+            _require_opt_outs(self._settings)
             self._control = self._join()
             while not self._owner and not self._stopping.is_set():
                 self._heed(self._control.poll(0.5))
@@ -486,6 +488,16 @@ class _Work:
 
     def _decode_stored(self, kind: str, value: bytes) -> Record:
         return self._decoders[kind].decode(value)
+
+
+def _require_opt_outs(settings: Settings) -> None:
+    """Raise `Stop` if no source gives opt-outs: then nobody could be kept out of an agreement."""
+    if OPT_OUT not in announced(settings):
+        raise Stop(
+            "no source gives opt-outs, so no data flows to vendors: put optOuts.csv into the "
+            "extract (it may be empty), or post opt-outs over HTTP. If the district has none, run "
+            "`bus optouts none`"
+        )
 
 
 def _place(name: str) -> Position:

@@ -255,6 +255,16 @@ def _vendors(seen: Seen, commands: Commands) -> None:
     with commands.running("vendors", "gate") as gate:
         assert gate.stdout is not None
         seen.add("bus vendors gate", json.loads(gate.stdout.readline()))
+    seen.run("optouts none")
+    seen.run("vendors run", "--until-caught-up")
+    why = ("--why", "a test")
+    day = datetime.now(UTC).date().isoformat()
+    seen.run("vendors disclosures", "--vendor", "math-app", *why)
+    seen.run("vendors disclosures", "--student", "student-0000001", *why)
+    seen.run("vendors disclosures", "--accesses")
+    seen.run("vendors held", "library", "--at", day, *why)
+    seen.run("vendors verify")
+    seen.run("vendors erase", "student-0000001", *why)
     seen.run("vendors allow", "math-app")
     seen.run("vendors revoke", "library", "--why", "a test", "--yes")
     seen.run("vendors list")

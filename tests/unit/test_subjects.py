@@ -388,8 +388,9 @@ def test_apply_goes_on_where_the_registry_went_down(there: Registry) -> None:
         subjects.apply(SETTINGS)
     others = [name for name in there.texts if name != there.fails_on]
     assert len(others) == len(KINDS) - 1
-    assert f"{len(KINDS) - 1} of the subjects were registered: {', '.join(others)}. They stay" in str(
-        caught.value
+    assert (
+        f"{len(KINDS) - 1} of the subjects were registered: {', '.join(others)}. They stay"
+        in str(caught.value)
     )
     assert "`bus schemas apply` again" in str(caught.value)
     with pytest.raises(RetryLater, match="HTTP 503") as caught:
