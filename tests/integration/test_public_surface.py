@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,7 @@ def _vendors(seen: Seen, commands: Commands) -> None:
     seen.run("vendors disclosures", "--accesses")
     seen.run("vendors held", "library", "--at", day, *why)
     seen.run("vendors verify")
-    seen.run("vendors erase", "student-0000001", *why)
+    seen.run("vendors erase", "--student", "student-0000001", *why)
     seen.run("vendors allow", "math-app")
     seen.run("vendors revoke", "library", "--why", "a test", "--yes")
     seen.run("vendors list")
