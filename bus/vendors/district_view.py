@@ -200,12 +200,11 @@ class DistrictView:
             )
         ]
 
-    def count(self, kind: str) -> int:
-        """Return the number of records of a kind."""
-        (number,) = self.con.execute(
-            "SELECT count(*) FROM record WHERE kind = ?", [kind]
-        ).fetchone()
-        return int(number)
+    def count_active(self, kind: str) -> int:
+        """Return how many records of a kind are active. Reads all of them."""
+        values = self.con.execute("SELECT value FROM record WHERE kind = ?", [kind])
+        records = (self._record(kind, value) for (value,) in values)
+        return sum(record is not None and record["status"] == "active" for record in records)
 
     def _record(self, kind: str, value: bytes) -> Record | None:
         try:

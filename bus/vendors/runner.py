@@ -40,6 +40,7 @@ from bus.vendors import master_key
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.district_view import DistrictView, Key
+from bus.vendors.opt_out_guard import OPT_OUT, opt_outs_vanish
 from bus.vendors.outbox import Outbox, Outgoing, event_type
 from bus.vendors.projection import Change
 from bus.vendors.vendor_stream import VendorStream
@@ -52,7 +53,6 @@ LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 TICK_SECONDS = 5.0
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-OPT_OUT = "optOut"
 
 
 @dataclass(slots=True)
@@ -303,10 +303,14 @@ class _Work:
                 if before.get((kind, id_)) != record
             ]
             view.reach(reached)
+            some_opt_outs = any(change.kind == OPT_OUT for change in changes)
+            hold = some_opt_outs and opt_outs_vanish(changes, view.count_active(OPT_OUT))
+            if hold:
+                log.warning("many opt-outs ended at once; who would enter agreements is held back")
             self._add(
                 message
                 for stream in self._streams.values()
-                for message in stream.take(changes, self._day, self._outbox)
+                for message in stream.take(changes, self._day, self._outbox, hold=hold)
             )
             view.commit()
         except BaseException:

@@ -113,15 +113,18 @@ class VendorStream:
             self._store()
 
     def take(
-        self, changes: Iterable[Change], day: date, outbox: Outbox
+        self, changes: Iterable[Change], day: date, outbox: Outbox, *, hold: bool = False
     ) -> list[tuple[int, Outgoing]]:
-        """Return the messages that follow from changes, each with its place in the order."""
+        """Return the messages that follow from changes, each with its place in the order.
+
+        hold: hold back everybody who enters or leaves through the roster.
+        """
         at = self.progress
         outcome = self._projection.take(
             changes,
             day,
             reached=None if at.written else at.reached,
-            budget=self._budget(),
+            budget=0 if hold and self.progress.written else self._budget(),
         )
         return self._messages(outcome, outbox, day)
 

@@ -57,6 +57,8 @@ DATA = {
     "bus vendors apply": (".vendors", ".vendors.*.topics"),
     "bus vendors contracts": (".files",),
     "bus vendors show": (".agreement.share.why",),
+    "bus vendors disclosures": (".disclosures[].fields", ".periods[].fields"),
+    "bus vendors held": (".categories", ".students[].fields"),
 }
 """Paths of objects whose keys are data."""
 PLAYED = ("bus demo",)

@@ -1,0 +1,31 @@
+"""Notices when opt-outs disappear in numbers, as when a file of them was cut short.
+
+Students whose opt-out ends enter agreements again, and what was sent cannot be taken back. So the
+projection holds back everybody who would enter, until a person has allowed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bus.vendors.projection import Change
+
+OPT_OUT = "optOut"
+FEWEST = 5
+"""This many opt-outs may end at once, whatever their share."""
+SHARE = 0.5
+
+
+def opt_outs_vanish(changes: Iterable[Change], active: int) -> bool:
+    """Return whether more than five opt-outs end at once, and more than half of all.
+
+    active: how many opt-outs are active after the changes.
+    """
+    ended = sum(
+        change.kind == OPT_OUT
+        and change.before is not None
+        and change.before["status"] == "active"
+        and (change.after is None or change.after["status"] != "active")
+        for change in changes
+    )
+    return bool(ended > FEWEST and ended > SHARE * (active + ended))
