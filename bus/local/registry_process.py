@@ -13,6 +13,14 @@ from collections.abc import Sequence
 
 from bus.local.download import Programs
 
+FLAGS = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+)
+"""Java's options that an archive of classes depends on."""
+
 API = "/apis/ccompat/v7"
 """The path of the API that is compatible with Confluent's."""
 
@@ -54,10 +62,7 @@ def command(java: str, programs: Programs, quicker: Sequence[str] = ()) -> list[
         java,
         *quicker,
         "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:-UsePerfData",
-        "-XX:+ExitOnOutOfMemoryError",
+        *FLAGS,
         "-Djava.io.tmpdir=../run/tmp",
         "-jar",
         str(programs.registry / "quarkus-run.jar"),
