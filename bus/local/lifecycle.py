@@ -285,7 +285,6 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
         say(f"{name} had stopped (killed, or the machine restarted); starting it again")
     java = machine.java()
     found = programs(say)
-    class_sharing = sharing.options(java)
     check_versions(home, found)
     if "kafka" in missing:
         damage.mend(home, say)
@@ -310,7 +309,8 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
     )
     started = {}
     if "registry" in missing:
-        command = registry_process.command(java, found, class_sharing)
+        quicker = sharing.options(java, "registry", registry_process.FLAGS, found.registry)
+        command = registry_process.command(java, found, quicker)
         if secure:
             registry_process.write_secure(home, ports)
         env = registry_process.environment(ports, secure=secure)
@@ -318,9 +318,10 @@ def _launch(home: Path, missing: list[str], say: Say) -> dict[str, psutil.Proces
             home, "registry", command, cwd=home / "registry", env=env
         )
     if "kafka" in missing:
+        quicker = sharing.options(java, "kafka", kafka_process.FLAGS, found.kafka)
         if not kafka_process.formatted(home):
-            kafka_process.format_data(java, found, home, ports, class_sharing)
-        command = kafka_process.command(java, found, home, ports, class_sharing)
+            kafka_process.format_data(java, found, home, ports, sharing.reading(quicker))
+        command = kafka_process.command(java, found, home, ports, quicker)
         started["kafka"] = process.start(home, "kafka", command, cwd=home, env={})
     return started
 

@@ -22,6 +22,14 @@ from bus.local.credentials import Credentials, credentials
 from bus.local.download import Programs
 from bus.local.home import tls, write_secret
 
+FLAGS = (
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+)
+"""Java's options that an archive of classes depends on."""
+
 API = "/apis/ccompat/v7"
 """The path of the API that is compatible with Confluent's."""
 
@@ -96,10 +104,7 @@ def command(java: str, programs: Programs, quicker: Sequence[str] = ()) -> list[
         java,
         *quicker,
         "-Xmx256m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:-UsePerfData",
-        "-XX:+ExitOnOutOfMemoryError",
+        *FLAGS,
         "-Djava.io.tmpdir=../run/tmp",
         "-jar",
         str(programs.registry / "quarkus-run.jar"),

@@ -48,7 +48,7 @@ def on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     made = Machine(tmp_path)
     monkeypatch.setattr(lifecycle, "programs", lambda _: made.programs)
     monkeypatch.setattr(kafka_process, "formatted", lambda _: True)
-    monkeypatch.setattr(sharing, "options", lambda _: [])
+    monkeypatch.setattr(sharing, "options", lambda *_: [])
     monkeypatch.setattr(
         kafka_process, "command", lambda _, __, ___, ports, ____: made.command("kafka", ports)
     )
