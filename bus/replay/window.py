@@ -169,7 +169,10 @@ def completeness(
         config = how[name]
         if "compact" in config["cleanup.policy"]:
             lag = int(config["min.compaction.lag.ms"])
-            limit = datetime.fromtimestamp(datetime.now(UTC).timestamp() - lag / 1000, UTC)
+            # A lag may be longer than the time since 1970, when nothing is to be compacted.
+            limit = datetime.fromtimestamp(
+                max(0.0, datetime.now(UTC).timestamp() - lag / 1000), UTC
+            )
             first = {place: at for place, at in window.start.items() if place.topic == name}
             times = _first_times(settings, first)
             if times and min(times.values()) < limit:

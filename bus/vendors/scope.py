@@ -42,7 +42,8 @@ class KindScope:
     kind:       the kind.
     fields:     the shared fields, in the schema's order; `sourcedId` and `status` come first.
     references: the shared fields that hold ids of other records, with the kinds they may name.
-    moments:    the shared fields that hold a time of day; they are cut to seconds.
+    moments:    the shared fields that hold a time of day; they are cut to seconds, for studies to
+                days.
     student:    whether a record is about one student (or, for an enrollment, may be).
     """
 
@@ -174,7 +175,7 @@ class Scope:
         found = {field: record[field] for field in scope.fields}
         for field in scope.moments:
             if (moment := found[field]) is not None:
-                found[field] = _coarse(moment)
+                found[field] = _coarse(moment, day=self.agreement.basis is Basis.STUDIES)
         for field, kinds in scope.references.items():
             value = found[field]
             if isinstance(value, list):
@@ -268,8 +269,10 @@ def _targets(kind: Kind, field: str) -> tuple[str, ...]:
     return kind.references.get(field, ())
 
 
-def _coarse(moment: datetime) -> datetime:
-    return moment.replace(microsecond=0)
+def _coarse(moment: datetime, *, day: bool) -> datetime:
+    """Return a time cut to the second, or to the day, so that it joins no two vendors."""
+    cut = moment.replace(microsecond=0)
+    return cut.replace(hour=0, minute=0, second=0) if day else cut
 
 
 def _plain(text: str | None) -> str:
