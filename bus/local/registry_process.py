@@ -86,6 +86,8 @@ def environment(ports: dict[str, int], *, secure: bool = False) -> dict[str, str
         "APICURIO_DATASOURCE_JDBC_INITIAL_SIZE": "2",
         "APICURIO_DATASOURCE_JDBC_MIN_SIZE": "2",
         "APICURIO_DATASOURCE_JDBC_MAX_SIZE": "20",
+        # By default it lists only the first 1,000 subjects; each vendor has up to twelve.
+        "APICURIO_CCOMPAT_MAX_SUBJECTS": "100000",
         "QUARKUS_BANNER_ENABLED": "false",
         "QUARKUS_LOG_CONSOLE_LEVEL": "ERROR",
         "QUARKUS_LOG_FILE_ENABLED": "true",

@@ -97,16 +97,17 @@ def lookup(settings: Settings) -> dict[str, int]:
     differ from our schema.
     """
     ids: dict[str, int] = {}
+    kinds = []
     with client(settings) as registry:
-        with answered():
-            listed_names = set(registry.subjects())
-        kinds = [kind for kind in KINDS if subject(settings, kind) in listed_names]
-        for kind in kinds:
-            name, about = subject(settings, kind), KINDS[kind]
+        for kind, about in KINDS.items():
+            name = subject(settings, kind)
             if found := _registered(registry, name, about.schema):
                 ids[kind] = found[0]
             elif (id_ := _latest_equivalent(registry, name, about.schema)) is not None:
                 ids[kind] = id_
+            elif not _exists(registry, name):
+                continue
+            kinds.append(kind)
     if not kinds:
         raise Stop(NONE_REGISTERED)
     if missing := [kind for kind in kinds if kind not in ids]:
@@ -158,10 +159,24 @@ def must_have_some(settings: Settings) -> None:
 
     In that case nothing has been published that a consumer could read.
     """
-    with client(settings) as registry, answered():
-        listed_names = set(registry.subjects())
-    if not listed_names & {subject(settings, kind) for kind in KINDS}:
-        raise Stop(NONE_REGISTERED)
+    with client(settings) as registry:
+        if not any(_exists(registry, subject(settings, kind)) for kind in KINDS):
+            raise Stop(NONE_REGISTERED)
+
+
+def _exists(registry: RegistryClient, name: str) -> bool:
+    """Return whether a subject exists.
+
+    A list of all subjects would not say it: a registry may list only some of them. Apicurio
+    Registry lists 1,000 by default.
+    """
+    with answered():
+        try:
+            return bool(registry.versions(name))
+        except RegistryError as error:
+            if error.code in NOT_THERE:
+                return False
+            raise
 
 
 def schema_by_id(registry: RegistryClient, schema_id: int) -> dict[str, Any]:
@@ -286,9 +301,8 @@ def registered(settings: Settings) -> list[dict[str, Any]]:
     """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []
     with client(settings) as registry, answered():
-        listed_names = set(registry.subjects())
         for name in (subject(settings, kind) for kind in KINDS):
-            if name in listed_names:
+            if _exists(registry, name):
                 latest = registry.version(name)
                 versions = sorted(registry.versions(name))
                 found.append({"subject": name, "versions": versions, "id": latest.id})
@@ -300,16 +314,11 @@ def _findings(
     local: Mapping[str, tuple[str, dict[str, Any]]],
     takers: Takers | None,
 ) -> list[Finding]:
-    """Compare each schema with the registry.
-
-    A subject that the registry does not list is new.
-    """
-    with answered():
-        listed_names = set(registry.subjects())
+    """Compare each schema with the registry."""
     found = []
     for kind, (name, schema) in local.items():
         products = (takers or {}).get(kind, ())
-        if name in listed_names:
+        if _exists(registry, name):
             found.append(_check(registry, kind, name, schema, products))
         else:
             found.append(Finding(kind, name, "new", products=products))

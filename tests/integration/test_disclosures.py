@@ -32,12 +32,19 @@ WRITE = """
 import sys
 from datetime import UTC, datetime
 from bus import settings
+from bus.errors import RetryLater
 from bus.vendors.disclosures import DisclosureWriter
 
 name, times = sys.argv[1], int(sys.argv[2])
 with DisclosureWriter(settings.load()) as writer:
     for number in range(times):
-        writer.entered(name, [f"{name}-{number}", "shared"], datetime.now(UTC))
+        at = datetime.now(UTC)
+        while True:
+            try:
+                writer.entered(name, [f"{name}-{number}", "shared"], at)
+                break
+            except RetryLater:  # another writer was always faster, or Kafka slow
+                pass
         print(number, flush=True)
 """
 
