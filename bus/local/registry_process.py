@@ -128,6 +128,6 @@ def answers(port: int, known: Credentials | None = None) -> bool:
     try:
         # trust_env: requests to loopback must not use the user's proxy
         with httpx2.Client(trust_env=False, timeout=5, **options) as client:
-            return client.get(f"{address}/subjects").status_code == 200
+            return client.get(f"{address}/config").status_code == 200
     except httpx2.HTTPError:
         return False
