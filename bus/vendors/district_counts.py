@@ -19,13 +19,11 @@ from bus.kafka.reader import SILENCE, Reader, scan
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
-from bus.standard import KINDS, Record
-from bus.vendors.scope import Scope
+from bus.standard import Record
+from bus.vendors.scope import OPT_OUT, Scope
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
-
-OPT_OUT = "optOut"
 
 Group = tuple[tuple[str, ...], tuple[str, ...]]
 """Schools and grades that some students have in common."""
@@ -137,7 +135,7 @@ def _partitions(
     kinds = [
         "student",
         *(["enrollment"] if classes else []),
-        *([OPT_OUT] if OPT_OUT in KINDS else []),
+        OPT_OUT,
     ]
     names = {topics.topic(settings, kind): kind for kind in kinds}
     with Reader(settings, failure) as reader:

@@ -6,20 +6,21 @@ projection holds back everybody who would enter, until a person has allowed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bus.vendors.projection import Change
+from bus.vendors.scope import OPT_OUT
 
-OPT_OUT = "optOut"
 FEWEST = 5
 """This many opt-outs may end at once, whatever their share."""
 SHARE = 0.5
 
 
-def opt_outs_vanish(changes: Iterable[Change], active: int) -> bool:
+def opt_outs_vanish(changes: Iterable[Change], active: Callable[[], int]) -> bool:
     """Return whether more than five opt-outs end at once, and more than half of all.
 
-    active: how many opt-outs are active after the changes.
+    active: counts the opt-outs that are active after the changes. It reads all of them, so it is
+            called only when more than five end.
     """
     ended = sum(
         change.kind == OPT_OUT
@@ -28,4 +29,4 @@ def opt_outs_vanish(changes: Iterable[Change], active: int) -> bool:
         and (change.after is None or change.after["status"] != "active")
         for change in changes
     )
-    return bool(ended > FEWEST and ended > SHARE * (active + ended))
+    return bool(ended > FEWEST and ended > SHARE * (active() + ended))

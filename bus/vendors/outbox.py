@@ -110,6 +110,10 @@ class Outbox:
             [(agreement, student, entered) for student in students],
         )
 
+    def forget(self, agreement: str) -> None:
+        """Remove the messages of an agreement, within the transaction of the view."""
+        self._con.execute("DELETE FROM outbox WHERE agreement = ?", [agreement])
+
     def send(self, active: Collection[str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
 

@@ -30,12 +30,13 @@ from bus.vendors.agreement import Agreement
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.need import Need
-from bus.vendors.scope import Scope
+from bus.vendors.scope import OPT_OUT, Scope
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
 CLASS_KINDS = ("lineItem", "enrollment")
 """Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
+FIRST, LAST = -1, 2 * len(KINDS)
 WITHDRAWN = "tobedeleted"
 
 
@@ -59,12 +60,14 @@ class Projected:
     kind, id: the record; the id is the real one.
     owner:    the real id by which the record is placed in a partition.
     record:   what the vendor sees, with its own ids; None: the record is deleted.
+    order:    what has a smaller number is sent first.
     """
 
     kind: str
     id: str
     owner: str
     record: Record | None
+    order: int
 
 
 @dataclass(slots=True)
@@ -124,7 +127,7 @@ class Projection:
         """Return what follows from changes.
 
         reached: while the vendor's topics are being written for the first time: the last student
-                 who was looked at. Students after it are left to `enter`. None: all were.
+                 who was looked at. Students after it are left to `look_at`. None: all were.
         budget:  if more students than this enter or leave through the roster, all of them are held
                  back. None: no limit.
         """
@@ -201,33 +204,26 @@ class Projection:
         """Project what must be sent, in order."""
         self._need.work(self._came_along, self._came_off, self._still_here)
         members = self._named_members()
-        states: list[Projected] = []
-        deletions: list[Projected] = []
-        for (kind, id_, owner), record in self._emit.items():
-            if record is None:
-                deletions.append(Projected(kind, id_, owner, None))
-            else:
-                if kind == "guardian":
-                    record = self._with_its_students(record)
-                seen = self.scope.project(
-                    kind, record, self._vendor_id, members.__contains__, self._above
-                )
-                states.append(Projected(kind, id_, owner, seen))
-        states.sort(key=lambda one: ORDER[one.kind])
-        deletions.sort(key=lambda one: -ORDER[one.kind])
         # A record that moves to another owner may stay in its partition: there, the deletion of the
         # old place must come before the new state.
-        stays = {(one.kind, one.id) for one in states}
-        self._out.sent = [
-            *(one for one in deletions if (one.kind, one.id) in stays),
-            *states,
-            *(one for one in deletions if (one.kind, one.id) not in stays),
-        ]
+        stays = {(kind, id_) for (kind, id_, _), record in self._emit.items() if record is not None}
+        for (kind, id_, owner), record in self._emit.items():
+            if record is None:
+                order = FIRST if (kind, id_) in stays else LAST - ORDER[kind]
+                self._out.sent.append(Projected(kind, id_, owner, None, order))
+                continue
+            if kind == "guardian":
+                record = self._with_its_students(record)
+            seen = self.scope.project(
+                kind, record, self._vendor_id, members.__contains__, self._above
+            )
+            self._out.sent.append(Projected(kind, id_, owner, seen, ORDER[kind]))
+        self._out.sent.sort(key=lambda one: one.order)
         self._need.store()
         return self._out
 
     def _named_members(self) -> set[str]:
-        """Return the students of the cohort whom the records to be sent name."""
+        """Return the students, in any state, whom the records to be sent name."""
         named = set()
         for (kind, _, _), record in self._emit.items():
             if record is None:
@@ -236,11 +232,7 @@ class Projection:
                 if kinds == ("student",):
                     value = record[name]
                     named.update(value if isinstance(value, list) else [value])
-        return {
-            student
-            for student, member in self.cohort.get(named).items()
-            if member.state is not State.HELD or member.keys
-        }
+        return set(self.cohort.get(named))
 
     def _with_its_students(self, guardian: Record) -> Record:
         """Return a guardian with only those students who name the guardian too.
@@ -397,8 +389,7 @@ class Projection:
         if not changes:
             return
         members = self.cohort.get(changes)
-        kinds = ["student", *(kind for kind in ("optOut",) if kind in KINDS)]
-        kinds += ["enrollment"] if self.scope.needs_classes else []
+        kinds = ["student", OPT_OUT, *(["enrollment"] if self.scope.needs_classes else [])]
         about = self._view.of_students(changes, kinds)
         entering, leaving = [], []
         for student in sorted(changes):
@@ -444,7 +435,7 @@ class Projection:
         for kind, record in about:
             if kind == "student":
                 student = record
-            elif kind == "optOut":
+            elif kind == OPT_OUT:
                 opt_outs.append(record)
             elif record["status"] == "active":
                 classes.add(record["classSourcedId"])

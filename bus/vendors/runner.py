@@ -16,33 +16,40 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from bus.delivery import Position
-from bus.errors import Never, RetryLater, Stop
+from bus.errors import RetryLater, Stop
 from bus.ingest.ownership import announced
 from bus.kafka import topics
-from bus.kafka.client import client_settings, group_settings
+from bus.kafka.client import group_settings
 from bus.kafka.reader import Reader, position, sift, some
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import applied as applied_agreements
-from bus.vendors import master_key
+from bus.vendors import (
+    disclosure_questions,
+    disclosures,
+    master_key,
+    old_records,
+    stream_progress,
+)
 from bus.vendors.applied import Applied
-from bus.vendors.disclosures import DisclosureWriter
+from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_view import DistrictView, Key
-from bus.vendors.opt_out_guard import OPT_OUT, opt_outs_vanish
+from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, Outgoing, event_type
 from bus.vendors.projection import Change
+from bus.vendors.scope import OPT_OUT
 from bus.vendors.vendor_stream import VendorStream
 
 log = structlog.get_logger(__name__)
@@ -51,7 +58,6 @@ LOAD_RECORDS = 10_000
 """Messages of one batch while the view is built."""
 LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
-TICK_SECONDS = 5.0
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -143,7 +149,6 @@ class _Work:
         self._streams: dict[str, VendorStream] = {}
         self._applied: dict[str, Applied] = {}
         self._day = today()
-        self._ticked = clock()
 
     def close(self) -> None:
         """Close all clients and the file."""
@@ -160,7 +165,7 @@ class _Work:
             _require_opt_outs(self._settings)
             self._control = self._join()
             while not self._owner and not self._stopping.is_set():
-                self._heed(self._control.poll(0.5))
+                self._control.poll(0.5)  # what it returns is read again by `_open`
             if self._stopping.is_set():
                 return
             self._open()
@@ -170,8 +175,6 @@ class _Work:
                 self._turn()
                 if until_caught_up and self._done(goal):
                     return
-                if not self._owner:
-                    raise RetryLater("another instance has taken over; this one waits")
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
 
@@ -206,9 +209,9 @@ class _Work:
             settings.home / "vendors" / f"{settings.topic_prefix}.sqlite", mark, self._decode_stored
         )
         self._closing.append(self._view.close)
-        disclosures = DisclosureWriter(settings)
-        self._closing.append(disclosures.close)
-        self._outbox = Outbox(settings, self._view, disclosures)
+        self._record = disclosures.DisclosureWriter(settings)
+        self._closing.append(self._record.close)
+        self._outbox = Outbox(settings, self._view, self._record)
         self._closing.append(self._outbox.close)
         places = {place: self._view.places().get(place, 0) for place in ends}
         first = topics.topic(settings, OPT_OUT)
@@ -235,15 +238,15 @@ class _Work:
         while not self._stopping.is_set() and self._behind(goal):
             messages = some(self._opt_outs, LOAD_RECORDS, 0.0)
             messages += some(self._others, LOAD_RECORDS, 0.0 if messages else 0.5)
-            self._heed(self._control.poll(0))
+            self._heed()
             self._take(messages)
-        self._start_streams(new=True)
+        self._begin_day()
         self._send()
         self.worked = True
 
     def _turn(self) -> None:
         """Take the next changes, and send what follows."""
-        self._heed(self._control.poll(0))
+        self._heed()
         self._tick()
         messages = some(self._opt_outs, LIVE_RECORDS, 0.0)
         busy = any(stream.progress.unfinished for stream in self._streams.values())
@@ -269,114 +272,132 @@ class _Work:
         records, ended, error = sift(messages)
         if error is not None:
             raise RetryLater(f"Kafka reports {error.name()}")
+        rows = self._decoded(records)
+        reached = {position(message): (message.offset() or 0) + 1 for message in records}
+        # The end of a partition may lie behind its last record: transactions end with a marker.
+        reached |= dict(ended)
+        if records:
+            with self._batch():
+                self._view.reach(reached)
+                self._change(rows)
+        self._places |= reached
+
+    def _decoded(
+        self, messages: Sequence[Message]
+    ) -> dict[Key, tuple[Record | None, bytes | None]]:
+        """Return the last state of each record, and its bytes; None: it was erased."""
         rows: dict[Key, tuple[Record | None, bytes | None]] = {}
-        reached: dict[Position, int] = {}
-        for message in records:
-            place = position(message)
-            reached[place] = (message.offset() or 0) + 1
-            kind, value = self._kinds[place.topic], message.value()
-            id_ = (message.key() or b"").decode("utf-8", "replace")
-            if value is None:
-                rows[kind, id_] = None, None
-                continue
-            try:
-                rows[kind, id_] = self._decoders[kind].decode(value), value
-            except Never:
+        by_topic: dict[str, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_topic[message.topic() or ""].append(message)
+        for topic, some_messages in by_topic.items():
+            kind = self._kinds[topic]
+            for message, record in self._decode_all(kind, some_messages):
+                key = (message.key() or b"").decode("utf-8", "replace")
+                rows[kind, key] = record, message.value()
+        return rows
+
+    def _decode_all(
+        self, kind: str, messages: Sequence[Message]
+    ) -> Iterator[tuple[Message, Record | None]]:
+        """Yield messages of one kind with their records, without those that do not decode."""
+        records, failures = self._decoders[kind].decode_all([one.value() for one in messages])
+        found, failed = iter(records), {index for index, _ in failures}
+        for index, message in enumerate(messages):
+            if index not in failed:
+                yield message, next(found)
+            elif message.value() is None:
+                yield message, None
+            else:
                 self._outcome.undecodable += 1
                 log.warning(
                     "a message does not decode; vendors keep the older state",
-                    place=f"{place.topic}/{place.partition}/{message.offset()}",
+                    place=f"{message.topic()}/{message.partition()}/{message.offset()}",
                 )
-        # The end of a partition may lie behind its last record: transactions end with a marker.
-        reached |= dict(ended)
-        if not records:
-            self._places |= reached
-            return
+
+    def _change(self, rows: Mapping[Key, tuple[Record | None, bytes | None]]) -> None:
+        """Store new states of records, and what follows for each agreement."""
         view = self._view
-        view.begin()
-        try:
-            before = view.get_all(rows)
-            view.store((kind, id_, *row) for (kind, id_), row in rows.items())
-            changes = [
-                Change(kind, id_, before.get((kind, id_)), record)
-                for (kind, id_), (record, _) in rows.items()
-                if before.get((kind, id_)) != record
-            ]
-            view.reach(reached)
-            some_opt_outs = any(change.kind == OPT_OUT for change in changes)
-            hold = some_opt_outs and opt_outs_vanish(changes, view.count_active(OPT_OUT))
-            if hold:
-                log.warning("many opt-outs ended at once; who would enter agreements is held back")
-            self._add(
-                message
-                for stream in self._streams.values()
-                for message in stream.take(changes, self._day, self._outbox, hold=hold)
-            )
-            view.commit()
-        except BaseException:
-            self._drop()
-            raise
-        self._places |= reached
+        before = view.get_all(rows)
+        view.store((kind, id_, *row) for (kind, id_), row in rows.items())
+        changes = [
+            Change(kind, id_, before.get((kind, id_)), record)
+            for (kind, id_), (record, _) in rows.items()
+            if before.get((kind, id_)) != record
+        ]
+        hold = opt_outs_vanish(changes, lambda: view.count_active(OPT_OUT))
+        if hold:
+            log.warning("many opt-outs ended at once; who would enter agreements is held back")
+        self._add(
+            message
+            for stream in self._streams.values()
+            for message in stream.take(changes, self._day, self._outbox, hold=hold)
+        )
 
     def _go_on(self) -> None:
         """Look at the next students of agreements whose topics are written whole."""
-        self._view.begin()
-        try:
+        with self._batch():
             for stream in self._streams.values():
                 self._add(stream.go_on(self._day, self._outbox))
-            self._view.commit()
-        except BaseException:
-            self._drop()
-            raise
         self._send()
         for stream in self._streams.values():
             if stream.progress.reached is None and not stream.progress.written:
                 self._clean(stream)
 
     def _tick(self) -> None:
-        """Follow the clock: agreements that begin or end, students who left some days ago."""
-        if self._clock() - self._ticked < TICK_SECONDS:
-            return
-        self._ticked = self._clock()
-        day = self._today()
-        if day == self._day:
-            return
-        self._day = day
+        """Follow the calendar."""
+        if self._today() != self._day:
+            self._day = self._today()
+            self._begin_day()
+            self._send()
+
+    def _begin_day(self) -> None:
+        """Take what follows from the date alone, also of days on which nothing ran.
+
+        Agreements begin and end, opt-outs too, and students who left some days ago are deleted.
+        """
         self._start_streams(new=True)
+        with self._batch():
+            for stream in self._streams.values():
+                self._add(stream.next_day(self._day, self._outbox))
+
+    @contextmanager
+    def _batch(self) -> Iterator[None]:
+        """Commit what the block does to the file of the view, or nothing of it."""
         self._view.begin()
         try:
-            for stream in self._streams.values():
-                self._add(stream.next_day(day, self._outbox))
+            yield
             self._view.commit()
         except BaseException:
-            self._drop()
+            self._view.rollback()
+            for stream in self._streams.values():
+                stream.dropped()
             raise
-        self._send()
 
     def _add(self, messages: Iterable[tuple[int, Outgoing]]) -> None:
         """Put messages into the outbox: what a record refers to comes before it."""
         ordered = sorted(messages, key=lambda one: one[0])
         self._outbox.add(message for _, message in ordered)
 
-    def _drop(self) -> None:
-        self._view.rollback()
-        for stream in self._streams.values():
-            stream.dropped()
-
     def _send(self) -> None:
         self._outcome.sent += self._outbox.send(self._streams.keys())
 
     # ---- agreements ----------------------------------------------------------------------------
 
-    def _heed(self, message: Message | None) -> None:
-        """Follow what a command did to an agreement: at once, before anything else is sent."""
-        if message is None or message.error() is not None or not self._applied_is_open():
-            return
-        self._applied = applied_agreements.read(self._settings)
-        self._start_streams(new=True)
+    def _heed(self) -> None:
+        """Follow what commands did to agreements: at once, before anything else is sent.
 
-    def _applied_is_open(self) -> bool:
-        return hasattr(self, "_view")
+        Raises `RetryLater` if another instance works now.
+        """
+        changed = False
+        while (message := self._control.poll(0)) is not None:
+            changed = changed or message.error() is None
+        if not self._owner:
+            raise RetryLater("another instance has taken over; this one waits")
+        if changed:
+            self._applied = applied_agreements.read(self._settings)
+            # Before all old messages are read, today's opt-outs are not all known.
+            self._start_streams(new=self.worked)
 
     def _start_streams(self, *, new: bool = False) -> None:
         """Start the streams of agreements that hold today, and end the others.
@@ -385,7 +406,7 @@ class _Work:
         """
         wanted = {name: one for name, one in self._applied.items() if one.active(self._day)}
         for name in self._streams.keys() - wanted.keys():
-            del self._streams[name]
+            self._forget(name)
             log.info("the agreement does not hold any more", agreement=name)
         for name, one in wanted.items():
             stream = self._streams.get(name)
@@ -408,17 +429,17 @@ class _Work:
             )
         except Stop as error:  # the others go on
             log.error("the agreement is not projected", agreement=one.name, reason=str(error))
-            self._streams.pop(one.name, None)
+            # It misses changes from now on. So its topics are written whole when it is back.
+            self._forget(one.name)
             return
         if stream.stale():
             self._streams.pop(one.name, None)
             if not new:  # the district's records are not all there yet
                 return
-            ends = self._vendor_ends(stream)
-            self._view.begin()
-            self._view.con.execute("DELETE FROM outbox WHERE agreement = ?", [one.name])
-            stream.write_again(ends)
-            self._view.commit()
+            ends = old_records.ends(self._settings, stream.topics.values())
+            with self._batch():
+                self._outbox.forget(one.name)
+                stream.write_again({f"{at.topic}/{at.partition}": end for at, end in ends.items()})
         self._streams[one.name] = stream
         stream.confirm(one)
 
@@ -426,67 +447,41 @@ class _Work:
         first = topics.topic(self._settings, OPT_OUT)
         return sum(place.topic == first for place in self._places)
 
-    def _vendor_ends(self, stream: VendorStream) -> dict[str, int]:
-        with Reader(self._settings, "could not ask for offsets: Kafka reports {}") as reader:
-            ends = reader.ends(list(stream.topics.values()))
-        return {f"{place.topic}/{place.partition}": end for place, end in ends.items()}
+    def _forget(self, name: str) -> None:
+        """Drop what the file has of an agreement that is not projected any more."""
+        self._streams.pop(name, None)
+        with self._batch():
+            self._outbox.forget(name)
+            stream_progress.forget(self._view.con, name)
 
     def _clean(self, stream: VendorStream) -> None:
         """Delete what the vendor's topics had before they were written whole.
 
         Of each record that was not written again, a deletion is sent first, so that a reader who
-        has the record hears of it.
+        has the record hears of it. Students of whom nothing is left are recorded as left.
         """
         old = {_place(name): end for name, end in stream.progress.ends.items() if end}
-        live: dict[tuple[str, int, bytes], bool] = {}
-        if old:
-            with Reader(
-                self._settings, "could not read a vendor's topic: Kafka reports {}"
-            ) as reader:
-                first = {place: low for place, (low, _) in reader.marks(old).items()}
-                for batch in reader.batches(first):
-                    for message in batch:
-                        place = position(message)
-                        key = (*place, message.key() or b"")
-                        if (message.offset() or 0) < old[place]:
-                            live[key] = message.value() is not None
-                        else:
-                            live.pop(key, None)
         kinds = {topic: kind for kind, topic in stream.topics.items()}
-        self._view.begin()
-        self._outbox.add(
-            Outgoing(
-                stream.name,
-                topic,
-                part,
-                key.decode("utf-8", "replace"),
-                None,
-                event_type(kinds[topic], "deleted"),
-                int(time.time()),
+        entries = decoded_entries(disclosures.entries(self._settings))
+        students = self._record.students()
+        with self._batch():
+            self._outbox.add(
+                Outgoing(
+                    stream.name,
+                    *place,
+                    key.decode("utf-8", "replace"),
+                    None,
+                    event_type(kinds[place.topic], "deleted"),
+                    stream.now(),
+                )
+                for place, key in old_records.not_written_again(self._settings, old)
             )
-            for (topic, part, key), was in live.items()
-            if was
-        )
-        self._view.commit()
+            known = disclosure_questions.inside(entries, students, stream.name)
+            self._outbox.note(stream.name, stream.gone(known), entered=False)
         self._send()
-        self._delete_before(old)
-        self._view.begin()
-        stream.finished()
-        self._view.commit()
-
-    def _delete_before(self, ends: dict[Position, int]) -> None:
-        """Delete the records of these partitions before these offsets."""
-        if not ends:
-            return
-        admin = AdminClient(client_settings(self._settings))
-        requested = [TopicPartition(*place, end) for place, end in ends.items()]
-        for future in admin.delete_records(requested).values():
-            try:
-                future.result()
-            except KafkaException as error:
-                raise RetryLater(
-                    f"could not delete old records of a vendor: {error.args[0].name()}"
-                ) from None
+        old_records.delete(self._settings, old)
+        with self._batch():
+            stream.finished()
 
     # ---- records -------------------------------------------------------------------------------
 

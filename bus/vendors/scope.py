@@ -26,7 +26,9 @@ from bus.standard.kinds import KINDS, Kind, Record
 from bus.vendors.agreement import Agreement, Basis, Identifiers
 from bus.vendors.categories import shared_fields
 
-NEVER_SHARED = frozenset({"optOut"})
+OPT_OUT = "optOut"
+"""The kind of opt-outs."""
+NEVER_SHARED = frozenset({OPT_OUT})
 """Kinds that no vendor receives, whatever an agreement says."""
 ROLE_OF_KIND = {"staff": "teacher", "guardian": "guardian"}
 """Kinds of people that an agreement must name in `roles`."""

@@ -52,3 +52,9 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
     con.execute(
         "INSERT OR REPLACE INTO progress VALUES (?, ?)", [agreement, json.dumps(asdict(progress))]
     )
+
+
+def forget(con: sqlite3.Connection, agreement: str) -> None:
+    """Remove an agreement's progress, its students, and what their records refer to."""
+    for table in ("progress", "cohort", "need"):
+        con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 
 from bus.kafka import topics
@@ -16,7 +17,6 @@ from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import DAY_SECONDS, Outbox, Outgoing, event_type
 from bus.vendors.projection import (
-    ORDER,
     WITHDRAWN,
     Change,
     Outcome,
@@ -25,7 +25,7 @@ from bus.vendors.projection import (
     orgs_above,
 )
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
-from bus.vendors.scope import compile_scope
+from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 600.0
 """The guard counts the students who entered or left in the last ten minutes."""
+COUNT_SECONDS = 60.0
+"""The guard counts a whole cohort at most this often."""
 SLICE = 500
 """Students who are looked at between two batches of live changes."""
 
@@ -56,7 +58,6 @@ class VendorStream:
     ) -> None:
         self.applied = applied
         self.scope = compile_scope(applied.agreement)
-        self._settings = settings
         self._view = view
         self._partitions = partitions
         self._clock = clock
@@ -72,7 +73,7 @@ class VendorStream:
         self.topics = {kind: vendor_topic(settings, name, kind) for kind in self.scope.kinds}
         stored = stream_progress.read(view.con, applied.name)
         self.progress = stored or StreamProgress("")
-        self.size = 0
+        self._counted: tuple[float, int] = (-math.inf, 0)
         self._compile()
 
     @property
@@ -126,7 +127,7 @@ class VendorStream:
             reached=None if at.written else at.reached,
             budget=0 if hold and self.progress.written else self._budget(),
         )
-        return self._messages(outcome, outbox, day)
+        return self._messages(outcome, outbox)
 
     def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
         """Return the messages about the next students, while the topics are written whole."""
@@ -137,21 +138,32 @@ class VendorStream:
         outcome = self._projection.look_at(students, day, release=at.written)
         at.reached = students[-1] if len(students) == SLICE else None
         self._store()
-        return self._messages(outcome, outbox, day)
+        return self._messages(outcome, outbox)
 
     def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
         """Return the messages that follow from the date alone."""
-        found = self._messages(self._projection.expire(day), outbox, day)
-        students = self._view.students_with("optOut")
-        return found + self._messages(
-            self._projection.look_at(students, day, budget=self._budget()), outbox, day
-        )
+        found = self._messages(self._projection.expire(day), outbox)
+        at = self.progress
+        students = [
+            student
+            for student in self._view.students_with(OPT_OUT)
+            if at.written or at.reached is None or student <= at.reached
+        ]
+        outcome = self._projection.look_at(students, day, budget=self._budget())
+        return found + self._messages(outcome, outbox)
 
     def finished(self) -> None:
         """Note that the topics have been written whole."""
         self.progress.written = True
         self.progress.ends = {}
         self._store()
+
+    def gone(self, known: Collection[str]) -> list[str]:
+        """Return those of some students of whom the vendor has nothing now.
+
+        known: students of whom the vendor had something, by the record of disclosures.
+        """
+        return sorted(set(known) - self._projection.cohort.get(known).keys())
 
     def dropped(self) -> None:
         """Go back to what is in the file, because the transaction was rolled back."""
@@ -171,14 +183,19 @@ class VendorStream:
         while self._moves and now - self._moves[0][0] > WINDOW_SECONDS:
             self._moves.popleft()
         used = sum(number for _, number in self._moves)
-        return max(0, max(guard.students, int(guard.share * self.size)) - used)
+        return max(0, max(guard.students, int(guard.share * self._size())) - used)
+
+    def _size(self) -> int:
+        """Return how many students are in the cohort, as counted within the last minute."""
+        if self._clock() - self._counted[0] > COUNT_SECONDS:
+            self._counted = self._clock(), self._projection.cohort.size()
+        return self._counted[1]
 
     def _watch(self, outcome: Outcome) -> None:
         """Count who moved, and report when the guard holds students back."""
-        if moved := len(outcome.entered) + len(outcome.left):
-            self.size = self._projection.cohort.size()
-            if self.progress.written:
-                self._moves.append((self._clock(), moved))
+        moved = len(outcome.entered) + len(outcome.left)
+        if moved and self.progress.written:
+            self._moves.append((self._clock(), moved))
         if outcome.held:
             if not self.progress.held:
                 log.warning(
@@ -192,22 +209,21 @@ class VendorStream:
 
     # ---- messages ------------------------------------------------------------------------------
 
-    def _messages(self, outcome: Outcome, outbox: Outbox, day: date) -> list[tuple[int, Outgoing]]:
+    def _messages(self, outcome: Outcome, outbox: Outbox) -> list[tuple[int, Outgoing]]:
         outbox.note(self.name, outcome.entered, entered=True)
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
+        now = self.now()
+        return [(one.order, self._message(one, now)) for one in outcome.sent]
+
+    def now(self) -> int:
+        """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
+
+        Exact times are equal in the topics of two vendors and would join them. For studies, it is
+        the beginning of the day.
+        """
         now = int(datetime.now(UTC).timestamp())
-        if self.applied.agreement.basis is Basis.STUDIES:
-            now -= now % DAY_SECONDS
-        found = []
-        states = {(one.kind, one.id) for one in outcome.sent if one.record is not None}
-        for one in outcome.sent:
-            if one.record is not None:
-                order = ORDER[one.kind]
-            else:
-                order = -1 if (one.kind, one.id) in states else 1_000 - ORDER[one.kind]
-            found.append((order, self._message(one, now)))
-        return found
+        return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
 
     def _message(self, sent: Projected, at: int) -> Outgoing:
         if sent.record is None:
@@ -227,7 +243,6 @@ class VendorStream:
 
     def _compile(self) -> None:
         self._projection = Projection(self.scope, self._view, self._vendor_id, self.progress.above)
-        self.size = self._projection.cohort.size()
 
     def _store(self) -> None:
         stream_progress.store(self._view.con, self.name, self.progress)

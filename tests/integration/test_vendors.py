@@ -11,6 +11,7 @@ import pytest
 
 from bus import subscribe
 from bus.demo.sample import District as SampleDistrict
+from bus.errors import Stop
 from bus.kafka import topics
 from bus.kafka.reader import scan
 from bus.registry.codec import Decoder
@@ -19,6 +20,7 @@ from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import applied, master_key
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
+from bus.vendors.runner import Runner
 from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_schema import vendor_topic
 from tests.integration.commands import Commands
@@ -51,12 +53,16 @@ categories = ["Student Name", "Enrollment", "Schedule"]
 
 [students]
 {students}
-leave_after = 0
+leave_after = {leave_after}
 """
 
 
 def write_agreement(
-    folder: Path, name: str, students: str = "", identifiers: str = "pseudonyms"
+    folder: Path,
+    name: str,
+    students: str = "",
+    identifiers: str = "pseudonyms",
+    leave_after: int = 0,
 ) -> None:
     """Write an agreement that holds today."""
     folder.mkdir(exist_ok=True)
@@ -69,6 +75,7 @@ def write_agreement(
             digest="0" * 64,
             students=students,
             identifiers=identifiers,
+            leave_after=leave_after,
         )
     )
 
@@ -217,6 +224,47 @@ def test_a_revoked_vendor_receives_nothing_more(vendors: Commands) -> None:
     run(vendors, "run", "--until-caught-up")
     assert received(settings, "whole") == before
     assert_equal(settings, "school")
+
+
+def test_what_a_date_brings_happens_although_nothing_ran_on_that_day(vendors: Commands) -> None:
+    settings, day = vendors.settings, date.today()
+    write_agreement(vendors.cwd / "agreements", "whole", identifiers="real", leave_after=7)
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    named = [id_ for kind, id_ in received(settings, "whole") if kind == "student"]
+    add = ("optouts", "add", named[0], "--scope", "protected", "--decided-by", "parent")
+    vendors.run(*add, "--from", str(day + timedelta(days=3)))
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
+    run(vendors, "run", "--until-caught-up")
+    before = received(settings, "whole")
+    left = {
+        id_
+        for (kind, id_), one in before.items()
+        if kind == "student" and one["status"] == "tobedeleted"
+    }
+    assert left
+    assert ("student", named[0]) in before
+    Runner(settings, today=lambda: day + timedelta(days=7)).run(until_caught_up=True)
+    after = {id_ for kind, id_ in received(settings, "whole") if kind == "student"}
+    assert after == {id_ for kind, id_ in before if kind == "student"} - left - {named[0]}
+
+
+def test_what_an_agreement_missed_while_it_could_not_be_projected_comes_later(
+    vendors: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+
+    def missing(*_: object) -> dict[str, int]:
+        raise Stop("a schema is missing")
+
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
+    with monkeypatch.context() as broken:
+        broken.setattr("bus.vendors.vendor_stream.lookup", missing)
+        assert Runner(settings).run(until_caught_up=True).agreements == []
+    assert run(vendors, "run", "--until-caught-up")["agreements"] == ["school", "whole"]
+    assert_equal(settings, "school", "whole")
 
 
 def test_killed_at_any_moment_and_its_file_lost_each_vendor_has_the_truth(
