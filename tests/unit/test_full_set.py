@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import stat
@@ -387,42 +388,50 @@ def test_another_cluster_revision_or_layout_is_read_again(
 STEPS = 54
 
 
-def _die_at(step: int, out: Path) -> int:
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Starts each process as a copy of one that has only imported this module. A copy of the process of
+the tests would have locks of threads that it does not have."""
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def _die_at(step: int, out: Path) -> int | None:
     """Deliver and settle in a process that dies at a step, and return its exit status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            left = [step]
+    process = PROCESSES.Process(target=_deliver, args=(step, out))
+    process.start()
+    process.join()
+    return process.exitcode
 
-            def counted(function: Any) -> Any:
-                def call(*arguments: Any, **named: Any) -> Any:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os._exit(9)
-                    return function(*arguments, **named)
 
-                return call
+def _deliver(step: int, out: Path) -> None:
+    """Deliver and settle, and end with status 9 at a step."""
+    left = [step]
 
-            steps: list[tuple[Any, str]] = [
-                (SetState, "_keep"),
-                (SetState, "_learn"),
-                (SetMirror, "_append"),
-                (CacheDatabase, "close"),
-                (full_set, "write_file"),
-                (Path, "replace"),
-                (os, "fsync"),
-            ]
-            for owner, name in steps:
-                setattr(owner, name, counted(getattr(owner, name)))
-            delivery = started(out)
-            delivery.deliver(people("Ann", "Bob", offset=2))
-            delivery.settle()
-            delivery.deliver(batch(part(PEOPLE, {"a": []}), units("u"), offset=4))
-            delivery.settle()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            return function(*arguments, **named)
+
+        return call
+
+    steps: list[tuple[Any, str]] = [
+        (SetState, "_keep"),
+        (SetState, "_learn"),
+        (SetMirror, "_append"),
+        (CacheDatabase, "close"),
+        (full_set, "write_file"),
+        (Path, "replace"),
+        (os, "fsync"),
+    ]
+    for owner, name in steps:
+        setattr(owner, name, counted(getattr(owner, name)))
+    delivery = started(out)
+    delivery.deliver(people("Ann", "Bob", offset=2))
+    delivery.settle()
+    delivery.deliver(batch(part(PEOPLE, {"a": []}), units("u"), offset=4))
+    delivery.settle()
+    os._exit(0)
 
 
 @pytest.mark.parametrize("step", range(STEPS))
