@@ -174,8 +174,8 @@ def subscribe(
 
     These errors are raised when the first event is requested: `RetryLater` if Kafka or the registry
     does not answer, `Stop` if no bus is running, and ValueError for a kind that the standard does
-    not have. Under an agreement, `Stop` is raised at any time when the bus no longer lets this
-    vendor read, because the agreement was changed, has ended or was revoked.
+    not have. `Stop` is raised at any time when Kafka denies this user access, as when an agreement
+    was changed, has ended or was revoked.
     """
     return Subscription(kinds, group, settings, until_caught_up, undecodable, agreement)
 
@@ -206,17 +206,17 @@ def _events(
             vendor_topic(settings, agreement, kind): (kind, Decoder(kind, lookup, as_written=True))
             for kind in kinds
         }
-    refusals = []
+    refusals: list[Error] = []
 
     def refused(error: Error) -> None:
         if error.code() in REFUSALS:
-            refusals.append(error.code())
+            refusals.append(error)
 
     consumer = Consumer(
         group_settings(settings, group)
-        # Without this, librdkafka only logs that a password counts no more.
-        | ({} if agreement is None else {"error_cb": refused})
         | {
+            # Without this, librdkafka only logs that a password counts no more.
+            "error_cb": refused,
             # librdkafka commits stored offsets every second, when partitions are revoked, and when
             # the consumer closes.
             "enable.auto.commit": True,
@@ -238,11 +238,7 @@ def _events(
         while not (until_caught_up and behind is not None and not behind):
             message = consumer.poll(1.0)
             if refusals:
-                raise Stop(
-                    f"the district does not let agreement {agreement} read this, or no longer: the "
-                    "agreement was changed, has ended or was revoked, or these credentials were "
-                    "replaced. Ask the district's contact, who is named in the agreement"
-                )
+                raise _denied(settings, refusals[0], group, agreement)
             if message is None:
                 continue
             place = (message.topic() or "", message.partition() or 0)
@@ -251,7 +247,7 @@ def _events(
                     (behind or set()).discard(place)
                 elif error.fatal():
                     raise KafkaException(error)
-                elif agreement is not None:
+                else:
                     refused(error)
                 continue
             found = _event(message, *decoders[place[0]], deletions=agreement is not None)
@@ -274,7 +270,21 @@ REFUSALS = frozenset(
         Error._AUTHENTICATION,
     }
 )
-"""Kafka's answers to a vendor that may not read, or no longer."""
+"""Kafka's answers to a user who may not read, or no longer."""
+
+
+def _denied(settings: Settings, error: Error, group: str, agreement: str | None) -> Stop:
+    if agreement is None:
+        return Stop(
+            f"Kafka denies access ({error.name()}): give this user READ on the topics of these "
+            f"kinds and on the group {settings.topic_prefix}.{group}, or correct [kafka] in "
+            "bus.toml"
+        )
+    return Stop(
+        f"the district does not let agreement {agreement} read this, or no longer: the agreement "
+        "was changed, has ended or was revoked, or these credentials were replaced. Ask the "
+        "district's contact, who is named in the agreement"
+    )
 
 
 def _print_errors_without_traceback() -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bus.settings import Settings
+    from bus.vendors.agreement import Agreement
+    from bus.vendors.applied import Applied
     from bus.vendors.check import AgreementFile, Problem
     from bus.vendors.plan import PlannedChange
 
@@ -210,12 +212,12 @@ def list_(json: Json = False) -> None:
     """List the applied agreements: which end soon, are overdue, never read, or were revoked."""
     with failures(json):
         from bus.kafka import overview
-        from bus.vendors import applied, standing
+        from bus.vendors import agreement_list, applied
 
         loaded = settings_of_reached()
         stored = applied.read(loaded).values()
         groups = overview.reading_groups(loaded) if stored else ()
-        found = standing.listed(loaded, stored, groups, applied.today())
+        found = agreement_list.listed(loaded, stored, groups, applied.today())
 
         def show(console: Console) -> None:
             table = Table(box=None, pad_edge=False)
@@ -245,18 +247,10 @@ def show(
     """
     with failures(json):
         from bus import settings
-        from bus.errors import BusError
         from bus.vendors import applied, summary
-        from bus.vendors.agreement import load
 
         loaded = settings.load()
-        try:
-            stored = applied.read(settings_of_reached()).get(name)
-        except BusError:
-            stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
-            stored = None
-        folder = agreements or loaded.vendors.agreements
-        agreement = stored.agreement if stored else load(folder / f"{name}.toml")
+        stored, agreement = _applied_or_file(loaded, name, agreements)
         sections = summary.sections(agreement, stored, applied.today())
         page = summary.markdown(agreement, sections) if markdown else summary.text(sections)
         result = {
@@ -357,20 +351,11 @@ def contracts(
     """
     with failures(json):
         from bus import settings
-        from bus.errors import BusError
-        from bus.vendors import applied
-        from bus.vendors.agreement import load
         from bus.vendors.contracts import write
         from bus.vendors.scope import compile_scope
 
         loaded = settings.load()
-        try:
-            stored = applied.read(settings_of_reached()).get(name)
-        except BusError:
-            stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
-            stored = None
-        folder = agreements or loaded.vendors.agreements
-        agreement = stored.agreement if stored else load(folder / f"{name}.toml")
+        stored, agreement = _applied_or_file(loaded, name, agreements)
         written = write(
             loaded,
             stored.ids_name if stored else agreement.renews or name,
@@ -424,6 +409,23 @@ def gate(
 
 
 disclosures.register(app)
+
+
+def _applied_or_file(
+    loaded: Settings, name: str, folder: Path | None
+) -> tuple[Applied | None, Agreement]:
+    """Return an agreement as it was applied, and the agreement; or None, and that of its file."""
+    from bus.errors import BusError
+    from bus.vendors import applied
+    from bus.vendors.agreement import load
+
+    try:
+        stored = applied.read(settings_of_reached()).get(name)
+    except BusError:
+        stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
+        stored = None
+    path = (folder or loaded.vendors.agreements) / f"{name}.toml"
+    return stored, stored.agreement if stored else load(path)
 
 
 def _checked(

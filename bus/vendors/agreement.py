@@ -90,10 +90,10 @@ class Share(AgreementTable):
 
     categories: categories of the agreement's schedule, such as "Student Name"
                 (`schemas/categories.toml` says which fields each one means).
-    fields:     single fields beside the categories, such as "student.email".
+    fields:     single fields in addition to the categories, such as "student.email".
     without:    fields of these categories that the vendor does not receive.
-    why:        for sensitive fields, and for fields that identify a person beside pseudonyms: the
-                reason, by field, or by category for all fields of the category.
+    why:        for sensitive fields, and for fields that identify a person although ids are
+                pseudonyms: the reason, by field, or by category for all fields of the category.
     """
 
     categories: tuple[Text, ...] = ()
@@ -173,7 +173,7 @@ class Agreement(AgreementTable):
     until:         its last day.
     history:       attendance and results before this day are not shared; by default, those before
                    `from`.
-    roles:         people beside students of whom records are shared: teachers of the students'
+    roles:         people other than students whose records are shared: teachers of the students'
                    classes, guardians of the students.
     identifiers:   pseudonyms, unless the agreement says "real".
     returns:       kinds of record that the vendor may send back.

@@ -72,8 +72,8 @@ class DistrictView:
     """The file. For one thread at a time.
 
     path:   the file; None: in memory.
-    mark:   what the content depends on beside the topics: the cluster's id. A file with another
-            mark is emptied.
+    mark:   what the content depends on, other than the topics: the cluster's id. A file with
+            another mark is emptied.
     decode: returns the record of a kind from a message's value. Raises `Never`.
     """
 

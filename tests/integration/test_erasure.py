@@ -22,7 +22,7 @@ PERSON = "student-0000003"
 def erase(commands: Commands) -> subprocess.CompletedProcess[str]:
     """Run the program as the page shows it."""
     page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (code,) = re.findall(r"^```python\n([^`]*?tombstone[^`]*?)^```$", page, re.M | re.S)
     (commands.cwd / "erase.py").write_text(code, "utf-8")
     settings = commands.settings
     embedded = reach(settings.home).bootstrap if settings.embedded else ""

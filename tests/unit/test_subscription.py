@@ -221,10 +221,18 @@ class Refused(Member):
     code = KafkaError.TOPIC_AUTHORIZATION_FAILED
 
     def poll(self, timeout: float) -> Any:
-        error = SimpleNamespace(code=lambda: self.code, fatal=lambda: False)
+        error = SimpleNamespace(code=lambda: self.code, fatal=lambda: False, name=lambda: "DENIED")
         return SimpleNamespace(
             error=lambda: error, topic=lambda: TOPIC, partition=lambda: 0, offset=lambda: 0
         )
+
+
+def test_a_program_of_the_district_without_rights_is_told_which(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus.subscription.Consumer", partial(Refused, bus.broker))
+    with pytest.raises(Stop, match=r"denies access .*READ .* group schoolbus\.vendor"):
+        next(reading(bus))
 
 
 @pytest.mark.parametrize(

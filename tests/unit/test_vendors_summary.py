@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bus.settings import Settings
+from bus.vendors.agreement_list import listed
 from bus.vendors.applied import Applied
-from bus.vendors.standing import listed
 from bus.vendors.summary import markdown, sections, text
 from tests.agreements import DAY, an_agreement
 from tests.unit.test_vendors_applied import an_applied
