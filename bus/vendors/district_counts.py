@@ -20,10 +20,11 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard import Record
+from bus.vendors.district_messages import decoded, key_of
 from bus.vendors.scope import OPT_OUT, Scope
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
+    pass
 
 Group = tuple[tuple[str, ...], tuple[str, ...]]
 """Schools and grades that some students have in common."""
@@ -148,24 +149,10 @@ def _partitions(
                 kind = names[place.topic]
                 decoder = Decoder(kind, look_up)
                 for batch in reader.batches({place: 0}, silence=SILENCE):
-                    for key, record in _decoded(decoder, batch):
-                        partition.put(kind, key, record)
+                    # What does not decode is left out: a consumer makes it a dead letter.
+                    for message, record in decoded(decoder, batch)[0]:
+                        partition.put(kind, key_of(message), record)
             yield partition.students, partition.classes(), partition.opt_outs()
-
-
-def _decoded(decoder: Decoder, batch: list[Message]) -> Iterator[tuple[str, Record | None]]:
-    """Yield the key and the record of each message; None for an erasure.
-
-    What does not decode is left out, as a consumer makes it a dead letter.
-    """
-    records, failures = decoder.decode_all([message.value() for message in batch])
-    decoded, failed = iter(records), {index for index, _ in failures}
-    for index, message in enumerate(batch):
-        key = (message.key() or b"").decode()
-        if index not in failed:
-            yield key, next(decoded)
-        elif message.value() is None:
-            yield key, None
 
 
 class _Partition:

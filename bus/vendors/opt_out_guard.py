@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bus.vendors.projection import Change
+from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 
 FEWEST = 5

@@ -26,31 +26,16 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from bus.standard.kinds import KINDS, Record
-from bus.vendors.agreement import Agreement
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.need import Need
+from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, value
 from bus.vendors.scope import OPT_OUT, Scope
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
-CLASS_KINDS = ("lineItem", "enrollment")
-"""Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
 FIRST, LAST = -1, 2 * len(KINDS)
 WITHDRAWN = "tobedeleted"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A record of the district that changed.
-
-    before, after: its states; None: there is none.
-    """
-
-    kind: str
-    id: str
-    before: Record | None
-    after: Record | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +92,11 @@ class Projection:
         self.cohort = Cohort(view.con, scope.name)
         self._view = view
         self._vendor_id = vendor_id
-        self._above = frozenset(above)
+        self._rules = RecordRules(scope, view, above)
         self._need = Need(view, scope.name)
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
-        self._old: dict[Key, Record | None] = {}
 
     # ---- for callers ---------------------------------------------------------------------------
 
@@ -194,11 +178,7 @@ class Projection:
     def _start(self, changes: Collection[Change]) -> None:
         self._out = Outcome()
         self._emit = {}
-        self._old = {
-            (change.kind, change.id): change.before
-            for change in changes
-            if change.kind in ("class", "lineItem")
-        }
+        self._rules.begin(changes)
 
     def _finish(self) -> Outcome:
         """Project what must be sent, in order."""
@@ -215,7 +195,7 @@ class Projection:
             if kind == "guardian":
                 record = self._with_its_students(record)
             seen = self.scope.project(
-                kind, record, self._vendor_id, members.__contains__, self._above
+                kind, record, self._vendor_id, members.__contains__, self._rules.above
             )
             self._out.sent.append(Projected(kind, id_, owner, seen, ORDER[kind]))
         self._out.sent.sort(key=lambda one: one.order)
@@ -258,15 +238,15 @@ class Projection:
             change.id
             for change in changes
             if change.kind == "lineItem"
-            and _value(change.before, "classSourcedId") != _value(change.after, "classSourcedId")
+            and value(change.before, "classSourcedId") != value(change.after, "classSourcedId")
         ]
         if self.scope.agreement.students.schools:
             classes = [
                 change.id
                 for change in changes
                 if change.kind == "class"
-                and _value(change.before, "schoolSourcedId")
-                != _value(change.after, "schoolSourcedId")
+                and value(change.before, "schoolSourcedId")
+                != value(change.after, "schoolSourcedId")
             ]
             items += [str(item["sourcedId"]) for item in self._view.referring("lineItem", classes)]
             items += classes
@@ -347,33 +327,19 @@ class Projection:
     def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
         """Count the references of a record that is sent (1), or is not any more (-1)."""
         if record is not None:
-            for key in self._refers(kind, record, old=old):
+            for key in self._rules.refers(kind, record, old=old):
                 self._need.add(key, sign)
 
     def _refer_otherwise(
         self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
     ) -> None:
         """Count the references that a sent record has no longer, and those that are new."""
-        had = self._refers(kind, before, old=old) if before is not None else set()
-        has = self._refers(kind, after) if after is not None else set()
+        had = self._rules.refers(kind, before, old=old) if before is not None else set()
+        has = self._rules.refers(kind, after) if after is not None else set()
         for key in had - has:
             self._need.add(key, -1)
         for key in has - had:
             self._need.add(key, 1)
-
-    def _refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
-        """Return the records that come along with a record.
-
-        What is of a class does not bring the class along, and a line item comes with its class.
-        """
-        found = self.scope.refers(kind, record, self._above)
-        found = {key for key in found if key[0] != "lineItem"}
-        if kind in CLASS_KINDS and student_of(kind, record) is None:
-            found = {key for key in found if key[0] != "class"}
-        if kind == "result" and "class" in self.scope.kinds:
-            class_ = self._class_of_result(record, old)
-            found |= {("class", class_)} if class_ is not None else set()
-        return found
 
     # ---- students ------------------------------------------------------------------------------
 
@@ -450,7 +416,7 @@ class Projection:
                 self._drop_stored(student, member)
             self.cohort.put(student, CohortMember(State.IN))
             for kind, record in records.get(student, ()):
-                if self._shows(kind, record):
+                if self._rules.shows(kind, record):
                     self._refer(kind, record, 1)
                     self._emit[kind, record["sourcedId"], student] = record
         self._out.entered += students
@@ -476,7 +442,7 @@ class Projection:
         """Return a record if the vendor sees it because of this student."""
         if record is None or student_of(kind, record) != student:
             return None
-        return record if self._shows(kind, record, old=old) else None
+        return record if self._rules.shows(kind, record, old=old) else None
 
     def _differs(self, kind: str, before: Record, after: Record) -> bool:
         """Return whether a shared field changed."""
@@ -493,7 +459,7 @@ class Projection:
         return {
             (kind, id_): record
             for (kind, id_), record in had.items()
-            if self._shows(kind, record, old=True)
+            if self._rules.shows(kind, record, old=True)
         }
 
     def _leave_at_once(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
@@ -521,7 +487,9 @@ class Projection:
         """Store what the vendor has of a student who is not IN any more."""
         member.keys = list(had)
         member.refers = [
-            key for (kind, _), record in had.items() for key in self._refers(kind, record, old=True)
+            key
+            for (kind, _), record in had.items()
+            for key in self._rules.refers(kind, record, old=True)
         ]
         self.cohort.put(student, member)
 
@@ -547,57 +515,3 @@ class Projection:
         if taken:
             member.keys = [key for key in member.keys if key not in taken]
             self.cohort.put(student, member)
-
-    # ---- rules ---------------------------------------------------------------------------------
-
-    def _shows(self, kind: str, record: Record, *, old: bool = False) -> bool:
-        """Return whether the vendor sees a record about a student of the cohort.
-
-        old: by the classes and line items before the changes.
-        """
-        if kind not in self.scope.kinds or not self.scope.admits_date(kind, record):
-            return False
-        if kind == "result":
-            return self._shows_result(record, old)
-        return self.scope.admits_place(record) if kind in ("enrollment", "attendance") else True
-
-    def _shows_result(self, record: Record, old: bool) -> bool:
-        """Return whether a result is of a selected school and class."""
-        students = self.scope.agreement.students
-        if not students.schools and not students.classes:
-            return True
-        class_ = self._class_of_result(record, old)
-        if class_ is None:
-            return False
-        found = self._lookup("class", class_, old) if students.schools else {}
-        school = _value(found, "schoolSourcedId")
-        if students.schools and school is None:
-            return False
-        return self.scope.admits_place({"schoolSourcedId": school, "classSourcedId": class_})
-
-    def _class_of_result(self, record: Record, old: bool) -> str | None:
-        """Return the class of a result: its own, or that of its line item."""
-        if (class_ := record["classSourcedId"]) is not None:
-            return str(class_)
-        return _value(self._lookup("lineItem", record["lineItemSourcedId"], old), "classSourcedId")
-
-    def _lookup(self, kind: str, id_: str, old: bool) -> Record | None:
-        if old and (kind, id_) in self._old:
-            return self._old[kind, id_]
-        return self._view.get(kind, id_)
-
-
-def orgs_above(view: DistrictView, agreement: Agreement) -> frozenset[str]:
-    """Return the organizations above the schools that an agreement selects."""
-    above: set[str] = set()
-    waiting = list(agreement.students.schools)
-    while waiting:
-        parent = _value(view.get("org", waiting.pop()), "parentSourcedId")
-        if parent is not None and parent not in above:
-            above.add(parent)
-            waiting.append(parent)
-    return frozenset(above)
-
-
-def _value(record: Record | None, name: str) -> str | None:
-    return record.get(name) if record else None

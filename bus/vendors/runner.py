@@ -45,10 +45,11 @@ from bus.vendors import (
 )
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
+from bus.vendors.district_messages import decoded, key_of
 from bus.vendors.district_view import DistrictView, Key
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, Outgoing, event_type
-from bus.vendors.projection import Change
+from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.vendor_stream import VendorStream
 
@@ -292,28 +293,16 @@ class _Work:
             by_topic[message.topic() or ""].append(message)
         for topic, some_messages in by_topic.items():
             kind = self._kinds[topic]
-            for message, record in self._decode_all(kind, some_messages):
-                key = (message.key() or b"").decode("utf-8", "replace")
-                rows[kind, key] = record, message.value()
-        return rows
-
-    def _decode_all(
-        self, kind: str, messages: Sequence[Message]
-    ) -> Iterator[tuple[Message, Record | None]]:
-        """Yield messages of one kind with their records, without those that do not decode."""
-        records, failures = self._decoders[kind].decode_all([one.value() for one in messages])
-        found, failed = iter(records), {index for index, _ in failures}
-        for index, message in enumerate(messages):
-            if index not in failed:
-                yield message, next(found)
-            elif message.value() is None:
-                yield message, None
-            else:
+            pairs, undecodable = decoded(self._decoders[kind], some_messages)
+            for message, record in pairs:
+                rows[kind, key_of(message)] = record, message.value()
+            for message in undecodable:
                 self._outcome.undecodable += 1
                 log.warning(
                     "a message does not decode; vendors keep the older state",
                     place=f"{message.topic()}/{message.partition()}/{message.offset()}",
                 )
+        return rows
 
     def _change(self, rows: Mapping[Key, tuple[Record | None, bytes | None]]) -> None:
         """Store new states of records, and what follows for each agreement."""

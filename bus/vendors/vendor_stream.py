@@ -16,15 +16,9 @@ from bus.vendors.agreement import Basis
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import DAY_SECONDS, Outbox, Outgoing, event_type
-from bus.vendors.projection import (
-    WITHDRAWN,
-    Change,
-    Outcome,
-    Projected,
-    Projection,
-    orgs_above,
-)
+from bus.vendors.projection import WITHDRAWN, Outcome, Projected, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
+from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic

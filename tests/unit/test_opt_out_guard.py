@@ -6,7 +6,7 @@ import pytest
 
 from bus.standard.kinds import Record
 from bus.vendors.opt_out_guard import opt_outs_vanish
-from bus.vendors.projection import Change
+from bus.vendors.record_rules import Change
 
 
 def ended(number: int, *, erased: bool = False) -> list[Change]:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bus.registry.codec import Encoder
 from bus.standard.kinds import KINDS, Record
-from bus.vendors import projection, scope
+from bus.vendors import record_rules, scope
 from bus.vendors.agreement import Agreement
 from bus.vendors.projection import Outcome, Projection
 from bus.vendors.pseudonyms import Pseudonyms
@@ -84,8 +84,8 @@ class Watched:
         outcome = self.world.change(*map(with_canaries, rows))
         self.look(outcome)
         # As `bus vendors run`: what is above the selected schools is part of what is written.
-        if projection.orgs_above(self.world.view, self.world.deal) != self.world.above:
-            self.world.above = projection.orgs_above(self.world.view, self.world.deal)
+        if record_rules.orgs_above(self.world.view, self.world.deal) != self.world.above:
+            self.world.above = record_rules.orgs_above(self.world.view, self.world.deal)
             self.world.projection.forget()
             self.world.projection = Projection(
                 self.scope, self.world.view, self.vendor_id, self.world.above

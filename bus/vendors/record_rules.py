@@ -1,0 +1,121 @@
+"""Which records a vendor sees, and which others come along, where that depends on the district.
+
+`bus.vendors.scope` decides by a record alone. These rules also look at other records: the class of
+a result is that of its line item, and the school is that of the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from bus.standard.kinds import Record
+from bus.vendors.agreement import Agreement
+from bus.vendors.district_view import DistrictView, Key, student_of
+from bus.vendors.scope import Scope
+
+CLASS_KINDS = ("lineItem", "enrollment")
+"""Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A record of the district that changed.
+
+    before, after: its states; None: there is none.
+    """
+
+    kind: str
+    id: str
+    before: Record | None
+    after: Record | None
+
+
+class RecordRules:
+    """The rules of one agreement.
+
+    scope: the compiled agreement.
+    view:  the district.
+    above: the organizations above the selected schools.
+    """
+
+    def __init__(self, scope: Scope, view: DistrictView, above: Collection[str]) -> None:
+        self.above = frozenset(above)
+        self._scope = scope
+        self._view = view
+        self._old: dict[Key, Record | None] = {}
+
+    def begin(self, changes: Collection[Change]) -> None:
+        """Remember the classes and line items before these changes, for what is asked as `old`."""
+        self._old = {
+            (change.kind, change.id): change.before
+            for change in changes
+            if change.kind in ("class", "lineItem")
+        }
+
+    def refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
+        """Return the records that come along with a record.
+
+        What is of a class does not bring the class along, and a line item comes with its class.
+        """
+        found = self._scope.refers(kind, record, self.above)
+        found = {key for key in found if key[0] != "lineItem"}
+        if kind in CLASS_KINDS and student_of(kind, record) is None:
+            found = {key for key in found if key[0] != "class"}
+        if kind == "result" and "class" in self._scope.kinds:
+            class_ = self._class_of_result(record, old)
+            found |= {("class", class_)} if class_ is not None else set()
+        return found
+
+    def shows(self, kind: str, record: Record, *, old: bool = False) -> bool:
+        """Return whether the vendor sees a record about a student of the cohort.
+
+        old: by the classes and line items before the changes.
+        """
+        if kind not in self._scope.kinds or not self._scope.admits_date(kind, record):
+            return False
+        if kind == "result":
+            return self._shows_result(record, old)
+        return self._scope.admits_place(record) if kind in ("enrollment", "attendance") else True
+
+    def _shows_result(self, record: Record, old: bool) -> bool:
+        """Return whether a result is of a selected school and class."""
+        students = self._scope.agreement.students
+        if not students.schools and not students.classes:
+            return True
+        class_ = self._class_of_result(record, old)
+        if class_ is None:
+            return False
+        found = self._lookup("class", class_, old) if students.schools else {}
+        school = value(found, "schoolSourcedId")
+        if students.schools and school is None:
+            return False
+        return self._scope.admits_place({"schoolSourcedId": school, "classSourcedId": class_})
+
+    def _class_of_result(self, record: Record, old: bool) -> str | None:
+        """Return the class of a result: its own, or that of its line item."""
+        if (class_ := record["classSourcedId"]) is not None:
+            return str(class_)
+        return value(self._lookup("lineItem", record["lineItemSourcedId"], old), "classSourcedId")
+
+    def _lookup(self, kind: str, id_: str, old: bool) -> Record | None:
+        if old and (kind, id_) in self._old:
+            return self._old[kind, id_]
+        return self._view.get(kind, id_)
+
+
+def orgs_above(view: DistrictView, agreement: Agreement) -> frozenset[str]:
+    """Return the organizations above the schools that an agreement selects."""
+    above: set[str] = set()
+    waiting = list(agreement.students.schools)
+    while waiting:
+        parent = value(view.get("org", waiting.pop()), "parentSourcedId")
+        if parent is not None and parent not in above:
+            above.add(parent)
+            waiting.append(parent)
+    return frozenset(above)
+
+
+def value(record: Record | None, name: str) -> str | None:
+    """Return a field of a record; None if there is no record."""
+    return record.get(name) if record else None
