@@ -127,10 +127,6 @@ def plan(agreements: Agreements = None, json: Json = False) -> None:
 @app.command()
 def apply(
     agreements: Agreements = None,
-    credentials: Annotated[
-        Path | None,
-        typer.Option(help="The folder for the vendors' credentials, readable by its owner only."),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Apply the agreement files: create topics, schemas and keys, and let data flow.
@@ -141,7 +137,7 @@ def apply(
         from datetime import UTC, datetime
 
         from bus.errors import Stop
-        from bus.vendors import rollout
+        from bus.vendors import rollout, vendor_users
         from bus.vendors.disclosures import HEAD_FILE, DisclosureWriter, keep_head
 
         loaded = settings_of_reached()
@@ -153,11 +149,9 @@ def apply(
         changes = _planned(loaded, files, numbers=False)
         with DisclosureWriter(loaded) as record:
             found = rollout.apply(loaded, changes, datetime.now(UTC), record)
-        keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
-        if found:
+        head = keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
+        if found and not vendor_users.known(loaded):
             stderr.print(f"[yellow]warning[/] {rollout.UNPROTECTED}")
-        if credentials is not None:
-            stderr.print(f"[yellow]warning[/] nothing was written to {escape(str(credentials))}")
 
         def show(console: Console) -> None:
             for change in changes:
@@ -166,6 +160,7 @@ def apply(
                     console.print(f"    topics: {', '.join(access.topics.values())}")
                     console.print(f"    consumer groups: {access.group}…")
             console.print(_summed(changes))
+            console.print(f"head of the record of disclosures: {head.number} {head.sha256}")
 
         emit(json, {"vendors": {name: one.as_json() for name, one in found.items()}}, show)
 
@@ -209,7 +204,10 @@ def run(
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the applied agreements: which end soon, are overdue, never read, or were revoked."""
+    """List the applied agreements, and mark those that need attention.
+
+    That is an agreement that ends soon, whose attestation is due, or that the vendor never read.
+    """
     with failures(json):
         from bus.kafka import overview
         from bus.vendors import agreement_list, applied

@@ -1,6 +1,6 @@
 """Publish opt-outs that a person enters, and read all opt-outs.
 
-They are records of the source `/optouts`, beside those that extracts and the HTTP source publish.
+They are records of the source `/optouts`. Extracts and the HTTP source publish others.
 An id belongs to the source that published it (see `bus.ingest.ownership`), so a person ends here
 only what was entered here.
 """

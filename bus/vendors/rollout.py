@@ -22,7 +22,8 @@ from bus.vendors.plan import PlannedChange
 from bus.vendors.scope import Scope, compile_scope
 
 UNPROTECTED = (
-    "the topics of the vendors are not protected: this bus gives its vendors no users of their own"
+    "everybody who reaches this bus can read the vendors' topics: it has no users. See "
+    "`bus up --secure`"
 )
 
 

@@ -52,7 +52,7 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
         assert canvas_model.rosters(state) == truth(DAY_2).rosters
         assert sds(deployed, tmp_path) == truth(DAY_2).rosters
         note(deployed, state)
-        reported = now_and_then(lambda: attendance(listening), "the vendor is told of attendance")
+        reported = now_and_then(lambda: attendance(listening), "the vendor receives attendance")
         deployed.compose("start", "kafka-2")
         all_healthy(deployed)
 
