@@ -77,6 +77,8 @@ class Assignment:
         self.joined = True
         found = {place: self.next[place] for place in places}
         self._consumer.incremental_assign([TopicPartition(*at, o) for at, o in found.items()])
+        # librdkafka keeps a partition paused that was paused when another instance got it.
+        self._consumer.resume([TopicPartition(*at) for at in found])
         self._unannounced |= found
 
     def seek(self) -> None:

@@ -19,7 +19,8 @@ class FakeConsumer:
     * Rebalance callbacks run inside `poll` and `consume`. Rebalances are cooperative: a member is
       notified only of partitions that it loses or gets. It gets a partition only after the owner
       has given it up.
-    * A paused partition stays assigned and returns nothing.
+    * A paused partition stays assigned and returns nothing. It is still paused when it is revoked
+      and assigned to this member again.
     * The end of a partition is reported once at each arrival, and again after a seek and after a
       resume. Its offset is the one after the last entry, transaction markers included.
     """
@@ -179,6 +180,11 @@ class FakeConsumer:
         """Return nothing from these partitions."""
         self._paused |= {(p.topic, p.partition) for p in partitions} & self._position.keys()
 
+    @property
+    def paused_kinds(self) -> set[str]:
+        """The kinds that are assigned and paused."""
+        return {topic.rpartition(".")[2] for topic, _ in self._paused & self._position.keys()}
+
     def resume(self, partitions: list[TopicPartition]) -> None:
         """Return messages from these partitions again."""
         for p in partitions:
@@ -195,7 +201,6 @@ class FakeConsumer:
         for place in places:
             self._position.pop(place, None)
             self._ended.pop(place, None)
-            self._paused.discard(place)
 
     # ---- offsets -------------------------------------------------------------------------------
 

@@ -405,7 +405,7 @@ class Instance:
     @property
     def paused(self) -> set[str]:
         """The kinds that are paused now."""
-        return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
+        return self.consumer.paused_kinds
 
 
 class Group:
@@ -433,7 +433,7 @@ class Group:
     @property
     def paused(self) -> set[str]:
         """The kinds that are paused now."""
-        return {topic.rpartition(".")[2] for topic, _ in self.consumer._paused}
+        return self.consumer.paused_kinds
 
 
 def _forgetful(*arguments: Any, **more: Any) -> Backlog:

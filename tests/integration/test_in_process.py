@@ -70,7 +70,8 @@ def test_it_says_what_a_process_says(commands: Commands, tmp_path: Path) -> None
             (one[name], f"{commands.settings.topic_prefix}-{process}", tmp_path / str(process))
             for process, one in ways.items()
         )
-        assert (here[0].returncode, there[0].returncode) == (status, status), name
+        said = f"{name}: {here[0].stdout}{there[0].stdout}"
+        assert (here[0].returncode, there[0].returncode) == (status, status), said
         assert here[0].stdout.count("\n") == there[0].stdout.count("\n") == 1
         assert reported(*here) == reported(*there), name
         assert (here[0].stderr == "") == (there[0].stderr == ""), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from tests.fakes.harness import Bus, Group
 
@@ -115,6 +116,18 @@ def test_what_is_now_with_another_instance_is_forgotten(bus: Bus) -> None:
     assert (group.partitions.next, group.partitions.behind) == ({class_: 0}, 0)
     group.partitions.gate(shut=False, waiting=())
     assert group.paused == set()
+
+
+def test_what_was_lost_while_it_was_paused_is_read_when_it_comes_back(bus: Bus) -> None:
+    bus.publish("student", "s1")
+    place = bus.place("student")
+    group = Group(bus).has(place)
+    group.partitions.gate(shut=True, waiting=())
+    group.partitions.revoke([place])
+    group.consumer.incremental_unassign([TopicPartition(*place)])
+    group.partitions.gate(shut=False, waiting=())
+    group.has(place)
+    assert group.consumer.poll(1) is not None
 
 
 def test_it_reads_again_from_its_position(bus: Bus) -> None:
