@@ -74,6 +74,27 @@ class Rule:
     host: str = "*"
 
 
+class AccessNotManaged(Stop):
+    """The cluster does not let Schoolbus manage users or rules: who runs the cluster must do it."""
+
+
+def users(settings: Settings) -> set[str]:
+    """Return the names of all SCRAM-SHA-512 users of the cluster.
+
+    Raises `AccessNotManaged` if the cluster has none, or does not tell this user.
+    """
+    admin = _admin(settings)
+    asked: Any = admin.describe_user_scram_credentials(request_timeout=SECONDS)
+    (found,) = _wait("list the users", {None: asked}, absent=KafkaError.RESOURCE_NOT_FOUND) or [{}]
+    return {
+        name
+        for name, about in found.items()
+        if any(
+            one.mechanism == ScramMechanism.SCRAM_SHA_512 for one in about.scram_credential_infos
+        )
+    }
+
+
 def create_user(settings: Settings, user: str, password: SecretStr) -> None:
     """Create a user, or give an existing one a new password. Rules and quotas do not change.
 
@@ -125,7 +146,17 @@ def allow(
         raise ValueError(f"the group prefix {group_prefix!r} must end in a dot or a dash")
     if "*" in {*topics, *write}:
         raise ValueError("a user gets single topics, not all of them")
-    wanted = {
+    wanted = reading_rules(topics, group_prefix, write)
+    known = {rule for rule in rules(settings, user) if rule.permission == "allow"}
+    _create(settings, user, wanted - known)
+    _delete(settings, user, known - wanted)
+
+
+def reading_rules(
+    topics: Collection[str], group_prefix: str, write: Collection[str] = ()
+) -> set[Rule]:
+    """Return the rules that `allow` gives to a user."""
+    return {
         *(Rule("allow", "topic", "literal", name, "read") for name in topics),
         *(Rule("allow", "topic", "literal", name, "describe") for name in topics),
         *(Rule("allow", "topic", "literal", name, "write") for name in write),
@@ -133,9 +164,6 @@ def allow(
         Rule("allow", "group", "prefixed", group_prefix, "read"),
         Rule("allow", "group", "prefixed", group_prefix, "describe"),
     }
-    known = {rule for rule in rules(settings, user) if rule.permission == "allow"}
-    _create(settings, user, wanted - known)
-    _delete(settings, user, known - wanted)
 
 
 def deny_all(settings: Settings, user: str) -> None:
@@ -310,13 +338,13 @@ def _wait(doing: str, asked: Mapping[Any, Future[Any]], absent: int | None = Non
 
 def _failure(doing: str, error: KafkaError) -> BusError:
     if error.code() in DISABLED:
-        return Stop(
+        return AccessNotManaged(
             f"could not {doing}: this cluster does not keep users or access rules itself "
             f"({error.name()}); make the embedded bus secure with `bus up --secure`, or ask who "
             "runs the cluster to do it"
         )
     if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
-        return Stop(
+        return AccessNotManaged(
             f"could not {doing}: Kafka denies access ({error.name()}); the user of Schoolbus needs "
             "ALTER and DESCRIBE on the cluster, or ask who runs the cluster to do it"
         )

@@ -15,6 +15,7 @@ from bus.errors import Stop
 from bus.local.event_loop import new_event_loop
 from bus.registry.subjects import must_have_some
 from bus.settings import Settings
+from bus.vendors.gate_address import last_port, remember
 from bus.vendors.registry_gate import create
 
 
@@ -30,13 +31,14 @@ def serve(
     """Serve until SIGTERM or SIGINT arrives.
 
     ready:                      called with the URL when the gate accepts requests.
-    host, port:                 where to listen; port 0: a free one.
+    host, port:                 where to listen; port 0: that of the last start with this home, or
+                                a free one.
     certificate_file, key_file: for TLS, in PEM. Without them, let only a TLS proxy reach the gate.
 
     Raises `Stop` when a person must act first, and `RetryLater` when the registry is down at the
     start.
     """
-    where = _socket(host, port)
+    where = _first_socket(host, port or last_port(settings), port)
     # uvicorn raises the signal again when it ends, for earlier handlers. Ignore it here.
     before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -45,7 +47,12 @@ def serve(
         address, bound = where.getsockname()[:2]
         name = f"[{address}]" if ":" in address else address
         url = f"{'https' if certificate_file else 'http'}://{name}:{bound}"
-        server = _GateServer(config, lambda: ready(url))
+
+        def listening() -> None:
+            remember(settings, url)
+            ready(url)
+
+        server = _GateServer(config, listening)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(server.serve(sockets=[where]))
     finally:
@@ -94,6 +101,15 @@ def _config(settings: Settings, certificate_file: str, key_file: str) -> uvicorn
             f"({error.strerror or type(error).__name__}); name others"
         ) from None
     return config
+
+
+def _first_socket(host: str, port: int, fallback: int) -> socket.socket:
+    try:
+        return _socket(host, port)
+    except Stop:
+        if fallback == port:
+            raise
+        return _socket(host, fallback)
 
 
 def _socket(host: str, port: int) -> socket.socket:
