@@ -199,9 +199,13 @@ def test_a_narrower_agreement_is_written_anew_and_the_old_values_are_deleted(
         .replace('"Student Name", ', "")
         .replace("[students]", '[students]\ngrades = ["06"]')
     )
+    path.write_text(path.read_text().replace('roles = ["teacher", "guardian"]', "roles = []"))
     run(vendors, "apply")
     run(vendors, "run", "--until-caught-up")
     assert_equal(settings, "school", "whole")
+    staff = [*scan(settings, vendor_topic(settings, "whole", "staff"))]
+    assert staff
+    assert not any(message.value() for message in staff), "a kind that is not shared any more"
     names = {
         record["givenName"]
         for (kind, _), record in district(settings).records.items()
