@@ -69,7 +69,10 @@ def sandbox(
                 "home": str(folder),
                 "students": start.students,
                 "notes": fit.notes,
-                **start.access.as_json(),
+                "topics": start.access.topics,
+                "group": start.access.group,
+                "bootstrap": start.access.bootstrap,
+                "registry": start.access.registry,
                 "environment": start.variables,
                 "program": start.program,
             }

@@ -141,19 +141,14 @@ def made_for(agreement: Agreement, day: date, sections: int = 4) -> MadeUpDistri
         opt_outs=OPT_OUTS,
         school_count=schools,
     )
-    records = {
-        (kind, record["sourcedId"]): record
-        for kind, row in _rows(sample)
-        if (record := from_json(kind, _values(kind, row)))
-    }
     ids = _ids(agreement, sample)
-    renamed = {}
-    for (kind, id_), record in records.items():
-        renamed[kind, ids.get(id_, id_)] = {
+    district = MadeUpDistrict({})
+    for kind, row in _rows(sample):
+        record = {
             field: _renamed(value, ids) if field.endswith(("ourcedId", "ourcedIds")) else value
-            for field, value in record.items()
+            for field, value in from_json(kind, _values(kind, row)).items()
         }
-    district = MadeUpDistrict(renamed)
+        district.records[kind, record["sourcedId"]] = record
     _set_grades(district, agreement)
     since = agreement.history or agreement.from_
     _add_results(district, max(since, day - timedelta(days=7)))
