@@ -17,7 +17,7 @@ from typing import Any
 
 from bus.sandbox.daily_changes import WITHDRAWN, joined, opted_out, renamed, taken_over
 from bus.sandbox.made_up_district import Key, MadeUpDistrict
-from bus.sandbox.state_file import Difference, StateError, described, differences, read_state
+from bus.sandbox.state_file import StateDifference, StateError, described, differences, read_state
 from bus.sandbox.subscriber import Subscriber
 from bus.sandbox.vendor_bus import VendorBus
 from bus.standard.kinds import KINDS, Record
@@ -246,8 +246,7 @@ class Certification:
 
     def _judged(self, step: str, everything_again: bool) -> StepResult:
         """Return the result of a step, as soon as the state is right or patience has ended."""
-        kinds = self._subscriber.kinds
-        expected = {key: one for key, one in self._bus.received().items() if key[0] in kinds}
+        expected = self._bus.received(self._subscriber.kinds)
         until = time.monotonic() + self._patience
         if everything_again:
             self._subscriber.wait_for_offsets(until)
@@ -257,7 +256,7 @@ class Certification:
 
     def _problems(self, expected: Mapping[Key, Record], until: float) -> list[str]:
         path, wrong = self._subscriber.state, ""
-        found: list[Difference] | None = None
+        found: list[StateDifference] | None = None
         path.unlink(missing_ok=True)
         while time.monotonic() < until:
             if (status := self._subscriber.ended()) is not None:
@@ -277,11 +276,11 @@ class Certification:
         self._before = {_sort(one) for one in found}
         return problems
 
-    def _new(self, found: list[Difference]) -> list[Difference]:
+    def _new(self, found: list[StateDifference]) -> list[StateDifference]:
         return [one for one in found if _sort(one) not in self._before]
 
 
-def _sort(difference: Difference) -> tuple[str, str, str]:
+def _sort(difference: StateDifference) -> tuple[str, str, str]:
     return difference.kind, difference.id, difference.what
 
 

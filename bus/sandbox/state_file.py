@@ -33,7 +33,7 @@ class StateError(Exception):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Difference:
+class StateDifference:
     """A record that is not as it should be.
 
     what:   missing: the file lacks it. surplus: it was deleted, or never sent. different: some
@@ -72,10 +72,10 @@ def read_state(path: Path) -> dict[Key, dict[str, Any]]:
 
 def differences(
     expected: Mapping[Key, Mapping[str, Any]], state: Mapping[Key, Mapping[str, Any]]
-) -> list[Difference]:
+) -> list[StateDifference]:
     """Return how a state differs from the expected one, in order."""
-    found = [Difference(kind, "missing", id_) for kind, id_ in expected.keys() - state.keys()]
-    found += [Difference(kind, "surplus", id_) for kind, id_ in state.keys() - expected.keys()]
+    found = [StateDifference(kind, "missing", id_) for kind, id_ in expected.keys() - state.keys()]
+    found += [StateDifference(kind, "surplus", id_) for kind, id_ in state.keys() - expected.keys()]
     for kind, id_ in expected.keys() & state.keys():
         right, held = expected[kind, id_], state[kind, id_]
         fields = tuple(
@@ -84,11 +84,11 @@ def differences(
             if not _same(right.get(field), held.get(field))
         )
         if fields:
-            found.append(Difference(kind, "different", id_, fields))
+            found.append(StateDifference(kind, "different", id_, fields))
     return sorted(found)
 
 
-def described(found: Iterable[Difference]) -> Iterator[str]:
+def described(found: Iterable[StateDifference]) -> Iterator[str]:
     """Yield a line for each kind and sort of difference, with ids and fields, and no values."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for one in found:

@@ -25,7 +25,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from bus.errors import RetryLater, Stop
 from bus.kafka.client import client_settings
@@ -77,7 +83,7 @@ class Subscriber:
         self._starts += 1
         if offsets:
             with self._asked() as asked:
-                asked.commit(offsets)
+                asked.set(offsets)
         self._log = (self._folder / "program.log").open("wb")
         try:
             self._process = subprocess.Popen(
@@ -186,9 +192,9 @@ class _Offsets:
     """
 
     def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
-        self._consumer = Consumer(
-            client_settings(settings) | {"group.id": group, "enable.auto.commit": False}
-        )
+        self._group = group
+        self._client = client_settings(settings)
+        self._consumer = Consumer(self._client | {"group.id": group, "enable.auto.commit": False})
         self._topics = list(topics)
 
     def __enter__(self) -> _Offsets:
@@ -219,13 +225,17 @@ class _Offsets:
             found = self._consumer.committed(self._places, timeout=ANSWER_SECONDS)
         return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
-        """Commit offsets for a group without members."""
+    def set(self, offsets: Mapping[Place, int]) -> None:
+        """Set the offsets of a group without members."""
+        wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
         with _explained():
-            self._consumer.commit(
-                offsets=[TopicPartition(*place, offset) for place, offset in offsets.items()],
-                asynchronous=False,
+            answers = AdminClient(self._client).alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group, wanted)]
             )
+            for answer in answers.values():
+                for place in answer.result(ANSWER_SECONDS).topic_partitions:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
 
 
 @contextmanager

@@ -132,11 +132,14 @@ class VendorBus:
         if self.agreement.name not in outcome.agreements:
             raise Stop(f"the agreement {self.agreement.name} is not projected; see the log above")
 
-    def received(self) -> dict[Key, Record]:
-        """Return the last state of each record in the vendor's topics, without deleted ones."""
+    def received(self, kinds: Iterable[str]) -> dict[Key, Record]:
+        """Return the last state of each record in the vendor's topics of some kinds.
+
+        Deleted records are left out.
+        """
         lookup = subjects.schema_lookup(self.settings)
         found: dict[Key, Record] = {}
-        for kind in self.scope.kinds:
+        for kind in kinds:
             decoder = Decoder(kind, lookup, as_written=True)
             for message in scan(
                 self.settings, vendor_topic(self.settings, self.agreement.name, kind)

@@ -25,7 +25,7 @@ from bus.sandbox.certification import (
     field_to_cut,
 )
 from bus.sandbox.made_up_district import made_for, student_of
-from bus.sandbox.state_file import Difference, StateError, described, differences, read_state
+from bus.sandbox.state_file import StateDifference, StateError, described, differences, read_state
 from bus.sandbox.subscriber import Subscriber
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from bus.vendors.applied import fingerprint
@@ -107,7 +107,7 @@ def test_values_that_mean_the_same(right: Any, held: Any) -> None:
 def test_values_that_differ(right: Any, held: Any) -> None:
     key = ("result", "r")
     found = differences({key: {"value": right}}, {key: {"value": held}})
-    assert found == [Difference("result", "different", "r", ("value",))]
+    assert found == [StateDifference("result", "different", "r", ("value",))]
 
 
 def test_a_missing_field_is_null_and_a_field_too_many_is_found() -> None:
@@ -151,7 +151,9 @@ def judged(program: FakeProgram, *expected: dict[str, Any]) -> StepResult:
 
 def certification(program: FakeProgram, *expected: dict[str, Any]) -> Certification:
     bus: Any = SimpleNamespace(
-        received=lambda: {(one["kind"], one["id"]): one["record"] for one in expected}
+        received=lambda kinds: {
+            (one["kind"], one["id"]): one["record"] for one in expected if one["kind"] in kinds
+        }
     )
     return Certification(bus, program, patience=0.3)  # type: ignore[arg-type]
 
