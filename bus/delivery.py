@@ -165,8 +165,12 @@ class Permission(Protocol):
         """
         ...
 
-    def deleted_since(self, message: Message) -> bool:
-        """Return whether the record was deleted after this message, so that it must not go out."""
+    def outdated(self, message: Message) -> bool:
+        """Return whether a message must not go out any more.
+
+        That is a state of a record that was deleted later, or that was written before the agreement
+        was changed: what the vendor may still receive of it was written again.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,10 @@ def consume(
         what = plugins.product(product)
         subjects.must_have_some(loaded)
         outcome = WorkerOutcome()
-        run = partial(_run, loaded, what, outcome, http_port, until_caught_up=until_caught_up)
+        stopped = threading.Event()
+        run = partial(
+            _run, loaded, what, outcome, stopped, http_port, until_caught_up=until_caught_up
+        )
         place: str | None = str(out) if out else url
         kinds = what.kinds
         if agreement is None:
@@ -91,13 +95,17 @@ def _run(
     loaded: Settings,
     product: Product,
     total: WorkerOutcome,
+    stopped: threading.Event,
     http_port: int | None,
     own_settings: Any,
     feed: Feed | None = None,
     *,
     until_caught_up: bool,
 ) -> None:
-    """Run the consumer of a product, and add to `total` what it did."""
+    """Run the consumer of a product, and add to `total` what it did.
+
+    stopped: set when a signal asks the program to end, also between two runs.
+    """
     from bus.consume.worker import Worker
     from bus.observe import health
     from bus.observe.metrics import ConsumerMetrics
@@ -106,7 +114,14 @@ def _run(
     try:
         metrics = ConsumerMetrics()
         loop = Worker(loaded, product, delivery, metrics, feed=feed)
-        stop_on_signals(loop.stop)
+
+        def stop() -> None:
+            stopped.set()
+            loop.stop()
+
+        stop_on_signals(stop)
+        if stopped.is_set():
+            loop.stop()
         how = loaded.consumer
         port = how.http_port if http_port is None else http_port
         with health.served(how.http_host, port, metrics.registry, live=loop.live, ready=loop.ready):

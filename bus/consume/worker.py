@@ -349,7 +349,7 @@ class Worker:
         """Hand a batch to the delivery once. Return what it refuses."""
         if permission := self._feed.permission:
             permission.check()
-            _leave_out_deleted(batch, permission)
+            _leave_out_outdated(batch, permission)
         refusals = self._delivery.deliver(batch)
         self._unsettled.note()
         return refusals
@@ -435,14 +435,14 @@ class _StoppedUndelivered(Exception):  # noqa: N818
     """The loop had to end before the current batch was delivered. The batch is not committed."""
 
 
-def _leave_out_deleted(batch: Batch, permission: Permission) -> None:
-    """Remove the rows of records that were deleted later: an old state must not go out.
+def _leave_out_outdated(batch: Batch, permission: Permission) -> None:
+    """Remove the rows of messages that must not go out any more.
 
     A student may have opted out since. The deletion itself stays in the batch, or comes later.
     """
     kept = []
     for part in batch.parts:
-        at = [i for i, message in enumerate(part.messages) if not permission.deleted_since(message)]
+        at = [i for i, message in enumerate(part.messages) if not permission.outdated(message)]
         if at:
             kept.append(part.only(at))
     batch.parts = kept

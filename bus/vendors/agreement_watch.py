@@ -7,7 +7,9 @@ an agreement whose state is unknown does not count as holding.
 
 The thread also reads the agreement's own topics ahead of the consumer and remembers deletions. A
 consumer that is behind, or that tries again after a failure, asks it before it delivers an old
-state. So what an opt-out or a narrower agreement has deleted does not go out any more.
+state. So what an opt-out has deleted does not go out any more. Neither does a state that was
+written before the agreement was changed (`bus.vendors.outbox`): what the vendor may still receive
+is written again.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from bus.delivery import Position
 from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
+from bus.kafka.cloudevents import header
 from bus.kafka.offsets import Offsets, retryable
 from bus.kafka.reader import Reader, position
 from bus.settings import Settings
 from bus.vendors import applied as applied_agreements
 from bus.vendors.applied import Applied
+from bus.vendors.outbox import SCOPE, scope_mark
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -75,6 +79,7 @@ class AgreementWatch:
     ) -> None:
         self._settings = settings
         self._applied = applied
+        self._scope = scope_mark(applied.fingerprint)
         self._names = names
         self._group = group
         self._today = today
@@ -123,10 +128,12 @@ class AgreementWatch:
                 f"agreement {self._applied.name} still holds; nothing is sent until it answers"
             )
 
-    def deleted_since(self, message: Message) -> bool:
-        """See `bus.delivery.Permission.deleted_since`."""
+    def outdated(self, message: Message) -> bool:
+        """See `bus.delivery.Permission.outdated`."""
         at = self._deleted.get((position(message), message.key() or b""))
-        return at is not None and at > (message.offset() or 0)
+        if at is not None and at > (message.offset() or 0):
+            return True
+        return message.value() is not None and header(message, SCOPE) not in (None, self._scope)
 
     def _raise_end(self) -> None:
         if (end := self._end) is not None:

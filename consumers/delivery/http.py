@@ -13,8 +13,8 @@ dead letter), again later, or gone (the endpoint is switched off). There are two
   the vendor's program does not block all others. (502, 503, 504 and missing answers are about the
   endpoint; an event waits as long as they last.)
 
-Under an agreement, each request asks first whether the agreement still holds and whether the record
-was deleted since. A revocation also ends the requests that are under way. The rows of one record
+Under an agreement, each request asks first whether the agreement still holds and whether the event
+may still go out. A revocation also ends the requests that are under way. The rows of one record
 form a lane then, because a vendor may not see to which student a record belongs.
 
 When `deliver` raises `RetryLater`, the delivery remembers in memory which rows of the batch the
@@ -337,7 +337,7 @@ class Http:
             message, place = part.messages[i], _place(part, part.messages[i])
             if self._is_forbidden(attempt):
                 return
-            if self._grant and self._grant.permission.deleted_since(message):
+            if self._grant and self._grant.permission.outdated(message):
                 self._settled[place] = ""
                 continue
             try:

@@ -24,8 +24,12 @@ PLACE = Position(TOPIC, 0)
 
 
 class Message:
-    def __init__(self, key: str, offset: int, value: bytes | None) -> None:
+    def __init__(self, key: str, offset: int, value: bytes | None, scope: str = "") -> None:
         self._key, self._offset, self._value = key.encode(), offset, value
+        self._scope = scope
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return [("ce_scope", self._scope.encode())] if self._scope else []
 
     def topic(self) -> str:
         return TOPIC
@@ -209,13 +213,23 @@ def test_a_failure_of_the_watch_itself_ends_it(
 def test_it_knows_what_was_deleted_after_a_message(kafka: Kafka) -> None:
     kafka.messages = [Message("s1", 0, b"."), Message("s2", 1, b"."), Message("s1", 2, None)]
     with watch() as running:
-        assert running.deleted_since(Message("s1", 0, b"."))  # type: ignore[arg-type]
-        assert not running.deleted_since(Message("s1", 2, None))  # type: ignore[arg-type]
-        assert not running.deleted_since(Message("s1", 3, b"."))  # type: ignore[arg-type]
-        assert not running.deleted_since(Message("s2", 1, b"."))  # type: ignore[arg-type]
+        assert running.outdated(Message("s1", 0, b"."))  # type: ignore[arg-type]
+        assert not running.outdated(Message("s1", 2, None))  # type: ignore[arg-type]
+        assert not running.outdated(Message("s1", 3, b"."))  # type: ignore[arg-type]
+        assert not running.outdated(Message("s2", 1, b"."))  # type: ignore[arg-type]
         with kafka.lock:
             kafka.messages = [Message("s2", 4, None)]
-        until(lambda: running.deleted_since(Message("s2", 1, b".")))  # type: ignore[arg-type]
+        until(lambda: running.outdated(Message("s2", 1, b".")))  # type: ignore[arg-type]
+
+
+def test_a_state_that_was_written_before_a_change_of_the_agreement_is_outdated(
+    kafka: Kafka,
+) -> None:
+    today = an_applied().fingerprint[:16]
+    with watch() as running:
+        assert not running.outdated(Message("s1", 0, b".", today))  # type: ignore[arg-type]
+        assert running.outdated(Message("s1", 0, b".", "other"))  # type: ignore[arg-type]
+        assert not running.outdated(Message("s1", 0, None, "other"))  # type: ignore[arg-type]
 
 
 def test_deletions_that_the_group_has_delivered_are_dropped(
@@ -227,7 +241,7 @@ def test_deletions_that_the_group_has_delivered_are_dropped(
     monkeypatch.setattr(AgreementWatch, "_committed", lambda _: committed)
     with watch() as running:
         until(lambda: len(running._deleted) == 1)
-        assert running.deleted_since(Message("s2", 0, b"."))  # type: ignore[arg-type]
+        assert running.outdated(Message("s2", 0, b"."))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Permission:
         if self.error is not None:
             raise self.error
 
-    def deleted_since(self, message: Message) -> bool:
+    def outdated(self, message: Message) -> bool:
         log = self.bus.broker.log((message.topic() or "", message.partition() or 0))
         return any(
             one is not None and one.key() == message.key() and one.value() is None
