@@ -175,10 +175,10 @@ class Permission(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Terms:
     """What a delivery may do under an agreement with a vendor.
 
-    The validators of a product's settings find it in pydantic's validation context, as "grant".
+    The validators of a product's settings find it in pydantic's validation context, as "terms".
 
     agreement:  the agreement's name in topics.
     fields:     for each kind, the agreed fields in the order of the schema.

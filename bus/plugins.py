@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bus.delivery import Delivery, Grant
+from bus.delivery import Delivery, Terms
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay import json_lines_folder
@@ -86,7 +86,7 @@ def product_settings(product: Product, settings: Settings, **options: Any) -> An
 
 
 def settings_under(
-    product: Product, settings: Settings, values: dict[str, Any], grant: Grant
+    product: Product, settings: Settings, values: dict[str, Any], terms: Terms
 ) -> Any:
     """Return a product's own settings under an agreement with a vendor.
 
@@ -94,9 +94,9 @@ def settings_under(
     `Stop` if they are wrong.
 
     values: the settings that follow from the agreement.
-    grant:  what the product may deliver.
+    terms:  what the product may deliver.
     """
-    return _checked(product, settings, values, grant=grant)
+    return _checked(product, settings, values, terms=terms)
 
 
 def settings_into(product: Product, settings: Settings, place: str) -> Any:
@@ -110,9 +110,9 @@ def settings_into(product: Product, settings: Settings, place: str) -> Any:
 
 
 def _checked(
-    product: Product, settings: Settings, values: dict[str, Any], grant: Grant | None = None
+    product: Product, settings: Settings, values: dict[str, Any], terms: Terms | None = None
 ) -> Any:
-    context = {"home": settings.home, "grant": grant}
+    context = {"home": settings.home, "terms": terms}
     try:
         return product.settings.model_validate(values, context=context)
     except ValidationError as error:

@@ -80,7 +80,7 @@ class Product:
                    `bus consume` (the fields `out` and `url`). Secrets are `SecretStr`. Its
                    validators find the bus's home in pydantic's validation context:
                    {"home": Path}. Under an agreement with a vendor, they also find
-                   {"grant": bus.delivery.Grant}.
+                   {"terms": bus.delivery.Terms}.
     open:          opens the delivery with the settings. It may raise `Stop` and say what is
                    missing.
     batch_records: the greatest number of records in one batch.

@@ -159,6 +159,14 @@ class VendorsSettings(Model):
     internal_networks: networks in which no vendor's endpoint may be, such as public addresses of
                      the district. Private networks need not be named.
     loopback_endpoints: whether a vendor's endpoint may be on this machine, for tests.
+    bootstrap:       Kafka's address for vendors; empty for that of the secure home's listener for
+                     vendors, or `kafka.bootstrap`.
+    gate_url:        the address of `bus vendors gate` for vendors; empty for the one at which it
+                     started last with this home.
+    quota_bytes_out: the bytes a second that Kafka sends to one user of a vendor, at most, for each
+                     broker.
+    quota_bytes_in:  the bytes a second that one user of a vendor may send.
+    quota_request_percent: the share of one request thread that one user of a vendor may take.
     """
 
     agreements: Path = Path("agreements")
@@ -167,6 +175,11 @@ class VendorsSettings(Model):
     webhook_old_secrets: dict[str, SecretStr] = Field(default_factory=dict)
     internal_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     loopback_endpoints: bool = False
+    bootstrap: str = ""
+    gate_url: str = ""
+    quota_bytes_out: int = Field(default=10_000_000, ge=1)
+    quota_bytes_in: int = Field(default=100_000, ge=1)
+    quota_request_percent: float = Field(default=25.0, gt=0)
 
 
 class TelemetrySettings(Model):

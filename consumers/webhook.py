@@ -173,19 +173,19 @@ def compose(settings: WebhookSettings) -> Compose:
 
     Each try of the same event has a new timestamp and signature.
     """
-    grant = settings.grant
+    terms = settings.terms
     names = (
-        [f"{name} (for {grant.agreement})" for name in VENDOR_SECRETS]
-        if grant
+        [f"{name} (for {terms.agreement})" for name in VENDOR_SECRETS]
+        if terms
         else ["BUS_PRODUCTS__WEBHOOK__SECRET", "BUS_PRODUCTS__WEBHOOK__OLD_SECRET"]
     )
     signers = [signer(settings.secret, names[0])]
     if settings.old_secret.get_secret_value():
         signers.append(signer(settings.old_secret, names[1]))
-    kinds = frozenset(grant.fields if grant else settings.kinds)
+    kinds = frozenset(terms.fields if terms else settings.kinds)
     left_out = {
-        kind: frozenset(KINDS[kind].fields) - set(grant.fields[kind])
-        if grant
+        kind: frozenset(KINDS[kind].fields) - set(terms.fields[kind])
+        if terms
         else _left_out(kind, settings.sensitive)
         for kind in kinds
     }
@@ -198,7 +198,7 @@ def compose(settings: WebhookSettings) -> Compose:
         if kind not in kinds:
             return None
         event, hidden = attributes(message), left_out[kind]
-        deleted = grant is not None and message.value() is None
+        deleted = terms is not None and message.value() is None
         shown = {k: v for k, v in data.items() if k not in hidden}
         if deleted:
             shown = {"sourcedId": data["sourcedId"]}

@@ -157,12 +157,12 @@ def _run_under(
         raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
     while True:
         way = open_way(loaded, product, agreement)
-        own = plugins.settings_under(product, loaded, way.settings, way.grant)
+        own = plugins.settings_under(product, loaded, way.settings, way.terms)
         place = way.settings.get("url") or way.settings.get("out")
         try:
             with way.watch:
                 run(own, way.feed)
-            return place and str(place), tuple(way.grant.fields)
+            return place and str(place), tuple(way.terms.fields)
         except AgreementChanged:
             continue
 

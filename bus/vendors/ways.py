@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bus.consume.feed import Feed
-from bus.delivery import Grant
+from bus.delivery import Terms
 from bus.errors import Stop
 from bus.product import Product
 from bus.settings import Settings
@@ -35,13 +35,13 @@ class Way:
     """One way out of one agreement.
 
     feed:     what the product's consumer reads.
-    grant:    what the product's delivery may do.
+    terms:    what the product's delivery may do.
     settings: the product's settings that follow from the agreement, such as `url`.
     watch:    must be entered before anything is delivered.
     """
 
     feed: Feed
-    grant: Grant
+    terms: Terms
     settings: dict[str, Any]
     watch: AgreementWatch
 
@@ -117,7 +117,7 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
             {kind: vendor_schema(scope, kind, applied.ids_name) for kind in kinds},
             {kind: about.references for kind, about in kinds.items()},
         ),
-        Grant(
+        Terms(
             applied.ids_name,
             {kind: about.fields for kind, about in kinds.items()},
             watch,

@@ -37,7 +37,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
-from bus.delivery import Grant
+from bus.delivery import Terms
 from bus.errors import Stop
 from bus.web.public_address import RefusedAddressError, is_inside
 
@@ -142,7 +142,7 @@ def address(url: str) -> httpx2.URL:
     return parsed
 
 
-def vendor_address(url: str, grant: Grant) -> httpx2.URL:
+def vendor_address(url: str, terms: Terms) -> httpx2.URL:
     """Return the URL of a vendor's endpoint.
 
     Raises `Stop` as `address` does, if it is not https, if its host is an address to which nothing
@@ -151,7 +151,7 @@ def vendor_address(url: str, grant: Grant) -> httpx2.URL:
     parsed = address(url)
     if parsed.scheme != "https":
         raise Stop(f"{shown(parsed)} would send records unencrypted; a vendor's must be https://")
-    if is_inside(parsed.host, grant.networks, loopback=grant.loopback):
+    if is_inside(parsed.host, terms.networks, loopback=terms.loopback):
         raise Stop(
             f"{shown(parsed)} is inside the district's network, where nothing is sent for a "
             "vendor; put a public address into the agreement"

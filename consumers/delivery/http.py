@@ -40,7 +40,7 @@ import httpx2
 from pydantic import Field, ValidationInfo, model_validator
 from yarl import URL
 
-from bus.delivery import Batch, Grant, Part, Position, Refusal
+from bus.delivery import Batch, Part, Position, Refusal, Terms
 from bus.errors import BusError, Never, RetryLater, Stop
 from bus.local.event_loop import new_event_loop
 from bus.settings import Model, load
@@ -106,18 +106,18 @@ class HttpSettings(Model):
     give_up_hours: float = Field(default=6.0, ge=0)
     state: Path | None = None
     _home: Path | None = None
-    _grant: Grant | None = None
+    _terms: Terms | None = None
 
     @model_validator(mode="after")
     def _of_this_bus(self, info: ValidationInfo) -> Self:
         self._home = (info.context or {}).get("home")
-        self._grant = (info.context or {}).get("grant")
+        self._terms = (info.context or {}).get("terms")
         return self
 
     @property
-    def grant(self) -> Grant | None:
+    def terms(self) -> Terms | None:
         """What may be delivered to a vendor; None for the district's own endpoints."""
-        return self._grant
+        return self._terms
 
     @property
     def folder(self) -> Path:
@@ -127,7 +127,7 @@ class HttpSettings(Model):
         switch off each other's endpoint. Raises `Stop` if the settings of the bus are invalid.
         """
         found = self.state or (self._home or load().home) / "products"
-        return found / "agreements" / self._grant.agreement if self._grant else found
+        return found / "agreements" / self._terms.agreement if self._terms else found
 
     @property
     def earlier_folder(self) -> Path | None:
@@ -135,7 +135,7 @@ class HttpSettings(Model):
 
         That version ignored `home` of bus.toml, and had no agreements.
         """
-        if self.state or self._grant:
+        if self.state or self._terms:
             return None
         return Path(os.environ.get("BUS_HOME", ".bus")) / "products"
 
@@ -167,10 +167,10 @@ class Http:
     """A `bus.delivery.Redelivery` to one endpoint; `compose` makes the requests."""
 
     def __init__(self, settings: HttpSettings, compose: Compose) -> None:
-        self._grant = settings.grant
+        self._terms = settings.terms
         self._url = (
-            endpoint.vendor_address(settings.url, self._grant)
-            if self._grant
+            endpoint.vendor_address(settings.url, self._terms)
+            if self._terms
             else endpoint.address(settings.url)
         )
         self._shown = endpoint.shown(self._url)
@@ -262,20 +262,20 @@ class Http:
         self._loop.close()
 
     async def _open(self) -> aiohttp.ClientSession:
-        settings, grant = self._settings, self._grant
-        near = endpoint.loopback(self._url.host) and not grant
+        settings, terms = self._settings, self._terms
+        near = endpoint.loopback(self._url.host) and not terms
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=settings.concurrency,
                 keepalive_timeout=IDLE_SECONDS,
                 # The environment names a district's own certificates, as it names the proxy.
                 ssl=httpx2.create_ssl_context(trust_env=not near),
-                socket_factory=guarded_sockets(grant.networks, loopback=grant.loopback)
-                if grant
+                socket_factory=guarded_sockets(terms.networks, loopback=terms.loopback)
+                if terms
                 else None,
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_seconds),
-            proxy=None if near or grant else endpoint.proxy(self._url),
+            proxy=None if near or terms else endpoint.proxy(self._url),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
@@ -291,7 +291,7 @@ class Http:
     async def _watched(self, batch: Batch, attempt: Try) -> None:
         """Send a batch. Under an agreement, end all requests as soon as it does not hold."""
         sending = asyncio.ensure_future(self._send(batch, attempt))
-        while self._grant and not (await asyncio.wait([sending], timeout=WATCH_SECONDS))[0]:
+        while self._terms and not (await asyncio.wait([sending], timeout=WATCH_SECONDS))[0]:
             if self._is_forbidden(attempt):
                 sending.cancel()
                 await asyncio.wait([sending])
@@ -300,9 +300,9 @@ class Http:
 
     def _is_forbidden(self, attempt: Try) -> bool:
         """Return whether nothing more may be sent, and note why."""
-        if self._grant and attempt.forbidden is None:
+        if self._terms and attempt.forbidden is None:
             try:
-                self._grant.permission.check()
+                self._terms.permission.check()
             except BusError as error:
                 attempt.forbidden, attempt.halted = error, True
         return attempt.forbidden is not None
@@ -311,7 +311,7 @@ class Http:
         for _ in range(3):  # lets the loop notice the connections that the endpoint has closed
             await asyncio.sleep(0)
         for part in batch.parts:
-            owner = "sourcedId" if self._grant else KINDS[part.kind].owner
+            owner = "sourcedId" if self._terms else KINDS[part.kind].owner
             lanes: dict[str, list[int]] = {}
             for i, message in enumerate(part.messages):
                 if _place(part, message) not in self._settled:
@@ -337,7 +337,7 @@ class Http:
             message, place = part.messages[i], _place(part, part.messages[i])
             if self._is_forbidden(attempt):
                 return
-            if self._grant and self._grant.permission.outdated(message):
+            if self._terms and self._terms.permission.outdated(message):
                 self._settled[place] = ""
                 continue
             try:
