@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bus.delivery import Permission
+from bus.delivery import Batch, Permission
 from bus.kafka import topics as kafka_topics
 from bus.kafka.client import group_settings
 from bus.product import Product
@@ -86,3 +86,16 @@ def whole(kind: str, record: Mapping[str, Any]) -> Record:
 def deletion(kind: str, id_: str) -> Record:
     """Return the record that stands for the deletion of a record."""
     return whole(kind, {"sourcedId": id_, "status": "tobedeleted"})
+
+
+def leave_out_outdated(batch: Batch, permission: Permission) -> None:
+    """Remove the rows of messages that must not go out any more.
+
+    A student may have opted out since. The deletion itself stays in the batch, or comes later.
+    """
+    kept = []
+    for part in batch.parts:
+        at = [i for i, message in enumerate(part.messages) if not permission.outdated(message)]
+        if at:
+            kept.append(part.only(at))
+    batch.parts = kept

@@ -31,7 +31,7 @@ from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.equivalents import Equivalents
-from bus.consume.feed import Feed, district_feed
+from bus.consume.feed import Feed, district_feed, leave_out_outdated
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
@@ -45,7 +45,7 @@ from bus.consume.worker_state import (
     Unsettled,
     WorkerOutcome,
 )
-from bus.delivery import Batch, Delivery, Permission, Position, Refusal
+from bus.delivery import Batch, Delivery, Position, Refusal
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
@@ -349,7 +349,7 @@ class Worker:
         """Hand a batch to the delivery once. Return what it refuses."""
         if permission := self._feed.permission:
             permission.check()
-            _leave_out_outdated(batch, permission)
+            leave_out_outdated(batch, permission)
         refusals = self._delivery.deliver(batch)
         self._unsettled.note()
         return refusals
@@ -433,19 +433,6 @@ class Worker:
 
 class _StoppedUndelivered(Exception):  # noqa: N818
     """The loop had to end before the current batch was delivered. The batch is not committed."""
-
-
-def _leave_out_outdated(batch: Batch, permission: Permission) -> None:
-    """Remove the rows of messages that must not go out any more.
-
-    A student may have opted out since. The deletion itself stays in the batch, or comes later.
-    """
-    kept = []
-    for part in batch.parts:
-        at = [i for i, message in enumerate(part.messages) if not permission.outdated(message)]
-        if at:
-            kept.append(part.only(at))
-    batch.parts = kept
 
 
 def _explained(product: str, error: KafkaException) -> str:
