@@ -37,7 +37,8 @@ from bus.bench.soak_benchmark import Soak, Trend
 from bus.bench.start_benchmark import Start
 from bus.bench.usage import Used
 from bus.cli import app
-from bus.consume import deadletters, equivalents
+from bus.consume import deadletters
+from bus.consume.feed import district_feed
 from bus.contract import Sent, a_record
 from bus.errors import Stop
 from bus.ingest import ownership, pipeline, quarantine, snapshot
@@ -606,7 +607,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     with pytest.raises(Stop):
         pipeline.produce(named, "oneroster-csv/west", lambda _: None)
     yield from (f"file HOME/{name}" for name in seen)
-    active = equivalents.folder(named, plugins.product("canvas")).relative_to(at)
+    active = district_feed(named, plugins.product("canvas")).folder(named).relative_to(at)
     yield f"file HOME/{active}/TOPIC-N.duckdb"
 
     home.prepare(at)

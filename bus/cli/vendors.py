@@ -75,7 +75,7 @@ def check(
         try:
             known = checks.ask(settings_of_reached(), files, today())
         except BusError:
-            known = checks.Known(today(), None, None, None)
+            known = checks.Known(today(), None, None, None, loaded.vendors)
         problems += checks.check(files, KINDS, known)
         if names:
             wanted = {"", *(f"{name}.toml" for name in names)}

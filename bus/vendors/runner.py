@@ -370,7 +370,9 @@ class _Work:
         self._outbox.add(message for _, message in ordered)
 
     def _send(self) -> None:
-        self._outcome.sent += self._outbox.send(self._streams.keys())
+        self._outcome.sent += self._outbox.send(
+            {name: stream.applied.fingerprint for name, stream in self._streams.items()}
+        )
 
     # ---- agreements ----------------------------------------------------------------------------
 
