@@ -153,10 +153,23 @@ class VendorsSettings(Model):
     agreements:      the folder of the agreement files.
     master_key_file: the file with the key that wraps the keys of all agreements; empty for
                      `BUS_HOME/vendors/master.key`.
+    bootstrap:       Kafka's address for vendors; empty for that of the secure home's listener for
+                     vendors, or `kafka.bootstrap`.
+    gate_url:        the address of `bus vendors gate` for vendors; empty for the one at which it
+                     started last with this home.
+    quota_bytes_out: the bytes a second that Kafka sends to one user of a vendor, at most, for each
+                     broker.
+    quota_bytes_in:  the bytes a second that one user of a vendor may send.
+    quota_request_percent: the share of one request thread that one user of a vendor may take.
     """
 
     agreements: Path = Path("agreements")
     master_key_file: str = ""
+    bootstrap: str = ""
+    gate_url: str = ""
+    quota_bytes_out: int = Field(default=10_000_000, ge=1)
+    quota_bytes_in: int = Field(default=100_000, ge=1)
+    quota_request_percent: float = Field(default=25.0, gt=0)
 
 
 class TelemetrySettings(Model):

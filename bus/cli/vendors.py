@@ -127,6 +127,13 @@ def plan(agreements: Agreements = None, json: Json = False) -> None:
 @app.command()
 def apply(
     agreements: Agreements = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder that only you can read: gets a file for each vendor that lacks a Kafka "
+            "user."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Apply the agreement files: create topics, schemas and keys, and let data flow.
@@ -137,7 +144,7 @@ def apply(
         from datetime import UTC, datetime
 
         from bus.errors import Stop
-        from bus.vendors import rollout, vendor_users
+        from bus.vendors import rollout, vendor_access
         from bus.vendors.disclosures import HEAD_FILE, DisclosureWriter, keep_head
 
         loaded = settings_of_reached()
@@ -148,10 +155,13 @@ def apply(
         _show_problems(stderr, problems)
         changes = _planned(loaded, files, numbers=False)
         with DisclosureWriter(loaded) as record:
-            found = rollout.apply(loaded, changes, datetime.now(UTC), record)
+            found = rollout.apply(loaded, changes, datetime.now(UTC), record, credentials)
         head = keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
-        if found and not vendor_users.known(loaded):
-            stderr.print(f"[yellow]warning[/] {rollout.UNPROTECTED}")
+        if found and not vendor_access.protected(loaded):
+            _warn([rollout.UNPROTECTED])
+            if credentials is not None:
+                _warn([f"nothing was written to {credentials}"])
+        _warn(dict.fromkeys(note for one in found.values() for note in one.notes))
 
         def show(console: Console) -> None:
             for change in changes:
@@ -159,6 +169,8 @@ def apply(
                 if access := found.get(change.name):
                     console.print(f"    topics: {', '.join(access.topics.values())}")
                     console.print(f"    consumer groups: {access.group}…")
+                    if access.credentials:
+                        console.print(f"    credentials: {access.credentials}", markup=False)
             console.print(_summed(changes))
             console.print(f"head of the record of disclosures: {head.number} {head.sha256}")
 
@@ -285,7 +297,9 @@ def revoke(
                 f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
             )
         try:
-            revoked = revocation.revoke(loaded, name, why.strip(), datetime.now(UTC))
+            revoked = revocation.revoke(
+                loaded, name, why.strip(), datetime.now(UTC), lambda note: _warn([note])
+            )
         finally:  # also if the users could not be shut out
             now = applied.read(loaded)[name]
             if one.state != "revoked" and now.state == "revoked":
@@ -372,7 +386,10 @@ def gate(
         int, typer.Option(min=0, max=65535, help="Port on which to accept them. 0: a free one.")
     ] = 0,
     certificate_file: Annotated[
-        str, typer.Option(help="The certificate for TLS, as a PEM file.")
+        str,
+        typer.Option(
+            help="The certificate for TLS, as a PEM file. By default, a secure bus's own."
+        ),
     ] = "",
     key_file: Annotated[str, typer.Option(help="The key of the certificate, as a PEM file.")] = "",
     json: Json = False,
@@ -382,11 +399,16 @@ def gate(
     Runs until stopped. Reads the vendors' tokens in BUS_HOME.
     """
     with failures(json):
+        from bus.local.home import is_secure, tls
         from bus.observe import telemetry
         from bus.vendors.gate_server import serve
 
         loaded = settings_of_reached()
         telemetry.configure(loaded.telemetry)
+        if not certificate_file and loaded.embedded and is_secure(loaded.home):
+            from bus.local.certificates import SERVER
+
+            certificate_file = key_file = str(tls(loaded.home.absolute()) / SERVER)
 
         def ready(url: str) -> None:
             emit(json, {"url": url}, lambda console: console.print(f"schemas for vendors at {url}"))
@@ -404,6 +426,54 @@ def gate(
             certificate_file=certificate_file,
             key_file=key_file,
         )
+
+
+@app.command()
+def rotate(
+    name: Name,
+    credentials: Annotated[
+        Path, typer.Option(help="The folder for the vendors' credentials, as for `apply`.")
+    ],
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="Remove the earlier user: only the one in the folder remains."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Give a vendor new credentials. The earlier ones count until `--finish`."""
+    with failures(json):
+        from bus.errors import Stop
+        from bus.vendors import applied, revocation, rollout, vendor_access
+
+        loaded = settings_of_reached()
+        if not vendor_access.protected(loaded):
+            raise Stop(rollout.UNPROTECTED)
+        stored, day = applied.read(loaded), applied.today()
+        one = revocation.find(stored, name)
+        if one.over(day):
+            raise Stop(f"{name} has ended: its vendor gets no credentials")
+        running = [it for it in stored.values() if it.ids_name == one.ids_name and not it.over(day)]
+        granted = revocation.grants(loaded, running, day)
+        if not granted:
+            raise Stop(f"{name} gives no access to Kafka yet")
+        act = vendor_access.finish if finish else vendor_access.rotate
+        done = act(loaded, granted[0], credentials)
+        _warn(done.notes)
+        result = {
+            "name": name,
+            "username": done.username,
+            "credentials": done.credentials and str(done.credentials),
+            "ca": done.ca and str(done.ca),
+        }
+
+        def show(console: Console) -> None:
+            console.print(f"{done.username}: {done.credentials}", markup=False)
+            if not finish:
+                console.print("the earlier credentials count until `--finish`", markup=False)
+
+        emit(json, result, show)
 
 
 disclosures.register(app)
@@ -425,6 +495,11 @@ def _applied_or_file(
         stored = None
     path = (folder or loaded.vendors.agreements) / f"{name}.toml"
     return stored, stored.agreement if stored else load(path)
+
+
+def _warn(notes: Iterable[str]) -> None:
+    for note in notes:
+        stderr.print(f"[yellow]warning[/] {escape(note)}")
 
 
 def _checked(

@@ -74,6 +74,32 @@ class Rule:
     host: str = "*"
 
 
+class AccessNotManaged(Stop):
+    """The cluster does not let Schoolbus manage users or rules: who runs the cluster must do it."""
+
+
+def users(settings: Settings) -> set[str]:
+    """Return the names of all SCRAM-SHA-512 users of the cluster.
+
+    Raises `AccessNotManaged` if the cluster has none, or does not tell this user.
+    """
+    admin = _admin(settings)
+    # Ask what is allowed first: when Kafka denies the request itself, librdkafka 2.16 aborts.
+    cluster = admin.describe_cluster(include_authorized_operations=True, request_timeout=SECONDS)
+    (about,) = _wait("describe the cluster", {None: cluster})
+    if AclOperation.DESCRIBE not in (about.authorized_operations or ()):
+        raise AccessNotManaged(_denied("list the users", "no DESCRIBE"))
+    asked: Any = admin.describe_user_scram_credentials(request_timeout=SECONDS)
+    (found,) = _wait("list the users", {None: asked}, absent=KafkaError.RESOURCE_NOT_FOUND) or [{}]
+    return {
+        name
+        for name, about in found.items()
+        if any(
+            one.mechanism == ScramMechanism.SCRAM_SHA_512 for one in about.scram_credential_infos
+        )
+    }
+
+
 def create_user(settings: Settings, user: str, password: SecretStr) -> None:
     """Create a user, or give an existing one a new password. Rules and quotas do not change.
 
@@ -125,7 +151,17 @@ def allow(
         raise ValueError(f"the group prefix {group_prefix!r} must end in a dot or a dash")
     if "*" in {*topics, *write}:
         raise ValueError("a user gets single topics, not all of them")
-    wanted = {
+    wanted = reading_rules(topics, group_prefix, write)
+    known = {rule for rule in rules(settings, user) if rule.permission == "allow"}
+    _create(settings, user, wanted - known)
+    _delete(settings, user, known - wanted)
+
+
+def reading_rules(
+    topics: Collection[str], group_prefix: str, write: Collection[str] = ()
+) -> set[Rule]:
+    """Return the rules that `allow` gives to a user."""
+    return {
         *(Rule("allow", "topic", "literal", name, "read") for name in topics),
         *(Rule("allow", "topic", "literal", name, "describe") for name in topics),
         *(Rule("allow", "topic", "literal", name, "write") for name in write),
@@ -133,9 +169,6 @@ def allow(
         Rule("allow", "group", "prefixed", group_prefix, "read"),
         Rule("allow", "group", "prefixed", group_prefix, "describe"),
     }
-    known = {rule for rule in rules(settings, user) if rule.permission == "allow"}
-    _create(settings, user, wanted - known)
-    _delete(settings, user, known - wanted)
 
 
 def deny_all(settings: Settings, user: str) -> None:
@@ -310,14 +343,18 @@ def _wait(doing: str, asked: Mapping[Any, Future[Any]], absent: int | None = Non
 
 def _failure(doing: str, error: KafkaError) -> BusError:
     if error.code() in DISABLED:
-        return Stop(
+        return AccessNotManaged(
             f"could not {doing}: this cluster does not keep users or access rules itself "
             f"({error.name()}); make the embedded bus secure with `bus up --secure`, or ask who "
             "runs the cluster to do it"
         )
     if error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
-        return Stop(
-            f"could not {doing}: Kafka denies access ({error.name()}); the user of Schoolbus needs "
-            "ALTER and DESCRIBE on the cluster, or ask who runs the cluster to do it"
-        )
+        return AccessNotManaged(_denied(doing, error.name()))
     return failure(doing, error)
+
+
+def _denied(doing: str, what: str) -> str:
+    return (
+        f"could not {doing}: Kafka denies access ({what}); the user of Schoolbus needs ALTER and "
+        "DESCRIBE on the cluster, or ask who runs the cluster to do it"
+    )

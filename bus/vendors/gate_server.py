@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
+from bus.errors import Stop
 from bus.registry.subjects import must_have_some
 from bus.settings import Settings
+from bus.vendors.gate_address import last_port, remember
 from bus.vendors.registry_gate import create
 from bus.web import server
 
@@ -25,13 +29,15 @@ def serve(
     """Serve until SIGTERM or SIGINT arrives.
 
     ready:                      called with the URL when the gate accepts requests.
-    host, port:                 where to listen; port 0: a free one.
+    host, port:                 where to listen; port 0: that of the last start with this home, or
+                                a free one.
     certificate_file, key_file: for TLS, in PEM. Without them, let only a TLS proxy reach the gate.
 
     Raises `Stop` when a person must act first, and `RetryLater` when the registry is down at the
     start.
     """
-    with server.bound(host, port, "choose another address with --host and --port") as where:
+    advice = "choose another address with --host and --port"
+    with _bound(host, port, last_port(settings), advice) as where:
         must_have_some(settings)
         config = server.config(
             create(settings),
@@ -41,4 +47,20 @@ def serve(
             advice="name others",
         )
         url = server.url(where, tls=bool(certificate_file))
-        server.run(server.ReportingServer(config, lambda: ready(url)).serve(sockets=[where]))
+
+        def listening() -> None:
+            remember(settings, url)
+            ready(url)
+
+        server.run(server.ReportingServer(config, listening).serve(sockets=[where]))
+
+
+@contextmanager
+def _bound(host: str, port: int, last: int, advice: str) -> Iterator[socket.socket]:
+    """Open a socket: at this port, else at the last one, else at any free one."""
+    with ExitStack() as stack:
+        where = None
+        if not port and last:
+            with suppress(Stop):
+                where = stack.enter_context(server.bound(host, last, advice))
+        yield where or stack.enter_context(server.bound(host, port, advice))

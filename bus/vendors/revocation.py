@@ -1,33 +1,51 @@
-"""Ends an agreement before its last day, or records that its last day has passed."""
+"""Ends an agreement before its last day, or records that its last day has passed.
+
+Kafka cannot close the connections of a user, but it asks for the access rules at each request. So
+the order is: store the state, which stops the projection; remove the tokens of the gate; deny the
+vendor's users everything; delete the users. Connections end when Kafka next asks for the
+password, which is within a minute on the embedded bus.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 
 from bus.errors import BusError, Stop
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import vendor_users
+from bus.vendors import vendor_access, vendor_topics
 from bus.vendors.applied import Applied
+from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_access import Grant
 
 
-def revoke(settings: Settings, name: str, why: str, now: datetime) -> Applied:
+def revoke(
+    settings: Settings,
+    name: str,
+    why: str,
+    now: datetime,
+    say: Callable[[str], object] = lambda _: None,
+) -> Applied:
     """Revoke an agreement at once; return it as it is stored now.
 
-    An agreement that is revoked already stays as it is, but its users are shut out again, in case
-    that failed before. Raises `Stop` if no such agreement was applied.
+    Of an agreement that is revoked already, the state stays, and its access is closed once more.
+    Raises `Stop` if no such agreement was applied.
 
     why: the reason, which is kept.
     now: the time, UTC.
+    say: called with each thing that others must do.
     """
     applied = find(store.read(settings), name)
     if applied.state == "revoked":
-        _shut_out(settings, applied)
-        return applied
-    revoked = replace(applied, state="revoked", ended_at=now, why=why)
-    cut_off(settings, revoked)
-    return revoked
+        notes = close_access(settings, applied)
+    else:
+        applied = replace(applied, state="revoked", ended_at=now, why=why)
+        notes = cut_off(settings, applied)
+    for note in notes:
+        say(note)
+    return applied
 
 
 def end(settings: Settings, applied: Applied, now: datetime) -> Applied:
@@ -37,35 +55,83 @@ def end(settings: Settings, applied: Applied, now: datetime) -> Applied:
     return ended
 
 
-def cut_off(settings: Settings, applied: Applied) -> None:
-    """Store that an agreement is over, and then shut out its vendor.
+def cut_off(settings: Settings, applied: Applied) -> list[str]:
+    """Store that an agreement is over, and close its vendor's access, so that nothing more flows.
+
+    Returns what others must do where the cluster does not let Schoolbus manage users.
 
     The projection and all other ways out to vendors follow what is stored, so they stop first.
 
-    applied: the agreement with its new state.
-
-    Raises the errors of `bus.vendors.applied.write`. Raises `Stop` or `RetryLater` if the users
-    could not be shut out. The state is stored then, and the same call may be made again.
+    Raises the errors of `bus.vendors.applied.write` and `close_access`.
     """
     store.write(settings, applied)
-    _shut_out(settings, applied)
+    return close_access(settings, applied)
 
 
-def _shut_out(settings: Settings, applied: Applied) -> None:
-    """Shut out the users of an agreement, unless a renewal that is not over has them too."""
-    day = store.today()
-    if any(
-        one.ids_name == applied.ids_name and one.name != applied.name and not one.over(day)
-        for one in store.read(settings).values()
-    ):
-        return
+def close_access(
+    settings: Settings, over: Applied, others: Collection[Applied] | None = None
+) -> list[str]:
+    """Close the access of an agreement that is over; return what others must do.
+
+    A vendor with a renewal that holds today keeps its users, for the topics of the renewal.
+
+    others: all applied agreements; None: as they are stored.
+
+    Raises `Stop` or `RetryLater` if the access could not be closed. The state is stored then, and
+    the same call may be made again.
+    """
     try:
-        vendor_users.shut_out(settings, applied.ids_name)
+        return _close_access(settings, over, others)
     except BusError as error:
         raise type(error)(
-            f"{applied.name} is stored as {applied.state}, and nothing more is written to its "
-            f"topics; but its users are not shut out: {error}"
+            f"{over.name} is stored as {over.state}, and nothing more is written to its topics; "
+            f"but its users are not shut out: {error}"
         ) from None
+
+
+def _close_access(
+    settings: Settings, over: Applied, others: Collection[Applied] | None
+) -> list[str]:
+    day = store.today()
+    known = store.read(settings).values() if others is None else others
+    heirs = [
+        one
+        for one in known
+        if one.ids_name == over.ids_name and one.name != over.name and one.active(day)
+    ]
+    for grant in grants(settings, heirs, day):
+        vendor_access.restrict(settings, grant)
+        return []
+    return vendor_access.shut_out(settings, over.ids_name)
+
+
+def close_what_was_left_open(settings: Settings, applied: Collection[Applied]) -> None:
+    """Close the access of agreements that are over, where that was interrupted."""
+    over = [one for one in applied if one.state != "active"]
+    if not over or not vendor_access.protected(settings):
+        return
+    open_ones = vendor_access.with_users(settings, {one.ids_name for one in over})
+    for one in over:
+        if one.ids_name in open_ones:
+            close_access(settings, one, applied)
+
+
+def grants(settings: Settings, running: Collection[Applied], day: date) -> list[Grant]:
+    """Return what each vendor may read under all its agreements.
+
+    A renewal that has not begun gives nothing yet, because the topics have the data of the earlier
+    agreement.
+    """
+    found: dict[str, set[str]] = {}
+    for one in running:
+        if "kafka" in one.agreement.ways and (one.active(day) or one.name == one.ids_name):
+            scope = compile_scope(one.agreement)
+            named = vendor_topics.topics_by_kind(settings, scope, one.ids_name)
+            found.setdefault(one.ids_name, set()).update(named.values())
+    return [
+        Grant(name, tuple(sorted(topics)), vendor_topics.group_prefix(settings, name))
+        for name, topics in found.items()
+    ]
 
 
 def find(applied: dict[str, Applied], name: str) -> Applied:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import master_key, pseudonyms, revocation, vendor_schema, vendor_topics
+from bus.vendors import (
+    master_key,
+    pseudonyms,
+    revocation,
+    vendor_access,
+    vendor_schema,
+    vendor_topics,
+)
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
 from bus.vendors.plan import PlannedChange
@@ -34,11 +42,13 @@ class VendorAccess:
     topics:      the topic of each kind.
     group:       the prefix of the vendor's consumer groups.
     bootstrap:   Kafka's address.
-    registry:    the address of the schema registry.
+    registry:    the address of the schema registry, or of the gate before it; "" if there is no
+                 gate yet.
     username:    the vendor's Kafka user; None on a bus without users.
     credentials: the file with the vendor's credentials; None on a bus without users.
     ca:          the file with the authority that signed the brokers' certificates; None without
                  TLS.
+    notes:       what a person must do.
     """
 
     topics: dict[str, str]
@@ -48,6 +58,7 @@ class VendorAccess:
     username: str | None = None
     credentials: str | None = None
     ca: str | None = None
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the access as JSON values."""
@@ -77,6 +88,7 @@ def apply(
     changes: Iterable[PlannedChange],
     now: datetime,
     disclosures: DisclosureRecord,
+    credentials: Path | None = None,
 ) -> dict[str, VendorAccess]:
     """Apply a plan; return the access of each agreement that has not ended, by name.
 
@@ -85,6 +97,7 @@ def apply(
 
     now:         the time, UTC.
     disclosures: records each new scope before it takes effect.
+    credentials: the folder for the vendors' credentials; None: make no users.
     """
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
@@ -107,6 +120,8 @@ def apply(
             revocation.end(settings, applied[change.name], now)
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
+    revocation.close_what_was_left_open(settings, list(applied.values()))
+    found = _with_users(settings, running, found, credentials, store.today())
     written = [applied[one.name] for one in changes if one.action in ("new", "changed")]
     for one in written:
         disclosures.scope_changed(one, compile_scope(one.agreement), now)
@@ -167,6 +182,33 @@ def _provide(
         )
         for one in sorted(running, key=lambda one: one.name)
     }
+
+
+def _with_users(
+    settings: Settings,
+    running: Sequence[Applied],
+    found: dict[str, VendorAccess],
+    credentials: Path | None,
+    day: date,
+) -> dict[str, VendorAccess]:
+    """Return the access of vendors with users of their own, which are made if they are missing."""
+    if not vendor_access.protected(settings):
+        return found
+    wanted = revocation.grants(settings, running, day)
+    provided = vendor_access.provide(settings, wanted, credentials)
+    bootstrap, registry = vendor_access.addresses(settings)
+    for one in running:
+        if (given := provided.get(one.ids_name)) is not None:
+            found[one.name] = replace(
+                found[one.name],
+                bootstrap=bootstrap,
+                registry=registry,
+                username=given.username,
+                credentials=str(given.credentials) if given.credentials else None,
+                ca=str(given.ca) if given.ca else None,
+                notes=given.notes,
+            )
+    return found
 
 
 def _registered(settings: Settings, ids_name: str, scope: Scope) -> bool:

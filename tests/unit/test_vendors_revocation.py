@@ -11,7 +11,7 @@ import pytest
 
 from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
-from bus.vendors import applied, registry_tokens, vendor_users
+from bus.vendors import applied, registry_tokens, vendor_access
 from bus.vendors.revocation import end, revoke
 from tests.agreements import DAY
 from tests.fakes.harness import Bus
@@ -25,10 +25,16 @@ class Cluster:
     """A cluster with users; it records what is done to them, and may refuse."""
 
     def __init__(self, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-        kafka = KafkaSettings(bootstrap="fake:9092", sasl_mechanism="SCRAM-SHA-512", partitions=1)
+        kafka = KafkaSettings(
+            bootstrap="fake:9092",
+            security_protocol="sasl_ssl",
+            sasl_mechanism="SCRAM-SHA-512",
+            partitions=1,
+        )
         self.settings = bus.settings.model_copy(update={"kafka": kafka})
         self.done: list[tuple[str, str]] = []
         self.refuses = False
+        monkeypatch.setattr("bus.kafka.access.users", lambda _: set())
         for what in ("deny_all", "delete_user"):
             monkeypatch.setattr(f"bus.kafka.access.{what}", self._step(what))
 
@@ -78,7 +84,10 @@ def test_what_failed_is_done_by_the_same_command_again(cluster: Cluster) -> None
     assert cluster.done == OUT
 
 
-def test_a_renewal_keeps_the_users(cluster: Cluster) -> None:
+def test_a_renewal_that_has_begun_keeps_the_users(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: date(2027, 8, 1))
     later = {"from": date(2027, 8, 1), "until": date(2028, 7, 31), "renews": "math-app"}
     renewal = replace(an_applied("math-2", **later), ids_name="math-app")
     applied.write(cluster.settings, renewal)
@@ -99,6 +108,6 @@ def test_a_cluster_without_users_has_none_to_shut_out(
 
 def test_a_secure_embedded_bus_has_users(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, kafka=KafkaSettings())
-    assert not vendor_users.known(settings)
+    assert not vendor_access.protected(settings)
     (tmp_path / "tls").mkdir()
-    assert vendor_users.known(settings)
+    assert vendor_access.protected(settings)

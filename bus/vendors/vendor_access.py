@@ -1,0 +1,437 @@
+"""Gives vendors access to Kafka and to the gate before the registry, and takes it away.
+
+A vendor has two Kafka users, `vendor-NAME-a` and `vendor-NAME-b`, used in turn: SCRAM has one
+password a user, so a rotation with two valid passwords needs two users. NAME is the name in the
+vendor's topics (`bus.vendors.applied.Applied.ids_name`). Each user reads the vendor's topics, with
+consumer groups under the vendor's prefix, and nothing else.
+
+Kafka shows a password to nobody (RFC 5802), so it is written once, into a file for the vendor. What
+is there stays when access is provided again.
+
+Where the cluster does not let Schoolbus manage users, the functions return what the people who run
+the cluster must do, and check what they did.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from bus.errors import BusError, Stop
+from bus.kafka import access
+from bus.kafka.access import AccessNotManaged
+from bus.settings import Settings
+from bus.vendors import gate_address, registry_tokens
+
+CA = "ca.pem"
+"""The name of the authority's certificate in the folder of credentials."""
+
+USERNAME, PASSWORD = "BUS_KAFKA__SASL_USERNAME", "BUS_KAFKA__SASL_PASSWORD"
+TOKEN = "BUS_REGISTRY__BEARER_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one vendor may read.
+
+    ids_name: the name in its topics.
+    topics:   its topics.
+    group:    the prefix of its consumer groups.
+    """
+
+    ids_name: str
+    topics: tuple[str, ...]
+    group: str
+
+    @property
+    def users(self) -> tuple[str, str]:
+        """The vendor's two Kafka users."""
+        return users_of(self.ids_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A vendor's access, as it is now.
+
+    username:    the Kafka user of the credentials; None if the vendor has none yet.
+    credentials: the file with the credentials; None if there is none.
+    ca:          the certificate of the authority; None if the system's authorities count.
+    notes:       what a person must do.
+    """
+
+    username: str | None
+    credentials: Path | None
+    ca: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def users_of(ids_name: str) -> tuple[str, str]:
+    """Return the Kafka users of a vendor."""
+    return f"vendor-{ids_name}-a", f"vendor-{ids_name}-b"
+
+
+def protected(settings: Settings) -> bool:
+    """Return whether Kafka asks clients who they are, so that vendors can have users."""
+    if not settings.embedded:
+        return settings.kafka.security_protocol != "plaintext"
+    from bus.local.home import is_secure
+
+    return is_secure(settings.home)
+
+
+def addresses(settings: Settings) -> tuple[str, str]:
+    """Return the addresses of Kafka and of the gate for vendors; the second may be ""."""
+    bootstrap = settings.vendors.bootstrap or settings.kafka.bootstrap
+    if not bootstrap:
+        from bus.local import reach
+
+        ends = reach(settings.home)
+        bootstrap = ends.vendors or ends.bootstrap
+    return bootstrap, settings.vendors.gate_url or gate_address.last_url(settings)
+
+
+def provide(
+    settings: Settings, grants: Iterable[Grant], folder: Path | None
+) -> dict[str, Provided]:
+    """Give vendors what they lack, and return the access of each by `ids_name`.
+
+    Keeps users, passwords and files that exist. Corrects the rules of existing users.
+
+    folder: where the files are; None: make no users.
+
+    Raises `Stop` if the folder cannot be used or is open to others, and `RetryLater` if Kafka does
+    not answer.
+    """
+    if folder is not None:
+        folder = _private(folder)
+    ca = _authority(settings, folder)
+    try:
+        existing = access.users(settings)
+    except AccessNotManaged as refusal:
+        return {one.ids_name: _by_others(settings, one, folder, ca, str(refusal)) for one in grants}
+    return {one.ids_name: _by_us(settings, one, existing, folder, ca) for one in grants}
+
+
+def rotate(settings: Settings, grant: Grant, folder: Path) -> Provided:
+    """Make the vendor's other user, and write its credentials. The present one stays valid.
+
+    Raises `Stop` if the vendor has no user, or has two already.
+    """
+    folder = _private(folder)
+    own = _existing(grant, access.users(settings))
+    if not own:
+        raise Stop(
+            f"{grant.ids_name} has no user yet: run `bus vendors apply --credentials {folder}`"
+        )
+    if len(own) > 1:
+        raise Stop(
+            f"the last rotation of {grant.ids_name} is not finished: when the vendor uses the "
+            f"credentials in {folder}, run `bus vendors rotate {grant.ids_name} --finish "
+            f"--credentials {folder}`"
+        )
+    (new,) = set(grant.users) - set(own)
+    ca = _authority(settings, folder)
+    notes = _make(settings, grant, new, folder, ca)
+    return Provided(new, _file(folder, grant), ca, notes)
+
+
+def finish(settings: Settings, grant: Grant, folder: Path) -> Provided:
+    """End a rotation: of the vendor's users, only the one in the credentials file remains.
+
+    Doing it again changes nothing. Raises `Stop` if the file does not name a user that exists.
+    """
+    folder = _private(folder)
+    own = _existing(grant, access.users(settings))
+    file = _file(folder, grant)
+    kept = _read(file).get(USERNAME)
+    if kept not in own:
+        raise Stop(
+            f"{file} does not name a user of {grant.ids_name} that exists, so it is unknown which "
+            "one remains: give the folder that `bus vendors rotate` has written to"
+        )
+    for user in set(own) - {kept}:
+        access.deny_all(settings, user)  # ends what its open connections read
+        access.delete_user(settings, user)
+        registry_tokens.remove_tokens(settings, grant.ids_name, user)
+    return Provided(kept, file, _authority(settings, folder))
+
+
+def with_users(settings: Settings, names: Iterable[str]) -> set[str]:
+    """Return those vendors that have a Kafka user; none if the cluster does not tell."""
+    try:
+        existing = access.users(settings)
+    except AccessNotManaged:
+        return set()
+    return {name for name in names if existing.intersection(users_of(name))}
+
+
+def restrict(settings: Settings, grant: Grant) -> None:
+    """Let the existing users of a vendor read these topics only."""
+    if with_users(settings, [grant.ids_name]):
+        for user in _existing(grant, access.users(settings)):
+            access.allow(settings, user, grant.topics, grant.group)
+
+
+def shut_out(settings: Settings, ids_name: str) -> list[str]:
+    """Take all access from a vendor; return what others must do, one sentence each.
+
+    Removes the tokens of the gate, denies both users everything, which counts for open connections
+    too, and deletes the users. Every step is done, also if one before it fails, and is done
+    again when this is called again. Then the first failure is raised.
+    """
+    notes: list[str] = []
+    failures: list[BusError] = []
+    registry_tokens.remove_tokens(settings, ids_name)
+    if protected(settings):
+        for act in (access.deny_all, access.delete_user):
+            for user in users_of(ids_name):
+                try:
+                    act(settings, user)
+                except AccessNotManaged as refusal:
+                    notes = _closing(settings, ids_name, str(refusal))
+                except BusError as failure:
+                    failures.append(failure)
+    if failures:
+        raise failures[0]
+    return notes
+
+
+def _existing(grant: Grant, users: set[str]) -> list[str]:
+    return [user for user in grant.users if user in users]
+
+
+def _by_us(
+    settings: Settings, grant: Grant, users: set[str], folder: Path | None, ca: Path | None
+) -> Provided:
+    own = _existing(grant, users)
+    if any(rule.permission == "deny" for user in own for rule in access.rules(settings, user)):
+        shut_out(settings, grant.ids_name)  # it was interrupted: the passwords must not count
+        own = []
+    notes: list[str] = []
+    file = _file(folder, grant) if folder else None
+    if not own:
+        if folder is None:
+            say = (
+                f"{grant.ids_name} has no user yet: `bus vendors apply --credentials DIR` makes it"
+            )
+            return Provided(None, None, ca, (say,))
+        own = [grant.users[0]]
+        notes += _make(settings, grant, own[0], folder, ca)
+    for user in own:
+        access.allow(settings, user, grant.topics, grant.group)
+        if settings.embedded:
+            _limit(settings, user)
+    named = _read(file).get(USERNAME) if file else None
+    if named in own:
+        return Provided(named, file, ca, tuple(notes))
+    if file:
+        notes.append(
+            f"{file} does not have the password of {own[0]}, and Kafka shows it to nobody: "
+            f"`bus vendors rotate {grant.ids_name} --credentials {folder}` makes another user"
+        )
+    return Provided(own[0] if len(own) == 1 else None, None, ca, tuple(notes))
+
+
+def _make(
+    settings: Settings, grant: Grant, user: str, folder: Path, ca: Path | None
+) -> tuple[str, ...]:
+    """Make one user with rules, quota, token and file; return what others must do."""
+    access.remove_rules(settings, user)  # of an earlier user of this name
+    access.allow(settings, user, grant.topics, grant.group)
+    said = _limit(settings, user)
+    registry_tokens.remove_tokens(settings, grant.ids_name, user)
+    password = secrets.token_urlsafe(32)
+    token = registry_tokens.new_token(settings, grant.ids_name, user)
+    access.create_user(settings, user, SecretStr(password))
+    try:
+        _write(settings, grant, folder, ca, token, user, password)
+    except OSError as error:
+        access.delete_user(settings, user)  # nobody knows its password
+        registry_tokens.remove_tokens(settings, grant.ids_name, user)
+        raise Stop(f"{folder} cannot be written ({error.strerror}); correct its owner") from None
+    return (f"ask who runs the cluster to set the quota of {user}:\n{said}",) if said else ()
+
+
+def _limit(settings: Settings, user: str) -> str:
+    limits = settings.vendors
+    return access.set_quota(
+        settings,
+        user,
+        bytes_per_second_in=limits.quota_bytes_in,
+        bytes_per_second_out=limits.quota_bytes_out,
+        request_percentage=limits.quota_request_percent,
+    )
+
+
+def _by_others(
+    settings: Settings, grant: Grant, folder: Path | None, ca: Path | None, why: str
+) -> Provided:
+    """Return what the people who run the cluster must do for a vendor, and whether they did."""
+    user = grant.users[0]
+    wanted = access.reading_rules(grant.topics, grant.group)
+    try:
+        known = set(access.rules(settings, user))
+    except AccessNotManaged:
+        state = "Schoolbus may not read the rules, so it cannot check them"
+    else:
+        if known == wanted:
+            state = ""
+        else:
+            state = (
+                f"of the rules, {len(wanted - known)} are missing and {len(known - wanted)} are "
+                "too many"
+            )
+    notes = []
+    if state:
+        commands = "\n".join(_acl_commands(settings, "--add", user, grant))
+        notes = [
+            f"{grant.ids_name}: {why}. Ask who runs the cluster for a user {user} and these rules "
+            f"({state}):\n{commands}"
+        ]
+    file = None
+    if folder is not None:
+        file = _file(folder, grant)
+        if registry_tokens.owner_of(settings, _read(file).get(TOKEN, "")) is None:
+            token = registry_tokens.new_token(settings, grant.ids_name, user)
+            try:
+                _write(settings, grant, folder, ca, token)
+            except OSError as error:
+                raise Stop(f"{folder} cannot be written ({error.strerror})") from None
+    return Provided(user, file, ca, tuple(notes))
+
+
+def _closing(settings: Settings, ids_name: str, why: str) -> list[str]:
+    commands = "\n".join(
+        shlex.join(
+            [
+                *_acl(settings, "--add"),
+                *("--deny-principal", f"User:{user}", "--operation", "All"),
+                *("--topic", "*", "--group", "*"),
+            ]
+        )
+        for user in users_of(ids_name)
+    )
+    return [
+        f"{ids_name}: {why}. Ask who runs the cluster to deny both users everything at once, and "
+        f"then to delete them:\n{commands}"
+    ]
+
+
+def _acl_commands(settings: Settings, action: str, user: str, grant: Grant) -> list[str]:
+    start = [*_acl(settings, action), "--allow-principal", f"User:{user}"]
+    start += ["--operation", "Read", "--operation", "Describe"]
+    named = [part for topic in grant.topics for part in ("--topic", topic)]
+    group = ["--group", grant.group, "--resource-pattern-type", "prefixed"]
+    return [shlex.join([*start, *named]), shlex.join([*start, *group])]
+
+
+def _acl(settings: Settings, action: str) -> list[str]:
+    command = ["kafka-acls.sh", "--bootstrap-server", settings.kafka.bootstrap]
+    return [*command, "--command-config", "admin.properties", action]
+
+
+def _private(folder: Path) -> Path:
+    """Return the folder, which only its owner can read; raises `Stop` otherwise."""
+    folder = folder.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        open_to = folder.stat().st_mode & 0o077
+    except OSError as error:
+        raise Stop(f"{folder} cannot be made ({error.strerror}); name another folder") from None
+    if open_to:
+        raise Stop(
+            f"{folder} is open to other users of this machine: run `chmod 700 {folder}`, or name "
+            "another folder"
+        )
+    return folder
+
+
+def _authority(settings: Settings, folder: Path | None) -> Path | None:
+    """Return the authority's certificate, and copy it into the folder; None if there is none."""
+    if not protected(settings):
+        return None
+    if settings.embedded:
+        from bus.local.home import tls
+
+        source = tls(settings.home.absolute()) / CA
+    elif settings.kafka.ca_file:
+        source = Path(settings.kafka.ca_file).absolute()
+    else:
+        return None
+    if folder is None:
+        return source
+    try:
+        content, copy = source.read_bytes(), folder / CA
+        if not copy.exists() or copy.read_bytes() != content:
+            _write_private(copy, content)
+    except OSError as error:
+        raise Stop(
+            f"{source} cannot be copied to {folder} ({error.strerror}); correct the owner"
+        ) from None
+    return copy
+
+
+def _file(folder: Path, grant: Grant) -> Path:
+    return folder / f"{grant.ids_name}.env"
+
+
+def _read(file: Path) -> dict[str, str]:
+    """Return the settings in a file of credentials; empty if there is none."""
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Stop(f"{file} cannot be read ({error.strerror}); correct its owner") from None
+    pairs = (line.partition("=") for line in lines if not line.startswith("#"))
+    return {name: value for name, _, value in pairs if value}
+
+
+def _write(
+    settings: Settings,
+    grant: Grant,
+    folder: Path,
+    ca: Path | None,
+    token: str,
+    user: str = "",
+    password: str = "",
+) -> None:
+    """Write the settings that a vendor's `subscribe` needs; raises OSError."""
+    bootstrap, gate = addresses(settings)
+    own = settings.kafka.security_protocol
+    protocol = own if own.startswith("sasl_") and not settings.embedded else "sasl_ssl"
+    pairs = {
+        "BUS_TOPIC_PREFIX": settings.topic_prefix,
+        "BUS_KAFKA__BOOTSTRAP": bootstrap,
+        "BUS_KAFKA__SECURITY_PROTOCOL": protocol,
+        "BUS_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+        USERNAME: user,
+        PASSWORD: password,
+        "BUS_KAFKA__CA_FILE": CA if ca else "",
+        "BUS_REGISTRY__URL": gate,
+        TOKEN: token,
+        "BUS_REGISTRY__CA_FILE": CA if ca and gate.startswith("https:") else "",
+    }
+    lines: list[str] = [
+        f"# For {grant.ids_name}. Secret: whoever has it reads the vendor's data.",
+        f"# Keep it beside {CA}; the program runs in this folder, or names the path of {CA}.",
+        *(f"{name}={value}" for name, value in pairs.items() if value),
+    ]
+    if not user:
+        lines.append(f"# {USERNAME} and {PASSWORD}: from who runs the cluster")
+    if not gate:
+        lines.append("# BUS_REGISTRY__URL: the address of the gate, which was unknown")
+    _write_private(_file(folder, grant), "\n".join([*lines, ""]).encode())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all; raises OSError."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    unfinished.touch(mode=0o600)
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

@@ -1,0 +1,147 @@
+"""Vendors' users, files and tokens, on a cluster of fakes; the secure bus is in the integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from bus.errors import RetryLater, Stop
+from bus.kafka import access
+from bus.kafka.access import AccessNotManaged, Rule
+from bus.settings import KafkaSettings, Settings
+from bus.vendors import registry_tokens, vendor_access
+from bus.vendors.vendor_access import PASSWORD, TOKEN, USERNAME, Grant
+
+MATH = Grant("math", ("s.vendor.math.student",), "s.vendor.math.")
+
+
+class Cluster:
+    """Users and rules, and what was done, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.users: dict[str, str] = {}
+        self.known: dict[str, set[Rule]] = {}
+        self.done: list[tuple[str, str]] = []
+        self.fails = ""
+        self.managed = True
+
+        def create(_: Any, user: str, password: SecretStr) -> None:
+            self.users[user] = password.get_secret_value()
+
+        def act(name: str, effect: Any) -> None:
+            def called(_: Any, user: str, *more: Any) -> None:
+                self.done.append((name, user))
+                if not self.managed:
+                    raise AccessNotManaged("could not do it")
+                if self.fails == name:
+                    raise RetryLater("Kafka does not answer")
+                effect(user, *more)
+
+            monkeypatch.setattr(access, name, called)
+
+        def listed(_: Any) -> set[str]:
+            if not self.managed:
+                raise AccessNotManaged("could not list the users")
+            return set(self.users)
+
+        monkeypatch.setattr(access, "users", listed)
+        monkeypatch.setattr(access, "create_user", create)
+        monkeypatch.setattr(access, "rules", lambda _, user: sorted(self.known.get(user, set())))
+        monkeypatch.setattr(access, "set_quota", lambda *_, **__: "")
+        denial = Rule("deny", "topic", "literal", "*", "all")
+        act("deny_all", lambda user: self.known.setdefault(user, set()).add(denial))
+        act("delete_user", lambda user: self.users.pop(user, None))
+        act("remove_rules", lambda user: self.known.pop(user, None))
+        act(
+            "allow",
+            lambda user, topics, group: self.known.setdefault(user, set()).update(
+                access.reading_rules(topics, group)
+            ),
+        )
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        kafka=KafkaSettings(bootstrap="k:1", security_protocol="sasl_ssl", sasl_username="own"),
+    )
+
+
+def test_a_file_is_written_once(cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    made = vendor_access.provide(settings, [MATH], folder)["math"]
+    file = folder / "math.env"
+    assert (made.username, made.credentials) == ("vendor-math-a", file)
+    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    text = file.read_text()
+    assert f"{PASSWORD}={cluster.users['vendor-math-a']}\n" in text
+    assert vendor_access.provide(settings, [MATH], folder)["math"] == made
+    assert file.read_text() == text
+    file.unlink()
+    (note,) = vendor_access.provide(settings, [MATH], folder)["math"].notes
+    assert "bus vendors rotate math" in note and not file.exists()
+
+
+def test_without_a_folder_no_user_is_made(cluster: Cluster, settings: Settings) -> None:
+    made = vendor_access.provide(settings, [MATH], None)["math"]
+    assert made.username is None and "--credentials" in made.notes[0] and not cluster.users
+
+
+def test_a_folder_that_others_can_read(
+    cluster: Cluster, settings: Settings, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(Stop, match="chmod 700"):
+        vendor_access.provide(settings, [MATH], tmp_path)
+    assert not cluster.users
+
+
+def test_a_rotation(cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    with pytest.raises(Stop, match="no user yet"):
+        vendor_access.rotate(settings, MATH, folder)
+    vendor_access.provide(settings, [MATH], folder)
+    old = dict(
+        line.split("=", 1) for line in (folder / "math.env").read_text().split("\n") if "=" in line
+    )
+    assert vendor_access.rotate(settings, MATH, folder).username == "vendor-math-b"
+    assert cluster.users.keys() == {"vendor-math-a", "vendor-math-b"}
+    assert registry_tokens.owner_of(settings, old[TOKEN])
+    with pytest.raises(Stop, match="not finished"):
+        vendor_access.rotate(settings, MATH, folder)
+    assert vendor_access.finish(settings, MATH, folder).username == "vendor-math-b"
+    assert cluster.users.keys() == {"vendor-math-b"}
+    assert registry_tokens.owner_of(settings, old[TOKEN]) is None and old[USERNAME]
+
+
+def test_all_steps_of_shutting_out_are_done_in_order(
+    cluster: Cluster, settings: Settings, tmp_path: Path
+) -> None:
+    vendor_access.provide(settings, [MATH], tmp_path / "secrets")
+    cluster.done.clear()
+    cluster.fails = "deny_all"
+    with pytest.raises(RetryLater):
+        vendor_access.shut_out(settings, "math")
+    assert not cluster.users and registry_tokens.remove_tokens(settings, "math") == 0
+    assert [name for name, _ in cluster.done] == ["deny_all"] * 2 + ["delete_user"] * 2
+    cluster.fails = ""
+    assert vendor_access.shut_out(settings, "math") == []
+
+
+def test_where_others_manage_users(cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
+    cluster.managed = False
+    made = vendor_access.provide(settings, [MATH], tmp_path / "secrets")["math"]
+    assert "kafka-acls.sh" in made.notes[0] and "4 are missing" in made.notes[0]
+    assert PASSWORD + "=" not in (tmp_path / "secrets" / "math.env").read_text()
+    cluster.known["vendor-math-a"] = access.reading_rules(MATH.topics, MATH.group)
+    assert vendor_access.provide(settings, [MATH], None)["math"].notes == ()
+    assert "--deny-principal User:vendor-math-b" in vendor_access.shut_out(settings, "math")[0]
