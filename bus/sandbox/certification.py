@@ -9,6 +9,7 @@ it again.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from bus.sandbox.daily_changes import WITHDRAWN, joined, opted_out, renamed, taken_over
+from bus.sandbox.living_sandbox import projected
 from bus.sandbox.made_up_district import Key, MadeUpDistrict
 from bus.sandbox.state_file import StateDifference, StateError, described, differences, read_state
 from bus.sandbox.subscriber import Subscriber
@@ -29,7 +31,12 @@ from bus.vendors.scope import compile_scope
 REDELIVERED = 20
 """After a kill, this many messages of each partition come again, in addition to those that the
 program had not committed."""
-JOINED = 5
+CHANGING_SECONDS = 3.0
+"""Changes come for this long before the kill. A program that commits offsets before it stores the
+messages is then likely to lose some."""
+PROJECTION_SECONDS = 60.0
+"""How long the first change may take to the vendor's topics."""
+RENAMED = 5
 DELETED = 3
 NO_STATE = "the program wrote no state file"
 
@@ -179,14 +186,23 @@ class Certification:
         return False
 
     def _redelivery(self) -> bool:
-        bus = self._bus
+        """Kill the program in a stream of changes, of which it has committed some offsets."""
+        bus, subscriber = self._bus, self._subscriber
         roster = bus.district.roster(bus.scope)
-        keys = [renamed(bus.district, student, self._random) for student in roster]
-        for student in roster[:JOINED]:
-            keys += joined(bus.district, student, self._random)
-        bus.publish(keys)
-        bus.project()  # the program reads at the same time, and is killed in the middle of it
-        self._restart(back=REDELIVERED)
+        ends, came = subscriber.ends(), 0.0
+        stopping, until = threading.Event(), time.monotonic() + PROJECTION_SECONDS
+        with projected(bus, stopping):
+            while time.monotonic() < until and not stopping.wait(0.2):
+                keys = joined(bus.district, self._random.choice(roster), self._random)
+                for student in self._random.choices(roster, k=RENAMED):
+                    keys.append(renamed(bus.district, student, self._random))
+                bus.publish(keys)
+                if not came and subscriber.ends() != ends:
+                    came = time.monotonic()
+                    until = came + CHANGING_SECONDS
+            subscriber.kill()
+        bus.project()
+        subscriber.start(subscriber.offsets(REDELIVERED))
         return True
 
     def _deletions(self) -> bool:

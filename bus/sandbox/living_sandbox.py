@@ -93,7 +93,7 @@ def live(
     """
     days = DailyChanges(bus.district, bus.scope, random.Random())
     waiting: list[Key] = []
-    with _projection(bus, stopping):
+    with projected(bus, stopping):
         while not stopping.wait(every or None):
             waiting += days.next_day(today())
             try:
@@ -106,8 +106,11 @@ def live(
 
 
 @contextmanager
-def _projection(bus: VendorBus, stopping: threading.Event) -> Iterator[None]:
-    """Run the projection on a thread during the block; its error ends the block."""
+def projected(bus: VendorBus, stopping: threading.Event) -> Iterator[None]:
+    """Run the projection on a thread during the block.
+
+    stopping: is set if the projection fails. Its error is raised when the block ends.
+    """
     runner = Runner(bus.settings)
     failed: list[BaseException] = []
 

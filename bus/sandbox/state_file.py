@@ -19,7 +19,7 @@ from typing import Any, Literal
 Key = tuple[str, str]
 """The kind and the id of a record."""
 
-MOST_NAMED = 5
+MOST_NAMED = 3
 """The most ids that one line of a report names."""
 WORDS = {
     "missing": "missing",

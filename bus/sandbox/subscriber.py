@@ -136,6 +136,11 @@ class Subscriber:
         with self._asked() as asked:
             return {place: first for place, (first, _) in asked.bounds().items()}
 
+    def ends(self) -> dict[Place, int]:
+        """Return the end of each partition."""
+        with self._asked() as asked:
+            return {place: end for place, (_, end) in asked.bounds().items()}
+
     def wait_for_offsets(self, until: float) -> None:
         """Return when the program has committed all offsets, or keeps them elsewhere.
 
@@ -228,12 +233,13 @@ class _Offsets:
     def set(self, offsets: Mapping[Place, int]) -> None:
         """Set the offsets of a group without members."""
         wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        admin = AdminClient(self._client)  # it must live until Kafka has answered
         with _explained():
-            answers = AdminClient(self._client).alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group, wanted)]
+            answers = admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=ANSWER_SECONDS
             )
             for answer in answers.values():
-                for place in answer.result(ANSWER_SECONDS).topic_partitions:
+                for place in answer.result().topic_partitions:
                     if place.error is not None:
                         raise KafkaException(place.error)
 

@@ -23,8 +23,7 @@ last_event = time.monotonic()
 def main() -> None:
     """Store events until killed; write the state file from another thread."""
     global last_event
-    store = sqlite3.connect(STORE)
-    store.execute("CREATE TABLE IF NOT EXISTS held (kind, id, record, PRIMARY KEY (kind, id))")
+    store = opened()
     threading.Thread(target=write_state, daemon=True).start()
     for event in subscribe(
         *os.environ["CERTIFY_KINDS"].split(","),
@@ -34,6 +33,13 @@ def main() -> None:
         last_event = time.monotonic()
         handle(store, event)
         store.commit()
+
+
+def opened() -> sqlite3.Connection:
+    """Return a connection to the store, which has a table for all records."""
+    store = sqlite3.connect(STORE)
+    store.execute("CREATE TABLE IF NOT EXISTS held (kind, id, record, PRIMARY KEY (kind, id))")
+    return store
 
 
 def handle(store: sqlite3.Connection, event: Event) -> None:
@@ -47,7 +53,7 @@ def handle(store: sqlite3.Connection, event: Event) -> None:
 
 def write_state() -> None:
     """Write the state whenever the file is missing and nothing has arrived for a second."""
-    store = sqlite3.connect(STORE)
+    store = opened()
     while True:
         time.sleep(0.1)
         if STATE.exists() or time.monotonic() - last_event < IDLE_SECONDS:

@@ -124,7 +124,7 @@ def test_differences_are_told_with_ids_and_without_values() -> None:
     assert list(described(differences(right, state))) == [
         "class: 1 record is there that must not be there: c",
         "student: 1 record is different in name: s0",
-        "student: 7 records are missing: s1, s2, s3, s4, s5, …",
+        "student: 7 records are missing: s1, s2, s3, …",
     ]
 
 
