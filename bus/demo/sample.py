@@ -144,6 +144,15 @@ class District:
                     _write(file, rows)
         return path
 
+    def students_of(self, school: int, day: int) -> list[str]:
+        """Return the ids of the active students of a school on a day."""
+        states = ((student, self._state(student, day)) for student in self._present(day))
+        return [
+            _student(student)
+            for student, (_, at, _, marked) in states
+            if at == school and not marked
+        ]
+
     # ---- files ---------------------------------------------------------------------------------
 
     def _files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
