@@ -144,6 +144,15 @@ class District:
                     _write(file, rows)
         return path
 
+    def students_of(self, school: int, day: int) -> list[str]:
+        """Return the ids of the active students of a school on a day."""
+        states = ((student, self._state(student, day)) for student in self._present(day))
+        return [
+            _student(student)
+            for student, (_, at, _, marked) in states
+            if at == school and not marked
+        ]
+
     def files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
         """Yield the name and the rows of each file of a day's extract. The first row is the header.
 
