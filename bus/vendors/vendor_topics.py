@@ -20,6 +20,24 @@ def topics_by_kind(settings: Settings, scope: Scope, ids_name: str) -> dict[str,
     return {kind: vendor_topic(settings, ids_name, kind) for kind in scope.kinds}
 
 
+WAYS = ("webhook", "csv", "oneroster")
+"""The ways out whose program has a consumer group, and dead letters, for each agreement."""
+
+
+def roots(settings: Settings, ids_name: str) -> list[str]:
+    """Return the names under which a vendor's topics and groups are, and nobody else's.
+
+    A name is under `schoolbus.vendor.math-app` if it is that, or begins with that and a dot. The
+    topics are the vendor's own, and the dead letters of its ways out. The groups are those of its
+    programs, and those of its ways out.
+    """
+    return [
+        settings.topic(f"vendor.{ids_name}"),
+        *(settings.topic(f"{way}.{ids_name}") for way in WAYS),
+        *(settings.topic(f"deadletters.{way}.{ids_name}") for way in WAYS),
+    ]
+
+
 def group_prefix(settings: Settings, ids_name: str) -> str:
     """Return the prefix of the vendor's consumer groups, `schoolbus.vendor.math-app.`."""
     return settings.topic(f"vendor.{ids_name}.")
