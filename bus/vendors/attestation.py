@@ -59,8 +59,8 @@ def attest(
         store.write(settings, one)
     elif known != attestation:
         raise Stop(
-            f"{name} was attested before, on {known.on}, by somebody else or with another document; "
-            "that stays"
+            f"{name} was attested before, on {known.on}, by somebody else or with another "
+            "document; that stays"
         )
     statement = f"sha256:{attestation.document}" if attestation.document else ""
     record.attested(name, now, attestation.by, statement)
