@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus.cli import certify, disclosures
+from bus.cli import agreement_end, certify, disclosures
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.stop_signals import stop_on_signals
@@ -143,8 +143,8 @@ def apply(
     with failures(json):
         from datetime import UTC, datetime
 
-        from bus.errors import Stop
-        from bus.vendors import rollout, vendor_access
+        from bus.errors import BusError, Stop
+        from bus.vendors import applied, expiry, rollout, vendor_access
         from bus.vendors.disclosures import HEAD_FILE, DisclosureWriter, keep_head
 
         loaded = settings_of_reached()
@@ -155,7 +155,19 @@ def apply(
         _show_problems(stderr, problems)
         changes = _planned(loaded, files, numbers=False)
         with DisclosureWriter(loaded) as record:
-            found = rollout.apply(loaded, changes, datetime.now(UTC), record, credentials)
+            now, day = datetime.now(UTC), applied.today()
+            found = rollout.apply(
+                loaded, changes, now, record, credentials, lambda note: _warn([note])
+            )
+            gone: list[str] = []
+            failed = False
+            for name in expiry.unsettled(applied.read(loaded).values(), day):
+                try:
+                    expiry.settle(loaded, name, day, now, record, lambda note: _warn([note]))
+                    gone.append(name)
+                except BusError as error:  # the others go on
+                    failed = True
+                    stderr.print(f"[bold red]error:[/] {escape(str(error))}")
         head = keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
         if found and not vendor_access.protected(loaded):
             _warn([rollout.UNPROTECTED])
@@ -171,10 +183,14 @@ def apply(
                     console.print(f"    consumer groups: {access.group}…")
                     if access.credentials:
                         console.print(f"    credentials: {access.credentials}", markup=False)
+            for name in gone:
+                console.print(f"{name}: topics, groups, users, schemas and key are deleted")
             console.print(_summed(changes))
             console.print(f"head of the record of disclosures: {head.number} {head.sha256}")
 
         emit(json, {"vendors": {name: one.as_json() for name, one in found.items()}}, show)
+        if failed:
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -284,7 +300,7 @@ def revoke(
         from datetime import UTC, datetime
 
         from bus.errors import Stop
-        from bus.vendors import applied, revocation
+        from bus.vendors import applied, expiry, revocation
         from bus.vendors.disclosures import DisclosureWriter
 
         if not why.strip():
@@ -296,15 +312,21 @@ def revoke(
             typer.confirm(
                 f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
             )
+        complete = False
         try:
-            revoked = revocation.revoke(
+            revocation.revoke(
                 loaded, name, why.strip(), datetime.now(UTC), lambda note: _warn([note])
             )
+            complete = True
         finally:  # also if the users could not be shut out
-            now = applied.read(loaded)[name]
-            if one.state != "revoked" and now.state == "revoked":
+            revoked = applied.read(loaded)[name]
+            if revoked.state == "revoked" and revoked.closed != "revoked":
                 with DisclosureWriter(loaded) as record:
-                    record.ended(name, now.ended_at or datetime.now(UTC), now.why)
+                    now = datetime.now(UTC)
+                    if complete:
+                        revoked = expiry.complete(loaded, revoked, now, record)
+                    else:
+                        record.ended(name, revoked.ended_at or now, revoked.why)
         heirs = [
             other.name
             for other in stored.values()
@@ -478,6 +500,7 @@ def rotate(
 
 disclosures.register(app)
 certify.register(app)
+agreement_end.register(app)
 
 
 def _applied_or_file(
@@ -548,9 +571,12 @@ def _place(problem: Problem) -> str:
 
 
 def _show_change(console: Console, change: PlannedChange) -> None:
-    if change.action in ("unchanged", "over"):
+    if change.action in ("unchanged", "over") and not (change.lines or change.warnings):
         return
-    what = {"missing": "its file is missing; that ends nothing"}.get(change.action, change.action)
+    what = {
+        "missing": "its file is missing; that ends nothing",
+        "over": "is over, and is deleted now",
+    }.get(change.action, change.action)
     console.print(f"{MARKS[change.action]} [bold]{change.name}[/]  {what}")
     for line in change.lines:
         console.print(f"    {escape(line)}")

@@ -13,6 +13,7 @@ known_ids         which ids other sources have published
 retention         how long topics keep history, and how much disk that takes
 reachability      whether the cluster can be reached, and the likely cause if not
 audit             records who looked at personal data, and why
+removal           finds and deletes topics and consumer groups under some names
 overview          the topics and the lag of each consumer group
 access            users, access rules and quotas
 asyncapi          the topics as an AsyncAPI document

@@ -125,7 +125,7 @@ def internal(settings: Settings) -> dict[str, dict[str, str]]:
         idempotency(settings): LATEST,
         replays(settings): NAMES,
         audit(settings): audited,
-        vendors(settings): NAMES,
+        vendors(settings): ERASABLE,
         disclosures(settings): FOREVER,
         disclosed_students(settings): ERASABLE,
     }

@@ -35,6 +35,9 @@ NOT_THERE = frozenset({40401, 40402, 40403})
 """The error codes for no such subject, version or schema. A 404 with another code does not come
 from this API."""
 
+SOFT_DELETED = 40404
+"""The error code for a subject that is soft-deleted already."""
+
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
 
@@ -82,9 +85,26 @@ class RegistryClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def subjects(self) -> list[str]:
-        """Return the names of all subjects."""
-        return [str(name) for name in self._ask("GET", "/subjects")]
+    def subjects(self, *, deleted: bool = False) -> list[str]:
+        """Return the names of all subjects.
+
+        deleted: also of those that are soft-deleted.
+        """
+        path = "/subjects?deleted=true" if deleted else "/subjects"
+        return [str(name) for name in self._ask("GET", path)]
+
+    def delete_subject(self, subject: str, *, permanent: bool = False) -> None:
+        """Delete a subject with all its versions, if it exists.
+
+        permanent: delete for good what is soft-deleted already; otherwise delete softly, which
+                   keeps the schemas.
+        """
+        path = f"/subjects/{_part(subject)}{'?permanent=true' if permanent else ''}"
+        try:
+            self._ask("DELETE", path)
+        except RegistryError as error:
+            if error.code not in (*NOT_THERE, SOFT_DELETED):
+                raise
 
     def versions(self, subject: str) -> list[int]:
         """Return the version numbers of a subject."""

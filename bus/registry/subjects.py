@@ -297,6 +297,22 @@ def _partial(applied: list[AppliedSchema], subject: str) -> Iterator[None]:
         raise type(error)(text) from None
 
 
+def names(settings: Settings, beginning: str) -> list[str]:
+    """Return the subjects whose names begin like this, also those that are soft-deleted."""
+    with client(settings) as registry, answered():
+        return sorted(
+            name for name in registry.subjects(deleted=True) if name.startswith(beginning)
+        )
+
+
+def delete(settings: Settings, subjects: Iterable[str]) -> None:
+    """Delete subjects for good: softly first, as the API demands. What does not exist is passed."""
+    with client(settings) as registry, answered():
+        for name in subjects:
+            registry.delete_subject(name)
+            registry.delete_subject(name, permanent=True)
+
+
 def registered(settings: Settings) -> list[dict[str, Any]]:
     """Return the standard's subjects in the registry: subject, versions, the latest's id."""
     found = []

@@ -8,13 +8,10 @@ from datetime import date
 from typing import Any
 
 from bus.settings import Settings
-from bus.vendors import ways
+from bus.vendors import deletion, ways
 from bus.vendors.applied import Applied
-from bus.vendors.summary import attestation_due
+from bus.vendors.expiry import ends_in, renewal_of, threshold
 from bus.vendors.vendor_topics import group_prefix
-
-SOON = 30
-"""An agreement that ends within this many days is marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +19,17 @@ class ListedAgreement:
     """One agreement in the list.
 
     state: active, pending (before `from`), ended or revoked.
-    note:  what to act on: that it ends soon, that the vendor has never read, or when the vendor's
-           attestation is due.
+    note:  what to act on: that it ends soon, that the vendor has never read, when the vendor's
+           attestation is due, since when it is overdue, or that it is in.
     days:  the days until its last day; negative after it.
-    due:   the day by which the vendor must attest its deletion; None while the agreement runs.
+    due:   the day by which the vendor must attest its deletion; None while the agreement runs, and
+           if a renewal takes the data over.
     read:  whether one of the vendor's consumer groups, or the consumer of another way out, has ever
            committed an offset.
+
+    attested:     the day of the attestation; None before it is in.
+    deleted:      the day on which the bus deleted the vendor's topics and keys; None before.
+    deletion_due: the day on which the bus deletes them; None while the agreement runs, and after.
     """
 
     name: str
@@ -40,6 +42,9 @@ class ListedAgreement:
     days: int
     due: date | None
     read: bool
+    attested: date | None = None
+    deleted: date | None = None
+    deletion_due: date | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the agreement as JSON values."""
@@ -53,6 +58,9 @@ class ListedAgreement:
             "note": self.note,
             "daysLeft": self.days,
             "attestationDue": self.due and self.due.isoformat(),
+            "attestedOn": self.attested and self.attested.isoformat(),
+            "deletionDue": self.deletion_due and self.deletion_due.isoformat(),
+            "deletedOn": self.deleted and self.deleted.isoformat(),
             "everRead": self.read,
         }
 
@@ -66,30 +74,37 @@ def listed(
     day:    today, in the district's calendar.
     """
     found = []
+    applied = list(applied)
     for one in applied:
         prefixes = (
             group_prefix(settings, one.ids_name),
             settings.topic(ways.consumer_name(one.ids_name, "")),
         )
         read = any(group.startswith(prefixes) for group in groups)
-        found.append(_listed(one, read, day))
+        renewal = renewal_of(one.name, (other.agreement for other in applied))
+        found.append(_listed(one, read, renewal, day))
     return sorted(found, key=lambda one: (one.until, one.name))
 
 
-def _listed(one: Applied, read: bool, day: date) -> ListedAgreement:
+def _listed(one: Applied, read: bool, renewal: str, day: date) -> ListedAgreement:
     agreement = one.agreement
     state, note, due = "active", "", None
     days = (agreement.until - day).days
     if one.over(day):
         state = "revoked" if one.state == "revoked" else "ended"
-        last = one.ended_at.date() if state == "revoked" and one.ended_at else agreement.until
-        due = attestation_due(agreement, last)
-        late = (day - due).days
-        note = f"attestation due on {due}" if late <= 0 else f"attestation overdue since {due}"
+        if state == "ended" and renewal:
+            note = f"renewed by {renewal}"
+        else:
+            due = one.attestation_day
+            note = f"attestation {'overdue since' if day > due else 'due on'} {due}"
+            if one.attestation is not None:
+                note = f"attested on {one.attestation.on}"
+        if deletion.due(one, day) and day > one.deletion_day:
+            note += f", deletion overdue since {one.deletion_day}"
     elif day < agreement.from_:
         state, note = "pending", f"begins on {agreement.from_}"
-    elif days <= SOON:
-        note = "ends today" if days == 0 else f"ends in {days} {'day' if days == 1 else 'days'}"
+    elif threshold(agreement, day) is not None:
+        note = ends_in(agreement, day) + (f", renewed by {renewal}" if renewal else "")
     if state == "active" and agreement.flows and not read:
         note = ", ".join(part for part in (note, "never read") if part)
     return ListedAgreement(
@@ -103,4 +118,9 @@ def _listed(one: Applied, read: bool, day: date) -> ListedAgreement:
         days,
         due,
         read,
+        one.attestation.on if one.attestation else None,
+        one.certificate.deleted_at.date()
+        if one.certificate and one.certificate.deleted_at
+        else None,
+        one.deletion_day if one.over(day) and not one.deleted else None,
     )

@@ -4,6 +4,9 @@ The topic `PREFIX.vendors` is the store of record. It is compacted forever. The 
 agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
 wrapped key. The files in the district's git say what should hold; this topic says what does hold.
 So a file that is deleted ends nothing.
+
+When the vendor's data is deleted, the entry stays as the proof, without the key. Kafka then removes
+the earlier entries of the agreement, which have the key (`bus.kafka.topics.ERASABLE`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from bus.errors import Stop
@@ -22,6 +25,7 @@ from bus.kafka.reader import scan
 from bus.kafka.sender import Sender
 from bus.settings import Settings
 from bus.vendors.agreement import Agreement, parse
+from bus.vendors.proof import Attestation, Certificate, attestation_of, certificate_of
 
 State = Literal["active", "ended", "revoked"]
 
@@ -35,12 +39,17 @@ class Applied:
                  as ended from the day after `until`, also while the state is still "active".
     ids_name:    the name in topics, groups, users and ids: the agreement's own, or with `renews`
                  that of the first agreement of the chain.
-    wrapped_key: the key of the pseudonyms, wrapped by the master key (`bus.vendors.pseudonyms`).
+    wrapped_key: the key of the pseudonyms, wrapped by the master key (`bus.vendors.pseudonyms`);
+                 empty when it is deleted.
     applied_at:  when it was applied last, UTC.
     fingerprint: the SHA-256 of the agreement's canonical JSON, in hexadecimal.
     ended_at:    when it was revoked or recorded as ended, UTC.
     why:         the reason of a revocation.
     confirmed:   how often a person has confirmed what the projection's guard stopped.
+    closed:      the state whose consequences are complete: the access is closed, and the record of
+                 disclosures has the end. "" or another state than `state`: they are not.
+    certificate: what was or is being deleted; None before the deletion begins.
+    attestation: that the vendor deleted what it had received; None before it is in.
     """
 
     agreement: Agreement
@@ -52,6 +61,9 @@ class Applied:
     ended_at: datetime | None = None
     why: str = ""
     confirmed: int = 0
+    closed: State | Literal[""] = ""
+    certificate: Certificate | None = None
+    attestation: Attestation | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +77,28 @@ class Applied:
     def over(self, day: date) -> bool:
         """Return whether the agreement was revoked or has ended, by its state or by its date."""
         return self.state != "active" or day > self.agreement.until
+
+    @property
+    def last_day(self) -> date:
+        """The last day of the agreement: that of its revocation, or `until`."""
+        if self.state == "revoked" and self.ended_at is not None:
+            return self.ended_at.date()
+        return self.agreement.until
+
+    @property
+    def deletion_day(self) -> date:
+        """The day on which the bus deletes what it has of the vendor's."""
+        return self.last_day + timedelta(days=self.agreement.deletion.days)
+
+    @property
+    def attestation_day(self) -> date:
+        """The day by which the vendor must attest its own deletion."""
+        return self.last_day + timedelta(days=self.agreement.deletion.attestation_days)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether all is deleted that the bus had of the vendor's under this agreement."""
+        return self.certificate is not None and self.certificate.deleted_at is not None
 
 
 def today() -> date:
@@ -90,6 +124,8 @@ def read(settings: Settings) -> dict[str, Applied]:
 
     An agreement that was revoked or ended stays so: an entry that says "active" again is passed
     over. It comes from a command that had read the topic before the revocation and wrote after it.
+    For the same reason, a certificate or an attestation that an entry lacks is taken from the entry
+    before, and a key that was deleted stays so.
 
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
@@ -100,7 +136,7 @@ def read(settings: Settings) -> dict[str, Applied]:
         if not value:
             found.pop(name, None)
         elif not (_is_over(found.get(name)) and _state(value) == "active"):
-            found[name] = value
+            found[name] = _with_proof(value, found.get(name))
     return {name: _decode(name, value, topic) for name, value in sorted(found.items())}
 
 
@@ -116,15 +152,12 @@ def write(settings: Settings, *entries: Applied) -> None:
         topics.ensure(settings, [topic])
     _refuse_revival(stored, entries)
     _send(settings, topic, entries)
-    if any(one.state == "active" for one in entries):
-        stored = read(settings)
-        try:
-            _refuse_revival(stored, entries)
-        except Stop:
-            # Kafka keeps the last entry of a key, so the revocation must be the last one.
-            names = {one.name for one in entries}
-            _send(settings, topic, [one for one in stored.values() if one.name in names])
-            raise
+    stored = read(settings)
+    # Kafka keeps only the last entry of a key. If another process wrote at the same time, the last
+    # entry may lack what an earlier one says: a revocation, or a proof.
+    if less := [stored[one.name] for one in entries if stored.get(one.name, one) != one]:
+        _send(settings, topic, less)
+    _refuse_revival(stored, entries)
 
 
 def _refuse_revival(stored: Mapping[str, Applied], entries: Iterable[Applied]) -> None:
@@ -156,6 +189,27 @@ def _state(value: bytes) -> str:
         return ""
 
 
+def _with_proof(value: bytes, before: bytes | None) -> bytes:
+    """Return an entry with what it may not take back of the entry before."""
+    if before is None or not _is_over(value) or not _is_over(before):
+        return value
+    try:
+        new, old = json.loads(value), json.loads(before)
+        certificate = old.get("certificate")
+        if certificate and not (new.get("certificate") or {}).get("deletedAt"):
+            if certificate["deletedAt"] or not new.get("certificate"):
+                new["certificate"] = certificate
+            if certificate["deletedAt"]:
+                new["wrappedKey"] = ""
+        if old.get("attestation"):
+            new["attestation"] = old["attestation"]
+        if old.get("closed") == new["state"]:
+            new["closed"] = old["closed"]
+        return json.dumps(new, ensure_ascii=False).encode()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return value  # `_decode` says what is wrong
+
+
 def _encode(applied: Applied) -> bytes:
     value = {
         "agreement": as_table(applied.agreement),
@@ -167,6 +221,9 @@ def _encode(applied: Applied) -> bytes:
         "endedAt": applied.ended_at.isoformat() if applied.ended_at else None,
         "why": applied.why,
         "confirmed": applied.confirmed,
+        "closed": applied.closed,
+        "certificate": applied.certificate and applied.certificate.as_json(),
+        "attestation": applied.attestation and applied.attestation.as_json(),
     }
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -186,6 +243,9 @@ def _decode(name: str, value: bytes, topic: str) -> Applied:
             ended_at=datetime.fromisoformat(ended_at) if ended_at else None,
             why=table["why"],
             confirmed=table["confirmed"],
+            closed=table.get("closed", ""),
+            certificate=certificate_of(table.get("certificate")),
+            attestation=attestation_of(table.get("attestation")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(

@@ -512,6 +512,12 @@ class _Check:
                 f'"{one.renews}" was revoked, so nothing can be taken over from it. Leave `renews` '
                 "out; the vendor then gets new ids.",
             )
+        elif stored is not None and stored.deleted and one.name not in stored_by_name:
+            yield self._error(
+                "renews",
+                f'What the bus had of "{one.renews}" is deleted, so nothing can be taken over from '
+                "it. Leave `renews` out; the vendor then gets new ids.",
+            )
         elif earlier.until >= one.from_:
             yield self._error(
                 "renews",

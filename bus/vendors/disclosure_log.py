@@ -26,7 +26,7 @@ from bus.errors import BusError
 from bus.kafka import topics
 from bus.kafka.connection_watch import ConnectionWatch
 from bus.kafka.kafka_errors import failure
-from bus.kafka.reader import Reader
+from bus.kafka.reader import Reader, scan
 from bus.kafka.transactions import STEP_SECONDS, fence, producer_settings
 from bus.settings import Settings
 from bus.vendors.disclosed_students import Row
@@ -119,6 +119,13 @@ class DisclosureLog:
             if values or start == low:
                 return values[-1:]
             look *= 16
+
+    def all_entries(self) -> list[bytes | None]:
+        """Return the values of all messages of the record, in order.
+
+        Raises `RetryLater` if Kafka does not answer.
+        """
+        return [message.value() for message in scan(self._settings, self._entries.topic)]
 
     def students(self) -> list[Row]:
         """Return the messages of the table of students since the last call; at first, all.

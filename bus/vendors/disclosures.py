@@ -158,45 +158,50 @@ class DisclosureWriter:
     def ended(self, name: str, at: datetime, why: str = "") -> None:
         """Record that a vendor receives no more data: the agreement ended, or was revoked.
 
-        All students have left the agreement with it.
+        All students have left the agreement with it. A second call adds no entry.
 
         why: the reason of a revocation; empty if the agreement ended by its date.
         """
-        content = {
-            "what": "revoked" if why else "ended",
-            "at": moment_text(at),
-            "agreement": name,
-            "why": why,
-        }
-        self._append(lambda: ([content], []))
+        self._append_once(
+            {
+                "what": "revoked" if why else "ended",
+                "at": moment_text(at),
+                "agreement": name,
+                "why": why,
+            }
+        )
 
     def deleted(self, name: str, at: datetime, objects: Mapping[str, Sequence[str]]) -> None:
-        """Record what the bus deleted of a vendor's.
+        """Record what the bus deleted of a vendor's. A second call adds no entry.
 
         objects: names by what they are: {"topics": […], "groups": […], "users": […]}.
         """
-        content = {
-            "what": "deleted",
-            "at": moment_text(at),
-            "agreement": name,
-            "objects": {what: sorted(names) for what, names in objects.items()},
-        }
-        self._append(lambda: ([content], []))
+        self._append_once(
+            {
+                "what": "deleted",
+                "at": moment_text(at),
+                "agreement": name,
+                "objects": {what: sorted(names) for what, names in objects.items()},
+            }
+        )
 
     def attested(self, name: str, at: datetime, by: str, statement: str = "") -> None:
         """Record that a vendor attested that it deleted what it had received.
 
+        A second call adds no entry.
+
         by:        who attested it, at the vendor.
-        statement: where the statement is, or its text.
+        statement: where the statement is, its SHA-256, or its text.
         """
-        content = {
-            "what": "attested",
-            "at": moment_text(at),
-            "agreement": name,
-            "by": by,
-            "statement": statement,
-        }
-        self._append(lambda: ([content], []))
+        self._append_once(
+            {
+                "what": "attested",
+                "at": moment_text(at),
+                "agreement": name,
+                "by": by,
+                "statement": statement,
+            }
+        )
 
     def access(
         self, by: str, why: str, question: Question, about: str = "", student: str | None = None
@@ -260,6 +265,19 @@ class DisclosureWriter:
         self._ready = False
         self._append(lambda: ([], []))
         return self._table()
+
+    def _append_once(self, content: Content) -> None:
+        """Append an entry, unless the record has one that says the same of the agreement."""
+        about = content["what"], content["agreement"]
+
+        def contents() -> Contents:
+            # No other process can append between this look and the entry: it is refused then.
+            known = decoded_entries(self._log.all_entries())
+            if any((one["what"], one.get("agreement")) == about for one in known):
+                return [], []
+            return [content], []
+
+        self._append(contents)
 
     def _table(self) -> DisclosedStudents:
         """Return the table of students, read to its end. Only a ready writer may ask for it."""

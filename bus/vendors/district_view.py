@@ -28,6 +28,7 @@ from pathlib import Path
 
 from bus.delivery import Position
 from bus.errors import Never
+from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 
 LAYOUT = 1
@@ -66,6 +67,11 @@ TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed"
 Key = tuple[str, str]
 """A kind and the id of a record."""
 Decode = Callable[[str, bytes], Record]
+
+
+def file_of(settings: Settings) -> Path:
+    """Return the path of the file."""
+    return settings.home / "vendors" / f"{settings.topic_prefix}.sqlite"
 
 
 class DistrictView:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
+from bus.vendors import deletion
 from bus.vendors.agreement import Agreement, Identifiers
 from bus.vendors.applied import Applied, as_table
 from bus.vendors.categories import ALWAYS
 from bus.vendors.check import SCHOOL_FIELDS
 from bus.vendors.district_counts import CohortCounts, ScopeChange
+from bus.vendors.expiry import ends_in, renewal_of, threshold
 from bus.vendors.scope import Scope, compile_scope
 
 Action = Literal["new", "changed", "unchanged", "ended", "over", "missing"]
@@ -94,8 +96,10 @@ def plan(
     found = []
     for name, action in actions.items():
         file, before = files.get(name), applied.get(name)
+        ending = tuple(_ending(file, before, [*files.values(), *_stored(applied)], day))
         if name not in changes:
-            found.append(PlannedChange(name, action, file, before))
+            lines = tuple(_deletion(before, day)) if action == "over" else ()
+            found.append(PlannedChange(name, action, file, before, lines, warnings=ending))
             continue
         was, is_ = _fields(changes[name].before), _fields(changes[name].after)
         found.append(
@@ -104,11 +108,14 @@ def plan(
                 action,
                 file,
                 before,
-                tuple(_lines(action, file, before)),
+                (
+                    *_lines(action, file, before),
+                    *(_deletion(before, day) if action == "ended" else ()),
+                ),
                 tuple(sorted(is_ - was)),
                 tuple(sorted(was - is_)),
                 counts[name],
-                tuple(_warnings(changes[name], counts[name], day)),
+                (*_warnings(changes[name], counts[name], day), *ending),
             )
         )
     return found
@@ -234,6 +241,32 @@ def _small_groups(scope: Scope, counts: CohortCounts) -> Iterator[str]:
             f"{groups} of the same {what} {'has' if len(small) == 1 else 'have'} fewer than "
             f"{FEWEST} students (the smallest has {min(small)}); they may be recognized in spite "
             "of their pseudonyms"
+        )
+
+
+def _ending(
+    file: Agreement | None, before: Applied | None, others: Iterable[Agreement], day: date
+) -> Iterator[str]:
+    """Yield that an agreement ends soon. `others` are all agreements, with this one."""
+    agreement = before.agreement if file is None and before is not None else file
+    if agreement is None or (before is not None and before.over(day)):
+        return
+    if threshold(agreement, day) is not None:
+        renewal = renewal_of(agreement.name, others)
+        what = f"; {renewal} renews it" if renewal else ""
+        yield f"it {ends_in(agreement, day)}, on {agreement.until}{what}"
+
+
+def _stored(applied: Mapping[str, Applied]) -> list[Agreement]:
+    return [one.agreement for one in applied.values()]
+
+
+def _deletion(before: Applied | None, day: date) -> Iterator[str]:
+    """Yield what is deleted of an agreement that was over before."""
+    if before is not None and deletion.due(before, day):
+        yield (
+            "- topics, groups, users, schemas and key: the agreed "
+            f"{before.agreement.deletion.days} days have passed"
         )
 
 

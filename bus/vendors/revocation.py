@@ -1,4 +1,4 @@
-"""Ends an agreement before its last day, or records that its last day has passed.
+"""Ends an agreement before its last day, and closes the access of one that is over.
 
 Kafka cannot close the connections of a user, but it asks for the access rules at each request. So
 the order is: store the state, which stops the projection; remove the tokens of the gate; deny the
@@ -48,13 +48,6 @@ def revoke(
     return applied
 
 
-def end(settings: Settings, applied: Applied, now: datetime) -> Applied:
-    """Record that the last day of an agreement has passed; return it as it is stored now."""
-    ended = replace(applied, state="ended", ended_at=now)
-    cut_off(settings, ended)
-    return ended
-
-
 def cut_off(settings: Settings, applied: Applied) -> list[str]:
     """Store that an agreement is over, and close its vendor's access, so that nothing more flows.
 
@@ -69,19 +62,23 @@ def cut_off(settings: Settings, applied: Applied) -> list[str]:
 
 
 def close_access(
-    settings: Settings, over: Applied, others: Collection[Applied] | None = None
+    settings: Settings,
+    over: Applied,
+    others: Collection[Applied] | None = None,
+    day: date | None = None,
 ) -> list[str]:
     """Close the access of an agreement that is over; return what others must do.
 
     A vendor with a renewal that holds today keeps its users, for the topics of the renewal.
 
     others: all applied agreements; None: as they are stored.
+    day:    today, in the district's calendar; None: by the clock.
 
     Raises `Stop` or `RetryLater` if the access could not be closed. The state is stored then, and
     the same call may be made again.
     """
     try:
-        return _close_access(settings, over, others)
+        return _close_access(settings, over, others, day or store.today())
     except BusError as error:
         raise type(error)(
             f"{over.name} is stored as {over.state}, and nothing more is written to its topics; "
@@ -90,9 +87,8 @@ def close_access(
 
 
 def _close_access(
-    settings: Settings, over: Applied, others: Collection[Applied] | None
+    settings: Settings, over: Applied, others: Collection[Applied] | None, day: date
 ) -> list[str]:
-    day = store.today()
     known = store.read(settings).values() if others is None else others
     heirs = [
         one

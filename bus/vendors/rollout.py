@@ -6,7 +6,7 @@ in between. The record in `PREFIX.vendors` is written last. Nothing flows to a v
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import (
+    expiry,
     master_key,
     pseudonyms,
     revocation,
@@ -89,6 +90,7 @@ def apply(
     now: datetime,
     disclosures: DisclosureRecord,
     credentials: Path | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, VendorAccess]:
     """Apply a plan; return the access of each agreement that has not ended, by name.
 
@@ -98,13 +100,15 @@ def apply(
     now:         the time, UTC.
     disclosures: records each new scope before it takes effect.
     credentials: the folder for the vendors' credentials; None: make no users.
+    say:         called with each thing that others must do where an agreement has ended.
     """
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
     applied = {one.name: one.before for one in changes if one.before is not None}
-    master = master_key.read_or_make(settings, needed=bool(applied))
-    for one in applied.values():
-        pseudonyms.unwrapped(one.wrapped_key, master)
+    keys = [one.wrapped_key for one in applied.values() if one.wrapped_key]
+    master = master_key.read_or_make(settings, needed=bool(keys))
+    for key in keys:
+        pseudonyms.unwrapped(key, master)
     for change in changes:
         if change.action == "new" and change.agreement is not None:
             applied[change.name] = _first(change.agreement, applied, master, now)
@@ -115,9 +119,12 @@ def apply(
                 applied_at=now,
                 fingerprint=fingerprint(change.agreement),
             )
-        elif change.action == "ended":
-            disclosures.ended(change.name, now)  # before, so that a crash in between leaves it
-            revocation.end(settings, applied[change.name], now)
+        elif change.action in ("ended", "over"):  # what is complete stays as it is
+            one = applied[change.name]
+            if one.state == "active" or one.closed != one.state:
+                applied[change.name] = expiry.close(
+                    settings, one, store.today(), now, disclosures, say
+                )
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
     revocation.close_what_was_left_open(settings, list(applied.values()))
@@ -142,6 +149,11 @@ def _first(
     renewed = applied.get(agreement.renews) if agreement.renews else None
     if agreement.renews and renewed is None:
         raise Stop(f"{agreement.name} renews {agreement.renews}, which was never applied")
+    if renewed is not None and not renewed.wrapped_key:
+        raise Stop(
+            f"{agreement.name} renews {renewed.name}, whose topics and key are deleted, so nothing "
+            "can be taken over from it; leave `renews` out"
+        )
     return Applied(
         agreement=agreement,
         state="active",

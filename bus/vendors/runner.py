@@ -14,19 +14,20 @@ message would disclose is decided by today's opt-outs and today's agreements.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from bus.delivery import Position
-from bus.errors import RetryLater, Stop
+from bus.errors import BusError, RetryLater, Stop
 from bus.ingest.ownership import announced
 from bus.kafka import topics
 from bus.kafka.client import group_settings
@@ -39,6 +40,7 @@ from bus.vendors import applied as applied_agreements
 from bus.vendors import (
     disclosure_questions,
     disclosures,
+    expiry,
     master_key,
     old_records,
     stream_progress,
@@ -47,7 +49,7 @@ from bus.vendors import (
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key
+from bus.vendors.district_view import DistrictView, Key, file_of
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, Outgoing, event_type
 from bus.vendors.record_rules import Change
@@ -61,6 +63,8 @@ LOAD_RECORDS = 10_000
 LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+SETTLE_SECONDS = 60.0
+"""Seconds after which an agreement whose end could not be completed is tried again."""
 
 
 @dataclass(slots=True)
@@ -151,6 +155,8 @@ class _Work:
         self._streams: dict[str, VendorStream] = {}
         self._applied: dict[str, Applied] = {}
         self._day = today()
+        self._unsettled: deque[str] = deque()
+        self._settle_again = math.inf
 
     def close(self) -> None:
         """Close all clients and the file."""
@@ -207,9 +213,7 @@ class _Work:
         with Reader(settings, "could not ask for the cluster: Kafka reports {}") as reader:
             mark = reader.cluster()
             ends = reader.ends(list(self._kinds))
-        self._view = DistrictView(
-            settings.home / "vendors" / f"{settings.topic_prefix}.sqlite", mark, self._decode_stored
-        )
+        self._view = DistrictView(file_of(settings), mark, self._decode_stored)
         self._closing.append(self._view.close)
         self._record = disclosures.DisclosureWriter(settings)
         self._closing.append(self._record.close)
@@ -263,8 +267,10 @@ class _Work:
         return any(self._places.get(place, 0) < end for place, end in goal.items())
 
     def _done(self, goal: dict[Position, int]) -> bool:
-        return not self._behind(goal) and not any(
-            stream.progress.unfinished for stream in self._streams.values()
+        return (
+            not self._behind(goal)
+            and not self._unsettled
+            and not any(stream.progress.unfinished for stream in self._streams.values())
         )
 
     # ---- changes -------------------------------------------------------------------------------
@@ -340,6 +346,10 @@ class _Work:
             self._day = self._today()
             self._begin_day()
             self._send()
+        if self._clock() >= self._settle_again:
+            self._plan_settling()
+        if self._unsettled:
+            self._settle(self._unsettled.popleft())
 
     def _begin_day(self) -> None:
         """Take what follows from the date alone, also of days on which nothing ran.
@@ -347,9 +357,55 @@ class _Work:
         Agreements begin and end, opt-outs too, and students who left some days ago are deleted.
         """
         self._start_streams(new=True)
+        self._warn_of_ends()
+        self._plan_settling()
         with self._batch():
+            active = [name for name, one in self._applied.items() if one.active(self._day)]
+            stream_progress.forget_others(self._view.con, active)
             for stream in self._streams.values():
                 self._add(stream.next_day(self._day, self._outbox))
+
+    # ---- ends of agreements --------------------------------------------------------------------
+
+    def _plan_settling(self) -> None:
+        """Note which agreements have ended, or must be deleted now; each turn does one of them."""
+        self._settle_again = math.inf
+        self._applied = applied_agreements.read(self._settings)
+        self._unsettled = deque(expiry.unsettled(self._applied.values(), self._day))
+
+    def _settle(self, name: str) -> None:
+        """Do what the end of an agreement asks for. Its stream has stopped before."""
+
+        def say(note: str) -> None:
+            log.warning("others must act after an agreement's end", agreement=name, note=note)
+
+        now = datetime.now(UTC)
+        try:
+            one = expiry.settle(self._settings, name, self._day, now, self._record, say)
+        except BusError as error:  # the others go on
+            self._settle_again = self._clock() + SETTLE_SECONDS
+            log.error("the agreement's end is not complete", agreement=name, reason=str(error))
+            return
+        self._applied[name] = one
+        log.info("the agreement is over", agreement=name, state=one.state, deleted=one.deleted)
+
+    def _warn_of_ends(self) -> None:
+        """Warn once of each agreement that ends in 30, 7 and 1 days."""
+        agreements = [one.agreement for one in self._applied.values()]
+        for agreement in agreements:
+            reached = expiry.threshold(agreement, self._day)
+            if reached is None or not self._applied[agreement.name].active(self._day):
+                continue
+            if not stream_progress.warned(
+                self._view.con, agreement.name, f"{agreement.until} {reached}"
+            ):
+                log.warning(
+                    "an agreement ends soon",
+                    agreement=agreement.name,
+                    days=(agreement.until - self._day).days,
+                    until=agreement.until.isoformat(),
+                    renewal=expiry.renewal_of(agreement.name, agreements),
+                )
 
     @contextmanager
     def _batch(self) -> Iterator[None]:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+
+TABLES = ("progress", "cohort", "need")
+"""The tables that have rows of an agreement while it is projected."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,17 @@ def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     return StreamProgress(**json.loads(row[0])) if row else None
 
 
+def warned(con: sqlite3.Connection, agreement: str, about: str) -> bool:
+    """Note that a warning was given, and return whether it was given before.
+
+    about: what the warning says; another text is another warning.
+    """
+    name = f"warned {agreement}"
+    row = con.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
+    con.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [name, about])
+    return bool(row) and row[0] == about
+
+
 def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> None:
     """Store how far an agreement is."""
     con.execute(
@@ -54,7 +69,22 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
     )
 
 
+def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:
+    """Remove what the file has of agreements other than these: they ended while nothing ran."""
+    known = {name for table in TABLES for name in _names(con, table)}
+    for name in known.difference(wanted):
+        forget(con, name)
+
+
+def _names(con: sqlite3.Connection, table: str) -> Iterator[str]:
+    """Yield the agreements in a table. Each is one look-up, however many rows there are."""
+    name = ""
+    query = f"SELECT min(agreement) FROM {table} WHERE agreement > ?"
+    while (name := con.execute(query, [name]).fetchone()[0]) is not None:
+        yield name
+
+
 def forget(con: sqlite3.Connection, agreement: str) -> None:
     """Remove an agreement's progress, its students, and what their records refer to."""
-    for table in ("progress", "cohort", "need"):
+    for table in TABLES:
         con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])

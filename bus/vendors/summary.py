@@ -104,9 +104,9 @@ def text(found: Iterable[Section]) -> str:
 
 def markdown(agreement: Agreement, found: Iterable[Section]) -> str:
     """Return a description as one page of Markdown."""
-    parts = [f"# Data that {_escaped(agreement.vendor)} receives for {agreement.purpose}"]
+    parts = [f"# Data that {escaped(agreement.vendor)} receives for {agreement.purpose}"]
     for section in found:
-        lines = "\n".join(f"* {_escaped(line)}" for line in section.lines)
+        lines = "\n".join(f"* {escaped(line)}" for line in section.lines)
         parts.append(f"## {section.title}\n\n{lines}")
     return "\n\n".join(parts) + "\n"
 
@@ -174,25 +174,28 @@ def _ways(agreement: Agreement) -> Iterator[str]:
 
 def _deletion(agreement: Agreement, applied: Applied | None) -> Iterator[str]:
     deletion = agreement.deletion
-    last = (
-        applied.ended_at.date()
-        if applied is not None and applied.ended_at is not None
-        else agreement.until
-    )
-    yield (
-        f"The bus deletes the vendor's topics and keys {deletion.days} days after the end: on "
-        f"{last + timedelta(days=deletion.days)}."
-    )
-    yield (
-        f"The vendor must attest its own deletion by {attestation_due(agreement, last)}, "
-        f"{deletion.attestation_days} days after the end."
-    )
+    last = applied.last_day if applied is not None else agreement.until
+    certificate = applied.certificate if applied is not None else None
+    if certificate is not None and certificate.deleted_at is not None:
+        yield (
+            f"The bus deleted the vendor's topics and keys on {certificate.deleted_at.date()}: see "
+            f"`bus vendors certificate {agreement.name}`."
+        )
+    else:
+        yield (
+            f"The bus deletes the vendor's topics and keys {deletion.days} days after the end: on "
+            f"{last + timedelta(days=deletion.days)}."
+        )
+    if applied is not None and applied.attestation is not None:
+        yield f"The vendor attested its own deletion on {applied.attestation.on}."
+    else:
+        yield (
+            "The vendor must attest its own deletion by "
+            f"{last + timedelta(days=deletion.attestation_days)}, {deletion.attestation_days} days "
+            "after the end."
+        )
 
 
-def attestation_due(agreement: Agreement, last: date) -> date:
-    """Return the day by which the vendor must attest that it has deleted the data."""
-    return last + timedelta(days=agreement.deletion.attestation_days)
-
-
-def _escaped(line: str) -> str:
+def escaped(line: str) -> str:
+    """Return a line with the signs of Markdown escaped."""
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|" else sign for sign in line)

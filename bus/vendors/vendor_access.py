@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,6 +199,56 @@ def shut_out(settings: Settings, ids_name: str) -> list[str]:
     if failures:
         raise failures[0]
     return notes
+
+
+def holdings(settings: Settings, ids_name: str) -> tuple[tuple[str, ...], int]:
+    """Return the users of a vendor that exist or have rules, and how many rules they have.
+
+    None where the cluster does not let Schoolbus manage users.
+    """
+    if not protected(settings):
+        return (), 0
+    try:
+        existing = access.users(settings)
+        rules = {user: len(access.rules(settings, user)) for user in users_of(ids_name)}
+    except AccessNotManaged:
+        return (), 0
+    found = tuple(user for user, number in rules.items() if number or user in existing)
+    return found, sum(rules.values())
+
+
+def remove(settings: Settings, ids_name: str) -> list[str]:
+    """Delete a vendor's users, tokens, rules and quotas; return what others must do.
+
+    The users are deleted before the rules that deny them everything. What does not exist is passed.
+    """
+    registry_tokens.remove_tokens(settings, ids_name)
+    if not protected(settings):
+        return []
+    users = users_of(ids_name)
+    try:
+        access.users(settings)
+        for user in users:
+            access.delete_user(settings, user)
+        said = []
+        for user in users:
+            access.remove_rules(settings, user)
+            said.append(access.remove_quota(settings, user))
+    except AccessNotManaged as refusal:
+        commands = "\n".join(_removal_commands(settings, users))
+        return [
+            f"{ids_name}: {refusal}. Ask who runs the cluster to delete both users, their rules "
+            f"and their quotas:\n{commands}"
+        ]
+    commands = "\n".join(one for one in said if one)
+    return [f"ask who runs the cluster to delete the quotas:\n{commands}"] if commands else []
+
+
+def _removal_commands(settings: Settings, users: Iterable[str]) -> Iterator[str]:
+    for user in users:
+        for principal in ("--allow-principal", "--deny-principal"):
+            parts = [principal, f"User:{user}", "--force", "--topic", "*", "--group", "*"]
+            yield shlex.join([*_acl(settings, "--remove"), *parts])
 
 
 def _existing(grant: Grant, users: set[str]) -> list[str]:

@@ -29,6 +29,17 @@ def possible_topics(settings: Settings, ids_name: str) -> list[str]:
     return [vendor_topic(settings, ids_name, kind) for kind in KINDS if kind not in NEVER_SHARED]
 
 
+def roots(settings: Settings, ids_name: str) -> list[str]:
+    """Return the names under which a vendor's topics and groups are, and nobody else's.
+
+    A name is under `schoolbus.vendor.math-app` if it is that, or begins with that and a dot. The
+    topics are the vendor's own, and the dead letters of its ways out. The groups are those of its
+    programs, and those of its ways out (`bus.vendors.ways`).
+    """
+    names = (f"vendor.{ids_name}", f"way.{ids_name}", f"deadletters.way.{ids_name}")
+    return [settings.topic(name) for name in names]
+
+
 def group_prefix(settings: Settings, ids_name: str) -> str:
     """Return the prefix of the vendor's consumer groups, `schoolbus.vendor.math-app.`."""
     return settings.topic(f"vendor.{ids_name}.")

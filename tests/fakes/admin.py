@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from tests.fakes.broker import Broker, failure
 from tests.fakes.consumer import metadata
@@ -30,6 +30,32 @@ class FakeAdmin:
             self._broker.create(topic.topic, topic.num_partitions)
         return {topic.topic: _done(None) for topic in new}
 
+    def delete_topics(self, names: Iterable[str], **_: Any) -> dict[str, Future[None]]:
+        """Delete topics."""
+        return {
+            name: _done(None)
+            if self._broker.topics.pop(name, None) is not None
+            else _failed(KafkaError.UNKNOWN_TOPIC_OR_PART)
+            for name in names
+        }
+
+    def list_consumer_groups(self, **_: Any) -> Future[Any]:
+        """Return the groups."""
+        found = [SimpleNamespace(group_id=name) for name in self._broker.groups]
+        return _done(SimpleNamespace(valid=found))
+
+    def delete_consumer_groups(self, names: Iterable[str], **_: Any) -> dict[str, Future[None]]:
+        """Delete groups that have no members."""
+        return {name: self._without_group(name) for name in names}
+
+    def _without_group(self, name: str) -> Future[None]:
+        if name not in self._broker.groups:
+            return _failed(KafkaError.GROUP_ID_NOT_FOUND)
+        if self._broker.groups[name].members:
+            return _failed(KafkaError.NON_EMPTY_GROUP)
+        del self._broker.groups[name]
+        return _done(None)
+
     def list_offsets(self, asked: Mapping[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
         """Return the ends of partitions, before anything that is not committed.
 
@@ -44,6 +70,12 @@ class FakeAdmin:
             p: _done(SimpleNamespace(offset=self._broker.log((p.topic, p.partition)).stable))
             for p in asked
         }
+
+
+def _failed(code: int) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(KafkaException(KafkaError(code)))
+    return future
 
 
 def _done(result: Any) -> Future[Any]:

@@ -89,7 +89,11 @@ __all__ = [
 
 CONSUMERS = ("bus.kafka.offsets.Consumer", "bus.kafka.reader.Consumer")
 PRODUCERS = ("bus.kafka.sender.Producer", "bus.replay.replay_log.Producer")
-ADMINS = ("bus.kafka.topics.AdminClient", "bus.replay.latest.AdminClient")
+ADMINS = (
+    "bus.kafka.removal.AdminClient",
+    "bus.kafka.topics.AdminClient",
+    "bus.replay.latest.AdminClient",
+)
 LOOKUPS = (
     "bus.consume.backlog.schema_lookup",
     "bus.consume.worker.schema_lookup",

@@ -12,11 +12,13 @@ from bus.registry.registry_client import RegistryClient
 class FakeRegistry:
     """Gives each new text an id. `asked` lists the requests as (method, path).
 
-    status: when it is not 200, the answer to everything.
+    status:  when it is not 200, the answer to everything.
+    deleted: the subjects that are soft-deleted.
     """
 
     def __init__(self) -> None:
         self.subjects: dict[str, list[str]] = {}
+        self.deleted: dict[str, list[str]] = {}
         self.ids: dict[str, int] = {}
         self.levels: dict[str, str] = {}
         self.asked: list[tuple[str, str]] = []
@@ -43,8 +45,11 @@ class FakeRegistry:
         if request.method == "PUT":
             self.levels[parts[1]] = body["compatibility"]
             return httpx2.Response(200, json=body)
+        if request.method == "DELETE":
+            return self._delete(parts[1], "permanent" in request.url.params)
         if parts == ["subjects"]:
-            return httpx2.Response(200, json=list(self.subjects))
+            more = self.deleted if "deleted" in request.url.params else {}
+            return httpx2.Response(200, json=[*self.subjects, *more])
         if parts[0] == "compatibility":
             return httpx2.Response(200, json={"is_compatible": True})
         if request.method == "POST" and parts[-1] == "versions":
@@ -59,6 +64,20 @@ class FakeRegistry:
         if parts[-1] == "versions":
             return httpx2.Response(200, json=list(range(1, len(texts) + 1)))
         return self._version(texts, int(parts[-1]) - 1)
+
+    def _delete(self, subject: str, permanent: bool) -> httpx2.Response:
+        """Delete a subject as Confluent's registry does: softly first, and then for good."""
+        if permanent and subject in self.subjects:
+            body = {"error_code": 40405, "message": "not soft-deleted"}
+            return httpx2.Response(404, json=body)
+        if permanent and subject in self.deleted:
+            return httpx2.Response(200, json=[1 for _ in self.deleted.pop(subject)])
+        if subject in self.deleted:
+            return _missing(40404)
+        if subject not in self.subjects:
+            return _missing(40401)
+        self.deleted[subject] = self.subjects.pop(subject)
+        return httpx2.Response(200, json=[1])
 
     def _version(self, texts: list[str], at: int) -> httpx2.Response:
         found = {"id": self.ids[texts[at]], "version": at + 1, "schema": texts[at]}

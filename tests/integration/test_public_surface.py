@@ -56,7 +56,9 @@ DATA = {
     "bus topics plan": (".changed", ".changed.*"),
     "bus sandbox": (".environment", ".topics"),
     "bus vendors apply": (".vendors", ".vendors.*.topics"),
+    "bus vendors certificate": (".deletion.topics",),
     "bus vendors contracts": (".files",),
+    "bus vendors delete": (".deletion.topics",),
     "bus vendors show": (".agreement.share.why",),
     "bus vendors disclosures": (".disclosures[].fields", ".periods[].fields"),
     "bus vendors held": (".categories", ".students[].fields"),
@@ -271,6 +273,11 @@ def _vendors(seen: Seen, commands: Commands) -> None:
     seen.run("vendors erase", "--student", "student-0000001", *why)
     seen.run("vendors allow", "math-app")
     seen.run("vendors revoke", "library", "--why", "a test", "--yes")
+    seen.run("vendors list")
+    seen.run("vendors delete", "library", "--early", *why, "--yes")
+    seen.run("vendors certificate", "library")
+    seen.run("vendors attest", "library", "--by", "the vendor's officer", "--on", day)
+    seen.run("vendors certificate", "library")
     seen.run("vendors list")
     seen.run("vendors check")
 

@@ -73,6 +73,9 @@ class Log:
         values = [value for value in found if value and head_of(value)]
         return values[-1:] if first else values
 
+    def all_entries(self) -> list[bytes | None]:
+        return list(self.topics.entries)
+
     def students(self) -> list[Row]:
         self.before("students")
         found = self.topics.rows[self.next.get("rows", 0) :]

@@ -89,6 +89,24 @@ FOUND = {"subject": "a/b", "id": 7, "version": 2, "schema": "{}"}
             None,
             ("PUT", "/config/a%2Fb", {"compatibility": "FULL_TRANSITIVE"}),
         ),
+        (
+            lambda r: r.subjects(deleted=True),
+            ["a"],
+            ["a"],
+            ("GET", "/subjects?deleted=true", None),
+        ),
+        (
+            lambda r: r.delete_subject("a/b"),
+            [1, 2],
+            None,
+            ("DELETE", "/subjects/a%2Fb", None),
+        ),
+        (
+            lambda r: r.delete_subject("a/b", permanent=True),
+            [1, 2],
+            None,
+            ("DELETE", "/subjects/a%2Fb?permanent=true", None),
+        ),
     ],
 )
 def test_each_request_is_that_of_the_api(
@@ -103,6 +121,19 @@ def test_each_request_is_that_of_the_api(
     (request,) = asked
     assert (request.method, str(request.url)) == (method, f"http://registry/apis/ccompat/v7{path}")
     assert (json.loads(request.content) if request.content else None) == body
+
+
+@pytest.mark.parametrize("code", [40401, 40404])
+def test_a_subject_that_is_deleted_already_is_passed(code: int) -> None:
+    registry, asked = answering((404, {"error_code": code, "message": "gone"}))
+    registry.delete_subject("a")
+    assert len(asked) == 1
+
+
+def test_a_refusal_to_delete_is_raised() -> None:
+    registry, _ = answering((404, {"error_code": 40405, "message": "not soft-deleted"}))
+    with pytest.raises(RegistryError):
+        registry.delete_subject("a", permanent=True)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])

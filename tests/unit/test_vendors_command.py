@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -17,6 +19,8 @@ from bus.vendors import applied
 from bus.vendors.district_counts import CohortCounts
 from tests.agreements import DAY
 from tests.fakes.harness import Bus
+from tests.fakes.registry import FakeRegistry
+from tests.unit.test_disclosures import Log, Topics, writer
 
 FILE = """\
 vendor = "Example [Math]"
@@ -51,7 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
     """A bus on the fakes, whose registry takes everything, with 5 students in each cohort."""
     found = Bus(monkeypatch, home=folder.parent / "home")
-    monkeypatch.setattr("bus.cli.vendors.settings_of_reached", lambda: found.settings)
+    for module in ("vendors", "agreement_end"):
+        monkeypatch.setattr(f"bus.cli.{module}.settings_of_reached", lambda: found.settings)
     monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
     monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lambda *_: {})
     monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: set())
@@ -193,6 +198,79 @@ def test_revoke_names_a_renewal_that_goes_on(folder: Path, bus: Bus) -> None:
     run("apply")
     found = as_json("revoke", "math-app", "--why", "a breach", "--yes")
     assert found["renewals"] == ["math-2"]
+
+
+def over(bus: Bus, monkeypatch: pytest.MonkeyPatch, day: date) -> None:
+    """Let an applied agreement be over on a day, with the record of disclosures in memory."""
+    topics = Topics()
+    monkeypatch.setattr("bus.vendors.disclosures.DisclosureWriter", lambda *_: writer(Log(topics)))
+    monkeypatch.setattr("bus.registry.subjects.client", FakeRegistry().client)
+    run("apply")
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: day)
+
+
+def test_delete_asks_for_the_end_the_days_and_a_confirmation(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over(bus, monkeypatch, DAY)
+    assert "revoke math-app --why TEXT" in as_json("delete", "math-app", status=1)["error"]
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: date(2027, 8, 1))
+    error = as_json("delete", "math-app", status=1)["error"]
+    assert "the agreed 30 days end on 2027-08-30" in error and "--early --why TEXT" in error
+    assert "give a reason" in as_json("delete", "math-app", "--early", status=1)["error"]
+    error = as_json("certificate", "math-app", status=1)["error"]
+    assert "nothing is deleted yet under math-app; that is due on 2027-08-30" in error
+    early = ("delete", "math-app", "--early", "--why", "a [breach]")
+    run(*early, given="n\n", status=1)
+    assert not applied.read(bus.settings)["math-app"].deleted
+    text = run(*early, given="y\n")
+    assert "math-app is deleted" in text and "Before the agreed days: a [breach]" in text
+    assert "math-app was deleted before" in run("delete", "math-app")
+    found = as_json("certificate", "math-app")
+    assert found == as_json("delete", "math-app")
+    assert found["keyDeleted"] and found["deletion"]["early"] == "a [breach]"
+    assert run("certificate", "math-app", "--markdown").startswith("# Certificate of deletion: ")
+    assert as_json("list")["agreements"][0]["deletedOn"]
+
+
+def test_apply_deletes_what_is_due(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    over(bus, monkeypatch, date(2027, 8, 30))
+    assert "- topics, groups, users, schemas and key" in run("plan")
+    assert "math-app: topics, groups, users, schemas and key are deleted" in run("apply")
+    assert applied.read(bus.settings)["math-app"].deleted
+    assert as_json("apply") == {"vendors": {}}
+    assert "- topics" not in run("plan")
+
+
+def test_apply_goes_on_and_ends_with_1_when_a_deletion_fails(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over(bus, monkeypatch, date(2027, 8, 30))
+
+    def refused(*_: object) -> None:
+        raise RetryLater("a program still reads")
+
+    monkeypatch.setattr("bus.kafka.removal.delete_groups", refused)
+    assert "error: a program still reads" in run("apply", status=1)
+    assert as_json("apply", status=1) == {"vendors": {}}
+    assert not applied.read(bus.settings)["math-app"].deleted
+
+
+def test_attest(folder: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    over(bus, monkeypatch, date(2027, 8, 1))
+    (folder / "signed.pdf").write_bytes(b"signed")
+    said = ("attest", "math-app", "--by", "Ann", "--on", "2027-08-01")
+    said += ("--document", str(folder / "signed.pdf"))
+    found = as_json(*said)
+    assert (found["new"], found["on"], found["by"]) == (True, "2027-08-01", "Ann")
+    assert found["document"] == sha256(b"signed").hexdigest()
+    assert as_json(*said)["new"] is False
+    assert "was recorded before" in run(*said)
+    other = ("attest", "math-app", "--by", "Bob", "--on", "2027-08-01")
+    assert "was attested before" in as_json(*other, status=1)["error"]
+    run("attest", "math-app", "--by", "Bob", "--on", "yesterday", status=2)
+    (one,) = as_json("list")["agreements"]
+    assert (one["note"], one["attestedOn"]) == ("attested on 2027-08-01", "2027-08-01")
 
 
 def test_contracts_are_written_of_the_file_or_what_was_applied(folder: Path, bus: Bus) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from bus.vendors.applied import Applied
 from bus.vendors.district_counts import CohortCounts, ScopeChange
 from bus.vendors.plan import PlannedChange, difference, plan
+from bus.vendors.proof import Certificate
 from tests.agreements import DAY, an_agreement
 from tests.unit.test_vendors_applied import an_applied
 
@@ -83,6 +84,37 @@ def test_what_is_over_does_not_begin_again(state: Any) -> None:
     over = replace(an_applied(), state=state)
     changed = an_agreement(roles=["teacher"])
     assert planned(changed, applied=(over,))["math-app"].action == "over"
+
+
+def test_what_ends_soon_is_warned_of_whatever_its_file_says() -> None:
+    soon = {"until": date(2026, 12, 5)}
+    said = ("it ends in 7 days, on 2026-12-05",)
+    assert planned(an_agreement(**soon), applied=(an_applied(**soon),))["math-app"].warnings == said
+    assert planned(applied=(an_applied(**soon),))["math-app"].warnings == said
+    assert planned(an_agreement(**soon))["math-app"].warnings[-1:] == said
+    later = {"from": date(2026, 12, 6), "until": date(2027, 12, 5), "renews": "math-app"}
+    files = an_agreement(**soon), an_agreement("math-2", **later)
+    (text,) = planned(*files, applied=(an_applied(**soon),))["math-app"].warnings
+    assert text == "it ends in 7 days, on 2026-12-05; math-2 renews it"
+    for until in (date(2026, 12, 29), date(2026, 11, 27)):
+        old = an_applied(until=until)
+        assert planned(old.agreement, applied=(old,))["math-app"].warnings == ()
+    longer = planned(an_agreement(), applied=(an_applied(**soon),))["math-app"]
+    assert longer.action == "changed" and longer.warnings == ()
+
+
+def test_what_is_deleted_now_is_planned() -> None:
+    line = "- topics, groups, users, schemas and key: the agreed 30 days have passed"
+    over = replace(an_applied(), state="ended")
+    last, due = date(2027, 8, 29), date(2027, 8, 30)
+    assert planned(applied=(over,), day=last)["math-app"].lines == ()
+    assert planned(applied=(over,), day=due)["math-app"].lines == (line,)
+    assert planned(applied=(an_applied(),), day=due)["math-app"].lines[-1] == line
+    at = datetime(2027, 8, 30, tzinfo=UTC)
+    deleted = replace(over, certificate=Certificate(at, deleted_at=at))
+    assert planned(applied=(deleted,), day=due)["math-app"].lines == ()
+    begun = replace(over, certificate=Certificate(at))
+    assert planned(applied=(begun,), day=last)["math-app"].lines == (line,)
 
 
 def test_differences_of_tables() -> None:

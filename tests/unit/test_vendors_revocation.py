@@ -6,13 +6,15 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.vendors import applied, registry_tokens, vendor_access
-from bus.vendors.revocation import end, revoke
+from bus.vendors.expiry import close
+from bus.vendors.revocation import revoke
 from tests.agreements import DAY
 from tests.fakes.harness import Bus
 from tests.unit.test_vendors_applied import an_applied
@@ -70,7 +72,23 @@ def test_both_users_are_denied_and_then_deleted(cluster: Cluster) -> None:
 
 
 def test_so_it_is_at_the_end(cluster: Cluster) -> None:
-    assert end(cluster.settings, an_applied(), NOW).state == "ended"
+    late, record = date(2027, 8, 1), MagicMock()
+    ended = close(cluster.settings, an_applied(), late, NOW, record)
+    assert (ended.state, ended.closed) == ("ended", "ended")
+    assert cluster.done == OUT
+    record.ended.assert_called_once_with("math-app", NOW, "")
+
+
+def test_the_end_is_recorded_although_the_users_are_not_shut_out(cluster: Cluster) -> None:
+    late, record = date(2027, 8, 1), MagicMock()
+    cluster.refuses = True
+    with pytest.raises(RetryLater, match="not shut out"):
+        close(cluster.settings, an_applied(), late, NOW, record)
+    record.ended.assert_called_once_with("math-app", NOW, "")
+    stored = applied.read(cluster.settings)["math-app"]
+    assert (stored.state, stored.closed) == ("ended", "")
+    cluster.refuses = False
+    assert close(cluster.settings, stored, late, NOW, record).closed == "ended"
     assert cluster.done == OUT
 
 
@@ -91,7 +109,7 @@ def test_a_renewal_that_has_begun_keeps_the_users(
     later = {"from": date(2027, 8, 1), "until": date(2028, 7, 31), "renews": "math-app"}
     renewal = replace(an_applied("math-2", **later), ids_name="math-app")
     applied.write(cluster.settings, renewal)
-    end(cluster.settings, an_applied(), NOW)
+    close(cluster.settings, an_applied(), date(2027, 8, 1), NOW, MagicMock())
     assert cluster.done == []
     revoke(cluster.settings, "math-2", "a breach", NOW)
     assert cluster.done == OUT

@@ -188,7 +188,11 @@ def test_a_revoked_one_stays_revoked(district: District) -> None:
     again = revocation.revoke(district.settings, "math-app", "another", NOW)
     assert again == revoked == district.applied["math-app"]
     assert district.apply(an_agreement(roles=["teacher"])) == {}
-    assert district.applied["math-app"] == revoked
+    # `apply` records the end, because the revocation was not complete.
+    assert district.applied["math-app"] == replace(revoked, closed="revoked")
+    assert district.recorded == [("scope", "math-app"), ("ended", "math-app")]
+    assert district.apply(an_agreement()) == {}
+    assert district.recorded == [("scope", "math-app"), ("ended", "math-app")]
 
 
 def test_what_was_never_applied_cannot_be_revoked(district: District) -> None:

@@ -11,9 +11,14 @@ import pytest
 from bus.settings import Settings
 from bus.vendors.agreement_list import listed
 from bus.vendors.applied import Applied
+from bus.vendors.proof import Attestation, Certificate
 from bus.vendors.summary import markdown, sections, text
 from tests.agreements import DAY, an_agreement
 from tests.unit.test_vendors_applied import an_applied
+
+DELETED = Certificate(
+    datetime(2026, 10, 28, 2, tzinfo=UTC), deleted_at=datetime(2026, 10, 28, 3, tzinfo=UTC)
+)
 
 
 def described(applied: Applied | None = None, **changes: Any) -> dict[str, tuple[str, ...]]:
@@ -96,12 +101,17 @@ def test_text_and_page() -> None:
         (
             replace(an_applied(until=date(2026, 9, 28)), state="ended"),
             "ended",
-            "attestation overdue since 2026-11-27",
+            "attestation overdue since 2026-11-27, deletion overdue since 2026-10-28",
         ),
         (
             replace(an_applied(), state="revoked", ended_at=datetime(2026, 9, 29, tzinfo=UTC)),
             "revoked",
-            "attestation due on 2026-11-28",
+            "attestation due on 2026-11-28, deletion overdue since 2026-10-29",
+        ),
+        (
+            replace(an_applied(until=date(2026, 9, 28)), state="ended", certificate=DELETED),
+            "ended",
+            "attestation overdue since 2026-11-27",
         ),
     ],
 )
@@ -109,6 +119,33 @@ def test_the_list_says_what_is_due(applied: Applied, state: str, note: str) -> N
     (one,) = listed(Settings(), [applied], {"schoolbus.vendor.math-app.nightly"}, DAY)
     assert (one.state, one.note) == (state, note)
     assert one.as_json()["attestationDue"] == (one.due.isoformat() if "due" in note else None)
+
+
+def test_the_list_says_what_is_attested_and_deleted() -> None:
+    over = replace(an_applied(until=date(2026, 9, 28)), state="ended")
+    said = Attestation("Ann", date(2026, 10, 2))
+    done = replace(over, certificate=DELETED, attestation=said)
+    (one,) = listed(Settings(), [done], (), DAY)
+    assert one.note == "attested on 2026-10-02"
+    found = one.as_json()
+    assert (found["attestedOn"], found["attestationDue"]) == ("2026-10-02", "2026-11-27")
+    assert (found["deletedOn"], found["deletionDue"]) == ("2026-10-28", None)
+    (one,) = listed(Settings(), [over], (), DAY)
+    assert (one.as_json()["deletedOn"], one.as_json()["deletionDue"]) == (None, "2026-10-28")
+    lines = sections(done.agreement, done, DAY)[-1].lines
+    assert "deleted the vendor's topics and keys on 2026-10-28" in lines[0]
+    assert lines[1] == "The vendor attested its own deletion on 2026-10-02."
+
+
+def test_a_renewal_takes_the_attestation_over() -> None:
+    over = replace(an_applied(until=date(2026, 9, 28)), state="ended", certificate=DELETED)
+    renewal = an_applied("math-2", renews="math-app")
+    first, second = listed(Settings(), [renewal, over], {"schoolbus.vendor.math-2.x"}, DAY)
+    assert (first.name, first.note, first.due) == ("math-app", "renewed by math-2", None)
+    assert second.note == ""
+    revoked = replace(over, state="revoked", ended_at=datetime(2026, 9, 1, tzinfo=UTC))
+    (first, _) = listed(Settings(), [renewal, revoked], (), DAY)
+    assert first.note == "attestation overdue since 2026-10-31"
 
 
 def test_the_next_to_end_comes_first() -> None:

@@ -1,0 +1,158 @@
+"""Deletes what the bus has of a vendor's, the agreed number of days after the agreement's end.
+
+That is: topics and their dead letters, consumer groups, users with rules and quotas, the subjects
+of the registry, the key of the pseudonyms, and the students in the file of the projection. A
+renewal takes over what it shares with the agreement; that stays.
+
+First what there is is stored as a certificate (`bus.vendors.proof`), and only then it is deleted.
+Each step passes what does not exist. So a deletion that was interrupted is done again from the
+start, and its certificate still has everything. At the end the bus looks that nothing is left.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Protocol
+
+from bus.errors import RetryLater, Stop
+from bus.kafka import removal
+from bus.registry import subjects
+from bus.settings import Settings
+from bus.vendors import applied as store
+from bus.vendors import revocation, vendor_access, vendor_topics
+from bus.vendors.applied import Applied
+from bus.vendors.disclosure_chain import ChainHead
+from bus.vendors.district_view import file_of
+from bus.vendors.proof import Certificate, Holdings
+from bus.vendors.scope import compile_scope
+
+VIEW_TABLES = ("outbox", "disclosed", "progress", "cohort", "need")
+"""The tables of the projection's file that have rows of an agreement."""
+
+
+class DeletionRecord(Protocol):
+    """What a deletion needs of the record of disclosures (`bus.vendors.disclosures`)."""
+
+    def deleted(self, name: str, at: datetime, objects: Mapping[str, Sequence[str]]) -> None:
+        """Record what was deleted, once."""
+
+    def head(self) -> ChainHead:
+        """Return the head of the chain."""
+
+
+def due(one: Applied, day: date) -> bool:
+    """Return whether the agreed days after the end have passed, and something is not deleted yet.
+
+    A deletion that has begun is due until it is finished.
+    """
+    begun = one.certificate is not None
+    return one.over(day) and not one.deleted and (begun or day >= one.deletion_day)
+
+
+def delete(
+    settings: Settings, name: str, now: datetime, record: DeletionRecord, *, early: str = ""
+) -> Applied:
+    """Delete what the bus has of a vendor's under an agreement; return it as it is stored now.
+
+    If all is deleted already, nothing changes.
+
+    now:    the time, UTC.
+    record: takes what was deleted.
+    early:  why it is deleted before the agreed days; "" if they have passed.
+
+    Raises `Stop` if the agreement is active, or if Kafka or the registry refuses something. Raises
+    `RetryLater` if one of them does not answer, or a program still reads. The same call continues.
+    """
+    stored = store.read(settings)
+    one = revocation.find(stored, name)
+    if one.state == "active":
+        raise Stop(f"{name} is active: end it first with `bus vendors revoke {name} --why TEXT`")
+    if one.deleted:
+        return one
+    heirs = _heirs(one, stored.values())
+    kept = _topics_of(settings, heirs)
+    found = _holdings(settings, one, kept, bool(heirs))
+    certificate = one.certificate or Certificate(now, early=early)
+    certificate = replace(certificate.found(found), kept_for=tuple(h.name for h in heirs))
+    one = replace(one, certificate=certificate)
+    store.write(settings, one)
+    notes = [] if heirs else vendor_access.remove(settings, one.ids_name)
+    removal.delete_topics(settings, list(found.topics))
+    removal.delete_groups(settings, found.groups)
+    subjects.delete(settings, found.subjects)
+    _forget_students(settings, name)
+    if left := _holdings(settings, one, kept, bool(heirs)):
+        names = [name for names in left.objects().values() for name in names]
+        raise RetryLater(
+            f"{name} is not deleted yet: {', '.join(names)} still there; run the command again"
+        )
+    record.deleted(name, now, certificate.deleted.objects())
+    certificate = replace(certificate, by_others=tuple(notes), deleted_at=now, record=record.head())
+    one = replace(one, certificate=certificate, wrapped_key=b"")
+    store.write(settings, one)
+    return one
+
+
+def _heirs(one: Applied, applied: Iterable[Applied]) -> list[Applied]:
+    """Return the other agreements of the chain that are not deleted: they need what they share."""
+    return [
+        other
+        for other in applied
+        if other.ids_name == one.ids_name and other.name != one.name and not other.deleted
+    ]
+
+
+def _topics_of(settings: Settings, heirs: Iterable[Applied]) -> set[str]:
+    return {
+        topic
+        for heir in heirs
+        for topic in vendor_topics.topics_by_kind(
+            settings, compile_scope(heir.agreement), heir.ids_name
+        ).values()
+    }
+
+
+def _holdings(settings: Settings, one: Applied, kept: Collection[str], renewed: bool) -> Holdings:
+    """Return what there is of a vendor's, without what its renewals need.
+
+    kept:    the topics of the renewals.
+    renewed: whether there are any. Then users and groups are theirs, and dead letters, too.
+    """
+    own = settings.topic(f"vendor.{one.ids_name}")
+    roots = [own] if renewed else vendor_topics.roots(settings, one.ids_name)
+    topics = removal.topics(settings, roots)
+    names = subjects.names(settings, f"{own}.")
+    users, rules = ((), 0) if renewed else vendor_access.holdings(settings, one.ids_name)
+    return Holdings(
+        {name: parts for name, parts in topics.items() if name not in kept},
+        () if renewed else tuple(removal.groups(settings, roots)),
+        users,
+        rules,
+        tuple(name for name in names if name.removesuffix("-value") not in kept),
+    )
+
+
+def _forget_students(settings: Settings, name: str) -> None:
+    """Delete the rows of an agreement in the projection's file, if this machine has one.
+
+    Raises `RetryLater` if the file cannot be written now.
+    """
+    file = file_of(settings)
+    if not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(file, isolation_level=None)) as con:
+            con.execute("PRAGMA secure_delete = ON")
+            tables = {row[0] for row in con.execute("SELECT name FROM sqlite_master")}
+            con.execute("BEGIN IMMEDIATE")
+            for table in tables.intersection(VIEW_TABLES):
+                con.execute(f"DELETE FROM {table} WHERE agreement = ?", [name])
+            con.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise RetryLater(
+            f"the students of {name} cannot be deleted from {file} ({error}); run the command again"
+        ) from None

@@ -1,0 +1,145 @@
+"""Does what an agreement's end asks for: by its last day, by a revocation, and days after it.
+
+`bus vendors run` does it on the day itself, and `bus vendors apply` too. What was interrupted is
+finished by whichever of them comes next. The order for one agreement is:
+
+1. Store that it is over (`bus.vendors.revocation`). The projection and all ways out stop with it.
+2. Close the vendor's access.
+3. Record the end of the disclosure, once.
+4. Store that these steps are complete (`Applied.closed`).
+5. After the agreed days, delete what the bus has (`bus.vendors.deletion`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import date, datetime
+from typing import Protocol
+
+from bus.errors import BusError
+from bus.settings import Settings
+from bus.vendors import applied as store
+from bus.vendors import deletion, revocation
+from bus.vendors.agreement import Agreement
+from bus.vendors.applied import Applied
+from bus.vendors.deletion import DeletionRecord
+
+THRESHOLDS = (30, 7, 1)
+"""Days before the end at which a warning is due."""
+Say = Callable[[str], object]
+
+
+class EndRecord(Protocol):
+    """What an end needs of the record of disclosures (`bus.vendors.disclosures`)."""
+
+    def ended(self, name: str, at: datetime, why: str = "") -> None:
+        """Record once that a vendor receives no more data."""
+
+
+class ExpiryRecord(EndRecord, DeletionRecord, Protocol):
+    """What both an end and a deletion need of the record of disclosures."""
+
+
+def unsettled(applied: Iterable[Applied], day: date) -> list[str]:
+    """Return the names of the agreements for which something must be done on this day."""
+    return [one.name for one in applied if not _closed(one, day) or deletion.due(one, day)]
+
+
+def settle(
+    settings: Settings,
+    name: str,
+    day: date,
+    now: datetime,
+    record: ExpiryRecord,
+    say: Say = lambda _: None,
+) -> Applied:
+    """Do for one agreement what its end asks for on this day; return it as it is stored now.
+
+    day: today, in the district's calendar.
+    now: the time, UTC.
+    say: called with each thing that others must do.
+
+    Raises `Stop` or `RetryLater` if something could not be done. The same call may be made again.
+    """
+    one = revocation.find(store.read(settings), name)
+    if not _closed(one, day):
+        one = close(settings, one, day, now, record, say)
+    if deletion.due(one, day):
+        one = deletion.delete(settings, name, now, record)
+        for note in one.certificate.by_others if one.certificate else ():
+            say(note)
+    return one
+
+
+def close(
+    settings: Settings,
+    one: Applied,
+    day: date,
+    now: datetime,
+    record: EndRecord,
+    say: Say = lambda _: None,
+) -> Applied:
+    """Store and record the end of an agreement that is over, and close its vendor's access.
+
+    See `settle` for the arguments and errors. The end is recorded also if the access could not be
+    closed.
+    """
+    failure: BusError | None = None
+    try:
+        if one.state == "active":
+            one = replace(one, state="ended", ended_at=now)
+            store.write(settings, one)
+        for note in revocation.close_access(settings, one, day=day):
+            say(note)
+    except BusError as error:
+        if store.read(settings)[one.name].state == "active":
+            raise
+        failure = error
+    if failure is not None:
+        _record(one, record, now)
+        raise failure
+    return complete(settings, one, now, record)
+
+
+def complete(settings: Settings, one: Applied, now: datetime, record: EndRecord) -> Applied:
+    """Record the end of an agreement whose access is closed; return it as it is stored now."""
+    if one.closed != one.state:
+        _record(one, record, now)
+        one = replace(one, closed=one.state)
+        store.write(settings, one)
+    return one
+
+
+def _record(one: Applied, record: EndRecord, now: datetime) -> None:
+    record.ended(one.name, one.ended_at or now, one.why if one.state == "revoked" else "")
+
+
+def _closed(one: Applied, day: date) -> bool:
+    """Return whether an agreement holds on, or its end is complete."""
+    return not one.over(day) or (one.state != "active" and one.closed == one.state)
+
+
+# ---- before the end ------------------------------------------------------------------------------
+
+
+def threshold(agreement: Agreement, day: date) -> int | None:
+    """Return the smallest threshold that an agreement has reached before its end, or None.
+
+    day: today, in the district's calendar.
+    """
+    left = (agreement.until - day).days
+    if left < 0 or day < agreement.from_:
+        return None
+    return min((one for one in THRESHOLDS if left <= one), default=None)
+
+
+def renewal_of(name: str, agreements: Iterable[Agreement]) -> str:
+    """Return the name of the agreement that renews another one; "" if there is none."""
+    return next((one.name for one in agreements if one.renews == name), "")
+
+
+def ends_in(agreement: Agreement, day: date) -> str:
+    """Return in words when an agreement ends: "ends today", "ends in 7 days"."""
+    left = (agreement.until - day).days
+    return "ends today" if left == 0 else f"ends in {left} {'day' if left == 1 else 'days'}"
