@@ -60,7 +60,7 @@ def sandbox(
             running_bus(folder, lambda line: stderr.print(line, markup=False), ignore_signals),
             VendorBus(settings, fit.agreement) as bus,
         ):
-            say("publishing the made-up district …")
+            say("preparing the made-up district …")
             start = living_sandbox.started(bus)
             stopping = Event()
             stop_on_signals(stopping.set)

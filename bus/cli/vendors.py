@@ -282,6 +282,7 @@ def show(
         result = {
             "name": name,
             "applied": stored is not None,
+            "fingerprint": applied.fingerprint(agreement),
             "agreement": applied.as_table(agreement),
             "sections": [{"title": one.title, "lines": one.lines} for one in sections],
         }

@@ -47,8 +47,15 @@ def fitted(agreement: Agreement, day: date) -> FittedAgreement:
             f"{agreement.name}: the last day, {agreement.until}, is before the first, "
             f"{agreement.from_}; ask the district for the correct file"
         )
-    changes: dict[str, object] = {"guard": NO_GUARD}
+    changes: dict[str, object] = {
+        "guard": NO_GUARD,
+        "ways": ("kafka",),
+        "webhook": None,
+        "csv": None,
+    }
     notes = []
+    if agreement.webhook or agreement.csv or agreement.ways != ("kafka",):
+        notes.append("The sandbox serves Kafka alone; it does not send anything by the other ways.")
     if not agreement.active(day):
         length = (agreement.until - agreement.from_).days + 1
         moved = timedelta(days=(day - agreement.from_).days // length * length)

@@ -61,6 +61,18 @@ def test_a_renewal_has_the_topics_of_what_it_renews() -> None:
     assert "math-app" in fit.notes[0]
 
 
+def test_nothing_is_sent_by_other_ways() -> None:
+    agreement = an_agreement(
+        ways=["kafka", "oneroster"],
+        webhook={"url": "https://vendor.example/events"},
+        csv={"folder": "out"},
+    )
+    fit = fitted(agreement, DAY)
+    assert fit.agreement.ways == ("kafka",)
+    assert fit.agreement.webhook is fit.agreement.csv is None
+    assert "other ways" in fit.notes[0]
+
+
 @pytest.mark.parametrize(
     ("agreement", "text"),
     [
