@@ -33,9 +33,11 @@ Roles and other listed values are written as the version spells them. A role tha
 becomes the nearest one. Any other value that a list does not have is written as it is; 1.2 has the
 extension `ext:other` for `other`.
 
-Reading a set with the source `oneroster-csv` gives the records that were written, with their values
-in all columns of the version, except `dateLastModified` and line breaks.
-tests/unit/test_oneroster_round_trip.py holds this.
+When the source `oneroster-csv` reads a set, it gets the records that were written, with the same
+values in all columns of the version. The exceptions: `dateLastModified`; line breaks and other
+control characters, which become spaces; the references and roles named above; and, in 1.2, the
+order of a person's organizations, of which the first is read as the primary one if the record names
+none. tests/unit/test_oneroster_round_trip.py holds this.
 """
 
 from __future__ import annotations

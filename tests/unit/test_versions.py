@@ -20,6 +20,7 @@ from bus.standard import KINDS
 from bus.standard.evolution import breaks
 from consumers.canvas import PRODUCT as CANVAS
 from consumers.microsoft_sds import PRODUCT as SDS
+from consumers.oneroster_csv import PRODUCT as ONEROSTER
 from consumers.webhook import PRODUCT as WEBHOOK
 from tests.three_versions import knowing, optional, versions, written
 
@@ -49,7 +50,9 @@ def test_history_of_three_versions_reads_as_the_last(kind: str, data: st.DataObj
     assert (whole, failures) == (read * 20, [])
 
 
-@pytest.mark.parametrize("product", [CANVAS, SDS, WEBHOOK], ids=lambda product: product.name)
+@pytest.mark.parametrize(
+    "product", [CANVAS, SDS, ONEROSTER, WEBHOOK], ids=lambda product: product.name
+)
 @settings(max_examples=25)
 @given(data=st.data())
 def test_a_translation_tells_old_history_as_it_tells_new(
