@@ -41,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "containers (needs a Docker engine on this machine; KAFKA_IMAGE and REGISTRY_IMAGE name "
         "other images than deploy/compose.yaml does)",
     )
+    parser.addoption(
+        "--clients",
+        action="store_true",
+        help="build and run the vendors' programs of docs/clients (needs Java, Go and Node, and "
+        "downloads their libraries)",
+    )
     group = parser.getgroup("faults")
     group.addoption("--long", action="store_true", help="the fault tests in their long form")
     group.addoption("--seed", type=int, default=1, help="what the faults are drawn from (1)")
