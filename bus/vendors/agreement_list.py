@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from bus.settings import Settings
-from bus.vendors import deletion
+from bus.vendors import deletion, ways
 from bus.vendors.applied import Applied
 from bus.vendors.expiry import ends_in, renewal_of, threshold
 from bus.vendors.vendor_topics import group_prefix
@@ -24,7 +24,8 @@ class ListedAgreement:
     days:  the days until its last day; negative after it.
     due:   the day by which the vendor must attest its deletion; None while the agreement runs, and
            if a renewal takes the data over.
-    read:  whether one of the vendor's consumer groups has ever committed an offset.
+    read:  whether one of the vendor's consumer groups, or the consumer of another way out, has ever
+           committed an offset.
 
     attested:     the day of the attestation; None before it is in.
     deleted:      the day on which the bus deleted the vendor's topics and keys; None before.
@@ -75,8 +76,11 @@ def listed(
     found = []
     applied = list(applied)
     for one in applied:
-        prefix = group_prefix(settings, one.ids_name)
-        read = any(group.startswith(prefix) for group in groups)
+        prefixes = (
+            group_prefix(settings, one.ids_name),
+            settings.topic(ways.consumer_name(one.ids_name, "")),
+        )
+        read = any(group.startswith(prefixes) for group in groups)
         renewal = renewal_of(one.name, (other.agreement for other in applied))
         found.append(_listed(one, read, renewal, day))
     return sorted(found, key=lambda one: (one.until, one.name))
@@ -101,7 +105,7 @@ def _listed(one: Applied, read: bool, renewal: str, day: date) -> ListedAgreemen
         state, note = "pending", f"begins on {agreement.from_}"
     elif threshold(agreement, day) is not None:
         note = ends_in(agreement, day) + (f", renewed by {renewal}" if renewal else "")
-    if state == "active" and "kafka" in agreement.ways and not read:
+    if state == "active" and agreement.flows and not read:
         note = ", ".join(part for part in (note, "never read") if part)
     return ListedAgreement(
         agreement.name,

@@ -11,7 +11,8 @@ NAME is the agreement's own name, or with `renews` that of the first agreement o
 from __future__ import annotations
 
 from bus.settings import Settings
-from bus.vendors.scope import Scope
+from bus.standard.kinds import KINDS
+from bus.vendors.scope import NEVER_SHARED, Scope
 from bus.vendors.vendor_schema import vendor_topic
 
 
@@ -20,8 +21,12 @@ def topics_by_kind(settings: Settings, scope: Scope, ids_name: str) -> dict[str,
     return {kind: vendor_topic(settings, ids_name, kind) for kind in scope.kinds}
 
 
-WAYS = ("webhook", "csv", "oneroster")
-"""The ways out whose program has a consumer group, and dead letters, for each agreement."""
+def possible_topics(settings: Settings, ids_name: str) -> list[str]:
+    """Return every topic that an agreement can have or have had, of all kinds that may be shared.
+
+    The agreement may have shared kinds that it does not share any more. A topic may not exist.
+    """
+    return [vendor_topic(settings, ids_name, kind) for kind in KINDS if kind not in NEVER_SHARED]
 
 
 def roots(settings: Settings, ids_name: str) -> list[str]:
@@ -29,13 +34,10 @@ def roots(settings: Settings, ids_name: str) -> list[str]:
 
     A name is under `schoolbus.vendor.math-app` if it is that, or begins with that and a dot. The
     topics are the vendor's own, and the dead letters of its ways out. The groups are those of its
-    programs, and those of its ways out.
+    programs, and those of its ways out (`bus.vendors.ways`).
     """
-    return [
-        settings.topic(f"vendor.{ids_name}"),
-        *(settings.topic(f"{way}.{ids_name}") for way in WAYS),
-        *(settings.topic(f"deadletters.{way}.{ids_name}") for way in WAYS),
-    ]
+    names = (f"vendor.{ids_name}", f"way.{ids_name}", f"deadletters.way.{ids_name}")
+    return [settings.topic(name) for name in names]
 
 
 def group_prefix(settings: Settings, ids_name: str) -> str:

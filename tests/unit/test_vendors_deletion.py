@@ -84,8 +84,8 @@ class District:
             self.registry.add(f"{topic}-value", {"type": "string", "doc": topic})
         for more in ("reader", "nightly"):
             self.bus.broker.group(f"schoolbus.vendor.{one.ids_name}.{more}")
-        self.bus.broker.create(f"schoolbus.deadletters.webhook.{one.ids_name}", 1)
-        self.bus.broker.group(f"schoolbus.webhook.{one.ids_name}")
+        self.bus.broker.create(f"schoolbus.deadletters.way.{one.ids_name}.webhook", 1)
+        self.bus.broker.group(f"schoolbus.way.{one.ids_name}.webhook")
         applied.write(self.settings, one)
         if with_user:
             grant = vendor_access.Grant(one.ids_name, ("t",), f"vendor.{one.ids_name}.")
@@ -160,9 +160,9 @@ def test_then_all_is_deleted_and_the_proof_stays(district: District) -> None:
     assert (one.state, one.wrapped_key, one.deleted) == ("ended", b"", True)
     assert one.certificate is not None
     gone = one.certificate.deleted
-    dead = {"schoolbus.deadletters.webhook.math-app": 1}
+    dead = {"schoolbus.deadletters.way.math-app.webhook": 1}
     assert gone.topics == dict.fromkeys(topics.values(), 3) | dead
-    assert GROUP in gone.groups and "schoolbus.webhook.math-app" in gone.groups
+    assert GROUP in gone.groups and "schoolbus.way.math-app.webhook" in gone.groups
     assert gone.users == vendor_access.users_of("math-app")
     assert gone.rules > 0
     assert set(gone.subjects) == {f"{topic}-value" for topic in topics.values()}
