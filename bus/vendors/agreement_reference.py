@@ -81,6 +81,9 @@ topics, so choose it to last.
 | `bus vendors list` | lists the applied agreements: which end soon, are overdue, never read |
 | `bus vendors show NAME` | describes one; `--markdown` prints a page for a school board |
 | `bus vendors revoke NAME --why TEXT` | ends one at once |
+| `bus vendors delete NAME` | deletes what the bus has; `apply` and `run` do it after the end |
+| `bus vendors certificate NAME` | shows what was deleted |
+| `bus vendors attest NAME` | records that the vendor attested its own deletion |
 | `bus vendors allow NAME` | lets the projection continue after its guard has stopped it |
 
 `--agreements DIR` or the setting `vendors.agreements` names another folder. A file that is

@@ -29,6 +29,7 @@ from bus.vendors.disclosure_chain import ChainHead
 from bus.vendors.district_view import file_of
 from bus.vendors.proof import Certificate, Holdings
 from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_access import Grant
 
 VIEW_TABLES = ("outbox", "disclosed", "progress", "cohort", "need")
 """The tables of the projection's file that have rows of an agreement."""
@@ -80,7 +81,7 @@ def delete(
     certificate = replace(certificate.found(found), kept_for=tuple(h.name for h in heirs))
     one = replace(one, certificate=certificate)
     store.write(settings, one)
-    notes = [] if heirs else vendor_access.remove(settings, one.ids_name)
+    notes = [] if heirs else vendor_access.remove(settings, _grant(settings, one, certificate))
     removal.delete_topics(settings, list(found.topics))
     removal.delete_groups(settings, found.groups)
     subjects.delete(settings, found.subjects)
@@ -104,6 +105,13 @@ def _heirs(one: Applied, applied: Iterable[Applied]) -> list[Applied]:
         for other in applied
         if other.ids_name == one.ids_name and other.name != one.name and not other.deleted
     ]
+
+
+def _grant(settings: Settings, one: Applied, certificate: Certificate) -> Grant:
+    """Return what the vendor could read, as far as it is deleted now."""
+    own = vendor_topics.group_prefix(settings, one.ids_name)
+    topics = tuple(name for name in certificate.deleted.topics if name.startswith(own))
+    return Grant(one.ids_name, topics, own)
 
 
 def _topics_of(settings: Settings, heirs: Iterable[Applied]) -> set[str]:

@@ -1,7 +1,7 @@
 """Does what an agreement's end asks for: by its last day, by a revocation, and days after it.
 
 `bus vendors run` does it on the day itself, and `bus vendors apply` too. What was interrupted is
-finished by whichever of them comes next. The order for one agreement is:
+finished by the next of them. The order for one agreement is:
 
 1. Store that it is over (`bus.vendors.revocation`). The projection and all ways out stop with it.
 2. Close the vendor's access.

@@ -217,15 +217,17 @@ def holdings(settings: Settings, ids_name: str) -> tuple[tuple[str, ...], int]:
     return found, sum(rules.values())
 
 
-def remove(settings: Settings, ids_name: str) -> list[str]:
+def remove(settings: Settings, grant: Grant) -> list[str]:
     """Delete a vendor's users, tokens, rules and quotas; return what others must do.
 
     The users are deleted before the rules that deny them everything. What does not exist is passed.
+
+    grant: what the vendor could read.
     """
-    registry_tokens.remove_tokens(settings, ids_name)
+    registry_tokens.remove_tokens(settings, grant.ids_name)
     if not protected(settings):
         return []
-    users = users_of(ids_name)
+    users = grant.users
     try:
         access.users(settings)
         for user in users:
@@ -235,20 +237,20 @@ def remove(settings: Settings, ids_name: str) -> list[str]:
             access.remove_rules(settings, user)
             said.append(access.remove_quota(settings, user))
     except AccessNotManaged as refusal:
-        commands = "\n".join(_removal_commands(settings, users))
+        commands = "\n".join(_removal_commands(settings, grant))
         return [
-            f"{ids_name}: {refusal}. Ask who runs the cluster to delete both users, their rules "
-            f"and their quotas:\n{commands}"
+            f"{grant.ids_name}: {refusal}. Ask who runs the cluster to delete both users, their "
+            f"rules and their quotas:\n{commands}"
         ]
     commands = "\n".join(one for one in said if one)
     return [f"ask who runs the cluster to delete the quotas:\n{commands}"] if commands else []
 
 
-def _removal_commands(settings: Settings, users: Iterable[str]) -> Iterator[str]:
-    for user in users:
-        for principal in ("--allow-principal", "--deny-principal"):
-            parts = [principal, f"User:{user}", "--force", "--topic", "*", "--group", "*"]
-            yield shlex.join([*_acl(settings, "--remove"), *parts])
+def _removal_commands(settings: Settings, grant: Grant) -> Iterator[str]:
+    for user in grant.users:
+        for command in _acl_commands(settings, "--remove", user, grant):
+            yield f"{command} --force"
+        yield f"{_denial_command(settings, '--remove', user)} --force"
 
 
 def _existing(grant: Grant, users: set[str]) -> list[str]:
@@ -356,20 +358,16 @@ def _by_others(
 
 
 def _closing(settings: Settings, ids_name: str, why: str) -> list[str]:
-    commands = "\n".join(
-        shlex.join(
-            [
-                *_acl(settings, "--add"),
-                *("--deny-principal", f"User:{user}", "--operation", "All"),
-                *("--topic", "*", "--group", "*"),
-            ]
-        )
-        for user in users_of(ids_name)
-    )
+    commands = "\n".join(_denial_command(settings, "--add", user) for user in users_of(ids_name))
     return [
         f"{ids_name}: {why}. Ask who runs the cluster to deny both users everything at once, and "
         f"then to delete them:\n{commands}"
     ]
+
+
+def _denial_command(settings: Settings, action: str, user: str) -> str:
+    rule = ["--deny-principal", f"User:{user}", "--operation", "All"]
+    return shlex.join([*_acl(settings, action), *rule, "--topic", "*", "--group", "*"])
 
 
 def _acl_commands(settings: Settings, action: str, user: str, grant: Grant) -> list[str]:

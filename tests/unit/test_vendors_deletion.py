@@ -296,7 +296,10 @@ def test_where_others_manage_users_they_are_asked(
     one = expiry.settle(district.settings, "math-app", DUE, NOW, log, said.append)
     assert one.deleted and one.certificate is not None
     (note,) = one.certificate.by_others
-    assert "--deny-principal User:vendor-math-app-b --force" in note
+    assert "--remove --deny-principal User:vendor-math-app-b --operation All" in note
+    assert "--remove --allow-principal User:vendor-math-app-a" in note
+    assert "--topic schoolbus.vendor.math-app.enrollment" in note
+    assert note.count(" --force") == note.count("kafka-acls.sh") == 6
     assert note in said and len(said) == 2  # the first one asks to shut the users out
     assert "Asked of the people who run the cluster" in certificate_page.text(one)
 

@@ -62,7 +62,7 @@ def test_a_warning_is_given_once_and_again_for_another_day() -> None:
     assert not stream_progress.warned(con, "math-app", "2028-07-31 7")
 
 
-def test_the_file_forgets_whoever_ended_while_nothing_ran() -> None:
+def test_the_file_forgets_agreements_that_ended_while_nothing_ran() -> None:
     con = DistrictView(None, "test", MagicMock()).con
     for name in ("a", "b", "c"):
         for student in ("s1", "s2"):
