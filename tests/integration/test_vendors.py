@@ -111,8 +111,13 @@ def received(settings: Settings, name: str) -> dict[tuple[str, str], Record]:
     return found
 
 
-def expected(settings: Settings, name: str) -> dict[tuple[str, str], Record]:
-    """Return what the checker computes for a vendor, with the vendor's ids."""
+def expected(
+    settings: Settings, name: str, present: District | None = None
+) -> dict[tuple[str, str], Record]:
+    """Return what the checker computes for a vendor, with the vendor's ids.
+
+    present: the present state of the district's topics, if the caller has it.
+    """
     deal = applied.read(settings)[name]
     key = unwrapped(deal.wrapped_key, master_key.read(settings))
     vendor_id = Pseudonyms(key).pseudonym
@@ -120,7 +125,8 @@ def expected(settings: Settings, name: str) -> dict[tuple[str, str], Record]:
     if not scope.pseudonymous:
         vendor_id = str
     found = {}
-    for (kind, id_), record in district(settings).expected(deal.agreement, date.today()).items():
+    present = present or district(settings)
+    for (kind, id_), record in present.expected(deal.agreement, date.today()).items():
         for field in (*scope.kinds[kind].references, "sourcedId"):
             value = record[field]
             if isinstance(value, list):
