@@ -42,7 +42,8 @@ def tell(life: Life, findings: Findings, what: str) -> None:
     findings.add(
         f"canaries, {what}",
         f"{life.changes:,} changes for 3 vendors; kill -9: {kills} "
-        f"({life.unsent} with messages still to be sent); held by a guard {life.held} times",
+        f"({life.unsent} with messages still to be sent); held by a guard {life.held} times; "
+        f"a revocation, followed after {life.stopped_after:.1f} s",
         f"{life.checks} checks of {life.checked:,} messages: no value outside of its agreement, "
         f"none shared, none out of order, equal to the checker; {logged:,} bytes of logs and "
         f"{answers} answers of the gate without one",
