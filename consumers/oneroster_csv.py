@@ -48,12 +48,12 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
-from bus.delivery import Batch, Part, Position, Redelivery, Refusal, Row, Table
-from bus.errors import Stop
+from bus.delivery import Batch, Part, Position, Redelivery, Refusal, Row, Table, Terms
+from bus.errors import RetryLater, Stop
 from bus.product import Product
 from bus.standard import Record
 from consumers.delivery.full_set import Archive, FullSet
@@ -394,23 +394,29 @@ def manifest(version: Version, files: Collection[str]) -> tuple[str, bytes]:
 
 
 class OneRosterSet:
-    """The delivery of a set of one version: a `FullSet` with that version's columns and values."""
+    """The delivery of a set of one version: a `FullSet` with that version's columns and values.
 
-    def __init__(self, out: Path, version: Version) -> None:
+    terms: what may be delivered to a vendor; None for the district's own use.
+    """
+
+    def __init__(self, out: Path, version: Version, terms: Terms | None = None) -> None:
         columns = COLUMNS[version]
+        self._terms = terms
         self._tables = {
             table.name: Table(table.name, tuple(columns[table.name]), table.rows, table.key)
             for table in TABLES
             if table.name in columns
         }
         self._extended = version == "1.2"
+        # What an agreement does not share any more must not stay, so the set is made anew.
+        shared = f"/{sorted(terms.fields.items())}" if terms else ""
         self._set = FullSet(
             out,
             list(self._tables.values()),
             _references(version),
             ends={},
             today=lambda: datetime.now(UTC).date(),
-            revision=f"{REVISION}/{version}",
+            revision=f"{REVISION}/{version}{shared}",
             archive=Archive(
                 ZIP,
                 [f"{name}.csv" for name in FILES[version] if f"{name}.csv" in columns],
@@ -441,7 +447,14 @@ class OneRosterSet:
         self._set.release(partitions)
 
     def close(self) -> None:
-        """Close the state."""
+        """Close the state. Delete the zip if the agreement has ended or was changed."""
+        if self._terms:
+            try:
+                self._terms.permission.check()
+            except RetryLater:  # not known: the next start finds out
+                pass
+            except Stop:
+                self._set.withdraw()
         self._set.close()
 
     def _of_version(self, batch: Batch) -> Batch:
@@ -476,13 +489,24 @@ class Settings(BaseModel):
 
     out: Path | None = None
     version: Version = "1.1"
+    _terms: Terms | None = None
+
+    @model_validator(mode="after")
+    def _under_an_agreement(self, info: ValidationInfo) -> Self:
+        self._terms = (info.context or {}).get("terms")
+        return self
+
+    @property
+    def terms(self) -> Terms | None:
+        """What may be delivered to a vendor; None for the district's own use."""
+        return self._terms
 
 
 def open_delivery(settings: Settings) -> Redelivery:
     """Open the delivery to the folder; raise `Stop` if no folder is set."""
     if settings.out is None:
         raise Stop("oneroster-csv does not know where to deliver: name a folder (--out DIR)")
-    return OneRosterSet(settings.out, settings.version)
+    return OneRosterSet(settings.out, settings.version, settings.terms)
 
 
 PRODUCT = Product(

@@ -33,7 +33,7 @@ from bus.web.public_address import is_inside
 
 Level = Literal["error", "warning"]
 
-SERVED = frozenset({"kafka", "webhook"})
+SERVED = frozenset({"kafka", "webhook", "csv"})
 """The ways out that this version serves."""
 SERVES_RETURNS = False
 """Whether this version takes records that a vendor sends back."""

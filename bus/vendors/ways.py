@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus.consume.feed import Feed
 from bus.delivery import Terms
@@ -64,11 +64,28 @@ def _webhook(settings: Settings, agreement: Agreement) -> dict[str, Any] | None:
     return found
 
 
-PRODUCTS: Mapping[str, Callable[[Settings, Agreement], dict[str, Any] | None]] = {
-    "webhook": _webhook,
+def _csv(_: Settings, agreement: Agreement) -> dict[str, Any] | None:
+    """Return the settings of a vendor's CSV files; None if the agreement has none."""
+    return None if agreement.csv is None else {"out": agreement.csv.folder}
+
+
+class ServedWay(NamedTuple):
+    """How a product serves a way.
+
+    table:    the table of the agreement file that names the way.
+    settings: returns the product's settings under an agreement, or None if the agreement does not
+              name this way.
+    """
+
+    table: str
+    settings: Callable[[Settings, Agreement], dict[str, Any] | None]
+
+
+PRODUCTS: Mapping[str, ServedWay] = {
+    "webhook": ServedWay("webhook", _webhook),
+    "oneroster-csv": ServedWay("csv", _csv),
 }
-"""For each product that serves a way, the function that returns the product's settings under an
-agreement, or None if the agreement does not name this way."""
+"""The products that serve a way."""
 
 
 def consumer_name(ids_name: str, product: str) -> str:
@@ -98,10 +115,11 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
             f"{product.name} cannot deliver under an agreement; these products can: "
             f"{', '.join(PRODUCTS)}"
         )
-    own = PRODUCTS[product.name](settings, applied.agreement)
+    served = PRODUCTS[product.name]
+    own = served.settings(settings, applied.agreement)
     if own is None:
         raise Stop(
-            f"the agreement {name} has no [{product.name}]; add it to the agreement file, and run "
+            f"the agreement {name} has no [{served.table}]; add it to the agreement file, and run "
             "`bus vendors apply`"
         )
     scope = compile_scope(applied.agreement)

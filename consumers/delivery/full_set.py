@@ -154,6 +154,11 @@ class FullSet:
         """Give the partitions up; no set is written until their next owner has caught up."""
         self._state.give_up(partitions)
 
+    def withdraw(self) -> None:
+        """Delete the zip. The next set that is written brings it back."""
+        if self._archive is not None:
+            (self._folder.out / self._archive.name).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the state."""
         self._state.close()

@@ -242,7 +242,6 @@ def test_records_about_a_student_without_the_student_are_warned_of() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("csv", {"folder": "out"}),
         ("ways", ["kafka", "oneroster"]),
         ("returns", ["result"]),
     ],
