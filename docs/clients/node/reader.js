@@ -9,7 +9,15 @@ import { readFileSync } from "node:fs";
 import { Agent } from "node:https";
 import path from "node:path";
 import { SchemaRegistry } from "@kafkajs/confluent-schema-registry";
-import { Kafka, logLevel } from "kafkajs";
+import kafkajs from "kafkajs";
+import lz4 from "lz4js";
+
+const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = kafkajs;
+// The vendors' topics are compressed with LZ4, which kafkajs lacks.
+CompressionCodecs[CompressionTypes.LZ4] = () => ({
+  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
+  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+});
 
 const IDLE_MS = 5_000;
 
@@ -45,6 +53,7 @@ const consumer = kafka.consumer({ groupId: `${prefix}reader-node` });
 
 let last = Date.now();
 await consumer.connect();
+consumer.on(consumer.events.CRASH, () => { process.exitCode = 1; });
 consumer.on(consumer.events.GROUP_JOIN, () => { last = Date.now(); });
 await consumer.subscribe({ topics: kinds.map((kind) => prefix + kind), fromBeginning: true });
 await consumer.run({
