@@ -2,8 +2,13 @@
 
 The topic `PREFIX.vendors` is the store of record. It is compacted forever. The key is an
 agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
-wrapped key. The files in the district's git say what should hold; this topic says what does hold.
+wrapped keys. The files in the district's git say what should hold; this topic says what does hold.
 So a file that is deleted ends nothing.
+
+Only a rotation of the master key and a rekey replace keys. Another command may have read the topic
+before and write after, for example a slow `bus vendors apply`. So each replacement raises
+`key_version`, and the keys with the highest version count, whatever entry comes last. They count
+for all agreements of a chain of renewals, so a chain never has two keys.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Literal
 
@@ -41,6 +46,10 @@ class Applied:
     ended_at:    when it was revoked or recorded as ended, UTC.
     why:         the reason of a revocation.
     confirmed:   how often a person has confirmed what the projection's guard stopped.
+    earlier_key: the key before the last rekey, wrapped; empty without one. The crosswalk needs it.
+    next_key:    the key of a rekey that has begun and counts not yet, wrapped; empty without one.
+    rekeyed:     how often the ids were changed by a rekey.
+    key_version: how often the wrapped keys were replaced, by a rekey or by another master key.
     """
 
     agreement: Agreement
@@ -52,11 +61,23 @@ class Applied:
     ended_at: datetime | None = None
     why: str = ""
     confirmed: int = 0
+    earlier_key: bytes = b""
+    next_key: bytes = b""
+    rekeyed: int = 0
+    key_version: int = 0
 
     @property
     def name(self) -> str:
         """The agreement's name."""
         return self.agreement.name
+
+    @property
+    def edition(self) -> str:
+        """What the vendor's topics must show: the agreement's content, with these ids.
+
+        When it changes, the topics are written whole.
+        """
+        return f"{self.fingerprint}/{self.rekeyed}" if self.rekeyed else self.fingerprint
 
     def active(self, day: date) -> bool:
         """Return whether the vendor may receive data on this day of the district's calendar."""
@@ -65,6 +86,19 @@ class Applied:
     def over(self, day: date) -> bool:
         """Return whether the agreement was revoked or has ended, by its state or by its date."""
         return self.state != "active" or day > self.agreement.until
+
+
+KEY_FIELDS = ("wrapped_key", "earlier_key", "next_key", "rekeyed", "key_version")
+"""The fields of `Applied` that all agreements of a chain have in common."""
+
+
+class StaysOver(Stop):
+    """An agreement that is to be active was revoked or ended in the meantime; it stays so."""
+
+
+def with_keys_of(one: Applied, other: Applied) -> Applied:
+    """Return an agreement with the keys of another one of its chain."""
+    return replace(one, **{name: getattr(other, name) for name in KEY_FIELDS})
 
 
 def today() -> date:
@@ -94,20 +128,40 @@ def read(settings: Settings) -> dict[str, Applied]:
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
     found: dict[str, bytes] = {}
+    keyed: dict[str, tuple[int, bytes]] = {}  # the entry with the newest keys
     topic = topics.vendors(settings)
     for message in scan(settings, topic):
         name, value = (message.key() or b"").decode(), message.value()
         if not value:
             found.pop(name, None)
-        elif not (_is_over(found.get(name)) and _state(value) == "active"):
+            keyed.pop(name, None)
+            continue
+        if not (_is_over(found.get(name)) and _state(value) == "active"):
             found[name] = value
-    return {name: _decode(name, value, topic) for name, value in sorted(found.items())}
+        if (version := _key_version(value)) >= keyed.get(name, (0, b""))[0]:
+            keyed[name] = version, value
+    entries = {name: _decode(name, value, topic) for name, value in sorted(found.items())}
+    newest = [
+        entries[name] if value == found[name] else _decode(name, value, topic)
+        for name, (_, value) in keyed.items()
+    ]
+    return {name: _with_newest_keys(one, newest) for name, one in entries.items()}
+
+
+def _with_newest_keys(one: Applied, others: Iterable[Applied]) -> Applied:
+    """Return an agreement with the newest keys of its chain; deleted keys stay deleted."""
+    chain = [other for other in others if other.ids_name == one.ids_name and other.wrapped_key]
+    newest = max(chain, key=lambda other: other.key_version, default=one)
+    later = newest.key_version > one.key_version and one.wrapped_key
+    return with_keys_of(one, newest) if later else one
 
 
 def write(settings: Settings, *entries: Applied) -> None:
     """Store applied agreements, and wait until Kafka has stored them.
 
-    Raises `Stop` if an agreement that is to be active was revoked or ended in the meantime; it
+    Where Kafka has keys of a higher `key_version` for the chain, these are kept.
+
+    Raises `StaysOver` if an agreement that is to be active was revoked or ended in the meantime; it
     stays so. Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.Sender.flush`.
     """
     topic = topics.vendors(settings)
@@ -115,23 +169,29 @@ def write(settings: Settings, *entries: Applied) -> None:
     if not stored:
         topics.ensure(settings, [topic])
     _refuse_revival(stored, entries)
+    entries = tuple(_with_newest_keys(one, stored.values()) for one in entries)
     _send(settings, topic, entries)
-    if any(one.state == "active" for one in entries):
-        stored = read(settings)
-        try:
-            _refuse_revival(stored, entries)
-        except Stop:
-            # Kafka keeps the last entry of a key, so the revocation must be the last one.
-            names = {one.name for one in entries}
-            _send(settings, topic, [one for one in stored.values() if one.name in names])
-            raise
+    stored = read(settings)
+    # Kafka keeps the last entry of a key. So what another command wrote in between, and what counts
+    # more, must be the last one: a revocation, and newer keys.
+    overtaken = [stored[one.name] for one in entries if _counts_more(stored.get(one.name), one)]
+    if overtaken:
+        _send(settings, topic, overtaken)
+    _refuse_revival(stored, entries)
+
+
+def _counts_more(stored: Applied | None, one: Applied) -> bool:
+    """Return whether what counts for an agreement is not the entry that was just written."""
+    return stored is not None and (
+        (one.state == "active" and stored.state != "active") or stored.key_version > one.key_version
+    )
 
 
 def _refuse_revival(stored: Mapping[str, Applied], entries: Iterable[Applied]) -> None:
-    """Raise `Stop` if an entry would make an agreement active that is revoked or ended."""
+    """Raise `StaysOver` if an entry would make an agreement active that is revoked or ended."""
     for one in entries:
         if one.state == "active" and one.name in stored and stored[one.name].state != "active":
-            raise Stop(
+            raise StaysOver(
                 f"the agreement {one.name} is {stored[one.name].state}, and stays so; run "
                 "`bus vendors plan` to see what is left to do"
             )
@@ -156,6 +216,14 @@ def _state(value: bytes) -> str:
         return ""
 
 
+def _key_version(value: bytes) -> int:
+    """Return the version of the keys of an entry; 0 if it cannot be read."""
+    try:
+        return int(json.loads(value).get("keyVersion", 0))
+    except (ValueError, AttributeError, TypeError):
+        return 0
+
+
 def _encode(applied: Applied) -> bytes:
     value = {
         "agreement": as_table(applied.agreement),
@@ -167,6 +235,10 @@ def _encode(applied: Applied) -> bytes:
         "endedAt": applied.ended_at.isoformat() if applied.ended_at else None,
         "why": applied.why,
         "confirmed": applied.confirmed,
+        "earlierKey": b64encode(applied.earlier_key).decode(),
+        "nextKey": b64encode(applied.next_key).decode(),
+        "rekeyed": applied.rekeyed,
+        "keyVersion": applied.key_version,
     }
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -186,6 +258,10 @@ def _decode(name: str, value: bytes, topic: str) -> Applied:
             ended_at=datetime.fromisoformat(ended_at) if ended_at else None,
             why=table["why"],
             confirmed=table["confirmed"],
+            earlier_key=b64decode(table.get("earlierKey", ""), validate=True),
+            next_key=b64decode(table.get("nextKey", ""), validate=True),
+            rekeyed=table.get("rekeyed", 0),
+            key_version=table.get("keyVersion", 0),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(

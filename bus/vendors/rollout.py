@@ -17,6 +17,7 @@ from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import (
+    key_rotation,
     master_key,
     pseudonyms,
     revocation,
@@ -102,12 +103,12 @@ def apply(
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
     applied = {one.name: one.before for one in changes if one.before is not None}
-    master = master_key.read_or_make(settings, needed=bool(applied))
+    masters = master_key.read_or_make(settings, needed=bool(applied))
     for one in applied.values():
-        pseudonyms.unwrapped(one.wrapped_key, master)
+        pseudonyms.unwrapped(one.wrapped_key, masters)
     for change in changes:
         if change.action == "new" and change.agreement is not None:
-            applied[change.name] = _first(change.agreement, applied, master, now)
+            applied[change.name] = _first(change.agreement, applied, masters[0], now)
         elif change.action == "changed" and change.agreement is not None:
             applied[change.name] = replace(
                 applied[change.name],
@@ -127,6 +128,7 @@ def apply(
         disclosures.scope_changed(one, compile_scope(one.agreement), now)
     if written:
         store.write(settings, *written)
+        key_rotation.keep_up(settings, masters)
     return found
 
 
@@ -142,16 +144,15 @@ def _first(
     renewed = applied.get(agreement.renews) if agreement.renews else None
     if agreement.renews and renewed is None:
         raise Stop(f"{agreement.name} renews {agreement.renews}, which was never applied")
-    return Applied(
+    new = Applied(
         agreement=agreement,
         state="active",
         ids_name=renewed.ids_name if renewed else agreement.name,
-        wrapped_key=(
-            renewed.wrapped_key if renewed else pseudonyms.wrapped(pseudonyms.new_key(), master)
-        ),
+        wrapped_key=b"" if renewed else pseudonyms.wrapped(pseudonyms.new_key(), master),
         applied_at=now,
         fingerprint=fingerprint(agreement),
     )
+    return store.with_keys_of(new, renewed) if renewed else new
 
 
 def _provide(
