@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from bus.errors import RetryLater, Stop
 from bus.settings import Settings
-from bus.vendors import applied, key_rotation, master_key, pseudonyms
+from bus.vendors import applied, key_rotation, master_key, pseudonyms, runner
 from bus.vendors.applied import Applied
 from bus.vendors.key_rotation import Rotation, rotate
 from tests.fakes.harness import Bus
@@ -145,6 +146,9 @@ def test_a_command_that_read_before_and_writes_after_keeps_the_new_key(settings:
     applied.write(settings, replace(stale, confirmed=7))
     assert applied.read(settings)["library"].confirmed == 7
     assert opened(settings) == ALL
+    # Kafka never had the earlier key as the last one: the entry was written once, with the new one.
+    messages = applied.scan(settings, "schoolbus.vendors")
+    assert sum(one.key() == b"library" for one in messages) == 3
 
 
 def test_so_it_is_if_the_rotation_falls_between_its_last_look_and_its_write(
@@ -283,3 +287,27 @@ def test_an_earlier_key_is_not_taken_for_a_new_one(mounted: Mounted) -> None:
     mounted.new.write_text(old)
     with pytest.raises(Stop, match="has an earlier master key"):
         mounted.rotate()
+
+
+# ---- the projection ------------------------------------------------------------------------------
+
+
+def test_the_projection_finds_the_key_that_was_rotated_since_it_read_the_agreements(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = applied.read(settings)["library"]
+    rotate(settings)
+    given: list[tuple[bytes, bytes]] = []
+
+    def stream(_: Settings, one: Applied, view: Any, masters: Any, *more: Any) -> Any:
+        given.append((one.wrapped_key, pseudonyms.unwrapped(one.wrapped_key, masters)))
+        return MagicMock(stale=lambda: False)
+
+    monkeypatch.setattr(runner, "VendorStream", stream)
+    work = runner._Work.__new__(runner._Work)
+    work._settings, work._places, work._streams = settings, {}, {}
+    work._view, work._clock = MagicMock(), MagicMock()
+    work._start_stream(before, True)
+    (wrapped_key, key) = given[0]
+    assert wrapped_key != before.wrapped_key and key == KEYS["library"]
+    assert work._streams.keys() == {"library"}
