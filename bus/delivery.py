@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from bus.standard.fault_codes import FaultCode
@@ -147,6 +148,51 @@ class Refusal:
     message: Message
     reason: str
     code: str = FaultCode.REFUSED
+
+
+class Permission(Protocol):
+    """Says what may be delivered under an agreement. Any thread may call it, as often as it likes.
+
+    A delivery that sends single requests asks before each of them. The consumer asks before each
+    call of `deliver` and `settle`.
+    """
+
+    def check(self) -> None:
+        """Return if delivering is allowed now.
+
+        Raises `Stop` if the agreement has ended, was revoked or was changed. Raises `RetryLater` if
+        that is not known now.
+        """
+        ...
+
+    def outdated(self, message: Message) -> bool:
+        """Return whether a message must not go out any more.
+
+        That is a state of a record that was deleted later, or that was written before the agreement
+        was changed: what the vendor may still receive of it was written again.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a delivery may do under an agreement with a vendor.
+
+    The validators of a product's settings find it in pydantic's validation context, as "terms".
+
+    agreement:  the agreement's name in topics.
+    fields:     for each kind, the agreed fields in the order of the schema.
+    permission: says whether the agreement still holds.
+    networks:   networks in which no endpoint of the vendor may be, in addition to those that are
+                not public (`bus.web.public_address`).
+    loopback:   whether the endpoint may be on this machine, as in tests.
+    """
+
+    agreement: str
+    fields: Mapping[str, tuple[str, ...]]
+    permission: Permission
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    loopback: bool = False
 
 
 class Overtaken(Exception):  # noqa: N818

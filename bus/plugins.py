@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bus.delivery import Delivery
+from bus.delivery import Delivery, Terms
 from bus.errors import Stop
 from bus.product import Product
 from bus.replay import json_lines_folder
@@ -85,6 +85,20 @@ def product_settings(product: Product, settings: Settings, **options: Any) -> An
     return _checked(product, settings, settings.products.get(product.name, {}) | given)
 
 
+def settings_under(
+    product: Product, settings: Settings, values: dict[str, Any], terms: Terms
+) -> Any:
+    """Return a product's own settings under an agreement with a vendor.
+
+    The product's table in bus.toml does not count: it is for the district's own systems. Raises
+    `Stop` if they are wrong.
+
+    values: the settings that follow from the agreement.
+    terms:  what the product may deliver.
+    """
+    return _checked(product, settings, values, terms=terms)
+
+
 def settings_into(product: Product, settings: Settings, place: str) -> Any:
     """Return a product's own settings with another place to deliver to: a folder or a URL.
 
@@ -95,9 +109,12 @@ def settings_into(product: Product, settings: Settings, place: str) -> Any:
     return _checked(product, settings, others | {"url" if "://" in place else "out": place})
 
 
-def _checked(product: Product, settings: Settings, values: dict[str, Any]) -> Any:
+def _checked(
+    product: Product, settings: Settings, values: dict[str, Any], terms: Terms | None = None
+) -> Any:
+    context = {"home": settings.home, "terms": terms}
     try:
-        return product.settings.model_validate(values, context={"home": settings.home})
+        return product.settings.model_validate(values, context=context)
     except ValidationError as error:
         raise Stop(f"[products.{product.name}]: {explain(error, product.settings)}") from None
 

@@ -79,7 +79,8 @@ class Product:
                    environment (`BUS_PRODUCTS__NAME__FIELD`), and the options `--out` and `--url` of
                    `bus consume` (the fields `out` and `url`). Secrets are `SecretStr`. Its
                    validators find the bus's home in pydantic's validation context:
-                   {"home": Path}.
+                   {"home": Path}. Under an agreement with a vendor, they also find
+                   {"terms": bus.delivery.Terms}.
     open:          opens the delivery with the settings. It may raise `Stop` and say what is
                    missing.
     batch_records: the greatest number of records in one batch.

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -153,6 +154,11 @@ class VendorsSettings(Model):
     agreements:      the folder of the agreement files.
     master_key_file: the file with the key that wraps the keys of all agreements; empty for
                      `BUS_HOME/vendors/master.key`.
+    webhook_secrets: for each agreement with a webhook, the secret that signs its events.
+    webhook_old_secrets: the secrets before a change: they sign too, while the vendors change.
+    internal_networks: networks in which no vendor's endpoint may be, such as public addresses of
+                     the district. Private networks need not be named.
+    loopback_endpoints: whether a vendor's endpoint may be on this machine, for tests.
     bootstrap:       Kafka's address for vendors; empty for that of the secure home's listener for
                      vendors, or `kafka.bootstrap`.
     gate_url:        the address of `bus vendors gate` for vendors; empty for the one at which it
@@ -165,6 +171,10 @@ class VendorsSettings(Model):
 
     agreements: Path = Path("agreements")
     master_key_file: str = ""
+    webhook_secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    webhook_old_secrets: dict[str, SecretStr] = Field(default_factory=dict)
+    internal_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    loopback_endpoints: bool = False
     bootstrap: str = ""
     gate_url: str = ""
     quota_bytes_out: int = Field(default=10_000_000, ge=1)

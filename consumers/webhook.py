@@ -26,6 +26,11 @@ demographics, the scope of an opt-out) are left out unless the setting `sensitiv
 
 A withdrawal is a separate event type, such as `student.withdrawn`, with the record's status
 `tobedeleted`.
+
+Under an agreement with a vendor (`bus consume webhook --agreement NAME`), the agreement decides
+about kinds and fields, and the settings `kinds` and `sensitive` do not count. When a vendor must
+delete a record, the event is `student.deleted`, and `data` has the `sourcedId` alone. It gives no
+reason.
 """
 
 from __future__ import annotations
@@ -67,6 +72,8 @@ DEFAULT_KINDS = (
     "attendance",
 )
 CHANGES = frozenset(get_args(Change))
+DELETED = "deleted"
+"""The change of an event that makes a vendor delete a record."""
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """The form of W3C Trace Context, section 3.2.2. Other values are not passed on."""
@@ -74,6 +81,10 @@ NEW_SECRET = (
     'python -c "import base64, secrets; '
     "print('whsec_' + base64.b64encode(secrets.token_bytes(32)).decode())\""
 )
+
+
+VENDOR_SECRETS = ("vendors.webhook_secrets", "vendors.webhook_old_secrets")
+"""The settings of the secrets of vendors' endpoints."""
 
 
 def _names(value: Any) -> Any:
@@ -116,11 +127,13 @@ def _instant(moment: datetime, precision: str) -> str:
     return aware.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
-def signer(secret: SecretStr, name: str = "secret") -> Webhook:
-    """Return the object that signs with a secret; raise `Stop` if the secret's form is invalid."""
+def signer(secret: SecretStr, where: str = "BUS_PRODUCTS__WEBHOOK__SECRET") -> Webhook:
+    """Return the object that signs with a secret; raise `Stop` if the secret's form is invalid.
+
+    where: the setting of the secret, for the message.
+    """
     text = secret.get_secret_value().strip()
     advice = f"make one with: {NEW_SECRET}"
-    where = f"BUS_PRODUCTS__WEBHOOK__{name.upper()}"
     if not text:
         raise Stop(f"the webhook has no secret for its signatures; set {where}; {advice}")
     try:
@@ -140,12 +153,12 @@ def event_id(event: Attributes) -> str:
     return "evt_" + hashlib.sha256(f"{event.source}\n{event.id}".encode()).hexdigest()
 
 
-def body(kind: str, data: Row, event: Attributes) -> str:
+def body(kind: str, data: Row, event: Attributes, *, deleted: bool = False) -> str:
     """Return the payload: type, timestamp and data, as compact JSON."""
-    change = event.type.removeprefix(f"{TYPE_PREFIX}{kind}.")
+    change = DELETED if deleted else event.type.removeprefix(f"{TYPE_PREFIX}{kind}.")
     return json.dumps(
         {
-            "type": f"{kind}.{change if change in CHANGES else 'recorded'}",
+            "type": f"{kind}.{change if deleted or change in CHANGES else 'recorded'}",
             "timestamp": _instant(event.time, "microseconds"),
             "data": data,
         },
@@ -160,11 +173,22 @@ def compose(settings: WebhookSettings) -> Compose:
 
     Each try of the same event has a new timestamp and signature.
     """
-    signers = [signer(settings.secret)]
+    terms = settings.terms
+    names = (
+        [f"{name} (for {terms.agreement})" for name in VENDOR_SECRETS]
+        if terms
+        else ["BUS_PRODUCTS__WEBHOOK__SECRET", "BUS_PRODUCTS__WEBHOOK__OLD_SECRET"]
+    )
+    signers = [signer(settings.secret, names[0])]
     if settings.old_secret.get_secret_value():
-        signers.append(signer(settings.old_secret, "old_secret"))
-    kinds = frozenset(settings.kinds)
-    left_out = {kind: _left_out(kind, settings.sensitive) for kind in kinds}
+        signers.append(signer(settings.old_secret, names[1]))
+    kinds = frozenset(terms.fields if terms else settings.kinds)
+    left_out = {
+        kind: frozenset(KINDS[kind].fields) - set(terms.fields[kind])
+        if terms
+        else _left_out(kind, settings.sensitive)
+        for kind in kinds
+    }
     always = {
         "content-type": "application/json",
         "user-agent": f"Schoolbus/{version('schoolbus')}",
@@ -174,7 +198,11 @@ def compose(settings: WebhookSettings) -> Compose:
         if kind not in kinds:
             return None
         event, hidden = attributes(message), left_out[kind]
-        text = body(kind, {k: v for k, v in data.items() if k not in hidden}, event)
+        deleted = terms is not None and message.value() is None
+        shown = {k: v for k, v in data.items() if k not in hidden}
+        if deleted:
+            shown = {"sourcedId": data["sourcedId"]}
+        text = body(kind, shown, event, deleted=deleted)
         name, now = event_id(event), datetime.fromtimestamp(int(time.time()), UTC)
         signatures = " ".join(each.sign(name, now, text) for each in signers)
         headers = {

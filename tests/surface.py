@@ -37,7 +37,8 @@ from bus.bench.soak_benchmark import Soak, Trend
 from bus.bench.start_benchmark import Start
 from bus.bench.usage import Used
 from bus.cli import app
-from bus.consume import deadletters, equivalents
+from bus.consume import deadletters
+from bus.consume.feed import district_feed
 from bus.contract import Sent, a_record
 from bus.errors import Stop
 from bus.ingest import ownership, pipeline, quarantine, snapshot
@@ -60,7 +61,7 @@ from producers.http.clients import Clients
 from producers.http.metrics import Metrics as HttpMetrics
 from producers.http.openapi import document
 from producers.http.settings import HttpSettings
-from tests.contract import test_canvas, test_microsoft_sds
+from tests.contract import test_canvas, test_microsoft_sds, test_oneroster_csv_product
 from tests.shapes import shape
 
 ROOT = Path(__file__).parents[1]
@@ -606,7 +607,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     with pytest.raises(Stop):
         pipeline.produce(named, "oneroster-csv/west", lambda _: None)
     yield from (f"file HOME/{name}" for name in seen)
-    active = equivalents.folder(named, plugins.product("canvas")).relative_to(at)
+    active = district_feed(named, plugins.product("canvas")).folder(named).relative_to(at)
     yield f"file HOME/{active}/TOPIC-N.duckdb"
 
     home.prepare(at)
@@ -624,6 +625,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     for name, contract in {
         "canvas": test_canvas.TestCanvas(),
         "microsoft-sds": test_microsoft_sds.TestMicrosoftSds(),
+        "oneroster-csv": test_oneroster_csv_product.TestOneRosterCsv(),
     }.items():
         out = folder / name
         out.mkdir()

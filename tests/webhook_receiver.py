@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -71,12 +73,14 @@ class Receiver:
     """See the docstring of the module.
 
     `answer` decides about each event if `next` has set no answer; port 0 means a free port.
+    `certificate` is a PEM file with the key and the certificate for TLS; without it, there is none.
     """
 
     secret: str
     answer: Callable[[Received], Reply] = lambda _: 204
     received: list[Received] = field(default_factory=list)
     port: int = 0
+    certificate: Path | None = None
 
     def __post_init__(self) -> None:
         self._due: deque[tuple[Reply, Mapping[str, str]]] = deque()
@@ -87,7 +91,8 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/events"
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://127.0.0.1:{self._server.server_address[1]}/events"
 
     @property
     def accepted(self) -> list[Received]:
@@ -152,6 +157,12 @@ class Receiver:
                 pass  # the sender closed the connection first
 
         self._server = Server(("127.0.0.1", self.port), Handler)
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
         return self

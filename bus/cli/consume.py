@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,11 @@ from bus.cli.stop_signals import stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bus.consume.feed import Feed
+    from bus.consume.worker_state import WorkerOutcome
+    from bus.product import Product
+    from bus.settings import Settings
 
 
 def consume(
@@ -35,6 +43,13 @@ def consume(
         int | None,
         typer.Option(min=0, max=65535, help="Serve /livez, /readyz and /metrics on this port."),
     ] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(
+            help="Deliver to the vendor of this agreement what it shares, to the address that it "
+            "names. Ends when the agreement ends or is revoked."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Deliver changes to a product as they happen.
@@ -44,39 +59,112 @@ def consume(
     """
     with failures(json):
         from bus import plugins
-        from bus.consume.worker import Worker
-        from bus.observe import health, telemetry
-        from bus.observe.metrics import ConsumerMetrics
+        from bus.consume.worker_state import WorkerOutcome
+        from bus.observe import telemetry
         from bus.registry import subjects
 
         loaded = settings_of_reached()
         telemetry.configure(loaded.telemetry)
         what = plugins.product(product)
         subjects.must_have_some(loaded)
-        delivery = what.open(plugins.product_settings(what, loaded, out=out, url=url))
-        try:
-            metrics = ConsumerMetrics()
-            loop = Worker(loaded, what, delivery, metrics)
-            stop_on_signals(loop.stop)
-            how = loaded.consumer
-            port = how.http_port if http_port is None else http_port
-            with health.served(
-                how.http_host, port, metrics.registry, live=loop.live, ready=loop.ready
-            ):
-                outcome = loop.run(until_caught_up=until_caught_up)
-        finally:
-            delivery.close()
+        outcome = WorkerOutcome()
+        stopped = threading.Event()
+        run = partial(
+            _run, loaded, what, outcome, stopped, http_port, until_caught_up=until_caught_up
+        )
+        place: str | None = str(out) if out else url
+        kinds = what.kinds
+        if agreement is None:
+            run(plugins.product_settings(what, loaded, out=out, url=url))
+        else:
+            place, kinds = _run_under(agreement, loaded, what, run, out, url)
         result: dict[str, Any] = {
             "product": product,
-            "delivered": {kind: outcome.delivered[kind] for kind in what.kinds},
+            "delivered": {kind: outcome.delivered[kind] for kind in kinds},
             "deadLettered": outcome.dead_lettered,
-            "out": str(out) if out else url,
+            "out": place,
         }
         nothing = not (sum(outcome.delivered.values()) or outcome.dead_lettered)
         elsewhere = nothing and outcome.had_events and out is not None and _is_empty(out)
         emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
         if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
             raise typer.Exit(1)  # there was something to deliver, and nothing was delivered
+
+
+def _run(
+    loaded: Settings,
+    product: Product,
+    total: WorkerOutcome,
+    stopped: threading.Event,
+    http_port: int | None,
+    own_settings: Any,
+    feed: Feed | None = None,
+    *,
+    until_caught_up: bool,
+) -> None:
+    """Run the consumer of a product, and add to `total` what it did.
+
+    stopped: set when a signal asks the program to end, also between two runs.
+    """
+    from bus.consume.worker import Worker
+    from bus.observe import health
+    from bus.observe.metrics import ConsumerMetrics
+
+    delivery = product.open(own_settings)
+    try:
+        metrics = ConsumerMetrics()
+        loop = Worker(loaded, product, delivery, metrics, feed=feed)
+
+        def stop() -> None:
+            stopped.set()
+            loop.stop()
+
+        stop_on_signals(stop)
+        if stopped.is_set():
+            loop.stop()
+        how = loaded.consumer
+        port = how.http_port if http_port is None else http_port
+        with health.served(how.http_host, port, metrics.registry, live=loop.live, ready=loop.ready):
+            try:
+                loop.run(until_caught_up=until_caught_up)
+            finally:
+                total.delivered.update(loop.outcome.delivered)
+                total.dead_lettered += loop.outcome.dead_lettered
+                total.had_events |= loop.outcome.had_events
+    finally:
+        delivery.close()
+
+
+def _run_under(
+    agreement: str,
+    loaded: Settings,
+    product: Product,
+    run: Callable[..., None],
+    out: Path | None,
+    url: str | None,
+) -> tuple[str | None, tuple[str, ...]]:
+    """Run the consumer of a product under an agreement.
+
+    Begins again when the agreement is applied with changes. Returns where it delivered to, and the
+    kinds that the agreement shares.
+    """
+    from bus import plugins
+    from bus.errors import Stop
+    from bus.vendors.agreement_watch import AgreementChanged
+    from bus.vendors.ways import open_way
+
+    if out or url:
+        raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
+    while True:
+        way = open_way(loaded, product, agreement)
+        own = plugins.settings_under(product, loaded, way.settings, way.terms)
+        place = way.settings.get("url") or way.settings.get("out")
+        try:
+            with way.watch:
+                run(own, way.feed)
+            return place and str(place), tuple(way.terms.fields)
+        except AgreementChanged:
+            continue
 
 
 def _is_empty(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from bus.cli.products import ProductName
 
 if TYPE_CHECKING:
     from bus.consume.deadletters import DeadLetter
+    from bus.settings import Settings
 
 app = typer.Typer(
     help="Show, retry and discard events that could not be delivered.", no_args_is_help=True
@@ -45,6 +46,10 @@ Places = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="Select every open dead letter.")]
 Why = Annotated[str, typer.Option(help="Your reason, which is recorded with what you do.")]
+Agreement = Annotated[
+    str | None,
+    typer.Option(help="The dead letters of what the product delivers under this agreement."),
+]
 SHOWN = 200
 
 
@@ -63,14 +68,16 @@ def list_deadletters(
         bool,
         typer.Option("--summary", help="Print only the number of dead letters for each reason."),
     ] = False,
+    agreement: Agreement = None,
     json: Json = False,
 ) -> None:
     """List a product's dead letters: the ids of their records, and the reasons."""
     with failures(json):
         from bus.consume.deadletters import choose, read
 
+        loaded = settings_of_reached()
         found = choose(
-            read(settings_of_reached(), product),
+            read(loaded, _consumer(loaded, product, agreement)),
             kinds=kind or (),
             reason=reason,
             code=code,
@@ -138,6 +145,7 @@ def show_deadletter(
         ),
     ] = False,
     why: Why = "",
+    agreement: Agreement = None,
     json: Json = False,
 ) -> None:
     """Show a dead letter with its record. Personal values are masked."""
@@ -148,13 +156,14 @@ def show_deadletter(
         from bus.standard.masking import masked
 
         loaded = settings_of_reached()
-        (entry,) = choose(read(loaded, product), places=[place])
+        name = _consumer(loaded, product, agreement)
+        (entry,) = choose(read(loaded, name), places=[place])
         record: dict[str, Any] | None = None
         note = ""
         try:
-            found: Any = content(loaded, product, place)
+            found: Any = content(loaded, name, place)
             if unmasked:
-                record_look(loaded, product, place, why, user_at_machine())
+                record_look(loaded, name, place, why, user_at_machine())
             record = found if unmasked else masked(entry.kind, found)
         except Never as reason:
             note = str(reason)
@@ -186,6 +195,7 @@ def retry(
         str | None,
         typer.Option(help="The live consumer's address, as you gave it to `bus consume`."),
     ] = None,
+    agreement: Agreement = None,
     json: Json = False,
 ) -> None:
     """Deliver the selected dead letters again, after you have fixed what made them fail.
@@ -201,16 +211,19 @@ def retry(
         from bus.replay.replay_log import user_at_machine
 
         loaded = settings_of_reached()
-        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
+        name = _consumer(loaded, product, agreement)
+        dead_letters = _chosen(read(loaded, name), places, reason, code, everything)
         records: dict[str, set[str]] = {}
         for entry in dead_letters:
             records.setdefault(entry.kind, set()).add(entry.id)
         began = now()
-        if dead_letters:
+        if dead_letters and agreement:
+            _retry_under(agreement, loaded, product, records, out, url)
+        elif dead_letters:
             replayed(loaded, product, records, why or "retry of dead letters", out, url)
-        again = {(entry.kind, entry.id) for entry in read(loaded, product) if entry.time >= began}
+        again = {(entry.kind, entry.id) for entry in read(loaded, name) if entry.time >= began}
         done = [entry for entry in dead_letters if (entry.kind, entry.id) not in again]
-        mark(loaded, product, done, "retried", why, user_at_machine())
+        mark(loaded, name, done, "retried", why, user_at_machine())
         result = {"product": product, "retried": len(done), "failed": len(dead_letters) - len(done)}
 
         def show(console: Console) -> None:
@@ -234,6 +247,7 @@ def discard(
     code: Code = "",
     everything: All = False,
     why: Why = "",
+    agreement: Agreement = None,
     json: Json = False,
 ) -> None:
     """Mark the selected dead letters as discarded. Needs a reason (--why).
@@ -249,8 +263,9 @@ def discard(
         if not why.strip():
             raise Stop("a discard needs a reason, which is recorded: add --why")
         loaded = settings_of_reached()
-        dead_letters = _chosen(read(loaded, product), places, reason, code, everything)
-        mark(loaded, product, dead_letters, "discarded", why, user_at_machine())
+        name = _consumer(loaded, product, agreement)
+        dead_letters = _chosen(read(loaded, name), places, reason, code, everything)
+        mark(loaded, name, dead_letters, "discarded", why, user_at_machine())
         emit(
             json,
             {"product": product, "discarded": len(dead_letters)},
@@ -258,6 +273,41 @@ def discard(
                 f"{len(dead_letters):,} dead letters of {product} discarded"
             ),
         )
+
+
+def _consumer(loaded: Settings, product: str, agreement: str | None) -> str:
+    """Return the name of the consumer whose dead letters are meant."""
+    if agreement is None:
+        return product
+    from bus.vendors.ways import stored_consumer_name
+
+    return stored_consumer_name(loaded, product, agreement)
+
+
+def _retry_under(
+    agreement: str,
+    loaded: Settings,
+    product: str,
+    records: dict[str, set[str]],
+    out: Path | None,
+    url: str | None,
+) -> None:
+    """Deliver records again under an agreement, to the address that it names."""
+    from bus import plugins
+    from bus.errors import Stop
+    from bus.vendors.way_retry import retry as redeliver
+    from bus.vendors.ways import open_way
+
+    if out or url:
+        raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
+    what = plugins.product(product)
+    way = open_way(loaded, what, agreement)
+    with way.watch:
+        delivery = what.open(plugins.settings_under(what, loaded, way.settings, way.terms))
+        try:
+            redeliver(loaded, what, way, delivery, records)
+        finally:
+            delivery.close()
 
 
 def _chosen(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus.cli import disclosures, vendor_keys
+from bus.cli import certify, disclosures, vendor_keys
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.stop_signals import stop_on_signals
@@ -75,7 +75,7 @@ def check(
         try:
             known = checks.ask(settings_of_reached(), files, today())
         except BusError:
-            known = checks.Known(today(), None, None, None)
+            known = checks.Known(today(), None, None, None, loaded.vendors)
         problems += checks.check(files, KINDS, known)
         if names:
             wanted = {"", *(f"{name}.toml" for name in names)}
@@ -478,6 +478,7 @@ def rotate(
 
 disclosures.register(app)
 vendor_keys.register(app)
+certify.register(app)
 
 
 def _applied_or_file(

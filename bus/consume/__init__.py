@@ -6,6 +6,7 @@ membership        handles partitions that the group assigns or revokes
 assignment        the partitions of this instance, and which of them are paused
 gate              decides which partitions are read now
 backlog           the records that were read and not yet delivered
+feed              what one consumer reads: the district's topics, or those of an agreement
 buffer            the messages that were read and not yet ordered; decodes them
 dependency_order  referenced records before the records that refer to them
 delivered_index   which records have been delivered

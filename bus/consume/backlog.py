@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bus.consume.buffer import Buffer
 from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.dependency_order import DependencyOrder, KindRecords
+from bus.consume.feed import Feed
 from bus.consume.retries import Retries
 from bus.consume.worker_state import Clock
 from bus.delivery import Position
@@ -25,7 +26,7 @@ class Backlog:
     A record that was read is first unordered: it is meant for the next batch. If it refers to a
     record that has not been delivered, it waits instead.
 
-    kinds:        for each topic, the kind of its records.
+    feed:         the topics, and how their records are read.
     hold_seconds: see `DependencyOrder`.
     delivered:    the index of delivered records.
     folder:       where the group keeps that index between two runs; None: it is not kept.
@@ -34,15 +35,15 @@ class Backlog:
     def __init__(
         self,
         settings: Settings,
-        kinds: Mapping[str, str],
+        feed: Feed,
         hold_seconds: float,
         clock: Clock,
         folder: Path | None = None,
     ) -> None:
-        self.delivered = DeliveredIndex(settings, kinds.values(), folder)
+        self.delivered = DeliveredIndex(settings, feed, folder)
         self._clock = clock
-        self._buffer = Buffer(kinds, schema_lookup(settings), clock=clock)
-        self._ordering = DependencyOrder(self.delivered, hold_seconds)
+        self._buffer = Buffer(feed, schema_lookup(settings), clock=clock)
+        self._ordering = DependencyOrder(self.delivered, hold_seconds, feed.owner)
         self._batch: dict[str, list[Message]] = {}
 
     @property

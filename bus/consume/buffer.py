@@ -6,10 +6,11 @@ Messages are kept as they came. All messages of one kind are decoded at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from bus.consume.dependency_order import KindRecords
+from bus.consume.feed import Feed, deletion, whole
 from bus.delivery import Position
 from bus.kafka.reader import position
 from bus.registry.codec import Decoder
@@ -25,22 +26,26 @@ Buffered = dict[str, list["Message"]]
 class Buffer:
     """Keeps messages until they are taken for a batch. Not thread-safe.
 
-    kinds:         for each topic, the kind of its records.
+    feed:          the topics, and how their records are read.
     writer_schema: see `bus.registry.codec.Decoder`.
     since:         when the first message came into the empty buffer, by `clock`.
     """
 
     def __init__(
         self,
-        kinds: Mapping[str, str],
+        feed: Feed,
         writer_schema: Callable[[int], dict[str, Any]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.since = 0.0
         self._clock = clock
-        self._kinds = kinds
-        self._decoders = {kind: Decoder(kind, writer_schema) for kind in kinds.values()}
+        self._feed = feed
+        self._kinds = feed.topics
+        self._decoders = {
+            kind: Decoder(kind, writer_schema, feed.schemas.get(kind))
+            for kind in feed.topics.values()
+        }
         self._taken: Buffered = {}
         self._number = 0
 
@@ -86,6 +91,10 @@ class Buffer:
         by_kind: dict[str, KindRecords] = {}
         undecodable: list[tuple[Message, str]] = []
         for kind, messages in taken.items():
+            if self._feed.under_agreement:
+                by_kind[kind] = KindRecords()
+                undecodable += self._decode_shared(kind, messages, by_kind[kind])
+                continue
             values = [message.value() for message in messages]
             records, failures, columns = self._decoders[kind].decode_with_columns(values)
             if failures:
@@ -97,3 +106,23 @@ class Buffer:
                 messages = [m for index, m in enumerate(messages) if index not in bad]
             by_kind[kind] = KindRecords(records, messages, columns)
         return by_kind, undecodable
+
+    def _decode_shared(
+        self, kind: str, messages: list[Message], into: KindRecords
+    ) -> list[tuple[Message, str]]:
+        """Decode messages of an agreement's topic; see `bus.consume.feed`."""
+        live = [message for message in messages if message.value() is not None]
+        records, failures, _ = self._decoders[kind].decode_with_columns(
+            [message.value() for message in live]
+        )
+        failed = {
+            id(live[index]): Reason(str(why), FaultCode.UNDECODABLE) for index, why in failures
+        }
+        decoded = iter(records)
+        for message in messages:
+            if message.value() is None:
+                key = (message.key() or b"").decode("utf-8", "replace")
+                into.add(deletion(kind, key), message)
+            elif id(message) not in failed:
+                into.add(whole(kind, next(decoded)), message)
+        return [(message, failed[id(message)]) for message in live if id(message) in failed]

@@ -1,6 +1,7 @@
 """The dead letters of a product: events that could not be delivered, with the reason.
 
-Each product has one topic, `PREFIX.deadletters.PRODUCT`. Key, value and headers are those of the
+Each product has one topic, `PREFIX.deadletters.PRODUCT`; what it delivers under an agreement has
+another (`bus.vendors.ways`), which the vendor cannot read. Key, value and headers are those of the
 original message, byte for byte. Further headers, `dl_…`, hold the reason, the time, the number of
 attempts, and where the original message is.
 
@@ -25,7 +26,7 @@ from bus.kafka.sender import Sender
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
-from bus.standard import Record
+from bus.standard import KINDS, Record
 from bus.standard.fault_codes import FaultCode, code_of_earlier
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read(settings: Settings, product: str) -> list[DeadLetter]:
                 dead_letters[where] = replace(before, state=state)
             continue
         dead_letters[where] = DeadLetter(
-            kind=topics.kind_of(settings, where.split("/")[0]) or "",
+            kind=_kind(settings, where) or "",
             id=(message.key() or b"").decode("utf-8", "replace"),
             reason=about.get("dl_reason", ""),
             attempts=int(about.get("dl_attempts", "1")),
@@ -211,12 +212,14 @@ def content(settings: Settings, product: str, place: str) -> Record:
         about = _about(message)
         if about.get("dl_place") == place and "dl_state" not in about:
             found = message
-    kind = topics.kind_of(settings, place.split("/")[0])
+    kind = _kind(settings, place)
     if found is None or kind is None:
         raise Stop(
             f"there is no dead letter at {place}; `bus deadletters list` shows the place of each"
         )
-    return Decoder(kind, schema_lookup(settings)).decode(found.value())
+    # What a vendor gets has a schema of its own.
+    shared = topics.is_vendor_topic(settings, place)
+    return Decoder(kind, schema_lookup(settings), as_written=shared).decode(found.value())
 
 
 def record_look(settings: Settings, product: str, place: str, why: str, by: str) -> None:
@@ -230,6 +233,15 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     """
     about = {"product": product, "place": place}
     record_access(settings, "looked at a dead letter", why=why, by=by, **about)
+
+
+def _kind(settings: Settings, place: str) -> str | None:
+    """Return the kind of the record at a place: in the district's topics, or in a vendor's."""
+    topic = place.split("/")[0]
+    if topics.is_vendor_topic(settings, topic):
+        kind = topic.rpartition(".")[2]
+        return kind if kind in KINDS else None
+    return topics.kind_of(settings, topic)
 
 
 def _about(message: Message) -> dict[str, str]:

@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bus.consume.feed import Feed
 from bus.delivery import Position
 from bus.errors import BusError
-from bus.kafka import topics
 from bus.kafka.reader import passages, position
 from bus.settings import Settings
-from bus.standard import KINDS, Record
+from bus.standard import Record
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -68,27 +68,25 @@ class DeliveredIndex:
 
     Ids are kept as 64-bit hashes of about 60 bytes each: a million students take 60 MB.
 
-    kinds:  as a parameter, the kinds that the product takes; as an attribute, the kinds to which
-            their records refer.
+    feed:   what the consumer reads.
+    kinds:  the kinds to which its records refer.
     folder: where the group's file is; None: nothing is kept between two runs.
     """
 
-    def __init__(
-        self, settings: Settings, kinds: Iterable[str], folder: Path | None = None
-    ) -> None:
-        taken = set(kinds)
+    def __init__(self, settings: Settings, feed: Feed, folder: Path | None = None) -> None:
+        taken = set(feed.topics.values())
         self._settings = settings
         self._checks: dict[str, list[tuple[str, tuple[str, ...], bool]]] = {}
         for kind in taken:
             found = []
-            for field, targets in KINDS[kind].references.items():
+            for field, targets in feed.targets(kind).items():
                 ours = tuple(target for target in targets if target in taken)
                 # A field that may refer to several kinds is checked only if the product takes all.
                 if ours and len(ours) == len(targets):
-                    found.append((field, ours, field in KINDS[kind].required))
+                    found.append((field, ours, feed.required(kind, field)))
             self._checks[kind] = found
         self.kinds = {t for found in self._checks.values() for _, ours, _ in found for t in ours}
-        self._topics = {topics.topic(settings, kind): kind for kind in self.kinds}
+        self._topics = {topic: kind for topic, kind in feed.topics.items() if kind in self.kinds}
         self._ids: dict[str, set[int]] = {kind: set() for kind in self.kinds}
         # The ids that only the batch in hand has: no earlier state of them was delivered.
         self._in_hand: dict[str, set[int]] = {kind: set() for kind in self.kinds}
@@ -204,13 +202,14 @@ class DeliveredIndex:
         for field, targets, _ in self._checks[kind]:
             if self._are_unpublished(targets):
                 continue
-            values = [record[field] for record in records]
-            named: set[str | None]
+            # None only under an agreement, if an older schema lacks the field.
+            values = [value for record in records if (value := record[field]) is not None]
+            named: set[str]
             if any(isinstance(value, list) for value in values[:1]):
                 named = {one for value in values for one in value}
             else:
                 named = set(values)
-            for one in named - {None, ""}:
+            for one in named - {""}:
                 if not any(hash(one) in self._ids[target] for target in targets):
                     return False
         return True

@@ -24,11 +24,11 @@ import structlog
 from bus.consume.deadletters import DeadLetters, place
 from bus.consume.dependency_order import KindRecords
 from bus.consume.equivalents import Equivalents
+from bus.consume.feed import Feed, district_feed
 from bus.consume.retries import Retries
 from bus.consume.translation import translate
 from bus.consume.unique_values import UniqueValues
 from bus.delivery import Batch, Part, Position, Refusal
-from bus.kafka import topics
 from bus.kafka.cloudevents import attributes, header
 from bus.observe.metrics import ConsumerMetrics
 from bus.observe.telemetry import span
@@ -72,6 +72,7 @@ class Deliverer:
     hand_over:    hands over one batch; called until it no longer raises `RetryLater`.
     dead_letters: writes the dead letters. If it is None, no dead letters are written.
     equivalents:  decides which of several equivalent records the product gets.
+    feed:         what the consumer reads; by default the district's topics.
     unique:       decides which records are delivered without a value that another record has. If it
                   is None, every record is delivered with its value.
     origin:       the text with which the reason of each dead letter begins.
@@ -88,6 +89,7 @@ class Deliverer:
         metrics: ConsumerMetrics,
         *,
         unique: UniqueValues | None = None,
+        feed: Feed | None = None,
         origin: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,7 +102,8 @@ class Deliverer:
         self._metrics = metrics
         self._origin = origin
         self._clock = clock
-        self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
+        feed = feed or district_feed(settings, product)
+        self._name, self._kinds = feed.name, feed.topics
 
     def deliver(
         self,
@@ -136,7 +139,7 @@ class Deliverer:
             self._write(refused)
             left_out = left_out + refused
         for kind, number in (delivered := +delivered).items():
-            self._metrics.delivered.labels(self._product.name, kind).inc(number)
+            self._metrics.delivered.labels(self._name, kind).inc(number)
         self._retries.persist(lambda: self._equivalents.delivered(offsets))
         messages = tuple(message for message, _ in left_out)
         if unique := self._unique:
@@ -176,7 +179,7 @@ class Deliverer:
 
     def _persist(self, batch: Batch) -> Sequence[Refusal]:
         """Hand over the batch, and repeat until it succeeds. Return what the product refuses."""
-        name = self._product.name
+        name = self._name
         traces = (header(part.messages[0], "traceparent") for part in batch.parts)
         with span(f"deliver {name}", parents=(t for t in traces if t), consumer=True):
             began = self._clock()
@@ -211,7 +214,7 @@ class Deliverer:
         self._retries.persist(write)
         for message, _ in failures:
             kind = self._kinds[message.topic() or ""]
-            self._metrics.dead.labels(self._product.name, kind).inc()
+            self._metrics.dead.labels(self._name, kind).inc()
 
     def _log(self, failures: Failures) -> None:
         """Log failures that get no dead letters: each code with its number and an example."""

@@ -69,10 +69,17 @@ class DependencyOrder:
     """Decides which records wait and which may be delivered. Not thread-safe.
 
     hold_seconds: how long a record waits at least before it is given up.
+    owner:        for a kind, the field whose value keeps records in order.
     """
 
-    def __init__(self, delivered: DeliveredIndex, hold_seconds: float) -> None:
+    def __init__(
+        self,
+        delivered: DeliveredIndex,
+        hold_seconds: float,
+        owner: Callable[[str], str] = lambda kind: KINDS[kind].owner,
+    ) -> None:
         self._delivered = delivered
+        self._owner = owner
         self._hold_seconds = hold_seconds
         self._queues: dict[str, deque[_Waiting]] = {}
 
@@ -110,7 +117,7 @@ class DependencyOrder:
         if not self._queues and self._delivered.complete(kind, kind_records.records):
             self._delivered.add_all(kind, kind_records.records)
             return kind_records
-        owner, level = KINDS[kind].owner, KINDS[kind].level
+        owner, level = self._owner(kind), KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
         noted = kind in self._delivered.kinds
         go = KindRecords()

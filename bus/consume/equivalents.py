@@ -65,7 +65,6 @@ from bus.consume.dependency_order import KindRecords
 from bus.delivery import Position
 from bus.errors import Never
 from bus.kafka import topics
-from bus.kafka.client import group_settings
 from bus.kafka.reader import messages_at
 from bus.product import Equivalent, Product
 from bus.registry.codec import Decoder
@@ -80,11 +79,6 @@ Place = tuple[int, int]
 Result = tuple[Place, date | None] | None
 """Where the record that counts is, and the first day with which it is delivered. None: no record is
 active."""
-
-
-def folder(settings: Settings, product: Product) -> Path:
-    """Return the folder in which a product's live consumer keeps its indexes."""
-    return settings.home / "standing" / str(group_settings(settings, product.name)["group.id"])
 
 
 class Equivalents:

@@ -5,7 +5,7 @@
 A product's group is `PREFIX.PRODUCT`. Several instances share its partitions (cooperative
 rebalancing, KIP-429). Only this module commits offsets. It commits an offset only after the
 delivery has accepted all records before it. After a kill at any moment, what was not committed is
-read and delivered again.
+read and delivered again. `bus.consume.feed` says what is different under an agreement.
 
 A product that is down only causes delay. Its partitions are paused, the batch that is being
 delivered (the "batch in hand") is tried again with backoff and jitter, and nothing is lost. After
@@ -19,6 +19,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -29,7 +30,8 @@ from bus.consume.assignment import Assignment
 from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
-from bus.consume.equivalents import Equivalents, folder
+from bus.consume.equivalents import Equivalents
+from bus.consume.feed import Feed, district_feed, leave_out_outdated
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
@@ -44,7 +46,7 @@ from bus.consume.worker_state import (
     WorkerOutcome,
 )
 from bus.delivery import Batch, Delivery, Position, Refusal
-from bus.errors import Stop
+from bus.errors import RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.offsets import Answer, Offsets, retryable
@@ -77,6 +79,7 @@ class Worker:
 
     Call `run` on one thread. Any thread may call `stop`, `live` and `ready`.
 
+    feed:     what the consumer reads; by default the district's topics.
     clock:    the monotonic clock. Tests replace this and the next two.
     event:    makes the event that waits.
     consumer: makes Kafka's client.
@@ -89,6 +92,7 @@ class Worker:
         delivery: Delivery,
         metrics: ConsumerMetrics,
         *,
+        feed: Feed | None = None,
         clock: Clock = time.monotonic,
         event: Callable[[], threading.Event] = threading.Event,
         consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
@@ -96,6 +100,12 @@ class Worker:
         self.outcome = WorkerOutcome()
         self._consumer_settings = settings.consumer
         self._product = product
+        self._feed = feed = feed or district_feed(settings, product)
+        if feed.under_agreement and (product.siblings or product.unique):
+            raise Stop(
+                f"{product.name} decides between records of the whole district, so it cannot "
+                "deliver under an agreement"
+            )
         self._delivery = delivery
         self._metrics = metrics
         self._clock = clock
@@ -104,20 +114,19 @@ class Worker:
         self._unsettled = Unsettled(clock)
         self._freed_checked_at = -math.inf
         self._mode = RunMode.FOLLOW
-        self._kinds = {topics.topic(settings, kind): kind for kind in product.kinds}
-        topics.ensure(settings, [*self._kinds, topics.deadletters(settings, product.name)])
-        self._retries = Retries(self._consumer_settings, product.name, metrics, self._stay)
-        self._equivalents = Equivalents(
-            settings, product, schema_lookup(settings), folder(settings, product)
-        )
-        group = group_settings(settings, product.name)
+        self._kinds = feed.topics
+        topics.ensure(settings, [*self._kinds, topics.deadletters(settings, feed.name)])
+        self._retries = Retries(self._consumer_settings, feed.name, metrics, self._stay)
+        folder = feed.folder(settings)
+        self._equivalents = Equivalents(settings, product, schema_lookup(settings), folder)
+        group = group_settings(settings, feed.name)
         self._consumer = consumer(group)
         self._offsets_client = Offsets(group, self._stopping.wait)
         self._unique = UniqueValues(
             settings,
             product,
             schema_lookup(settings),
-            folder(settings, product),
+            folder,
             self._offsets_client,
         )
         self._deliverer = Deliverer(
@@ -125,18 +134,19 @@ class Worker:
             product,
             self._hand_over,
             self._retries,
-            DeadLetters(settings, product.name),
+            DeadLetters(settings, feed.name),
             self._equivalents,
             metrics,
             unique=self._unique,
+            feed=feed,
             clock=clock,
         )
         self._backlog = Backlog(
             settings,
-            self._kinds,
+            feed,
             self._consumer_settings.hold_seconds,
             clock,
-            folder=folder(settings, product),
+            folder=folder,
         )
         self._partitions = Assignment(
             self._consumer, self._offsets_client, self._kinds, clock=clock
@@ -148,7 +158,7 @@ class Worker:
             self._kinds,
             clock=clock,
         )
-        behind = metrics.behind.labels(product.name)
+        behind = metrics.behind.labels(feed.name)
         self._gate = Gate(
             self._partitions, self._backlog, self._consumer_settings.hold_records, behind
         )
@@ -161,7 +171,7 @@ class Worker:
             self._gate,
             (self._backlog.delivered, self._equivalents, self._unique),
             self._unsettled,
-            metrics.assigned.labels(product.name),
+            metrics.assigned.labels(feed.name),
             self._ask,
         )
 
@@ -209,7 +219,7 @@ class Worker:
                 "stopped while a batch was not delivered yet; the next start delivers that batch"
             )
         except KafkaException as error:
-            raise Stop(_explained(self._product.name, error)) from None
+            raise Stop(_explained(self._feed.name, error)) from None
         finally:
             self._consumer.close()
             self._backlog.delivered.close()
@@ -251,6 +261,7 @@ class Worker:
     def _turn(self) -> None:
         """Read once, and deliver or settle if it is time."""
         self._heartbeat.beat()
+        self._heed_agreement()
         room = max(1, min(POLL_RECORDS, self._product.batch_records - self._backlog.unordered))
         read = some(self._consumer, room, self._patience())
         self._offsets_client.answered()
@@ -317,7 +328,7 @@ class Worker:
                 lambda: self._ask(self._progress.ask_what_is_published),
             )
             offsets = self._offsets()
-            self._metrics.waiting.labels(self._product.name).set(self._backlog.waiting)
+            self._metrics.waiting.labels(self._feed.name).set(self._backlog.waiting)
             outcome = self._deliverer.deliver(ready, offsets, failures=failures)
             self._backlog.confirm(outcome.left_out)
             self.outcome.dead_lettered += outcome.dead_lettered
@@ -336,6 +347,9 @@ class Worker:
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
         """Hand a batch to the delivery once. Return what it refuses."""
+        if permission := self._feed.permission:
+            permission.check()
+            leave_out_outdated(batch, permission)
         refusals = self._delivery.deliver(batch)
         self._unsettled.note()
         return refusals
@@ -347,10 +361,24 @@ class Worker:
         """
         if self._unsettled:
             offsets = self._offsets()
-            self._retries.persist(self._delivery.settle)
+            self._retries.persist(self._settle_once)
             self._equivalents.reached(offsets)
             # If the commit failed, try again: others wait for these offsets, and lag shows them.
             self._unsettled.settled(committed=self._commit(offsets))
+
+    def _settle_once(self) -> None:
+        if permission := self._feed.permission:
+            permission.check()
+        self._delivery.settle()
+
+    def _heed_agreement(self) -> None:
+        """Raise `Stop` if the agreement under which this consumer delivers does not hold any more.
+
+        While that is not known, nothing is delivered, but reading goes on.
+        """
+        if permission := self._feed.permission:
+            with suppress(RetryLater):
+                permission.check()
 
     def _offsets(self) -> dict[Position, int]:
         """Return for each partition the offset before which no record waits."""
@@ -392,6 +420,7 @@ class Worker:
     def _poll_once(self, seconds: float) -> None:
         """Poll once. Raise `_StoppedUndelivered` or `LostPartition` to give up the batch."""
         self._heartbeat.beat()
+        self._heed_agreement()
         overdue = self._stopping.older_than(self._consumer_settings.drain_seconds)
         if overdue or (self._stopping and self._retries.open):
             raise _StoppedUndelivered

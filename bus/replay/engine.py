@@ -35,6 +35,7 @@ from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.dependency_order import KindRecords
 from bus.consume.equivalents import Equivalents
+from bus.consume.feed import Feed
 from bus.consume.retries import Retries, in_steps
 from bus.delivery import (
     Batch,
@@ -293,7 +294,7 @@ class ReplayEngine:
         one. Each step here is retried alone: a retry of the whole batch would no longer know what
         has changed.
         """
-        buffer = Buffer(self._kinds, self._writer_schema)
+        buffer = Buffer(Feed(self._product.name, self._kinds), self._writer_schema)
         while True:
             self._retries.persist(latest.follow)
             delivered = {id(m): m for part in parts for m in part.messages}.values()

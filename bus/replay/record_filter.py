@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bus.consume.buffer import Buffer
 from bus.consume.dependency_order import KindRecords
+from bus.consume.feed import Feed
 from bus.delivery import Position
 from bus.kafka import topics
 from bus.kafka.reader import position
@@ -53,7 +54,7 @@ class RecordFilter:
         latest: LatestStates | None,
     ) -> None:
         self._kinds = {topics.topic(settings, kind): kind for kind in selection.kinds}
-        self._intake = Buffer(self._kinds, schema_lookup(settings))
+        self._intake = Buffer(Feed("replay", self._kinds), schema_lookup(settings))
         self._selection = selection
         self._latest = latest
         # A new place gets neither withdrawn records nor records that refer to them.

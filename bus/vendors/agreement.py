@@ -203,6 +203,11 @@ class Agreement(AgreementTable):
     guard: Guard = Guard()
     renews: str = ""
 
+    @property
+    def flows(self) -> bool:
+        """Whether some way out reads the agreement's topics, so that they must exist."""
+        return "kafka" in self.ways or self.webhook is not None or self.csv is not None
+
     def active(self, day: date) -> bool:
         """Return whether the agreement holds on this day of the district's calendar."""
         return self.from_ <= day <= self.until

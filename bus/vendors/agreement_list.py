@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from bus.settings import Settings
+from bus.vendors import ways
 from bus.vendors.applied import Applied
 from bus.vendors.summary import attestation_due
 from bus.vendors.vendor_topics import group_prefix
@@ -25,7 +26,8 @@ class ListedAgreement:
            attestation is due.
     days:  the days until its last day; negative after it.
     due:   the day by which the vendor must attest its deletion; None while the agreement runs.
-    read:  whether one of the vendor's consumer groups has ever committed an offset.
+    read:  whether one of the vendor's consumer groups, or the consumer of another way out, has ever
+           committed an offset.
     """
 
     name: str
@@ -65,8 +67,11 @@ def listed(
     """
     found = []
     for one in applied:
-        prefix = group_prefix(settings, one.ids_name)
-        read = any(group.startswith(prefix) for group in groups)
+        prefixes = (
+            group_prefix(settings, one.ids_name),
+            settings.topic(ways.consumer_name(one.ids_name, "")),
+        )
+        read = any(group.startswith(prefixes) for group in groups)
         found.append(_listed(one, read, day))
     return sorted(found, key=lambda one: (one.until, one.name))
 
@@ -85,7 +90,7 @@ def _listed(one: Applied, read: bool, day: date) -> ListedAgreement:
         state, note = "pending", f"begins on {agreement.from_}"
     elif days <= SOON:
         note = "ends today" if days == 0 else f"ends in {days} {'day' if days == 1 else 'days'}"
-    if state == "active" and "kafka" in agreement.ways and not read:
+    if state == "active" and agreement.flows and not read:
         note = ", ".join(part for part in (note, "never read") if part)
     return ListedAgreement(
         agreement.name,

@@ -130,8 +130,8 @@ def _example(path: Path) -> str:
 
 def _served() -> str:
     more = "" if SERVES_RETURNS else ", and takes no records that vendors send back"
-    ways = f"only the way {', '.join(f'`{way}`' for way in sorted(SERVED))}"
-    return f"This version serves {ways}{more}. `bus vendors check` says so.\n"
+    ways = " and ".join(f"`{way}`" for way in sorted(SERVED))
+    return f"This version serves only the ways {ways}{more}. `bus vendors check` says so.\n"
 
 
 def _table(name: str, model: type[AgreementTable]) -> str:

@@ -75,9 +75,10 @@ class Applied:
     def edition(self) -> str:
         """What the vendor's topics must show: the agreement's content, with these ids.
 
-        When it changes, the topics are written whole.
+        When it changes, the topics are written whole. Its beginning, which is in a header of each
+        message, changes with the ids too (`bus.vendors.outbox.scope_mark`).
         """
-        return f"{self.fingerprint}/{self.rekeyed}" if self.rekeyed else self.fingerprint
+        return f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
 
     def active(self, day: date) -> bool:
         """Return whether the vendor may receive data on this day of the district's calendar."""

@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import date
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from bus.errors import Stop
 from bus.ingest.grades import GRADES
-from bus.settings import Settings, meant_by
+from bus.settings import Settings, VendorsSettings, meant_by
 from bus.standard.kinds import Kind
 from bus.vendors import agreement as agreement_file
 from bus.vendors import applied
@@ -27,10 +29,11 @@ from bus.vendors.applied import Applied
 from bus.vendors.categories import ALWAYS, categories
 from bus.vendors.district_counts import ids
 from bus.vendors.scope import NEVER_SHARED, ROLE_OF_KIND, compile_scope
+from bus.web.public_address import is_inside
 
 Level = Literal["error", "warning"]
 
-SERVED = frozenset({"kafka"})
+SERVED = frozenset({"kafka", "webhook"})
 """The ways out that this version serves."""
 SERVES_RETURNS = False
 """Whether this version takes records that a vendor sends back."""
@@ -93,12 +96,14 @@ class Known:
     applied: what has been applied before; None if the bus could not be asked.
     schools: the ids of the district's organizations; None if the bus could not be asked.
     classes: the ids of the district's classes; None if the bus could not be asked.
+    vendors: the settings `[vendors]`.
     """
 
     day: date
     applied: Mapping[str, Applied] | None
     schools: Collection[str] | None
     classes: Collection[str] | None
+    vendors: VendorsSettings = dataclass_field(default_factory=VendorsSettings)
 
 
 def load(folder: Path) -> tuple[list[AgreementFile], list[Problem]]:
@@ -149,6 +154,7 @@ def ask(settings: Settings, files: Iterable[AgreementFile], day: date) -> Known:
         applied.read(settings),
         ids(settings, "org") if any(one.schools for one in students) else (),
         ids(settings, "class") if any(one.classes for one in students) else (),
+        settings.vendors,
     )
 
 
@@ -450,6 +456,17 @@ class _Check:
                     f"This version of Schoolbus cannot deliver by {way} yet. Use "
                     f"{' or '.join(sorted(SERVED))}.",
                 )
+        rules = self._known.vendors
+        if one.webhook and is_inside(
+            urlsplit(one.webhook.url).hostname or "",
+            rules.internal_networks,
+            loopback=rules.loopback_endpoints,
+        ):
+            yield self._error(
+                "webhook.url",
+                "The address is inside the district's network, where nothing is sent for a vendor. "
+                "Ask the vendor for an address on the public internet.",
+            )
         if not ways:
             yield self._warning("ways", "No way out is named, so nothing flows.")
         if one.returns and not SERVES_RETURNS:

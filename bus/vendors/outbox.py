@@ -10,12 +10,16 @@ touched partition of each vendor at every commit, and a vendor could read aborte
 
 The headers join no two vendors: the event's id is random for each vendor, the source is the same
 for all events, times are cut to the second (for studies: to the day), and the trace is left out.
+
+The extension attribute `scope` (the header `ce_scope`) says under which state of the agreement a
+message was written. When the agreement is changed, everything is written again with another one. So
+a consumer that is behind recognizes what was written under an earlier state, and leaves it out.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +36,8 @@ from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.district_view import DistrictView
 
 SOURCE = b"/schoolbus"
+SCOPE = "ce_scope"
+"""The header with the state of the agreement under which a message was written."""
 SECONDS = 60.0
 DAY_SECONDS = 86_400
 
@@ -58,6 +64,11 @@ class Outgoing:
 def event_type(kind: str, change: str) -> str:
     """Return the CloudEvents type: `org.schoolbus.KIND.updated`, `.withdrawn` or `.deleted`."""
     return f"{TYPE_PREFIX}{kind}.{change}"
+
+
+def scope_mark(edition: str) -> str:
+    """Return the value of the header `SCOPE` for an agreement's `Applied.edition`."""
+    return edition[:16]
 
 
 class Outbox:
@@ -114,12 +125,12 @@ class Outbox:
         """Remove the messages of an agreement, within the transaction of the view."""
         self._con.execute("DELETE FROM outbox WHERE agreement = ?", [agreement])
 
-    def send(self, active: Collection[str]) -> int:
+    def send(self, active: Mapping[str, str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
 
-        active: the agreements that hold now; what was meant for others is dropped. Who entered is
-                in the record of disclosures before the first message is sent. Returns the number of
-                messages. Raises `RetryLater` if Kafka does not answer.
+        active: the agreements that hold now, with their editions; what was meant for others is
+                dropped. Who entered is in the record of disclosures before the first message is
+                sent. Returns the number of messages. Raises `RetryLater` if Kafka does not answer.
         """
         last = self._con.execute("SELECT max(number) FROM outbox").fetchone()[0] or 0
         noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
@@ -158,8 +169,9 @@ class Outbox:
             else:
                 self._disclosures.left(agreement, students, now)
 
-    def _send_messages(self, active: Collection[str]) -> int:
+    def _send_messages(self, active: Mapping[str, str]) -> int:
         """Send the last state of each record, in order."""
+        scopes = {name: scope_mark(edition).encode() for name, edition in active.items()}
         number = 0
         level = ""
         for agreement, topic, part, key, value, event, type_, at in self._con.execute(
@@ -176,6 +188,7 @@ class Outbox:
                 ("ce_id", event.encode()),
                 ("ce_type", type_.encode()),
                 ("ce_source", SOURCE),
+                (SCOPE, scopes[agreement]),
                 ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
                 ("content-type", CONTENT_TYPE.encode()),
             ]

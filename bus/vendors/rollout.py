@@ -163,8 +163,9 @@ def _provide(
     scopes = {
         one.name: (compile_scope(one.agreement), one.ids_name)
         for one in running
-        if "kafka" in one.agreement.ways
+        if one.agreement.flows
     }
+    by_kafka = {one.name for one in running if "kafka" in one.agreement.ways}
     names = {
         name: vendor_topics.topics_by_kind(settings, *about)
         for name, about in sorted(scopes.items())
@@ -176,7 +177,7 @@ def _provide(
             vendor_schema.register(settings, ids_name, scope)
     return {
         one.name: VendorAccess(
-            names.get(one.name, {}),
+            names.get(one.name, {}) if one.name in by_kafka else {},
             vendor_topics.group_prefix(settings, one.ids_name),
             bootstrap,
             registry,

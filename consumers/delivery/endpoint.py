@@ -10,10 +10,14 @@ The meaning of an answer follows Standard Webhooks 1.0.0, "Delivery success and 
   the event. Send the event again later as well.
 * every other 4xx: this event is refused.
 
-The district's operator sets the address, never the vendor. So only a wrong setting can direct a
+Of the district's own endpoints, the operator sets the address. So only a wrong setting can direct a
 request into the district's internal network (the specification's "Server side request forgery").
 Still, redirects are not followed, and no answer is shown or kept. HTTPS_PROXY is used, because the
 specification recommends a filtering proxy.
+
+Under an agreement, the vendor names the address. Then it must be https, and a connection is made
+only to public addresses (`bus.web.public_address`). No proxy is used, as the bus could not see to
+which address the proxy connects.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
+from bus.delivery import Terms
 from bus.errors import Stop
+from bus.web.public_address import RefusedAddressError, is_inside
 
 LATER = {408, 409, 425, 429}
 ENDPOINT = {401, 402, 403, 404, 405, 407}
@@ -106,6 +112,8 @@ def explain(error: BaseException) -> str:
             return f"TLS: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError):
             return f"TLS: {cause.reason or 'failed'}"
+        if isinstance(cause, RefusedAddressError):
+            return f"its name leads to {cause}, where nothing is sent"
         cause = cause.__cause__ or cause.__context__
     for kinds, words in FAILURES:
         if isinstance(error, kinds):
@@ -130,6 +138,28 @@ def address(url: str) -> httpx2.URL:
         raise Stop(
             f"{shown(parsed)} would send records unencrypted; give its https:// address "
             "(http:// is allowed only for this machine)"
+        )
+    return parsed
+
+
+def vendor_address(url: str, terms: Terms) -> httpx2.URL:
+    """Return the URL of a vendor's endpoint.
+
+    Raises `Stop` as `address` does, if it is not https, if its host is an address to which nothing
+    is sent, or if it would be reached through a proxy.
+    """
+    parsed = address(url)
+    if parsed.scheme != "https":
+        raise Stop(f"{shown(parsed)} would send records unencrypted; a vendor's must be https://")
+    if is_inside(parsed.host, terms.networks, loopback=terms.loopback):
+        raise Stop(
+            f"{shown(parsed)} is inside the district's network, where nothing is sent for a "
+            "vendor; put a public address into the agreement"
+        )
+    if proxy(parsed):
+        raise Stop(
+            f"{shown(parsed)} would be reached through a proxy (HTTPS_PROXY), and then the bus "
+            f"cannot check to which address a request goes; add {parsed.host} to NO_PROXY"
         )
     return parsed
 

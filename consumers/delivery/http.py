@@ -13,6 +13,10 @@ dead letter), again later, or gone (the endpoint is switched off). There are two
   the vendor's program does not block all others. (502, 503, 504 and missing answers are about the
   endpoint; an event waits as long as they last.)
 
+Under an agreement, each request asks first whether the agreement still holds and whether the event
+may still go out. A revocation also ends the requests that are under way. The rows of one record
+form a lane then, because a vendor may not see to which student a record belongs.
+
 When `deliver` raises `RetryLater`, the delivery remembers in memory which rows of the batch the
 endpoint has accepted or refused. It does not send them again with the same batch. After a crash it
 sends them again, and the receiver recognizes an event by its id. One try of a batch lasts at most
@@ -36,12 +40,13 @@ import httpx2
 from pydantic import Field, ValidationInfo, model_validator
 from yarl import URL
 
-from bus.delivery import Batch, Part, Position, Refusal
-from bus.errors import Never, RetryLater, Stop
+from bus.delivery import Batch, Part, Position, Refusal, Terms
+from bus.errors import BusError, Never, RetryLater, Stop
 from bus.local.event_loop import new_event_loop
 from bus.settings import Model, load
 from bus.standard import KINDS
 from bus.standard.fault_codes import FaultCode, Reason, code_of
+from bus.web.public_address import guarded_sockets
 from consumers.delivery import endpoint
 from consumers.delivery.endpoint import EndpointState, Outcome
 
@@ -58,6 +63,9 @@ after 5 s."""
 BROKE, THROTTLED = "status 500", "status 429"
 REPLAY = "schoolbus-replay"
 """The header with the id of the replay that sends the request."""
+WATCH_SECONDS = 0.25
+"""While requests under an agreement are under way, the agreement is checked once in this many
+seconds."""
 FEW = 3
 """After this many failures in one try no further request is begun: the endpoint is down."""
 
@@ -98,27 +106,38 @@ class HttpSettings(Model):
     give_up_hours: float = Field(default=6.0, ge=0)
     state: Path | None = None
     _home: Path | None = None
+    _terms: Terms | None = None
 
     @model_validator(mode="after")
     def _of_this_bus(self, info: ValidationInfo) -> Self:
         self._home = (info.context or {}).get("home")
+        self._terms = (info.context or {}).get("terms")
         return self
+
+    @property
+    def terms(self) -> Terms | None:
+        """What may be delivered to a vendor; None for the district's own endpoints."""
+        return self._terms
 
     @property
     def folder(self) -> Path:
         """Return `state`, or the folder `products` of the home.
 
-        Raises `Stop` if the settings of the bus are invalid.
+        An agreement has a folder of its own in it, so that two agreements with one address do not
+        switch off each other's endpoint. Raises `Stop` if the settings of the bus are invalid.
         """
-        return self.state or (self._home or load().home) / "products"
+        found = self.state or (self._home or load().home) / "products"
+        return found / "agreements" / self._terms.agreement if self._terms else found
 
     @property
     def earlier_folder(self) -> Path | None:
         """Return the folder that version 0.1.0 used, or None if `state` is set.
 
-        That version ignored `home` of bus.toml.
+        That version ignored `home` of bus.toml, and had no agreements.
         """
-        return None if self.state else Path(os.environ.get("BUS_HOME", ".bus")) / "products"
+        if self.state or self._terms:
+            return None
+        return Path(os.environ.get("BUS_HOME", ".bus")) / "products"
 
 
 class Place(NamedTuple):
@@ -141,13 +160,19 @@ class Try:
     switch_off: str = ""
     refusal: str = ""
     halted: bool = False
+    forbidden: BusError | None = None
 
 
 class Http:
     """A `bus.delivery.Redelivery` to one endpoint; `compose` makes the requests."""
 
     def __init__(self, settings: HttpSettings, compose: Compose) -> None:
-        self._url = endpoint.address(settings.url)
+        self._terms = settings.terms
+        self._url = (
+            endpoint.vendor_address(settings.url, self._terms)
+            if self._terms
+            else endpoint.address(settings.url)
+        )
         self._shown = endpoint.shown(self._url)
         self._target = URL(str(self._url), encoded=True)
         self._settings = settings
@@ -182,9 +207,11 @@ class Http:
     def deliver(self, batch: Batch) -> Sequence[Refusal]:
         """Send all rows that were not accepted yet, by the rules of the module's docstring."""
         attempt = Try(ends=time.monotonic() + TRY_SECONDS)
-        self._loop.run_until_complete(self._send(batch, attempt))
+        self._loop.run_until_complete(self._watched(batch, attempt))
         if attempt.taken:
             self._endpoint_state.well()
+        if attempt.forbidden:
+            raise attempt.forbidden
         if attempt.switch_off:
             self._endpoint_state.disable(attempt.switch_off)
         if self._refused >= self._settings.refusals_in_a_row:
@@ -235,16 +262,20 @@ class Http:
         self._loop.close()
 
     async def _open(self) -> aiohttp.ClientSession:
-        settings, near = self._settings, endpoint.loopback(self._url.host)
+        settings, terms = self._settings, self._terms
+        near = endpoint.loopback(self._url.host) and not terms
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=settings.concurrency,
                 keepalive_timeout=IDLE_SECONDS,
                 # The environment names a district's own certificates, as it names the proxy.
                 ssl=httpx2.create_ssl_context(trust_env=not near),
+                socket_factory=guarded_sockets(terms.networks, loopback=terms.loopback)
+                if terms
+                else None,
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_seconds),
-            proxy=None if near else endpoint.proxy(self._url),
+            proxy=None if near or terms else endpoint.proxy(self._url),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
@@ -257,11 +288,30 @@ class Http:
         await asyncio.sleep(0)  # lets the loop release the closed connections
         await self._loop.shutdown_default_executor()
 
+    async def _watched(self, batch: Batch, attempt: Try) -> None:
+        """Send a batch. Under an agreement, end all requests as soon as it does not hold."""
+        sending = asyncio.ensure_future(self._send(batch, attempt))
+        while self._terms and not (await asyncio.wait([sending], timeout=WATCH_SECONDS))[0]:
+            if self._is_forbidden(attempt):
+                sending.cancel()
+                await asyncio.wait([sending])
+        if not sending.cancelled():
+            await sending
+
+    def _is_forbidden(self, attempt: Try) -> bool:
+        """Return whether nothing more may be sent, and note why."""
+        if self._terms and attempt.forbidden is None:
+            try:
+                self._terms.permission.check()
+            except BusError as error:
+                attempt.forbidden, attempt.halted = error, True
+        return attempt.forbidden is not None
+
     async def _send(self, batch: Batch, attempt: Try) -> None:
         for _ in range(3):  # lets the loop notice the connections that the endpoint has closed
             await asyncio.sleep(0)
         for part in batch.parts:
-            owner = KINDS[part.kind].owner
+            owner = "sourcedId" if self._terms else KINDS[part.kind].owner
             lanes: dict[str, list[int]] = {}
             for i, message in enumerate(part.messages):
                 if _place(part, message) not in self._settled:
@@ -285,6 +335,11 @@ class Http:
                 attempt.halted = True
                 return
             message, place = part.messages[i], _place(part, part.messages[i])
+            if self._is_forbidden(attempt):
+                return
+            if self._terms and self._terms.permission.outdated(message):
+                self._settled[place] = ""
+                continue
             try:
                 post = self._compose(part.kind, part.rows[i], message)
             except Never as never:

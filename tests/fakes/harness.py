@@ -26,6 +26,7 @@ from bus.consume.assignment import Assignment
 from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetter
 from bus.consume.delivered_index import DeliveredIndex
+from bus.consume.feed import Feed
 from bus.consume.group_progress import GroupProgress
 from bus.consume.worker import Worker
 from bus.consume.worker_state import WorkerOutcome
@@ -244,9 +245,9 @@ class Bus:
 
     # ---- the consumer --------------------------------------------------------------------------
 
-    def worker(self, delivery: FakeProduct, **how: Any) -> Instance:
+    def worker(self, delivery: FakeProduct, feed: Feed | None = None, **how: Any) -> Instance:
         """Return an instance of the product's consumer; `how` changes fields of `PRODUCT`."""
-        return Instance(self, delivery, replace(PRODUCT, **how))
+        return Instance(self, delivery, replace(PRODUCT, **how), feed)
 
     def share(self, owners: Mapping[Place, Instance]) -> None:
         """Assign partitions to instances."""
@@ -327,7 +328,9 @@ class Bus:
 class Instance:
     """One instance of the product's consumer, run to its end or turn by turn."""
 
-    def __init__(self, bus: Bus, delivery: FakeProduct, product: Product) -> None:
+    def __init__(
+        self, bus: Bus, delivery: FakeProduct, product: Product, feed: Feed | None = None
+    ) -> None:
         self.delivery = delivery
         self.metrics = ConsumerMetrics()
         self.loop = Worker(
@@ -335,6 +338,7 @@ class Instance:
             product,
             delivery,
             self.metrics,
+            feed=feed,
             clock=bus.clock.monotonic,
             event=bus.clock.Event,  # type: ignore[arg-type]
             consumer=partial(FakeConsumer, bus.broker),  # type: ignore[arg-type]
@@ -416,7 +420,7 @@ class Group:
         kinds = {topics.topic(bus.settings, kind): kind for kind in TAKEN}
         self.consumer = FakeConsumer(bus.broker, config)
         self.offsets_client = Offsets(config, bus.clock.Event().wait)
-        self.delivered = DeliveredIndex(bus.settings, TAKEN)
+        self.delivered = DeliveredIndex(bus.settings, Feed("lunch", kinds))
         clock = bus.clock.monotonic
         self.partitions = Assignment(self.consumer, self.offsets_client, kinds, clock=clock)  # type: ignore[arg-type]
         self.instances = GroupProgress(

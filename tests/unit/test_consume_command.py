@@ -54,7 +54,8 @@ def consumed(
     """Run `bus consume canvas --out FOLDER` with a worker that returns this outcome."""
 
     class Loop:
-        def __init__(self, *_: Any) -> None:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.outcome = outcome
             self.live = self.ready = self.stop = lambda: ""
 
         def run(self, **_: Any) -> WorkerOutcome:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bus.consume.delivered_index import DeliveredIndex
 from bus.consume.dependency_order import DependencyOrder, KindRecords
+from bus.consume.feed import Feed
 from bus.contract import Sent, a_record
 from bus.delivery import Position
 from bus.settings import Settings
@@ -16,8 +17,12 @@ from bus.settings import Settings
 KINDS = ["org", "class", "student", "staff", "enrollment"]
 
 
+def feed(*kinds: str) -> Feed:
+    return Feed("lunch", {f"schoolbus.{kind}": kind for kind in kinds})
+
+
 def ordering() -> tuple[DependencyOrder, DeliveredIndex]:
-    delivered = DeliveredIndex(Settings(), KINDS)
+    delivered = DeliveredIndex(Settings(), feed(*KINDS))
     delivered.add("org", "schoolSourcedId-1")
     return DependencyOrder(delivered, hold_seconds=30), delivered
 
@@ -132,7 +137,7 @@ def test_what_waits_of_a_partition_that_another_instance_has_now_is_forgotten() 
 
 
 def test_a_reference_to_a_kind_that_the_product_does_not_take_is_not_waited_for() -> None:
-    delivered = DeliveredIndex(Settings(), ["student", "staff", "enrollment"])
+    delivered = DeliveredIndex(Settings(), feed("student", "staff", "enrollment"))
     delivered.add("student", "s1")
     assert delivered.missing("enrollment", ENROLLMENT) is None
 

@@ -41,6 +41,19 @@ def test_secrets_of_a_product_and_of_a_source_join_what_the_environment_says_of_
     assert loaded.producers["http"]["clients"]["sis"] == sis
 
 
+def test_the_secret_of_a_vendors_webhook_comes_from_a_file_or_the_environment(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "bus_vendors__webhook_secrets__math-app").write_text("whsec_file\n")
+    monkeypatch.setenv("BUS_VENDORS__WEBHOOK_SECRETS", '{"library": "whsec_environment"}')
+    found = settings.load().vendors.webhook_secrets
+    assert {name: one.get_secret_value() for name, one in found.items()} == {
+        "math-app": "whsec_file",
+        "library": "whsec_environment",
+    }
+    assert "whsec" not in repr(found)
+
+
 def test_the_environment_goes_before_a_file_and_a_file_before_bus_toml(
     secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bus.errors import Stop
+from bus.settings import VendorsSettings
 from bus.standard import KINDS
 from bus.vendors import check as checks
 from bus.vendors.agreement import faults
@@ -241,7 +242,6 @@ def test_records_about_a_student_without_the_student_are_warned_of() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("webhook", {"url": "https://vendor.example/hook"}),
         ("csv", {"folder": "out"}),
         ("ways", ["kafka", "oneroster"]),
         ("returns", ["result"]),
@@ -251,6 +251,17 @@ def test_what_this_version_does_not_serve_is_said(key: str, value: Any) -> None:
     level, where, text = only(problems(**{key: value}))
     assert (level, where) == ("error", key)
     assert text.startswith("This version of Schoolbus cannot")
+
+
+@pytest.mark.parametrize(
+    "host", ["10.1.2.3", "127.0.0.1:8443", "localhost", "[fd00::1]", "169.254.169.254", "8.8.4.4"]
+)
+def test_a_webhook_inside_the_districts_network_is_an_error(host: str) -> None:
+    rules = VendorsSettings.model_validate({"internal_networks": ["8.8.4.0/24"]})
+    url = f"https://{host}/hook"
+    level, key, text = only(problems(replace(KNOWN, vendors=rules), webhook={"url": url}))
+    assert (level, key) == ("error", "webhook.url") and "inside the district's network" in text
+    assert problems(webhook={"url": "https://vendor.example/hook"}) == []
 
 
 def test_no_way_out_is_warned_of() -> None:

@@ -119,11 +119,24 @@ def test_the_next_to_end_comes_first() -> None:
 
 def test_a_vendor_that_has_never_read_is_marked() -> None:
     late = replace(an_applied("math-2", until=date(2026, 12, 1)), ids_name="math-app")
-    groups = {"schoolbus.vendor.math-app.nightly", "schoolbus.vendor.library-2.nightly"}
-    entries = [late, an_applied("library"), an_applied("csv", ways=[])]
+    groups = {
+        "schoolbus.vendor.math-app.nightly",
+        "schoolbus.vendor.library-2.nightly",
+        "schoolbus.way.hooked.webhook",
+    }
+    hook = {"ways": [], "webhook": {"url": "https://vendor.example/hook"}}
+    entries = [
+        late,
+        an_applied("library"),
+        an_applied("csv", ways=[]),
+        an_applied("hooked", **hook),
+        an_applied("idle", **hook),
+    ]
     found = listed(Settings(), entries, groups, DAY)
     assert {one.name: (one.read, one.note) for one in found} == {
         "math-2": (True, "ends in 3 days"),
         "library": (False, "never read"),
         "csv": (False, ""),
+        "hooked": (True, ""),
+        "idle": (False, "never read"),
     }

@@ -1,0 +1,129 @@
+"""The ways out to a vendor that a product serves: `bus consume PRODUCT --agreement NAME`.
+
+The consumer of a way reads the agreement's own topics, `PREFIX.vendor.NAME.KIND`. `bus vendors run`
+writes there what the scope lets through, and nothing else. So there is one path to a vendor, and
+one scope.
+
+Its group is `PREFIX.way.NAME.PRODUCT`, and the topic of its dead letters is
+`PREFIX.deadletters.way.NAME.PRODUCT`. Neither lies under `PREFIX.vendor.NAME.`, where the vendor
+has rights. NAME is `bus.vendors.applied.Applied.ids_name`, so a renewal goes on where the renewed
+agreement ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bus.consume.feed import Feed
+from bus.delivery import Terms
+from bus.errors import Stop
+from bus.product import Product
+from bus.settings import Settings
+from bus.vendors import applied as store
+from bus.vendors import revocation
+from bus.vendors.agreement import Agreement
+from bus.vendors.agreement_watch import AgreementWatch, why_over
+from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_schema import vendor_schema
+from bus.vendors.vendor_topics import topics_by_kind
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way out of one agreement.
+
+    feed:     what the product's consumer reads.
+    terms:    what the product's delivery may do.
+    settings: the product's settings that follow from the agreement, such as `url`.
+    watch:    must be entered before anything is delivered.
+    """
+
+    feed: Feed
+    terms: Terms
+    settings: dict[str, Any]
+    watch: AgreementWatch
+
+
+def _webhook(settings: Settings, agreement: Agreement) -> dict[str, Any] | None:
+    """Return the settings of a vendor's webhook; None if the agreement has no webhook."""
+    if agreement.webhook is None:
+        return None
+    vendors, name = settings.vendors, agreement.name
+    found: dict[str, Any] = {"url": agreement.webhook.url}
+    if name not in vendors.webhook_secrets:
+        raise Stop(
+            f"the webhook of the agreement {name} has no secret for its signatures: set it in the "
+            f"table [vendors.webhook_secrets] of bus.toml, or in the folder of secrets as "
+            f"bus_vendors__webhook_secrets__{name}, and give the same secret to the vendor"
+        )
+    found["secret"] = vendors.webhook_secrets[name]
+    if name in vendors.webhook_old_secrets:
+        found["old_secret"] = vendors.webhook_old_secrets[name]
+    return found
+
+
+PRODUCTS: Mapping[str, Callable[[Settings, Agreement], dict[str, Any] | None]] = {
+    "webhook": _webhook,
+}
+"""For each product that serves a way, the function that returns the product's settings under an
+agreement, or None if the agreement does not name this way."""
+
+
+def consumer_name(ids_name: str, product: str) -> str:
+    """Return the name of the consumer of a way (`bus.consume.feed.Feed.name`)."""
+    return f"way.{ids_name}.{product}"
+
+
+def stored_consumer_name(settings: Settings, product: str, name: str) -> str:
+    """Return the name of the consumer of a way, also if the agreement is over.
+
+    Raises `Stop` if the agreement was never applied, `RetryLater` if Kafka does not answer.
+    """
+    return consumer_name(revocation.find(store.read(settings), name).ids_name, product)
+
+
+def open_way(settings: Settings, product: Product, name: str) -> Way:
+    """Return the way out of an agreement that a product serves.
+
+    Raises `Stop` if the agreement does not hold today or does not name this way, or if its secret
+    is missing. Raises `RetryLater` if Kafka does not answer.
+    """
+    applied = revocation.find(store.read(settings), name)
+    if over := why_over(applied, applied, store.today()):
+        raise over
+    if product.name not in PRODUCTS:
+        raise Stop(
+            f"{product.name} cannot deliver under an agreement; these products can: "
+            f"{', '.join(PRODUCTS)}"
+        )
+    own = PRODUCTS[product.name](settings, applied.agreement)
+    if own is None:
+        raise Stop(
+            f"the agreement {name} has no [{product.name}]; add it to the agreement file, and run "
+            "`bus vendors apply`"
+        )
+    scope = compile_scope(applied.agreement)
+    kinds = {kind: about for kind, about in scope.kinds.items() if kind in product.kinds}
+    topics = topics_by_kind(settings, scope, applied.ids_name)
+    named = consumer_name(applied.ids_name, product.name)
+    watch = AgreementWatch(settings, applied, [topics[kind] for kind in kinds], named)
+    return Way(
+        Feed(
+            named,
+            {topics[kind]: kind for kind in kinds},
+            watch,
+            {kind: vendor_schema(scope, kind, applied.ids_name) for kind in kinds},
+            {kind: about.references for kind, about in kinds.items()},
+        ),
+        Terms(
+            applied.ids_name,
+            {kind: about.fields for kind, about in kinds.items()},
+            watch,
+            settings.vendors.internal_networks,
+            settings.vendors.loopback_endpoints,
+        ),
+        own,
+        watch,
+    )
