@@ -334,8 +334,9 @@ def _erased(number: int) -> str:
 
 
 def _event(entry: Entry) -> str:
-    """Return how an agreement ended, as one line."""
+    """Return what became of an agreement, as one line."""
     detail = {
+        "rekeyed": ": it receives new ids",
         "revoked": f": {entry.get('why')}",
         "attested": f" the deletion by {entry.get('by')}",
         "deleted": ": "

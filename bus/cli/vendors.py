@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus.cli import agreement_end, certify, disclosures
+from bus.cli import agreement_end, certify, disclosures, vendor_keys
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.stop_signals import stop_on_signals
@@ -500,6 +500,7 @@ def rotate(
 
 
 disclosures.register(app)
+vendor_keys.register(app)
 certify.register(app)
 agreement_end.register(app)
 

@@ -8,8 +8,8 @@ an agreement whose state is unknown does not count as holding.
 The thread also reads the agreement's own topics ahead of the consumer and remembers deletions. A
 consumer that is behind, or that tries again after a failure, asks it before it delivers an old
 state. So what an opt-out has deleted does not go out any more. Neither does a state that was
-written before the agreement was changed (`bus.vendors.outbox`): what the vendor may still receive
-is written again.
+written before the agreement or its ids were changed (`bus.vendors.outbox`): what the vendor may
+still receive is written again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FAILURE = "could not ask whether the agreement still holds: Kafka reports {}"
 
 
 class AgreementChanged(Stop):
-    """The agreement was applied again with changes; the consumer must begin again with them."""
+    """The agreement was changed, or has new ids; the consumer must begin again with them."""
 
 
 class AgreementWatch:
@@ -79,7 +79,7 @@ class AgreementWatch:
     ) -> None:
         self._settings = settings
         self._applied = applied
-        self._scope = scope_mark(applied.fingerprint)
+        self._scope = scope_mark(applied.edition)
         self._names = names
         self._group = group
         self._today = today
@@ -240,6 +240,6 @@ def why_over(began: Applied, stored: Applied | None, day: date) -> Stop | None:
         )
     if not stored.active(day):
         return Stop(f"the agreement {name} begins on {stored.agreement.from_}; nothing is sent yet")
-    if stored.fingerprint != began.fingerprint:
+    if stored.edition != began.edition:
         return AgreementChanged(f"the agreement {name} was changed")
     return None

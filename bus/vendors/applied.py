@@ -2,11 +2,16 @@
 
 The topic `PREFIX.vendors` is the store of record. It is compacted forever. The key is an
 agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
-wrapped key. The files in the district's git say what should hold; this topic says what does hold.
+wrapped keys. The files in the district's git say what should hold; this topic says what does hold.
 So a file that is deleted ends nothing.
 
 When the vendor's data is deleted, the entry stays as the proof, without the key. Kafka then removes
 the earlier entries of the agreement, which have the key (`bus.kafka.topics.ERASABLE`).
+
+Only a rotation of the master key and a rekey replace keys. Another command may have read the topic
+before and write after, for example a slow `bus vendors apply`. So each replacement raises
+`key_version`, and the keys with the highest version count, whatever entry comes last. They count
+for all agreements of a chain of renewals, so a chain never has two keys.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import hashlib
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
@@ -50,6 +55,10 @@ class Applied:
                  disclosures has the end. "" or another state than `state`: they are not.
     certificate: what was or is being deleted; None before the deletion begins.
     attestation: that the vendor deleted what it had received; None before it is in.
+    earlier_key: the key before the last rekey, wrapped; empty without one. The crosswalk needs it.
+    next_key:    the key of a rekey that has begun and counts not yet, wrapped; empty without one.
+    rekeyed:     how often the ids were changed by a rekey.
+    key_version: how often the wrapped keys were replaced, by a rekey or by another master key.
     """
 
     agreement: Agreement
@@ -64,11 +73,24 @@ class Applied:
     closed: State | Literal[""] = ""
     certificate: Certificate | None = None
     attestation: Attestation | None = None
+    earlier_key: bytes = b""
+    next_key: bytes = b""
+    rekeyed: int = 0
+    key_version: int = 0
 
     @property
     def name(self) -> str:
         """The agreement's name."""
         return self.agreement.name
+
+    @property
+    def edition(self) -> str:
+        """What the vendor's topics must show: the agreement's content, with these ids.
+
+        When it changes, the topics are written whole. Its beginning, which is in a header of each
+        message, changes with the ids too (`bus.vendors.outbox.scope_mark`).
+        """
+        return f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
 
     def active(self, day: date) -> bool:
         """Return whether the vendor may receive data on this day of the district's calendar."""
@@ -101,6 +123,19 @@ class Applied:
         return self.certificate is not None and self.certificate.deleted_at is not None
 
 
+KEY_FIELDS = ("wrapped_key", "earlier_key", "next_key", "rekeyed", "key_version")
+"""The fields of `Applied` that all agreements of a chain have in common."""
+
+
+class StaysOver(Stop):
+    """An agreement that is to be active was revoked or ended in the meantime; it stays so."""
+
+
+def with_keys_of(one: Applied, other: Applied) -> Applied:
+    """Return an agreement with the keys of another one of its chain."""
+    return replace(one, **{name: getattr(other, name) for name in KEY_FIELDS})
+
+
 def today() -> date:
     """Return today's date in the calendar of this machine, which is the district's."""
     return datetime.now().astimezone().date()
@@ -130,20 +165,40 @@ def read(settings: Settings) -> dict[str, Applied]:
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
     found: dict[str, bytes] = {}
+    keyed: dict[str, tuple[int, bytes]] = {}  # the entry with the newest keys
     topic = topics.vendors(settings)
     for message in scan(settings, topic):
         name, value = (message.key() or b"").decode(), message.value()
         if not value:
             found.pop(name, None)
-        elif not (_is_over(found.get(name)) and _state(value) == "active"):
+            keyed.pop(name, None)
+            continue
+        if not (_is_over(found.get(name)) and _state(value) == "active"):
             found[name] = _with_proof(value, found.get(name))
-    return {name: _decode(name, value, topic) for name, value in sorted(found.items())}
+        if (version := _key_version(value)) >= keyed.get(name, (0, b""))[0]:
+            keyed[name] = version, value
+    entries = {name: _decode(name, value, topic) for name, value in sorted(found.items())}
+    newest = [
+        entries[name] if value == found[name] else _decode(name, value, topic)
+        for name, (_, value) in keyed.items()
+    ]
+    return {name: _with_newest_keys(one, newest) for name, one in entries.items()}
+
+
+def _with_newest_keys(one: Applied, others: Iterable[Applied]) -> Applied:
+    """Return an agreement with the newest keys of its chain; deleted keys stay deleted."""
+    chain = [other for other in others if other.ids_name == one.ids_name and other.wrapped_key]
+    newest = max(chain, key=lambda other: other.key_version, default=one)
+    later = newest.key_version > one.key_version and one.wrapped_key
+    return with_keys_of(one, newest) if later else one
 
 
 def write(settings: Settings, *entries: Applied) -> None:
     """Store applied agreements, and wait until Kafka has stored them.
 
-    Raises `Stop` if an agreement that is to be active was revoked or ended in the meantime; it
+    Where Kafka has keys of a higher `key_version` for the chain, these are kept.
+
+    Raises `StaysOver` if an agreement that is to be active was revoked or ended in the meantime; it
     stays so. Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.Sender.flush`.
     """
     topic = topics.vendors(settings)
@@ -151,20 +206,21 @@ def write(settings: Settings, *entries: Applied) -> None:
     if not stored:
         topics.ensure(settings, [topic])
     _refuse_revival(stored, entries)
+    entries = tuple(_with_newest_keys(one, stored.values()) for one in entries)
     _send(settings, topic, entries)
     stored = read(settings)
     # Kafka keeps only the last entry of a key. If another process wrote at the same time, the last
-    # entry may lack what an earlier one says: a revocation, or a proof.
+    # entry may lack what an earlier one says: a revocation, a proof, or newer keys.
     if less := [stored[one.name] for one in entries if stored.get(one.name, one) != one]:
         _send(settings, topic, less)
     _refuse_revival(stored, entries)
 
 
 def _refuse_revival(stored: Mapping[str, Applied], entries: Iterable[Applied]) -> None:
-    """Raise `Stop` if an entry would make an agreement active that is revoked or ended."""
+    """Raise `StaysOver` if an entry would make an agreement active that is revoked or ended."""
     for one in entries:
         if one.state == "active" and one.name in stored and stored[one.name].state != "active":
-            raise Stop(
+            raise StaysOver(
                 f"the agreement {one.name} is {stored[one.name].state}, and stays so; run "
                 "`bus vendors plan` to see what is left to do"
             )
@@ -200,7 +256,7 @@ def _with_proof(value: bytes, before: bytes | None) -> bytes:
             if certificate["deletedAt"] or not new.get("certificate"):
                 new["certificate"] = certificate
             if certificate["deletedAt"]:
-                new["wrappedKey"] = ""
+                new |= {"wrappedKey": "", "earlierKey": "", "nextKey": ""}
         if old.get("attestation"):
             new["attestation"] = old["attestation"]
         if old.get("closed") == new["state"]:
@@ -208,6 +264,14 @@ def _with_proof(value: bytes, before: bytes | None) -> bytes:
         return json.dumps(new, ensure_ascii=False).encode()
     except (ValueError, KeyError, TypeError, AttributeError):
         return value  # `_decode` says what is wrong
+
+
+def _key_version(value: bytes) -> int:
+    """Return the version of the keys of an entry; 0 if it cannot be read."""
+    try:
+        return int(json.loads(value).get("keyVersion", 0))
+    except (ValueError, AttributeError, TypeError):
+        return 0
 
 
 def _encode(applied: Applied) -> bytes:
@@ -224,6 +288,10 @@ def _encode(applied: Applied) -> bytes:
         "closed": applied.closed,
         "certificate": applied.certificate and applied.certificate.as_json(),
         "attestation": applied.attestation and applied.attestation.as_json(),
+        "earlierKey": b64encode(applied.earlier_key).decode(),
+        "nextKey": b64encode(applied.next_key).decode(),
+        "rekeyed": applied.rekeyed,
+        "keyVersion": applied.key_version,
     }
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -246,6 +314,10 @@ def _decode(name: str, value: bytes, topic: str) -> Applied:
             closed=table.get("closed", ""),
             certificate=certificate_of(table.get("certificate")),
             attestation=attestation_of(table.get("attestation")),
+            earlier_key=b64decode(table.get("earlierKey", ""), validate=True),
+            next_key=b64decode(table.get("nextKey", ""), validate=True),
+            rekeyed=table.get("rekeyed", 0),
+            key_version=table.get("keyVersion", 0),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(

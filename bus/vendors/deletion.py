@@ -93,7 +93,7 @@ def delete(
         )
     record.deleted(name, now, certificate.deleted.objects())
     certificate = replace(certificate, by_others=tuple(notes), deleted_at=now, record=record.head())
-    one = replace(one, certificate=certificate, wrapped_key=b"")
+    one = replace(one, certificate=certificate, wrapped_key=b"", earlier_key=b"", next_key=b"")
     store.write(settings, one)
     return one
 

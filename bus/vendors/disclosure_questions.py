@@ -214,8 +214,8 @@ def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:
 
 
 def history_of(entries: Iterable[Entry], agreements: Collection[str]) -> list[Entry]:
-    """Return how agreements ended: entries that say ended, revoked, deleted or attested."""
-    wanted = ("ended", "revoked", "deleted", "attested")
+    """Return what became of agreements: entries about new ids, the end and the deletion."""
+    wanted = ("rekeyed", "ended", "revoked", "deleted", "attested")
     return [
         entry for entry in entries if entry["what"] in wanted and entry["agreement"] in agreements
     ]

@@ -171,6 +171,15 @@ class DisclosureWriter:
             }
         )
 
+    def rekeyed(self, name: str, at: datetime, times: int) -> None:
+        """Record that a vendor receives the same records under new ids from now on.
+
+        times: how many times the ids have been changed, with this one. Entries with the same number
+               are about the same change.
+        """
+        content = {"what": "rekeyed", "at": moment_text(at), "agreement": name, "times": times}
+        self._append(lambda: ([content], []))
+
     def deleted(self, name: str, at: datetime, objects: Mapping[str, Sequence[str]]) -> None:
         """Record what the bus deleted of a vendor's. A second call adds no entry.
 

@@ -3,12 +3,16 @@
 It is a file of 64 hexadecimal digits that only its owner can read: `BUS_HOME/vendors/master.key`,
 or the file that `[vendors] master_key_file` names. `bus vendors apply` makes it once. Without it,
 no pseudonym can be made or mapped back, so it belongs in the district's backup, apart from Kafka's.
+
+While the master key is rotated (`bus.vendors.key_rotation`), the file has one more line: the
+earlier key. The key in the first line wraps; each key in the file opens what it has wrapped.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,15 +28,19 @@ def path(settings: Settings) -> Path:
     return Path(named) if named else settings.home / "vendors" / "master.key"
 
 
-def read(settings: Settings) -> bytes:
-    """Return the master key, 32 bytes.
+def read(settings: Settings) -> tuple[bytes, ...]:
+    """Return the master keys, 32 bytes each: first the one that wraps, then earlier ones.
 
-    Raises `Stop` if the file is missing, is not a key, or can be read by other users.
+    Raises `Stop` if the file is missing, has no keys, or can be read by other users.
     """
-    file = path(settings)
+    return read_file(path(settings))
+
+
+def read_file(file: Path) -> tuple[bytes, ...]:
+    """Return the master keys of a file; see `read`."""
     try:
         shared = file.stat().st_mode & 0o077
-        text = file.read_text("ascii").strip()
+        lines = file.read_text("ascii").split()
     except FileNotFoundError:
         raise Stop(
             f"the master key {file} is missing: restore it from the backup, or set [vendors] "
@@ -43,16 +51,45 @@ def read(settings: Settings) -> bytes:
     if shared and os.name == "posix":
         raise Stop(f"other users can read the master key {file}: run `chmod 600 {file}`")
     try:
-        key = bytes.fromhex(text)
+        keys = tuple(bytes.fromhex(line) for line in lines)
     except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
+        keys = ()
+    if not keys or any(len(key) != KEY_BYTES for key in keys):
         raise Stop(f"{file} is not a master key of 64 hexadecimal digits; restore it")
-    return key
+    return keys
 
 
-def read_or_make(settings: Settings, *, needed: bool) -> bytes:
-    """Return the master key, and make it if there is none yet.
+def replace_file(file: Path, keys: Sequence[bytes]) -> None:
+    """Write master keys into a file that only its owner can read, whole or not at all.
+
+    After a power failure at any moment, the file has either the earlier content or the new one.
+    Raises OSError.
+
+    keys: first the one that wraps.
+    """
+    file = file.resolve()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = _written(file, "".join(f"{key.hex()}\n" for key in keys))
+    try:
+        part.replace(file)
+    except BaseException:
+        part.unlink()
+        raise
+    with suppress(OSError):  # some file systems do not sync folders
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def new_key() -> bytes:
+    """Return a new master key."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def read_or_make(settings: Settings, *, needed: bool) -> tuple[bytes, ...]:
+    """Return the master keys, and make one if there is none yet; see `read`.
 
     needed: whether keys exist that this key wraps. Then a missing key is an error: a new one would
             not open them.
@@ -61,15 +98,25 @@ def read_or_make(settings: Settings, *, needed: bool) -> bytes:
     if needed or file.exists():
         return read(settings)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    part = _written(file, f"{new_key().hex()}\n")
     try:
-        with os.fdopen(handle, "w") as out:
-            out.write(secrets.token_hex(KEY_BYTES) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
         with suppress(FileExistsError):  # another process has just made it
             os.link(part, file)
     finally:
         part.unlink()
     return read(settings)
+
+
+def _written(file: Path, text: str) -> Path:
+    """Return a new file beside this one that only its owner can read, with this text, on disk."""
+    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        part.unlink()
+        raise
+    return part

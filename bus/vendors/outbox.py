@@ -66,9 +66,9 @@ def event_type(kind: str, change: str) -> str:
     return f"{TYPE_PREFIX}{kind}.{change}"
 
 
-def scope_mark(fingerprint: str) -> str:
-    """Return the value of the header `SCOPE` for the fingerprint of an agreement."""
-    return fingerprint[:16]
+def scope_mark(edition: str) -> str:
+    """Return the value of the header `SCOPE` for an agreement's `Applied.edition`."""
+    return edition[:16]
 
 
 class Outbox:
@@ -128,7 +128,7 @@ class Outbox:
     def send(self, active: Mapping[str, str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
 
-        active: the agreements that hold now, with their fingerprints; what was meant for others is
+        active: the agreements that hold now, with their editions; what was meant for others is
                 dropped. Who entered is in the record of disclosures before the first message is
                 sent. Returns the number of messages. Raises `RetryLater` if Kafka does not answer.
         """
@@ -171,7 +171,7 @@ class Outbox:
 
     def _send_messages(self, active: Mapping[str, str]) -> int:
         """Send the last state of each record, in order."""
-        scopes = {name: scope_mark(fingerprint).encode() for name, fingerprint in active.items()}
+        scopes = {name: scope_mark(edition).encode() for name, edition in active.items()}
         number = 0
         level = ""
         for agreement, topic, part, key, value, event, type_, at in self._con.execute(

@@ -6,9 +6,9 @@ equal within the agreement, and two vendors' ids have nothing in common. The tex
 lower case, because some products ignore case in ids. Real ids are padded to blocks of 16 bytes, so
 that a pseudonym's length tells little about the real id.
 
-The key of an agreement never changes: a new one would cost the vendor all of a student's work
-(`bus vendors rekey` does it, with a crosswalk). Keys are stored wrapped (AES key wrap with padding,
-RFC 5649) by the district's master key, which can be rotated freely.
+A new key for an agreement would cost the vendor all of a student's work, so only `bus vendors
+rekey` changes it, with a crosswalk. Keys are stored wrapped (AES key wrap with padding, RFC 5649)
+by the district's master key, which can be rotated freely.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import secrets
 from base64 import b32decode, b32encode
 from binascii import Error as NotBase32
+from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -25,13 +26,18 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_wrap_with_padding,
 )
 
-from bus.errors import Stop
+from bus.errors import Never, Stop
+from bus.standard.kinds import Record
 
 BLOCK = 16
 KEY_BYTES = 64
 """AES-SIV with two AES-256 keys."""
 CACHED = 500_000
 """Ids of which the pseudonym is remembered; about 150 bytes each."""
+
+
+class WrongMasterKey(Stop):
+    """No master key that is there opens the key of an agreement."""
 
 
 class Pseudonyms:
@@ -62,9 +68,43 @@ class Pseudonyms:
         try:
             sealed = b32decode(text + "=" * (-len(text) % 8))
             plain = self._cipher.decrypt(sealed, None)
-            return plain.rstrip(b"\x00")[:-1].decode()
+            real = plain.rstrip(b"\x00")[:-1].decode()
         except (NotBase32, InvalidTag, ValueError):
             return None
+        # Base32 has bits that mean nothing: without this, several texts would be the same id.
+        return real if self.pseudonym(real) == pseudonym.lower() else None
+
+    def real_record(
+        self, record: Record, references: Iterable[str], earlier: Pseudonyms | None = None
+    ) -> Record:
+        """Return a record that the vendor sent, with the real ids in place of the vendor's.
+
+        references: the fields besides `sourcedId` that hold an id, a list of ids, or None.
+        earlier:    the vendor's ids before the last rekey. They are refused too, with the reason.
+
+        Raises `Never` if a field holds what is no id of this agreement.
+        """
+        found = dict(record)
+        for field in ("sourcedId", *references):
+            value = record[field]
+            if isinstance(value, list):
+                found[field] = [self._mapped_back(field, one, earlier) for one in value]
+            elif value is not None:
+                found[field] = self._mapped_back(field, value, earlier)
+        return found
+
+    def _mapped_back(self, field: str, pseudonym: str, earlier: Pseudonyms | None) -> str:
+        if (real := self.real(pseudonym)) is not None:
+            return real
+        if earlier is not None and earlier.real(pseudonym) is not None:
+            raise Never(
+                f"{field} holds an id from before the rekey of this agreement: send the new one, "
+                "which the crosswalk has"
+            )
+        raise Never(
+            f"{field} holds what is no id of this agreement: send an id that this agreement's "
+            "records have; the ids of other agreements do not count"
+        )
 
 
 def new_key() -> bytes:
@@ -77,12 +117,17 @@ def wrapped(key: bytes, master: bytes) -> bytes:
     return aes_key_wrap_with_padding(master, key)
 
 
-def unwrapped(sealed: bytes, master: bytes) -> bytes:
-    """Return a key that was wrapped by this master key. Raises `Stop` if it was another one."""
-    try:
-        return aes_key_unwrap_with_padding(master, sealed)
-    except (InvalidUnwrap, ValueError):
-        raise Stop(
-            "the master key does not open the key of an agreement: restore the master key with "
-            "which it was written"
-        ) from None
+def unwrapped(sealed: bytes, masters: Iterable[bytes]) -> bytes:
+    """Return a key that one of these master keys has wrapped.
+
+    Raises `WrongMasterKey` if none of them has.
+    """
+    for master in masters:
+        try:
+            return aes_key_unwrap_with_padding(master, sealed)
+        except (InvalidUnwrap, ValueError):
+            continue
+    raise WrongMasterKey(
+        "the master key does not open the key of an agreement: restore the master key with "
+        "which it was written"
+    )

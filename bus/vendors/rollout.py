@@ -18,6 +18,7 @@ from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import (
     expiry,
+    key_rotation,
     master_key,
     pseudonyms,
     revocation,
@@ -106,12 +107,12 @@ def apply(
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
     applied = {one.name: one.before for one in changes if one.before is not None}
     keys = [one.wrapped_key for one in applied.values() if one.wrapped_key]
-    master = master_key.read_or_make(settings, needed=bool(keys))
+    masters = master_key.read_or_make(settings, needed=bool(keys))
     for key in keys:
-        pseudonyms.unwrapped(key, master)
+        pseudonyms.unwrapped(key, masters)
     for change in changes:
         if change.action == "new" and change.agreement is not None:
-            applied[change.name] = _first(change.agreement, applied, master, now)
+            applied[change.name] = _first(change.agreement, applied, masters[0], now)
         elif change.action == "changed" and change.agreement is not None:
             applied[change.name] = replace(
                 applied[change.name],
@@ -134,6 +135,7 @@ def apply(
         disclosures.scope_changed(one, compile_scope(one.agreement), now)
     if written:
         store.write(settings, *written)
+        key_rotation.keep_up(settings, masters)
     return found
 
 
@@ -154,16 +156,15 @@ def _first(
             f"{agreement.name} renews {renewed.name}, whose topics and key are deleted, so nothing "
             "can be taken over from it; leave `renews` out"
         )
-    return Applied(
+    new = Applied(
         agreement=agreement,
         state="active",
         ids_name=renewed.ids_name if renewed else agreement.name,
-        wrapped_key=(
-            renewed.wrapped_key if renewed else pseudonyms.wrapped(pseudonyms.new_key(), master)
-        ),
+        wrapped_key=b"" if renewed else pseudonyms.wrapped(pseudonyms.new_key(), master),
         applied_at=now,
         fingerprint=fingerprint(agreement),
     )
+    return store.with_keys_of(new, renewed) if renewed else new
 
 
 def _provide(

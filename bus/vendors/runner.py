@@ -52,6 +52,7 @@ from bus.vendors.district_messages import decoded, key_of
 from bus.vendors.district_view import DistrictView, Key, file_of
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, Outgoing, event_type
+from bus.vendors.pseudonyms import WrongMasterKey
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.vendor_stream import VendorStream
@@ -427,7 +428,7 @@ class _Work:
 
     def _send(self) -> None:
         self._outcome.sent += self._outbox.send(
-            {name: stream.applied.fingerprint for name, stream in self._streams.items()}
+            {name: stream.applied.edition for name, stream in self._streams.items()}
         )
 
     # ---- agreements ----------------------------------------------------------------------------
@@ -458,7 +459,7 @@ class _Work:
             log.info("the agreement does not hold any more", agreement=name)
         for name, one in wanted.items():
             stream = self._streams.get(name)
-            if stream is not None and stream.applied.fingerprint == one.fingerprint:
+            if stream is not None and stream.applied.edition == one.edition:
                 stream.confirm(one)
                 if not stream.stale():
                     continue
@@ -467,14 +468,11 @@ class _Work:
 
     def _start_stream(self, one: Applied, new: bool) -> None:
         try:
-            stream = VendorStream(
-                self._settings,
-                one,
-                self._view,
-                master_key.read(self._settings),
-                self._partitions(),
-                self._clock,
-            )
+            try:
+                stream = self._stream(one)
+            except WrongMasterKey:  # it may have been rotated since `one` was read
+                one = applied_agreements.read(self._settings).get(one.name, one)
+                stream = self._stream(one)
         except Stop as error:  # the others go on
             log.error("the agreement is not projected", agreement=one.name, reason=str(error))
             # It misses changes from now on. So its topics are written whole when it is back.
@@ -492,6 +490,10 @@ class _Work:
                 stream.write_again({f"{at.topic}/{at.partition}": end for at, end in ends.items()})
         self._streams[one.name] = stream
         stream.confirm(one)
+
+    def _stream(self, one: Applied) -> VendorStream:
+        masters, parts = master_key.read(self._settings), self._partitions()
+        return VendorStream(self._settings, one, self._view, masters, parts, self._clock)
 
     def _partitions(self) -> int:
         first = topics.topic(self._settings, OPT_OUT)

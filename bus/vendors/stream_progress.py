@@ -1,7 +1,7 @@
 """How far the projection of each agreement is, in the file of the view.
 
-A vendor's topics are written whole when an agreement is applied for the first time, when it
-changes, and when the file was lost: student by student, in slices between the live changes. So a
+A vendor's topics are written whole when an agreement is applied for the first time, when it or its
+ids change, and when the file was lost: student by student, in slices between the live changes. So a
 new vendor delays nobody.
 """
 
@@ -20,7 +20,7 @@ TABLES = ("progress", "cohort", "need")
 class StreamProgress:
     """How far one agreement is.
 
-    fingerprint: of the agreement that the vendor's topics show.
+    fingerprint: what the vendor's topics show: the agreement's `Applied.edition`.
     above:       the organizations above the selected schools, as the topics show them.
     reached:     the last student that was looked at; "" at the beginning; None: all were.
     written:     whether the topics have been written whole. Until then, students after `reached`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 
 from bus.kafka import topics
@@ -36,7 +36,7 @@ SLICE = 500
 class VendorStream:
     """One agreement. For one thread, within a transaction of the view.
 
-    master:     the master key.
+    masters:    the master keys, one of which opens the agreement's key.
     partitions: how many partitions the vendor's topics have.
     clock:      a monotonic clock in seconds.
     """
@@ -46,7 +46,7 @@ class VendorStream:
         settings: Settings,
         applied: Applied,
         view: DistrictView,
-        master: bytes,
+        masters: Sequence[bytes],
         partitions: int,
         clock: Callable[[], float],
     ) -> None:
@@ -58,7 +58,7 @@ class VendorStream:
         self._moves: deque[tuple[float, int]] = deque()
         self._vendor_id: Callable[[str], str] = _same
         if self.scope.pseudonymous:
-            self._vendor_id = Pseudonyms(unwrapped(applied.wrapped_key, master)).pseudonym
+            self._vendor_id = Pseudonyms(unwrapped(applied.wrapped_key, masters)).pseudonym
         name = applied.ids_name
         self._encoders = {
             kind: Encoder(kind, id_, vendor_schema(self.scope, kind, name))
@@ -77,7 +77,7 @@ class VendorStream:
 
     def stale(self) -> bool:
         """Return whether the vendor's topics must be written whole, because they show others."""
-        return self.progress.fingerprint != self.applied.fingerprint or frozenset(
+        return self.progress.fingerprint != self.applied.edition or frozenset(
             self.progress.above
         ) != orgs_above(self._view, self.applied.agreement)
 
@@ -88,7 +88,7 @@ class VendorStream:
         """
         self._projection.forget()
         self.progress = StreamProgress(
-            self.applied.fingerprint,
+            self.applied.edition,
             sorted(orgs_above(self._view, self.applied.agreement)),
             ends=dict(ends),
             confirmed=self.applied.confirmed,

@@ -265,6 +265,10 @@ def _vendors(seen: Seen, commands: Commands) -> None:
     seen.run("vendors run", "--until-caught-up")
     why = ("--why", "a test")
     day = datetime.now(UTC).date().isoformat()
+    private = commands.cwd / "private"
+    private.mkdir(mode=0o700)
+    seen.run("vendors rekey", "reading-study", "--crosswalk", str(private / "new-ids.csv"), "--yes")
+    seen.run("vendors rotate-master-key")
     seen.run("vendors disclosures", "--vendor", "math-app", *why)
     seen.run("vendors disclosures", "--student", "student-0000001", *why)
     seen.run("vendors disclosures", "--accesses")

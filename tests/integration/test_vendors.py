@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from datetime import date, timedelta
 from pathlib import Path
@@ -222,6 +223,37 @@ def test_a_narrower_agreement_is_written_anew_and_the_old_values_are_deleted(
         for message in scan(settings, vendor_topic(settings, "whole", "student"))
     ]
     assert not any(name.encode() in value for name in names for value in values)
+
+
+def test_a_vendor_with_new_ids_has_no_old_one_and_the_crosswalk_leads_to_each(
+    vendors: Commands,
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    before = received(settings, "school")
+    private = vendors.cwd / "private"
+    private.mkdir(mode=0o700)
+    file = private / "crosswalk.csv"
+    step = ("rekey", "school", "--crosswalk", str(file), "--yes")
+    assert run(vendors, *step)["ids"] == len(before)
+    assert run(vendors, "rotate-master-key")["rewrapped"] == 2
+    sent = run(vendors, "run", "--until-caught-up")["sent"]
+    assert sent == 2 * len(before)  # each record with its new id, and the deletion of the old one
+    assert_equal(settings, "school", "whole")
+    with file.open(newline="") as lines:
+        new_ids = {(row["kind"], row["oldId"]): row["newId"] for row in csv.DictReader(lines)}
+    after = received(settings, "school")
+    assert {(kind, new_ids[kind, id_]) for kind, id_ in before} == set(after)
+    old_ids = [id_.encode() for _, id_ in before]
+    for kind in {kind for kind, _ in before}:
+        for message in scan(settings, vendor_topic(settings, "school", kind)):
+            if (value := message.value()) is not None:
+                assert not any(id_ in value or id_ == message.key() for id_ in old_ids)
+    assert run(vendors, *step)["times"] == 1
+    assert run(vendors, "run", "--until-caught-up")["sent"] == 0
+    history = run(vendors, "disclosures", "--vendor", "school", "--why", "a test")["history"]
+    assert [(one["what"], one["times"]) for one in history] == [("rekeyed", 1)]
 
 
 def test_a_revoked_vendor_receives_nothing_more(vendors: Commands) -> None:

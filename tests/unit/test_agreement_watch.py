@@ -16,6 +16,7 @@ from bus.settings import KafkaSettings, Settings
 from bus.vendors import agreement_watch
 from bus.vendors.agreement_watch import AgreementChanged, AgreementWatch, why_over
 from bus.vendors.applied import Applied
+from bus.vendors.outbox import scope_mark
 from tests.agreements import DAY
 from tests.unit.test_vendors_applied import an_applied
 
@@ -146,9 +147,10 @@ def test_the_last_day_ends_it_although_nothing_is_written(kafka: Kafka) -> None:
         assert "ended on 2027-07-31" in over(running)
 
 
-def test_a_change_begins_it_again(kafka: Kafka) -> None:
+@pytest.mark.parametrize("change", [{"fingerprint": "other"}, {"rekeyed": 1}])
+def test_a_change_begins_it_again(kafka: Kafka, change: dict[str, Any]) -> None:
     with watch() as running:
-        kafka.stored = replace(an_applied(), fingerprint="other")
+        kafka.stored = replace(an_applied(), **change)
         kafka.news += 1
         until(lambda: bool(over(running)))
         with pytest.raises(AgreementChanged):
@@ -226,9 +228,11 @@ def test_a_state_that_was_written_before_a_change_of_the_agreement_is_outdated(
     kafka: Kafka,
 ) -> None:
     today = an_applied().fingerprint[:16]
+    rekeyed = scope_mark(replace(an_applied(), rekeyed=1).edition)
     with watch() as running:
         assert not running.outdated(Message("s1", 0, b".", today))  # type: ignore[arg-type]
         assert running.outdated(Message("s1", 0, b".", "other"))  # type: ignore[arg-type]
+        assert running.outdated(Message("s1", 0, b".", rekeyed))  # type: ignore[arg-type]
         assert not running.outdated(Message("s1", 0, None, "other"))  # type: ignore[arg-type]
 
 

@@ -61,15 +61,28 @@ def test_a_parent_gets_what_was_disclosed_about_the_child(kept: Topics) -> None:
 
 def test_an_auditor_gets_the_agreements_the_students_and_the_end(kept: Topics) -> None:
     one = writer(Log(kept))
+    one.rekeyed("math-app", AT.replace(hour=4), 1)
     one.ended("math-app", AT.replace(hour=5), "a breach")
     one.deleted("math-app", AT.replace(hour=6), {"topics": ["t1", "t2"]})
     one.attested("math-app", AT.replace(hour=7), "Bob")
     found = run("disclosures", "--vendor", "ACME inc.", "--why", "audit")
     assert found["agreements"] == ["math-app"]
     assert [one["student"] for one in found["periods"][0]["students"]] == ["s1", "s2"]
-    assert [one["what"] for one in found["history"]] == ["revoked", "deleted", "attested"]
+    assert [one["what"] for one in found["history"]] == [
+        "rekeyed",
+        "revoked",
+        "deleted",
+        "attested",
+    ]
     printed = text("disclosures", "--vendor", "math-app", "--why", "audit")
-    for part in ("2 students", "revoked: a breach", "2 topics", "by Bob", "to 2026-11-28 05:00"):
+    for part in (
+        "2 students",
+        "rekeyed: it receives new ids",
+        "revoked: a breach",
+        "2 topics",
+        "by Bob",
+        "to 2026-11-28 05:00",
+    ):
         assert part in printed
     refused = run("disclosures", "--vendor", "nobody", "--why", "audit", status=1)
     assert "no agreement or vendor 'nobody'" in refused["error"]

@@ -145,7 +145,7 @@ STEPS = st.lists(
         st.tuples(st.just("scope"), st.sampled_from(sorted(AGREEMENTS)), st.integers(0, 2)),
         st.tuples(st.sampled_from(["entered"] * 2 + ["left"]), st.sampled_from("abc"), GROUPS),
         st.tuples(
-            st.sampled_from(["ended", "revoked", "attested", "deleted", "access"]),
+            st.sampled_from(["ended", "revoked", "attested", "deleted", "rekeyed", "access"]),
             st.sampled_from("abc"),
             st.none(),
         ),

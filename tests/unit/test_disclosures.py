@@ -131,11 +131,12 @@ def test_each_method_appends_one_entry() -> None:
     one.access("ann@desk", "an audit", "vendor", "Acme Inc.")
     one.ended("math-app", AT)
     one.ended("math-app", AT, "breach of contract")
+    one.rekeyed("math-app", AT, 2)
     one.deleted("math-app", AT, {"topics": ["b", "a"]})
     one.attested("math-app", AT, "Bob, Acme", "letter of 2026-11-28")
     found = kept.decoded()
     assert [entry["what"] for entry in found] == (
-        "scope entered left access access access ended revoked deleted attested".split()
+        "scope entered left access access access ended revoked rekeyed deleted attested".split()
     )
     table = DisclosedStudents(kept.rows)
     named = table.by_commitment()
@@ -151,7 +152,8 @@ def test_each_method_appends_one_entry() -> None:
     assert {named[one] for one in entered["students"]} == {"s1", "s2"}
     assert [named[one] for one in left["students"]] == ["s2"]
     assert [[named[one] for one in entry["students"]] for entry in rest[:3]] == [["s1"], [], []]
-    assert rest[5]["objects"] == {"topics": ["a", "b"]}
+    assert rest[5]["times"] == 2
+    assert rest[6]["objects"] == {"topics": ["a", "b"]}
     assert verify(kept.entries, one.head()) == []
     assert not any(b"s1" in (value or b"") for value in kept.entries)
 

@@ -1,0 +1,101 @@
+"""The crosswalk of a rekey: which new id each old id of a vendor has become.
+
+It is a CSV file for the vendor (RFC 4180, UTF-8) with the columns `kind`, `oldId` and `newId`, in
+this order of the rows too. It joins the vendor's old data with the new, so it is as sensitive as
+this data: only its owner can read it, and no log has a line of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from bus.errors import Stop
+from bus.vendors.pseudonyms import Pseudonyms
+
+COLUMNS = ("kind", "oldId", "newId")
+
+Row = tuple[str, str, str]
+"""A kind, the old id and the new one."""
+
+
+def rows(found: Iterable[tuple[str, str]], old: Pseudonyms, new: Pseudonyms) -> set[Row]:
+    """Return the rows for some ids of a vendor, each with its kind. They may be old or new ones.
+
+    An id that is neither is left out.
+    """
+    result = set()
+    for kind, id_ in found:
+        real = old.real(id_)
+        if real is None:
+            real = new.real(id_)
+        if real is not None:
+            result.add((kind, old.pseudonym(real), new.pseudonym(real)))
+    return result
+
+
+def belongs(rows_: Iterable[Row], old: Pseudonyms, new: Pseudonyms) -> bool:
+    """Return whether rows say what these two keys say."""
+    for _, was, is_ in rows_:
+        real = old.real(was)
+        if real is None or new.pseudonym(real) != is_:
+            return False
+    return True
+
+
+def check_place(file: Path) -> None:
+    """Raise `Stop` unless the file is in a folder that only its owner can read."""
+    folder = file.absolute().parent
+    try:
+        open_to = folder.stat().st_mode & 0o077
+    except OSError as error:
+        raise Stop(
+            f"the folder {folder} cannot be used ({error.strerror}): make it first"
+        ) from None
+    if open_to and os.name == "posix":
+        raise Stop(
+            f"{folder} is open to other users of this machine: run `chmod 700 {folder}`, or name a "
+            "file in another folder"
+        )
+
+
+def read(file: Path) -> set[Row] | None:
+    """Return the rows of a crosswalk; None if there is no such file.
+
+    Raises `Stop` if the file is no crosswalk.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            header, *found = [tuple(line) for line in csv.reader(lines)] or [()]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Stop(f"{file} cannot be read ({type(error).__name__}); name another file") from None
+    if header != COLUMNS or any(len(row) != len(COLUMNS) for row in found):
+        raise Stop(f"{file} exists and is no crosswalk; name another file")
+    return {(kind, was, is_) for kind, was, is_ in found}
+
+
+def write(file: Path, rows_: Iterable[Row]) -> None:
+    """Write a crosswalk, whole or not at all. The same rows give the same bytes.
+
+    Raises `Stop` if it cannot be written.
+    """
+    check_place(file)
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
+                csv.writer(out, lineterminator="\r\n").writerows([COLUMNS, *sorted(rows_)])
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Stop(f"{file} cannot be written ({error.strerror}); name another file") from None
