@@ -40,17 +40,26 @@ def files(
         found = ids.get(reference.to, set())
         return {id_ for id_, kind in found if reference.kind in ("", kind)}
 
+    def checked(table: Table) -> list[Reference]:
+        return [
+            reference
+            for reference in references.get(table.name, ())
+            if not reference.lenient or reference.to == table.name or ids[reference.to]
+        ]
+
     def valid(table: Table) -> list[Kept]:
         found = [row for row in rows[table.name] if not row.last_day or row.last_day >= today]
-        for reference in references.get(table.name, ()):
+        for reference in checked(table):
             if reference.required and not reference.many:
                 at, there = table.columns.index(reference.column), present(reference)
+                if reference.lenient:
+                    there = there | {""}
                 found = [row for row in found if row.cells[at] in there]
         return found
 
     def shown(table: Table, row: Kept) -> list[str]:
         cells = list(row.cells)
-        for reference in references.get(table.name, ()):
+        for reference in checked(table):
             at, there = table.columns.index(reference.column), present(reference)
             if reference.many:
                 cells[at] = ",".join(one for one in cells[at].split(",") if one in there)

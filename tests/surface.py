@@ -61,7 +61,7 @@ from producers.http.clients import Clients
 from producers.http.metrics import Metrics as HttpMetrics
 from producers.http.openapi import document
 from producers.http.settings import HttpSettings
-from tests.contract import test_canvas, test_microsoft_sds
+from tests.contract import test_canvas, test_microsoft_sds, test_oneroster_csv_product
 from tests.shapes import shape
 
 ROOT = Path(__file__).parents[1]
@@ -625,6 +625,7 @@ def files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lines:
     for name, contract in {
         "canvas": test_canvas.TestCanvas(),
         "microsoft-sds": test_microsoft_sds.TestMicrosoftSds(),
+        "oneroster-csv": test_oneroster_csv_product.TestOneRosterCsv(),
     }.items():
         out = folder / name
         out.mkdir()

@@ -34,6 +34,7 @@ COMMANDS = {
     "quarantine": "quarantine:app",
     "optouts": "optouts:app",
     "vendors": "vendors:app",
+    "sandbox": "sandbox:sandbox",
     "bench": "bench:app",
 }
 """The commands, in the order of `bus --help`: the module in this package, and what it calls the

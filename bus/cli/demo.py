@@ -25,7 +25,7 @@ def demo(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show Schoolbus with a made-up district: two days of an SIS, three products, some failures.
+    """Show Schoolbus with a made-up district: two days of an SIS, products, a vendor, failures.
 
     Runs on a separate bus in the folder `demo` of BUS_HOME, and changes nothing else.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 
@@ -19,3 +20,19 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ending)
+
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that end a command: `kill`, Ctrl-C, and a terminal that is closed."""
+
+
+def end_on_signals() -> None:
+    """End on SIGTERM, and when the terminal is closed, as on Ctrl-C: `finally` blocks run."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def ignore_signals() -> None:
+    """Ignore the signals that end a command, while it stops its own processes."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bus.cli import disclosures
+from bus.cli import certify, disclosures
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures, stderr
 from bus.cli.stop_signals import stop_on_signals
@@ -477,6 +477,7 @@ def rotate(
 
 
 disclosures.register(app)
+certify.register(app)
 
 
 def _applied_or_file(

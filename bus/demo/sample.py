@@ -132,21 +132,32 @@ class District:
         """Write the extract of a day: a zip if the name ends in .zip, else a folder."""
         if path.suffix == ".zip":
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                for name, rows in self._files(day):
+                for name, rows in self.files(day):
                     with archive.open(name, "w", force_zip64=True) as raw:
                         out = io.TextIOWrapper(raw, "utf-8", newline="")
                         _write(out, rows)
                         out.detach()
         else:
             path.mkdir(parents=True, exist_ok=True)
-            for name, rows in self._files(day):
+            for name, rows in self.files(day):
                 with (path / name).open("w", encoding="utf-8", newline="") as file:
                     _write(file, rows)
         return path
 
-    # ---- files ---------------------------------------------------------------------------------
+    def students_of(self, school: int, day: int) -> list[str]:
+        """Return the ids of the active students of a school on a day."""
+        states = ((student, self._state(student, day)) for student in self._present(day))
+        return [
+            _student(student)
+            for student, (_, at, _, marked) in states
+            if at == school and not marked
+        ]
 
-    def _files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
+    def files(self, day: int) -> Iterator[tuple[str, Iterable[Sequence[str]]]]:
+        """Yield the name and the rows of each file of a day's extract. The first row is the header.
+
+        Every value is text, as in the file.
+        """
         yield "manifest.csv", _manifest(opt_outs=self.opt_outs > 0)
         yield "orgs.csv", self._orgs(day)
         yield "academicSessions.csv", self._sessions(day)
@@ -157,6 +168,8 @@ class District:
         yield "enrollments.csv", self._enrollments(day)
         if self.opt_outs > 0:
             yield "optOuts.csv", self._opt_outs(day)
+
+    # ---- files ---------------------------------------------------------------------------------
 
     def _orgs(self, day: int) -> Iterator[Sequence[str]]:
         yield "sourcedId status dateLastModified name type identifier parentSourcedId".split()

@@ -106,9 +106,16 @@ class Stage:
 
         Its log is log/NAME.txt. It gets SIGTERM when the block ends.
         """
+        return self._start(name, self.command(*arguments))
+
+    def start_program(self, name: str, program: Path) -> subprocess.Popen[str]:
+        """Start a Python program in the background, as `start` does with a command."""
+        return self._start(name, [sys.executable, str(program)])
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[str]:
         log = self._ends.enter_context((self.folder / "log" / f"{name}.txt").open("w"))
         process = subprocess.Popen(
-            self.command(*arguments),
+            command,
             cwd=self.folder,
             env=self.env,
             stdout=subprocess.PIPE,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import itertools
 import json
 import os
+import secrets
 import shlex
 import shutil
 import statistics
@@ -15,6 +18,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,7 +31,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bus import local
-from bus.demo import product_processes
+from bus.demo import math_app, product_processes
 from bus.demo.sample import District
 from bus.demo.stage import Stage, first_line, wait_for
 from bus.demo.vendor import Vendor, vendor
@@ -40,6 +44,8 @@ from bus.standard.kinds import schema_directory
 
 NOTES = 40
 """The number of attendance notes that a school app sends."""
+MEANWHILE, LATER = "2026-08-19", "2026-08-20"
+"""The days of the notes while an agreement is revoked, and after that."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -78,6 +84,7 @@ class _Story:
             self._day(1, receiver)
             self._day(2, receiver)
             self._live(receiver)
+            self._agreement(receiver)
             self._faulty_producer()
             with self._scene("Shutdown: each process gets SIGTERM, finishes its batch, commits"):
                 pass
@@ -101,10 +108,16 @@ class _Story:
             made = stage.run("produce", "http", "--new-key", "attendance-app")
             self._key = made["key"]
             digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
+            self._parents_key = secrets.token_urlsafe(32)
+            clients = "BUS_PRODUCERS__HTTP__CLIENTS"
             stage.set(
                 **{
                     "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
-                    "BUS_PRODUCERS__HTTP__CLIENTS__ATTENDANCE-APP__KEY_SHA256": digest,
+                    f"{clients}__ATTENDANCE-APP__KEY_SHA256": digest,
+                    f"{clients}__PARENT-PORTAL__KEY_SHA256": hashlib.sha256(
+                        self._parents_key.encode()
+                    ).hexdigest(),
+                    f"{clients}__PARENT-PORTAL__SCOPES": "optOut",
                 }
             )
             ready: dict[str, subprocess.Popen[str]] = {}
@@ -161,10 +174,7 @@ class _Story:
 
     def _live(self, receiver: Vendor) -> None:
         with self._scene("First period: a classroom app records attendance over HTTP"):
-            app = httpx2.Client(
-                base_url=self._url, headers={"X-API-Key": self._key}, trust_env=False
-            )
-            with app:
+            with self._http(self._key) as app:
                 answers, spans = [], []
                 for number in range(NOTES):
                     began = time.time()
@@ -205,6 +215,114 @@ class _Story:
             "eventDate": "2026-08-18",
             "attendanceEventCategory": "tardy" if number % 5 else "unexcusedAbsence",
         }
+
+    def _agreement(self, receiver: Vendor) -> None:
+        stage, app = self._stage, math_app.MathApp()
+        students = self._district.students_of(0, day=2)
+        with self._scene("A vendor under an agreement: a math app, for the students of one school"):
+            math_app.write_agreement(stage.folder / "agreements", "school-0000")
+            stage.start("vendors", "vendors", "run")
+            stage.run("vendors", "apply")
+            program = math_app.write_program(stage.folder / "vendor" / "reader.py")
+            app.follow(stage.start_program("math-app", program))
+            wait_for(lambda: len(app.students()) >= len(students), "the vendor's students", 0.02)
+            wait_for(app.settled, "the vendor's first read")
+            received = app.students()
+            id_, record = next(iter(received.items()))
+            about = {name: value for name, value in record.items() if value}
+            fields = sorted(about.keys() - {"sourcedId", "status"})
+            self._say(f"its program received {len(received):,} students. One of them:")
+            self._say(f"  {record['givenName']} {record['familyName']}, with the id {id_}")
+            self._say(f"  Only this app has this id. The other fields: {', '.join(fields)}")
+            deleted = self._opt_out(students[0], app)
+            self._say(
+                "a parent opts a student out: the deletion reached the app "
+                f"[bold]{deleted:.0f} ms[/] later"
+            )
+            revoked, later = self._revoke(students[1], app, receiver)
+            self._say(
+                f"the district revokes the agreement: [bold]{revoked:.1f} s[/] after the command "
+                "was given, the last event reached the app"
+            )
+            late = len(app.notes(LATER))
+            self._say(
+                f"{later} notes of attendance after that: {late} reached the app, all reached the "
+                "webhook"
+            )
+            self._say("  A secure bus (`bus up --secure`) also closes the app's access to Kafka.")
+            asked = stage.run(
+                *("vendors", "disclosures", "--student", students[0]),
+                *("--why", "a parent asks which vendors had data"),
+            )["disclosures"]
+            for one in asked:
+                self._say("the record of disclosures, about the student who was opted out:")
+                self._say(
+                    f"  {escape(one['vendor'])} for {one['purpose']}, from {one['from'][11:19]} to "
+                    f"{(one['to'] or 'now')[11:19]} UTC:"
+                )
+                self._say(f"  {', '.join(one['categories'])}")
+            self._results["agreement"] = {
+                "students": len(received),
+                "optOutMs": round(deleted, 1),
+                "revokedSeconds": round(revoked, 2),
+                "notesAfter": later,
+                "notesAfterReceived": late,
+                "disclosures": len(asked),
+            }
+
+    def _opt_out(self, student: str, app: math_app.MathApp) -> float:
+        """Opt a student out over HTTP; return after how many ms the vendor got the deletion."""
+        with self._http(self._parents_key) as portal:
+            began = time.time()
+            decided = {
+                "sourcedId": "optout-1",
+                "status": "active",
+                "studentSourcedId": student,
+                "scope": "vendor",
+                "vendor": math_app.COMPANY,
+                "decidedBy": "parent",
+            }
+            answer = portal.post("/v1/optOut", json=decided)
+            if answer.status_code != 202:
+                raise Stop(f"the opt-out was refused: {answer.text}")
+            wait_for(app.deleted_student, "the deletion at the vendor", 0.002)
+        deletion = app.deleted_student()
+        return (deletion.at - began) * 1000 if deletion else 0.0
+
+    def _revoke(self, student: str, app: math_app.MathApp, receiver: Vendor) -> tuple[float, int]:
+        """Revoke the agreement while notes of attendance are posted.
+
+        Returns how many seconds after the command was given the vendor received its last event, and
+        how many notes were posted after the command had ended.
+        """
+        stage, later = self._stage, 10
+
+        periods = itertools.count(1)  # an equal note would be the same record, without a change
+
+        def post(day: str) -> str:
+            about = {"studentSourcedId": student, "eventDate": day}
+            note = self._note(0) | about | {"classPeriod": str(next(periods))}
+            event: str = school.post("/v1/attendance", json=note).json()["events"][0]["id"]
+            return event
+
+        with self._http(self._key) as school, ThreadPoolExecutor(1) as pool:
+            before = len(app.arrivals)
+            post(MEANWHILE)
+            wait_for(lambda: len(app.arrivals) > before, "a note at the vendor", 0.01)
+            began = time.time()
+            command = ("vendors", "revoke", math_app.NAME, "--why", "the demo ends it", "--yes")
+            revoking = pool.submit(stage.run, *command)
+            while not revoking.done():
+                post(MEANWHILE)
+                time.sleep(0.01)
+            revoking.result()
+            posted = [post(LATER) for _ in range(later)]
+            wait_for(lambda: all(one in receiver.events for one in posted), "attendance", 0.01)
+        wait_for(partial(app.settled, 1.0), "the end of the vendor's events")
+        return max(0.0, app.arrivals[-1].at - began), later
+
+    def _http(self, key: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self._url, headers={"X-API-Key": key}, trust_env=False)
 
     def _faulty_producer(self) -> None:
         stage = self._stage
@@ -270,6 +388,7 @@ class _Story:
             "  extracts/            the extracts of the SIS",
             "  out/canvas/          zips for Canvas's SIS import, in order",
             "  out/microsoft-sds/   the set for School Data Sync",
+            "  agreements/, vendor/ the math app's agreement, and its program",
             "  log/                 what each process logged; no personal data",
             "\n[bold]Try next[/]",
             *(

@@ -42,6 +42,7 @@ from bus.vendors import (
     master_key,
     old_records,
     stream_progress,
+    vendor_topics,
 )
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
@@ -427,7 +428,9 @@ class _Work:
             self._streams.pop(one.name, None)
             if not new:  # the district's records are not all there yet
                 return
-            ends = old_records.ends(self._settings, stream.topics.values())
+            # Also the topics of kinds that the agreement does not share any more.
+            topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
+            ends = old_records.ends(self._settings, topics_ever)
             with self._batch():
                 self._outbox.forget(one.name)
                 stream.write_again({f"{at.topic}/{at.partition}": end for at, end in ends.items()})
@@ -452,7 +455,6 @@ class _Work:
         has the record hears of it. Students of whom nothing is left are recorded as left.
         """
         old = {_place(name): end for name, end in stream.progress.ends.items() if end}
-        kinds = {topic: kind for kind, topic in stream.topics.items()}
         entries = decoded_entries(disclosures.entries(self._settings))
         students = self._record.students()
         with self._batch():
@@ -462,7 +464,7 @@ class _Work:
                     *place,
                     key.decode("utf-8", "replace"),
                     None,
-                    event_type(kinds[place.topic], "deleted"),
+                    event_type(place.topic.rpartition(".")[2], "deleted"),
                     stream.now(),
                 )
                 for place, key in old_records.not_written_again(self._settings, old)

@@ -11,13 +11,22 @@ NAME is the agreement's own name, or with `renews` that of the first agreement o
 from __future__ import annotations
 
 from bus.settings import Settings
-from bus.vendors.scope import Scope
+from bus.standard.kinds import KINDS
+from bus.vendors.scope import NEVER_SHARED, Scope
 from bus.vendors.vendor_schema import vendor_topic
 
 
 def topics_by_kind(settings: Settings, scope: Scope, ids_name: str) -> dict[str, str]:
     """Return the topic of each kind that an agreement shares."""
     return {kind: vendor_topic(settings, ids_name, kind) for kind in scope.kinds}
+
+
+def possible_topics(settings: Settings, ids_name: str) -> list[str]:
+    """Return every topic that an agreement can have or have had, of all kinds that may be shared.
+
+    The agreement may have shared kinds that it does not share any more. A topic may not exist.
+    """
+    return [vendor_topic(settings, ids_name, kind) for kind in KINDS if kind not in NEVER_SHARED]
 
 
 def group_prefix(settings: Settings, ids_name: str) -> str:

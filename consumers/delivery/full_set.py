@@ -20,6 +20,11 @@ A set is never written if one of its required files would have no rows, because 
 everyone. This can happen after the bus was rebuilt. A row that is valid until a last day is left
 out of the first set that is written after that day.
 
+A product may want one zip (`Archive`) instead of separate files. Steps 1 and 2 then are:
+
+    1. every file is written as .schoolbus/FILE.part; the zip is made of them, .schoolbus/ZIP.part
+    2. the zip is renamed to OUT/ZIP
+
 Several instances may share a folder (`consumers.delivery.shared_folder`). A set from partly read
 topics would remove people. So no set is written until every partition of the state has an owner
 that has caught up with it. Only the user who owns the files can read them (0600).
@@ -27,9 +32,13 @@ that has caught up with it. Only the user who owns the files can read them (0600
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +53,25 @@ from consumers.delivery.set_state import SetState
 from consumers.delivery.shared_folder import SharedFolder
 
 log = structlog.get_logger(__name__)
+CHUNK = 1024**2
+"""Bytes that are packed at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One zip that holds the files of a set that have rows. The same rows give the same bytes.
+
+    name:     the name of the zip.
+    order:    the names of the files, in the order in which the zip has them.
+    describe: returns the name and the content of one more file, the first in the zip, from the
+              names of the files that have rows.
+
+    A set without any row is written only if a zip is there: otherwise the zip would keep the rows.
+    """
+
+    name: str
+    order: Sequence[str]
+    describe: Callable[[Collection[str]], tuple[str, bytes]]
 
 
 class FullSet:
@@ -61,6 +89,7 @@ class FullSet:
     named_by:   for each table whose rows are in the set only if another row names them, the tables
                 with such rows (see `consumers.delivery.set_file.write_file`).
     unique:     for each table, the columns whose value only one row may have.
+    archive:    the zip that holds the set. None: the files are in the folder itself.
     """
 
     def __init__(
@@ -74,8 +103,10 @@ class FullSet:
         revision: str = "",
         named_by: Mapping[str, Sequence[Table]] | None = None,
         unique: Mapping[str, Sequence[Unique]] | None = None,
+        archive: Archive | None = None,
     ) -> None:
         self._tables = tables
+        self._archive = archive
         self._named_by = named_by or {}
         self._unique = unique or {}
         self._references = references
@@ -136,13 +167,18 @@ class FullSet:
             if empty != self._empty:  # logged once, not at every try
                 log.warning("no set is written because required files would be empty", files=empty)
             self._empty = empty
-            for table in self._tables:
-                (own / f"{table.name}.part").unlink()
+            self._remove_parts()
             return
-        for table in self._tables:
-            (own / f"{table.name}.part").replace(out / table.name)
-        sync(out)
         account = {"writtenAt": datetime.now(UTC).isoformat(timespec="seconds"), "files": files}
+        if self._archive is None:
+            for table in self._tables:
+                (own / f"{table.name}.part").replace(out / table.name)
+        elif any(file["rows"] for file in files.values()) or (out / self._archive.name).exists():
+            account = {**account, "files": self._pack(self._archive, files), "contents": files}
+        else:
+            self._remove_parts()
+            return
+        sync(out)
         new = own / "set.json.part"
         with private(new) as file:
             file.write(json.dumps(account, indent=2).encode())
@@ -154,6 +190,32 @@ class FullSet:
                 "rows left out: a referenced record is not in the set, or no row refers to them",
                 **left_out,
             )
+
+    def _pack(self, archive: Archive, files: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the zip into the folder and return its entry for set.json."""
+        own = self._folder.own
+        new = own / f"{archive.name}.part"
+        filled = [name for name in archive.order if files[name]["rows"]]
+        with private(new) as file, zipfile.ZipFile(file, "w") as packed:
+            name, content = archive.describe(filled)
+            packed.writestr(_entry(name, len(content)), content)
+            for name in filled:
+                part = own / f"{name}.part"
+                with (
+                    part.open("rb") as source,
+                    packed.open(_entry(name, part.stat().st_size), "w") as target,
+                ):
+                    shutil.copyfileobj(source, target, CHUNK)
+        with new.open("rb") as file_again:
+            digest = hashlib.file_digest(file_again, "sha256").hexdigest()
+        new.replace(self._folder.out / archive.name)
+        self._remove_parts()
+        rows = sum(files[name]["rows"] for name in filled)
+        return {archive.name: {"rows": rows, "sha256": digest}}
+
+    def _remove_parts(self) -> None:
+        for table in self._tables:
+            (self._folder.own / f"{table.name}.part").unlink()
 
     def _write_parts(self, today: str) -> tuple[str, dict[str, Any], dict[str, int]]:
         """Do step 1 and return the number of the change, the files' entries and the rows left out.
@@ -191,3 +253,12 @@ class FullSet:
             if missing:
                 left_out[table.name] = missing
         return changes, files, left_out
+
+
+def _entry(name: str, size: int) -> zipfile.ZipInfo:
+    """Return the entry of a file in a zip: without a time, and for its owner alone."""
+    entry = zipfile.ZipInfo(name)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o600 << 16
+    entry.file_size = size  # decides whether the entry is a large one (ZIP64)
+    return entry

@@ -41,6 +41,8 @@ class Reference:
     many:     the cell holds several ids, separated by commas; ids that are not in the set are
               removed.
     kind:     only rows that were made from records of this kind count; "" for any kind.
+    lenient:  an empty cell is valid, and any id is while no row of the other table is in the set.
+              For products that may get a table without the one to which it refers.
     """
 
     column: str
@@ -48,6 +50,7 @@ class Reference:
     required: bool = True
     many: bool = False
     kind: str = ""
+    lenient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def write_file(
     refer to it. So all files must be written in the order of `FullSet.tables`, on one connection.
     """
     current = f"(last_day IS NULL OR last_day >= {_text(today)})"
-    shown, conditions = _valid(table, references)
+    shown, conditions = _valid(con, table, references)
     where = " AND ".join([current, *conditions])
     source = f'mirror."{table.name}"'
     con.execute(f'CREATE OR REPLACE TEMP TABLE "{table.name}" (id VARCHAR, kind VARCHAR)')
@@ -202,7 +205,7 @@ def _leave_out_unnamed(
     ids = f'temp."{table.name}"'
     named = [f"SELECT id, kind FROM {ids} WHERE false"]
     for other, references in named_by:
-        where = " AND ".join([current, *_valid(other, references)[1]])
+        where = " AND ".join([current, *_valid(con, other, references)[1]])
         for reference in references:
             if reference.to == table.name:
                 said = f'SELECT {_cell(other, reference.column)} FROM mirror."{other.name}"'
@@ -214,7 +217,9 @@ def _leave_out_unnamed(
     con.execute("DROP TABLE named")
 
 
-def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], list[str]]:
+def _valid(
+    con: duckdb.DuckDBPyConnection, table: Table, references: Iterable[Reference]
+) -> tuple[list[str], list[str]]:
     """Return the SQL of each column, and the conditions on a row.
 
     With both, no reference of a written row is broken.
@@ -222,6 +227,8 @@ def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], li
     shown = {name: _cell(table, name) for name in table.columns}
     conditions = []
     for reference in references:
+        if reference.lenient and reference.to != table.name and _is_empty(con, reference):
+            continue
         cell = _cell(table, reference.column)
         present = f'(SELECT id FROM temp."{reference.to}"'
         present += f" WHERE kind = {_text(reference.kind)})" if reference.kind else ")"
@@ -233,10 +240,16 @@ def _valid(table: Table, references: Iterable[Reference]) -> tuple[list[str], li
                 f"WHERE id IN {present})"
             )
         elif reference.required:
-            conditions.append(f"{cell} IN {present}")
+            empty = f"{cell} = '' OR " if reference.lenient else ""
+            conditions.append(f"({empty}{cell} IN {present})")
         else:
             shown[reference.column] = f"if({cell} IN {present}, {cell}, '')"
     return list(shown.values()), conditions
+
+
+def _is_empty(con: duckdb.DuckDBPyConnection, reference: Reference) -> bool:
+    """Return whether no row of the referenced table is in the set."""
+    return not con.execute(f'FROM temp."{reference.to}" LIMIT 1').fetchall()
 
 
 def _cell(table: Table, column: str) -> str:

@@ -8,7 +8,8 @@ is emptied and rebuilt from the topics.
     place        for each partition: the next offset, its owner, whether the owner has caught up
     fact         by name: the cluster; the layout; the number of the last change; the change that
                  was written, and its day; the mark of the mirror; the last change that is in
-                 `changed`; the room in `changed`
+                 `changed`; the room in `changed`; whether a row came from a record that names no
+                 owner
     "TABLE.csv"  the rows of a table, each as a JSON list of its cells
     changed      the records whose rows have changed since the mirror was up to date
 
@@ -27,7 +28,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 from bus.delivery import Batch, Overtaken, Part, Position, Row, Table
 from bus.errors import RetryLater, Stop
@@ -51,9 +52,12 @@ CREATE TABLE "{}" (
     PRIMARY KEY (kind, id, owner, at)) WITHOUT ROWID
 """
 Key = tuple[str, str, str]
-"""The identity of a record: its kind, its id, its owner."""
+"""The identity of a record: its kind, its id, its place.
+
+The place of a record is "" if its kind has no separate owner. Otherwise it is "PARTITION/OWNER".
+"""
 Line = tuple[str, str, str, int, str, str | None]
-FORMAT = "2"
+FORMAT = "3"
 """The version of the state's tables; increase it when they change."""
 
 
@@ -279,28 +283,57 @@ class SetState:
 
         When an enrollment moves from one student to another, its end for the one and its beginning
         for the other are in two partitions. They come in any order. So each replaces only the rows
-        of its own student.
+        of its own student. A record that does not name its owner, such as a deletion in the topics
+        of a vendor, replaces all rows that came from its partition.
         """
         name, kind, field = part.table.name, part.kind, self._ends.get(part.table.name)
         owned = KINDS[kind].owner if KINDS[kind].owner != "sourcedId" else ""
+        ownerless = bool(owned and self._fact("ownerless"))
         removed: list[Key] = []
-        kept: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        kept: dict[str, dict[str, list[Line]]] = {}
         lists = cast("list[list[Row]]", part.rows)
-        for rows, record in zip(lists, part.records, strict=True):
-            key, owner = record["sourcedId"], record[owned] if owned else ""
-            last_day = record[field].isoformat() if field and record[field] else None
-            removed.append((kind, key, owner))
-            kept[key, owner] = [
-                (kind, key, owner, at, _cells(row), last_day) for at, row in enumerate(rows)
+        for rows, record, message in zip(lists, part.records, part.messages, strict=True):
+            id_, place = record["sourcedId"], ""
+            last_day = record[field].isoformat() if field and record.get(field) else None
+            places = kept.setdefault(id_, {})
+            if owned:
+                partition = f"{message.partition()}/"
+                place = f"{partition}{record.get(owned) or ''}"
+                replaced: Iterable[str] = [partition] if ownerless else []
+                if place == partition:
+                    replaced = self._places(name, kind, id_, partition, places)
+                    ownerless = ownerless or bool(rows)
+                for other in replaced:
+                    removed.append((kind, id_, other))
+                    places[other] = []
+            removed.append((kind, id_, place))
+            places[place] = [
+                (kind, id_, place, at, _cells(row), last_day) for at, row in enumerate(rows)
             ]
+        if ownerless:
+            self._learn(ownerless="1")
         self._sql.executemany(
             f'DELETE FROM "{name}" WHERE kind = ? AND id = ? AND owner = ?', removed
         )
         self._sql.executemany(
             f'INSERT INTO "{name}" VALUES (?, ?, ?, ?, ?, ?)',
-            (line for lines in kept.values() for line in lines),
+            (line for places in kept.values() for lines in places.values() for line in lines),
         )
         return removed
+
+    def _places(
+        self, name: str, kind: str, id_: str, partition: str, batch: Iterable[str]
+    ) -> set[str]:
+        """Return the places of a record that begin with `partition`.
+
+        batch: the places that the record has in the batch, which are not in the table yet.
+        """
+        found = self._sql.execute(
+            f'SELECT DISTINCT owner FROM "{name}" WHERE kind = ? AND id = ? AND owner > ?',
+            (kind, id_, partition),
+        )
+        known = {owner for (owner,) in found} | set(batch)
+        return {owner for owner in known if owner.startswith(partition)}
 
     def _clear(self) -> None:
         for (name,) in self._sql.execute(

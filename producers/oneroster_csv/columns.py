@@ -29,6 +29,7 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
         "preferredfamilyname": "preferredLastName",
     },
     "demographics": {"usersourcedid": "sourcedId"},
+    "lineItems": {"academicsessionsourcedid": "gradingPeriodSourcedId"},
 }
 """Other names of a field, by file: those in other versions of OneRoster, and those in the CSV of
 OneRoster 1.2 that differ from its REST names.

@@ -23,7 +23,7 @@ from producers.oneroster_csv.encoding import Text, as_utf8
 from producers.oneroster_csv.manifest import Manifest
 from producers.oneroster_csv.rows import load
 
-RULES = "2"
+RULES = "3"
 """The version of the rules by which this source turns files into text. Raise it when the same file
 gives different text than before; then all rows are read again. tests/unit/test_rules.py fails
 when the version must be raised.

@@ -44,6 +44,12 @@ def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path)
     assert set(reported["day2"]["products"]) == {"canvas", "microsoft-sds", "webhook"}
     assert reported["attendance"]["taken"] == 40
     assert reported["attendance"]["refused"] == [422, 401]
+    agreement = reported["agreement"]
+    assert 40 < agreement["students"] < 60  # one of two schools
+    assert agreement["optOutMs"] > 0
+    assert agreement["revokedSeconds"] > 0
+    assert (agreement["notesAfter"], agreement["notesAfterReceived"]) == (10, 0)
+    assert agreement["disclosures"] == 1
     assert reported["rogue"]["schema"] == "HTTP 409"
     assert reported["rogue"]["deadLetters"] == {"canvas": 1, "microsoft-sds": 1, "webhook": 1}
 

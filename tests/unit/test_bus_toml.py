@@ -71,7 +71,8 @@ def test_as_it_is_it_changes_nothing(file: Path) -> None:
     empty = settings.load()
     file.write_text(FILE.read_text("utf-8"))
     loaded = settings.load()
-    assert loaded.products == {name: {} for name in ("canvas", "microsoft-sds", "webhook")}
+    names = ("canvas", "microsoft-sds", "oneroster-csv", "webhook")
+    assert loaded.products == {name: {} for name in names}
     assert loaded.producers == {"http": {}}
     assert loaded.model_copy(update={"products": {}, "producers": {}}) == empty
     assert list(plugins.misconfigured(loaded)) == []

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from bus.delivery import Delivery, Redelivery, Unlocked, as_redelivery, is_unlocked
-from consumers import canvas, microsoft_sds, webhook
+from consumers import canvas, microsoft_sds, oneroster_csv, webhook
 
 HOOK = webhook.WebhookSettings(url="http://127.0.0.1:9", secret=SecretStr("whsec_" + "A" * 32))
 SITE = canvas.Settings(url="http://127.0.0.1:9", token=SecretStr("t"))
@@ -21,6 +21,7 @@ def ours(folder: Path) -> dict[str, Delivery]:
         "canvas, a folder": canvas.PRODUCT.open(canvas.Settings(out=folder / "canvas")),
         "canvas, the API": canvas.PRODUCT.open(SITE),
         "microsoft-sds": microsoft_sds.PRODUCT.open(microsoft_sds.Settings(out=folder / "sds")),
+        "oneroster-csv": oneroster_csv.PRODUCT.open(oneroster_csv.Settings(out=folder / "or")),
         "webhook": webhook.PRODUCT.open(HOOK.model_copy(update={"state": folder / "state"})),
     }
 

@@ -51,6 +51,8 @@ NOT_UNDERSTOOD = (
     "fly", "status --fast", "consume", "consume blackboard", "produce blackboard x",
     "produce oneroster-csv", "replay blackboard", "replay canvas --rate fast", "replay show",
     "reconcile", "optouts add x --scope protected", "deadletters list", "topics plan --students none", "sample",
+    "sandbox", "sandbox math-app.toml --every soon", "vendors certify -- python reader.py",
+    "vendors certify --agreement math-app.toml",
 )  # fmt: skip
 
 

@@ -4,13 +4,18 @@ Every text of the district is a canary: it names the kind, the record and the fi
 comes. After each change, each canary in the bytes that would be sent must be of a shared field of a
 record that the vendor may see at that moment, as a checker computes it from the agreement and the
 district alone (`tests/vendor_checker.py`).
+
+Several vendors see one district at once. Their agreements change, and their guards hold students
+back until a person allows it. No id that one of them receives is known to another.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -63,42 +68,77 @@ def with_canaries(row: Row) -> Row:
 
 
 class Watched:
-    """A district with canaries, one vendor, and the bytes that it was sent."""
+    """A district with canaries, one vendor, and the bytes that it was sent.
 
-    def __init__(self, deal: Agreement) -> None:
+    key: the key of the vendor's ids.
+    """
+
+    def __init__(self, deal: Agreement, key: bytes = KEY) -> None:
         self.world = World(deal)
-        self.scope = compile_scope(deal)
+        self.vendor_id = Pseudonyms(key).pseudonym
+        self.compile()
+        self.change([("org", "d", record("org", "d"))])
+        self.change([(kind, id_, record(kind, id_, **values)) for kind, id_, values in SOME])
+
+    def compile(self) -> None:
+        """Begin with empty topics. What the vendor had before is deleted."""
+        self.scope = compile_scope(self.world.deal)
         self.encoders = {
             kind: Encoder(kind, 1, vendor_schema(self.scope, kind, "math"))
             for kind in self.scope.kinds
         }
-        self.vendor_id = Pseudonyms(KEY).pseudonym
+        self.has: set[bytes] = set()
+        self.ids: set[str] = set()
+        self.kept: set[tuple[str, str]] = set()
         self.world.projection = Projection(
             self.scope, self.world.view, self.vendor_id, self.world.above
         )
-        self.change([("org", "d", record("org", "d"))])
-        self.change([(kind, id_, record(kind, id_, **values)) for kind, id_, values in SOME])
 
-    def change(self, rows: list[Row]) -> None:
-        """Change the district, and look at every byte that follows from it."""
-        outcome = self.world.change(*map(with_canaries, rows))
+    def write_again(self) -> None:
+        """Write the topics whole, as `bus vendors run` does after a change of the agreement."""
+        self.world.projection.forget()
+        self.world.above = record_rules.orgs_above(self.world.view, self.world.deal)
+        self.compile()
+        self.look(self.world.projection.look_at(self.world.view.students_after(None, 99), DAY))
+
+    def agree(self, deal: Agreement) -> None:
+        """Apply another agreement."""
+        self.world.deal = deal
+        self.write_again()
+
+    def change(self, rows: list[Row], budget: int | None = None) -> None:
+        """Change the district, and look at every byte that follows from it.
+
+        budget: how many students the guard lets enter or leave; None: any number.
+        """
+        visible = self.visible()
+        outcome = self.world.change(*map(with_canaries, rows), budget=budget)
+        if outcome.held:  # of these students, the vendor keeps what it has
+            self.kept |= visible
         self.look(outcome)
         # As `bus vendors run`: what is above the selected schools is part of what is written.
         if record_rules.orgs_above(self.world.view, self.world.deal) != self.world.above:
-            self.world.above = record_rules.orgs_above(self.world.view, self.world.deal)
-            self.world.projection.forget()
-            self.world.projection = Projection(
-                self.scope, self.world.view, self.vendor_id, self.world.above
-            )
-            self.look(self.world.projection.look_at(self.world.view.students_after(None, 99), DAY))
+            self.write_again()
+
+    def allow(self) -> None:
+        """Let those enter and leave whom the guard held back."""
+        self.kept = set()
+        students = self.world.view.students_after(None, 99)
+        self.look(self.world.projection.look_at(students, DAY, release=True))
+
+    def visible(self) -> set[tuple[str, str]]:
+        """Return the keys of the records that the vendor may see now."""
+        return self.world.district.visible(self.world.deal, DAY)
 
     def look(self, outcome: Outcome) -> None:
-        visible = self.world.district.visible(self.world.deal, DAY)
+        visible = self.visible() | self.kept
+        self.ids |= {self.vendor_id(one.id) for one in outcome.sent}
         for one in outcome.sent:
             if one.record is None:
                 continue
             assert (one.kind, one.id) in visible, "a record out of scope was sent"
             data = self.encoders[one.kind].encode(one.record)
+            self.has.add(data)
             for kind, id_, field in CANARY.findall(data):
                 assert (kind.decode(), id_.decode()) == (one.kind, one.id)
                 assert field.decode() in self.scope.kinds[one.kind].fields
@@ -106,6 +146,7 @@ class Watched:
                 value = one.record[name]
                 for id_ in value if isinstance(value, list) else [value]:
                     assert id_ is None or len(id_) > 40, "a real id was sent"
+                    self.ids |= {id_} - {None}
 
 
 @settings(deadline=None)
@@ -114,6 +155,66 @@ def test_no_canary_leaves_its_scope(deal: Agreement, batches: list[list[Row]]) -
     watched = Watched(deal)
     for batch in batches:
         watched.change(batch)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("change"), st.lists(CHANGE, min_size=1, max_size=6)),
+    st.tuples(st.just("change"), st.lists(CHANGE, min_size=1, max_size=6)),
+    st.tuples(st.just("hold"), st.lists(CHANGE, min_size=1, max_size=6)),
+    st.tuples(st.just("allow"), st.none()),
+    st.tuples(st.just("agree"), DEALS),
+)
+"""What may happen: a change, one that a guard may hold back, its end, another agreement."""
+
+
+@settings(deadline=None)
+@given(
+    st.lists(DEALS, min_size=2, max_size=3),
+    st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=1, max_size=8),
+)
+def test_no_two_vendors_share_what_not_both_agreed(
+    deals: list[Agreement], steps: list[tuple[tuple[str, Any], int]]
+) -> None:
+    several(deals, steps)
+
+
+def several(deals: list[Agreement], steps: list[tuple[tuple[str, Any], int]]) -> list[Watched]:
+    """Let a district live with several vendors, and look at what any two of them have.
+
+    steps: each with the number of the vendor that it is about, if it is about one.
+    """
+    vendors = [Watched(deal, bytes([number] * 64)) for number, deal in enumerate(deals)]
+    for (what, how), number in steps:
+        one = vendors[number % len(vendors)]
+        if what == "agree":
+            one.agree(how)
+        elif what == "allow":
+            one.allow()
+        else:
+            for vendor in vendors:
+                vendor.change(how, 0 if what == "hold" and vendor is one else None)
+        for one, other in combinations(vendors, 2):
+            assert one.ids.isdisjoint(other.ids), "two vendors have the same id"
+            for kind, _, field in canaries_of(one) & canaries_of(other):
+                assert field in one.scope.kinds[kind].fields
+                assert field in other.scope.kinds[kind].fields
+    return vendors
+
+
+def canaries_of(vendor: Watched) -> set[tuple[str, str, str]]:
+    """Return the canaries that a vendor has: kind, id and field."""
+    found = {one for data in vendor.has for one in CANARY.findall(data)}
+    return {(kind.decode(), id_.decode(), field.decode()) for kind, id_, field in found}
+
+
+def test_who_is_held_keeps_what_it_has_until_a_person_allows_it() -> None:
+    watched = Watched(agreement(students={"schools": ["s1"], "leave_after": 0}))
+    again = watched.world.district.records["student", "a"] | {"orgSourcedIds": ["s2"]}
+    watched.change([("student", "a", again)], 0)
+    assert watched.kept
+    assert ("student", "a") in watched.world.vendor.has
+    watched.allow()
+    assert ("student", "a") not in watched.visible()
 
 
 def test_a_schema_says_nothing_about_what_is_not_shared() -> None:
@@ -162,14 +263,57 @@ def grades_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scope, "selects", all_grades)
 
 
+def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All vendors' ids are made with the same key."""
+    original = Pseudonyms.__init__
+    monkeypatch.setattr(Pseudonyms, "__init__", lambda self, _: original(self, KEY))
+
+
+def not_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The topics are written whole with all fields that there are, not with today's."""
+    original = Scope.project
+    wide = compile_scope(agreement(identifiers="pseudonyms"))
+
+    def projected(self: Scope, kind: str, found: Record, *more: Any) -> Record:
+        return original(self, kind, found, *more) | (
+            {"primaryOrgSourcedId": found["givenName"]}
+            if kind == "student" and len(self.kinds[kind].fields) < len(wide.kinds[kind].fields)
+            else {}
+        )
+
+    monkeypatch.setattr(Scope, "project", projected)
+
+
+@pytest.mark.parametrize("defect", [None, one_key, not_narrowed])
+def test_several_vendors_find_a_defect(
+    defect: Callable[[pytest.MonkeyPatch], None] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if defect is not None:
+        defect(monkeypatch)
+    narrow = agreement(share={"categories": ["Enrollment"]}, roles=[])
+    steps = [(("agree", narrow), 0), (("hold", [("student", "a", None)]), 1), (("allow", None), 1)]
+    with pytest.raises(AssertionError) if defect else nullcontext():
+        several([agreement(), agreement()], steps)
+
+
 @pytest.mark.parametrize(
     "defect",
-    [a_field_too_many, opt_outs_ignored, places_ignored, history_ignored, real_ids, grades_ignored],
+    [
+        None,
+        a_field_too_many,
+        opt_outs_ignored,
+        places_ignored,
+        history_ignored,
+        real_ids,
+        grades_ignored,
+    ],
 )
 def test_the_search_finds_a_defect(
-    defect: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    defect: Callable[[pytest.MonkeyPatch], None] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defect(monkeypatch)
+    """Without a defect it finds nothing."""
+    if defect is not None:
+        defect(monkeypatch)
     old = record(
         "attendance",
         "at1",
@@ -177,7 +321,7 @@ def test_the_search_finds_a_defect(
         schoolSourcedId="s1",
         eventDate=date(2026, 7, 1),
     )
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError) if defect else nullcontext():
         for students in ({"schools": ["s1"]}, {"grades": ["06"]}):
             watched = Watched(agreement(students=students))
             watched.change([("attendance", "at1", old)])

@@ -1,0 +1,254 @@
+"""The vendor's program while it is certified: its processes, its settings and its offsets.
+
+The program gets everything by environment variables:
+
+    BUS_KAFKA__BOOTSTRAP   Kafka's address; there is no password
+    BUS_REGISTRY__URL      the schema registry's address
+    BUS_TOPIC_PREFIX       the first part of all topics
+    CERTIFY_AGREEMENT      the agreement's name in the topics
+    CERTIFY_GROUP          the consumer group, as `bus.subscribe` takes it
+    CERTIFY_KINDS          the kinds of record to read, separated by commas
+    CERTIFY_STATE          the file for what the program holds (`bus.sandbox.state_file`)
+
+A program that is killed stays in its consumer group until its session ends, and a new member waits
+that long. So each start has another group. Its offsets are those of the earlier one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from bus.errors import RetryLater, Stop
+from bus.kafka.client import client_settings
+from bus.settings import Settings
+from bus.vendors.vendor_schema import vendor_topic
+
+Place = tuple[str, int]
+"""A topic and a partition."""
+
+ANSWER_SECONDS = 10.0
+SILENT_SECONDS = 5.0
+"""A program that has committed no offset for this long keeps its offsets elsewhere."""
+
+
+class Subscriber:
+    """One program, started and killed again and again.
+
+    settings:  the bus.
+    agreement: the agreement's name in the topics.
+    kinds:     the kinds that the program reads.
+    command:   the command line.
+    folder:    a folder for the state file. The program may keep its own files there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        agreement: str,
+        kinds: Sequence[str],
+        command: Sequence[str],
+        folder: Path,
+    ) -> None:
+        self.kinds = kinds
+        self.state = folder / "state.jsonl"
+        self._settings = settings
+        self._agreement = agreement
+        self._command = list(command)
+        self._folder = folder
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    def start(self, offsets: Mapping[Place, int] | None = None) -> None:
+        """Start the program with a new consumer group. Raises `Stop` if it cannot be started.
+
+        offsets: where the group begins, by topic and partition; None: nowhere, as on the first day.
+        """
+        self.kill()
+        self._starts += 1
+        if offsets:
+            with self._asked() as asked:
+                asked.set(offsets)
+        self._log = (self._folder / "program.log").open("wb")
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Stop(f"{self._command[0]} cannot be started: {error.strerror}") from None
+
+    def kill(self) -> None:
+        """Kill the program and all processes that it started, with SIGKILL."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def ended(self) -> int | None:
+        """Return the exit status of the program if it has ended by itself, or None."""
+        return None if self._process is None else self._process.poll()
+
+    def last_lines(self, number: int = 10) -> list[str]:
+        """Return the last lines that the program has printed since its last start."""
+        path = self._folder / "program.log"
+        if not path.exists():
+            return []
+        return path.read_text("utf-8", errors="replace").splitlines()[-number:]
+
+    def offsets(self, back: int = 0) -> dict[Place, int]:
+        """Return the offsets that the program has committed since its last start.
+
+        back: by how many messages to move each offset back, as far as there are so many.
+        """
+        with self._asked() as asked:
+            first = asked.bounds()
+            return {
+                place: max(first[place][0], offset - back)
+                for place, offset in asked.committed().items()
+            }
+
+    def beginnings(self) -> dict[Place, int]:
+        """Return the first offset of each partition."""
+        with self._asked() as asked:
+            return {place: first for place, (first, _) in asked.bounds().items()}
+
+    def ends(self) -> dict[Place, int]:
+        """Return the end of each partition."""
+        with self._asked() as asked:
+            return {place: end for place, (_, end) in asked.bounds().items()}
+
+    def wait_for_offsets(self, until: float) -> None:
+        """Return when the program has committed all offsets, or keeps them elsewhere.
+
+        until: returns at this moment in any case (`time.monotonic`).
+        """
+        silent = time.monotonic() + SILENT_SECONDS
+        with self._asked() as asked:
+            bounds = asked.bounds()
+            before = asked.committed()
+            while time.monotonic() < until and self.ended() is None:
+                now = asked.committed()
+                if all(now.get(at, 0) >= end for at, (first, end) in bounds.items() if first < end):
+                    return
+                if now == before and time.monotonic() > silent:
+                    return
+                time.sleep(0.2)
+
+    @property
+    def _group(self) -> str:
+        return f"certify-{self._starts}"
+
+    @property
+    def _topics(self) -> list[str]:
+        return [vendor_topic(self._settings, self._agreement, kind) for kind in self.kinds]
+
+    def _asked(self) -> _Offsets:
+        group = self._settings.topic(f"vendor.{self._agreement}.{self._group}")
+        return _Offsets(self._settings, group, self._topics)
+
+    def _environment(self) -> dict[str, str]:
+        from bus.local import reach
+
+        ends = reach(self._settings.home) if self._settings.embedded else None
+        own = {name: value for name, value in os.environ.items() if not name.startswith("BUS_")}
+        # So that a bus.toml in the current folder does not lead to another bus.
+        (self._folder / "bus.toml").touch()
+        return own | {
+            "BUS_CONFIG": str(self._folder / "bus.toml"),
+            "BUS_KAFKA__BOOTSTRAP": ends.bootstrap if ends else self._settings.kafka.bootstrap,
+            "BUS_REGISTRY__URL": self._settings.registry.url or (ends.registry if ends else ""),
+            "BUS_TOPIC_PREFIX": self._settings.topic_prefix,
+            "CERTIFY_AGREEMENT": self._agreement,
+            "CERTIFY_GROUP": self._group,
+            "CERTIFY_KINDS": ",".join(self.kinds),
+            "CERTIFY_STATE": str(self.state),
+        }
+
+
+class _Offsets:
+    """The offsets of one consumer group of a vendor. Raises `RetryLater` if Kafka does not answer.
+
+    group:  the whole name of the group.
+    topics: the topics that it reads.
+    """
+
+    def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
+        self._group = group
+        self._client = client_settings(settings)
+        self._consumer = Consumer(self._client | {"group.id": group, "enable.auto.commit": False})
+        self._topics = list(topics)
+
+    def __enter__(self) -> _Offsets:
+        with _explained():
+            there = self._consumer.list_topics(timeout=ANSWER_SECONDS).topics
+        self._places = [
+            TopicPartition(topic, number)
+            for topic in self._topics
+            if topic in there
+            for number in there[topic].partitions
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def bounds(self) -> dict[Place, tuple[int, int]]:
+        """Return the first offset and the end of each partition."""
+        with _explained():
+            return {
+                (at.topic, at.partition): self._consumer.get_watermark_offsets(at, ANSWER_SECONDS)
+                for at in self._places
+            }
+
+    def committed(self) -> dict[Place, int]:
+        """Return the committed offset of each partition that has one."""
+        with _explained():
+            found = self._consumer.committed(self._places, timeout=ANSWER_SECONDS)
+        return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
+
+    def set(self, offsets: Mapping[Place, int]) -> None:
+        """Set the offsets of a group without members."""
+        wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        admin = AdminClient(self._client)  # it must live until Kafka has answered
+        with _explained():
+            answers = admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=ANSWER_SECONDS
+            )
+            for answer in answers.values():
+                for place in answer.result().topic_partitions:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise RetryLater(
+            f"could not read or set the program's offsets: Kafka reports {error.args[0].name()}"
+        ) from None

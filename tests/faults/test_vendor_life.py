@@ -1,0 +1,163 @@
+"""Three vendors with random agreements, on a random life of a district with kills.
+
+Every sensitive value of the district is a string of its own. At each check, every byte that a
+vendor can read is searched for such strings outside of the vendor's agreement; no two vendors have
+a value in common that not both agreements include; the last states are what a checker computes
+from agreement and district alone; and no older state of a record follows a newer one. At the end,
+all logs, the texts of errors and the answers of the registry's gate are searched too.
+
+`Life` has the steps, and `WatchedVendor` the checks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import pytest
+
+from bus.vendors.outbox import Outbox
+from bus.vendors.runner import Runner
+from bus.vendors.scope import Scope
+from tests.faults.conftest import Findings
+from tests.faults.vendor_life import Life
+from tests.integration.commands import Commands
+from tests.integration.conftest import Bus
+
+
+@pytest.fixture
+def life(bus: Bus, commands: Commands, rng: random.Random, long: bool) -> Iterator[Life]:
+    found = Life(commands, rng, students=300 if long else 50, home=bus.home)
+    try:
+        yield found
+    finally:
+        found.projector.kill()
+
+
+def tell(life: Life, findings: Findings, what: str) -> None:
+    """Search what is left at the end, and report."""
+    answers, logged = life.gate_shows_only_their_own(), life.nothing_is_logged()
+    kills = ", ".join(f"{number} of {part}" for part, number in sorted(life.kills.items()))
+    findings.add(
+        f"canaries, {what}",
+        f"{life.changes:,} changes for 3 vendors; kill -9: {kills} "
+        f"({life.unsent} with messages still to be sent); held by a guard {life.held} times",
+        f"{life.checks} checks of {life.checked:,} messages: no value outside of its agreement, "
+        f"none shared, none out of order, equal to the checker; {logged:,} bytes of logs and "
+        f"{answers} answers of the gate without one",
+    )
+
+
+@pytest.mark.longest
+def test_a_life(life: Life, findings: Findings) -> None:
+    life.agree("alpha", life.drawn("alpha"), schools=("s1",), grades=(), classes=())
+    life.begin()
+    with life.beside(life.kill_projector):
+        life.day()
+    life.opt_out_after_a_change()
+    life.check()
+    life.narrow("beta")
+    life.tell("vendors", "apply")
+    with life.beside(lambda: life.kill_part("kafka")):
+        life.day()
+    life.mass_move()
+    life.check(holds="alpha")
+    life.revoke("gamma")
+    life.widen("beta")
+    life.tell("vendors", "apply")
+    with life.beside(lambda: life.kill_part("registry")):
+        life.end_an_opt_out()
+        life.day()
+    life.check()
+    life.texts_of_errors()
+    tell(life, findings, "a short life")
+
+
+@pytest.mark.long
+def test_a_long_life(life: Life, findings: Findings) -> None:
+    """Thirty random steps with kills, and then 500 changes a second with decisions and kills."""
+    life.agree("alpha", life.drawn("alpha"), schools=("s1",), grades=(), classes=())
+    life.begin()
+    for _ in range(10):
+        for _ in range(3):
+            step, fault = life.rng.choice(life.steps), life.rng.choice(life.faults)
+            # That step stops the projection itself, and nothing may start it meanwhile.
+            beside = nullcontext() if step == life.opt_out_after_a_change else life.beside(fault)
+            with beside:
+                step()
+        life.check()
+    life.mass_move()
+    life.check()
+    with life.beside(lambda: life.trouble(60)):
+        rate = life.rush(60)
+    life.check()
+    life.revoke("gamma")
+    life.check()
+    life.texts_of_errors()
+    tell(life, findings, f"a long life, {rate:,.0f} changes a second for a minute")
+
+
+# ---- the checks find a defect --------------------------------------------------------------------
+
+
+def a_field_too_many(patch: pytest.MonkeyPatch) -> None:
+    """The projection copies a field that is not shared into one that is."""
+    original = Scope.project
+
+    def leaking(self: Scope, kind: str, found: dict[str, object], *more: object) -> object:
+        seen = original(self, kind, found, *more)  # type: ignore[arg-type]
+        return seen | {"givenName": found["phone"]} if kind == "student" else seen
+
+    patch.setattr(Scope, "project", leaking)
+
+
+def older_after_newer(patch: pytest.MonkeyPatch) -> None:
+    """The outbox sends the state of a record before the last one again, and then the last one."""
+    original = Outbox._produce
+    last: dict[tuple[object, ...], tuple[object, ...]] = {}
+
+    def repeating(self: Outbox, *message: object) -> None:
+        topic, value, key = message[:3]
+        original(self, *message)  # type: ignore[arg-type]
+        if value is not None and (before := last.get((topic, key))) is not None:
+            original(self, *before)  # type: ignore[arg-type]
+            original(self, *message)  # type: ignore[arg-type]
+        last[topic, key] = message
+
+    patch.setattr(Outbox, "_produce", repeating)
+
+
+@pytest.mark.parametrize(
+    ("defect", "noticed"),
+    [
+        (None, ""),
+        (a_field_too_many, "outside of its scope"),
+        (older_after_newer, "older after newer"),
+    ],
+)
+def test_a_defect_is_noticed(
+    life: Life,
+    findings: Findings,
+    monkeypatch: pytest.MonkeyPatch,
+    defect: Callable[[pytest.MonkeyPatch], None] | None,
+    noticed: str,
+) -> None:
+    """The projection runs in this process, so that the defect can be built in."""
+    for name in life.vendors:
+        life.widen(name)
+    life.begin()
+    life.projector.kill()
+    if defect is not None:
+        defect(monkeypatch)
+    runner = Runner(life.commands.settings)
+    runner.run(until_caught_up=True)
+    life.district.some_changes(len(life.district.rows))
+    life.publish()
+    runner.run(until_caught_up=True)
+    if defect is None:
+        life.look()
+    else:
+        with pytest.raises(AssertionError, match=noticed):
+            life.look()
+    findings.add("control: canaries", f"defect: {noticed or 'none'}", "noticed" if noticed else "-")

@@ -1,0 +1,1 @@
+"""Programs of vendors, for `bus vendors certify`."""
