@@ -111,6 +111,8 @@ class Buffer:
         self, kind: str, messages: list[Message], into: KindRecords
     ) -> list[tuple[Message, str]]:
         """Decode messages of an agreement's topic; see `bus.consume.feed`."""
+        if kind in self._feed.ended:
+            messages = [message for message in messages if message.value() is None]
         live = [message for message in messages if message.value() is not None]
         records, failures, _ = self._decoders[kind].decode_with_columns(
             [message.value() for message in live]

@@ -40,9 +40,10 @@ class Feed:
                 consumer's label in metrics. For the district's own products, the product's name.
     topics:     for each topic that the consumer reads, the kind of its records.
     permission: says whether records may be delivered under an agreement; None for the district's
-                own products. The next two are for an agreement only.
+                own products. The next three are for an agreement only.
     schemas:    for each kind, the schema into which records are resolved.
     references: for each kind, what its records may refer to.
+    ended:      kinds that the agreement does not share any more. Of these, only deletions count.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Feed:
     permission: Permission | None = None
     schemas: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     references: Mapping[str, References] = field(default_factory=dict)
+    ended: frozenset[str] = frozenset()
 
     @property
     def under_agreement(self) -> bool:

@@ -12,22 +12,23 @@ agreement ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bus.consume.feed import Feed
 from bus.delivery import Terms
 from bus.errors import Stop
+from bus.kafka.reader import Reader
 from bus.product import Product
 from bus.settings import Settings
+from bus.standard import KINDS
 from bus.vendors import applied as store
 from bus.vendors import revocation
 from bus.vendors.agreement import Agreement
 from bus.vendors.agreement_watch import AgreementWatch, why_over
 from bus.vendors.scope import compile_scope
-from bus.vendors.vendor_schema import vendor_schema
-from bus.vendors.vendor_topics import topics_by_kind
+from bus.vendors.vendor_schema import vendor_schema, vendor_topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,16 @@ def stored_consumer_name(settings: Settings, product: str, name: str) -> str:
     return consumer_name(revocation.find(store.read(settings), name).ids_name, product)
 
 
+def _ended_kinds(settings: Settings, ids_name: str, kinds: Collection[str]) -> frozenset[str]:
+    """Return those of some kinds that the agreement has shared before: their topics exist.
+
+    The vendor must hear of the deletion of their records.
+    """
+    names = {vendor_topic(settings, ids_name, kind): kind for kind in kinds}
+    with Reader(settings, "could not ask for a vendor's topics: Kafka reports {}") as reader:
+        return frozenset(names[place.topic] for place in reader.places(names))
+
+
 def open_way(settings: Settings, product: Product, name: str) -> Way:
     """Return the way out of an agreement that a product serves.
 
@@ -124,20 +135,27 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
         )
     scope = compile_scope(applied.agreement)
     kinds = {kind: about for kind, about in scope.kinds.items() if kind in product.kinds}
-    topics = topics_by_kind(settings, scope, applied.ids_name)
+    ended = _ended_kinds(settings, applied.ids_name, set(product.kinds) - set(kinds))
+    topics = {
+        vendor_topic(settings, applied.ids_name, kind): kind
+        for kind in KINDS
+        if kind in kinds or kind in ended
+    }
     named = consumer_name(applied.ids_name, product.name)
-    watch = AgreementWatch(settings, applied, [topics[kind] for kind in kinds], named)
+    watch = AgreementWatch(settings, applied, list(topics), named)
     return Way(
         Feed(
             named,
-            {topics[kind]: kind for kind in kinds},
+            topics,
             watch,
             {kind: vendor_schema(scope, kind, applied.ids_name) for kind in kinds},
-            {kind: about.references for kind, about in kinds.items()},
+            {kind: kinds[kind].references if kind in kinds else {} for kind in topics.values()},
+            ended,
         ),
         Terms(
             applied.ids_name,
-            {kind: about.fields for kind, about in kinds.items()},
+            {kind: about.fields for kind, about in kinds.items()}
+            | dict.fromkeys(ended, ("sourcedId",)),
             watch,
             settings.vendors.internal_networks,
             settings.vendors.loopback_endpoints,

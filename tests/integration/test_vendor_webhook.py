@@ -179,6 +179,7 @@ def test_a_vendor_gets_what_its_agreement_says_until_it_is_revoked(
 
     # A narrower agreement: the consumer goes on under it by itself.
     text = there.agreement.read_text().replace('"Student Name", ', "")
+    text = text.replace('roles = ["teacher", "guardian"]', "roles = []")
     there.agreement.write_text(
         text.split("[share.why]")[0] + "[students]" + text.split("[students]")[1]
     )
@@ -199,10 +200,12 @@ def test_a_vendor_gets_what_its_agreement_says_until_it_is_revoked(
     began, at = time.monotonic(), time.time()
     log = "".join(consumer.communicate(timeout=30))
     seconds = time.monotonic() - began
-    print(f"revocation to the consumer's end: {seconds:.2f} s")
+    last = max(one.at for one in vendor.received) - at
+    print(f"revocation to the last request: {last:.2f} s, to the consumer's end: {seconds:.2f} s")
     assert consumer.returncode == 1
     assert "the agreement app was revoked; nothing more is sent" in log
-    assert seconds < 5
+    assert last < 5
+    assert seconds < 10  # the process also has to leave its group and to exit
     vendor.answer = lambda _: 204
     before = there.has()
     there.produce(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -175,6 +175,22 @@ def test_a_dead_letter_has_its_kind_and_is_not_under_the_vendors_prefix(vendor: 
     assert dead.place == "schoolbus.vendor.math-app.student/0/0"
     assert vendor.bus.dead_letters == []
     assert vendor.records() == [("student", "s2", "active")]
+
+
+def test_of_a_kind_that_is_not_shared_any_more_only_deletions_are_delivered(
+    vendor: Vendor,
+) -> None:
+    vendor.feed = replace(vendor.feed, ended=frozenset({"class"}))
+    vendor.write("class", "c1")
+    vendor._append("class", "c2", b"written with a schema that nobody needs")
+    vendor.write("student", "s1")
+    vendor.run()
+    vendor.delete("class", "c1")
+    vendor.run()
+    assert vendor.records() == [("student", "s1", "active"), ("class", "c1", "tobedeleted")]
+    assert deadletters.read(vendor.bus.settings, NAME) == []
+    group = vendor.bus.broker.group("schoolbus." + NAME)
+    assert group.committed["schoolbus.vendor.math-app.class", 0] == 3
 
 
 # ---- when it ends --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from bus import plugins
 from bus.consume import deadletters
+from bus.delivery import Position
 from bus.errors import RetryLater, Stop
 from bus.settings import KafkaSettings, Settings, VendorsSettings
 from bus.standard import KINDS
@@ -36,12 +38,30 @@ def settings(**vendors: Any) -> Settings:
     )
 
 
+class FakeReader:
+    """Kafka has the topics of two kinds of the agreement, whatever it shares now."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> FakeReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def places(self, names: Collection[str]) -> list[Position]:
+        there = [f"schoolbus.vendor.math-app.{kind}" for kind in ("student", "guardian")]
+        return [Position(name, part) for name in names if name in there for part in range(2)]
+
+
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Applied]:
     """The applied agreements."""
     found = {"math-app": an_applied(**HOOK)}
     monkeypatch.setattr(ways.store, "read", lambda _: found)
     monkeypatch.setattr(ways.store, "today", lambda: DAY)
+    monkeypatch.setattr(ways, "Reader", FakeReader)
     return found
 
 
@@ -57,6 +77,16 @@ def test_it_reads_the_agreements_topics_under_a_name_that_the_vendor_cannot_use(
     assert "sourcedId" in fields and "familyName" not in fields
     schema = way.feed.schemas["student"]
     assert tuple(field["name"] for field in schema["fields"]) == fields
+
+
+def test_a_kind_that_was_shared_before_is_read_for_its_deletions(
+    stored: dict[str, Applied],
+) -> None:
+    way = open_way(settings(), PRODUCT, "math-app")
+    assert way.feed.ended == {"guardian"}
+    assert way.feed.topics["schoolbus.vendor.math-app.guardian"] == "guardian"
+    assert way.terms.fields["guardian"] == ("sourcedId",)
+    assert "guardian" not in way.feed.schemas
 
 
 def test_the_products_own_table_does_not_count(stored: dict[str, Applied]) -> None:
