@@ -53,8 +53,10 @@ from bus.local import kafka_process, quotas
 from bus.registry import subjects
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from bus.vendors import applied, revocation
+from tests import golden_file
 from tests.integration.commands import Commands, until
 from tests.integration.test_vendors import write_agreement
+from tests.shapes import shape
 
 pytestmark = pytest.mark.embedded
 
@@ -211,6 +213,8 @@ def test_rotation(wire: Wire) -> None:
         "vendor-rotated-b",
     )
     assert made["username"] == "vendor-rotated-b"
+    lines = [f"json-rotate bus vendors rotate {line}" for line in shape(made)]
+    golden_file.check("public-surface.txt", "json-rotate", lines)
     for one in (old, new):
         until(lambda one=one: logs_in(options(one, wire.folder)), "both passwords count", 15)
         assert subjects_seen(wire, one) == 200
