@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime
+from shutil import rmtree
 from typing import Protocol
 
 from bus.errors import RetryLater, Stop
@@ -86,6 +87,8 @@ def delete(
     removal.delete_groups(settings, found.groups)
     subjects.delete(settings, found.subjects)
     _forget_students(settings, name)
+    if not heirs:
+        _forget_indexes(settings, one.ids_name)
     if left := _holdings(settings, one, kept, bool(heirs)):
         names = [name for names in left.objects().values() for name in names]
         raise RetryLater(
@@ -142,6 +145,24 @@ def _holdings(settings: Settings, one: Applied, kept: Collection[str], renewed: 
         rules,
         tuple(name for name in names if name.removesuffix("-value") not in kept),
     )
+
+
+def _forget_indexes(settings: Settings, ids_name: str) -> None:
+    """Delete the indexes that the ways out keep in the home (`bus.consume.feed.Feed.folder`).
+
+    Raises `Stop` if they cannot be deleted.
+    """
+    roots = vendor_topics.roots(settings, ids_name)
+    where = settings.home / "standing"
+    for folder in sorted(where.iterdir()) if where.is_dir() else ():
+        if removal.is_under(folder.name, roots):
+            try:
+                rmtree(folder)
+            except OSError as error:
+                raise Stop(
+                    f"{folder} cannot be deleted ({error.strerror}); correct its owner, and run "
+                    "the command again"
+                ) from None
 
 
 def _forget_students(settings: Settings, name: str) -> None:

@@ -85,7 +85,9 @@ class District:
         for more in ("reader", "nightly"):
             self.bus.broker.group(f"schoolbus.vendor.{one.ids_name}.{more}")
         self.bus.broker.create(f"schoolbus.deadletters.way.{one.ids_name}.webhook", 1)
-        self.bus.broker.group(f"schoolbus.way.{one.ids_name}.webhook")
+        group = f"schoolbus.way.{one.ids_name}.webhook"
+        self.bus.broker.group(group)
+        (self.settings.home / "standing" / group / "kind").mkdir(parents=True, exist_ok=True)
         applied.write(self.settings, one)
         if with_user:
             grant = vendor_access.Grant(one.ids_name, ("t",), f"vendor.{one.ids_name}.")
@@ -112,6 +114,7 @@ class District:
         users = [user for user in self.cluster.users if user in own]
         rules = [user for user in self.cluster.known if user in own]
         names = [*broker.topics, *broker.groups, *registry.subjects, *registry.deleted]
+        names += [f"{folder.name}/" for folder in (self.settings.home / "standing").iterdir()]
         found = [one for one in names if f".{name}." in f"{one}."]
         tokens = [one.read_text() for one in registry_tokens.folder(self.settings).iterdir()]
         files = [one for one in tokens if json.loads(one)["ids_name"] == name]
@@ -214,7 +217,7 @@ def _killed_at(home: Path, at: int) -> Applied | None:
             (removal, ("delete_topics", "delete_groups")),
             (registry_tokens, ("remove_tokens",)),
             (RegistryClient, ("delete_subject",)),
-            (deletion, ("_forget_students",)),
+            (deletion, ("_forget_students", "_forget_indexes")),
             (Log, ("append", "take_over")),
         ):
             for name in names:
