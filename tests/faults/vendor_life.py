@@ -595,7 +595,11 @@ class Life:
                 for path, body in found.items():
                     where = f"{name}, {path}"
                     assert not found_in(body), where
-                    others = [one for one in NAMES if one != name and one.encode() in body]
+                    others = [
+                        one
+                        for one in NAMES
+                        if one != name and re.search(rf"vendor[.-]{one}".encode(), body)
+                    ]
                     assert not others, f"{where}: names {others}"
         return answers
 
