@@ -14,12 +14,14 @@ for all events, times are cut to the second (for studies: to the day), and the t
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
+from functools import lru_cache
+from itertools import groupby, islice
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -34,10 +36,26 @@ from bus.vendors.district_view import DistrictView
 SOURCE = b"/schoolbus"
 SECONDS = 60.0
 DAY_SECONDS = 86_400
+ROW_MESSAGES = 20_000
+"""The largest number of messages in one row of the file."""
+EVENT_DIGITS = 24
+"""Hexadecimal digits of an event's id."""
+PRODUCER = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "lz4",
+    "linger.ms": 5,
+    "queue.buffering.max.messages": 200_000,
+    "delivery.report.only.error": True,
+}
+"""The librdkafka settings of the producer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+Place = tuple[str, int, str]
+"""A topic, a partition and a key."""
+
+
+class Outgoing(NamedTuple):
     """A message to a vendor.
 
     agreement: the agreement's name.
@@ -60,6 +78,26 @@ def event_type(kind: str, change: str) -> str:
     return f"{TYPE_PREFIX}{kind}.{change}"
 
 
+def headers(event: str, type_: str, at: int) -> list[tuple[str, bytes]]:
+    """Return the headers of a message: the CloudEvents id, type and time, and what is constant.
+
+    at: in seconds since 1970-01-01 UTC.
+    """
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.encode()),
+        ("ce_type", type_.encode()),
+        ("ce_source", SOURCE),
+        ("ce_time", _time(at)),
+        ("content-type", CONTENT_TYPE.encode()),
+    ]
+
+
+@lru_cache(maxsize=16)
+def _time(at: int) -> bytes:
+    return datetime.fromtimestamp(at, UTC).isoformat().encode()
+
+
 class Outbox:
     """The messages and the disclosures that the last commits must send. For one thread.
 
@@ -72,36 +110,70 @@ class Outbox:
         self._con = view.con
         self._disclosures = disclosures
         self._refused: list[KafkaError] = []
-        self._producer = Producer(
-            client_settings(settings)
-            | {
-                "enable.idempotence": True,
-                "acks": "all",
-                "compression.type": "lz4",
-                "linger.ms": 5,
-                "queue.buffering.max.messages": 200_000,
-            }
-        )
+        self._producer = Producer(client_settings(settings) | PRODUCER)
 
     def add(self, messages: Iterable[Outgoing]) -> None:
         """Add messages, in their order, within the transaction of the view."""
-        self._con.executemany(
-            "INSERT INTO outbox (agreement, topic, part, key, value, event, type, at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    one.agreement,
-                    one.topic,
-                    one.partition,
-                    one.key,
-                    one.value,
-                    secrets.token_hex(12),
-                    one.type,
-                    one.at,
-                )
-                for one in messages
-            ],
+        rest = iter(messages)
+        while some := list(islice(rest, ROW_MESSAGES)):
+            events = secrets.token_hex(EVENT_DIGITS // 2 * len(some))
+            self._insert(
+                [
+                    (one, events[EVENT_DIGITS * at : EVENT_DIGITS * (at + 1)])
+                    for at, one in enumerate(some)
+                ]
+            )
+
+    def _insert(self, messages: Sequence[tuple[Outgoing, str]]) -> None:
+        """Store messages, with the ids of their events, as one row."""
+        about = [
+            (
+                one.agreement,
+                one.topic,
+                one.partition,
+                one.key,
+                None if one.value is None else len(one.value),
+                one.type,
+                one.at,
+                event,
+            )
+            for one, event in messages
+        ]
+        data = b"".join(one.value for one, _ in messages if one.value is not None)
+        self._con.execute(
+            "INSERT INTO outbox (about, data) VALUES (?, ?)", [json.dumps(about), data]
         )
+
+    def _row(self, number: int) -> Iterator[tuple[Outgoing, str]]:
+        """Yield the messages of a row, with the ids of their events."""
+        about, data = self._con.execute(
+            "SELECT about, data FROM outbox WHERE number = ?", [number]
+        ).fetchone()
+        at = 0
+        for agreement, topic, part, key, size, type_, time, event in json.loads(about):
+            value = None if size is None else data[at : at + size]
+            at += size or 0
+            yield Outgoing(agreement, topic, part, key, value, type_, time), event
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of the rows, in order."""
+        return [n for (n,) in self._con.execute("SELECT number FROM outbox ORDER BY number")]
+
+    def _latest(self) -> Iterator[tuple[Outgoing, str]]:
+        """Yield the last state of each record, in order."""
+        numbers = self._numbers()
+        last_row: dict[Place, int] = {}
+        if len(numbers) > 1:
+            for number in numbers:
+                last_row |= {_place(one): number for one, _ in self._row(number)}
+        for number in numbers:
+            last: dict[Place, tuple[Outgoing, str]] = {}
+            for pair in self._row(number):
+                last.pop(place := _place(pair[0]), None)
+                last[place] = pair
+            for place, pair in last.items():
+                if last_row.get(place, number) == number:
+                    yield pair
 
     def note(self, agreement: str, students: Iterable[str], *, entered: bool) -> None:
         """Add that students entered or left, within the transaction of the view."""
@@ -112,7 +184,11 @@ class Outbox:
 
     def forget(self, agreement: str) -> None:
         """Remove the messages of an agreement, within the transaction of the view."""
-        self._con.execute("DELETE FROM outbox WHERE agreement = ?", [agreement])
+        for number in self._numbers():
+            kept = [pair for pair in self._row(number) if pair[0].agreement != agreement]
+            self._con.execute("DELETE FROM outbox WHERE number = ?", [number])
+            if kept:
+                self._insert(kept)
 
     def send(self, active: Collection[str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
@@ -162,46 +238,27 @@ class Outbox:
         """Send the last state of each record, in order."""
         number = 0
         level = ""
-        for agreement, topic, part, key, value, event, type_, at in self._con.execute(
-            "SELECT agreement, topic, part, key, value, event, type, at FROM outbox WHERE number "
-            "IN (SELECT max(number) FROM outbox GROUP BY topic, part, key) ORDER BY number"
-        ):
-            if agreement not in active:
+        for one, event in self._latest():
+            if one.agreement not in active:
                 continue
-            if value is not None and (kind := topic.rpartition(".")[2]) != level:
+            if one.value is not None and (kind := one.topic.rpartition(".")[2]) != level:
                 self._flush()  # what a record refers to is stored before the record
                 level = kind
-            headers = [
-                ("ce_specversion", b"1.0"),
-                ("ce_id", event.encode()),
-                ("ce_type", type_.encode()),
-                ("ce_source", SOURCE),
-                ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
-                ("content-type", CONTENT_TYPE.encode()),
-            ]
-            self._produce(topic, value, key, part, headers, at * 1000)
+            self._produce(one, headers(event, one.type, one.at))
             number += 1
         self._flush()
         return number
 
-    def _produce(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: str,
-        partition: int,
-        headers: list[tuple[str, bytes]],
-        at: int,
-    ) -> None:
+    def _produce(self, one: Outgoing, about: list[tuple[str, bytes]]) -> None:
         while True:
             try:
                 self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition,
-                    headers=headers,  # type: ignore[arg-type]
-                    timestamp=at,
+                    one.topic,
+                    one.value,
+                    one.key,
+                    one.partition,
+                    headers=about,  # type: ignore[arg-type]
+                    timestamp=one.at * 1000,
                     on_delivery=self._delivered,
                 )
                 break
@@ -225,6 +282,10 @@ class Outbox:
         """Drop what was not sent; it stays in the file."""
         self._producer.purge()
         self._producer.flush(5)
+
+
+def _place(one: Outgoing) -> Place:
+    return one.topic, one.partition, one.key
 
 
 @contextmanager

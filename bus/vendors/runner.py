@@ -207,7 +207,10 @@ class _Work:
             mark = reader.cluster()
             ends = reader.ends(list(self._kinds))
         self._view = DistrictView(
-            settings.home / "vendors" / f"{settings.topic_prefix}.sqlite", mark, self._decode_stored
+            settings.home / "vendors" / f"{settings.topic_prefix}.sqlite",
+            mark,
+            self._decode_stored,
+            self._decode_all_stored,
         )
         self._closing.append(self._view.close)
         self._record = disclosures.DisclosureWriter(settings)
@@ -307,12 +310,14 @@ class _Work:
     def _change(self, rows: Mapping[Key, tuple[Record | None, bytes | None]]) -> None:
         """Store new states of records, and what follows for each agreement."""
         view = self._view
-        before = view.get_all(rows)
+        # Without agreements, as while the view is built, only opt-outs are compared.
+        compared = rows if self._streams else [key for key in rows if key[0] == OPT_OUT]
+        before = view.get_all(compared)
         view.store((kind, id_, *row) for (kind, id_), row in rows.items())
         changes = [
-            Change(kind, id_, before.get((kind, id_)), record)
-            for (kind, id_), (record, _) in rows.items()
-            if before.get((kind, id_)) != record
+            Change(*key, before.get(key), rows[key][0])
+            for key in compared
+            if before.get(key) != rows[key][0]
         ]
         hold = opt_outs_vanish(changes, lambda: view.count_active(OPT_OUT))
         if hold:
@@ -476,6 +481,13 @@ class _Work:
 
     def _decode_stored(self, kind: str, value: bytes) -> Record:
         return self._decoders[kind].decode(value)
+
+    def _decode_all_stored(self, kind: str, values: Sequence[bytes]) -> list[Record | None]:
+        records, failures = self._decoders[kind].decode_all(values)
+        found: list[Record | None] = list(records)
+        for index, _ in failures:  # in order
+            found.insert(index, None)
+        return found
 
 
 def _require_opt_outs(settings: Settings) -> None:
