@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -566,8 +567,8 @@ def _rewriting(
         _wait(lambda: _written(settings, name), what, HOUR)
         found.seconds[f"{what}, {students:,} students"] = time.monotonic() - began
 
-    for path in (stage.folder / "agreements").iterdir():
-        path.unlink()
+    # With the head of the other district's record of disclosures, which is in the same folder.
+    shutil.rmtree(_file(stage, "x").parent, ignore_errors=True)
     stage.start("rewriting", "vendors", "run")
     until_written("the view, and a first vendor", "first")
     until_written("the present state for a new vendor", "second")
