@@ -36,6 +36,7 @@ from bus.bench.measured import Cost
 from bus.bench.soak_benchmark import Soak, Trend
 from bus.bench.start_benchmark import Start
 from bus.bench.usage import Used
+from bus.bench.vendors_benchmark import VendorsResult
 from bus.cli import app
 from bus.consume import deadletters
 from bus.consume.feed import district_feed
@@ -660,6 +661,7 @@ def bench_json() -> Lines:
     numbers = {"p50": 1.5}
     many = {"machine": "", "comparisons": [Comparison("", "", [figure], [""]).as_json()]}
     fresh = Freshness(1, 1, 1, 1.5, numbers, numbers, {"bus": used})
+    vendors = VendorsResult([Comparison("", "", [figure], [""])], [fresh], {"": 1.5})
     soak = Soak(1.5, 1, 1, 1, 1, 1, {"bus": course}, {"bus": course})
     for names, found, data in (
         (("consume", "produce", "district", "day", "replay"), many, ()),
@@ -669,6 +671,11 @@ def bench_json() -> Lines:
             ("start",),
             {"machine": "", **Start([1.5], 1.5, 1.5, {"": 1.5}).as_json()},
             (".idlePercent",),
+        ),
+        (
+            ("vendors",),
+            {"machine": "", **vendors.as_json()},
+            (".rates[].used", ".seconds"),
         ),
         (("plot",), {"out": ""}, ()),
     ):

@@ -58,20 +58,21 @@ class Freshness:
         }
         return {"atOnce" if name == "at_once" else name: value for name, value in found.items()}
 
-    def show(self, console: Console) -> None:
-        """Print two tables: the delays, and what each process used."""
+    def show(self, console: Console, where: str = "the product's log") -> None:
+        """Print two tables: the delays, and what each process used.
+
+        where: where the changes arrive.
+        """
         posts = "one per POST" if self.at_once == 1 else f"{self.at_once} per POST"
         posts += f", during {self.beside}" if self.beside else ""
         times = Table(f"{self.asked:,}/s, {posts}: ms", "p50", "p99", "worst", box=None)
         for name, figures in (
             ("change to 202", self.accepted),
-            ("change to the product's log", self.delivered),
+            (f"change to {where}", self.delivered),
         ):
             times.add_row(name, *(f"{value:,.0f}" for value in figures.values()))
         console.print(times)
-        console.print(
-            f"{self.through:,.0f}/s reached the product, {self.changes:,} changes measured"
-        )
+        console.print(f"{self.through:,.0f}/s reached {where}, {self.changes:,} changes measured")
         processes = Table("process", "CPU s", "peak MiB", box=None)
         for name, used in self.used.items():
             processes.add_row(name, f"{used.cpu_seconds:.1f}", f"{used.peak_mib:,.0f}")

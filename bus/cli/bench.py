@@ -307,6 +307,55 @@ def start(
         emit(json, {"machine": named, **found.as_json()}, show)
 
 
+@app.command()
+def vendors(
+    students: Annotated[
+        int, typer.Option(min=1_200, help="How many students the district has.")
+    ] = 12_000,
+    large: Annotated[
+        int,
+        typer.Option(
+            min=1_200,
+            help="How many students the district has to which a vendor comes, and from whose "
+            "agreement a field is taken out.",
+        ),
+    ] = 12_000,
+    rate: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Changes per second, by default 200 and 500; repeatable."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure each rate.")] = 30.0,
+    rounds: Rounds = 3,
+    json: Json = False,
+) -> None:
+    """Measure the projection to vendors' topics: throughput, freshness, opt-outs, revocations.
+
+    Also measures a bare loop, for comparison. Runs on a separate bus in the folder `bench` of
+    BUS_HOME.
+    """
+    with failures(json):
+        from bus.bench.machine_name import machine
+        from bus.bench.vendors_benchmark import measure
+        from bus.settings import load
+
+        found = measure(
+            load().home / "bench",
+            students=students,
+            large=large,
+            rates=rate or [200, 500],
+            seconds=seconds,
+            rounds=rounds,
+            progress=_progress,
+        )
+        named = machine()
+
+        def show(console: Console) -> None:
+            found.show(console)
+            console.print(named)
+
+        emit(json, {"machine": named, **found.as_json()}, show)
+
+
 def _progress(step: str) -> None:
     stderr.print(f"{step} …", markup=False)
 

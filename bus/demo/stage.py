@@ -96,7 +96,8 @@ class Stage:
         )
         if bool(done.returncode) != fails:
             raise Stop(
-                f"`bus {' '.join(arguments)}` exited with status {done.returncode}:\n{done.stderr}"
+                f"`bus {' '.join(arguments)}` exited with status {done.returncode}:\n"
+                f"{done.stderr or done.stdout}"
             )
         found: dict[str, Any] = json.loads(done.stdout)
         return found

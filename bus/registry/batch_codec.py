@@ -36,6 +36,7 @@ class BatchCodec:
     def __init__(self, kind: str, schema: dict[str, Any] | None = None) -> None:
         schema = schema or KINDS[kind].schema
         self._schema = json.dumps(schema)
+        self._types: pyarrow.Schema | None = None
         self._records = _record_builder([field["name"] for field in schema["fields"]])
 
     def read(self, values: Sequence[bytes]) -> list[Record] | None:
@@ -90,6 +91,26 @@ class BatchCodec:
             return written if rewritten.columns == batch.columns else None
         except Exception:  # of many types; writing row by row reports the cause
             return None
+
+    def write_records(self, records: Sequence[Record], example: bytes) -> list[bytes] | None:
+        """Return the value of each record, exactly as fastavro writes it: Avro without a frame.
+
+        example: the value of one of them, which shows the types of the columns. Returns None if at
+        least one record does not match the schema.
+        """
+        import pyarrow
+        from pyruhvro import deserialize_array
+
+        try:
+            types = self._types = self._types or deserialize_array([example], self._schema).schema
+            columns = [
+                pyarrow.array([record[field.name] for record in records], field.type)
+                for field in types
+            ]
+            batch = pyarrow.RecordBatch.from_arrays(columns, schema=types)
+        except Exception:  # of many types; writing record by record reports the cause
+            return None
+        return self.write(batch)
 
 
 def rows(batch: pyarrow.RecordBatch) -> list[Record]:

@@ -65,6 +65,18 @@ class Encoder:
             return [frame + value for value in values]
         return [self.encode(row) for row in rows(batch)]
 
+    def encode_records(self, records: Sequence[Record]) -> list[bytes]:
+        """Return the bytes of each record, in order.
+
+        Raises fastavro's errors if a record does not match the schema.
+        """
+        if len(records) >= FEWEST:
+            example = self.encode(records[0])[FRAME.size :]
+            if (values := self._batch_codec.write_records(records, example)) is not None:
+                frame = self._frame
+                return [frame + value for value in values]
+        return [self.encode(record) for record in records]
+
 
 class Decoder:
     """Decodes messages of one kind, written with any version of its schema.

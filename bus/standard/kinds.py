@@ -67,8 +67,9 @@ class StudentField:
 
     def of(self, record: Mapping[str, Any]) -> str | None:
         """Return the id of the student that a record is about, or None."""
-        if any(record[field] != value for field, value in self.when.items()):
-            return None
+        for field, value in self.when.items():
+            if record[field] != value:
+                return None
         student: str = record[self.name]
         return student
 

@@ -82,6 +82,13 @@ class Cohort:
             [self._agreement, student, int(member.state), since, keys],
         )
 
+    def put_in(self, students: Iterable[str]) -> None:
+        """Store that students are IN."""
+        self._con.executemany(
+            "INSERT OR REPLACE INTO cohort VALUES (?, ?, ?, NULL, NULL)",
+            [(self._agreement, student, int(State.IN)) for student in students],
+        )
+
     def left_before(self, day: date, leave_after: int) -> list[str]:
         """Return the students who have been LEAVING for this many days."""
         last = (day - timedelta(days=leave_after)).isoformat()

@@ -28,12 +28,13 @@ from bus.vendors import revocation, vendor_access, vendor_topics
 from bus.vendors.applied import Applied
 from bus.vendors.disclosure_chain import ChainHead
 from bus.vendors.district_view import file_of
+from bus.vendors.outbox_rows import OutboxRows
 from bus.vendors.proof import Certificate, Holdings
 from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_access import Grant
 
-VIEW_TABLES = ("outbox", "disclosed", "progress", "cohort", "need")
-"""The tables of the projection's file that have rows of an agreement."""
+VIEW_TABLES = ("disclosed", "progress", "cohort", "need")
+"""The tables of the projection's file that have rows of an agreement, besides `outbox`."""
 
 
 class DeletionRecord(Protocol):
@@ -180,6 +181,8 @@ def _forget_students(settings: Settings, name: str) -> None:
             con.execute("BEGIN IMMEDIATE")
             for table in tables.intersection(VIEW_TABLES):
                 con.execute(f"DELETE FROM {table} WHERE agreement = ?", [name])
+            if "outbox" in tables:
+                OutboxRows(con).forget(name)
             con.execute("COMMIT")
     except sqlite3.Error as error:
         raise RetryLater(

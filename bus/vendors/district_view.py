@@ -31,7 +31,8 @@ from bus.errors import Never
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 
-LAYOUT = 1
+LAYOUT = 2
+"""The version of the tables; a file with another one is made anew."""
 AT_ONCE = 500
 """Ids in one query; SQLite takes at most 32,766 variables."""
 CACHE_KIB = 262_144
@@ -54,19 +55,20 @@ CREATE TABLE IF NOT EXISTS need (
 CREATE TABLE IF NOT EXISTS progress (
     agreement TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
-    number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
-    key TEXT NOT NULL, value BLOB, event TEXT NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL);
+    number INTEGER PRIMARY KEY, about TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+ABOUT = """CREATE TABLE IF NOT EXISTS about (
+    name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
 TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed")
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
 Decode = Callable[[str, bytes], Record]
+DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 
 
 def file_of(settings: Settings) -> Path:
@@ -81,24 +83,30 @@ class DistrictView:
     mark:   what the content depends on, other than the topics: the cluster's id. A file with
             another mark is emptied.
     decode: returns the record of a kind from a message's value. Raises `Never`.
+    decode_all: the same for many values, and faster; None in place of those that do not decode.
     """
 
-    def __init__(self, path: Path | None, mark: str, decode: Decode) -> None:
+    def __init__(
+        self, path: Path | None, mark: str, decode: Decode, decode_all: DecodeAll | None = None
+    ) -> None:
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.touch(mode=0o600)
         self._decode = decode
+        self._decode_all = decode_all
         self.con = sqlite3.connect(path or ":memory:", isolation_level=None)
         self.con.execute("PRAGMA journal_mode = WAL")
         self.con.execute("PRAGMA synchronous = FULL")  # the outbox must survive a power failure
         self.con.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        self.con.executescript(SCHEMA)
+        self.con.execute(ABOUT)
         mark = f"{LAYOUT} {mark}"
         found = self.con.execute("SELECT value FROM about WHERE name = 'mark'").fetchone()
         self.new = found is None or found[0] != mark
         if self.new:
             for table in TABLES:
-                self.con.execute(f"DELETE FROM {table}")
+                self.con.execute(f"DROP TABLE IF EXISTS {table}")
+        self.con.executescript(SCHEMA)
+        if self.new:
             self.con.execute("INSERT OR REPLACE INTO about VALUES ('mark', ?)", [mark])
 
     def close(self) -> None:
@@ -143,31 +151,40 @@ class DistrictView:
         by_kind: dict[str, list[str]] = defaultdict(list)
         for kind, id_ in keys:
             by_kind[kind].append(id_)
-        found = {}
+        found: dict[Key, Record] = {}
         for kind, ids in by_kind.items():
-            for some in _slices(ids):
-                for id_, value in self.con.execute(
-                    f"SELECT id, value FROM record WHERE kind = ? AND id IN ({_marks(some)})",
+            rows: list[tuple[str, bytes]] = []
+            for some in slices(ids):
+                rows += self.con.execute(
+                    f"SELECT id, value FROM record WHERE kind = ? AND id IN ({marks(some)})",
                     [kind, *some],
-                ):
-                    if (record := self._record(kind, value)) is not None:
-                        found[kind, id_] = record
+                )
+            records = self._records(kind, [value for _, value in rows])
+            for (id_, _), record in zip(rows, records, strict=True):
+                if record is not None:
+                    found[kind, id_] = record
         return found
 
     def of_students(
         self, students: Iterable[str], kinds: Sequence[str]
     ) -> dict[str, list[tuple[str, Record]]]:
         """Return the records of these kinds about each student, as kind and record."""
-        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
-        for some in _slices(students):
-            for student, kind, value in self.con.execute(
+        rows: list[tuple[str, str, bytes]] = []
+        for some in slices(students):
+            rows += self.con.execute(
                 "SELECT student, kind, value FROM record INDEXED BY record_student "
-                f"WHERE student IN ({_marks(some)}) "
-                f"AND kind IN ({_marks(kinds)})",
+                f"WHERE student IN ({marks(some)}) "
+                f"AND kind IN ({marks(kinds)})",
                 [*some, *kinds],
-            ):
-                if (record := self._record(kind, value)) is not None:
-                    found[student].append((kind, record))
+            )
+        values: dict[str, list[bytes]] = defaultdict(list)
+        for _, kind, value in rows:
+            values[kind].append(value)
+        records = {kind: iter(self._records(kind, some)) for kind, some in values.items()}
+        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+        for student, kind, _ in rows:
+            if (record := next(records[kind])) is not None:
+                found[student].append((kind, record))
         return found
 
     def referring(self, kind: str, ids: Iterable[str]) -> list[Record]:
@@ -176,16 +193,17 @@ class DistrictView:
         kind: "enrollment" (of teachers) or "lineItem": of classes. "result": of its class, or of
               its line item if it names no class.
         """
-        found = []
-        for some in _slices(ids):
-            for (value,) in self.con.execute(
-                "SELECT value FROM record INDEXED BY record_ref "
-                f"WHERE ref IN ({_marks(some)}) AND kind = ?",
-                [*some, kind],
-            ):
-                if (record := self._record(kind, value)) is not None:
-                    found.append(record)
-        return found
+        values: list[bytes] = []
+        for some in slices(ids):
+            values += (
+                value
+                for (value,) in self.con.execute(
+                    "SELECT value FROM record INDEXED BY record_ref "
+                    f"WHERE ref IN ({marks(some)}) AND kind = ?",
+                    [*some, kind],
+                )
+            )
+        return [record for record in self._records(kind, values) if record is not None]
 
     def students_after(self, reached: str | None, number: int) -> list[str]:
         """Return the ids of the next students, in order of their ids."""
@@ -217,6 +235,11 @@ class DistrictView:
             return self._decode(kind, value)
         except Never:  # a later version of the standard stored it; its next change corrects it
             return None
+
+    def _records(self, kind: str, values: Sequence[bytes]) -> Sequence[Record | None]:
+        if self._decode_all is None:
+            return [self._record(kind, value) for value in values]
+        return self._decode_all(kind, values)
 
     # ---- offsets -------------------------------------------------------------------------------
 
@@ -250,11 +273,13 @@ def ref_of(kind: str, record: Record) -> str | None:
     return None
 
 
-def _slices(ids: Iterable[str]) -> Iterable[list[str]]:
+def slices(ids: Iterable[str]) -> Iterable[list[str]]:
+    """Yield parts of some ids that fit into one query."""
     rest = iter(ids)
     while some := list(islice(rest, AT_ONCE)):
         yield some
 
 
-def _marks(some: Sequence[str]) -> str:
+def marks(some: Sequence[str]) -> str:
+    """Return a placeholder of a query for each of these."""
     return ",".join("?" * len(some))

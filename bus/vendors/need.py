@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from bus.vendors.district_view import DistrictView, Key
+from bus.vendors.district_view import DistrictView, Key, marks, slices
 
 
 class Need:
@@ -21,11 +21,7 @@ class Need:
     def count(self, key: Key) -> int:
         """Return how many sent records refer to a record."""
         if key not in self._counts:
-            row = self._con.execute(
-                "SELECT count FROM need WHERE agreement = ? AND kind = ? AND id = ?",
-                [self._agreement, *key],
-            ).fetchone()
-            self._counts[key] = row[0] if row else 0
+            self._look_up([key])
         return self._counts[key]
 
     def add(self, key: Key, number: int) -> None:
@@ -37,6 +33,7 @@ class Need:
         first: Callable[[Key], None],
         last: Callable[[Key], None],
         still: Callable[[Key], None],
+        prepare: Callable[[Sequence[Key]], None],
     ) -> None:
         """Apply the new counts until nothing follows from them any more.
 
@@ -44,22 +41,43 @@ class Need:
         last:  called when the last reference disappears; the same.
         still: called when references changed, and there were and are some, also when as many
                came as went.
+        prepare: called with all those keys, before the others are called with each.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()
+            self._look_up([key for key in waiting if key not in self._counts])
+            calls: list[tuple[Callable[[Key], None], Key]] = []
             # New references first, so that a record is not dropped and sent again.
             for key, number in sorted(waiting.items(), key=lambda one: -one[1]):
-                before = self.count(key)
+                before = self._counts[key]
                 after = before + number
                 if number:
                     self._counts[key] = after
                     self._changed.add(key)
                 if before <= 0 < after:
-                    first(key)
+                    calls.append((first, key))
                 elif after <= 0 < before:
-                    last(key)
+                    calls.append((last, key))
                 elif before > 0:
-                    still(key)
+                    calls.append((still, key))
+            prepare([key for _, key in calls])
+            for call, key in calls:
+                call(key)
+
+    def _look_up(self, keys: Iterable[Key]) -> None:
+        """Read counts from the file."""
+        by_kind: dict[str, list[str]] = {}
+        for kind, id_ in keys:
+            by_kind.setdefault(kind, []).append(id_)
+            self._counts[kind, id_] = 0
+        for kind, ids in by_kind.items():
+            for some in slices(ids):
+                for id_, count in self._con.execute(
+                    "SELECT id, count FROM need WHERE agreement = ? AND kind = ? AND id IN "
+                    f"({marks(some)})",
+                    [self._agreement, kind, *some],
+                ):
+                    self._counts[kind, id_] = count
 
     def store(self) -> None:
         """Write the counts into the file."""

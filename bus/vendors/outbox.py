@@ -18,11 +18,10 @@ a consumer that is behind recognizes what was written under an earlier state, an
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import groupby
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -34,31 +33,22 @@ from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
 from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.district_view import DistrictView
+from bus.vendors.outbox_rows import OutboxRows, Outgoing
 
 SOURCE = b"/schoolbus"
 SCOPE = "ce_scope"
 """The header with the state of the agreement under which a message was written."""
 SECONDS = 60.0
 DAY_SECONDS = 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to a vendor.
-
-    agreement: the agreement's name.
-    topic, partition, key, value: as Kafka has them.
-    type:      the CloudEvents type.
-    at:        the CloudEvents time and Kafka's time, in whole seconds since 1970-01-01 UTC.
-    """
-
-    agreement: str
-    topic: str
-    partition: int
-    key: str
-    value: bytes | None
-    type: str
-    at: int
+PRODUCER = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "lz4",
+    "linger.ms": 5,
+    "queue.buffering.max.messages": 200_000,
+    "delivery.report.only.error": True,
+}
+"""The librdkafka settings of the producer."""
 
 
 def event_type(kind: str, change: str) -> str:
@@ -71,6 +61,28 @@ def scope_mark(edition: str) -> str:
     return edition[:16]
 
 
+def headers(event: str, type_: str, at: int, scope: bytes) -> list[tuple[str, bytes]]:
+    """Return the headers of a message: the CloudEvents id, type and time, and what is constant.
+
+    at:    in seconds since 1970-01-01 UTC.
+    scope: the value of the header `SCOPE`.
+    """
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.encode()),
+        ("ce_type", type_.encode()),
+        ("ce_source", SOURCE),
+        (SCOPE, scope),
+        ("ce_time", _time(at)),
+        ("content-type", CONTENT_TYPE.encode()),
+    ]
+
+
+@lru_cache(maxsize=16)
+def _time(at: int) -> bytes:
+    return datetime.fromtimestamp(at, UTC).isoformat().encode()
+
+
 class Outbox:
     """The messages and the disclosures that the last commits must send. For one thread.
 
@@ -81,38 +93,14 @@ class Outbox:
         self, settings: Settings, view: DistrictView, disclosures: DisclosureWriter
     ) -> None:
         self._con = view.con
+        self._rows = OutboxRows(view.con)
         self._disclosures = disclosures
         self._refused: list[KafkaError] = []
-        self._producer = Producer(
-            client_settings(settings)
-            | {
-                "enable.idempotence": True,
-                "acks": "all",
-                "compression.type": "lz4",
-                "linger.ms": 5,
-                "queue.buffering.max.messages": 200_000,
-            }
-        )
+        self._producer = Producer(client_settings(settings) | PRODUCER)
 
     def add(self, messages: Iterable[Outgoing]) -> None:
         """Add messages, in their order, within the transaction of the view."""
-        self._con.executemany(
-            "INSERT INTO outbox (agreement, topic, part, key, value, event, type, at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    one.agreement,
-                    one.topic,
-                    one.partition,
-                    one.key,
-                    one.value,
-                    secrets.token_hex(12),
-                    one.type,
-                    one.at,
-                )
-                for one in messages
-            ],
-        )
+        self._rows.add(messages)
 
     def note(self, agreement: str, students: Iterable[str], *, entered: bool) -> None:
         """Add that students entered or left, within the transaction of the view."""
@@ -123,7 +111,7 @@ class Outbox:
 
     def forget(self, agreement: str) -> None:
         """Remove the messages of an agreement, within the transaction of the view."""
-        self._con.execute("DELETE FROM outbox WHERE agreement = ?", [agreement])
+        self._rows.forget(agreement)
 
     def send(self, active: Mapping[str, str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
@@ -132,7 +120,7 @@ class Outbox:
                 dropped. Who entered is in the record of disclosures before the first message is
                 sent. Returns the number of messages. Raises `RetryLater` if Kafka does not answer.
         """
-        last = self._con.execute("SELECT max(number) FROM outbox").fetchone()[0] or 0
+        last = self._rows.last
         noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
         if not last and not noted:
             return 0
@@ -145,7 +133,7 @@ class Outbox:
             number = self._send_messages(active)
             self._disclose(notes, active, now, entered=False)
         self._con.execute("BEGIN IMMEDIATE")
-        self._con.execute("DELETE FROM outbox WHERE number <= ?", [last])
+        self._rows.remove(last)
         self._con.execute("DELETE FROM disclosed WHERE number <= ?", [noted])
         self._con.execute("COMMIT")
         return number
@@ -174,47 +162,27 @@ class Outbox:
         scopes = {name: scope_mark(edition).encode() for name, edition in active.items()}
         number = 0
         level = ""
-        for agreement, topic, part, key, value, event, type_, at in self._con.execute(
-            "SELECT agreement, topic, part, key, value, event, type, at FROM outbox WHERE number "
-            "IN (SELECT max(number) FROM outbox GROUP BY topic, part, key) ORDER BY number"
-        ):
-            if agreement not in active:
+        for one, event in self._rows.latest():
+            if one.agreement not in active:
                 continue
-            if value is not None and (kind := topic.rpartition(".")[2]) != level:
+            if one.value is not None and (kind := one.topic.rpartition(".")[2]) != level:
                 self._flush()  # what a record refers to is stored before the record
                 level = kind
-            headers = [
-                ("ce_specversion", b"1.0"),
-                ("ce_id", event.encode()),
-                ("ce_type", type_.encode()),
-                ("ce_source", SOURCE),
-                (SCOPE, scopes[agreement]),
-                ("ce_time", datetime.fromtimestamp(at, UTC).isoformat().encode()),
-                ("content-type", CONTENT_TYPE.encode()),
-            ]
-            self._produce(topic, value, key, part, headers, at * 1000)
+            self._produce(one, headers(event, one.type, one.at, scopes[one.agreement]))
             number += 1
         self._flush()
         return number
 
-    def _produce(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: str,
-        partition: int,
-        headers: list[tuple[str, bytes]],
-        at: int,
-    ) -> None:
+    def _produce(self, one: Outgoing, about: list[tuple[str, bytes]]) -> None:
         while True:
             try:
                 self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition,
-                    headers=headers,  # type: ignore[arg-type]
-                    timestamp=at,
+                    one.topic,
+                    one.value,
+                    one.key,
+                    one.partition,
+                    headers=about,  # type: ignore[arg-type]
+                    timestamp=one.at * 1000,
                     on_delivery=self._delivered,
                 )
                 break

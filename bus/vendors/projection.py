@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import NamedTuple
 
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.cohort import Cohort, CohortMember, State
@@ -38,8 +39,7 @@ FIRST, LAST = -1, 2 * len(KINDS)
 WITHDRAWN = "tobedeleted"
 
 
-@dataclass(frozen=True, slots=True)
-class Projected:
+class Projected(NamedTuple):
     """A state that the vendor receives.
 
     kind, id: the record; the id is the real one.
@@ -97,6 +97,7 @@ class Projection:
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
+        self._along: dict[Key, Record] = {}
 
     # ---- for callers ---------------------------------------------------------------------------
 
@@ -182,7 +183,8 @@ class Projection:
 
     def _finish(self) -> Outcome:
         """Project what must be sent, in order."""
-        self._need.work(self._came_along, self._came_off, self._still_here)
+        self._need.work(self._came_along, self._came_off, self._still_here, self._read)
+        named = self._named_by_guardians()
         members = self._named_members()
         # A record that moves to another owner may stay in its partition: there, the deletion of the
         # old place must come before the new state.
@@ -193,7 +195,7 @@ class Projection:
                 self._out.sent.append(Projected(kind, id_, owner, None, order))
                 continue
             if kind == "guardian":
-                record = self._with_its_students(record)
+                record = _with_its_students(record, named)
             seen = self.scope.project(
                 kind, record, self._vendor_id, members.__contains__, self._rules.above
             )
@@ -214,21 +216,16 @@ class Projection:
                     named.update(value if isinstance(value, list) else [value])
         return set(self.cohort.get(named))
 
-    def _with_its_students(self, guardian: Record) -> Record:
-        """Return a guardian with only those students who name the guardian too.
-
-        So a student who enters or leaves always counts a reference to the guardian, which is then
-        sent again with other students.
-        """
-        id_ = guardian["sourcedId"]
-        students = self._view.get_all([("student", one) for one in guardian["agentSourcedIds"]])
-        return guardian | {
-            "agentSourcedIds": [
-                one
-                for one in guardian["agentSourcedIds"]
-                if id_ in (students.get(("student", one)) or {}).get("agentSourcedIds", ())
-            ]
-        }
+    def _named_by_guardians(self) -> dict[Key, Record]:
+        """Return the students whom the guardians to be sent name."""
+        return self._view.get_all(
+            {
+                ("student", student)
+                for (kind, _, _), record in self._emit.items()
+                if kind == "guardian" and record is not None
+                for student in record["agentSourcedIds"]
+            }
+        )
 
     def _touched_results(self, changes: Collection[Change]) -> list[Change]:
         """Return the results that did not change, but whose class or its school did."""
@@ -287,10 +284,14 @@ class Projection:
             student_of(kind, record) is None and "staff" in self.scope.kinds
         )
 
+    def _read(self, keys: Collection[Key]) -> None:
+        """Read records that come along, or do not any more."""
+        self._along = self._view.get_all(keys)
+
     def _came_along(self, key: Key) -> None:
         """Send a record to which something refers now."""
         kind, id_ = key
-        if (record := self._view.get(kind, id_)) is not None:
+        if (record := self._along.get(key)) is not None:
             self._refer(kind, record, 1)
             self._emit[kind, id_, id_] = record
         if kind == "class":
@@ -299,7 +300,7 @@ class Projection:
     def _came_off(self, key: Key) -> None:
         """Delete a record to which nothing refers any more."""
         kind, id_ = key
-        if (record := self._view.get(kind, id_)) is not None:
+        if (record := self._along.get(key)) is not None:
             self._refer(kind, record, -1)
             self._emit[kind, id_, id_] = None
         if kind == "class":
@@ -310,7 +311,7 @@ class Projection:
         kind, id_ = key
         if kind != "guardian" or "agentSourcedIds" not in self.scope.kinds[kind].references:
             return
-        if (record := self._view.get(kind, id_)) is not None:
+        if (record := self._along.get(key)) is not None:
             self._emit[kind, id_, id_] = record
 
     def _records_of_class(self, class_: str, sign: int) -> None:
@@ -414,11 +415,11 @@ class Projection:
         for student in students:
             if (member := members.get(student)) is not None:
                 self._drop_stored(student, member)
-            self.cohort.put(student, CohortMember(State.IN))
             for kind, record in records.get(student, ()):
                 if self._rules.shows(kind, record):
                     self._refer(kind, record, 1)
                     self._emit[kind, record["sourcedId"], student] = record
+        self.cohort.put_in(students)
         self._out.entered += students
 
     def _changed_within(self, student: str, changes: Iterable[Change]) -> None:
@@ -515,3 +516,19 @@ class Projection:
         if taken:
             member.keys = [key for key in member.keys if key not in taken]
             self.cohort.put(student, member)
+
+
+def _with_its_students(guardian: Record, students: Mapping[Key, Record]) -> Record:
+    """Return a guardian with only those students who name the guardian too.
+
+    So a student who enters or leaves always counts a reference to the guardian, which is then sent
+    again with other students.
+    """
+    id_ = guardian["sourcedId"]
+    return guardian | {
+        "agentSourcedIds": [
+            one
+            for one in guardian["agentSourcedIds"]
+            if id_ in (students.get(("student", one)) or {}).get("agentSourcedIds", ())
+        ]
+    }

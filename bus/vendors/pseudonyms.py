@@ -14,9 +14,10 @@ by the district's master key, which can be rotated freely.
 from __future__ import annotations
 
 import secrets
-from base64 import b32decode, b32encode
+from base64 import b32decode
 from binascii import Error as NotBase32
 from collections.abc import Iterable
+from functools import cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -32,6 +33,7 @@ from bus.standard.kinds import Record
 BLOCK = 16
 KEY_BYTES = 64
 """AES-SIV with two AES-256 keys."""
+ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567".ljust(256)
 CACHED = 500_000
 """Ids of which the pseudonym is remembered; about 150 bytes each."""
 
@@ -56,7 +58,7 @@ class Pseudonyms:
             return found
         plain = real.encode()
         plain += b"\x80" + bytes(-(len(plain) + 1) % BLOCK)  # ISO/IEC 7816-4 padding
-        found = b32encode(self._cipher.encrypt(plain, None)).decode().rstrip("=").lower()
+        found = base32(self._cipher.encrypt(plain, None))
         if len(self._known) >= CACHED:
             self._known.clear()
         self._known[real] = found
@@ -105,6 +107,33 @@ class Pseudonyms:
             f"{field} holds what is no id of this agreement: send an id that this agreement's "
             "records have; the ids of other agreements do not count"
         )
+
+
+def base32(data: bytes) -> str:
+    """Return base32 in lower case and without padding (RFC 4648, section 6).
+
+    `base64.b32encode` takes five times as long. This one spreads the groups of five bits over
+    bytes, all at once: first it moves the halves of the groups apart, then the quarters, and so on.
+    """
+    groups = -(-len(data) * 8 // 5)
+    spread = int.from_bytes(data, "big") << (-len(data) * 8 % 5)
+    for low_groups, shift in _steps(groups):
+        low = spread & low_groups
+        spread = low | ((spread ^ low) << shift)
+    return spread.to_bytes(groups, "big").translate(ALPHABET).decode()
+
+
+@cache
+def _steps(groups: int) -> list[tuple[int, int]]:
+    """Return what moves groups of five bits apart: a mask of those that stay, and the distance."""
+    found = []
+    half = 1 << (groups - 1).bit_length() >> 1
+    while half:
+        fields = -(-groups // (2 * half))
+        stay = sum(((1 << 5 * half) - 1) << (16 * half * field) for field in range(fields))
+        found.append((stay, 3 * half))
+        half >>= 1
+    return found
 
 
 def new_key() -> bytes:

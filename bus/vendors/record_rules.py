@@ -7,7 +7,7 @@ a result is that of its line item, and the school is that of the class.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bus.standard.kinds import Record
 from bus.vendors.agreement import Agreement
@@ -18,8 +18,7 @@ CLASS_KINDS = ("lineItem", "enrollment")
 """Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A record of the district that changed.
 
     before, after: its states; None: there is none.

@@ -51,7 +51,8 @@ from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
 from bus.vendors.district_view import DistrictView, Key, file_of
 from bus.vendors.opt_out_guard import opt_outs_vanish
-from bus.vendors.outbox import Outbox, Outgoing, event_type
+from bus.vendors.outbox import Outbox, event_type
+from bus.vendors.outbox_rows import Outgoing
 from bus.vendors.pseudonyms import WrongMasterKey
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
@@ -214,7 +215,9 @@ class _Work:
         with Reader(settings, "could not ask for the cluster: Kafka reports {}") as reader:
             mark = reader.cluster()
             ends = reader.ends(list(self._kinds))
-        self._view = DistrictView(file_of(settings), mark, self._decode_stored)
+        self._view = DistrictView(
+            file_of(settings), mark, self._decode_stored, self._decode_all_stored
+        )
         self._closing.append(self._view.close)
         self._record = disclosures.DisclosureWriter(settings)
         self._closing.append(self._record.close)
@@ -315,12 +318,14 @@ class _Work:
     def _change(self, rows: Mapping[Key, tuple[Record | None, bytes | None]]) -> None:
         """Store new states of records, and what follows for each agreement."""
         view = self._view
-        before = view.get_all(rows)
+        # Without agreements, as while the view is built, only opt-outs are compared.
+        compared = rows if self._streams else [key for key in rows if key[0] == OPT_OUT]
+        before = view.get_all(compared)
         view.store((kind, id_, *row) for (kind, id_), row in rows.items())
         changes = [
-            Change(kind, id_, before.get((kind, id_)), record)
-            for (kind, id_), (record, _) in rows.items()
-            if before.get((kind, id_)) != record
+            Change(*key, before.get(key), rows[key][0])
+            for key in compared
+            if before.get(key) != rows[key][0]
         ]
         hold = opt_outs_vanish(changes, lambda: view.count_active(OPT_OUT))
         if hold:
@@ -538,6 +543,13 @@ class _Work:
 
     def _decode_stored(self, kind: str, value: bytes) -> Record:
         return self._decoders[kind].decode(value)
+
+    def _decode_all_stored(self, kind: str, values: Sequence[bytes]) -> list[Record | None]:
+        records, failures = self._decoders[kind].decode_all(values)
+        found: list[Record | None] = list(records)
+        for index, _ in failures:  # in order
+            found.insert(index, None)
+        return found
 
 
 def _require_opt_outs(settings: Settings) -> None:

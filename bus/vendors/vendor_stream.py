@@ -11,11 +11,13 @@ from datetime import UTC, date, datetime
 from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
+from bus.standard.kinds import Record
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView
-from bus.vendors.outbox import DAY_SECONDS, Outbox, Outgoing, event_type
+from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
+from bus.vendors.outbox_rows import Outgoing
 from bus.vendors.projection import WITHDRAWN, Outcome, Projected, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
@@ -208,7 +210,20 @@ class VendorStream:
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
         now = self.now()
-        return [(one.order, self._message(one, now)) for one in outcome.sent]
+        records: dict[str, list[Record]] = {}
+        for one in outcome.sent:
+            if one.record is not None:
+                records.setdefault(one.kind, []).append(one.record)
+        values = {
+            kind: iter(self._encoders[kind].encode_records(some)) for kind, some in records.items()
+        }
+        return [
+            (
+                one.order,
+                self._message(one, now, next(values[one.kind]) if one.record is not None else None),
+            )
+            for one in outcome.sent
+        ]
 
     def now(self) -> int:
         """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
@@ -219,11 +234,10 @@ class VendorStream:
         now = int(datetime.now(UTC).timestamp())
         return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
 
-    def _message(self, sent: Projected, at: int) -> Outgoing:
+    def _message(self, sent: Projected, at: int, value: bytes | None) -> Outgoing:
         if sent.record is None:
-            value, change = None, "deleted"
+            change = "deleted"
         else:
-            value = self._encoders[sent.kind].encode(sent.record)
             change = "withdrawn" if sent.record["status"] == WITHDRAWN else "updated"
         return Outgoing(
             self.name,

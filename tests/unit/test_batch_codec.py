@@ -52,6 +52,23 @@ def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.
     con.close()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(data=st.data())
+def test_records_are_written_as_fastavro_writes_them(kind: str, data: st.DataObject) -> None:
+    given_ = data.draw(st.lists(records(kind), min_size=1, max_size=5))
+    one_by_one = [Encoder(kind, 7).encode(record) for record in given_]
+    found = BatchCodec(kind).write_records(given_, one_by_one[0][FRAME:])
+    assert found == [value[FRAME:] for value in one_by_one]
+    assert Encoder(kind, 7).encode_records(given_ * FEWEST) == one_by_one * FEWEST
+
+
+def test_many_records_of_which_one_is_not_of_the_schema_are_not_written() -> None:
+    given_ = [a_record("enrollment")] * FEWEST + [a_record("enrollment", role="wizard")]
+    with pytest.raises(ValueError, match="wizard"):
+        Encoder("enrollment", 7).encode_records(given_)
+
+
 def test_a_row_that_is_not_of_the_schema_is_not_written() -> None:
     batch = pyarrow.RecordBatch.from_pylist([a_record("enrollment", role="wizard")])
     assert BatchCodec("enrollment").write(batch) is None

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tomllib import loads
 
 import pytest
 
@@ -15,7 +16,11 @@ from bus.bench.measured import alone, command
 from bus.bench.soak_benchmark import _course
 from bus.bench.traffic import CLASS, SINGLY, at_once
 from bus.bench.usage import Look, Usage
+from bus.bench.vendors_benchmark import agreement_text
 from bus.errors import Stop
+from bus.standard import KINDS
+from bus.vendors.agreement import parse
+from bus.vendors.scope import NEVER_SHARED, compile_scope
 
 
 def looks(values: list[float]) -> list[Look]:
@@ -97,3 +102,14 @@ def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
     with pytest.raises(Stop, match="no such thing"):
         command(line, tmp_path, dict(os.environ))
+
+
+def test_the_agreements_of_the_benchmark_share_everything_but_what_is_taken_out() -> None:
+    whole = compile_scope(parse("v", loads(agreement_text("v", [])), "test"))
+    assert set(whole.kinds) == KINDS.keys() - NEVER_SHARED
+    assert whole.pseudonymous
+    text = agreement_text("v", ["school-0001"], ["Student Name"])
+    less = compile_scope(parse("v", loads(text), "test"))
+    assert "givenName" in whole.kinds["student"].fields
+    assert "givenName" not in less.kinds["student"].fields
+    assert less.agreement.students.schools == ("school-0001",)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from base64 import b32encode
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bus.contract import a_record
 from bus.errors import Never
 from bus.standard.kinds import KINDS
 from bus.vendors import pseudonyms
-from bus.vendors.pseudonyms import Pseudonyms, WrongMasterKey
+from bus.vendors.pseudonyms import Pseudonyms, WrongMasterKey, base32
 from bus.vendors.scope import compile_scope
 from tests.agreements import an_agreement
 
@@ -96,3 +97,10 @@ def test_a_key_opens_with_each_master_key_that_is_there() -> None:
 
 def _type(kind: str, field: str) -> Any:
     return next(one["type"] for one in KINDS[kind].schema["fields"] if one["name"] == field)
+
+
+@given(st.binary(min_size=1, max_size=200))
+@example(b"\x00" * 32)
+@example(b"\xff" * 48)
+def test_base32_is_that_of_the_standard_library(data: bytes) -> None:
+    assert base32(data) == b32encode(data).decode().rstrip("=").lower()

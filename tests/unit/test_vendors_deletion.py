@@ -28,6 +28,7 @@ from bus.vendors import (
 )
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView, file_of
+from bus.vendors.outbox_rows import OutboxRows, Outgoing
 from bus.vendors.proof import Attestation
 from bus.vendors.scope import compile_scope
 from tests.fakes.harness import Bus
@@ -75,6 +76,10 @@ class District:
         self.rows("INSERT INTO cohort VALUES (?, 's1', 0, NULL, NULL)")
         self.rows("INSERT INTO progress VALUES (?, '{}')")
         self.rows("INSERT INTO need VALUES (?, 'class', 'c1', 1)")
+        with closing(sqlite3.connect(file_of(self.settings), isolation_level=None)) as con:
+            OutboxRows(con).add(
+                Outgoing(name, "t", 0, "s1", b"{}", "updated", 0) for name in self.names
+            )
 
     def add(self, one: Applied, *, with_user: bool = True) -> None:
         """Give a vendor everything that it has under an agreement."""
@@ -124,6 +129,8 @@ class District:
                 for table in deletion.VIEW_TABLES
                 if con.execute(f"SELECT 1 FROM {table} WHERE agreement = ?", [name]).fetchone()
             ]
+            waits = any(one.agreement == name for one, _ in OutboxRows(con).latest())
+        rows += ["outbox"] if waits else []
         return [*found, *users, *rules, *files, *rows]
 
     @property
@@ -146,7 +153,9 @@ def test_before_the_agreed_days_nothing_is_deleted(district: District) -> None:
     assert (one.state, one.closed, one.certificate) == ("ended", "ended", None)
     shut = {"vendor-math-app-a"}
     left = district.left("math-app")
-    assert {n for n in before if "schoolbus." in n or n in deletion.VIEW_TABLES} <= set(left)
+    assert {
+        n for n in before if "schoolbus." in n or n in (*deletion.VIEW_TABLES, "outbox")
+    } <= set(left)
     assert shut <= set(district.cluster.known) and not shut & set(district.cluster.users)
     assert expiry.unsettled([one], DUE - timedelta(days=1)) == []
     assert expiry.unsettled([one], DUE) == ["math-app"]
