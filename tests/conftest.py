@@ -57,6 +57,8 @@ TOGETHER = {
     "integration/test_own_cluster.py": "own cluster",
     "integration/test_secure_bus.py": "secure",
     "integration/test_versions.py": "versions",
+    "integration/test_vendor_access.py": "wire",
+    "integration/test_vendor_clients.py": "wire",
     "upgrade/test_upgrade.py": "upgrade",
     "faults/test_network.py": "network",
     "faults/test_products.py": "network",

@@ -14,10 +14,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
 from bus.vendors.outbox import Outbox
+from bus.vendors.outbox_rows import Outgoing
 from bus.vendors.runner import Runner
 from bus.vendors.scope import Scope
 from tests.faults.conftest import Findings
@@ -116,15 +118,14 @@ def a_field_too_many(patch: pytest.MonkeyPatch) -> None:
 def older_after_newer(patch: pytest.MonkeyPatch) -> None:
     """The outbox sends the state of a record before the last one again, and then the last one."""
     original = Outbox._produce
-    last: dict[tuple[object, ...], tuple[object, ...]] = {}
+    last: dict[tuple[str, str], tuple[Outgoing, Any]] = {}
 
-    def repeating(self: Outbox, *message: object) -> None:
-        topic, value, key = message[:3]
-        original(self, *message)  # type: ignore[arg-type]
-        if value is not None and (before := last.get((topic, key))) is not None:
-            original(self, *before)  # type: ignore[arg-type]
-            original(self, *message)  # type: ignore[arg-type]
-        last[topic, key] = message
+    def repeating(self: Outbox, one: Outgoing, about: Any) -> None:
+        original(self, one, about)
+        if one.value is not None and (before := last.get((one.topic, one.key))) is not None:
+            original(self, *before)
+            original(self, one, about)
+        last[one.topic, one.key] = one, about
 
     patch.setattr(Outbox, "_produce", repeating)
 

@@ -34,7 +34,7 @@ from tests.vendor_checker import District
 
 FAILED = "could not read: {}"
 OPT_OUT = "optOut"
-HEADERS = {"ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type"}
+HEADERS = {"ce_specversion", "ce_id", "ce_type", "ce_source", "ce_scope", "ce_time", "content-type"}
 SHORT = 8
 """Texts shorter than this, such as grades, may be equal at two vendors."""
 SYMBOLS = {

@@ -125,7 +125,11 @@ def test_a_good_subscriber_is_certified(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_careless_subscriber_is_not(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_careless_subscriber_is_not(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("takes a minute; only with --long. The unit tests have such subscribers too")
     monkeypatch.chdir(ROOT)
     report, _ = certified_on(
         commands.settings,

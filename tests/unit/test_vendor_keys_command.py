@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from bus.cli import app
 from bus.vendors import crosswalk, master_key
+from tests import golden_file
 from tests.agreements import DAY
+from tests.shapes import shape
 from tests.unit.test_vendors_rekey import District
 
 
@@ -39,12 +41,10 @@ def printed(*arguments: str) -> dict[str, Any]:
 
 def test_a_rotation_names_the_file_for_the_backup(district: District) -> None:
     file = str(master_key.path(district.settings).absolute())
-    assert printed("rotate-master-key") == {
-        "file": file,
-        "rewrapped": 3,
-        "finished": True,
-        "mount": False,
-    }
+    found = printed("rotate-master-key")
+    assert found == {"file": file, "rewrapped": 3, "finished": True, "mount": False}
+    lines = [f"json-master-key bus vendors rotate-master-key {line}" for line in shape(found)]
+    golden_file.check("public-surface.txt", "json-master-key", lines)
     said = " ".join(run("rotate-master-key").split())
     assert "3 agreements have keys wrapped by the new master key" in said and "backup" in said
 
