@@ -506,7 +506,14 @@ class _Check:
                     ),
                 )
             return
-        if stored is not None and stored.state == "revoked":
+        if stored is not None and stored.state == "revoked" and before is not None:
+            # It has taken over already, and `renews` cannot change: an error would have no remedy.
+            yield self._warning(
+                "renews",
+                f'"{one.renews}" was revoked, but this agreement goes on with its ids. To end it '
+                f"too, run `bus vendors revoke {one.name} --why TEXT`.",
+            )
+        elif stored is not None and stored.state == "revoked":
             yield self._error(
                 "renews",
                 f'"{one.renews}" was revoked, so nothing can be taken over from it. Leave `renews` '

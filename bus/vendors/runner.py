@@ -231,9 +231,7 @@ class _Work:
         self._applied = applied_agreements.read(settings)
 
     def _reader(self, places: dict[Position, int]) -> Consumer:
-        consumer = Consumer(
-            group_settings(self._settings, "vendors.reader") | {"fetch.wait.max.ms": 20}
-        )
+        consumer = Consumer(group_settings(self._settings, "vendors.reader"))
         self._closing.append(consumer.close)
         consumer.assign([TopicPartition(*place, at) for place, at in places.items()])
         return consumer

@@ -307,6 +307,13 @@ def test_a_renewal_names_an_agreement_that_exists() -> None:
     assert [one.key for one in problems(unknown, name="math-2", **RENEWAL)] == [""]
 
 
+def test_a_renewal_that_was_applied_goes_on_after_what_it_renews_was_revoked() -> None:
+    revoked = replace(an_applied(), state="revoked")
+    known = applied(revoked, an_applied("math-2", **RENEWAL))
+    level, key, text = only(problems(known, name="math-2", **RENEWAL))
+    assert (level, key) == ("warning", "renews") and "bus vendors revoke math-2" in text
+
+
 def test_only_one_agreement_renews_another() -> None:
     others = (an_agreement(), an_agreement("math-1", **RENEWAL))
     assert "Only one" in only(problems(others=others, name="math-2", **RENEWAL))[2]
