@@ -417,6 +417,7 @@ class OneRosterSet:
             ends={},
             today=lambda: datetime.now(UTC).date(),
             revision=f"{REVISION}/{version}{shared}",
+            by_partition=True,
             archive=Archive(
                 ZIP,
                 [f"{name}.csv" for name in FILES[version] if f"{name}.csv" in columns],

@@ -90,6 +90,8 @@ class FullSet:
                 with such rows (see `consumers.delivery.set_file.write_file`).
     unique:     for each table, the columns whose value only one row may have.
     archive:    the zip that holds the set. None: the files are in the folder itself.
+    by_partition: whether a record may not name its owner, as a deletion in a vendor's topics does.
+                Such a record then replaces the rows that came from its own partition.
     """
 
     def __init__(
@@ -104,6 +106,8 @@ class FullSet:
         named_by: Mapping[str, Sequence[Table]] | None = None,
         unique: Mapping[str, Sequence[Unique]] | None = None,
         archive: Archive | None = None,
+        *,
+        by_partition: bool = False,
     ) -> None:
         self._tables = tables
         self._archive = archive
@@ -114,7 +118,7 @@ class FullSet:
         self._required = required
         self._empty: list[str] = []
         self._folder = SharedFolder(out, "set")
-        self._state = SetState(self._folder, tables, ends, revision)
+        self._state = SetState(self._folder, tables, ends, revision, by_partition=by_partition)
 
     def resume(self, cluster: str, partitions: Iterable[Position]) -> Mapping[Position, int]:
         """Take the partitions and return the next offsets of the state, 0 where it has none."""

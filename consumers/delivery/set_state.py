@@ -54,10 +54,11 @@ CREATE TABLE "{}" (
 Key = tuple[str, str, str]
 """The identity of a record: its kind, its id, its place.
 
-The place of a record is "" if its kind has no separate owner. Otherwise it is "PARTITION/OWNER".
+The place of a record is "" if its kind has no separate owner. Otherwise it is its owner, or
+"PARTITION/OWNER" in a set in which records may not name their owner.
 """
 Line = tuple[str, str, str, int, str, str | None]
-FORMAT = "3"
+FORMAT = "2"
 """The version of the state's tables; increase it when they change."""
 
 
@@ -70,8 +71,11 @@ class SetState:
         tables: Sequence[Table],
         ends: Mapping[str, str],
         revision: str,
+        *,
+        by_partition: bool = False,
     ) -> None:
         self._folder = folder
+        self._by_partition = by_partition
         self._tables = tables
         self._ends = ends
         self._path = folder.own / "state.sqlite"
@@ -297,7 +301,7 @@ class SetState:
             last_day = record[field].isoformat() if field and record.get(field) else None
             places = kept.setdefault(id_, {})
             if owned:
-                partition = f"{message.partition()}/"
+                partition = f"{message.partition()}/" if self._by_partition else ""
                 place = f"{partition}{record.get(owned) or ''}"
                 replaced: Iterable[str] = [partition] if ownerless else []
                 if place == partition:
