@@ -457,6 +457,7 @@ def test_a_subscriber_under_an_agreement_reads_until_it_is_denied(secured: Secur
                 url=json.loads(gate.stdout.readline())["url"],
                 username=name,
                 password=SecretStr(token),
+                ca_file=str(tls(settings.home) / "ca.pem"),
             ),
         )
         events = subscribe("student", agreement=name, group="reader", settings=own)
