@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from bus.errors import Stop
-from bus.local.home import write_secret
+from bus.local import private_file
 
 CA, CA_KEY, SERVER, NODE = "ca.pem", "ca.key", "server.pem", "node.pem"
 """The files' names."""
@@ -100,11 +100,11 @@ def _ensure(folder: Path, names: Sequence[str], now: datetime) -> list[str]:
     key, authority = _key(folder / CA_KEY), _certificate(folder / CA)
     if key is None or authority is None or not _is_pair(key, authority):
         key, authority = _new_key(), None
-        write_secret(folder / CA_KEY, _pem_key(key))
+        private_file.write(folder / CA_KEY, _pem_key(key))
         wrote.append(CA_KEY)
     if authority is None or _days_left(authority, now) < DAYS + RENEW_DAYS:
         authority = _sign_authority(key, now)
-        write_secret(folder / CA, _pem(authority))
+        private_file.write(folder / CA, _pem(authority))
         wrote.append(CA)
     wanted = {
         SERVER: ("schoolbus", tuple(dict.fromkeys([*LOOPBACK, *names])), False),
@@ -123,7 +123,7 @@ def _ensure(folder: Path, names: Sequence[str], now: datetime) -> list[str]:
             own_key = _new_key()
             own = _sign(own_key, common_name, hosts, is_client, authority, key, now)
             # Kafka expects the key first, then the chain.
-            write_secret(folder / file, _pem_key(own_key) + _pem(own) + _pem(authority))
+            private_file.write(folder / file, _pem_key(own_key) + _pem(own) + _pem(authority))
             wrote.append(file)
     return wrote
 

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from bus.errors import Stop
-from bus.local.home import read_text, tls, write_secret
+from bus.local import private_file
+from bus.local.home import read_text, tls
 
 USER = "bus"
 """The user of the bus's own clients, in Kafka and in the registry. It may do everything there."""
@@ -57,7 +58,7 @@ def credentials(home: Path) -> Credentials:
 def ensure_password(file: Path) -> None:
     """Make a password of 256 random bits, unless the file has one."""
     if not read_text(file).strip():
-        write_secret(file, secrets.token_urlsafe(32).encode())
+        private_file.write(file, secrets.token_urlsafe(32).encode())
 
 
 def client_options(home: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ A home has these files and folders:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -111,15 +110,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file so that it is whole at any moment."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1), "utf-8")
-    part.replace(path)
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, so that it is whole at any moment."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
     part.replace(path)
 
 

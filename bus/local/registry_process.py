@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bus.local import private_file
 from bus.local.credentials import Credentials, credentials
 from bus.local.download import Programs
-from bus.local.home import tls, write_secret
+from bus.local.home import tls
 
 FLAGS = (
     "-XX:+UseSerialGC",
@@ -65,7 +66,7 @@ def write_secure(home: Path, ports: dict[str, int]) -> None:
         user=found.username,
         password=found.registry_password.get_secret_value(),
     )
-    write_secret(tls(home) / SECURE, text.encode())
+    private_file.write(tls(home) / SECURE, text.encode())
 
 
 def environment(ports: dict[str, int], *, secure: bool = False) -> dict[str, str]:

@@ -8,12 +8,12 @@ this data: only its owner can read it, and no log has a line of it.
 from __future__ import annotations
 
 import csv
-import os
-import secrets
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from bus.errors import Stop
+from bus.local import private_file
 from bus.vendors.pseudonyms import Pseudonyms
 
 COLUMNS = ("kind", "oldId", "newId")
@@ -46,22 +46,6 @@ def belongs(rows_: Iterable[Row], old: Pseudonyms, new: Pseudonyms) -> bool:
     return True
 
 
-def check_place(file: Path) -> None:
-    """Raise `Stop` unless the file is in a folder that only its owner can read."""
-    folder = file.absolute().parent
-    try:
-        open_to = folder.stat().st_mode & 0o077
-    except OSError as error:
-        raise Stop(
-            f"the folder {folder} cannot be used ({error.strerror}): make it first"
-        ) from None
-    if open_to and os.name == "posix":
-        raise Stop(
-            f"{folder} is open to other users of this machine: run `chmod 700 {folder}`, or name a "
-            "file in another folder"
-        )
-
-
 def read(file: Path) -> set[Row] | None:
     """Return the rows of a crosswalk; None if there is no such file.
 
@@ -84,18 +68,10 @@ def write(file: Path, rows_: Iterable[Row]) -> None:
 
     Raises `Stop` if it cannot be written.
     """
-    check_place(file)
-    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    private_file.check_folder(file.absolute().parent)
+    content = io.StringIO(newline="")
+    csv.writer(content, lineterminator="\r\n").writerows([COLUMNS, *sorted(rows_)])
     try:
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-                csv.writer(out, lineterminator="\r\n").writerows([COLUMNS, *sorted(rows_)])
-                out.flush()
-                os.fsync(out.fileno())
-            part.replace(file)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        private_file.write(file, content.getvalue().encode())
     except OSError as error:
         raise Stop(f"{file} cannot be written ({error.strerror}); name another file") from None

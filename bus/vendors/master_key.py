@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bus.errors import Stop
+from bus.local import private_file
 from bus.settings import Settings
 
 KEY_BYTES = 32
@@ -69,18 +70,7 @@ def replace_file(file: Path, keys: Sequence[bytes]) -> None:
     """
     file = file.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = _written(file, "".join(f"{key.hex()}\n" for key in keys))
-    try:
-        part.replace(file)
-    except BaseException:
-        part.unlink()
-        raise
-    with suppress(OSError):  # some file systems do not sync folders
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    private_file.write(file, "".join(f"{key.hex()}\n" for key in keys).encode())
 
 
 def new_key() -> bytes:
@@ -98,25 +88,10 @@ def read_or_make(settings: Settings, *, needed: bool) -> tuple[bytes, ...]:
     if needed or file.exists():
         return read(settings)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = _written(file, f"{new_key().hex()}\n")
+    part = private_file.written_beside(file, f"{new_key().hex()}\n".encode())
     try:
         with suppress(FileExistsError):  # another process has just made it
             os.link(part, file)
     finally:
         part.unlink()
     return read(settings)
-
-
-def _written(file: Path, text: str) -> Path:
-    """Return a new file beside this one that only its owner can read, with this text, on disk."""
-    part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-    except BaseException:
-        part.unlink()
-        raise
-    return part

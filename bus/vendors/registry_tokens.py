@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from bus.errors import Stop
+from bus.local import private_file
 from bus.settings import Settings
 
 PREFIX = "busv_"
@@ -52,10 +53,7 @@ def new_token(settings: Settings, ids_name: str, user: str) -> str:
     text = json.dumps({"ids_name": ids_name, "user": user}) + "\n"
     try:
         where.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = where / f".{secrets.token_hex(8)}"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(text, "utf-8")
-        unfinished.rename(where / _hash(token))  # complete or not at all
+        private_file.write(where / _hash(token), text.encode())
     except OSError as error:
         raise Stop(f"{where} cannot be written ({error.strerror}); correct its owner") from None
     return token

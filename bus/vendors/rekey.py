@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bus.errors import Stop
+from bus.local import private_file
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import crosswalk, key_rotation, master_key, old_records, revocation, vendor_topics
@@ -76,7 +77,7 @@ def rekey(
     Raises `Stop` if the agreement has no pseudonyms or is over, if the file has anything else, or
     if a key does not open. Raises `RetryLater` if Kafka does not answer.
     """
-    crosswalk.check_place(file)
+    private_file.check_folder(file.absolute().parent)
     one, masters = _wanted(settings, name), master_key.read(settings)
     written = crosswalk.read(file)
     if one.next_key:
@@ -101,7 +102,7 @@ def repeat(settings: Settings, name: str, file: Path) -> Rekey:
 
     Raises `Stop` if the ids were never changed, or as `rekey` does.
     """
-    crosswalk.check_place(file)
+    private_file.check_folder(file.absolute().parent)
     one = _wanted(settings, name)
     if one.next_key:
         raise Stop(f"a rekey of {name} was interrupted: complete it first, without --again")

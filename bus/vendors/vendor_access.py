@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from bus.errors import BusError, Stop
 from bus.kafka import access
 from bus.kafka.access import AccessNotManaged
+from bus.local import private_file
 from bus.settings import Settings
 from bus.vendors import gate_address, registry_tokens
 
@@ -388,14 +389,9 @@ def _private(folder: Path) -> Path:
     folder = folder.absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        open_to = folder.stat().st_mode & 0o077
     except OSError as error:
         raise Stop(f"{folder} cannot be made ({error.strerror}); name another folder") from None
-    if open_to:
-        raise Stop(
-            f"{folder} is open to other users of this machine: run `chmod 700 {folder}`, or name "
-            "another folder"
-        )
+    private_file.check_folder(folder)
     return folder
 
 
@@ -416,7 +412,7 @@ def _authority(settings: Settings, folder: Path | None) -> Path | None:
     try:
         content, copy = source.read_bytes(), folder / CA
         if not copy.exists() or copy.read_bytes() != content:
-            _write_private(copy, content)
+            private_file.write(copy, content)
     except OSError as error:
         raise Stop(
             f"{source} cannot be copied to {folder} ({error.strerror}); correct the owner"
@@ -474,12 +470,4 @@ def _write(
         lines.append(f"# {USERNAME} and {PASSWORD}: from who runs the cluster")
     if not gate:
         lines.append("# BUS_REGISTRY__URL: the address of the gate, which was unknown")
-    _write_private(_file(folder, grant), "\n".join([*lines, ""]).encode())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all; raises OSError."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    unfinished.touch(mode=0o600)
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    private_file.write(_file(folder, grant), "\n".join([*lines, ""]).encode())

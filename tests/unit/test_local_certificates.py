@@ -154,6 +154,6 @@ def test_a_folder_that_cannot_be_written(folder: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(certificates, "write_secret", refuse)
+    monkeypatch.setattr("bus.local.private_file.write", refuse)
     with pytest.raises(Stop, match="not writable"):
         ensure(folder, [], NOW)
