@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from bus.cli.agreement_name import AgreementName
 from bus.cli.cluster import settings_of_reached
-from bus.cli.output import Json, emit, failures, stderr
+from bus.cli.output import Json, emit, failures, warn
 
 if TYPE_CHECKING:
     from bus.vendors.applied import Applied
-
-Name = Annotated[str, typer.Argument(help="The agreement's name: its file without .toml.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def delete(
-    name: Name,
+    name: AgreementName,
     early: Annotated[
         bool, typer.Option("--early", help="Delete before the agreed days have passed.")
     ] = False,
@@ -71,16 +69,16 @@ def delete(
         if not before:
             now = datetime.now(UTC)
             with DisclosureWriter(loaded) as record:
-                expiry.settle(loaded, name, day, now, record, _warn)
+                expiry.settle(loaded, name, day, now, record, warn)
                 reason = "" if due else why.strip()
                 one = deletion.delete(loaded, name, now, record, early=reason)
             for note in one.certificate.by_others if one.certificate and not due else ():
-                _warn(note)
+                warn(note)
         _show(one, json, first="was deleted before" if before else "is deleted")
 
 
 def certificate(
-    name: Name,
+    name: AgreementName,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print one page of Markdown.")
     ] = False,
@@ -100,7 +98,7 @@ def certificate(
 
 
 def attest(
-    name: Name,
+    name: AgreementName,
     by: Annotated[str, typer.Option(help="Who attested it, at the vendor.")],
     on: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The day of the attestation.")],
     document: Annotated[
@@ -141,7 +139,3 @@ def _show(one: Applied, json: bool, *, first: str = "", markdown: bool = False) 
 
     result: dict[str, Any] = certificate_page.as_json(one)
     emit(json, result, show)
-
-
-def _warn(note: str) -> None:
-    stderr.print(f"[yellow]warning[/] {escape(note)}")

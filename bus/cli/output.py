@@ -110,3 +110,10 @@ def _defect(error: Exception) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr. The command goes on."""
+    from rich.markup import escape
+
+    _console("stderr").print(f"[yellow]warning[/] {escape(text)}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bus.cli.agreement_name import AgreementName
 from bus.cli.cluster import settings_of_reached
 from bus.cli.output import Json, emit, failures
 
@@ -67,7 +68,7 @@ def rotate_master_key(
 
 
 def rekey(
-    name: Annotated[str, typer.Argument(help="The agreement's name: its file without .toml.")],
+    name: AgreementName,
     crosswalk: Annotated[
         Path,
         typer.Option(

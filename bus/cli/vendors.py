@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bus.cli import agreement_end, certify, disclosures, vendor_keys
+from bus.cli.agreement_name import AgreementName
 from bus.cli.cluster import settings_of_reached
-from bus.cli.output import Json, emit, failures, stderr
+from bus.cli.output import Json, emit, failures, stderr, warn
 from bus.cli.stop_signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ Agreements = Annotated[
         help="The folder of the agreement files. By default, the setting vendors.agreements.",
     ),
 ]
-Name = Annotated[str, typer.Argument(help="The agreement's name: its file without .toml.")]
 MARKS = {"new": "+", "changed": "~", "ended": "-", "missing": "!", "unchanged": " ", "over": " "}
 
 
@@ -156,24 +156,23 @@ def apply(
         changes = _planned(loaded, files, numbers=False)
         with DisclosureWriter(loaded) as record:
             now, day = datetime.now(UTC), applied.today()
-            found = rollout.apply(
-                loaded, changes, now, record, credentials, lambda note: _warn([note])
-            )
+            found = rollout.apply(loaded, changes, now, record, credentials, warn)
             gone: list[str] = []
             failed = False
             for name in expiry.unsettled(applied.read(loaded).values(), day):
                 try:
-                    expiry.settle(loaded, name, day, now, record, lambda note: _warn([note]))
+                    expiry.settle(loaded, name, day, now, record, warn)
                     gone.append(name)
                 except BusError as error:  # the others go on
                     failed = True
                     stderr.print(f"[bold red]error:[/] {escape(str(error))}")
         head = keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
         if found and not vendor_access.protected(loaded):
-            _warn([rollout.UNPROTECTED])
+            warn(rollout.UNPROTECTED)
             if credentials is not None:
-                _warn([f"nothing was written to {credentials}"])
-        _warn(dict.fromkeys(note for one in found.values() for note in one.notes))
+                warn(f"nothing was written to {credentials}")
+        for note in dict.fromkeys(note for one in found.values() for note in one.notes):
+            warn(note)
 
         def show(console: Console) -> None:
             for change in changes:
@@ -260,7 +259,7 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Name,
+    name: AgreementName,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print one page of Markdown, for a school board.")
     ] = False,
@@ -291,7 +290,7 @@ def show(
 
 @app.command()
 def revoke(
-    name: Name,
+    name: AgreementName,
     why: Annotated[str, typer.Option(help="The reason, which is kept with the agreement.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
@@ -315,9 +314,7 @@ def revoke(
             )
         complete = False
         try:
-            revocation.revoke(
-                loaded, name, why.strip(), datetime.now(UTC), lambda note: _warn([note])
-            )
+            revocation.revoke(loaded, name, why.strip(), datetime.now(UTC), warn)
             complete = True
         finally:  # also if the users could not be shut out
             revoked = applied.read(loaded)[name]
@@ -352,7 +349,7 @@ def revoke(
 
 
 @app.command()
-def allow(name: Name, json: Json = False) -> None:
+def allow(name: AgreementName, json: Json = False) -> None:
     """Let the projection continue that the guard has stopped, after you looked at the change."""
     with failures(json):
         from dataclasses import replace
@@ -372,7 +369,7 @@ def allow(name: Name, json: Json = False) -> None:
 
 @app.command()
 def contracts(
-    name: Name,
+    name: AgreementName,
     out: Annotated[Path, typer.Option(help="The folder for the files.")],
     bootstrap: Annotated[
         str, typer.Option(help="Kafka's address for the vendor. By default, that in bus.toml.")
@@ -453,7 +450,7 @@ def gate(
 
 @app.command()
 def rotate(
-    name: Name,
+    name: AgreementName,
     credentials: Annotated[
         Path, typer.Option(help="The folder for the vendors' credentials, as for `apply`.")
     ],
@@ -483,7 +480,8 @@ def rotate(
             raise Stop(f"{name} gives no access to Kafka yet")
         act = vendor_access.finish if finish else vendor_access.rotate
         done = act(loaded, granted[0], credentials)
-        _warn(done.notes)
+        for note in done.notes:
+            warn(note)
         result = {
             "name": name,
             "username": done.username,
@@ -516,15 +514,10 @@ def _applied_or_file(
     try:
         stored = applied.read(settings_of_reached()).get(name)
     except BusError:
-        stderr.print("[yellow]warning[/] the bus does not answer; this is the file's content")
+        warn("the bus does not answer; this is the file's content")
         stored = None
     path = (folder or loaded.vendors.agreements) / f"{name}.toml"
     return stored, stored.agreement if stored else load(path)
-
-
-def _warn(notes: Iterable[str]) -> None:
-    for note in notes:
-        stderr.print(f"[yellow]warning[/] {escape(note)}")
 
 
 def _checked(
