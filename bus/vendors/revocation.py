@@ -61,24 +61,18 @@ def cut_off(settings: Settings, applied: Applied) -> list[str]:
     return close_access(settings, applied)
 
 
-def close_access(
-    settings: Settings,
-    over: Applied,
-    others: Collection[Applied] | None = None,
-    day: date | None = None,
-) -> list[str]:
+def close_access(settings: Settings, over: Applied, day: date | None = None) -> list[str]:
     """Close the access of an agreement that is over; return what others must do.
 
     A vendor with a renewal that holds today keeps its users, for the topics of the renewal.
 
-    others: all applied agreements; None: as they are stored.
-    day:    today, in the district's calendar; None: by the clock.
+    day: today, in the district's calendar; None: by the clock.
 
     Raises `Stop` or `RetryLater` if the access could not be closed. The state is stored then, and
     the same call may be made again.
     """
     try:
-        return _close_access(settings, over, others, day or store.today())
+        return _close_access(settings, over, day or store.today())
     except BusError as error:
         raise type(error)(
             f"{over.name} is stored as {over.state}, and nothing more is written to its topics; "
@@ -86,30 +80,16 @@ def close_access(
         ) from None
 
 
-def _close_access(
-    settings: Settings, over: Applied, others: Collection[Applied] | None, day: date
-) -> list[str]:
-    known = store.read(settings).values() if others is None else others
+def _close_access(settings: Settings, over: Applied, day: date) -> list[str]:
     heirs = [
         one
-        for one in known
+        for one in store.read(settings).values()
         if one.ids_name == over.ids_name and one.name != over.name and one.active(day)
     ]
     for grant in grants(settings, heirs, day):
         vendor_access.restrict(settings, grant)
         return []
     return vendor_access.shut_out(settings, over.ids_name)
-
-
-def close_what_was_left_open(settings: Settings, applied: Collection[Applied]) -> None:
-    """Close the access of agreements that are over, where that was interrupted."""
-    over = [one for one in applied if one.state != "active"]
-    if not over or not vendor_access.protected(settings):
-        return
-    open_ones = vendor_access.with_users(settings, {one.ids_name for one in over})
-    for one in over:
-        if one.ids_name in open_ones:
-            close_access(settings, one, applied)
 
 
 def grants(settings: Settings, running: Collection[Applied], day: date) -> list[Grant]:

@@ -128,7 +128,6 @@ def apply(
                 )
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
-    revocation.close_what_was_left_open(settings, list(applied.values()))
     found = _with_users(settings, running, found, credentials, store.today())
     written = [applied[one.name] for one in changes if one.action in ("new", "changed")]
     for one in written:
