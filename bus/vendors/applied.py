@@ -10,8 +10,9 @@ the earlier entries of the agreement, which have the key (`bus.kafka.topics.ERAS
 
 Only a rotation of the master key and a rekey replace keys. Another command may have read the topic
 before and write after, for example a slow `bus vendors apply`. So each replacement raises
-`key_version`, and the keys with the highest version count, whatever entry comes last. They count
-for all agreements of a chain of renewals, so a chain never has two keys.
+`key_version`, and a rekey also `rekeyed`. The keys with the highest numbers count
+(`Applied.keys_age`), whatever entry comes last. They count for all agreements of a chain of
+renewals, so a chain never has two keys.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ class Applied:
         """
         return f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
 
+    @property
+    def keys_age(self) -> tuple[int, int]:
+        """What orders the keys of a chain: a rekey counts more than a rotation beside it."""
+        return self.rekeyed, self.key_version
+
     def active(self, day: date) -> bool:
         """Return whether the vendor may receive data on this day of the district's calendar."""
         return self.state == "active" and self.agreement.active(day)
@@ -102,9 +108,9 @@ class Applied:
 
     @property
     def last_day(self) -> date:
-        """The last day of the agreement: that of its revocation, or `until`."""
+        """The last day in the district's calendar: that of the revocation, or `until`."""
         if self.state == "revoked" and self.ended_at is not None:
-            return self.ended_at.date()
+            return self.ended_at.astimezone().date()
         return self.agreement.until
 
     @property
@@ -164,8 +170,8 @@ def read(settings: Settings) -> dict[str, Applied]:
 
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
-    found: dict[str, bytes] = {}
-    keyed: dict[str, tuple[int, bytes]] = {}  # the entry with the newest keys
+    found: dict[str, Applied | Stop] = {}
+    keyed: dict[str, Applied] = {}  # the entry with the newest keys
     topic = topics.vendors(settings)
     for message in scan(settings, topic):
         name, value = (message.key() or b"").decode(), message.value()
@@ -173,30 +179,57 @@ def read(settings: Settings) -> dict[str, Applied]:
             found.pop(name, None)
             keyed.pop(name, None)
             continue
-        if not (_is_over(found.get(name)) and _state(value) == "active"):
-            found[name] = _with_proof(value, found.get(name))
-        if (version := _key_version(value)) >= keyed.get(name, (0, b""))[0]:
-            keyed[name] = version, value
-    entries = {name: _decode(name, value, topic) for name, value in sorted(found.items())}
-    newest = [
-        entries[name] if value == found[name] else _decode(name, value, topic)
-        for name, (_, value) in keyed.items()
-    ]
-    return {name: _with_newest_keys(one, newest) for name, one in entries.items()}
+        try:
+            one = _decode(name, value, topic)
+        except Stop as error:  # it counts only if no later entry takes its place
+            found[name] = error
+            continue
+        before = found.get(name)
+        found[name] = _after(one, before) if isinstance(before, Applied) else one
+        if name not in keyed or one.keys_age >= keyed[name].keys_age:
+            keyed[name] = one
+    entries: dict[str, Applied] = {}
+    for name, last in sorted(found.items()):
+        if isinstance(last, Stop):
+            raise last
+        entries[name] = last
+    return {name: _with_newest_keys(one, keyed.values()) for name, one in entries.items()}
+
+
+def _after(one: Applied, before: Applied) -> Applied:
+    """Return an entry with what it may not take back of the entry before."""
+    if before.state == "active":
+        return one
+    if one.state == "active":
+        return before
+    certificate, known = one.certificate, before.certificate
+    if known is not None:
+        if certificate is None or known.deleted_at is not None:
+            certificate = known
+        else:
+            certificate = replace(certificate, deleted=known.deleted.with_more(certificate.deleted))
+    if known is not None and known.deleted_at is not None:
+        one = replace(one, wrapped_key=b"", earlier_key=b"", next_key=b"")
+    return replace(
+        one,
+        certificate=certificate,
+        attestation=before.attestation or one.attestation,
+        closed=before.closed if before.closed == one.state else one.closed,
+    )
 
 
 def _with_newest_keys(one: Applied, others: Iterable[Applied]) -> Applied:
     """Return an agreement with the newest keys of its chain; deleted keys stay deleted."""
     chain = [other for other in others if other.ids_name == one.ids_name and other.wrapped_key]
-    newest = max(chain, key=lambda other: other.key_version, default=one)
-    later = newest.key_version > one.key_version and one.wrapped_key
+    newest = max(chain, key=lambda other: other.keys_age, default=one)
+    later = newest.keys_age > one.keys_age and one.wrapped_key
     return with_keys_of(one, newest) if later else one
 
 
 def write(settings: Settings, *entries: Applied) -> None:
     """Store applied agreements, and wait until Kafka has stored them.
 
-    Where Kafka has keys of a higher `key_version` for the chain, these are kept.
+    Where Kafka has newer keys of the chain, these are kept.
 
     Raises `StaysOver` if an agreement that is to be active was revoked or ended in the meantime; it
     stays so. Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.Sender.flush`.
@@ -231,47 +264,6 @@ def _send(settings: Settings, topic: str, entries: Iterable[Applied]) -> None:
     for one in entries:
         sender.add(_encode(one), one.name.encode())
     sender.flush()
-
-
-def _is_over(value: bytes | None) -> bool:
-    return value is not None and _state(value) in ("ended", "revoked")
-
-
-def _state(value: bytes) -> str:
-    """Return the state of an entry; "" if it cannot be read."""
-    try:
-        return str(json.loads(value)["state"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _with_proof(value: bytes, before: bytes | None) -> bytes:
-    """Return an entry with what it may not take back of the entry before."""
-    if before is None or not _is_over(value) or not _is_over(before):
-        return value
-    try:
-        new, old = json.loads(value), json.loads(before)
-        certificate = old.get("certificate")
-        if certificate and not (new.get("certificate") or {}).get("deletedAt"):
-            if certificate["deletedAt"] or not new.get("certificate"):
-                new["certificate"] = certificate
-            if certificate["deletedAt"]:
-                new |= {"wrappedKey": "", "earlierKey": "", "nextKey": ""}
-        if old.get("attestation"):
-            new["attestation"] = old["attestation"]
-        if old.get("closed") == new["state"]:
-            new["closed"] = old["closed"]
-        return json.dumps(new, ensure_ascii=False).encode()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return value  # `_decode` says what is wrong
-
-
-def _key_version(value: bytes) -> int:
-    """Return the version of the keys of an entry; 0 if it cannot be read."""
-    try:
-        return int(json.loads(value).get("keyVersion", 0))
-    except (ValueError, AttributeError, TypeError):
-        return 0
 
 
 def _encode(applied: Applied) -> bytes:

@@ -33,13 +33,16 @@ def ends(settings: Settings, topics: Collection[str]) -> dict[Position, int]:
 def not_written_again(
     settings: Settings, old: Mapping[Position, int]
 ) -> Iterator[tuple[Position, bytes]]:
-    """Yield the place and the key of each record that the topics had and do not have any more.
+    """Yield the place and the key of each record that was there and was not written again.
+
+    That may be a record whose deletion is among the old messages: a reader that is behind has not
+    read the deletion yet, and `delete` takes it away.
 
     old: the end of each partition before the topics were written again.
 
     Raises `RetryLater` if Kafka fails.
     """
-    live: dict[tuple[Position, bytes], bool] = {}
+    keys: dict[tuple[Position, bytes], None] = {}
     with Reader(settings, NOT_READ) as reader:
         first = {place: low for place, (low, _) in reader.marks(old).items()}
         for batch in reader.batches(first):
@@ -47,10 +50,10 @@ def not_written_again(
                 place = position(message)
                 key = (place, message.key() or b"")
                 if (message.offset() or 0) < old[place]:
-                    live[key] = message.value() is not None
+                    keys[key] = None
                 else:
-                    live.pop(key, None)
-    yield from (key for key, was in live.items() if was)
+                    keys.pop(key, None)
+    yield from keys
 
 
 def delete(settings: Settings, old: Mapping[Position, int]) -> None:

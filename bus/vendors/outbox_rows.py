@@ -70,8 +70,8 @@ class OutboxRows:
                 ]
             )
 
-    def _insert(self, messages: Sequence[tuple[Outgoing, str]]) -> None:
-        """Store messages, with the ids of their events, as one row."""
+    def _insert(self, messages: Sequence[tuple[Outgoing, str]], number: int | None = None) -> None:
+        """Store messages, with the ids of their events, as one row; a new one without a number."""
         about = [
             (
                 one.agreement,
@@ -87,14 +87,15 @@ class OutboxRows:
         ]
         data = b"".join(one.value for one, _ in messages if one.value is not None)
         self._con.execute(
-            "INSERT INTO outbox (about, data) VALUES (?, ?)", [json.dumps(about), data]
+            "INSERT OR REPLACE INTO outbox (number, about, data) VALUES (?, ?, ?)",
+            [number, json.dumps(about), data],
         )
 
     def _row(self, number: int) -> Iterator[tuple[Outgoing, str]]:
-        """Yield the messages of a row, with the ids of their events."""
+        """Yield the messages of a row, with the ids of their events; nothing if it was removed."""
         about, data = self._con.execute(
             "SELECT about, data FROM outbox WHERE number = ?", [number]
-        ).fetchone()
+        ).fetchone() or ("[]", b"")
         at = 0
         for agreement, topic, part, key, size, type_, time, event in json.loads(about):
             value = None if size is None else data[at : at + size]
@@ -122,12 +123,17 @@ class OutboxRows:
                     yield pair
 
     def forget(self, agreement: str) -> None:
-        """Remove the messages of an agreement."""
+        """Remove the messages of an agreement. The others keep their rows.
+
+        Another process may read the rows at the same time.
+        """
         for number in self.numbers():
-            kept = [pair for pair in self._row(number) if pair[0].agreement != agreement]
-            self._con.execute("DELETE FROM outbox WHERE number = ?", [number])
-            if kept:
-                self._insert(kept)
+            messages = list(self._row(number))
+            kept = [pair for pair in messages if pair[0].agreement != agreement]
+            if not kept:
+                self._con.execute("DELETE FROM outbox WHERE number = ?", [number])
+            elif len(kept) < len(messages):
+                self._insert(kept, number)
 
 
 def _place(one: Outgoing) -> Place:

@@ -20,13 +20,15 @@ with an old id is refused from step 4 on (`Pseudonyms.real_record`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from bus.delivery import Position
 from bus.errors import Stop
+from bus.kafka.reader import passages, position
 from bus.local import private_file
 from bus.settings import Settings
 from bus.vendors import applied as store
@@ -145,7 +147,7 @@ def _begin(settings: Settings, one: Applied, masters: tuple[bytes, ...]) -> Appl
                 "`bus vendors run` write them whole first. --again writes the last crosswalk again"
             )
     coming = wrapped(new_key(), masters[0])
-    _store(settings, one, lambda other: replace(other, next_key=coming))
+    _store(settings, _chain(settings, one), lambda other: replace(other, next_key=coming))
     key_rotation.keep_up(settings, masters)
     return _with_next(settings, one.name)
 
@@ -160,9 +162,12 @@ def _activate(settings: Settings, one: Applied, now: datetime, disclosures: Reke
     for other in _chain(settings, one):
         if not other.over(store.today()):
             disclosures.rekeyed(other.name, now, one.rekeyed + 1)
+    chain = _chain(settings, one)
+    if not all(other.next_key for other in chain if other.wrapped_key):
+        raise Stop(OVERTAKEN.format(one.name))  # another run has activated the new key meanwhile
     _store(
         settings,
-        one,
+        chain,
         lambda other: replace(
             other,
             wrapped_key=other.next_key,
@@ -182,13 +187,15 @@ def _with_next(settings: Settings, name: str) -> Applied:
     return stored
 
 
-def _store(settings: Settings, one: Applied, change: Callable[[Applied], Applied]) -> None:
-    """Store the whole chain with other keys; an agreement whose key was deleted stays without."""
+def _store(
+    settings: Settings, chain: Iterable[Applied], change: Callable[[Applied], Applied]
+) -> None:
+    """Store a whole chain with other keys; an agreement whose key was deleted stays without."""
     store.write(
         settings,
         *(
             replace(change(other), key_version=other.key_version + 1)
-            for other in _chain(settings, one)
+            for other in chain
             if other.wrapped_key
         ),
     )
@@ -218,6 +225,9 @@ def _present(settings: Settings, one: Applied) -> Iterator[tuple[str, str]]:
             settings, compile_scope(other.agreement), one.ids_name
         ).items()
     }
-    ends = old_records.ends(settings, kinds)
-    for place, key in old_records.not_written_again(settings, ends):
-        yield kinds[place.topic], key.decode("utf-8", "replace")
+    live: dict[tuple[Position, bytes], bool] = {}
+    for message in passages(settings, {}, old_records.ends(settings, kinds)):
+        live[position(message), message.key() or b""] = message.value() is not None
+    for (place, key), is_there in live.items():
+        if is_there:
+            yield kinds[place.topic], key.decode("utf-8", "replace")

@@ -31,13 +31,15 @@ def revoke(
     """Revoke an agreement at once; return it as it is stored now.
 
     Of an agreement that is revoked already, the state stays, and its access is closed once more.
-    Raises `Stop` if no such agreement was applied.
+    Raises `Stop` if no such agreement was applied, or if it has ended or is deleted.
 
     why: the reason, which is kept.
     now: the time, UTC.
     say: called with each thing that others must do.
     """
     applied = find(store.read(settings), name)
+    if applied.state == "ended" or applied.deleted:
+        raise Stop(f"{name} is over since {applied.last_day}: there is nothing to revoke")
     if applied.state == "revoked":
         notes = close_access(settings, applied)
     else:

@@ -135,7 +135,16 @@ def apply(
     if written:
         store.write(settings, *written)
         key_rotation.keep_up(settings, masters)
+    _close_again(settings, running)
     return found
+
+
+def _close_again(settings: Settings, running: Iterable[Applied]) -> None:
+    """Close the access of agreements that were revoked while they were applied."""
+    stored = store.read(settings)
+    for one in running:
+        if (now := stored.get(one.name)) is not None and now.state != "active":
+            revocation.close_access(settings, now)
 
 
 def _begins(change: PlannedChange) -> str:

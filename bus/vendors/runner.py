@@ -352,6 +352,7 @@ class _Work:
             self._send()
         if self._clock() >= self._settle_again:
             self._plan_settling()
+            self._start_streams(new=True)
         if self._unsettled:
             self._settle(self._unsettled.popleft())
 
@@ -360,9 +361,9 @@ class _Work:
 
         Agreements begin and end, opt-outs too, and students who left some days ago are deleted.
         """
+        self._plan_settling()
         self._start_streams(new=True)
         self._warn_of_ends()
-        self._plan_settling()
         with self._batch():
             active = [name for name, one in self._applied.items() if one.active(self._day)]
             stream_progress.forget_others(self._view.con, active)
@@ -447,6 +448,8 @@ class _Work:
         if not self._owner:
             raise RetryLater("another instance has taken over; this one waits")
         if changed:
+            # A revocation may have been interrupted. If not, its command needs a moment to end it.
+            self._settle_again = min(self._settle_again, self._clock() + SETTLE_SECONDS)
             self._applied = applied_agreements.read(self._settings)
             # Before all old messages are read, today's opt-outs are not all known.
             self._start_streams(new=self.worked)
@@ -486,6 +489,7 @@ class _Work:
             if not new:  # the district's records are not all there yet
                 return
             # Also the topics of kinds that the agreement does not share any more.
+            topics.ensure(self._settings, list(stream.topics.values()))
             topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
             ends = old_records.ends(self._settings, topics_ever)
             with self._batch():
@@ -516,6 +520,9 @@ class _Work:
         has the record hears of it. Students of whom nothing is left are recorded as left.
         """
         old = {_place(name): end for name, end in stream.progress.ends.items() if end}
+        # A topic may have been deleted meanwhile, with an agreement that this one renews.
+        there = old_records.ends(self._settings, {place.topic for place in old})
+        old = {place: end for place, end in old.items() if place in there}
         entries = decoded_entries(disclosures.entries(self._settings))
         students = self._record.students()
         with self._batch():

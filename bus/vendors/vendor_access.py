@@ -346,10 +346,15 @@ def _by_others(
     file = None
     if folder is not None:
         file = _file(folder, grant)
-        if registry_tokens.owner_of(settings, _read(file).get(TOKEN, "")) is None:
+        before = _read(file)
+        own = registry_tokens.TokenOwner(grant.ids_name, user)
+        if registry_tokens.owner_of(settings, before.get(TOKEN, "")) != own:
+            registry_tokens.remove_tokens(settings, grant.ids_name, user)
             token = registry_tokens.new_token(settings, grant.ids_name, user)
+            # A person has put the user and the password of the cluster into the file.
+            given = before.get(USERNAME, ""), before.get(PASSWORD, "")
             try:
-                _write(settings, grant, folder, ca, token)
+                _write(settings, grant, folder, ca, token, *given)
             except OSError as error:
                 raise Stop(f"{folder} cannot be written ({error.strerror})") from None
     return Provided(user, file, ca, tuple(notes))

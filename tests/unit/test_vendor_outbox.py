@@ -11,7 +11,7 @@ from bus.settings import KafkaSettings, Settings
 from bus.vendors import outbox as module
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import Outbox
-from bus.vendors.outbox_rows import Outgoing
+from bus.vendors.outbox_rows import OutboxRows, Outgoing
 
 EDITION = "0" * 64
 
@@ -89,6 +89,18 @@ def test_an_agreement_is_forgotten_and_another_one_is_not(box: Outbox) -> None:
     box.forget("math")
     assert box.send({"math": EDITION, "art": EDITION}) == 1
     assert sent(box) == [("b", b"2")]
+
+
+def test_another_process_may_forget_an_agreement_while_messages_are_sent(box: Outbox) -> None:
+    box.add([message("a", b"1"), message("b", b"2", agreement="art")])
+    box.add([message("c", b"3")])
+    box.add([message("d", b"4", agreement="art")])
+    sending = box._rows.latest()
+    found = [next(sending)[0].key]
+    OutboxRows(box._con).forget("math")
+    found += [one.key for one, _ in sending]
+    assert found == ["a", "b", "d"]
+    assert box._rows.numbers() == [1, 3], "what stays keeps its number"
 
 
 def test_what_was_meant_for_an_agreement_that_ended_is_dropped(box: Outbox) -> None:

@@ -249,6 +249,35 @@ def test_two_at_the_same_time_never_give_two_sets_of_ids(
     assert not district.file.exists()
 
 
+def test_one_that_is_overtaken_before_its_last_step_leaves_the_key_of_the_other(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = District.rekeyed
+
+    def overtaken(one: District, name: str, at: datetime, times: int) -> None:
+        original(one, name, at, times)
+        if name == "math-app":  # the last one of the chain
+            monkeypatch.setattr(District, "rekeyed", original)
+            one.rekey(file=one.file.with_name("other.csv"))
+
+    monkeypatch.setattr(District, "rekeyed", overtaken)
+    with pytest.raises(Stop, match="at the same time"):
+        district.rekey()
+    stored = district.applied["math-app"]
+    assert stored.rekeyed == 1 and district.key not in (b"", OLD)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_rekey_counts_more_than_a_rotation_at_the_same_moment(
+    district: District, order: int
+) -> None:
+    stored = district.applied["math-app"]
+    rotated = replace(stored, key_version=1)
+    changed = replace(stored, key_version=1, rekeyed=1, wrapped_key=b"new", earlier_key=b"old")
+    applied._send(district.settings, "schoolbus.vendors", [rotated, changed][::order])
+    assert district.applied["math-app"].wrapped_key == b"new"
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
