@@ -41,6 +41,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
+from bus.errors import Stop
 from bus.standard.fault_codes import FaultCode
 
 if TYPE_CHECKING:
@@ -150,6 +151,13 @@ class Refusal:
     code: str = FaultCode.REFUSED
 
 
+class AgreementOver(Stop):
+    """The agreement has ended, was revoked or was changed.
+
+    What was delivered under it and is still there must go.
+    """
+
+
 class Permission(Protocol):
     """Says what may be delivered under an agreement. Any thread may call it, as often as it likes.
 
@@ -160,8 +168,16 @@ class Permission(Protocol):
     def check(self) -> None:
         """Return if delivering is allowed now.
 
-        Raises `Stop` if the agreement has ended, was revoked or was changed. Raises `RetryLater` if
-        that is not known now.
+        Raises `AgreementOver` if the agreement has ended, was revoked or was changed, and `Stop` if
+        it does not hold for another reason. Raises `RetryLater` if that is not known now.
+        """
+        ...
+
+    def complete(self) -> bool:
+        """Return whether the topics hold all that the agreement shares.
+
+        They do not while they are written for the first time, or again after a change. A delivery
+        that makes complete sets must not make one of half of the records, so `settle` waits.
         """
         ...
 
@@ -181,6 +197,7 @@ class Terms:
     The validators of a product's settings find it in pydantic's validation context, as "terms".
 
     agreement:  the agreement's name in topics.
+    edition:    what the agreement shares, as one text: it changes with the agreement and the ids.
     fields:     for each kind, the agreed fields in the order of the schema.
     permission: says whether the agreement still holds.
     networks:   networks in which no endpoint of the vendor may be, in addition to those that are
@@ -189,6 +206,7 @@ class Terms:
     """
 
     agreement: str
+    edition: str
     fields: Mapping[str, tuple[str, ...]]
     permission: Permission
     networks: tuple[IPv4Network | IPv6Network, ...] = ()

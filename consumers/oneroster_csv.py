@@ -52,8 +52,18 @@ from typing import Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
-from bus.delivery import Batch, Part, Position, Redelivery, Refusal, Row, Table, Terms
-from bus.errors import RetryLater, Stop
+from bus.delivery import (
+    AgreementOver,
+    Batch,
+    Part,
+    Position,
+    Redelivery,
+    Refusal,
+    Row,
+    Table,
+    Terms,
+)
+from bus.errors import BusError, Stop
 from bus.product import Product
 from bus.standard import Record
 from consumers.delivery.full_set import Archive, FullSet
@@ -409,15 +419,15 @@ class OneRosterSet:
         }
         self._extended = version == "1.2"
         # What an agreement does not share any more must not stay, so the set is made anew.
-        shared = f"/{sorted(terms.fields.items())}" if terms else ""
+        under = f"/{terms.agreement}/{terms.edition}" if terms else ""
         self._set = FullSet(
             out,
             list(self._tables.values()),
             _references(version),
             ends={},
             today=lambda: datetime.now(UTC).date(),
-            revision=f"{REVISION}/{version}{shared}",
-            by_partition=True,
+            revision=f"{REVISION}/{version}{under}",
+            by_partition=terms is not None,
             archive=Archive(
                 ZIP,
                 [f"{name}.csv" for name in FILES[version] if f"{name}.csv" in columns],
@@ -448,14 +458,14 @@ class OneRosterSet:
         self._set.release(partitions)
 
     def close(self) -> None:
-        """Close the state. Delete the zip if the agreement has ended or was changed."""
+        """Close the state. Delete the zip if the agreement is over or was changed."""
         if self._terms:
             try:
                 self._terms.permission.check()
-            except RetryLater:  # not known: the next start finds out
-                pass
-            except Stop:
+            except AgreementOver:
                 self._set.withdraw()
+            except BusError:  # it is not known: the next start finds out
+                pass
         self._set.close()
 
     def _of_version(self, batch: Batch) -> Batch:

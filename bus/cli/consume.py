@@ -159,6 +159,9 @@ def _run_under(
         way = open_way(loaded, product, agreement)
         own = plugins.settings_under(product, loaded, way.settings, way.terms)
         place = way.settings.get("url") or way.settings.get("out")
+        if way.over is not None:
+            product.open(own).close()
+            raise way.over
         try:
             with way.watch:
                 run(own, way.feed)

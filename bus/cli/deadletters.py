@@ -302,6 +302,8 @@ def _retry_under(
         raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
     what = plugins.product(product)
     way = open_way(loaded, what, agreement)
+    if way.over is not None:
+        raise way.over
     with way.watch:
         delivery = what.open(plugins.settings_under(what, loaded, way.settings, way.terms))
         try:

@@ -359,7 +359,8 @@ class Worker:
 
         The caller makes sure that every record that was read is in a batch or waits.
         """
-        if self._unsettled:
+        permission = self._feed.permission
+        if self._unsettled and (permission is None or permission.complete()):
             offsets = self._offsets()
             self._retries.persist(self._settle_once)
             self._equivalents.reached(offsets)

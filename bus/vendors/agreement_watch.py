@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from bus.delivery import Position
+from bus.delivery import AgreementOver, Position
 from bus.errors import BusError, RetryLater, Stop
 from bus.kafka import topics
 from bus.kafka.client import group_settings
@@ -31,6 +31,7 @@ from bus.kafka.offsets import Offsets, retryable
 from bus.kafka.reader import Reader, position
 from bus.settings import Settings
 from bus.vendors import applied as applied_agreements
+from bus.vendors import written_editions
 from bus.vendors.applied import Applied
 from bus.vendors.outbox import SCOPE, scope_mark
 
@@ -48,12 +49,13 @@ READ_SECONDS = 0.1
 START_SECONDS = 60.0
 """How long a start waits for Kafka's answer."""
 KEPT = 100_000
-"""When more deletions than this are remembered, those that the group has delivered are dropped."""
+"""When more deletions than this are remembered, those that the group has delivered are dropped; and
+again when those that were left have doubled."""
 
 FAILURE = "could not ask whether the agreement still holds: Kafka reports {}"
 
 
-class AgreementChanged(Stop):
+class AgreementChanged(AgreementOver):
     """The agreement was changed, or has new ids; the consumer must begin again with them."""
 
 
@@ -63,6 +65,7 @@ class AgreementWatch:
     applied: the agreement under which the consumer began.
     names:   the agreement's topics that the consumer reads.
     group:   the consumer's group, without the prefix.
+    over:    why the agreement does not hold, if that is known already.
     today:   returns the day in the district's calendar.
     clock:   a monotonic clock in seconds.
     """
@@ -74,6 +77,7 @@ class AgreementWatch:
         names: Collection[str],
         group: str,
         *,
+        over: Stop | None = None,
         today: Callable[[], date] = applied_agreements.today,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,7 +88,9 @@ class AgreementWatch:
         self._group = group
         self._today = today
         self._clock = clock
-        self._end: Stop | None = None
+        self._end = over
+        self._complete = False
+        self._most = KEPT
         self._asked = self._confirmed = -UNKNOWN_SECONDS
         self._seen: tuple[int, date] | None = None
         self._behind: set[Position] | None = None
@@ -127,6 +133,10 @@ class AgreementWatch:
                 f"Kafka has not answered for {silence:.0f} s, so it is unknown whether the "
                 f"agreement {self._applied.name} still holds; nothing is sent until it answers"
             )
+
+    def complete(self) -> bool:
+        """See `bus.delivery.Permission.complete`."""
+        return self._complete
 
     def outdated(self, message: Message) -> bool:
         """See `bus.delivery.Permission.outdated`."""
@@ -178,6 +188,8 @@ class AgreementWatch:
         seen = sum(ends.values()), day
         if seen != self._seen:
             stored = applied_agreements.read(self._settings).get(self._applied.name)
+            written = written_editions.read(self._settings, self._applied.name)
+            self._complete = written == self._applied.edition
             self._end = why_over(self._applied, stored, day)
             self._seen = seen
         self._confirmed = self._asked
@@ -193,7 +205,7 @@ class AgreementWatch:
             self._behind.difference_update(place for place, _ in ended)
             if not self._behind:
                 self._caught_up.set()
-        if len(self._deleted) > KEPT:
+        if len(self._deleted) > self._most:
             self._drop_delivered()
 
     def _unread(self) -> dict[Position, int]:
@@ -211,6 +223,7 @@ class AgreementWatch:
             for (place, key), at in self._deleted.items()
             if at >= committed.get(place, 0)
         }
+        self._most = max(KEPT, 2 * len(self._deleted))
 
     def _committed(self) -> dict[Position, int]:
         client = Offsets(group_settings(self._settings, self._group), self._stopping.wait)
@@ -230,11 +243,13 @@ def why_over(began: Applied, stored: Applied | None, day: date) -> Stop | None:
     """
     name = began.name
     if stored is None:
-        return Stop(f"the agreement {name} is not stored any more; nothing more is sent")
+        return AgreementOver(f"the agreement {name} is not stored any more; nothing more is sent")
     if stored.state == "revoked":
-        return Stop(f"the agreement {name} was revoked; nothing more is sent to the vendor")
+        return AgreementOver(
+            f"the agreement {name} was revoked; nothing more is sent to the vendor"
+        )
     if stored.over(day):
-        return Stop(
+        return AgreementOver(
             f"the agreement {name} ended on {stored.agreement.until}; nothing more is sent to the "
             "vendor. An agreement that renews it has its own consumer"
         )

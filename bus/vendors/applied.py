@@ -30,6 +30,7 @@ from bus.kafka import topics
 from bus.kafka.reader import scan
 from bus.kafka.sender import Sender
 from bus.settings import Settings
+from bus.vendors import written_editions
 from bus.vendors.agreement import Agreement, parse
 from bus.vendors.proof import Attestation, Certificate, attestation_of, certificate_of
 
@@ -174,6 +175,8 @@ def read(settings: Settings) -> dict[str, Applied]:
     keyed: dict[str, Applied] = {}  # the entry with the newest keys
     topic = topics.vendors(settings)
     for message in scan(settings, topic):
+        if written_editions.is_note(message.key() or b""):
+            continue
         name, value = (message.key() or b"").decode(), message.value()
         if not value:
             found.pop(name, None)

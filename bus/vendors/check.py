@@ -567,6 +567,20 @@ def _disagreements(agreements: Sequence[Agreement]) -> Iterator[Problem]:
                 "vendor and purpose at the same time. An opt-out depends on the basis, so the two "
                 "must agree.",
             )
+        if (
+            one.csv
+            and other.csv
+            and Path(one.csv.folder).absolute() == Path(other.csv.folder).absolute()
+            and one.from_ <= other.until
+            and other.from_ <= one.until
+        ):
+            yield Problem(
+                "error",
+                file,
+                "csv.folder",
+                f"{one.name}.toml writes into this folder too, at the same time. Give each "
+                "agreement a folder of its own.",
+            )
         if one.renews and one.renews == other.renews:
             yield Problem(
                 "error",

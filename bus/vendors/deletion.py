@@ -95,6 +95,11 @@ def delete(
         raise RetryLater(
             f"{name} is not deleted yet: {', '.join(names)} still there; run the command again"
         )
+    if one.agreement.csv is not None and not heirs:
+        notes.append(
+            f"Delete the folder {one.agreement.csv.folder}, where `bus consume oneroster-csv` "
+            "wrote the sets and keeps its own state."
+        )
     record.deleted(name, now, certificate.deleted.objects())
     certificate = replace(certificate, by_others=tuple(notes), deleted_at=now, record=record.head())
     one = replace(one, certificate=certificate, wrapped_key=b"", earlier_key=b"", next_key=b"")
@@ -149,21 +154,25 @@ def _holdings(settings: Settings, one: Applied, kept: Collection[str], renewed: 
 
 
 def _forget_indexes(settings: Settings, ids_name: str) -> None:
-    """Delete the indexes that the ways out keep in the home (`bus.consume.feed.Feed.folder`).
+    """Delete what the ways out keep in the home: indexes, and the state of the vendor's endpoint.
+
+    See `bus.consume.feed.Feed.folder` and `bus.delivery.Terms.agreement`.
 
     Raises `Stop` if they cannot be deleted.
     """
     roots = vendor_topics.roots(settings, ids_name)
     where = settings.home / "standing"
-    for folder in sorted(where.iterdir()) if where.is_dir() else ():
-        if removal.is_under(folder.name, roots):
-            try:
-                rmtree(folder)
-            except OSError as error:
-                raise Stop(
-                    f"{folder} cannot be deleted ({error.strerror}); correct its owner, and run "
-                    "the command again"
-                ) from None
+    indexes = sorted(where.iterdir()) if where.is_dir() else []
+    found = [folder for folder in indexes if removal.is_under(folder.name, roots)]
+    endpoint = settings.home / "products" / "agreements" / ids_name
+    for folder in [*found, *([endpoint] if endpoint.is_dir() else [])]:
+        try:
+            rmtree(folder)
+        except OSError as error:
+            raise Stop(
+                f"{folder} cannot be deleted ({error.strerror}); correct its owner, and run the "
+                "command again"
+            ) from None
 
 
 def _forget_students(settings: Settings, name: str) -> None:

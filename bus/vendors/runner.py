@@ -45,6 +45,7 @@ from bus.vendors import (
     old_records,
     stream_progress,
     vendor_topics,
+    written_editions,
 )
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
@@ -541,6 +542,7 @@ class _Work:
             self._outbox.note(stream.name, stream.gone(known), entered=False)
         self._send()
         old_records.delete(self._settings, old)
+        written_editions.note(self._settings, stream.name, stream.applied.edition)
         with self._batch():
             stream.finished()
 

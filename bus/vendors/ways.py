@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bus.consume.feed import Feed
-from bus.delivery import Terms
+from bus.delivery import AgreementOver, Terms
 from bus.errors import Stop
 from bus.kafka.reader import Reader
 from bus.product import Product
@@ -39,12 +39,15 @@ class Way:
     terms:    what the product's delivery may do.
     settings: the product's settings that follow from the agreement, such as `url`.
     watch:    must be entered before anything is delivered.
+    over:     why the agreement does not hold, or None. Then the delivery is opened and closed, so
+              that it deletes what it left.
     """
 
     feed: Feed
     terms: Terms
     settings: dict[str, Any]
     watch: AgreementWatch
+    over: Stop | None = None
 
 
 def _webhook(settings: Settings, agreement: Agreement) -> dict[str, Any] | None:
@@ -115,11 +118,12 @@ def _ended_kinds(settings: Settings, ids_name: str, kinds: Collection[str]) -> f
 def open_way(settings: Settings, product: Product, name: str) -> Way:
     """Return the way out of an agreement that a product serves.
 
-    Raises `Stop` if the agreement does not hold today or does not name this way, or if its secret
-    is missing. Raises `RetryLater` if Kafka does not answer.
+    The agreement may be over. Raises `Stop` if it has not begun or does not name this way, or if
+    its secret is missing. Raises `RetryLater` if Kafka does not answer.
     """
     applied = revocation.find(store.read(settings), name)
-    if over := why_over(applied, applied, store.today()):
+    over = why_over(applied, applied, store.today())
+    if over is not None and not isinstance(over, AgreementOver):
         raise over
     if product.name not in PRODUCTS:
         raise Stop(
@@ -127,7 +131,10 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
             f"{', '.join(PRODUCTS)}"
         )
     served = PRODUCTS[product.name]
-    own = served.settings(settings, applied.agreement)
+    try:
+        own = served.settings(settings, applied.agreement)
+    except Stop as missing:
+        raise over or missing from None
     if own is None:
         raise Stop(
             f"the agreement {name} has no [{served.table}]; add it to the agreement file, and run "
@@ -142,7 +149,7 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
         if kind in kinds or kind in ended
     }
     named = consumer_name(applied.ids_name, product.name)
-    watch = AgreementWatch(settings, applied, list(topics), named)
+    watch = AgreementWatch(settings, applied, list(topics), named, over=over)
     return Way(
         Feed(
             named,
@@ -154,6 +161,7 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
         ),
         Terms(
             applied.ids_name,
+            applied.edition,
             {kind: about.fields for kind, about in kinds.items()}
             | dict.fromkeys(ended, ("sourcedId",)),
             watch,
@@ -162,4 +170,5 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
         ),
         own,
         watch,
+        over,
     )

@@ -159,8 +159,8 @@ class FullSet:
         self._state.give_up(partitions)
 
     def withdraw(self) -> None:
-        """Delete the zip. The next set that is written brings it back."""
-        if self._archive is not None:
+        """Delete the zip, unless another set has taken the folder over."""
+        if self._archive is not None and self._state.is_ours():
             (self._folder.out / self._archive.name).unlink(missing_ok=True)
 
     def close(self) -> None:

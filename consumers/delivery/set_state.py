@@ -130,9 +130,22 @@ class SetState:
             }
         return {position: known[position] for position in partitions}
 
+    def is_ours(self) -> bool:
+        """Return whether the state is of this set, and not of another one in the same folder."""
+        with self.faults():
+            return self._fact("layout") == self._layout
+
     def keep(self, batch: Batch) -> None:
-        """Keep a batch's rows and offsets, except for partitions that have another owner."""
+        """Keep a batch's rows and offsets, except for partitions that have another owner.
+
+        Raises `Stop` if another set has taken the folder over.
+        """
         with self._change() as sql:
+            if self._fact("layout") != self._layout:
+                raise Stop(
+                    f"another set is written into {self._folder.out}; give each one a folder of "
+                    "its own, and start again"
+                )
             us = self._folder.instance
             lost = {
                 Position(topic, number)

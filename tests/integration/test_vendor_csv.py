@@ -76,3 +76,8 @@ def test_a_vendor_gets_its_set_until_it_is_revoked(commands: Commands, tmp_path:
         consumer.kill()
     assert consumer.returncode == 1 and "revoked" in json.loads(said)["error"]
     assert not (out / "oneroster.zip").exists()
+
+    # Without a consumer at that moment, the zip stays until its next start.
+    (out / "oneroster.zip").write_bytes(before)
+    assert "revoked" in commands.run(*CONSUME, status=1)["error"]
+    assert not (out / "oneroster.zip").exists()

@@ -51,13 +51,15 @@ class Message:
 class Kafka:
     """What the watch asks Kafka: the end of the topic of agreements, and messages.
 
-    stored: the agreement as it is stored now.
-    news:   the end of the topic of agreements.
-    fails:  whether Kafka does not answer.
+    stored:  the agreement as it is stored now.
+    written: the edition that its topics hold whole.
+    news:    the end of the topic of agreements.
+    fails:   whether Kafka does not answer.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stored: Applied | None = an_applied()
+        self.written = ""
         self.news = 1
         self.fails = False
         self.read = 0
@@ -65,6 +67,7 @@ class Kafka:
         self.lock = threading.Lock()
         monkeypatch.setattr(agreement_watch, "Reader", lambda *_, **__: self)
         monkeypatch.setattr(agreement_watch.applied_agreements, "read", self._stored)
+        monkeypatch.setattr(agreement_watch.written_editions, "read", lambda *_: self.written)
         monkeypatch.setattr(AgreementWatch, "_committed", lambda _: {PLACE: 0})
 
     def _stored(self, _: Settings) -> dict[str, Applied]:
@@ -136,6 +139,15 @@ def test_a_revocation_ends_it(kafka: Kafka) -> None:
         kafka.news += 1
         until(lambda: bool(over(running)))
         assert "was revoked; nothing more is sent" in over(running)
+
+
+def test_it_is_complete_once_the_topics_hold_this_edition(kafka: Kafka) -> None:
+    with watch() as running:
+        until(lambda: kafka.read > 0)
+        assert not running.complete()
+        kafka.written = an_applied().edition
+        kafka.news += 1
+        until(running.complete)
 
 
 def test_the_last_day_ends_it_although_nothing_is_written(kafka: Kafka) -> None:

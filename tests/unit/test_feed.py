@@ -36,10 +36,14 @@ class Permission:
 
     bus: Bus
     error: BusError | None = None
+    is_complete: bool = True
 
     def check(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def complete(self) -> bool:
+        return self.is_complete
 
     def outdated(self, message: Message) -> bool:
         log = self.bus.broker.log((message.topic() or "", message.partition() or 0))
@@ -246,6 +250,18 @@ def test_what_is_deferred_is_not_written_after_the_end(vendor: Vendor) -> None:
     with pytest.raises(Stop, match="revoked"):
         vendor.run()
     assert vendor.product.settled == 0
+
+
+def test_what_is_deferred_waits_until_the_topics_hold_all_that_is_shared(vendor: Vendor) -> None:
+    """A complete set of half of the records would delete the other half at the vendor."""
+    vendor.write("student", "s1")
+    vendor.permission.is_complete = False
+    vendor.run()
+    assert vendor.product.settled == 0 and vendor.records() == [("student", "s1", "active")]
+    vendor.permission.is_complete = True
+    vendor.write("student", "s2")
+    vendor.run()
+    assert vendor.product.settled == 1
 
 
 def test_a_product_that_compares_records_of_the_whole_district_is_refused(vendor: Vendor) -> None:

@@ -7,6 +7,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract.example_records import a_record, records
 from bus.contract.fake_messages import Sent
-from bus.delivery import Batch, Position
-from bus.errors import Stop
+from bus.delivery import AgreementOver, Batch, Position, Terms
+from bus.errors import BusError, RetryLater, Stop
 from bus.standard import KINDS
 from consumers import oneroster_csv
 from consumers.oneroster_csv import COLUMNS, EMPTY, FIELDS, FILES, PRODUCT
@@ -43,12 +44,37 @@ def row(kind: str, name: str, /, **said: Any) -> dict[str, str]:
     return {column: cell for column, cell in only.items() if cell}
 
 
+@dataclass
+class Permission:
+    """A permission that a test takes away."""
+
+    error: BusError | None = None
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def complete(self) -> bool:
+        return True
+
+    def outdated(self, message: object) -> bool:
+        return False
+
+
+def under(name: str, edition: str = "1", permission: Permission | None = None) -> Terms:
+    """Return the terms of an agreement that shares everything."""
+    return Terms(name, edition, FIELDS, permission or Permission())
+
+
 class Writer:
     """A delivery into a folder, for tests that deliver several times."""
 
-    def __init__(self, out: Path, version: str = "1.1") -> None:
+    def __init__(self, out: Path, version: str = "1.1", terms: Terms | None = None) -> None:
         self.out, self._at = out, 0
-        self._delivery = PRODUCT.open(PRODUCT.settings(out=out, version=version))
+        settings = PRODUCT.settings.model_validate(
+            {"out": out, "version": version}, context={"terms": terms}
+        )
+        self._delivery = PRODUCT.open(settings)
         self._delivery.resume("cluster", [P0, P1])
 
     def take(self, kind: str, found: Iterable[dict[str, Any]], partition: int = 0) -> Writer:
@@ -257,7 +283,7 @@ def test_a_deletion_that_does_not_name_the_student_takes_the_rows_of_its_partiti
         return a_record("enrollment", sourcedId="e1", userSourcedId=student)
 
     deleted = {"sourcedId": "e1", "status": "tobedeleted"}
-    writer = Writer(tmp_path)
+    writer = Writer(tmp_path, terms=under("math-app"))
     writer.take("enrollment", [place("s1")], partition=0).settle()
     writer.take("enrollment", [place("s2")], partition=1)
     state = writer.take("enrollment", [deleted], partition=0).settle()
@@ -286,6 +312,45 @@ def test_another_version_is_read_from_the_topics_again(tmp_path: Path) -> None:
         Position("schoolbus.student", 0): 0
     }
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [(None, True), (AgreementOver("revoked"), False), (RetryLater("Kafka is down"), True)],
+)
+def test_the_zip_goes_when_the_agreement_is_over(
+    tmp_path: Path, error: BusError | None, stays: bool
+) -> None:
+    permission = Permission()
+    writer = Writer(tmp_path, terms=under("math-app", permission=permission))
+    writer.take("student", [a_record("student", sourcedId="s1")]).settle()
+    permission.error = error
+    writer.close()
+    assert (tmp_path / "oneroster.zip").exists() == stays
+
+
+def test_the_zip_of_another_agreement_in_the_folder_stays(tmp_path: Path) -> None:
+    permission = Permission()
+    ended = Writer(tmp_path, terms=under("math-app", permission=permission))
+    ended.take("student", [a_record("student", sourcedId="s1")]).settle()
+    other = Writer(tmp_path, terms=under("library"))
+    other.take("student", [a_record("student", sourcedId="s2")]).settle()
+    with pytest.raises(Stop, match="another set is written into"):
+        ended.take("student", [a_record("student", sourcedId="s3")])
+    permission.error = AgreementOver("revoked")
+    ended.close()
+    assert (tmp_path / "oneroster.zip").exists()
+    other.close()
+
+
+def test_a_changed_agreement_makes_a_new_set(tmp_path: Path) -> None:
+    first = Writer(tmp_path, terms=under("math-app", "1"))
+    first.take("student", [a_record("student", sourcedId="s1")]).settle()
+    first.close()
+    second = Writer(tmp_path, terms=under("math-app", "2"))
+    state = second.take("student", [a_record("student", sourcedId="s2")]).settle()
+    assert set(state["users"]) == {"s2"}
+    second.close()
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])

@@ -31,11 +31,15 @@ class Permission:
     """A permission that a test takes away."""
 
     error: BusError | None = None
+    is_complete: bool = True
     deleted: set[tuple[str, int]] = field(default_factory=set)
 
     def check(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def complete(self) -> bool:
+        return self.is_complete
 
     def outdated(self, message: Any) -> bool:
         return (message.key().decode(), message.offset()) in self.deleted
@@ -112,7 +116,7 @@ def to_vendor(
     opened = []
 
     def make(url: str = "", *, loopback: bool = True, **more: Any) -> Http:
-        terms = Terms("math-app", FIELDS, permission, loopback=loopback)
+        terms = Terms("math-app", "1", FIELDS, permission, loopback=loopback)
         settings = WebhookSettings.model_validate(
             {"url": url or receiver.url, "secret": SECRET, **more},
             context={"home": tmp_path, "terms": terms},
@@ -282,13 +286,13 @@ def test_an_address_that_the_agreement_may_not_name_is_refused(
 ) -> None:
     from ipaddress import IPv4Network
 
-    terms = Terms("math-app", FIELDS, permission, (IPv4Network("8.8.8.0/24"),))
+    terms = Terms("math-app", "1", FIELDS, permission, (IPv4Network("8.8.8.0/24"),))
     with pytest.raises(Stop, match=what):
         endpoint.vendor_address(url, terms)
 
 
 def test_no_proxy_stands_between(permission: Permission, monkeypatch: pytest.MonkeyPatch) -> None:
-    terms = Terms("math-app", FIELDS, permission)
+    terms = Terms("math-app", "1", FIELDS, permission)
     assert endpoint.vendor_address("https://vendor.example/hook", terms).host == "vendor.example"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.district.example:3128")
     with pytest.raises(Stop, match=r"add vendor\.example to NO_PROXY"):
@@ -307,7 +311,7 @@ def test_two_agreements_with_one_address_do_not_switch_off_each_other(
         to_vendor()
     other = WebhookSettings.model_validate(
         {"url": receiver.url, "secret": SECRET},
-        context={"home": tmp_path, "terms": Terms("other", FIELDS, permission, loopback=True)},
+        context={"home": tmp_path, "terms": Terms("other", "1", FIELDS, permission, loopback=True)},
     )
     PRODUCT.open(other).close()
 

@@ -11,7 +11,7 @@ import pytest
 
 from bus import plugins
 from bus.consume import deadletters
-from bus.delivery import Position
+from bus.delivery import AgreementOver, Position
 from bus.errors import RetryLater, Stop
 from bus.settings import KafkaSettings, Settings, VendorsSettings
 from bus.standard import KINDS
@@ -122,8 +122,6 @@ def test_a_renewal_goes_on_under_the_first_name_with_a_secret_of_its_own(
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"state": "revoked"}, "was revoked"),
-        ({"state": "ended"}, "ended on 2027-07-31"),
         ({"agreement": an_applied(**HOOK, **{"from": date(2027, 1, 1)}).agreement}, "begins on"),
         ({"agreement": an_applied().agreement}, r"has no \[webhook\]"),
     ],
@@ -134,6 +132,19 @@ def test_an_agreement_that_does_not_hold_has_no_way_out(
     stored["math-app"] = replace(stored["math-app"], **changed)
     with pytest.raises(Stop, match=why):
         open_way(settings(), PRODUCT, "math-app")
+
+
+@pytest.mark.parametrize(
+    ("state", "why"), [("revoked", "was revoked"), ("ended", "ended on 2027-07-31")]
+)
+def test_the_way_of_an_agreement_that_is_over_says_so(
+    stored: dict[str, Applied], state: str, why: str
+) -> None:
+    stored["math-app"] = replace(stored["math-app"], state=state)
+    way = open_way(settings(), PRODUCT, "math-app")
+    assert isinstance(way.over, AgreementOver) and why in str(way.over)
+    with pytest.raises(AgreementOver, match=why):
+        way.terms.permission.check()
 
 
 def test_what_cannot_be_a_way_out_is_said(stored: dict[str, Applied]) -> None:
