@@ -151,7 +151,7 @@ class Refusal:
 
 
 class Permission(Protocol):
-    """Says what may be delivered under an agreement. Any thread may call it, as often as it likes.
+    """Says what may be delivered under an agreement. Any thread may call it at any time.
 
     A delivery that sends single requests asks before each of them. The consumer asks before each
     call of `deliver` and `settle`.
@@ -161,15 +161,15 @@ class Permission(Protocol):
         """Return if delivering is allowed now.
 
         Raises `Stop` if the agreement has ended, was revoked or was changed. Raises `RetryLater` if
-        that is not known now.
+        its state is unknown.
         """
         ...
 
     def outdated(self, message: Message) -> bool:
-        """Return whether a message must not go out any more.
+        """Return whether a message must no longer be delivered.
 
-        That is a state of a record that was deleted later, or that was written before the agreement
-        was changed: what the vendor may still receive of it was written again.
+        That is so if its record was deleted later, or if the message was written before the
+        agreement was changed. The records that the vendor may still receive were written again.
         """
         ...
 
@@ -178,7 +178,8 @@ class Permission(Protocol):
 class Terms:
     """What a delivery may do under an agreement with a vendor.
 
-    The validators of a product's settings find it in pydantic's validation context, as "terms".
+    The validators of a product's settings find this object in pydantic's validation context, as
+    "terms".
 
     agreement:  the agreement's name in topics.
     fields:     for each kind, the agreed fields in the order of the schema.

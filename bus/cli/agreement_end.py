@@ -1,4 +1,4 @@
-"""The commands of `bus vendors` for what comes after an agreement's end: deletion and its proof."""
+"""The commands of `bus vendors` after an agreement's end: the deletion and its proof."""
 
 from __future__ import annotations
 

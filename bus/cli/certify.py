@@ -1,4 +1,4 @@
-"""`bus vendors certify`: runs a vendor's subscriber, and prints a report for the district."""
+"""`bus vendors certify`: tests a vendor's subscriber, and prints a report for the district."""
 
 from __future__ import annotations
 

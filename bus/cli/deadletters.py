@@ -276,7 +276,7 @@ def discard(
 
 
 def _consumer(loaded: Settings, product: str, agreement: str | None) -> str:
-    """Return the name of the consumer whose dead letters are meant."""
+    """Return the name of the consumer that wrote the dead letters."""
     if agreement is None:
         return product
     from bus.vendors.ways import stored_consumer_name

@@ -1,4 +1,4 @@
-"""`bus sandbox`: a bus with a made-up district behind one agreement, for a vendor's laptop."""
+"""`bus sandbox`: a bus on the vendor's machine with a made-up district behind one agreement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of `bus vendors` that replace the master key, and the key of a vendor's ids."""
+"""The commands of `bus vendors` that replace the master key or the key of a vendor's ids."""
 
 from __future__ import annotations
 

@@ -507,7 +507,8 @@ class _Check:
                 )
             return
         if stored is not None and stored.state == "revoked" and before is not None:
-            # It has taken over already, and `renews` cannot change: an error would have no remedy.
+            # The renewal has taken over already, and `renews` cannot change, so an error would have
+            # no remedy.
             yield self._warning(
                 "renews",
                 f'"{one.renews}" was revoked, but this agreement goes on with its ids. To end it '
