@@ -463,7 +463,7 @@ def _live(
         began = _during_changes(there, rates[0], ["vendors", "revoke", LIVE[0], *why])
         last = {name: max(map(max, watch.arrived[name].values())) for name in LIVE}
         if last[LIVE[1]] < began + AFTER:
-            raise Stop("no changes flowed while an agreement was revoked; run the benchmark again")
+            raise Stop("no changes arrived while an agreement was revoked; run the benchmark again")
         found.seconds["a revocation: until nothing more flows"] = last[LIVE[0]] - began
     projection.terminate()
     projection.wait(LIMIT)

@@ -46,8 +46,8 @@ def consume(
     agreement: Annotated[
         str | None,
         typer.Option(
-            help="Deliver to the vendor of this agreement what it shares, to the address that it "
-            "names. Ends when the agreement ends or is revoked."
+            help="Deliver the data that this agreement shares to the address that it names. The "
+            "command ends when the agreement ends or is revoked."
         ),
     ] = None,
     json: Json = False,
@@ -154,7 +154,9 @@ def _run_under(
     from bus.vendors.ways import open_way
 
     if out or url:
-        raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
+        raise Stop(
+            "the address comes from the agreement: with --agreement, leave out --out and --url"
+        )
     while True:
         way = open_way(loaded, product, agreement)
         own = plugins.settings_under(product, loaded, way.settings, way.terms)

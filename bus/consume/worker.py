@@ -103,8 +103,8 @@ class Worker:
         self._feed = feed = feed or district_feed(settings, product)
         if feed.under_agreement and (product.siblings or product.unique):
             raise Stop(
-                f"{product.name} decides between records of the whole district, so it cannot "
-                "deliver under an agreement"
+                f"{product.name} compares records of the whole district, so it cannot deliver "
+                "under an agreement"
             )
         self._delivery = delivery
         self._metrics = metrics

@@ -13,8 +13,8 @@ from bus.errors import Stop
 from bus.vendors.agreement import Agreement, Guard
 
 NO_GUARD = Guard(share=1, students=1_000_000_000)
-"""A guard that never stops the projection. A day of the sandbox lasts only seconds, so many students
-move at once."""
+"""A guard that never stops the projection. A day of the sandbox lasts only seconds, so many
+students move at once."""
 
 
 @dataclass(frozen=True, slots=True)

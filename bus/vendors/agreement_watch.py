@@ -147,7 +147,7 @@ class AgreementWatch:
                 try:
                     self._follow()
                 except RetryLater as error:
-                    log.info("the agreement is asked for again", why=str(error))
+                    log.info("asking again whether the agreement is active", why=str(error))
                     self._stopping.wait(LOOK_SECONDS)
         except BusError as error:
             self._end = Stop(str(error))
@@ -155,7 +155,7 @@ class AgreementWatch:
             log.exception("the watch of the agreement failed")
             self._end = Stop(
                 f"it is unknown whether the agreement {self._applied.name} still holds "
-                f"({type(error).__name__}); start again"
+                f"({type(error).__name__}); start the consumer again"
             )
 
     def _follow(self) -> None:
@@ -236,7 +236,7 @@ def why_over(began: Applied, stored: Applied | None, day: date) -> Stop | None:
     if stored.over(day):
         return Stop(
             f"the agreement {name} ended on {stored.agreement.until}; nothing more is sent to the "
-            "vendor. An agreement that renews it has its own consumer"
+            "vendor. If an agreement renews it, start that agreement's own consumer"
         )
     if not stored.active(day):
         return Stop(f"the agreement {name} begins on {stored.agreement.from_}; nothing is sent yet")

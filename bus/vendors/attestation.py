@@ -85,6 +85,6 @@ def _check(one: Applied, attestation: Attestation, day: date) -> None:
         raise Stop(f"{attestation.on} is in the future: give the day of the attestation")
     if attestation.on < one.last_day:
         raise Stop(
-            f"{attestation.on} is before the end of {one.name}, {one.last_day}: ask the vendor for "
-            "an attestation of what it held at the end"
+            f"{attestation.on} is before the end of {one.name} on {one.last_day}: ask the vendor "
+            "for an attestation from after the end"
         )

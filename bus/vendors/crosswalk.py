@@ -53,7 +53,7 @@ def check_place(file: Path) -> None:
         open_to = folder.stat().st_mode & 0o077
     except OSError as error:
         raise Stop(
-            f"the folder {folder} cannot be used ({error.strerror}): make it first"
+            f"the folder {folder} cannot be used ({error.strerror}): create it first"
         ) from None
     if open_to and os.name == "posix":
         raise Stop(
@@ -75,7 +75,7 @@ def read(file: Path) -> set[Row] | None:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Stop(f"{file} cannot be read ({type(error).__name__}); name another file") from None
     if header != COLUMNS or any(len(row) != len(COLUMNS) for row in found):
-        raise Stop(f"{file} exists and is no crosswalk; name another file")
+        raise Stop(f"{file} exists and is not a crosswalk; name another file")
     return {(kind, was, is_) for kind, was, is_ in found}
 
 

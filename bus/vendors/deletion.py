@@ -94,7 +94,7 @@ def delete(
     if left := _holdings(settings, one, kept, bool(heirs)):
         names = [name for names in left.objects().values() for name in names]
         raise RetryLater(
-            f"{name} is not deleted yet: {', '.join(names)} still there; run the command again"
+            f"{name} is not deleted yet: {', '.join(names)} still exist; run the command again"
         )
     record.deleted(name, now, certificate.deleted.objects())
     certificate = replace(certificate, by_others=tuple(notes), deleted_at=now, record=record.head())

@@ -77,9 +77,9 @@ def _in_place(settings: Settings, keys: Sequence[bytes]) -> Rotation:
     file = master_key.path(settings)
     if len(keys) == 1:
         keys = (master_key.new_key(), *keys)
-        _write(file, keys, "give --new-key-file FILE, if it is mounted as a secret")
+        _write(file, keys, "if it is mounted as a secret, give --new-key-file FILE")
     number = _rewrap(settings, keys)
-    _write(file, keys[:1], "the next run completes the rotation")
+    _write(file, keys[:1], "run the same command again to complete the rotation")
     return Rotation(file, number, finished=True, mount=False)
 
 
@@ -93,7 +93,7 @@ def _mounted(settings: Settings, keys: Sequence[bytes], file: Path) -> Rotation:
     number = _rewrap(settings, keys)
     again = len(keys) > 1
     if len(new) > 1:
-        _write(file, new[:1], "the same command completes the rotation")
+        _write(file, new[:1], "run the same command again to complete the rotation")
     return Rotation(file, number, finished=True, mount=again)
 
 
@@ -121,8 +121,8 @@ def _rewrap(settings: Settings, keys: Sequence[bytes]) -> int:
             continue
         done |= {one.name for one in left}
     raise RetryLater(
-        "other commands write the agreements without a break; the earlier master key is kept, and "
-        "the same command completes the rotation"
+        "other commands wrote the agreements at the same time, again and again; the earlier master "
+        "key is kept; run the same command again to complete the rotation"
     )
 
 

@@ -101,12 +101,12 @@ class Pseudonyms:
             return real
         if earlier is not None and earlier.real(pseudonym) is not None:
             raise Never(
-                f"{field} holds an id from before the rekey of this agreement: send the new one, "
-                "which the crosswalk has"
+                f"{field} holds an id from before the rekey of this agreement: send the new id, "
+                "which is in the crosswalk"
             )
         raise Never(
-            f"{field} holds what is no id of this agreement: send an id that this agreement's "
-            "records have; the ids of other agreements do not count"
+            f"{field} holds something that is not an id of this agreement: send an id from this "
+            "agreement's records, not from those of another agreement"
         )
 
 
@@ -161,6 +161,6 @@ def unwrapped(sealed: bytes, masters: Iterable[bytes]) -> bytes:
         except (InvalidUnwrap, ValueError):
             continue
     raise WrongMasterKey(
-        "the master key does not open the key of an agreement: restore the master key with "
-        "which it was written"
+        "the master key does not open the key of an agreement: restore the master key that wrapped "
+        "that key"
     )

@@ -141,8 +141,8 @@ def _begin(settings: Settings, one: Applied, masters: tuple[bytes, ...]) -> Appl
         earlier = Pseudonyms(unwrapped(one.earlier_key, masters))
         if any(earlier.real(id_) is not None for _, id_ in _present(settings, one)):
             raise Stop(
-                f"the topics of {one.name} still have ids from before the last rekey: let "
-                "`bus vendors run` write them whole first. --again writes the last crosswalk again"
+                f"the topics of {one.name} still have ids from before the last rekey: first let "
+                "`bus vendors run` write them whole. --again writes the last crosswalk again"
             )
     coming = wrapped(new_key(), masters[0])
     _store(settings, one, lambda other: replace(other, next_key=coming))

@@ -151,8 +151,8 @@ def finish(settings: Settings, grant: Grant, folder: Path) -> Provided:
     kept = _read(file).get(USERNAME)
     if kept not in own:
         raise Stop(
-            f"{file} does not name a user of {grant.ids_name} that exists, so it is unknown which "
-            "one remains: give the folder that `bus vendors rotate` has written to"
+            f"{file} does not name an existing user of {grant.ids_name}, so it is unknown which "
+            "user must remain: give the folder to which `bus vendors rotate` has written"
         )
     for user in set(own) - {kept}:
         access.deny_all(settings, user)  # its open connections can then read nothing
@@ -242,11 +242,13 @@ def remove(settings: Settings, grant: Grant) -> list[str]:
     except AccessNotManaged as refusal:
         commands = "\n".join(_removal_commands(settings, grant))
         return [
-            f"{grant.ids_name}: {refusal}. Ask who runs the cluster to delete both users, their "
-            f"rules and their quotas:\n{commands}"
+            f"{grant.ids_name}: {refusal}. Ask the cluster's administrator to delete both users, "
+            f"their rules and their quotas:\n{commands}"
         ]
     commands = "\n".join(one for one in said if one)
-    return [f"ask who runs the cluster to delete the quotas:\n{commands}"] if commands else []
+    return (
+        [f"ask the cluster's administrator to delete the quotas:\n{commands}"] if commands else []
+    )
 
 
 def _removal_commands(settings: Settings, grant: Grant) -> Iterator[str]:
@@ -309,7 +311,7 @@ def _make(
         access.delete_user(settings, user)  # nobody knows its password
         registry_tokens.remove_tokens(settings, grant.ids_name, user)
         raise Stop(f"{folder} cannot be written ({error.strerror}); correct its owner") from None
-    return (f"ask who runs the cluster to set the quota of {user}:\n{said}",) if said else ()
+    return (f"ask the cluster's administrator to set the quota of {user}:\n{said}",) if said else ()
 
 
 def _limit(settings: Settings, user: str) -> str:
@@ -341,15 +343,15 @@ def _by_others(
             state = ""
         else:
             state = (
-                f"of the rules, {len(wanted - known)} are missing and {len(known - wanted)} are "
-                "too many"
+                f"{len(wanted - known)} of the rules are missing, and {len(known - wanted)} other "
+                "rules exist"
             )
     notes = []
     if state:
         commands = "\n".join(_acl_commands(settings, "--add", user, grant))
         notes = [
-            f"{grant.ids_name}: {why}. Ask who runs the cluster for a user {user} and these rules "
-            f"({state}):\n{commands}"
+            f"{grant.ids_name}: {why}. Ask the cluster's administrator for a user {user} and these "
+            f"rules ({state}):\n{commands}"
         ]
     file = None
     if folder is not None:
@@ -366,8 +368,8 @@ def _by_others(
 def _closing(settings: Settings, ids_name: str, why: str) -> list[str]:
     commands = "\n".join(_denial_command(settings, "--add", user) for user in users_of(ids_name))
     return [
-        f"{ids_name}: {why}. Ask who runs the cluster to deny both users everything at once, and "
-        f"then to delete them:\n{commands}"
+        f"{ids_name}: {why}. Ask the cluster's administrator to deny both users everything at "
+        f"once, and then to delete them:\n{commands}"
     ]
 
 
@@ -396,7 +398,7 @@ def _private(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         open_to = folder.stat().st_mode & 0o077
     except OSError as error:
-        raise Stop(f"{folder} cannot be made ({error.strerror}); name another folder") from None
+        raise Stop(f"{folder} cannot be created ({error.strerror}); name another folder") from None
     if open_to:
         raise Stop(
             f"{folder} is open to other users of this machine: run `chmod 700 {folder}`, or name "
@@ -472,14 +474,14 @@ def _write(
         "BUS_REGISTRY__CA_FILE": CA if ca and gate.startswith("https:") else "",
     }
     lines: list[str] = [
-        f"# For {grant.ids_name}. Secret: whoever has it reads the vendor's data.",
-        f"# Keep it beside {CA}; the program runs in this folder, or names the path of {CA}.",
+        f"# The credentials of {grant.ids_name}. Keep them secret: they give access to the data.",
+        f"# Keep this file beside {CA}. Run the program in this folder, or set the path of {CA}.",
         *(f"{name}={value}" for name, value in pairs.items() if value),
     ]
     if not user:
-        lines.append(f"# {USERNAME} and {PASSWORD}: from who runs the cluster")
+        lines.append(f"# {USERNAME} and {PASSWORD}: ask the cluster's administrator")
     if not gate:
-        lines.append("# BUS_REGISTRY__URL: the address of the gate, which was unknown")
+        lines.append("# BUS_REGISTRY__URL: ask the district for the address of the gate")
     _write_private(_file(folder, grant), "\n".join([*lines, ""]).encode())
 
 

@@ -47,8 +47,8 @@ def retry(
     """
     if not product.tells_time:
         raise Stop(
-            f"{product.name} cannot tell older from newer states, so its dead letters cannot be "
-            "retried under an agreement; the next change of each record is delivered"
+            f"{product.name} cannot distinguish older from newer states, so its dead letters "
+            "cannot be retried under an agreement; the next change of each record is delivered"
         )
     watch = way.watch
 

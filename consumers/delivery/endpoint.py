@@ -113,7 +113,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError):
             return f"TLS: {cause.reason or 'failed'}"
         if isinstance(cause, RefusedAddressError):
-            return f"its name leads to {cause}, where nothing is sent"
+            return f"its name leads to {cause}, to which nothing is sent"
         cause = cause.__cause__ or cause.__context__
     for kinds, words in FAILURES:
         if isinstance(error, kinds):
@@ -153,7 +153,7 @@ def vendor_address(url: str, terms: Terms) -> httpx2.URL:
         raise Stop(f"{shown(parsed)} would send records unencrypted; a vendor's must be https://")
     if is_inside(parsed.host, terms.networks, loopback=terms.loopback):
         raise Stop(
-            f"{shown(parsed)} is inside the district's network, where nothing is sent for a "
+            f"{shown(parsed)} is inside the district's network, to which nothing is sent for a "
             "vendor; put a public address into the agreement"
         )
     if proxy(parsed):
