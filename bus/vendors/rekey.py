@@ -16,7 +16,8 @@ command continues with the same ids. After step 4, the crosswalk itself shows th
 complete, because its ids are those of the earlier and of the present key.
 
 A chain of renewals has one key, so the ids of all agreements of the chain change together. From
-step 4 on, the bus refuses a record that a vendor sends with an old id (`Pseudonyms.real_record`).
+step 4 on, `Pseudonyms.real_record` refuses records with old ids. (No command takes records from
+vendors yet.)
 """
 
 from __future__ import annotations
