@@ -154,12 +154,12 @@ class Refusal:
 class AgreementOver(Stop):
     """The agreement has ended, was revoked or was changed.
 
-    What was delivered under it and is still there must go.
+    The delivery must delete what it delivered under the agreement and can still reach.
     """
 
 
 class Permission(Protocol):
-    """Says what may be delivered under an agreement. Any thread may call it, as often as it likes.
+    """Says what may be delivered under an agreement. Any thread may call it at any time.
 
     A delivery that sends single requests asks before each of them. The consumer asks before each
     call of `deliver` and `settle`.
@@ -169,23 +169,24 @@ class Permission(Protocol):
         """Return if delivering is allowed now.
 
         Raises `AgreementOver` if the agreement has ended, was revoked or was changed, and `Stop` if
-        it does not hold for another reason. Raises `RetryLater` if that is not known now.
+        it is not active for another reason. Raises `RetryLater` if its state is unknown.
         """
         ...
 
     def complete(self) -> bool:
         """Return whether the topics hold all that the agreement shares.
 
-        They do not while they are written for the first time, or again after a change. A delivery
-        that makes complete sets must not make one of half of the records, so `settle` waits.
+        The topics are incomplete while they are written for the first time, and again after a
+        change. A delivery that writes complete sets must not write half of the records, so the
+        consumer calls `settle` only when this returns True.
         """
         ...
 
     def outdated(self, message: Message) -> bool:
-        """Return whether a message must not go out any more.
+        """Return whether a message must no longer be delivered.
 
-        That is a state of a record that was deleted later, or that was written before the agreement
-        was changed: what the vendor may still receive of it was written again.
+        That is so if its record was deleted later, or if the message was written before the
+        agreement was changed. The records that the vendor may still receive were written again.
         """
         ...
 
@@ -194,7 +195,8 @@ class Permission(Protocol):
 class Terms:
     """What a delivery may do under an agreement with a vendor.
 
-    The validators of a product's settings find it in pydantic's validation context, as "terms".
+    The validators of a product's settings find this object in pydantic's validation context, as
+    "terms".
 
     agreement:  the agreement's name in topics.
     edition:    what the agreement shares, as one text: it changes with the agreement and the ids.

@@ -155,14 +155,15 @@ class VendorsSettings(Model):
     master_key_file: the file with the key that wraps the keys of all agreements; empty for
                      `BUS_HOME/vendors/master.key`.
     webhook_secrets: for each agreement with a webhook, the secret that signs its events.
-    webhook_old_secrets: the secrets before a change: they sign too, while the vendors change.
+    webhook_old_secrets: the secrets before a change. They also sign, until each vendor uses the new
+                     secret.
     internal_networks: networks in which no vendor's endpoint may be, such as public addresses of
-                     the district. Private networks need not be named.
+                     the district. Private networks are always refused.
     loopback_endpoints: whether a vendor's endpoint may be on this machine, for tests.
-    bootstrap:       Kafka's address for vendors; empty for that of the secure home's listener for
-                     vendors, or `kafka.bootstrap`.
-    gate_url:        the address of `bus vendors gate` for vendors; empty for the one at which it
-                     started last with this home.
+    bootstrap:       Kafka's address for vendors. If it is empty: `kafka.bootstrap`, or on a secure
+                     embedded bus the address of the listener for vendors.
+    gate_url:        the address of `bus vendors gate` for vendors. If it is empty: the address at
+                     which the gate last started with this home.
     quota_bytes_out: the bytes a second that Kafka sends to one user of a vendor, at most, for each
                      broker.
     quota_bytes_in:  the bytes a second that one user of a vendor may send.

@@ -4,21 +4,22 @@ Sources: 1EdTech "OneRoster: CSV Tables" 1.1.1 (2023) and "OneRoster: CSV Bindin
 both at imsglobal.org. They require:
 
 * One zip with all files at its top. manifest.csv names every file of the version as `bulk`, `delta`
-  or `absent`. A file without rows is not permitted, so a kind without records is `absent`.
-* UTF-8, RFC 4180, no line breaks in values. Names and values are case-sensitive. The columns have
-  the order of the tables, and all of them are there.
+  or `absent`. A file without rows is not permitted, so the file of a kind without records is
+  `absent`.
+* UTF-8, RFC 4180, no line breaks in values. Names and values are case-sensitive. Each file has all
+  columns of its table, in the order of the table.
 * In a bulk file, `status` and `dateLastModified` are empty: a row is an active record. A record
-  that has no row is not active any more.
+  that has no row is no longer active.
 * A list is one value, its items separated by commas. Dates are `YYYY-MM-DD`, booleans `true` and
   `false`.
 
-The mapping, for both versions if nothing is said:
+The mapping, for both versions unless one is named:
 
     org -> orgs.csv                            demographics -> demographics.csv
     academicSession -> academicSessions.csv    enrollment -> enrollments.csv
     course -> courses.csv                      lineItem -> lineItems.csv
     class -> classes.csv                       result -> results.csv
-    student, staff, guardian -> users.csv; in 1.2 also, for each of their organizations, roles.csv
+    student, staff, guardian -> users.csv; in 1.2 also roles.csv, a row for each organization
 
 Attendance and opt-outs have no file in OneRoster. They are not delivered. Passwords are not in the
 standard. Nor are resources, categories, score scales and user profiles: their files are `absent`,
@@ -26,12 +27,12 @@ and a line item keeps the id of its category.
 
 A reference to a record that is not in the set is removed: an optional one becomes empty, and a
 required one leaves out its row. An id stays if its whole file is absent, because the extract of the
-district had none either. A value that a record does not have is an empty cell, also in a required
-column: an agreement may share fewer fields than OneRoster requires.
+district did not have that file either. A value that a record does not have becomes an empty cell,
+even in a required column, because an agreement may share fewer fields than OneRoster requires.
 
-Roles and other listed values are written as the version spells them. A role that it does not have
-becomes the nearest one. Any other value that a list does not have is written as it is; 1.2 has the
-extension `ext:other` for `other`.
+Roles and the values of other lists are written as the version spells them. A role that the version
+does not have becomes the nearest role that it has. Another value that is not in its list is written
+as it is, except that 1.2 has the extension `ext:other` for `other`.
 
 When the source `oneroster-csv` reads a set, it gets the records that were written, with the same
 values in all columns of the version. The exceptions: `dateLastModified`; line breaks and other
@@ -70,7 +71,7 @@ from consumers.delivery.full_set import Archive, FullSet
 from consumers.delivery.set_file import Reference
 
 REVISION = "1"
-"""The version of the translation. Increase it with every change of the rows that a record gives."""
+"""The version of the translation. Increase it when the same record gives other rows than before."""
 ZIP = "oneroster.zip"
 Version = Literal["1.1", "1.2"]
 
@@ -184,7 +185,7 @@ FIELDS: Mapping[str, str] = {
 }
 """The field of the standard for a column that has another name."""
 EMPTY = frozenset("status dateLastModified password inProgress incomplete late missing".split())
-"""Columns that are always empty: those of a delta, and those that the standard does not have."""
+"""Columns that are always empty: the standard has no value for them, or only a delta uses them."""
 
 ROLES_11: Mapping[str, str] = {
     "counselor": "aide",
@@ -198,7 +199,7 @@ has none of the other roles."""
 ROLES_12: Mapping[str, str] = {"administrator": "siteAdministrator"}
 """The nearest role in OneRoster 1.2 for a role that only 1.1 has."""
 OTHER_ROLES: Mapping[str, str] = {"staff": "aide", "guardian": "relative"}
-"""The role of a person whose role neither version has: the one with the fewest rights."""
+"""The role of a person whose role is in neither version: the role with the fewest rights."""
 SCORE_STATUSES: Mapping[str, str] = {
     "fullyGraded": "fully graded",
     "notSubmitted": "not submitted",
@@ -272,7 +273,7 @@ def _user(kind: str) -> Callable[[Any], list[Row]]:
 
 def _user_roles(kind: str) -> Callable[[Any], list[Row]]:
     def roles(record: Any) -> list[Row]:
-        """Return the role at each organization; without any, the role alone."""
+        """Return a row for each organization; without an organization, one row with the role."""
         if record["status"] != "active":
             return []
         id_ = record["sourcedId"]
@@ -406,7 +407,7 @@ def manifest(version: Version, files: Collection[str]) -> tuple[str, bytes]:
 class OneRosterSet:
     """The delivery of a set of one version: a `FullSet` with that version's columns and values.
 
-    terms: what may be delivered to a vendor; None for the district's own use.
+    terms: what may be delivered to a vendor; None without an agreement.
     """
 
     def __init__(self, out: Path, version: Version, terms: Terms | None = None) -> None:
@@ -418,7 +419,7 @@ class OneRosterSet:
             if table.name in columns
         }
         self._extended = version == "1.2"
-        # What an agreement does not share any more must not stay, so the set is made anew.
+        # The zip must not keep what an agreement no longer shares, so the set is rebuilt.
         under = f"/{terms.agreement}/{terms.edition}" if terms else ""
         self._set = FullSet(
             out,
@@ -464,7 +465,7 @@ class OneRosterSet:
                 self._terms.permission.check()
             except AgreementOver:
                 self._set.withdraw()
-            except BusError:  # it is not known: the next start finds out
+            except BusError:  # the state is unknown; the next start finds out
                 pass
         self._set.close()
 
@@ -509,7 +510,7 @@ class Settings(BaseModel):
 
     @property
     def terms(self) -> Terms | None:
-        """What may be delivered to a vendor; None for the district's own use."""
+        """What may be delivered to a vendor; None without an agreement."""
         return self._terms
 
 

@@ -28,9 +28,9 @@ A withdrawal is a separate event type, such as `student.withdrawn`, with the rec
 `tobedeleted`.
 
 Under an agreement with a vendor (`bus consume webhook --agreement NAME`), the agreement decides
-about kinds and fields, and the settings `kinds` and `sensitive` do not count. When a vendor must
-delete a record, the event is `student.deleted`, and `data` has the `sourcedId` alone. It gives no
-reason.
+which kinds and fields are sent, and the settings `kinds` and `sensitive` are ignored. When a vendor
+must delete a record, the event is, for example, `student.deleted`, and `data` has only the
+`sourcedId`. The event gives no reason.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ DEFAULT_KINDS = (
 )
 CHANGES = frozenset(get_args(Change))
 DELETED = "deleted"
-"""The change of an event that makes a vendor delete a record."""
+"""The last part of the type of an event after which a vendor must delete a record."""
 PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 """The form of W3C Trace Context, section 3.2.2. Other values are not passed on."""
@@ -130,7 +130,7 @@ def _instant(moment: datetime, precision: str) -> str:
 def signer(secret: SecretStr, where: str = "BUS_PRODUCTS__WEBHOOK__SECRET") -> Webhook:
     """Return the object that signs with a secret; raise `Stop` if the secret's form is invalid.
 
-    where: the setting of the secret, for the message.
+    where: the name of the setting, for the error message.
     """
     text = secret.get_secret_value().strip()
     advice = f"make one with: {NEW_SECRET}"

@@ -1,12 +1,14 @@
-"""Measures what vendors receive under agreements: how fast, how fresh, and how soon no more.
+"""Measures the projection: how fast data reaches vendors, and how soon it stops.
+
+It measures:
 
 * `bus vendors run` from the district's topics to the topics of one, ten and fifty vendors, from an
   empty view to the last record. All agreements share all categories under pseudonyms. One vendor is
   compared with a bare loop of the same library calls, without scope, ids and order.
-* Attendance that the SIS POSTs (`bus.bench.traffic`) until it is in the topics of ten vendors, then
-  an opt-out and a revocation during such changes.
-* A district of another size: the present state for a new vendor, and a field that is taken out of
-  an agreement, until no reader can find it any more.
+* Attendance that the SIS POSTs (`bus.bench.traffic`), until it is in the topics of ten vendors.
+  Then an opt-out and a revocation during such changes.
+* A district of another size: the time until a new vendor has the current state, and the time until
+  a field that was taken out of an agreement can no longer be read.
 """
 
 from __future__ import annotations
@@ -55,13 +57,13 @@ from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
 MANY, SHARES = 50, 20
-"""How many vendors have a part of the students each, and how many parts there are."""
+"""How many vendors have a part of the students, and into how many parts the students are split."""
 LIVE = tuple(f"live-{number}" for number in range(10))
 HOUR = 3600.0
 POLL = 10_000
 """Maximum number of messages that the bare loop takes in one call."""
 AFTER, DURING = 3.0, 15.0
-"""Seconds of changes before an opt-out or a revocation, and in all."""
+"""Seconds of changes before an opt-out or a revocation, and seconds of changes in total."""
 LIMIT = 60.0
 """Seconds within which the last change must arrive."""
 
@@ -86,16 +88,16 @@ categories = {categories}
 [students]
 schools = {schools}
 """
-"""An agreement that shares everything. The guard is off, as the benchmark changes much at once."""
+"""An agreement that shares everything. Its guard is off, because many students change at once."""
 
 
 @dataclass(slots=True)
 class VendorsResult:
-    """What `bus bench vendors` found.
+    """What `bus bench vendors` measured.
 
-    comparisons: throughput.
-    rates:       freshness at each rate.
-    seconds:     how long each thing took that must happen within some seconds.
+    comparisons: the throughput.
+    rates:       the freshness at each rate.
+    seconds:     for each event with a time limit, such as a revocation, how long it took.
     """
 
     comparisons: list[Comparison] = field(default_factory=list)
@@ -125,7 +127,7 @@ class VendorsResult:
 def projecting(settings: Settings) -> Callable[[], int]:
     """Prepare `bus vendors run --until-caught-up` in this process.
 
-    The function that is returned runs it and returns the number of messages to vendors.
+    The returned function runs it and returns the number of messages to vendors.
     """
     return lambda: Runner(settings).run(until_caught_up=True).sent
 
@@ -134,8 +136,7 @@ def bare_loop(settings: Settings, name: str) -> Callable[[], int]:
     """Prepare a loop that consumes, decodes and encodes with fastavro, and produces with headers.
 
     It writes every record of the shared kinds to the topics of this agreement, with the shared
-    fields and the real ids. The function that is returned runs it and returns the number of
-    records.
+    fields and the real ids. The returned function runs it and returns the number of records.
     """
     one = applied.read(settings)[name]
     scope, mark = compile_scope(one.agreement), scope_mark(one.edition).encode()
@@ -219,13 +220,13 @@ def measure(
     rounds: int,
     progress: Callable[[str], None],
 ) -> VendorsResult:
-    """Measure everything, on a bus in `folder`, which is rebuilt.
+    """Measure everything, on a new bus in `folder`.
 
-    students: the size of the district of the throughput and of the changes.
-    large:    the size of the district with a new vendor, and with a field that is taken out.
+    students: the number of students for the throughput and the changes.
+    large:    the number of students for the new vendor and the field that is taken out.
     rates:    changes per second, each for `seconds` seconds.
-    rounds:   how many times one vendor and the bare loop work. They take turns, and the median
-              round counts.
+    rounds:   how many times one vendor and the bare loop run. They take turns, and the result is
+              the median round.
     """
     found = VendorsResult()
     with Stage(folder) as stage:
@@ -285,7 +286,7 @@ def _of(figure: Figure) -> tuple[int, Any]:
 def _project(
     stage: Stage, settings: Settings, names: Sequence[str], schools: Sequence[Sequence[str]] = ()
 ) -> Figure:
-    """Measure a run from an empty view for new agreements, which are ended then."""
+    """Measure a run from an empty view for new agreements, and end the agreements afterwards."""
     with _agreed(stage, settings, names, schools):
         for path in (settings.home / "vendors").glob(f"{settings.topic_prefix}.sqlite*"):
             path.unlink()
@@ -295,7 +296,7 @@ def _project(
 
 
 def _parts(settings: Settings) -> list[list[str]]:
-    """Return the schools in `SHARES` parts, or as many as there are schools."""
+    """Return the schools in `SHARES` parts; if there are fewer schools, in one part for each."""
     names = {
         (message.key() or b"").decode() for message in scan(settings, topics.topic(settings, "org"))
     }
@@ -311,7 +312,7 @@ def _parts(settings: Settings) -> list[list[str]]:
 def _agreed(
     stage: Stage, settings: Settings, names: Sequence[str], schools: Sequence[Sequence[str]] = ()
 ) -> Iterator[None]:
-    """Have these agreements hold while the block runs."""
+    """Apply these agreements, and revoke them when the block ends."""
     _apply(stage, names, schools)
     try:
         yield
@@ -339,7 +340,7 @@ def _apply(
 
 
 def agreement_text(name: str, schools: Sequence[str], without: Collection[str] = ()) -> str:
-    """Return an agreement that holds today and shares all categories but some."""
+    """Return an agreement that is active today and shares all categories, except for some."""
     shared = [name for name, fields in categories().items() if fields and name not in without]
     return AGREEMENT.format(
         name=name,
@@ -369,9 +370,9 @@ def _publish(stage: Stage, students: int) -> None:
 
 
 class _Watch:
-    """Reads the attendance topics of vendors, and keeps when messages arrived.
+    """Reads the attendance topics of vendors, and keeps the times at which messages arrived.
 
-    arrived: for each agreement and each of its ids, when messages about it arrived.
+    arrived: for each agreement and each of its ids, the times at which messages with it arrived.
     """
 
     def __init__(self, settings: Settings, names: Sequence[str]) -> None:
@@ -462,7 +463,7 @@ def _live(
         began = _during_changes(there, rates[0], ["vendors", "revoke", LIVE[0], *why])
         last = {name: max(map(max, watch.arrived[name].values())) for name in LIVE}
         if last[LIVE[1]] < began + AFTER:
-            raise Stop("no changes flowed while an agreement was revoked; run the benchmark again")
+            raise Stop("no changes arrived while an agreement was revoked; run the benchmark again")
         found.seconds["a revocation: until nothing more flows"] = last[LIVE[0]] - began
     projection.terminate()
     projection.wait(LIMIT)
@@ -471,7 +472,7 @@ def _live(
 def _freshness(
     there: Traffic, settings: Settings, watch: _Watch, rate: int, seconds: float
 ) -> Freshness:
-    """Measure the delays of changes, each at ten vendors."""
+    """Measure the delay of each change at each of the ten vendors."""
     before = there.sent().keys()
     there.usage.forget()
     there.send(rate, seconds + WARM_UP)
@@ -502,7 +503,7 @@ def _freshness(
 
 
 def _during_changes(there: Traffic, rate: int, command: Sequence[str]) -> float:
-    """Run a command while changes flow, and for some time more. Return when it began."""
+    """Run a command while changes flow, which go on for some time. Return when it began."""
     began = []
 
     def act() -> None:
@@ -559,7 +560,7 @@ def _rewriting(
     found: VendorsResult,
     progress: Callable[[str], None],
 ) -> None:
-    """Measure a new vendor, and a field that is taken out, while the projection runs."""
+    """Measure a new vendor and the removal of a field, while the projection runs."""
 
     def until_written(what: str, name: str, without: Collection[str] = ()) -> None:
         progress(what)
@@ -582,7 +583,7 @@ def _rewriting(
 
 
 def _written(settings: Settings, name: str) -> bool:
-    """Return whether a vendor's topics show the agreement as it was applied, and nothing older."""
+    """Return whether a vendor's topics show the agreement as applied, and nothing older."""
     path = settings.home / "vendors" / f"{settings.topic_prefix}.sqlite"
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as con:

@@ -1,4 +1,4 @@
-"""The commands of `bus vendors` for what comes after an agreement's end: deletion and its proof."""
+"""The commands of `bus vendors` after an agreement's end: the deletion and its proof."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
-    """Delete what the bus has of a vendor's. The agreement must be over. It cannot be undone.
+    """Delete what the bus has for a vendor. The agreement must be over. This cannot be undone.
 
-    `bus vendors apply` and `run` do it by themselves after the days that the agreement says.
+    `bus vendors apply` and `run` do it by themselves after the number of days in the agreement.
     """
     with failures(json):
         from bus.errors import Stop
@@ -57,12 +57,12 @@ def delete(
         if not due and not early:
             raise Stop(
                 f"the agreed {one.agreement.deletion.days} days end on {one.deletion_day}; to "
-                "delete before, add --early --why TEXT"
+                "delete earlier, add --early --why TEXT"
             )
         before = one.deleted
         if not before and not yes:
             typer.confirm(
-                f"Delete all that the bus has of {one.agreement.vendor} under {name}?",
+                f"Delete all that the bus has for {one.agreement.vendor} under {name}?",
                 abort=True,
                 err=True,
             )
@@ -84,7 +84,7 @@ def certificate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what the bus deleted of a vendor's and when, and the vendor's own attestation."""
+    """Show what the bus deleted for a vendor and when, and the vendor's own attestation."""
     with failures(json):
         from bus.errors import Stop
         from bus.vendors import applied, revocation
@@ -99,7 +99,7 @@ def certificate(
 
 def attest(
     name: AgreementName,
-    by: Annotated[str, typer.Option(help="Who attested it, at the vendor.")],
+    by: Annotated[str, typer.Option(help="The person at the vendor who attested the deletion.")],
     on: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The day of the attestation.")],
     document: Annotated[
         Path | None, typer.Option(help="The signed document. Only its SHA-256 is stored.")

@@ -316,8 +316,8 @@ def vendors(
         int,
         typer.Option(
             min=1_200,
-            help="How many students the district has to which a vendor comes, and from whose "
-            "agreement a field is taken out.",
+            help="How many students the other district has, in which a vendor is added and a field "
+            "is taken out of an agreement.",
         ),
     ] = 12_000,
     rate: Annotated[

@@ -1,4 +1,4 @@
-"""`bus vendors certify`: runs a vendor's subscriber, and prints a report for the district."""
+"""`bus vendors certify`: tests a vendor's subscriber, and prints a report for the district."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def certify(
     ] = None,
     patience: Annotated[
         float,
-        typer.Option(min=1, help="The seconds after which the program's state must be right."),
+        typer.Option(min=1, help="How many seconds the program has after each step."),
     ] = 30.0,
     json: Json = False,
 ) -> None:
-    """Run a vendor's subscriber through what happens in a district, and print a report.
+    """Test a vendor's subscriber with the events of a district, and print a report.
 
-    The program runs on a sandbox of its own, which is deleted at the end. Write `--` before the
-    program. docs/vendors.md says what the program must do. Exits with 1 if a step failed.
+    The program runs on a new sandbox, which is deleted at the end. Write `--` before the program.
+    docs/vendors.md says what the program must do. Exits with 1 if a step failed.
     """
     with failures(json):
         from bus.cli.stop_signals import end_on_signals, ignore_signals

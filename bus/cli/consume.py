@@ -46,8 +46,8 @@ def consume(
     agreement: Annotated[
         str | None,
         typer.Option(
-            help="Deliver to the vendor of this agreement what it shares, to the address that it "
-            "names. Ends when the agreement ends or is revoked."
+            help="Deliver the data that this agreement shares to the address that it names. The "
+            "command ends when the agreement ends or is revoked."
         ),
     ] = None,
     json: Json = False,
@@ -102,9 +102,9 @@ def _run(
     *,
     until_caught_up: bool,
 ) -> None:
-    """Run the consumer of a product, and add to `total` what it did.
+    """Run the consumer of a product, and add what it did to `total`.
 
-    stopped: set when a signal asks the program to end, also between two runs.
+    stopped: is set when a signal asks the program to end, even between two runs.
     """
     from bus.consume.worker import Worker
     from bus.observe import health
@@ -145,8 +145,8 @@ def _run_under(
 ) -> tuple[str | None, tuple[str, ...]]:
     """Run the consumer of a product under an agreement.
 
-    Begins again when the agreement is applied with changes. Returns where it delivered to, and the
-    kinds that the agreement shares.
+    Starts again when the agreement is applied with changes. Returns the address to which it
+    delivered, and the kinds that the agreement shares.
     """
     from bus import plugins
     from bus.errors import Stop
@@ -154,7 +154,9 @@ def _run_under(
     from bus.vendors.ways import open_way
 
     if out or url:
-        raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
+        raise Stop(
+            "the address comes from the agreement: with --agreement, leave out --out and --url"
+        )
     while True:
         way = open_way(loaded, product, agreement)
         own = plugins.settings_under(product, loaded, way.settings, way.terms)

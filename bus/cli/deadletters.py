@@ -48,7 +48,7 @@ All = Annotated[bool, typer.Option("--all", help="Select every open dead letter.
 Why = Annotated[str, typer.Option(help="Your reason, which is recorded with what you do.")]
 Agreement = Annotated[
     str | None,
-    typer.Option(help="The dead letters of what the product delivers under this agreement."),
+    typer.Option(help="Only the dead letters of the product's deliveries under this agreement."),
 ]
 SHOWN = 200
 
@@ -276,7 +276,7 @@ def discard(
 
 
 def _consumer(loaded: Settings, product: str, agreement: str | None) -> str:
-    """Return the name of the consumer whose dead letters are meant."""
+    """Return the name of the consumer that wrote the dead letters."""
     if agreement is None:
         return product
     from bus.vendors.ways import stored_consumer_name
@@ -299,7 +299,9 @@ def _retry_under(
     from bus.vendors.ways import open_way
 
     if out or url:
-        raise Stop("--agreement takes the address from the agreement: leave out --out and --url")
+        raise Stop(
+            "the address comes from the agreement: with --agreement, leave out --out and --url"
+        )
     what = plugins.product(product)
     way = open_way(loaded, what, agreement)
     if way.over is not None:

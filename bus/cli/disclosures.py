@@ -334,7 +334,7 @@ def _erased(number: int) -> str:
 
 
 def _event(entry: Entry) -> str:
-    """Return what became of an agreement, as one line."""
+    """Return one line about an entry: new ids, the end or the deletion of an agreement."""
     detail = {
         "rekeyed": ": it receives new ids",
         "revoked": f": {entry.get('why')}",

@@ -1,4 +1,4 @@
-"""`bus sandbox`: a bus with a made-up district behind one agreement, for a vendor's laptop."""
+"""`bus sandbox`: a bus on the vendor's machine with a made-up district behind one agreement."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def sandbox(
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0, help="The seconds in which a day passes. 0: nothing changes.")
+        float, typer.Option(min=0, help="How many seconds a day lasts. 0: nothing changes.")
     ] = 5.0,
     json: Json = False,
 ) -> None:
     """Start a bus with a made-up district behind exactly this agreement, until stopped.
 
-    The sandbox has its own Kafka and registry, without passwords, on this machine only. Started
-    again, it goes on with the same district and the same ids.
+    The sandbox has its own Kafka and registry, without passwords, on this machine only. The next
+    start with the same folder continues with the same district and the same ids.
     """
     with failures(json):
         from threading import Event

@@ -27,7 +27,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def end_on_signals() -> None:
-    """End on SIGTERM, and when the terminal is closed, as on Ctrl-C: `finally` blocks run."""
+    """On SIGTERM or a closed terminal, end as on Ctrl-C, so that `finally` blocks run."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 

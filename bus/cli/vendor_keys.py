@@ -1,4 +1,4 @@
-"""The commands of `bus vendors` that replace the master key, and the key of a vendor's ids."""
+"""The commands of `bus vendors` that replace the master key or the key of a vendor's ids."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def rotate_master_key(
     new_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="A file to make for the new key, if Schoolbus may not write the present one. "
-            "Mount it when the command says so, and run the command again."
+            help="A new file for the new key, if Schoolbus may not write the file of the present "
+            "key. Mount it when the command says so, and run the command again."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Replace the master key, which wraps the keys of all agreements. No id changes.
 
-    Run it again after an interruption: it completes the rotation.
+    After an interruption, run it again to complete the rotation.
     """
     with failures(json):
         from bus.vendors import key_rotation
@@ -42,9 +42,9 @@ def rotate_master_key(
         def show(console: Console) -> None:
             if not done.finished:
                 text = (
-                    f"{file} has the new key, and the earlier one. Mount it in place of the master "
-                    "key for every program of Schoolbus, restart them, and run the same command "
-                    "again. No key was wrapped again yet."
+                    f"{file} has the new key and the earlier key. Mount it in place of the master "
+                    "key for every program of Schoolbus, restart the programs, and run the same "
+                    "command again. No key was wrapped again yet."
                 )
             elif done.mount:
                 text = (
@@ -53,8 +53,8 @@ def rotate_master_key(
                 )
             else:
                 text = (
-                    f"{done.rewrapped:,} agreements have keys wrapped by the new master key, which "
-                    f"{file} has alone. Put it into the backup."
+                    f"{done.rewrapped:,} agreements have keys wrapped by the new master key. Now "
+                    f"{file} has only the new key. Put it into the backup."
                 )
             console.print(text, markup=False)
 
@@ -72,14 +72,14 @@ def rekey(
     crosswalk: Annotated[
         Path,
         typer.Option(
-            help="The file to write for the vendor, with each old id and the new one. Its folder "
-            "must be one that only you can read."
+            help="The file to write for the vendor, with each old id and the new id. Only you may "
+            "be able to read its folder."
         ),
     ],
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Write the crosswalk of the last rekey once more; change no id."
+            "--again", help="Write the crosswalk of the last rekey again, and change no id."
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
@@ -87,7 +87,7 @@ def rekey(
 ) -> None:
     """Give a vendor new ids for all its records, and write the crosswalk from the old ones.
 
-    Run the same command again after an interruption: it goes on with the same ids.
+    After an interruption, run the same command again. It continues with the same ids.
     """
     with failures(json):
         from datetime import UTC, datetime
@@ -115,8 +115,8 @@ def rekey(
         def show(console: Console) -> None:
             console.print(
                 f"{', '.join(done.agreements)}: {file} has {done.rows:,} ids. `bus vendors run` "
-                "writes the topics whole with the new ones. Send the file to the vendor over a "
-                "safe way, and then delete it.",
+                "now writes the topics with the new ids. Send the file to the vendor over a secure "
+                "channel, and then delete it.",
                 markup=False,
             )
 

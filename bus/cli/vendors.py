@@ -130,8 +130,8 @@ def apply(
     credentials: Annotated[
         Path | None,
         typer.Option(
-            help="A folder that only you can read: gets a file for each vendor that lacks a Kafka "
-            "user."
+            help="A folder that only you can read. It gets a file with credentials for each vendor "
+            "that has no Kafka user yet."
         ),
     ] = None,
     json: Json = False,
@@ -457,12 +457,12 @@ def rotate(
     finish: Annotated[
         bool,
         typer.Option(
-            "--finish", help="Remove the earlier user: only the one in the folder remains."
+            "--finish", help="Delete the earlier user. Only the user in the folder remains."
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Give a vendor new credentials. The earlier ones count until `--finish`."""
+    """Give a vendor new credentials. The earlier credentials work until `--finish`."""
     with failures(json):
         from bus.errors import Stop
         from bus.vendors import applied, revocation, rollout, vendor_access
@@ -492,7 +492,7 @@ def rotate(
         def show(console: Console) -> None:
             console.print(f"{done.username}: {done.credentials}", markup=False)
             if not finish:
-                console.print("the earlier credentials count until `--finish`", markup=False)
+                console.print("the earlier credentials work until `--finish`", markup=False)
 
         emit(json, result, show)
 
@@ -570,7 +570,7 @@ def _show_change(console: Console, change: PlannedChange) -> None:
         return
     what = {
         "missing": "its file is missing; that ends nothing",
-        "over": "is over, and is deleted now",
+        "over": "is over, and will be deleted",
     }.get(change.action, change.action)
     console.print(f"{MARKS[change.action]} [bold]{change.name}[/]  {what}")
     for line in change.lines:

@@ -77,7 +77,7 @@ class Assignment:
         self.joined = True
         found = {place: self.next[place] for place in places}
         self._consumer.incremental_assign([TopicPartition(*at, o) for at, o in found.items()])
-        # librdkafka keeps a partition paused that was paused when another instance got it.
+        # librdkafka keeps the pause of a partition while another instance has the partition.
         self._consumer.resume([TopicPartition(*at) for at in found])
         self._unannounced |= found
 

@@ -26,7 +26,7 @@ class Backlog:
     A record that was read is first unordered: it is meant for the next batch. If it refers to a
     record that has not been delivered, it waits instead.
 
-    feed:         the topics, and how their records are read.
+    feed:         the topics, and how to read their records.
     hold_seconds: see `DependencyOrder`.
     delivered:    the index of delivered records.
     folder:       where the group keeps that index between two runs; None: it is not kept.

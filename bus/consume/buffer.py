@@ -26,7 +26,7 @@ Buffered = dict[str, list["Message"]]
 class Buffer:
     """Keeps messages until they are taken for a batch. Not thread-safe.
 
-    feed:          the topics, and how their records are read.
+    feed:          the topics, and how to read their records.
     writer_schema: see `bus.registry.codec.Decoder`.
     since:         when the first message came into the empty buffer, by `clock`.
     """

@@ -1,7 +1,7 @@
 """The dead letters of a product: events that could not be delivered, with the reason.
 
-Each product has one topic, `PREFIX.deadletters.PRODUCT`; what it delivers under an agreement has
-another (`bus.vendors.ways`), which the vendor cannot read. Key, value and headers are those of the
+Each product has one topic, `PREFIX.deadletters.PRODUCT`. Each way of an agreement has another topic
+(`bus.vendors.ways`), which the vendor cannot read. Key, value and headers are those of the
 original message, byte for byte. Further headers, `dl_…`, hold the reason, the time, the number of
 attempts, and where the original message is.
 
@@ -217,7 +217,7 @@ def content(settings: Settings, product: str, place: str) -> Record:
         raise Stop(
             f"there is no dead letter at {place}; `bus deadletters list` shows the place of each"
         )
-    # What a vendor gets has a schema of its own.
+    # The topics of an agreement have separate schemas.
     shared = topics.is_vendor_topic(settings, place)
     return Decoder(kind, schema_lookup(settings), as_written=shared).decode(found.value())
 

@@ -202,7 +202,7 @@ class DeliveredIndex:
         for field, targets, _ in self._checks[kind]:
             if self._are_unpublished(targets):
                 continue
-            # None only under an agreement, if an older schema lacks the field.
+            # It is None only under an agreement, if an older schema lacks the field.
             values = [value for record in records if (value := record[field]) is not None]
             named: set[str]
             if any(isinstance(value, list) for value in values[:1]):

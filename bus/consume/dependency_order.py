@@ -69,7 +69,7 @@ class DependencyOrder:
     """Decides which records wait and which may be delivered. Not thread-safe.
 
     hold_seconds: how long a record waits at least before it is given up.
-    owner:        for a kind, the field whose value keeps records in order.
+    owner:        returns for a kind the field whose value keeps records in order.
     """
 
     def __init__(

@@ -1,17 +1,17 @@
 """What one consumer reads: the district's topics, or the topics of an agreement with a vendor.
 
-The topics of an agreement hold less than those of the district:
+The topics of an agreement differ from those of the district:
 
-* A record lacks the fields that are not shared, and may lack its required references. Here it has
-  all fields of its kind, and None in those that are not shared. What it refers to counts as
-  optional.
-* A vendor may not see which student a record belongs to. So the order of events is kept for each
-  record, and not for each student.
-* A message without a value is a deletion. It becomes a record with the status `tobedeleted` and
-  None in all other fields but the id.
-* Whether records may still be delivered is asked again and again (`bus.delivery.Permission`).
+* A message lacks the fields that are not shared, even required references. The consumer reads it as
+  a record with all fields of its kind, and None in the fields that are not shared. All references
+  are optional.
+* A record may lack the field that names its student, so the consumer keeps the order of events for
+  each record, and not for each student.
+* A message without a value is a deletion. The consumer reads it as a record with the status
+  `tobedeleted` and the id. All other fields are None.
+* The consumer asks before each delivery whether it may still deliver (`bus.delivery.Permission`).
 
-This module does not know agreements. `bus.vendors.ways` makes the feeds of agreements.
+This module does not depend on agreements. `bus.vendors.ways` makes the feeds of agreements.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class Feed:
                 consumer's label in metrics. For the district's own products, the product's name.
     topics:     for each topic that the consumer reads, the kind of its records.
     permission: says whether records may be delivered under an agreement; None for the district's
-                own products. The next three are for an agreement only.
+                own products. The next three fields are only for an agreement.
     schemas:    for each kind, the schema into which records are resolved.
-    references: for each kind, what its records may refer to.
-    ended:      kinds that the agreement does not share any more. Of these, only deletions count.
+    references: for each kind, the kinds to which its records may refer.
+    ended:      the kinds that the agreement no longer shares. Of these, the consumer delivers only
+                deletions.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Feed:
         return settings.home / "standing" / str(group_settings(settings, self.name)["group.id"])
 
     def owner(self, kind: str) -> str:
-        """Return the field whose value keeps records in order: those with one value follow it."""
+        """Return the field whose value keeps records in order."""
         return "sourcedId" if self.under_agreement else KINDS[kind].owner
 
     def targets(self, kind: str) -> References:
@@ -71,7 +72,7 @@ class Feed:
         return self.references[kind] if self.under_agreement else KINDS[kind].references
 
     def required(self, kind: str, reference: str) -> bool:
-        """Return whether a record cannot be delivered without what this field names."""
+        """Return whether a record cannot be delivered without the record that this field names."""
         return not self.under_agreement and reference in KINDS[kind].required
 
 
@@ -81,19 +82,20 @@ def district_feed(settings: Settings, product: Product) -> Feed:
 
 
 def whole(kind: str, record: Mapping[str, Any]) -> Record:
-    """Return a record with all fields of its kind; those that it lacks are None."""
+    """Return a record with all fields of its kind. Fields that it lacks are None."""
     return {name: record.get(name) for name in KINDS[kind].fields}
 
 
 def deletion(kind: str, id_: str) -> Record:
-    """Return the record that stands for the deletion of a record."""
+    """Return a deletion as a record: with its id and the status `tobedeleted`."""
     return whole(kind, {"sourcedId": id_, "status": "tobedeleted"})
 
 
 def leave_out_outdated(batch: Batch, permission: Permission) -> None:
-    """Remove the rows of messages that must not go out any more.
+    """Remove the rows of messages that must no longer be delivered from a batch.
 
-    A student may have opted out since. The deletion itself stays in the batch, or comes later.
+    For example, the student has opted out since. The deletion itself stays in the batch, or comes
+    later.
     """
     kept = []
     for part in batch.parts:

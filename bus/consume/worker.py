@@ -5,7 +5,7 @@
 A product's group is `PREFIX.PRODUCT`. Several instances share its partitions (cooperative
 rebalancing, KIP-429). Only this module commits offsets. It commits an offset only after the
 delivery has accepted all records before it. After a kill at any moment, what was not committed is
-read and delivered again. `bus.consume.feed` says what is different under an agreement.
+read and delivered again. `bus.consume.feed` describes the differences under an agreement.
 
 A product that is down only causes delay. Its partitions are paused, the batch that is being
 delivered (the "batch in hand") is tried again with backoff and jitter, and nothing is lost. After
@@ -103,8 +103,8 @@ class Worker:
         self._feed = feed = feed or district_feed(settings, product)
         if feed.under_agreement and (product.siblings or product.unique):
             raise Stop(
-                f"{product.name} decides between records of the whole district, so it cannot "
-                "deliver under an agreement"
+                f"{product.name} compares records of the whole district, so it cannot deliver "
+                "under an agreement"
             )
         self._delivery = delivery
         self._metrics = metrics
@@ -373,9 +373,9 @@ class Worker:
         self._delivery.settle()
 
     def _heed_agreement(self) -> None:
-        """Raise `Stop` if the agreement under which this consumer delivers does not hold any more.
+        """Raise `Stop` if the agreement under which this consumer delivers is no longer active.
 
-        While that is not known, nothing is delivered, but reading goes on.
+        While that is unknown, the consumer delivers nothing, but continues to read.
         """
         if permission := self._feed.permission:
             with suppress(RetryLater):

@@ -1,6 +1,7 @@
-"""A vendor of the demo that subscribes under an agreement: the agreement, and the vendor's program.
+"""The demo's vendor that subscribes under an agreement: the agreement, and the vendor's program.
 
-The program runs in a separate process, as at a vendor. This module notes when it receives what.
+The program runs in a separate process, as at a real vendor. This module notes what the program
+receives, and when.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ for event in subscribe(*KINDS, agreement="math-app", group="app"):
 class Received:
     """An event that the vendor's program received.
 
-    at:     when (`time.time`).
+    at:     when the program received it (`time.time`).
     key:    the record's id at this vendor.
-    record: the agreed fields; None: a deletion.
+    record: the agreed fields; None for a deletion.
     """
 
     at: float
@@ -88,7 +89,7 @@ class MathApp:
         threading.Thread(target=self._read, args=(program,), name="math-app", daemon=True).start()
 
     def students(self) -> dict[str, dict[str, Any]]:
-        """Return the students whom the vendor has, by its own ids."""
+        """Return the students whom the vendor has, by the vendor's ids."""
         found: dict[str, dict[str, Any]] = {}
         for one in list(self.arrivals):
             if one.kind == "student":
@@ -104,7 +105,7 @@ class MathApp:
         return next((a for a in arrivals if a.kind == "student" and a.record is None), None)
 
     def notes(self, day: str) -> list[float]:
-        """Return when notes of attendance about this day (YYYY-MM-DD) arrived."""
+        """Return the times at which attendance records of this day (YYYY-MM-DD) arrived."""
         return [
             one.at
             for one in list(self.arrivals)

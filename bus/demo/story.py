@@ -45,7 +45,7 @@ from bus.standard.kinds import schema_directory
 NOTES = 40
 """The number of attendance notes that a school app sends."""
 MEANWHILE, LATER = "2026-08-19", "2026-08-20"
-"""The days of the notes while an agreement is revoked, and after that."""
+"""The days of the attendance notes: those sent during a revocation, and those sent after it."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -271,7 +271,7 @@ class _Story:
             }
 
     def _opt_out(self, student: str, app: math_app.MathApp) -> float:
-        """Opt a student out over HTTP; return after how many ms the vendor got the deletion."""
+        """Opt a student out over HTTP; return how many ms later the vendor got the deletion."""
         with self._http(self._parents_key) as portal:
             began = time.time()
             decided = {
@@ -290,14 +290,14 @@ class _Story:
         return (deletion.at - began) * 1000 if deletion else 0.0
 
     def _revoke(self, student: str, app: math_app.MathApp, receiver: Vendor) -> tuple[float, int]:
-        """Revoke the agreement while notes of attendance are posted.
+        """Revoke the agreement while attendance notes are posted.
 
-        Returns how many seconds after the command was given the vendor received its last event, and
-        how many notes were posted after the command had ended.
+        Returns two numbers: the seconds from the start of the command to the vendor's last event,
+        and the notes that were posted after the command had ended.
         """
         stage, later = self._stage, 10
 
-        periods = itertools.count(1)  # an equal note would be the same record, without a change
+        periods = itertools.count(1)  # a note with the same values would be no change
 
         def post(day: str) -> str:
             about = {"studentSourcedId": student, "eventDate": day}

@@ -75,13 +75,13 @@ class Rule:
 
 
 class AccessNotManaged(Stop):
-    """The cluster does not let Schoolbus manage users or rules: who runs the cluster must do it."""
+    """The cluster does not let Schoolbus manage users or rules; its administrator must do it."""
 
 
 def users(settings: Settings) -> set[str]:
     """Return the names of all SCRAM-SHA-512 users of the cluster.
 
-    Raises `AccessNotManaged` if the cluster has none, or does not tell this user.
+    Raises `AccessNotManaged` if the cluster has no users, or does not list them for this user.
     """
     admin = _admin(settings)
     # Ask what is allowed first: when Kafka denies the request itself, librdkafka 2.16 aborts.

@@ -54,7 +54,7 @@ def is_under(name: str, roots: Collection[str]) -> bool:
 
 
 def delete_topics(settings: Settings, names: Collection[str]) -> None:
-    """Delete topics, as far as they exist.
+    """Delete those of some topics that exist.
 
     Raises `Stop` if Kafka denies it, and `RetryLater` if it does not answer.
     """
@@ -67,10 +67,10 @@ def delete_topics(settings: Settings, names: Collection[str]) -> None:
 
 
 def delete_groups(settings: Settings, names: Collection[str]) -> None:
-    """Delete consumer groups with their offsets, as far as they exist.
+    """Delete those of some consumer groups that exist, with their offsets.
 
-    Raises `RetryLater` if a program still reads with one of them, or if Kafka does not answer. The
-    other groups are deleted then.
+    Raises `RetryLater` if a program still reads with one of them, or if Kafka does not answer. All
+    other groups are deleted all the same.
     """
     if names:
         admin = AdminClient(client_settings(settings))

@@ -268,7 +268,7 @@ def answers(port: int, client: Mapping[str, Any] | None = None) -> bool:
 
     admin = AdminClient(_settings(port, client or {}))
     try:
-        # Not the metadata: its size grows with the number of topics.
+        # Do not ask for the metadata, whose size grows with the number of topics.
         return bool(admin.describe_cluster(request_timeout=ANSWER_SECONDS).result().nodes)
     except KafkaException:
         return False

@@ -95,8 +95,9 @@ class BatchCodec:
     def write_records(self, records: Sequence[Record], example: bytes) -> list[bytes] | None:
         """Return the value of each record, exactly as fastavro writes it: Avro without a frame.
 
-        example: the value of one of them, which shows the types of the columns. Returns None if at
-        least one record does not match the schema.
+        Returns None if at least one record does not match the schema.
+
+        example: the value of one of the records, which shows the types of the columns.
         """
         import pyarrow
         from pyruhvro import deserialize_array
@@ -108,7 +109,7 @@ class BatchCodec:
                 for field in types
             ]
             batch = pyarrow.RecordBatch.from_arrays(columns, schema=types)
-        except Exception:  # of many types; writing record by record reports the cause
+        except Exception:  # the types differ; writing record by record reports the cause
             return None
         return self.write(batch)
 

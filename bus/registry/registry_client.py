@@ -88,7 +88,7 @@ class RegistryClient:
     def subjects(self, *, deleted: bool = False) -> list[str]:
         """Return the names of all subjects.
 
-        deleted: also of those that are soft-deleted.
+        deleted: also return subjects that are soft-deleted.
         """
         path = "/subjects?deleted=true" if deleted else "/subjects"
         return [str(name) for name in self._ask("GET", path)]
@@ -96,8 +96,8 @@ class RegistryClient:
     def delete_subject(self, subject: str, *, permanent: bool = False) -> None:
         """Delete a subject with all its versions, if it exists.
 
-        permanent: delete for good what is soft-deleted already; otherwise delete softly, which
-                   keeps the schemas.
+        permanent: delete a soft-deleted subject for good. Otherwise, soft-delete the subject, which
+                   keeps its schemas.
         """
         path = f"/subjects/{_part(subject)}{'?permanent=true' if permanent else ''}"
         try:

@@ -298,7 +298,7 @@ def _partial(applied: list[AppliedSchema], subject: str) -> Iterator[None]:
 
 
 def names(settings: Settings, beginning: str) -> list[str]:
-    """Return the subjects whose names begin like this, also those that are soft-deleted."""
+    """Return the subjects with this beginning of the name, including soft-deleted ones."""
     with client(settings) as registry, answered():
         return sorted(
             name for name in registry.subjects(deleted=True) if name.startswith(beginning)
@@ -306,7 +306,10 @@ def names(settings: Settings, beginning: str) -> list[str]:
 
 
 def delete(settings: Settings, subjects: Iterable[str]) -> None:
-    """Delete subjects for good: softly first, as the API demands. What does not exist is passed."""
+    """Delete subjects for good, after a soft deletion, which the API requires.
+
+    Subjects that do not exist are skipped.
+    """
     with client(settings) as registry, answered():
         for name in subjects:
             registry.delete_subject(name)

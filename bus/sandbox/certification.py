@@ -1,9 +1,9 @@
-"""Runs a vendor's subscriber through what happens to one in a district, and reports how it did.
+"""Tests a vendor's subscriber with the events of a district, step by step, and reports the results.
 
-After each step, the subscriber must hold exactly what the vendor's topics say. The expected state
-is read from the topics without a consumer group. The subscriber shows what it holds in a file
-(`bus.sandbox.state_file`). Each time the file is needed, it is deleted, and the subscriber writes
-it again.
+After each step, the subscriber must hold exactly what the vendor's topics say. This module reads
+the expected state from the topics, without a consumer group. The subscriber writes what it holds
+into a file (`bus.sandbox.state_file`). To see the state again, this module deletes the file, and
+the subscriber writes it again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ REDELIVERED = 20
 """After a kill, this many messages of each partition come again, in addition to those that the
 program had not committed."""
 CHANGING_SECONDS = 3.0
-"""Changes come for this long before the kill. A program that commits offsets before it stores the
-messages is then likely to lose some."""
+"""How many seconds changes come before the kill. A program that commits offsets before it stores
+the messages is likely to lose some of them."""
 PROJECTION_SECONDS = 60.0
-"""How long the first change may take to the vendor's topics."""
+"""How many seconds the first change may take to reach the vendor's topics."""
 RENAMED = 5
 DELETED = 3
 NO_STATE = "the program wrote no state file"
@@ -43,9 +43,9 @@ NO_STATE = "the program wrote no state file"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What became of one step.
+    """The result of one step.
 
-    step:     what happened to the subscriber.
+    step:     what the step does.
     problems: what was wrong, with ids and fields, without values; empty if the step passed.
     records:  how many records the subscriber must hold after the step.
     """
@@ -62,12 +62,12 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class CertificationReport:
-    """What a district reads about a vendor's subscriber.
+    """The report for the district about a vendor's subscriber.
 
     agreement: the agreement as its file has it.
-    command:   the program that was run.
-    kinds:     the kinds of record that it reads.
-    versions:  the versions of what was run, by name.
+    command:   the command line of the program.
+    kinds:     the kinds of record that the program reads.
+    versions:  the versions of Schoolbus and of what it used, by name.
     at:        when the run ended, in UTC.
     """
 
@@ -126,11 +126,11 @@ class CertificationReport:
 
 
 class Certification:
-    """The steps. Call `run` once, in the `with` block of the bus.
+    """The steps of a certification. Call `run` once, in the `with` block of the bus.
 
     bus:      the bus, with the district published and the vendor's topics up to date.
-    patience: how many seconds the program may take until it holds the right state.
-    note:     gets a line before each step.
+    patience: how many seconds the program has after each step to reach the right state.
+    note:     called with a line before each step.
     """
 
     def __init__(
@@ -150,10 +150,10 @@ class Certification:
         self._out: list[Key] = []
 
     def run(self) -> tuple[StepResult, ...]:
-        """Run all steps. The program has been killed when this returns.
+        """Run all steps, and kill the program at the end.
 
-        A record that an earlier step has reported as wrong is not reported again for the same
-        reason. So each step shows what it alone did.
+        If an earlier step has reported a record, the record is not reported again for the same
+        reason. So each step reports only the problems that are new.
 
         Raises `Stop` if the program cannot be started, and the errors of the bus.
         """
@@ -171,7 +171,7 @@ class Certification:
         try:
             for step, act in steps:
                 self._note(f"{step} …")
-                if self._subscriber.ended() is not None:  # it ended in an earlier step
+                if self._subscriber.ended() is not None:  # the program ended in an earlier step
                     self._restart(back=0)
                 found.append(self._judged(step, act()))
         finally:
@@ -179,14 +179,14 @@ class Certification:
         return tuple(found)
 
     # ---- the steps -----------------------------------------------------------------------------
-    # Each returns whether the program must first have read everything again.
+    # Each step returns whether the program must read everything again before it is judged.
 
     def _first_read(self) -> bool:
         self._subscriber.start()
         return False
 
     def _redelivery(self) -> bool:
-        """Kill the program in a stream of changes, of which it has committed some offsets."""
+        """Kill the program while it reads changes, and start it some messages further back."""
         bus, subscriber = self._bus, self._subscriber
         roster = bus.district.roster(bus.scope)
         ends, came = subscriber.ends(), 0.0
@@ -261,7 +261,7 @@ class Certification:
         self._subscriber.start(self._subscriber.offsets(back))
 
     def _judged(self, step: str, everything_again: bool) -> StepResult:
-        """Return the result of a step, as soon as the state is right or patience has ended."""
+        """Return the result of a step, as soon as the state is right or the time is over."""
         expected = self._bus.received(self._subscriber.kinds)
         until = time.monotonic() + self._patience
         if everything_again:
@@ -301,9 +301,9 @@ def _sort(difference: StateDifference) -> tuple[str, str, str]:
 
 
 def field_to_cut(agreement: Agreement) -> str:
-    """Return a shared field, `KIND.FIELD`, without which all records still flow, or "".
+    """Return a shared field, `KIND.FIELD`, whose removal takes no record away; "" if there is none.
 
-    It is no reference. If possible, it is one of a student.
+    The field is not a reference. If possible, it is a field of a student.
     """
     kinds = compile_scope(agreement).kinds
     for kind in sorted(kinds, key=lambda one: one != "student"):
@@ -316,9 +316,9 @@ def field_to_cut(agreement: Agreement) -> str:
 
 
 def field_to_add(agreement: Agreement, records: Mapping[Key, Record]) -> str:
-    """Return a field, `KIND.FIELD`, that is not shared and has values, or "".
+    """Return a field, `KIND.FIELD`, that is not shared and has values; "" if there is none.
 
-    It is no reference, and its kind is shared. If possible, it is one of a student.
+    The field is not a reference, and its kind is shared. If possible, it is a field of a student.
     """
     kinds = compile_scope(agreement).kinds
     for kind in sorted(kinds, key=lambda one: one != "student"):
@@ -331,9 +331,9 @@ def field_to_add(agreement: Agreement, records: Mapping[Key, Record]) -> str:
 
 
 def another_id(district: MadeUpDistrict, student: str) -> list[Key]:
-    """Give a student another sourcedId, as when an SIS is replaced; return the changed keys.
+    """Give a student another sourcedId, as a new SIS does; return the keys of the changed records.
 
-    Everything about the student with the old id is withdrawn.
+    All records about the student with the old id are withdrawn.
     """
     new = f"{student}-new"
     before = district.about(student)

@@ -1,4 +1,4 @@
-"""One certification from its start to its end: a bus, a district, the program, and the report."""
+"""Runs one certification: starts a bus with a district, runs the program, returns the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bus.vendors.agreement import Agreement
 from bus.vendors.applied import today
 
 SECTIONS = 2
-"""The size of the district: some 100 students."""
+"""The classes of one subject in a school, at least. The district then has about 100 students."""
 
 
 def certified(
@@ -33,9 +33,9 @@ def certified(
     note: Callable[[str], None],
     ending: Callable[[], None] = lambda: None,
 ) -> tuple[CertificationReport, list[str]]:
-    """Certify a program on a bus of its own; return the report, and the program's last lines.
+    """Certify a program on a new bus; return the report, and the program's last lines of output.
 
-    The last lines are for the vendor, and only there if a step failed.
+    The last lines are for the vendor. If all steps passed, there are none.
 
     agreement: the agreement as its file has it.
     kinds:     the kinds that the program reads; empty: all.
@@ -61,7 +61,7 @@ def certified_on(
 ) -> tuple[CertificationReport, list[str]]:
     """Certify a program on a bus that is up and has no district; see `certified`.
 
-    folder: an empty folder for the program's state, in which a folder is made.
+    folder: an empty folder. A folder for the program's state is made in it.
     """
     fit = fitted(agreement, today())
     for text in fit.notes:

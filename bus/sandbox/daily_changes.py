@@ -1,4 +1,4 @@
-"""What happens to a made-up district in a day, so that a vendor sees each sort of event."""
+"""Changes a made-up district day by day, so that a vendor sees each sort of event."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bus.vendors.scope import OPT_OUT, Scope
 MOST_OPT_OUTS = 3
 """When this many opt-outs of the sandbox are active, the oldest ends."""
 FEWEST_STUDENTS = 5
-"""Nobody leaves an agreement with fewer students than this."""
+"""No student leaves an agreement that has fewer students than this."""
 WITHDRAWN = "tobedeleted"
 OURS = "optout-sandbox-"
-"""How the ids of a sandbox's own opt-outs begin."""
+"""The beginning of the ids of the opt-outs that a sandbox itself enters."""
 
 
 class DailyChanges:
@@ -91,7 +91,7 @@ class DailyChanges:
             yield add_result(self._district, student, one["classSourcedId"], day, score)
 
     def _opt_out(self, roster: list[str]) -> Iterator[Key]:
-        """Begin an opt-out from the agreement, or end one that began here."""
+        """Enter an opt-out from the agreement, or end one that this class entered."""
         ours = [one for one in self._district.of(OPT_OUT) if one["sourcedId"].startswith(OURS)]
         if len(ours) >= MOST_OPT_OUTS:
             oldest = min(ours, key=lambda one: (one["dateLastModified"], one["sourcedId"]))
@@ -131,7 +131,7 @@ def withdrawn(district: MadeUpDistrict, student: str) -> list[Key]:
 
 
 def joined(district: MadeUpDistrict, like: str, random: random.Random) -> list[Key]:
-    """Add a student with the school, grade and classes of another one; return the new keys."""
+    """Add a student with the school, grade and classes of another student; return the new keys."""
     number = sum(kind == "student" for kind, _ in district.records)
     id_ = f"student-{number:07d}"
     given, family = random.choice(GIVEN), random.choice(FAMILY)
@@ -154,8 +154,8 @@ def taken_over(
 ) -> list[Key]:
     """Add a student with copies of another student's active records; return the new keys.
 
-    id_:    the new student's id. All copies get new ids, as most records are placed by their
-            student.
+    id_:    the new student's id. All copies get new ids, because the partition of most records
+            depends on their student.
     kinds:  the kinds of record that are copied.
     values: fields of the new student that differ.
     """

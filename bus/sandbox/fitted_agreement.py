@@ -1,7 +1,7 @@
-"""Fits an agreement to a sandbox: it holds today, and its guard does not stop a made-up district.
+"""Changes an agreement for a sandbox: it is active today, and its guard is off.
 
-Everything else stays as it is in the file, so that the vendor receives what it will receive from
-the district: the same kinds, fields, ids and topics.
+Everything else stays as it is in the file. So the vendor receives the same kinds, fields and
+topics, and ids of the same form, as later from the district.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from bus.errors import Stop
 from bus.vendors.agreement import Agreement, Guard
 
 NO_GUARD = Guard(share=1, students=1_000_000_000)
-"""Never stops. A day of the sandbox lasts some seconds, so many students move at once."""
+"""A guard that never stops the projection. A day of the sandbox lasts only seconds, so many
+students move at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class FittedAgreement:
     """An agreement as a sandbox applies it.
 
     agreement: the agreement. Its name is the one in the vendor's topics.
-    notes:     what differs from the file, as sentences for a person.
+    notes:     the differences from the file, as sentences for a person.
     """
 
     agreement: Agreement
@@ -31,8 +32,8 @@ class FittedAgreement:
 def fitted(agreement: Agreement, day: date) -> FittedAgreement:
     """Return an agreement as it can be applied on this day.
 
-    If the agreement does not hold on this day, its dates are moved by its length, as often as
-    needed. The moved dates are therefore the same on each day of that period.
+    If the agreement is not active on this day, its dates move by its length, as many times as
+    necessary. So the moved dates are the same on each day of that period.
 
     Raises `Stop` if the agreement shares nothing through Kafka, or if its last day is before its
     first.

@@ -1,4 +1,4 @@
-"""A sandbox that lives: each few seconds, a day passes in the made-up district."""
+"""Keeps a sandbox changing: every few seconds, a day passes in the made-up district."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SandboxStart:
 
     agreement:  the name in the vendor's topics.
     access:     the topics, the group prefix and the addresses.
-    students:   how many students of the district the roster puts into the agreement.
+    students:   the number of students whom the roster puts into the agreement.
     """
 
     agreement: str
@@ -51,13 +51,13 @@ class SandboxStart:
 
     @property
     def program(self) -> str:
-        """The five lines that read everything, as Python."""
+        """The five lines of Python that read everything."""
         kinds = ", ".join(f'"{kind}"' for kind in self.access.topics)
         return FIVE_LINES.format(kinds=kinds, agreement=self.agreement)
 
 
 def started(bus: VendorBus, sections: int = 4) -> SandboxStart:
-    """Publish the district unless an earlier run has, apply the agreement, and project.
+    """Publish the district unless an earlier run has done so; apply and project the agreement.
 
     sections: the size of a new district: see `bus.sandbox.made_up_district.made_for`.
 
@@ -86,8 +86,8 @@ def live(
 ) -> None:
     """Let days pass until `stopping` is set, and keep the vendor's topics current.
 
-    every: the seconds of a day; 0: nothing changes.
-    note:  gets a line for each day.
+    every: the length of a day in seconds; 0: nothing changes.
+    note:  called with a line for each day.
 
     Raises `Stop` if the projection must stop.
     """

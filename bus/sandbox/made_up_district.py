@@ -1,8 +1,8 @@
 """A made-up district that has the schools, grades and classes of an agreement.
 
 Its records are those of the sample district (`bus.demo.sample`), with the agreement's ids in place
-of the sample's. Half of it is outside of the agreement, where the agreement selects. Unlike the
-sample, it has attendance, line items and results.
+of the sample's. If the agreement selects schools, grades or classes, half of the district is
+outside of it. In addition to the sample, it has attendance, line items and results.
 
 The district is a dict of records of the standard, so that a sandbox can change single records.
 """
@@ -29,7 +29,7 @@ CLASSES_EACH = 6
 CLASS_SIZE = 25
 """As in the sample district."""
 OPT_OUTS = 0.03
-"""The share of students with an opt-out; a projection does not start without opt-outs."""
+"""The share of students with an opt-out. A projection does not start without opt-outs."""
 KIND_OF_FILE = {
     "orgs.csv": "org",
     "academicSessions.csv": "academicSession",
@@ -45,7 +45,7 @@ ABSENCES = ("unexcusedAbsence", "tardy", "excusedAbsence")
 
 @dataclass(frozen=True, slots=True)
 class _Sample(District):
-    """The sample district with a number of schools that does not depend on its size."""
+    """The sample district, but its size does not change its number of schools."""
 
     school_count: int = 2
 
@@ -58,7 +58,7 @@ class _Sample(District):
 class MadeUpDistrict:
     """The records of a district.
 
-    records: the present state of each record, also of withdrawn ones.
+    records: the current state of each record, including withdrawn records.
     """
 
     def __init__(self, records: dict[Key, Record]) -> None:
@@ -214,7 +214,7 @@ def _ids(agreement: Agreement, sample: _Sample) -> dict[str, str]:
 
 
 def _set_grades(district: MadeUpDistrict, agreement: Agreement) -> None:
-    """Put students into the agreement's grades: half of them, and all of its classes."""
+    """Put half of the students, and all students of the agreement's classes, into its grades."""
     named = agreement.students.grades
     if not named:
         return
@@ -241,7 +241,7 @@ def _set_grades(district: MadeUpDistrict, agreement: Agreement) -> None:
 
 
 def a_record(kind: str, id_: str, **values: Any) -> Record:
-    """Return a new active record of a kind, without values in other fields that may be empty."""
+    """Return a new active record of a kind. All other fields that may be empty are empty."""
     record: Record = {field["name"]: field.get("default") for field in KINDS[kind].schema["fields"]}
     now = datetime.now(UTC).replace(microsecond=0)
     return record | {"sourcedId": id_, "status": "active", "dateLastModified": now} | values

@@ -1,4 +1,4 @@
-"""The folder of a sandbox: an embedded bus that runs as long as the command that started it."""
+"""The folder of a sandbox, and its embedded bus, which runs as long as the command."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def running_bus(
 ) -> Iterator[Endpoints]:
     """Start the bus of a sandbox, and stop it when the block ends.
 
-    home:   the folder. What an earlier sandbox has left there is used again.
-    say:    gets a line for everything that a person should know.
-    ending: called before the bus is stopped, however the block ends.
+    home:   the folder. The data of an earlier sandbox in it is used again.
+    say:    called with a line for everything that a person should know.
+    ending: called before the bus is stopped, even after an error.
 
     Raises `Stop` if the folder holds something else, or if another sandbox uses it. Raises the
     errors of `bus.local.up`.

@@ -1,10 +1,10 @@
-"""The file in which a subscriber writes what it holds, and how it differs from what it should hold.
+"""Reads the state file, in which a subscriber writes what it holds, and finds what is wrong in it.
 
-The file is JSON Lines (UTF-8), one line a record: `{"kind": …, "id": …, "record": {…}}`. A record
-is there once, in its latest state. A deleted record is not there.
+The file is JSON Lines (UTF-8), with one line for each record: `{"kind": …, "id": …, "record":
+{…}}`. A record has one line, with its latest state. A deleted record has no line.
 
 Dates are `2026-11-28`, or days since 1970. Moments are RFC 3339 text, or milliseconds since 1970. A
-field that is missing counts as null.
+missing field counts as null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Key = tuple[str, str]
 """The kind and the id of a record."""
 
 MOST_NAMED = 3
-"""The most ids that one line of a report names."""
+"""The largest number of ids that one line of a report names."""
 WORDS = {
     "missing": "missing",
     "surplus": "there that must not be there",
@@ -29,15 +29,15 @@ WORDS = {
 
 
 class StateError(Exception):
-    """The file is not as it must be. The text says where, without any value."""
+    """The file has another form. The text of the error says where, without any value."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class StateDifference:
-    """A record that is not as it should be.
+    """A record of the file that differs from the expected one.
 
-    what:   missing: the file lacks it. surplus: it was deleted, or never sent. different: some
-            fields have other values.
+    what:   "missing": the file lacks it. "surplus": it was deleted, or never sent. "different":
+            some fields have other values.
     fields: the fields with other values.
     """
 
@@ -89,7 +89,7 @@ def differences(
 
 
 def described(found: Iterable[StateDifference]) -> Iterator[str]:
-    """Yield a line for each kind and sort of difference, with ids and fields, and no values."""
+    """Yield one line for each kind and sort of difference, with ids and fields but no values."""
     groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     for one in found:
         groups.setdefault((one.kind, one.what, one.fields), []).append(one.id)
@@ -101,7 +101,7 @@ def described(found: Iterable[StateDifference]) -> Iterator[str]:
 
 
 def _same(right: Any, held: Any) -> bool:
-    """Return whether a value of the file means a value of the topic."""
+    """Return whether a value in the file means the same as the value in the topic."""
     if isinstance(right, datetime):
         return _moment(held) == right.astimezone(UTC)
     if isinstance(right, date):

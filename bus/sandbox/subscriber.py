@@ -1,6 +1,6 @@
-"""The vendor's program while it is certified: its processes, its settings and its offsets.
+"""The vendor's program during a certification: its processes, its settings and its offsets.
 
-The program gets everything by environment variables:
+The program gets all its settings in environment variables:
 
     BUS_KAFKA__BOOTSTRAP   Kafka's address; there is no password
     BUS_REGISTRY__URL      the schema registry's address
@@ -10,8 +10,8 @@ The program gets everything by environment variables:
     CERTIFY_KINDS          the kinds of record to read, separated by commas
     CERTIFY_STATE          the file for what the program holds (`bus.sandbox.state_file`)
 
-A program that is killed stays in its consumer group until its session ends, and a new member waits
-that long. So each start has another group. Its offsets are those of the earlier one.
+A killed program stays a member of its consumer group until its session times out, and a new member
+must wait for that. So each start has a new group, which gets the offsets of the earlier group.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Place = tuple[str, int]
 
 ANSWER_SECONDS = 10.0
 SILENT_SECONDS = 5.0
-"""A program that has committed no offset for this long keeps its offsets elsewhere."""
+"""If a program has committed no offset for this many seconds, it keeps its offsets elsewhere."""
 
 
 class Subscriber:
-    """One program, started and killed again and again.
+    """One program, which is started and killed several times.
 
     settings:  the bus.
     agreement: the agreement's name in the topics.
@@ -77,7 +77,8 @@ class Subscriber:
     def start(self, offsets: Mapping[Place, int] | None = None) -> None:
         """Start the program with a new consumer group. Raises `Stop` if it cannot be started.
 
-        offsets: where the group begins, by topic and partition; None: nowhere, as on the first day.
+        offsets: where the group begins, by topic and partition. None: the group has no offsets, as
+                 at a vendor's first start.
         """
         self.kill()
         self._starts += 1
@@ -122,7 +123,7 @@ class Subscriber:
     def offsets(self, back: int = 0) -> dict[Place, int]:
         """Return the offsets that the program has committed since its last start.
 
-        back: by how many messages to move each offset back, as far as there are so many.
+        back: how many messages to move each offset back, but not before the first offset.
         """
         with self._asked() as asked:
             first = asked.bounds()
@@ -142,9 +143,9 @@ class Subscriber:
             return {place: end for place, (_, end) in asked.bounds().items()}
 
     def wait_for_offsets(self, until: float) -> None:
-        """Return when the program has committed all offsets, or keeps them elsewhere.
+        """Wait until the program has committed all offsets, or keeps them elsewhere.
 
-        until: returns at this moment in any case (`time.monotonic`).
+        until: the latest moment at which this returns (`time.monotonic`).
         """
         silent = time.monotonic() + SILENT_SECONDS
         with self._asked() as asked:
@@ -175,7 +176,7 @@ class Subscriber:
 
         ends = reach(self._settings.home) if self._settings.embedded else None
         own = {name: value for name, value in os.environ.items() if not name.startswith("BUS_")}
-        # So that a bus.toml in the current folder does not lead to another bus.
+        # Otherwise, a bus.toml in the current folder could lead to another bus.
         (self._folder / "bus.toml").touch()
         return own | {
             "BUS_CONFIG": str(self._folder / "bus.toml"),
@@ -233,7 +234,7 @@ class _Offsets:
     def set(self, offsets: Mapping[Place, int]) -> None:
         """Set the offsets of a group without members."""
         wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        admin = AdminClient(self._client)  # it must live until Kafka has answered
+        admin = AdminClient(self._client)  # keep a reference until Kafka has answered
         with _explained():
             answers = admin.alter_consumer_group_offsets(
                 [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=ANSWER_SECONDS

@@ -37,7 +37,7 @@ SOURCE = "/sandbox"
 
 
 def sandbox_settings(home: Path) -> Settings:
-    """Return the settings of a sandbox: its own bus, whatever bus.toml and the environment say."""
+    """Return the settings of a sandbox's own bus, without bus.toml and the environment."""
     return Settings(
         home=home.absolute(),
         topic_prefix="schoolbus",
@@ -67,7 +67,7 @@ class VendorBus:
             self.settings,
             [*(topics.topic(self.settings, kind) for kind in KINDS), topics.vendors(self.settings)],
         )
-        # Opt-outs are among the kinds: without a source of them, no projection starts.
+        # The kinds include opt-outs, because no projection starts without a source of them.
         ownership.announce(self.settings, SOURCE, KINDS)
         ids = subjects.lookup(self.settings)
         self._publisher = Publisher(self.settings, SOURCE, ids, time=now())
@@ -124,7 +124,7 @@ class VendorBus:
         return found[agreement.name]
 
     def project(self) -> None:
-        """Bring the vendor's topics up to date, and return when they are.
+        """Bring the vendor's topics up to date.
 
         Raises `Stop` if the agreement is not projected.
         """

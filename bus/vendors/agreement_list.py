@@ -19,17 +19,18 @@ class ListedAgreement:
     """One agreement in the list.
 
     state: active, pending (before `from`), ended or revoked.
-    note:  what to act on: that it ends soon, that the vendor has never read, when the vendor's
-           attestation is due, since when it is overdue, or that it is in.
+    note:  what a person should know: that it ends soon, that the vendor has never read, or whether
+           the vendor's attestation is due, overdue or recorded.
     days:  the days until its last day; negative after it.
-    due:   the day by which the vendor must attest its deletion; None while the agreement runs, and
-           if a renewal takes the data over.
+    due:   the day by which the vendor must attest its deletion; None while the agreement is active,
+           and if a renewal takes over the data.
     read:  whether one of the vendor's consumer groups, or the consumer of another way out, has ever
            committed an offset.
 
-    attested:     the day of the attestation; None before it is in.
-    deleted:      the day on which the bus deleted the vendor's topics and keys; None before.
-    deletion_due: the day on which the bus deletes them; None while the agreement runs, and after.
+    attested:     the day of the attestation; None if there is none yet.
+    deleted:      the day on which the bus deleted the vendor's topics and keys; None before that.
+    deletion_due: the day on which the bus must delete them; None while the agreement is active, and
+                  after the deletion.
     """
 
     name: str

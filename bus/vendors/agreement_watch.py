@@ -1,15 +1,15 @@
-"""Watches whether an agreement still holds while a consumer delivers under it.
+"""Watches whether an agreement is still active while a consumer delivers under it.
 
 `bus vendors revoke` writes to `PREFIX.vendors`. A thread asks Kafka twice a second for the end of
 that topic, and reads the topic again when something was added. So a consumer learns of a revocation
-within a second. If Kafka does not answer for `UNKNOWN_SECONDS`, nothing is delivered until it does:
-an agreement whose state is unknown does not count as holding.
+within a second. If Kafka does not answer for `UNKNOWN_SECONDS`, the consumer delivers nothing until
+Kafka answers again, because it does not know whether the agreement is still active.
 
 The thread also reads the agreement's own topics ahead of the consumer and remembers deletions. A
-consumer that is behind, or that tries again after a failure, asks it before it delivers an old
-state. So what an opt-out has deleted does not go out any more. Neither does a state that was
-written before the agreement or its ids were changed (`bus.vendors.outbox`): what the vendor may
-still receive is written again.
+consumer that lags, or that tries again after a failure, asks the thread before it delivers an old
+state. So the consumer does not deliver a record that an opt-out has deleted. It does not deliver a
+state from before a change of the agreement or of its ids either (`bus.vendors.outbox`): the
+projection writes again what the vendor may still receive.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.5
 """Kafka is asked for news of agreements once in this many seconds."""
 UNKNOWN_SECONDS = 3.0
-"""After this many seconds without an answer it is unknown whether the agreement holds."""
+"""After this many seconds without an answer, it is unknown whether the agreement is active."""
 READ_SECONDS = 0.1
 """How long one call waits for messages."""
 START_SECONDS = 60.0
@@ -56,7 +56,7 @@ FAILURE = "could not ask whether the agreement still holds: Kafka reports {}"
 
 
 class AgreementChanged(AgreementOver):
-    """The agreement was changed, or has new ids; the consumer must begin again with them."""
+    """The agreement or its ids were changed; the consumer must start again."""
 
 
 class AgreementWatch:
@@ -100,9 +100,9 @@ class AgreementWatch:
         self._thread = threading.Thread(target=self._run, name="agreement-watch", daemon=True)
 
     def __enter__(self) -> AgreementWatch:
-        """Wait until the agreement is known to hold, and all deletions are known.
+        """Wait until the thread knows the agreement's state and all deletions.
 
-        Raises `Stop` if the agreement does not hold, `RetryLater` if Kafka does not answer.
+        Raises `Stop` if the agreement is not active, `RetryLater` if Kafka does not answer.
         """
         began = self._clock()
         self._confirmed = self._asked = began - LOOK_SECONDS
@@ -157,15 +157,15 @@ class AgreementWatch:
                 try:
                     self._follow()
                 except RetryLater as error:
-                    log.info("the agreement is asked for again", why=str(error))
+                    log.info("asking again whether the agreement is active", why=str(error))
                     self._stopping.wait(LOOK_SECONDS)
         except BusError as error:
             self._end = Stop(str(error))
-        except Exception as error:  # without this thread nothing may be delivered
+        except Exception as error:  # without this thread, the consumer may deliver nothing
             log.exception("the watch of the agreement failed")
             self._end = Stop(
                 f"it is unknown whether the agreement {self._applied.name} still holds "
-                f"({type(error).__name__}); start again"
+                f"({type(error).__name__}); start the consumer again"
             )
 
     def _follow(self) -> None:
@@ -251,7 +251,7 @@ def why_over(began: Applied, stored: Applied | None, day: date) -> Stop | None:
     if stored.over(day):
         return AgreementOver(
             f"the agreement {name} ended on {stored.agreement.until}; nothing more is sent to the "
-            "vendor. An agreement that renews it has its own consumer"
+            "vendor. If an agreement renews it, start that agreement's own consumer"
         )
     if not stored.active(day):
         return Stop(f"the agreement {name} begins on {stored.agreement.from_}; nothing is sent yet")

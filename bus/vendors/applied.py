@@ -2,17 +2,17 @@
 
 The topic `PREFIX.vendors` is the store of record. It is compacted forever. The key is an
 agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
-wrapped keys. The files in the district's git say what should hold; this topic says what does hold.
-So a file that is deleted ends nothing.
+wrapped keys. The files in the district's git say what should be in force; this topic says what is
+in force. So deleting a file ends no agreement.
 
-When the vendor's data is deleted, the entry stays as the proof, without the key. Kafka then removes
-the earlier entries of the agreement, which have the key (`bus.kafka.topics.ERASABLE`).
+When the bus deletes the vendor's data, it keeps the entry as proof, but without the key. Kafka then
+removes the earlier entries of the agreement, which have the key (`bus.kafka.topics.ERASABLE`).
 
-Only a rotation of the master key and a rekey replace keys. Another command may have read the topic
-before and write after, for example a slow `bus vendors apply`. So each replacement raises
-`key_version`, and a rekey also `rekeyed`. The keys with the highest numbers count
-(`Applied.keys_age`), whatever entry comes last. They count for all agreements of a chain of
-renewals, so a chain never has two keys.
+Only a rotation of the master key and a rekey replace keys. Another command, such as a slow `bus
+vendors apply`, may have read the topic before the replacement, and may write the old keys after it.
+So each replacement raises `key_version`, and a rekey also `rekeyed`. The keys with the highest
+numbers are valid (`Applied.keys_age`), even if a later entry has others. They are valid for all
+agreements of a chain of renewals, so a chain never has two keys.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Applied:
     ended_at:    when it was revoked or recorded as ended, UTC.
     why:         the reason of a revocation.
     confirmed:   how often a person has confirmed what the projection's guard stopped.
-    closed:      the state whose consequences are complete: the access is closed, and the record of
-                 disclosures has the end. "" or another state than `state`: they are not.
+    closed:      equals `state` once the end is complete: the access is closed, and the record of
+                 disclosures has the end. Otherwise "" or an earlier state.
     certificate: what was or is being deleted; None before the deletion begins.
-    attestation: that the vendor deleted what it had received; None before it is in.
-    earlier_key: the key before the last rekey, wrapped; empty without one. The crosswalk needs it.
-    next_key:    the key of a rekey that has begun and counts not yet, wrapped; empty without one.
-    rekeyed:     how often the ids were changed by a rekey.
-    key_version: how often the wrapped keys were replaced, by a rekey or by another master key.
+    attestation: the vendor's statement that it deleted what it had received; None if there is none.
+    earlier_key: the key before the last rekey, wrapped, for the crosswalk; empty without a rekey.
+    next_key:    the key of a rekey that has begun, wrapped. It is not in use yet. Otherwise empty.
+    rekeyed:     how many times a rekey has changed the ids.
+    key_version: how many times the wrapped keys were replaced, by a rekey or by another master key.
     """
 
     agreement: Agreement
@@ -87,10 +87,10 @@ class Applied:
 
     @property
     def edition(self) -> str:
-        """What the vendor's topics must show: the agreement's content, with these ids.
+        """A text that changes when the agreement's content or the vendor's ids change.
 
-        When it changes, the topics are written whole. Its beginning, which is in a header of each
-        message, changes with the ids too (`bus.vendors.outbox.scope_mark`).
+        The projection then writes the vendor's topics whole. Each message has the beginning of this
+        text in a header (`bus.vendors.outbox.scope_mark`).
         """
         return f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
 
@@ -116,7 +116,7 @@ class Applied:
 
     @property
     def deletion_day(self) -> date:
-        """The day on which the bus deletes what it has of the vendor's."""
+        """The day on which the bus deletes what it has for the vendor."""
         return self.last_day + timedelta(days=self.agreement.deletion.days)
 
     @property
@@ -126,20 +126,20 @@ class Applied:
 
     @property
     def deleted(self) -> bool:
-        """Whether all is deleted that the bus had of the vendor's under this agreement."""
+        """Whether the bus has deleted everything that it had under this agreement."""
         return self.certificate is not None and self.certificate.deleted_at is not None
 
 
 KEY_FIELDS = ("wrapped_key", "earlier_key", "next_key", "rekeyed", "key_version")
-"""The fields of `Applied` that all agreements of a chain have in common."""
+"""The fields of `Applied` that are the same in all agreements of a chain."""
 
 
 class StaysOver(Stop):
-    """An agreement that is to be active was revoked or ended in the meantime; it stays so."""
+    """An entry would make an agreement active that has been revoked or has ended since."""
 
 
 def with_keys_of(one: Applied, other: Applied) -> Applied:
-    """Return an agreement with the keys of another one of its chain."""
+    """Return an agreement with the keys of another agreement of its chain."""
     return replace(one, **{name: getattr(other, name) for name in KEY_FIELDS})
 
 
@@ -166,8 +166,8 @@ def read(settings: Settings) -> dict[str, Applied]:
 
     An agreement that was revoked or ended stays so: an entry that says "active" again is passed
     over. It comes from a command that had read the topic before the revocation and wrote after it.
-    For the same reason, a certificate or an attestation that an entry lacks is taken from the entry
-    before, and a key that was deleted stays so.
+    For the same reason, an entry that lacks a certificate or an attestation takes it from the entry
+    before, and a key that was deleted stays deleted.
 
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
@@ -232,10 +232,11 @@ def _with_newest_keys(one: Applied, others: Iterable[Applied]) -> Applied:
 def write(settings: Settings, *entries: Applied) -> None:
     """Store applied agreements, and wait until Kafka has stored them.
 
-    Where Kafka has newer keys of the chain, these are kept.
+    If Kafka has newer keys for the chain, the entries get these keys.
 
-    Raises `StaysOver` if an agreement that is to be active was revoked or ended in the meantime; it
-    stays so. Raises the errors of `bus.kafka.topics.ensure` and `bus.kafka.sender.Sender.flush`.
+    Raises `StaysOver` if an entry would make an agreement active that has been revoked or has ended
+    since; its state stays. Raises the errors of `bus.kafka.topics.ensure` and
+    `bus.kafka.sender.Sender.flush`.
     """
     topic = topics.vendors(settings)
     stored = read(settings)
@@ -246,7 +247,7 @@ def write(settings: Settings, *entries: Applied) -> None:
     _send(settings, topic, entries)
     stored = read(settings)
     # Kafka keeps only the last entry of a key. If another process wrote at the same time, the last
-    # entry may lack what an earlier one says: a revocation, a proof, or newer keys.
+    # entry may lack a revocation, a proof or newer keys that an earlier entry has.
     if less := [stored[one.name] for one in entries if stored.get(one.name, one) != one]:
         _send(settings, topic, less)
     _refuse_revival(stored, entries)

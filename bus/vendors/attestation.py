@@ -1,7 +1,8 @@
 """Records that a vendor attested that it deleted what it had received.
 
-The agreement says by when (`Applied.attestation_day`). The bus cannot check what a vendor did, so
-it keeps who said so, when, and the SHA-256 of the document.
+The agreement sets the last day for it (`Applied.attestation_day`). The bus cannot check what a
+vendor did. So it keeps the name of the person who attested, the day, and the SHA-256 of the
+document.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def attest(
     now: datetime,
     record: AttestationRecord,
 ) -> tuple[Applied, bool]:
-    """Store a vendor's attestation. Return the agreement as it is stored, and whether this is new.
+    """Store a vendor's attestation. Return the stored agreement, and whether this is new.
 
-    The first attestation stays. Attesting again finishes what was interrupted.
+    The first attestation is never replaced. A second call completes a first one that was
+    interrupted.
 
     day: today, in the district's calendar.
     now: the time, UTC.
@@ -83,6 +85,6 @@ def _check(one: Applied, attestation: Attestation, day: date) -> None:
         raise Stop(f"{attestation.on} is in the future: give the day of the attestation")
     if attestation.on < one.last_day:
         raise Stop(
-            f"{attestation.on} is before the end of {one.name}, {one.last_day}: ask the vendor for "
-            "an attestation of what it held at the end"
+            f"{attestation.on} is before the end of {one.name} on {one.last_day}: ask the vendor "
+            "for an attestation from after the end"
         )

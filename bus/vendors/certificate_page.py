@@ -61,7 +61,7 @@ def sections(one: Applied) -> list[Section]:
         ),
         Section(
             "Record of disclosures",
-            (f"Its head after this deletion: entry {record.number}, SHA-256 {record.sha256}",),
+            (f"The head after this deletion: entry {record.number}, SHA-256 {record.sha256}",),
         ),
     ]
     if certificate.by_others:

@@ -464,8 +464,8 @@ class _Check:
         ):
             yield self._error(
                 "webhook.url",
-                "The address is inside the district's network, where nothing is sent for a vendor. "
-                "Ask the vendor for an address on the public internet.",
+                "The address is inside the district's network, to which Schoolbus sends nothing "
+                "for a vendor. Ask the vendor for an address on the public internet.",
             )
         if not ways:
             yield self._warning("ways", "No way out is named, so nothing flows.")
@@ -507,11 +507,12 @@ class _Check:
                 )
             return
         if stored is not None and stored.state == "revoked" and before is not None:
-            # It has taken over already, and `renews` cannot change: an error would have no remedy.
+            # The renewal has taken over already, and `renews` cannot change, so an error would have
+            # no remedy.
             yield self._warning(
                 "renews",
-                f'"{one.renews}" was revoked, but this agreement goes on with its ids. To end it '
-                f"too, run `bus vendors revoke {one.name} --why TEXT`.",
+                f'"{one.renews}" was revoked, but this agreement stays active, with the same '
+                f"ids. To end it too, run `bus vendors revoke {one.name} --why TEXT`.",
             )
         elif stored is not None and stored.state == "revoked":
             yield self._error(
@@ -522,8 +523,8 @@ class _Check:
         elif stored is not None and stored.deleted and one.name not in stored_by_name:
             yield self._error(
                 "renews",
-                f'What the bus had of "{one.renews}" is deleted, so nothing can be taken over from '
-                "it. Leave `renews` out; the vendor then gets new ids.",
+                f'The topics and the key of "{one.renews}" are deleted, so nothing can be taken '
+                "over from it. Leave `renews` out; the vendor then gets new ids.",
             )
         elif earlier.until >= one.from_:
             yield self._error(

@@ -83,7 +83,7 @@ class Cohort:
         )
 
     def put_in(self, students: Iterable[str]) -> None:
-        """Store that students are IN."""
+        """Store that students are in the agreement (state `IN`)."""
         self._con.executemany(
             "INSERT OR REPLACE INTO cohort VALUES (?, ?, ?, NULL, NULL)",
             [(self._agreement, student, int(State.IN)) for student in students],

@@ -1,8 +1,8 @@
 """The crosswalk of a rekey: which new id each old id of a vendor has become.
 
-It is a CSV file for the vendor (RFC 4180, UTF-8) with the columns `kind`, `oldId` and `newId`, in
-this order of the rows too. It joins the vendor's old data with the new, so it is as sensitive as
-this data: only its owner can read it, and no log has a line of it.
+It is a CSV file for the vendor (RFC 4180, UTF-8) with the columns `kind`, `oldId` and `newId`. Its
+rows are sorted by these columns. It joins the vendor's old data with the new data, so it is as
+sensitive as the data. Only its owner can read it, and no line of it is logged.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bus.vendors.pseudonyms import Pseudonyms
 COLUMNS = ("kind", "oldId", "newId")
 
 Row = tuple[str, str, str]
-"""A kind, the old id and the new one."""
+"""A kind, an old id and the new id."""
 
 
 def rows(found: Iterable[tuple[str, str]], old: Pseudonyms, new: Pseudonyms) -> set[Row]:
-    """Return the rows for some ids of a vendor, each with its kind. They may be old or new ones.
+    """Return the rows for pairs of a kind and an id of a vendor, old or new.
 
-    An id that is neither is left out.
+    An id that neither key has made is left out.
     """
     result = set()
     for kind, id_ in found:
@@ -38,7 +38,7 @@ def rows(found: Iterable[tuple[str, str]], old: Pseudonyms, new: Pseudonyms) -> 
 
 
 def belongs(rows_: Iterable[Row], old: Pseudonyms, new: Pseudonyms) -> bool:
-    """Return whether rows say what these two keys say."""
+    """Return whether each row's old and new id are those that these two keys give."""
     for _, was, is_ in rows_:
         real = old.real(was)
         if real is None or new.pseudonym(real) != is_:
@@ -59,7 +59,7 @@ def read(file: Path) -> set[Row] | None:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Stop(f"{file} cannot be read ({type(error).__name__}); name another file") from None
     if header != COLUMNS or any(len(row) != len(COLUMNS) for row in found):
-        raise Stop(f"{file} exists and is no crosswalk; name another file")
+        raise Stop(f"{file} exists and is not a crosswalk; name another file")
     return {(kind, was, is_) for kind, was, is_ in found}
 
 

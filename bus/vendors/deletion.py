@@ -1,12 +1,12 @@
-"""Deletes what the bus has of a vendor's, the agreed number of days after the agreement's end.
+"""Deletes what the bus has for a vendor, the agreed number of days after the agreement's end.
 
-That is: topics and their dead letters, consumer groups, users with rules and quotas, the subjects
-of the registry, the key of the pseudonyms, and the students in the file of the projection. A
-renewal takes over what it shares with the agreement; that stays.
+It deletes the topics and their dead letters, the consumer groups, the users with their rules and
+quotas, the subjects of the registry, the key of the pseudonyms, and the students in the file of the
+projection. What a renewal shares with the agreement stays, because the renewal takes it over.
 
-First what there is is stored as a certificate (`bus.vendors.proof`), and only then it is deleted.
-Each step passes what does not exist. So a deletion that was interrupted is done again from the
-start, and its certificate still has everything. At the end the bus looks that nothing is left.
+The bus first stores a list of everything as a certificate (`bus.vendors.proof`), and then deletes
+it. Each step skips what does not exist. So an interrupted deletion starts again from the beginning,
+and its certificate is still complete. At the end, the bus checks that nothing is left.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class DeletionRecord(Protocol):
 
 
 def due(one: Applied, day: date) -> bool:
-    """Return whether the agreed days after the end have passed, and something is not deleted yet.
+    """Return whether an agreement must be deleted now: the agreed days after its end have passed.
 
-    A deletion that has begun is due until it is finished.
+    A deletion that has begun is due until it is complete. A complete one is not due again.
     """
     begun = one.certificate is not None
     return one.over(day) and not one.deleted and (begun or day >= one.deletion_day)
@@ -59,16 +59,17 @@ def due(one: Applied, day: date) -> bool:
 def delete(
     settings: Settings, name: str, now: datetime, record: DeletionRecord, *, early: str = ""
 ) -> Applied:
-    """Delete what the bus has of a vendor's under an agreement; return it as it is stored now.
+    """Delete what the bus has for a vendor under an agreement; return the agreement as stored now.
 
-    If all is deleted already, nothing changes.
+    If everything is deleted already, nothing changes.
 
     now:    the time, UTC.
-    record: takes what was deleted.
-    early:  why it is deleted before the agreed days; "" if they have passed.
+    record: the record of disclosures, which gets an entry with what was deleted.
+    early:  the reason for a deletion before the agreed days have passed; "" if they have passed.
 
     Raises `Stop` if the agreement is active, or if Kafka or the registry refuses something. Raises
-    `RetryLater` if one of them does not answer, or a program still reads. The same call continues.
+    `RetryLater` if one of them does not answer, or if a program still reads; the same call then
+    continues the deletion.
     """
     stored = store.read(settings)
     one = revocation.find(stored, name)
@@ -93,7 +94,7 @@ def delete(
     if left := _holdings(settings, one, kept, bool(heirs)):
         names = [name for names in left.objects().values() for name in names]
         raise RetryLater(
-            f"{name} is not deleted yet: {', '.join(names)} still there; run the command again"
+            f"{name} is not deleted yet: {', '.join(names)} still exist; run the command again"
         )
     if one.agreement.csv is not None and not heirs:
         notes.append(
@@ -108,7 +109,7 @@ def delete(
 
 
 def _heirs(one: Applied, applied: Iterable[Applied]) -> list[Applied]:
-    """Return the other agreements of the chain that are not deleted: they need what they share."""
+    """Return the other agreements of the chain that are not deleted. What they share must stay."""
     return [
         other
         for other in applied
@@ -117,7 +118,7 @@ def _heirs(one: Applied, applied: Iterable[Applied]) -> list[Applied]:
 
 
 def _grant(settings: Settings, one: Applied, certificate: Certificate) -> Grant:
-    """Return what the vendor could read, as far as it is deleted now."""
+    """Return the vendor's right to read the topics that are deleted now."""
     own = vendor_topics.group_prefix(settings, one.ids_name)
     topics = tuple(name for name in certificate.deleted.topics if name.startswith(own))
     return Grant(one.ids_name, topics, own)
@@ -134,10 +135,10 @@ def _topics_of(settings: Settings, heirs: Iterable[Applied]) -> set[str]:
 
 
 def _holdings(settings: Settings, one: Applied, kept: Collection[str], renewed: bool) -> Holdings:
-    """Return what there is of a vendor's, without what its renewals need.
+    """Return what the bus and Kafka hold for a vendor, without what its renewals need.
 
     kept:    the topics of the renewals.
-    renewed: whether there are any. Then users and groups are theirs, and dead letters, too.
+    renewed: whether there are renewals. They need the users, the groups and the dead letters.
     """
     own = settings.topic(f"vendor.{one.ids_name}")
     roots = [own] if renewed else vendor_topics.roots(settings, one.ids_name)
@@ -154,7 +155,7 @@ def _holdings(settings: Settings, one: Applied, kept: Collection[str], renewed: 
 
 
 def _forget_indexes(settings: Settings, ids_name: str) -> None:
-    """Delete what the ways out keep in the home: indexes, and the state of the vendor's endpoint.
+    """Delete what the ways keep in the home: indexes, and the state of the vendor's endpoint.
 
     See `bus.consume.feed.Feed.folder` and `bus.delivery.Terms.agreement`.
 
@@ -178,7 +179,7 @@ def _forget_indexes(settings: Settings, ids_name: str) -> None:
 def _forget_students(settings: Settings, name: str) -> None:
     """Delete the rows of an agreement in the projection's file, if this machine has one.
 
-    Raises `RetryLater` if the file cannot be written now.
+    Raises `RetryLater` if the file cannot be written.
     """
     file = file_of(settings)
     if not file.exists():

@@ -16,7 +16,7 @@ without changing every later one. Whoever runs Kafka could rewrite the whole cha
 | entered | the vendor receives data about these students from now on | agreement, students |
 | left | the vendor receives no more data about these students | agreement, students |
 | ended, revoked | the vendor receives no more data | agreement, why |
-| rekeyed | the vendor receives the same under new ids from now on | agreement, times |
+| rekeyed | the vendor receives the same records under new ids from now on | agreement, times |
 | deleted | the bus deleted this of the vendor's | agreement, objects |
 | attested | the vendor attested that it deleted what it held | agreement, by, statement |
 | access | somebody asked this record a question | by, why, question, about, students |

@@ -214,7 +214,7 @@ def agreements_of(entries: Iterable[Entry], vendor: str) -> set[str]:
 
 
 def history_of(entries: Iterable[Entry], agreements: Collection[str]) -> list[Entry]:
-    """Return what became of agreements: entries about new ids, the end and the deletion."""
+    """Return the entries about new ids, the end and the deletion of agreements."""
     wanted = ("rekeyed", "ended", "revoked", "deleted", "attested")
     return [
         entry for entry in entries if entry["what"] in wanted and entry["agreement"] in agreements

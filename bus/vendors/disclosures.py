@@ -174,14 +174,14 @@ class DisclosureWriter:
     def rekeyed(self, name: str, at: datetime, times: int) -> None:
         """Record that a vendor receives the same records under new ids from now on.
 
-        times: how many times the ids have been changed, with this one. Entries with the same number
-               are about the same change.
+        times: how many times the ids have been changed, this change included. Entries with the same
+               number are about the same change.
         """
         content = {"what": "rekeyed", "at": moment_text(at), "agreement": name, "times": times}
         self._append(lambda: ([content], []))
 
     def deleted(self, name: str, at: datetime, objects: Mapping[str, Sequence[str]]) -> None:
-        """Record what the bus deleted of a vendor's. A second call adds no entry.
+        """Record what the bus deleted of a vendor's data. A second call adds no entry.
 
         objects: names by what they are: {"topics": […], "groups": […], "users": […]}.
         """
@@ -276,11 +276,11 @@ class DisclosureWriter:
         return self._table()
 
     def _append_once(self, content: Content) -> None:
-        """Append an entry, unless the record has one that says the same of the agreement."""
+        """Append an entry, unless the record has the same entry about the agreement."""
         about = content["what"], content["agreement"]
 
         def contents() -> Contents:
-            # No other process can append between this look and the entry: it is refused then.
+            # If another process appends after this check, Kafka refuses the entry.
             known = decoded_entries(self._log.all_entries())
             if any((one["what"], one.get("agreement")) == about for one in known):
                 return [], []

@@ -32,7 +32,7 @@ from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 
 LAYOUT = 2
-"""The version of the tables; a file with another one is made anew."""
+"""The version of the tables. A file with another version is rebuilt."""
 AT_ONCE = 500
 """Ids in one query; SQLite takes at most 32,766 variables."""
 CACHE_KIB = 262_144
@@ -77,7 +77,7 @@ def file_of(settings: Settings) -> Path:
 
 
 class DistrictView:
-    """The file. For one thread at a time.
+    """The file. Only one thread may use it at a time.
 
     path:   the file; None: in memory.
     mark:   what the content depends on, other than the topics: the cluster's id. A file with
@@ -274,12 +274,12 @@ def ref_of(kind: str, record: Record) -> str | None:
 
 
 def slices(ids: Iterable[str]) -> Iterable[list[str]]:
-    """Yield parts of some ids that fit into one query."""
+    """Yield some ids in parts, each of which fits into one query."""
     rest = iter(ids)
     while some := list(islice(rest, AT_ONCE)):
         yield some
 
 
 def marks(some: Sequence[str]) -> str:
-    """Return a placeholder of a query for each of these."""
+    """Return the placeholders of a query, one for each of these values."""
     return ",".join("?" * len(some))

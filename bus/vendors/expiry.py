@@ -1,13 +1,13 @@
-"""Does what an agreement's end asks for: by its last day, by a revocation, and days after it.
+"""Completes the end of an agreement, after its last day or a revocation, and the later deletion.
 
-`bus vendors run` does it on the day itself, and `bus vendors apply` too. What was interrupted is
-finished by the next of them. The order for one agreement is:
+`bus vendors run` and `bus vendors apply` do it on the day itself. If one of them is interrupted,
+the next run of either completes it. The steps for one agreement are:
 
-1. Store that it is over (`bus.vendors.revocation`). The projection and all ways out stop with it.
+1. Store that it is over (`bus.vendors.revocation`). The projection and all ways stop then.
 2. Close the vendor's access.
 3. Record the end of the disclosure, once.
 4. Store that these steps are complete (`Applied.closed`).
-5. After the agreed days, delete what the bus has (`bus.vendors.deletion`).
+5. After the agreed days, delete what the bus has for the vendor (`bus.vendors.deletion`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EndRecord(Protocol):
 
 
 class ExpiryRecord(EndRecord, DeletionRecord, Protocol):
-    """What both an end and a deletion need of the record of disclosures."""
+    """What an end and a deletion together need of the record of disclosures."""
 
 
 def unsettled(applied: Iterable[Applied], day: date) -> list[str]:
@@ -54,13 +54,13 @@ def settle(
     record: ExpiryRecord,
     say: Say = lambda _: None,
 ) -> Applied:
-    """Do for one agreement what its end asks for on this day; return it as it is stored now.
+    """Take the steps that the end of one agreement needs on this day; return it as stored now.
 
     day: today, in the district's calendar.
     now: the time, UTC.
-    say: called with each thing that others must do.
+    say: called with a sentence for each thing that the cluster's administrator must do.
 
-    Raises `Stop` or `RetryLater` if something could not be done. The same call may be made again.
+    Raises `Stop` or `RetryLater` if a step failed. The same call may be made again.
     """
     one = revocation.find(store.read(settings), name)
     if not _closed(one, day):
@@ -82,8 +82,8 @@ def close(
 ) -> Applied:
     """Store and record the end of an agreement that is over, and close its vendor's access.
 
-    See `settle` for the arguments and errors. The end is recorded also if the access could not be
-    closed.
+    See `settle` for the arguments and errors. If the access could not be closed, the end is still
+    recorded.
     """
     failure: BusError | None = None
     try:
@@ -116,7 +116,7 @@ def _record(one: Applied, record: EndRecord, now: datetime) -> None:
 
 
 def _closed(one: Applied, day: date) -> bool:
-    """Return whether an agreement holds on, or its end is complete."""
+    """Return whether there is no end to complete: the agreement goes on, or its end is complete."""
     return not one.over(day) or (one.state != "active" and one.closed == one.state)
 
 

@@ -1,4 +1,4 @@
-"""The address at which the gate before the registry started last, kept in the home."""
+"""Keeps, in the home, the address at which the gate last started."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bus.settings import Settings
 
 
 def last_url(settings: Settings) -> str:
-    """Return the address at which the gate started last; "" if it never did.
+    """Return the address at which the gate last started; "" if it never started.
 
-    It is "" too if the gate listens on all interfaces, because that is no address for a client.
+    It is also "" if the gate listens on all interfaces, because no client can use that address.
     """
     url = _read(settings)
     return "" if urlsplit(url).hostname in ("0.0.0.0", "::") else url

@@ -29,8 +29,8 @@ def serve(
     """Serve until SIGTERM or SIGINT arrives.
 
     ready:                      called with the URL when the gate accepts requests.
-    host, port:                 where to listen; port 0: that of the last start with this home, or
-                                a free one.
+    host, port:                 where to listen. Port 0 means the port of the last start with this
+                                home, or a free port.
     certificate_file, key_file: for TLS, in PEM. Without them, let only a TLS proxy reach the gate.
 
     Raises `Stop` when a person must act first, and `RetryLater` when the registry is down at the
@@ -57,7 +57,7 @@ def serve(
 
 @contextmanager
 def _bound(host: str, port: int, last: int, advice: str) -> Iterator[socket.socket]:
-    """Open a socket: at this port, else at the last one, else at any free one."""
+    """Open a socket at this port; if it is 0, at the last port, or else at any free port."""
     with ExitStack() as stack:
         where = None
         if not port and last:

@@ -1,16 +1,16 @@
-"""Replaces the master key: the keys of all agreements are wrapped by a new one.
+"""Replaces the master key, which wraps the keys of all agreements.
 
-No id changes, and no vendor notices it. Programs that run go on, because at each moment the master
-keys in their file open every key in `PREFIX.vendors`:
+No id changes, and no vendor notices it. Running programs continue, because at each moment the file
+has a master key for every wrapped key in `PREFIX.vendors`. The steps are:
 
-1. The file gets a new key, before the present one.
-2. The keys of all agreements are wrapped by the new one, and stored.
-3. The file loses the earlier key.
+1. Write a new key into the file, before the present one.
+2. Wrap the keys of all agreements with the new key, and store them.
+3. Remove the earlier key from the file.
 
 After a kill in between, the file has two keys. The next run completes the rotation with them.
 
-Schoolbus may not write a file that is mounted as a secret. Then a person replaces it, twice: before
-step 2, and after it. The command makes both contents in a file of its own.
+If the file is mounted as a secret, Schoolbus may not write it. A person then replaces it twice,
+before and after step 2. The command writes the new content into a separate file each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bus.vendors.applied import Applied
 from bus.vendors.pseudonyms import WrongMasterKey, unwrapped, wrapped
 
 ATTEMPTS = 5
-"""How often the agreements are stored again because other commands write them meanwhile."""
+"""How many times the agreements are stored again when other commands write them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Rotation:
     """What a rotation did.
 
     file:      the file with the master key.
-    rewrapped: how many agreements' keys were wrapped again.
-    finished:  whether the new key alone opens all keys. If not, nothing was wrapped again yet.
+    rewrapped: the number of agreements whose keys were wrapped again.
+    finished:  whether the new key alone opens all keys. If not, no key was wrapped again yet.
     mount:     whether a person must mount `file` now.
     """
 
@@ -49,24 +49,24 @@ class Rotation:
 def rotate(settings: Settings, new_key_file: Path | None = None) -> Rotation:
     """Replace the master key, or complete a rotation that was interrupted.
 
-    new_key_file: the file for the new key, if Schoolbus may not write the present one. The first
-                  call makes it. The second one, when it is mounted, wraps all keys.
+    new_key_file: the file for the new key, if Schoolbus may not write the present file. The first
+                  call makes it. The second call, after a person has mounted it, wraps all keys.
 
     Raises `Stop` if a key is missing, does not open the keys of all agreements, or cannot be
     written. Raises `RetryLater` if Kafka does not answer.
     """
     keys = master_key.read(settings)
     for one in store.read(settings).values():
-        _rewrapped(one, keys)  # raises an error before anything changes
+        _rewrapped(one, keys)  # so that an error comes before anything changes
     if new_key_file is None:
         return _in_place(settings, keys)
     return _mounted(settings, keys, new_key_file)
 
 
 def keep_up(settings: Settings, keys: Sequence[bytes]) -> None:
-    """Wrap again what was stored with a master key that was rotated in the meantime.
+    """Wrap the keys of all agreements again if the master key was rotated since they were stored.
 
-    keys: the master keys with which it was stored.
+    keys: the master keys with which they were stored.
     """
     now = master_key.read(settings)
     if now[0] != keys[0]:
@@ -77,9 +77,9 @@ def _in_place(settings: Settings, keys: Sequence[bytes]) -> Rotation:
     file = master_key.path(settings)
     if len(keys) == 1:
         keys = (master_key.new_key(), *keys)
-        _write(file, keys, "give --new-key-file FILE, if it is mounted as a secret")
+        _write(file, keys, "if it is mounted as a secret, give --new-key-file FILE")
     number = _rewrap(settings, keys)
-    _write(file, keys[:1], "the next run completes the rotation")
+    _write(file, keys[:1], "run the same command again to complete the rotation")
     return Rotation(file, number, finished=True, mount=False)
 
 
@@ -93,7 +93,7 @@ def _mounted(settings: Settings, keys: Sequence[bytes], file: Path) -> Rotation:
     number = _rewrap(settings, keys)
     again = len(keys) > 1
     if len(new) > 1:
-        _write(file, new[:1], "the same command completes the rotation")
+        _write(file, new[:1], "run the same command again to complete the rotation")
     return Rotation(file, number, finished=True, mount=again)
 
 
@@ -105,9 +105,10 @@ def _write(file: Path, keys: Sequence[bytes], what_to_do: str) -> None:
 
 
 def _rewrap(settings: Settings, keys: Sequence[bytes]) -> int:
-    """Wrap the keys of all agreements by the first master key; return how many were not yet.
+    """Wrap the keys of all agreements with the first master key.
 
-    Returns when everything that Kafka has stored opens with the first key alone.
+    Returns the number of agreements whose keys it wrapped, once the first master key alone opens
+    every key that Kafka has.
     """
     done: set[str] = set()
     for _ in range(ATTEMPTS):
@@ -116,17 +117,17 @@ def _rewrap(settings: Settings, keys: Sequence[bytes]) -> int:
             return len(done)
         try:
             store.write(settings, *(_rewrapped(one, keys) for one in left))
-        except store.StaysOver:  # revoked in between: read it again, and wrap what is stored now
+        except store.StaysOver:  # revoked since it was read: read it again, and wrap that
             continue
         done |= {one.name for one in left}
     raise RetryLater(
-        "other commands write the agreements without a break; the earlier master key is kept, and "
-        "the same command completes the rotation"
+        "other commands wrote the agreements at the same time, again and again; the earlier master "
+        "key is kept; run the same command again to complete the rotation"
     )
 
 
 def _rewrapped(one: Applied, keys: Sequence[bytes]) -> Applied:
-    """Return an agreement with its keys wrapped by the first master key."""
+    """Return an agreement whose keys the first master key has wrapped."""
     present, earlier, coming = (
         wrapped(unwrapped(sealed, keys), keys[0]) if sealed else b"" for sealed in _sealed(one)
     )
@@ -150,5 +151,5 @@ def _opens(one: Applied, keys: Sequence[bytes]) -> bool:
 
 
 def _sealed(one: Applied) -> tuple[bytes, bytes, bytes]:
-    """Return all wrapped keys of an agreement; an empty one is missing, or was deleted."""
+    """Return all wrapped keys of an agreement. A missing or deleted key is empty."""
     return one.wrapped_key, one.earlier_key, one.next_key

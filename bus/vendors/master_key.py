@@ -4,8 +4,9 @@ It is a file of 64 hexadecimal digits that only its owner can read: `BUS_HOME/ve
 or the file that `[vendors] master_key_file` names. `bus vendors apply` makes it once. Without it,
 no pseudonym can be made or mapped back, so it belongs in the district's backup, apart from Kafka's.
 
-While the master key is rotated (`bus.vendors.key_rotation`), the file has one more line: the
-earlier key. The key in the first line wraps; each key in the file opens what it has wrapped.
+During a rotation of the master key (`bus.vendors.key_rotation`), the file has one more line, the
+earlier key. The key in the first line wraps all new keys. Each master key in the file opens the
+keys that it has wrapped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def path(settings: Settings) -> Path:
 
 
 def read(settings: Settings) -> tuple[bytes, ...]:
-    """Return the master keys, 32 bytes each: first the one that wraps, then earlier ones.
+    """Return the master keys, 32 bytes each: first the one that wraps, then an earlier one.
 
     Raises `Stop` if the file is missing, has no keys, or can be read by other users.
     """
@@ -63,10 +64,10 @@ def read_file(file: Path) -> tuple[bytes, ...]:
 def replace_file(file: Path, keys: Sequence[bytes]) -> None:
     """Write master keys into a file that only its owner can read, whole or not at all.
 
-    After a power failure at any moment, the file has either the earlier content or the new one.
+    After a power failure at any moment, the file has either the earlier or the new content.
     Raises OSError.
 
-    keys: first the one that wraps.
+    keys: the master keys, first the one that wraps.
     """
     file = file.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,8 +82,8 @@ def new_key() -> bytes:
 def read_or_make(settings: Settings, *, needed: bool) -> tuple[bytes, ...]:
     """Return the master keys, and make one if there is none yet; see `read`.
 
-    needed: whether keys exist that this key wraps. Then a missing key is an error: a new one would
-            not open them.
+    needed: whether wrapped keys exist already. Then a missing master key is an error, because a new
+            one would not open them.
     """
     file = path(settings)
     if needed or file.exists():

@@ -35,13 +35,13 @@ class Need:
         still: Callable[[Key], None],
         prepare: Callable[[Sequence[Key]], None],
     ) -> None:
-        """Apply the new counts until nothing follows from them any more.
+        """Apply the new counts until no more references are counted.
 
-        first: called when the first reference to a record appears; it may count more references.
-        last:  called when the last reference disappears; the same.
-        still: called when references changed, and there were and are some, also when as many
-               came as went.
-        prepare: called with all those keys, before the others are called with each.
+        first:   called with a record when its first reference appears. It may count references.
+        last:    called with a record when its last reference disappears. It may count references.
+        still:   called with a record whose references changed but that had and has some, even if
+                 their number is the same.
+        prepare: called with all of these records, before the other functions get each of them.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()

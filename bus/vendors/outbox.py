@@ -11,9 +11,10 @@ touched partition of each vendor at every commit, and a vendor could read aborte
 The headers join no two vendors: the event's id is random for each vendor, the source is the same
 for all events, times are cut to the second (for studies: to the day), and the trace is left out.
 
-The extension attribute `scope` (the header `ce_scope`) says under which state of the agreement a
-message was written. When the agreement is changed, everything is written again with another one. So
-a consumer that is behind recognizes what was written under an earlier state, and leaves it out.
+The extension attribute `scope` (the header `ce_scope`) says under which edition of the agreement a
+message was written. After a change of the agreement, the projection writes everything again with
+another value. So a consumer that lags recognizes the messages of an earlier edition, and skips
+them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from bus.vendors.outbox_rows import OutboxRows, Outgoing
 
 SOURCE = b"/schoolbus"
 SCOPE = "ce_scope"
-"""The header with the state of the agreement under which a message was written."""
+"""The header with the edition of the agreement under which a message was written."""
 SECONDS = 60.0
 DAY_SECONDS = 86_400
 PRODUCER = {
@@ -62,7 +63,7 @@ def scope_mark(edition: str) -> str:
 
 
 def headers(event: str, type_: str, at: int, scope: bytes) -> list[tuple[str, bytes]]:
-    """Return the headers of a message: the CloudEvents id, type and time, and what is constant.
+    """Return the headers of a message: the CloudEvents id, type and time, and the constant ones.
 
     at:    in seconds since 1970-01-01 UTC.
     scope: the value of the header `SCOPE`.
@@ -116,9 +117,11 @@ class Outbox:
     def send(self, active: Mapping[str, str]) -> int:
         """Send what was added, wait until Kafka has stored it, and remove it.
 
-        active: the agreements that hold now, with their editions; what was meant for others is
-                dropped. Who entered is in the record of disclosures before the first message is
-                sent. Returns the number of messages. Raises `RetryLater` if Kafka does not answer.
+        Messages of other agreements are dropped. The record of disclosures names the students who
+        entered before the first message is sent. Returns the number of messages. Raises
+        `RetryLater` if Kafka does not answer.
+
+        active: the agreements that are active now, with their editions.
         """
         last = self._rows.last
         noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0

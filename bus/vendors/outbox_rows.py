@@ -1,7 +1,7 @@
 """The messages to vendors that are not sent yet, as rows in the file of the view.
 
-A row holds the messages of a batch: what they are about as JSON, and their values one after the
-other. One row for each message would take most of the time of the projection.
+A row holds many messages of a batch: a JSON list that describes them, and their values, joined
+together. With one row for each message, the projection would spend most of its time on the table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROW_MESSAGES = 20_000
 """The largest number of messages in one row of the file."""
 EVENT_DIGITS = 24
-"""Hexadecimal digits of an event's id."""
+"""The number of hexadecimal digits of an event's id."""
 
 Place = tuple[str, int, str]
 """A topic, a partition and a key."""

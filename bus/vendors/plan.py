@@ -247,7 +247,10 @@ def _small_groups(scope: Scope, counts: CohortCounts) -> Iterator[str]:
 def _ending(
     file: Agreement | None, before: Applied | None, others: Iterable[Agreement], day: date
 ) -> Iterator[str]:
-    """Yield that an agreement ends soon. `others` are all agreements, with this one."""
+    """Yield a warning if an agreement ends soon.
+
+    others: all agreements, this one included.
+    """
     agreement = before.agreement if file is None and before is not None else file
     if agreement is None or (before is not None and before.over(day)):
         return
@@ -262,7 +265,7 @@ def _stored(applied: Mapping[str, Applied]) -> list[Agreement]:
 
 
 def _deletion(before: Applied | None, day: date) -> Iterator[str]:
-    """Yield what is deleted of an agreement that was over before."""
+    """Yield what `apply` will delete of an agreement that is over."""
     if before is not None and deletion.due(before, day):
         yield (
             "- topics, groups, users, schemas and key: the agreed "

@@ -217,7 +217,7 @@ class Projection:
         return set(self.cohort.get(named))
 
     def _named_by_guardians(self) -> dict[Key, Record]:
-        """Return the students whom the guardians to be sent name."""
+        """Return the students who are named by the guardians that must be sent."""
         return self._view.get_all(
             {
                 ("student", student)
@@ -285,7 +285,7 @@ class Projection:
         )
 
     def _read(self, keys: Collection[Key]) -> None:
-        """Read records that come along, or do not any more."""
+        """Read the records to which references appeared, changed or disappeared."""
         self._along = self._view.get_all(keys)
 
     def _came_along(self, key: Key) -> None:
@@ -521,8 +521,8 @@ class Projection:
 def _with_its_students(guardian: Record, students: Mapping[Key, Record]) -> Record:
     """Return a guardian with only those students who name the guardian too.
 
-    So a student who enters or leaves always counts a reference to the guardian, which is then sent
-    again with other students.
+    A student who enters or leaves therefore always changes the references to the guardian. The
+    guardian is then sent again, with the students of that moment.
     """
     id_ = guardian["sourcedId"]
     return guardian | {

@@ -1,8 +1,9 @@
-"""What proves that an agreement is over: the certificate of deletion, and the vendor's attestation.
+"""What proves the deletion after an agreement: the certificate, and the vendor's attestation.
 
-The certificate says what the bus deleted of a vendor's, and when. The attestation says that the
-vendor deleted what it had received. Both are kept with the agreement in `PREFIX.vendors`
-(`bus.vendors.applied`), so they survive the home of the bus. Neither has data about students.
+The certificate says what the bus deleted of a vendor's data, and when. The attestation says that
+the vendor deleted what it had received. The bus keeps both with the agreement in `PREFIX.vendors`
+(`bus.vendors.applied`), so they are kept even if the home of the bus is lost. Neither has data
+about students.
 
 This module is pure: it does no I/O.
 """
@@ -38,7 +39,7 @@ class Holdings:
         return bool(self.topics or self.groups or self.users or self.rules or self.subjects)
 
     def with_more(self, other: Holdings) -> Holdings:
-        """Return what is in either of two findings, of which the other one is later."""
+        """Return what is in these holdings or in the other ones, which were found later."""
         return Holdings(
             dict(sorted({**other.topics, **self.topics}.items())),
             tuple(sorted({*self.groups, *other.groups})),
@@ -48,7 +49,7 @@ class Holdings:
         )
 
     def objects(self) -> dict[str, tuple[str, ...]]:
-        """Return the names, as the record of disclosures keeps them."""
+        """Return the names of everything, in the form of the record of disclosures."""
         return {
             "topics": tuple(self.topics),
             "groups": self.groups,
@@ -59,15 +60,15 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What the bus deleted of a vendor's. It is stored before the deletion begins.
+    """What the bus deleted of a vendor's data. It is stored before the deletion begins.
 
     begun_at:   when the deletion began, UTC.
-    deleted:    what there was, and is deleted when `deleted_at` is set.
-    early:      the reason of a deletion before the agreed days; "" otherwise.
+    deleted:    what existed before. Once `deleted_at` is set, all of it is deleted.
+    early:      the reason for a deletion before the agreed days; "" otherwise.
     kept_for:   the renewals that take over what this certificate does not list.
-    by_others:  what the people who run the cluster were asked to delete.
-    deleted_at: when the bus had looked that nothing is left, UTC; None before.
-    record:     the head of the record of disclosures, with the entry of this deletion.
+    by_others:  what the administrator of the cluster was asked to delete.
+    deleted_at: when the bus had checked that nothing is left, UTC; None before that.
+    record:     the head of the record of disclosures, after the entry of this deletion.
     """
 
     begun_at: datetime
@@ -79,7 +80,7 @@ class Certificate:
     record: ChainHead = field(default_factory=ChainHead)
 
     def found(self, more: Holdings) -> Certificate:
-        """Return the certificate with what was found in addition."""
+        """Return the certificate with more holdings that were found."""
         return replace(self, deleted=self.deleted.with_more(more))
 
     def as_json(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Attestation:
 
 
 def certificate_of(table: Mapping[str, Any] | None) -> Certificate | None:
-    """Return the certificate of JSON values. Raises what a wrong table causes."""
+    """Return the certificate that JSON values hold. Raises the errors of an invalid table."""
     if not table:
         return None
     deleted_at = table["deletedAt"]
@@ -145,14 +146,14 @@ def certificate_of(table: Mapping[str, Any] | None) -> Certificate | None:
 
 
 def attestation_of(table: Mapping[str, Any] | None) -> Attestation | None:
-    """Return the attestation of JSON values. Raises what a wrong table causes."""
+    """Return the attestation that JSON values hold. Raises the errors of an invalid table."""
     if not table:
         return None
     return Attestation(table["by"], date.fromisoformat(table["on"]), table["document"])
 
 
 def lines(certificate: Certificate) -> Iterable[str]:
-    """Yield what was deleted, a sentence each."""
+    """Yield one line for each sort of thing that was deleted."""
     gone = certificate.deleted
     parts = sum(gone.topics.values())
     yield f"{len(gone.topics)} topics with {parts} partitions: {_named(gone.topics)}"

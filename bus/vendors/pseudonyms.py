@@ -6,9 +6,9 @@ equal within the agreement, and two vendors' ids have nothing in common. The tex
 lower case, because some products ignore case in ids. Real ids are padded to blocks of 16 bytes, so
 that a pseudonym's length tells little about the real id.
 
-A new key for an agreement would cost the vendor all of a student's work, so only `bus vendors
-rekey` changes it, with a crosswalk. Keys are stored wrapped (AES key wrap with padding, RFC 5649)
-by the district's master key, which can be rotated freely.
+With a new key, all ids change, and the vendor can no longer find a student's work. So only `bus
+vendors rekey` replaces the key of an agreement, and writes a crosswalk. The district's master key
+wraps these keys (AES key wrap with padding, RFC 5649). Rotating the master key changes no id.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CACHED = 500_000
 
 
 class WrongMasterKey(Stop):
-    """No master key that is there opens the key of an agreement."""
+    """None of the master keys opens the key of an agreement."""
 
 
 class Pseudonyms:
@@ -73,7 +73,7 @@ class Pseudonyms:
             real = plain.rstrip(b"\x00")[:-1].decode()
         except (NotBase32, InvalidTag, ValueError):
             return None
-        # Base32 has bits that mean nothing: without this, several texts would be the same id.
+        # Base32 has unused bits. Without this check, several texts would mean the same id.
         return real if self.pseudonym(real) == pseudonym.lower() else None
 
     def real_record(
@@ -82,9 +82,10 @@ class Pseudonyms:
         """Return a record that the vendor sent, with the real ids in place of the vendor's.
 
         references: the fields besides `sourcedId` that hold an id, a list of ids, or None.
-        earlier:    the vendor's ids before the last rekey. They are refused too, with the reason.
+        earlier:    the vendor's ids before the last rekey. They are refused too; the error says
+                    why.
 
-        Raises `Never` if a field holds what is no id of this agreement.
+        Raises `Never` if a field holds something that is not an id of this agreement.
         """
         found = dict(record)
         for field in ("sourcedId", *references):
@@ -100,20 +101,20 @@ class Pseudonyms:
             return real
         if earlier is not None and earlier.real(pseudonym) is not None:
             raise Never(
-                f"{field} holds an id from before the rekey of this agreement: send the new one, "
-                "which the crosswalk has"
+                f"{field} holds an id from before the rekey of this agreement: send the new id, "
+                "which is in the crosswalk"
             )
         raise Never(
-            f"{field} holds what is no id of this agreement: send an id that this agreement's "
-            "records have; the ids of other agreements do not count"
+            f"{field} holds something that is not an id of this agreement: send an id from this "
+            "agreement's records, not from those of another agreement"
         )
 
 
 def base32(data: bytes) -> str:
     """Return base32 in lower case and without padding (RFC 4648, section 6).
 
-    `base64.b32encode` takes five times as long. This one spreads the groups of five bits over
-    bytes, all at once: first it moves the halves of the groups apart, then the quarters, and so on.
+    `base64.b32encode` takes five times as long. This function spreads all groups of five bits over
+    bytes at once: it moves the two halves of the groups apart, then the quarters, and so on.
     """
     groups = -(-len(data) * 8 // 5)
     spread = int.from_bytes(data, "big") << (-len(data) * 8 % 5)
@@ -125,7 +126,10 @@ def base32(data: bytes) -> str:
 
 @cache
 def _steps(groups: int) -> list[tuple[int, int]]:
-    """Return what moves groups of five bits apart: a mask of those that stay, and the distance."""
+    """Return the steps that move groups of five bits apart.
+
+    A step is the mask of the bits that stay, and the number of bits by which the others move.
+    """
     found = []
     half = 1 << (groups - 1).bit_length() >> 1
     while half:
@@ -147,9 +151,9 @@ def wrapped(key: bytes, master: bytes) -> bytes:
 
 
 def unwrapped(sealed: bytes, masters: Iterable[bytes]) -> bytes:
-    """Return a key that one of these master keys has wrapped.
+    """Unwrap a key with the one of these master keys that has wrapped it.
 
-    Raises `WrongMasterKey` if none of them has.
+    Raises `WrongMasterKey` if none of them has wrapped it.
     """
     for master in masters:
         try:
@@ -157,6 +161,6 @@ def unwrapped(sealed: bytes, masters: Iterable[bytes]) -> bytes:
         except (InvalidUnwrap, ValueError):
             continue
     raise WrongMasterKey(
-        "the master key does not open the key of an agreement: restore the master key with "
-        "which it was written"
+        "the master key does not open the key of an agreement: restore the master key that wrapped "
+        "that key"
     )

@@ -1,21 +1,23 @@
 """Gives a vendor new ids, and the crosswalk from the old ones.
 
-The steps, each of which finds what an interrupted run has done:
+Each step recognizes what an interrupted run has done. The steps are:
 
-1. A new key is stored beside the present one in `PREFIX.vendors`. Nothing follows from it yet.
-2. The crosswalk is written for every record that the vendor's topics have.
-3. The record of disclosures says that the ids change.
-4. The new key takes the place of the present one, which is kept as the earlier key. From then on
-   `bus vendors run` writes the vendor's topics whole, as after a change of the agreement: new
-   records first, then a deletion of each old id; then it deletes the old records from Kafka.
-5. The crosswalk gets what the vendor has received since step 2.
+1. Store a new key beside the present one in `PREFIX.vendors`. It is not in use yet.
+2. Write the crosswalk for every record that the vendor's topics have.
+3. Record in the record of disclosures that the ids change.
+4. Make the new key the present one, and keep the one before as the earlier key. From then on `bus
+   vendors run` writes the vendor's topics whole, as after a change of the agreement. It writes the
+   records with new ids, then a deletion of each old id, and then deletes the old records from
+   Kafka.
+5. Add to the crosswalk the records that the vendor has received since step 2.
 
-The key of step 1 is in Kafka before the first id is in the crosswalk, so after a kill the same
-command goes on with the same ids. After step 4, the crosswalk itself shows that the command is
-done: its ids are those of the earlier and of the present key.
+The key of step 1 is in Kafka before the first id is in the crosswalk. So after a kill, the same
+command continues with the same ids. After step 4, the crosswalk itself shows that the command is
+complete, because its ids are those of the earlier and of the present key.
 
-A chain of renewals has one key, so all agreements of the chain change together. What a vendor sends
-with an old id is refused from step 4 on (`Pseudonyms.real_record`).
+A chain of renewals has one key, so the ids of all agreements of the chain change together. From
+step 4 on, `Pseudonyms.real_record` refuses records with old ids. (No command takes records from
+vendors yet.)
 """
 
 from __future__ import annotations
@@ -55,9 +57,9 @@ class RekeyRecord(Protocol):
 class Rekey:
     """What a rekey did.
 
-    agreements: the agreements whose ids are new: the chain of renewals.
-    rows:       the number of ids in the crosswalk.
-    times:      how many times the ids have been changed, with this one.
+    agreements: the agreements with new ids: all agreements of the chain of renewals.
+    rows:       the number of rows in the crosswalk.
+    times:      how many times the ids have been changed, this change included.
     """
 
     agreements: tuple[str, ...]
@@ -68,16 +70,16 @@ class Rekey:
 def rekey(
     settings: Settings, name: str, file: Path, now: datetime, disclosures: RekeyRecord
 ) -> Rekey:
-    """Give a vendor new ids, or go on with a rekey that was interrupted.
+    """Give a vendor new ids, or continue a rekey that was interrupted.
 
-    If the file has the crosswalk of the last rekey already, the ids stay.
+    If the file already has the crosswalk of the last rekey, the ids stay as they are.
 
     name: an agreement.
     file: the crosswalk to write, in a folder that only its owner can read.
     now:  the time, UTC.
 
-    Raises `Stop` if the agreement has no pseudonyms or is over, if the file has anything else, or
-    if a key does not open. Raises `RetryLater` if Kafka does not answer.
+    Raises `Stop` if the agreement has no pseudonyms or is over, if the file has other content, or
+    if no master key opens a key. Raises `RetryLater` if Kafka does not answer.
     """
     private_file.check_folder(file.absolute().parent)
     one, masters = _wanted(settings, name), master_key.read(settings)
@@ -102,7 +104,7 @@ def rekey(
 def repeat(settings: Settings, name: str, file: Path) -> Rekey:
     """Write the crosswalk of the last rekey once more; no id changes.
 
-    Raises `Stop` if the ids were never changed, or as `rekey` does.
+    Raises `Stop` if the ids were never changed, and the errors of `rekey`.
     """
     private_file.check_folder(file.absolute().parent)
     one = _wanted(settings, name)
@@ -117,7 +119,7 @@ def repeat(settings: Settings, name: str, file: Path) -> Rekey:
 
 
 def _wanted(settings: Settings, name: str) -> Applied:
-    """Return the agreement, which must have ids of its own and receive data."""
+    """Return the agreement. Raises `Stop` if it has real ids or is over."""
     one = revocation.find(store.read(settings), name)
     if not compile_scope(one.agreement).pseudonymous:
         raise Stop(f'{name} has the ids of the SIS (`identifiers = "real"`), which stay')
@@ -143,8 +145,8 @@ def _begin(settings: Settings, one: Applied, masters: tuple[bytes, ...]) -> Appl
         earlier = Pseudonyms(unwrapped(one.earlier_key, masters))
         if any(earlier.real(id_) is not None for _, id_ in _present(settings, one)):
             raise Stop(
-                f"the topics of {one.name} still have ids from before the last rekey: let "
-                "`bus vendors run` write them whole first. --again writes the last crosswalk again"
+                f"the topics of {one.name} still have ids from before the last rekey: first let "
+                "`bus vendors run` write them whole. --again writes the last crosswalk again"
             )
     coming = wrapped(new_key(), masters[0])
     _store(settings, _chain(settings, one), lambda other: replace(other, next_key=coming))
@@ -153,9 +155,9 @@ def _begin(settings: Settings, one: Applied, masters: tuple[bytes, ...]) -> Appl
 
 
 def _activate(settings: Settings, one: Applied, now: datetime, disclosures: RekeyRecord) -> Applied:
-    """Let the new key count, for the whole chain."""
+    """Make the new key the present one, for the whole chain."""
     stored = _with_next(settings, one.name)
-    # The master key may have been rotated since, so the keys are compared without what wraps them.
+    # The master key may have been rotated since, so the unwrapped keys are compared.
     masters = master_key.read(settings)
     if unwrapped(stored.next_key, masters) != unwrapped(one.next_key, masters):
         raise Stop(OVERTAKEN.format(one.name))
@@ -180,7 +182,7 @@ def _activate(settings: Settings, one: Applied, now: datetime, disclosures: Reke
 
 
 def _with_next(settings: Settings, name: str) -> Applied:
-    """Return the agreement as it is stored, with the key of the rekey that has begun."""
+    """Return the stored agreement, which must have the key of the rekey that has begun."""
     stored = store.read(settings)[name]
     if not stored.next_key:
         raise Stop(OVERTAKEN.format(name))
@@ -190,7 +192,7 @@ def _with_next(settings: Settings, name: str) -> Applied:
 def _store(
     settings: Settings, chain: Iterable[Applied], change: Callable[[Applied], Applied]
 ) -> None:
-    """Store a whole chain with other keys; an agreement whose key was deleted stays without."""
+    """Store a whole chain with other keys. An agreement whose key was deleted gets none."""
     store.write(
         settings,
         *(
@@ -202,7 +204,7 @@ def _store(
 
 
 def _complete(settings: Settings, one: Applied, file: Path, written: set[Row]) -> Rekey:
-    """Add to the crosswalk what the vendor has received since it was written."""
+    """Add to the crosswalk the records that the vendor has received since it was written."""
     pair = _pair(one.earlier_key, one.wrapped_key, master_key.read(settings))
     rows = crosswalk.rows(_present(settings, one), *pair) | written
     if rows != written or not file.exists():
@@ -212,7 +214,7 @@ def _complete(settings: Settings, one: Applied, file: Path, written: set[Row]) -
 
 
 def _chain(settings: Settings, one: Applied) -> list[Applied]:
-    """Return the agreements that share their ids with this one, and this one."""
+    """Return this agreement and all that share its ids."""
     return [other for other in store.read(settings).values() if other.ids_name == one.ids_name]
 
 

@@ -1,9 +1,13 @@
-"""Ends an agreement before its last day, and closes the access of one that is over.
+"""Revokes an agreement, and closes the access under an agreement that is over.
 
-Kafka cannot close the connections of a user, but it asks for the access rules at each request. So
-the order is: store the state, which stops the projection; remove the tokens of the gate; deny the
-vendor's users everything; delete the users. Connections end when Kafka next asks for the
-password, which is within a minute on the embedded bus.
+Kafka cannot close the connections of a user, but it checks the access rules at each request. So the
+steps are:
+
+1. Store the state, which stops the projection.
+2. Remove the tokens of the gate.
+3. Deny the vendor's users everything.
+4. Delete the users. Their connections end when Kafka next asks for the password. The embedded bus
+   asks within a minute.
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ def revoke(
 ) -> Applied:
     """Revoke an agreement at once; return it as it is stored now.
 
-    Of an agreement that is revoked already, the state stays, and its access is closed once more.
+    If the agreement is revoked already, its state stays, and its access is closed once more.
     Raises `Stop` if no such agreement was applied, or if it has ended or is deleted.
 
     why: the reason, which is kept.
     now: the time, UTC.
-    say: called with each thing that others must do.
+    say: called with a sentence for each thing that the cluster's administrator must do.
     """
     applied = find(store.read(settings), name)
     if applied.state == "ended" or applied.deleted:
@@ -53,9 +57,9 @@ def revoke(
 def cut_off(settings: Settings, applied: Applied) -> list[str]:
     """Store that an agreement is over, and close its vendor's access, so that nothing more flows.
 
-    Returns what others must do where the cluster does not let Schoolbus manage users.
+    If the cluster does not let Schoolbus manage users, this returns what its administrator must do.
 
-    The projection and all other ways out to vendors follow what is stored, so they stop first.
+    The projection and all ways follow the stored state, so they stop before the access is closed.
 
     Raises the errors of `bus.vendors.applied.write` and `close_access`.
     """
@@ -64,14 +68,15 @@ def cut_off(settings: Settings, applied: Applied) -> list[str]:
 
 
 def close_access(settings: Settings, over: Applied, day: date | None = None) -> list[str]:
-    """Close the access of an agreement that is over; return what others must do.
+    """Close the access under an agreement that is over.
 
-    A vendor with a renewal that holds today keeps its users, for the topics of the renewal.
+    Returns what the cluster's administrator must do, one sentence each. A vendor with a renewal
+    that is active today keeps its users, for the topics of the renewal.
 
-    day: today, in the district's calendar; None: by the clock.
+    day: today, in the district's calendar; None: take it from the clock.
 
-    Raises `Stop` or `RetryLater` if the access could not be closed. The state is stored then, and
-    the same call may be made again.
+    Raises `Stop` or `RetryLater` if the access could not be closed. The state stays stored, and the
+    same call may be made again.
     """
     try:
         return _close_access(settings, over, day or store.today())
@@ -97,8 +102,8 @@ def _close_access(settings: Settings, over: Applied, day: date) -> list[str]:
 def grants(settings: Settings, running: Collection[Applied], day: date) -> list[Grant]:
     """Return what each vendor may read under all its agreements.
 
-    A renewal that has not begun gives nothing yet, because the topics have the data of the earlier
-    agreement.
+    A renewal that has not begun gives no right to read yet, because the topics have the data of the
+    earlier agreement.
     """
     found: dict[str, set[str]] = {}
     for one in running:

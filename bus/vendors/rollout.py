@@ -44,8 +44,8 @@ class VendorAccess:
     topics:      the topic of each kind.
     group:       the prefix of the vendor's consumer groups.
     bootstrap:   Kafka's address.
-    registry:    the address of the schema registry, or of the gate before it; "" if there is no
-                 gate yet.
+    registry:    the address of the gate, or of the schema registry on a bus without users; "" if
+                 the gate never started.
     username:    the vendor's Kafka user; None on a bus without users.
     credentials: the file with the vendor's credentials; None on a bus without users.
     ca:          the file with the authority that signed the brokers' certificates; None without
@@ -101,7 +101,8 @@ def apply(
     now:         the time, UTC.
     disclosures: records each new scope before it takes effect.
     credentials: the folder for the vendors' credentials; None: make no users.
-    say:         called with each thing that others must do where an agreement has ended.
+    say:         called with a sentence for each thing that the cluster's administrator must do
+                 after an agreement's end.
     """
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
@@ -120,7 +121,7 @@ def apply(
                 applied_at=now,
                 fingerprint=fingerprint(change.agreement),
             )
-        elif change.action in ("ended", "over"):  # what is complete stays as it is
+        elif change.action in ("ended", "over"):  # an end that is complete is not done again
             one = applied[change.name]
             if one.state == "active" or one.closed != one.state:
                 applied[change.name] = expiry.close(
@@ -213,7 +214,7 @@ def _with_users(
     credentials: Path | None,
     day: date,
 ) -> dict[str, VendorAccess]:
-    """Return the access of vendors with users of their own, which are made if they are missing."""
+    """Return the access of vendors. On a bus with users, make the missing users first."""
     if not vendor_access.protected(settings):
         return found
     wanted = revocation.grants(settings, running, day)

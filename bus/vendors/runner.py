@@ -67,7 +67,7 @@ LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 SETTLE_SECONDS = 60.0
-"""Seconds after which an agreement whose end could not be completed is tried again."""
+"""Seconds between two attempts to complete an agreement's end."""
 
 
 @dataclass(slots=True)
@@ -317,7 +317,7 @@ class _Work:
     def _change(self, rows: Mapping[Key, tuple[Record | None, bytes | None]]) -> None:
         """Store new states of records, and what follows for each agreement."""
         view = self._view
-        # Without agreements, as while the view is built, only opt-outs are compared.
+        # Without agreements, such as during the build of the view, only opt-outs are compared.
         compared = rows if self._streams else [key for key in rows if key[0] == OPT_OUT]
         before = view.get_all(compared)
         view.store((kind, id_, *row) for (kind, id_), row in rows.items())
@@ -374,13 +374,13 @@ class _Work:
     # ---- ends of agreements --------------------------------------------------------------------
 
     def _plan_settling(self) -> None:
-        """Note which agreements have ended, or must be deleted now; each turn does one of them."""
+        """Note which agreements' ends or deletions are due. Each turn does one of them."""
         self._settle_again = math.inf
         self._applied = applied_agreements.read(self._settings)
         self._unsettled = deque(expiry.unsettled(self._applied.values(), self._day))
 
     def _settle(self, name: str) -> None:
-        """Do what the end of an agreement asks for. Its stream has stopped before."""
+        """Complete the end of an agreement, whose stream has stopped already."""
 
         def say(note: str) -> None:
             log.warning("others must act after an agreement's end", agreement=name, note=note)
@@ -388,7 +388,7 @@ class _Work:
         now = datetime.now(UTC)
         try:
             one = expiry.settle(self._settings, name, self._day, now, self._record, say)
-        except BusError as error:  # the others go on
+        except BusError as error:  # the other agreements must go on
             self._settle_again = self._clock() + SETTLE_SECONDS
             log.error("the agreement's end is not complete", agreement=name, reason=str(error))
             return
@@ -396,7 +396,7 @@ class _Work:
         log.info("the agreement is over", agreement=name, state=one.state, deleted=one.deleted)
 
     def _warn_of_ends(self) -> None:
-        """Warn once of each agreement that ends in 30, 7 and 1 days."""
+        """Log one warning for each agreement when 30, 7 and 1 days are left."""
         agreements = [one.agreement for one in self._applied.values()]
         for agreement in agreements:
             reached = expiry.threshold(agreement, self._day)
@@ -489,7 +489,7 @@ class _Work:
             self._streams.pop(one.name, None)
             if not new:  # the district's records are not all there yet
                 return
-            # Also the topics of kinds that the agreement does not share any more.
+            # Include the topics of kinds that the agreement no longer shares.
             topics.ensure(self._settings, list(stream.topics.values()))
             topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
             ends = old_records.ends(self._settings, topics_ever)

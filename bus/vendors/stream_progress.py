@@ -1,8 +1,8 @@
 """How far the projection of each agreement is, in the file of the view.
 
-A vendor's topics are written whole when an agreement is applied for the first time, when it or its
-ids change, and when the file was lost: student by student, in slices between the live changes. So a
-new vendor delays nobody.
+The projection writes a vendor's topics whole when an agreement is applied for the first time, when
+the agreement or its ids change, and when the file was lost. It writes student by student, in slices
+between the live changes. So a new vendor does not delay the other vendors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 TABLES = ("progress", "cohort", "need")
-"""The tables that have rows of an agreement while it is projected."""
+"""The tables that have rows of an agreement during its projection."""
 
 
 @dataclass(slots=True)
@@ -22,13 +22,13 @@ class StreamProgress:
 
     fingerprint: what the vendor's topics show: the agreement's `Applied.edition`.
     above:       the organizations above the selected schools, as the topics show them.
-    reached:     the last student that was looked at; "" at the beginning; None: all were.
+    reached:     the last student who was written; "" at the beginning; None after the last one.
     written:     whether the topics have been written whole. Until then, students after `reached`
                  are not sent.
-    ends:        the ends of the vendor's partitions when writing began, by "topic/partition". What
-                 lies before is deleted when all is written.
-    confirmed:   the number of a person's decisions that have been followed (`Applied.confirmed`).
-    held:        how many students the guard has held back since the last decision; 0: none.
+    ends:        the ends of the vendor's partitions when writing began, by "topic/partition". The
+                 messages before these ends are deleted when everything is written.
+    confirmed:   how many confirmations by a person have been followed (`Applied.confirmed`).
+    held:        how many students the guard has held back since the last confirmation.
     """
 
     fingerprint: str
@@ -52,9 +52,9 @@ def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
 
 
 def warned(con: sqlite3.Connection, agreement: str, about: str) -> bool:
-    """Note that a warning was given, and return whether it was given before.
+    """Note a warning about an agreement, and return whether the last one noted was the same.
 
-    about: what the warning says; another text is another warning.
+    about: the content of the warning.
     """
     name = f"warned {agreement}"
     row = con.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
@@ -70,14 +70,14 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
 
 
 def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:
-    """Remove what the file has of agreements other than these: they ended while nothing ran."""
+    """Remove the rows of all other agreements, which ended while no projection ran."""
     known = {name for table in TABLES for name in _names(con, table)}
     for name in known.difference(wanted):
         forget(con, name)
 
 
 def _names(con: sqlite3.Connection, table: str) -> Iterator[str]:
-    """Yield the agreements in a table. Each is one look-up, however many rows there are."""
+    """Yield the agreements in a table, with one look-up for each, even in a large table."""
     name = ""
     query = f"SELECT min(agreement) FROM {table} WHERE agreement > ?"
     while (name := con.execute(query, [name]).fetchone()[0]) is not None:

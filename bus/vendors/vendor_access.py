@@ -1,15 +1,15 @@
-"""Gives vendors access to Kafka and to the gate before the registry, and takes it away.
+"""Gives vendors access to Kafka and to the gate, and takes it away.
 
-A vendor has two Kafka users, `vendor-NAME-a` and `vendor-NAME-b`, used in turn: SCRAM has one
-password a user, so a rotation with two valid passwords needs two users. NAME is the name in the
-vendor's topics (`bus.vendors.applied.Applied.ids_name`). Each user reads the vendor's topics, with
-consumer groups under the vendor's prefix, and nothing else.
+A vendor has two Kafka users, `vendor-NAME-a` and `vendor-NAME-b`, used in turn. In SCRAM, each user
+has one password, so a rotation with two valid passwords needs two users. NAME is the name in the
+vendor's topics (`bus.vendors.applied.Applied.ids_name`). Each user may read the vendor's topics,
+with consumer groups under the vendor's prefix, and nothing else.
 
-Kafka shows a password to nobody (RFC 5802), so it is written once, into a file for the vendor. What
-is there stays when access is provided again.
+Kafka shows a password to nobody (RFC 5802), so it is written once, into a file for the vendor. When
+access is provided again, users, passwords and files that exist are kept.
 
-Where the cluster does not let Schoolbus manage users, the functions return what the people who run
-the cluster must do, and check what they did.
+If the cluster does not let Schoolbus manage users, the functions return what its administrator must
+do, and check what the administrator did.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Provided:
-    """A vendor's access, as it is now.
+    """A vendor's present access.
 
-    username:    the Kafka user of the credentials; None if the vendor has none yet.
+    username:    the Kafka user of the credentials; None if the vendor has no user yet.
     credentials: the file with the credentials; None if there is none.
-    ca:          the certificate of the authority; None if the system's authorities count.
+    ca:          the certificate of the authority; None to trust the authorities of the system.
     notes:       what a person must do.
     """
 
@@ -77,7 +77,7 @@ def users_of(ids_name: str) -> tuple[str, str]:
 
 
 def protected(settings: Settings) -> bool:
-    """Return whether Kafka asks clients who they are, so that vendors can have users."""
+    """Return whether Kafka authenticates clients, so that vendors can have users."""
     if not settings.embedded:
         return settings.kafka.security_protocol != "plaintext"
     from bus.local.home import is_secure
@@ -86,7 +86,7 @@ def protected(settings: Settings) -> bool:
 
 
 def addresses(settings: Settings) -> tuple[str, str]:
-    """Return the addresses of Kafka and of the gate for vendors; the second may be ""."""
+    """Return the addresses of Kafka and of the gate for vendors; that of the gate may be ""."""
     bootstrap = settings.vendors.bootstrap or settings.kafka.bootstrap
     if not bootstrap:
         from bus.local import reach
@@ -99,11 +99,11 @@ def addresses(settings: Settings) -> tuple[str, str]:
 def provide(
     settings: Settings, grants: Iterable[Grant], folder: Path | None
 ) -> dict[str, Provided]:
-    """Give vendors what they lack, and return the access of each by `ids_name`.
+    """Give vendors the access that they lack, and return the access of each by `ids_name`.
 
     Keeps users, passwords and files that exist. Corrects the rules of existing users.
 
-    folder: where the files are; None: make no users.
+    folder: the folder of the credentials files; None: make no users.
 
     Raises `Stop` if the folder cannot be used or is open to others, and `RetryLater` if Kafka does
     not answer.
@@ -119,7 +119,7 @@ def provide(
 
 
 def rotate(settings: Settings, grant: Grant, folder: Path) -> Provided:
-    """Make the vendor's other user, and write its credentials. The present one stays valid.
+    """Make the vendor's other user, and write its credentials. The present user stays valid.
 
     Raises `Stop` if the vendor has no user, or has two already.
     """
@@ -142,7 +142,7 @@ def rotate(settings: Settings, grant: Grant, folder: Path) -> Provided:
 
 
 def finish(settings: Settings, grant: Grant, folder: Path) -> Provided:
-    """End a rotation: of the vendor's users, only the one in the credentials file remains.
+    """End a rotation: delete each user of the vendor that the credentials file does not name.
 
     Doing it again changes nothing. Raises `Stop` if the file does not name a user that exists.
     """
@@ -152,18 +152,18 @@ def finish(settings: Settings, grant: Grant, folder: Path) -> Provided:
     kept = _read(file).get(USERNAME)
     if kept not in own:
         raise Stop(
-            f"{file} does not name a user of {grant.ids_name} that exists, so it is unknown which "
-            "one remains: give the folder that `bus vendors rotate` has written to"
+            f"{file} does not name an existing user of {grant.ids_name}, so it is unknown which "
+            "user must remain: give the folder to which `bus vendors rotate` has written"
         )
     for user in set(own) - {kept}:
-        access.deny_all(settings, user)  # ends what its open connections read
+        access.deny_all(settings, user)  # its open connections can then read nothing
         access.delete_user(settings, user)
         registry_tokens.remove_tokens(settings, grant.ids_name, user)
     return Provided(kept, file, _authority(settings, folder))
 
 
 def restrict(settings: Settings, grant: Grant) -> None:
-    """Let the existing users of a vendor read these topics only.
+    """Let the existing users of a vendor read only the topics of the grant.
 
     Nothing happens on a cluster that does not let Schoolbus manage users.
     """
@@ -176,11 +176,13 @@ def restrict(settings: Settings, grant: Grant) -> None:
 
 
 def shut_out(settings: Settings, ids_name: str) -> list[str]:
-    """Take all access from a vendor; return what others must do, one sentence each.
+    """Take all access from a vendor.
 
-    Removes the tokens of the gate, denies both users everything, which counts for open connections
-    too, and deletes the users. Every step is done, also if one before it fails, and is done
-    again when this is called again. Then the first failure is raised.
+    Removes the tokens of the gate, denies both users everything, on open connections too, and
+    deletes the users. If a step fails, the next ones are still done, and then the first failure is
+    raised. The same call may be made again.
+
+    Returns what the cluster's administrator must do, one sentence each.
     """
     notes: list[str] = []
     failures: list[BusError] = []
@@ -202,7 +204,7 @@ def shut_out(settings: Settings, ids_name: str) -> list[str]:
 def holdings(settings: Settings, ids_name: str) -> tuple[tuple[str, ...], int]:
     """Return the users of a vendor that exist or have rules, and how many rules they have.
 
-    None where the cluster does not let Schoolbus manage users.
+    Returns no users and 0 if the cluster does not let Schoolbus manage users.
     """
     if not protected(settings):
         return (), 0
@@ -216,9 +218,10 @@ def holdings(settings: Settings, ids_name: str) -> tuple[tuple[str, ...], int]:
 
 
 def remove(settings: Settings, grant: Grant) -> list[str]:
-    """Delete a vendor's users, tokens, rules and quotas; return what others must do.
+    """Delete a vendor's users, tokens, rules and quotas.
 
-    The users are deleted before the rules that deny them everything. What does not exist is passed.
+    The users are deleted before the rules that deny them everything. What does not exist is
+    skipped. Returns what the cluster's administrator must do.
 
     grant: what the vendor could read.
     """
@@ -237,11 +240,13 @@ def remove(settings: Settings, grant: Grant) -> list[str]:
     except AccessNotManaged as refusal:
         commands = "\n".join(_removal_commands(settings, grant))
         return [
-            f"{grant.ids_name}: {refusal}. Ask who runs the cluster to delete both users, their "
-            f"rules and their quotas:\n{commands}"
+            f"{grant.ids_name}: {refusal}. Ask the cluster's administrator to delete both users, "
+            f"their rules and their quotas:\n{commands}"
         ]
     commands = "\n".join(one for one in said if one)
-    return [f"ask who runs the cluster to delete the quotas:\n{commands}"] if commands else []
+    return (
+        [f"ask the cluster's administrator to delete the quotas:\n{commands}"] if commands else []
+    )
 
 
 def _removal_commands(settings: Settings, grant: Grant) -> Iterator[str]:
@@ -260,7 +265,7 @@ def _by_us(
 ) -> Provided:
     own = _existing(grant, users)
     if any(rule.permission == "deny" for user in own for rule in access.rules(settings, user)):
-        shut_out(settings, grant.ids_name)  # it was interrupted: the passwords must not count
+        shut_out(settings, grant.ids_name)  # it was interrupted: the old passwords must not work
         own = []
     notes: list[str] = []
     file = _file(folder, grant) if folder else None
@@ -290,8 +295,8 @@ def _by_us(
 def _make(
     settings: Settings, grant: Grant, user: str, folder: Path, ca: Path | None
 ) -> tuple[str, ...]:
-    """Make one user with rules, quota, token and file; return what others must do."""
-    access.remove_rules(settings, user)  # of an earlier user of this name
+    """Make one user with rules, quota, token and file; return what the administrator must do."""
+    access.remove_rules(settings, user)  # those of an earlier user with this name
     access.allow(settings, user, grant.topics, grant.group)
     said = _limit(settings, user)
     registry_tokens.remove_tokens(settings, grant.ids_name, user)
@@ -304,7 +309,7 @@ def _make(
         access.delete_user(settings, user)  # nobody knows its password
         registry_tokens.remove_tokens(settings, grant.ids_name, user)
         raise Stop(f"{folder} cannot be written ({error.strerror}); correct its owner") from None
-    return (f"ask who runs the cluster to set the quota of {user}:\n{said}",) if said else ()
+    return (f"ask the cluster's administrator to set the quota of {user}:\n{said}",) if said else ()
 
 
 def _limit(settings: Settings, user: str) -> str:
@@ -321,7 +326,10 @@ def _limit(settings: Settings, user: str) -> str:
 def _by_others(
     settings: Settings, grant: Grant, folder: Path | None, ca: Path | None, why: str
 ) -> Provided:
-    """Return what the people who run the cluster must do for a vendor, and whether they did."""
+    """Return the access of a vendor whose user the cluster's administrator manages.
+
+    The notes say what the administrator must still do.
+    """
     user = grant.users[0]
     wanted = access.reading_rules(grant.topics, grant.group)
     try:
@@ -333,15 +341,15 @@ def _by_others(
             state = ""
         else:
             state = (
-                f"of the rules, {len(wanted - known)} are missing and {len(known - wanted)} are "
-                "too many"
+                f"{len(wanted - known)} of the rules are missing, and {len(known - wanted)} other "
+                "rules exist"
             )
     notes = []
     if state:
         commands = "\n".join(_acl_commands(settings, "--add", user, grant))
         notes = [
-            f"{grant.ids_name}: {why}. Ask who runs the cluster for a user {user} and these rules "
-            f"({state}):\n{commands}"
+            f"{grant.ids_name}: {why}. Ask the cluster's administrator for a user {user} and these "
+            f"rules ({state}):\n{commands}"
         ]
     file = None
     if folder is not None:
@@ -363,8 +371,8 @@ def _by_others(
 def _closing(settings: Settings, ids_name: str, why: str) -> list[str]:
     commands = "\n".join(_denial_command(settings, "--add", user) for user in users_of(ids_name))
     return [
-        f"{ids_name}: {why}. Ask who runs the cluster to deny both users everything at once, and "
-        f"then to delete them:\n{commands}"
+        f"{ids_name}: {why}. Ask the cluster's administrator to deny both users everything at "
+        f"once, and then to delete them:\n{commands}"
     ]
 
 
@@ -392,13 +400,13 @@ def _private(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise Stop(f"{folder} cannot be made ({error.strerror}); name another folder") from None
+        raise Stop(f"{folder} cannot be created ({error.strerror}); name another folder") from None
     private_file.check_folder(folder)
     return folder
 
 
 def _authority(settings: Settings, folder: Path | None) -> Path | None:
-    """Return the authority's certificate, and copy it into the folder; None if there is none."""
+    """Copy the authority's certificate into the folder, and return it; None if there is none."""
     if not protected(settings):
         return None
     if settings.embedded:
@@ -464,12 +472,12 @@ def _write(
         "BUS_REGISTRY__CA_FILE": CA if ca and gate.startswith("https:") else "",
     }
     lines: list[str] = [
-        f"# For {grant.ids_name}. Secret: whoever has it reads the vendor's data.",
-        f"# Keep it beside {CA}; the program runs in this folder, or names the path of {CA}.",
+        f"# The credentials of {grant.ids_name}. Keep them secret: they give access to the data.",
+        f"# Keep this file beside {CA}. Run the program in this folder, or set the path of {CA}.",
         *(f"{name}={value}" for name, value in pairs.items() if value),
     ]
     if not user:
-        lines.append(f"# {USERNAME} and {PASSWORD}: from who runs the cluster")
+        lines.append(f"# {USERNAME} and {PASSWORD}: ask the cluster's administrator")
     if not gate:
-        lines.append("# BUS_REGISTRY__URL: the address of the gate, which was unknown")
+        lines.append("# BUS_REGISTRY__URL: ask the district for the address of the gate")
     private_file.write(_file(folder, grant), "\n".join([*lines, ""]).encode())

@@ -36,9 +36,9 @@ SLICE = 500
 
 
 class VendorStream:
-    """One agreement. For one thread, within a transaction of the view.
+    """The projection of one agreement. For one thread, within a transaction of the view.
 
-    masters:    the master keys, one of which opens the agreement's key.
+    masters:    the master keys. One of them opens the agreement's key.
     partitions: how many partitions the vendor's topics have.
     clock:      a monotonic clock in seconds.
     """

@@ -22,19 +22,19 @@ def topics_by_kind(settings: Settings, scope: Scope, ids_name: str) -> dict[str,
 
 
 def possible_topics(settings: Settings, ids_name: str) -> list[str]:
-    """Return every topic that an agreement can have or have had, of all kinds that may be shared.
+    """Return every topic that an agreement may have or may have had: one for each kind.
 
-    The agreement may have shared kinds that it does not share any more. A topic may not exist.
+    That includes kinds that the agreement no longer shares. Some of the topics may not exist.
     """
     return [vendor_topic(settings, ids_name, kind) for kind in KINDS if kind not in NEVER_SHARED]
 
 
 def roots(settings: Settings, ids_name: str) -> list[str]:
-    """Return the names under which a vendor's topics and groups are, and nobody else's.
+    """Return the names under which only this vendor's topics and groups are.
 
-    A name is under `schoolbus.vendor.math-app` if it is that, or begins with that and a dot. The
-    topics are the vendor's own, and the dead letters of its ways out. The groups are those of its
-    programs, and those of its ways out (`bus.vendors.ways`).
+    A name is under `schoolbus.vendor.math-app` if it equals that, or begins with that and a dot.
+    The topics are the vendor's own, and the dead letters of its ways. The groups are those of its
+    programs, and those of its ways (`bus.vendors.ways`).
     """
     names = (f"vendor.{ids_name}", f"way.{ids_name}", f"deadletters.way.{ids_name}")
     return [settings.topic(name) for name in names]

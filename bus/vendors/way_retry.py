@@ -1,7 +1,7 @@
-"""Delivers dead letters of a way out again, each record in its present state.
+"""Delivers the records of a way's dead letters again, each in its current state.
 
-The present state is the newest message in the agreement's topic. So an opt-out, a deletion or a
-change of the agreement since then counts, and a retry never takes a record back.
+The current state is the newest message in the agreement's topic. So a retry respects each opt-out,
+deletion and change of the agreement since then, and never replaces a newer state with an older one.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def retry(
     delivery: Delivery,
     records: Mapping[str, Collection[str]],
 ) -> None:
-    """Deliver the present state of records; write dead letters for what fails again.
+    """Deliver the current state of records; write dead letters for those that fail again.
 
-    records: ids by kind. A record that the topic does not have any more is passed over.
+    records: ids by kind. A record that the topic no longer has is skipped.
 
-    Waits and tries again while the product does not answer. Raises `Stop` if the agreement does not
-    hold any more, or if the product cannot tell an older state from a newer one.
+    Waits and tries again while the product does not answer. Raises `Stop` if the agreement is no
+    longer active, or if the product cannot distinguish an older state from a newer one.
     """
     if not product.tells_time:
         raise Stop(
-            f"{product.name} cannot tell older from newer states, so its dead letters cannot be "
-            "retried under an agreement; the next change of each record is delivered"
+            f"{product.name} cannot distinguish older from newer states, so its dead letters "
+            "cannot be retried under an agreement; the next change of each record is delivered"
         )
     watch = way.watch
 
@@ -88,8 +88,8 @@ def present(
 ) -> dict[str, list[Message]]:
     """Return the newest message of each of these records, by kind.
 
-    A record that has moved to another partition has a deletion in the earlier one, which does not
-    count.
+    A record that has moved to another partition has a deletion in the earlier partition. That
+    deletion is ignored.
     """
     found: dict[str, list[Message]] = {}
     for topic, kind in way.feed.topics.items():

@@ -1,12 +1,11 @@
-"""The ways out to a vendor that a product serves: `bus consume PRODUCT --agreement NAME`.
+"""The ways to a vendor that a product serves: `bus consume PRODUCT --agreement NAME`.
 
 The consumer of a way reads the agreement's own topics, `PREFIX.vendor.NAME.KIND`. `bus vendors run`
-writes there what the scope lets through, and nothing else. So there is one path to a vendor, and
-one scope.
+writes there what the scope allows, and nothing else. So the same scope applies to all ways.
 
 Its group is `PREFIX.way.NAME.PRODUCT`, and the topic of its dead letters is
 `PREFIX.deadletters.way.NAME.PRODUCT`. Neither lies under `PREFIX.vendor.NAME.`, where the vendor
-has rights. NAME is `bus.vendors.applied.Applied.ids_name`, so a renewal goes on where the renewed
+has rights. NAME is `bus.vendors.applied.Applied.ids_name`, so a renewal continues where the renewed
 agreement ended.
 """
 
@@ -33,14 +32,14 @@ from bus.vendors.vendor_schema import vendor_schema, vendor_topic
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way out of one agreement.
+    """One way of one agreement.
 
     feed:     what the product's consumer reads.
     terms:    what the product's delivery may do.
     settings: the product's settings that follow from the agreement, such as `url`.
-    watch:    must be entered before anything is delivered.
-    over:     why the agreement does not hold, or None. Then the delivery is opened and closed, so
-              that it deletes what it left.
+    watch:    a context manager that the consumer enters before it delivers anything.
+    over:     why the agreement is over; None if it is active. The caller then opens and closes the
+              delivery, so that the delivery deletes what it can still reach.
     """
 
     feed: Feed
@@ -76,9 +75,9 @@ def _csv(_: Settings, agreement: Agreement) -> dict[str, Any] | None:
 class ServedWay(NamedTuple):
     """How a product serves a way.
 
-    table:    the table of the agreement file that names the way.
+    table:    the table of the agreement file that turns this way on.
     settings: returns the product's settings under an agreement, or None if the agreement does not
-              name this way.
+              have this table.
     """
 
     table: str
@@ -98,7 +97,7 @@ def consumer_name(ids_name: str, product: str) -> str:
 
 
 def stored_consumer_name(settings: Settings, product: str, name: str) -> str:
-    """Return the name of the consumer of a way, also if the agreement is over.
+    """Return the name of the consumer of a way, even if the agreement is over.
 
     Raises `Stop` if the agreement was never applied, `RetryLater` if Kafka does not answer.
     """
@@ -106,9 +105,9 @@ def stored_consumer_name(settings: Settings, product: str, name: str) -> str:
 
 
 def _ended_kinds(settings: Settings, ids_name: str, kinds: Collection[str]) -> frozenset[str]:
-    """Return those of some kinds that the agreement has shared before: their topics exist.
+    """Return those of some kinds that the agreement shared earlier: their topics exist.
 
-    The vendor must hear of the deletion of their records.
+    The consumer must still deliver the deletions of their records.
     """
     names = {vendor_topic(settings, ids_name, kind): kind for kind in kinds}
     with Reader(settings, "could not ask for a vendor's topics: Kafka reports {}") as reader:
@@ -116,10 +115,10 @@ def _ended_kinds(settings: Settings, ids_name: str, kinds: Collection[str]) -> f
 
 
 def open_way(settings: Settings, product: Product, name: str) -> Way:
-    """Return the way out of an agreement that a product serves.
+    """Return the way of an agreement that a product serves.
 
-    The agreement may be over. Raises `Stop` if it has not begun or does not name this way, or if
-    its secret is missing. Raises `RetryLater` if Kafka does not answer.
+    The agreement may be over. Raises `Stop` if it has not begun, if it does not have this way, or
+    if its secret is missing. Raises `RetryLater` if Kafka does not answer.
     """
     applied = revocation.find(store.read(settings), name)
     over = why_over(applied, applied, store.today())

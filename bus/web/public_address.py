@@ -1,4 +1,4 @@
-"""Which addresses of the internet a request to a vendor may be made to.
+"""Decides to which IP addresses a request to a vendor may go.
 
 A vendor names its own endpoint. Without a check, it could name a machine inside the district's
 network and let the bus send requests there (server-side request forgery; OWASP, "Server Side
@@ -7,9 +7,9 @@ by the IANA registries of special-purpose addresses (RFC 6890, updated by RFC 81
 private, loopback, link-local, unique-local, shared (RFC 6598), multicast, reserved and unspecified
 addresses.
 
-An IPv6 address that holds an IPv4 address is refused too, whichever that is: IPv4-mapped and
-IPv4-compatible addresses (RFC 4291, section 2.5.5), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056) and
-Teredo (RFC 4380). A public endpoint has no need of them.
+Every IPv6 address that contains an IPv4 address is refused too: IPv4-mapped and IPv4-compatible
+addresses (RFC 4291, section 2.5.5), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056) and Teredo (RFC
+4380). A public endpoint does not need them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SocketAddress = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
 class RefusedAddressError(OSError):
-    """A connection was about to be made to an address to which no request may go."""
+    """A connection would have gone to an address to which no request may go."""
 
 
 def is_refused(address: str, networks: Collection[Network] = (), *, loopback: bool = False) -> bool:
-    """Return whether no request may go to an IP address, also if the text is no IP address.
+    """Return whether no request may go to an IP address. A text that is no IP address is refused.
 
     networks: further networks that are refused, such as public addresses inside the district.
     loopback: allow this machine.
@@ -63,8 +63,9 @@ def is_refused(address: str, networks: Collection[Network] = (), *, loopback: bo
 def is_inside(host: str, networks: Collection[Network] = (), *, loopback: bool = False) -> bool:
     """Return whether the host of a URL is an address to which no request may go.
 
-    A name says nothing: its addresses are checked when a connection is made. Only `localhost` and
-    the names below it always mean this machine (RFC 6761, section 6.3).
+    A name is not refused here, because its addresses are checked when a connection is made. Only
+    `localhost` and the names below it are refused: they always mean this machine (RFC 6761, section
+    6.3).
 
     networks, loopback: see `is_refused`.
     """
@@ -83,9 +84,9 @@ def guarded_sockets(
 ) -> Callable[[SocketAddress], socket.socket]:
     """Return a function that makes the socket of a connection, for `aiohttp.TCPConnector`.
 
-    aiohttp calls it with the address to which it connects next. So the check is about this very
-    address, however the name was resolved, and a name that changes in between gets around nothing.
-    The function raises `RefusedAddressError`.
+    aiohttp calls it with the address to which it connects next. So the function checks that very
+    address, and a name that resolves to another address in between cannot avoid the check. The
+    function raises `RefusedAddressError`.
 
     networks, loopback: see `is_refused`.
     """

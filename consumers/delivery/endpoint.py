@@ -10,14 +10,14 @@ The meaning of an answer follows Standard Webhooks 1.0.0, "Delivery success and 
   the event. Send the event again later as well.
 * every other 4xx: this event is refused.
 
-Of the district's own endpoints, the operator sets the address. So only a wrong setting can direct a
-request into the district's internal network (the specification's "Server side request forgery").
+The operator sets the addresses of the district's own endpoints. So only a wrong setting can direct
+a request into the district's internal network (the specification's "Server side request forgery").
 Still, redirects are not followed, and no answer is shown or kept. HTTPS_PROXY is used, because the
 specification recommends a filtering proxy.
 
 Under an agreement, the vendor names the address. Then it must be https, and a connection is made
-only to public addresses (`bus.web.public_address`). No proxy is used, as the bus could not see to
-which address the proxy connects.
+only to public addresses (`bus.web.public_address`). No proxy is used, because the bus cannot see to
+which address a proxy connects.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError):
             return f"TLS: {cause.reason or 'failed'}"
         if isinstance(cause, RefusedAddressError):
-            return f"its name leads to {cause}, where nothing is sent"
+            return f"its name leads to {cause}, to which nothing is sent"
         cause = cause.__cause__ or cause.__context__
     for kinds, words in FAILURES:
         if isinstance(error, kinds):
@@ -145,15 +145,15 @@ def address(url: str) -> httpx2.URL:
 def vendor_address(url: str, terms: Terms) -> httpx2.URL:
     """Return the URL of a vendor's endpoint.
 
-    Raises `Stop` as `address` does, if it is not https, if its host is an address to which nothing
-    is sent, or if it would be reached through a proxy.
+    Raises the errors of `address`. Raises `Stop` if the URL is not https, if its host is an address
+    to which nothing is sent, or if requests would go through a proxy.
     """
     parsed = address(url)
     if parsed.scheme != "https":
         raise Stop(f"{shown(parsed)} would send records unencrypted; a vendor's must be https://")
     if is_inside(parsed.host, terms.networks, loopback=terms.loopback):
         raise Stop(
-            f"{shown(parsed)} is inside the district's network, where nothing is sent for a "
+            f"{shown(parsed)} is inside the district's network, to which nothing is sent for a "
             "vendor; put a public address into the agreement"
         )
     if proxy(parsed):

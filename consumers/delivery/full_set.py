@@ -63,10 +63,10 @@ class Archive:
 
     name:     the name of the zip.
     order:    the names of the files, in the order in which the zip has them.
-    describe: returns the name and the content of one more file, the first in the zip, from the
-              names of the files that have rows.
+    describe: takes the names of the files that have rows, and returns the name and the content of
+              one more file, which comes first in the zip.
 
-    A set without any row is written only if a zip is there: otherwise the zip would keep the rows.
+    A set without any row is written only if a zip exists, to remove the rows in it.
     """
 
     name: str
@@ -90,8 +90,8 @@ class FullSet:
                 with such rows (see `consumers.delivery.set_file.write_file`).
     unique:     for each table, the columns whose value only one row may have.
     archive:    the zip that holds the set. None: the files are in the folder itself.
-    by_partition: whether a record may not name its owner, as a deletion in a vendor's topics does.
-                Such a record then replaces the rows that came from its own partition.
+    by_partition: whether records may lack their owner, such as a deletion in a vendor's topics.
+                Such a record replaces the rows that came from its own partition.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class FullSet:
 
 
 def _entry(name: str, size: int) -> zipfile.ZipInfo:
-    """Return the entry of a file in a zip: without a time, and for its owner alone."""
+    """Return the entry of a file in a zip: without a time, and readable only by its owner."""
     entry = zipfile.ZipInfo(name)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o600 << 16

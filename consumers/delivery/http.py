@@ -13,9 +13,9 @@ dead letter), again later, or gone (the endpoint is switched off). There are two
   the vendor's program does not block all others. (502, 503, 504 and missing answers are about the
   endpoint; an event waits as long as they last.)
 
-Under an agreement, each request asks first whether the agreement still holds and whether the event
-may still go out. A revocation also ends the requests that are under way. The rows of one record
-form a lane then, because a vendor may not see to which student a record belongs.
+Under an agreement, the delivery checks before each request whether the agreement is still active
+and whether the event may still be sent. A revocation also ends the requests that are in progress.
+Each record has its own lane then, because a record may lack the field that names its student.
 
 When `deliver` raises `RetryLater`, the delivery remembers in memory which rows of the batch the
 endpoint has accepted or refused. It does not send them again with the same batch. After a crash it
@@ -64,7 +64,7 @@ BROKE, THROTTLED = "status 500", "status 429"
 REPLAY = "schoolbus-replay"
 """The header with the id of the replay that sends the request."""
 WATCH_SECONDS = 0.25
-"""While requests under an agreement are under way, the agreement is checked once in this many
+"""While requests under an agreement are in progress, the agreement is checked once in this many
 seconds."""
 FEW = 3
 """After this many failures in one try no further request is begun: the endpoint is down."""
@@ -123,8 +123,8 @@ class HttpSettings(Model):
     def folder(self) -> Path:
         """Return `state`, or the folder `products` of the home.
 
-        An agreement has a folder of its own in it, so that two agreements with one address do not
-        switch off each other's endpoint. Raises `Stop` if the settings of the bus are invalid.
+        Each agreement has a separate folder in it, so that two agreements with the same address do
+        not switch off each other's endpoint. Raises `Stop` if the settings of the bus are invalid.
         """
         found = self.state or (self._home or load().home) / "products"
         return found / "agreements" / self._terms.agreement if self._terms else found
@@ -289,7 +289,7 @@ class Http:
         await self._loop.shutdown_default_executor()
 
     async def _watched(self, batch: Batch, attempt: Try) -> None:
-        """Send a batch. Under an agreement, end all requests as soon as it does not hold."""
+        """Send a batch. Under an agreement, end all requests when it is no longer active."""
         sending = asyncio.ensure_future(self._send(batch, attempt))
         while self._terms and not (await asyncio.wait([sending], timeout=WATCH_SECONDS))[0]:
             if self._is_forbidden(attempt):

@@ -41,8 +41,8 @@ class Reference:
     many:     the cell holds several ids, separated by commas; ids that are not in the set are
               removed.
     kind:     only rows that were made from records of this kind count; "" for any kind.
-    lenient:  an empty cell is valid, and any id is while no row of the other table is in the set.
-              For products that may get a table without the one to which it refers.
+    lenient:  an empty cell is valid, and while the set has no row of the other table, any id is
+              valid. For products that may get a table without the table to which it refers.
     """
 
     column: str

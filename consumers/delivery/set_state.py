@@ -343,7 +343,7 @@ class SetState:
     ) -> set[str]:
         """Return the places of a record that begin with `partition`.
 
-        batch: the places that the record has in the batch, which are not in the table yet.
+        batch: the places of the record in this batch, which are not in the table yet.
         """
         found = self._sql.execute(
             f'SELECT DISTINCT owner FROM "{name}" WHERE kind = ? AND id = ? AND owner > ?',

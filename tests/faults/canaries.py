@@ -1,8 +1,8 @@
 """A made-up district in which every sensitive value is a string of its own: a canary.
 
-A canary says nothing by itself. `MadeUp.canaries` says of which record and field it is, and of
-which version of the record. Ids are canaries too. Each change of a record renews all its texts, so
-the canaries of an older version are found as well as those of the present one.
+`MadeUp.canaries` says to which record, version of the record and field a canary belongs. Ids are
+canaries too. Each change of a record gives all its texts new canaries, so a check can distinguish an
+older version of the record from the present one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES = {
     "attendance": "attendance",
 }
 LISTS = {"student": ("userIds",), "staff": ("userIds",), "guardian": ("userIds",)}
-"""Fields with a list of texts; each gets one canary."""
+"""Fields with a list of texts. Each list gets one canary."""
 GRADES = ("06", "07")
 OLDER, NEWER = "2000-07-01", ""
 """The day of a record that is older than any agreement; "" for a day within it."""
@@ -56,7 +56,7 @@ class Canary(NamedTuple):
 
 
 class MadeUp:
-    """The district as its SIS has it. Rows are texts, as OneRoster CSV has them.
+    """The district as its SIS has it. The values of a row are texts, as in OneRoster CSV.
 
     schools, classes: ids by the names that the strategies of agreements use (`s1`, `c1`).
     """
@@ -262,7 +262,7 @@ class MadeUp:
 
 
 def found_in(data: bytes) -> set[str]:
-    """Return the canaries in some bytes, also in capitals."""
+    """Return the canaries in some bytes, in lower or upper case."""
     return {one.decode() for one in CANARY.findall(data.lower())}
 
 
@@ -270,5 +270,5 @@ PERSONAL = {kind for kind, about in KINDS.items() if about.student} | {"staff", 
 
 
 def personal(canaries: dict[str, Canary], found: Iterable[str]) -> list[Canary]:
-    """Return what some canaries say of persons; an unknown one is none of the district."""
+    """Return those of some canaries that are about persons. Unknown ones are left out."""
     return [canaries[one] for one in found if one in canaries and canaries[one].kind in PERSONAL]

@@ -1,10 +1,13 @@
 """Three vendors with random agreements, on a random life of a district with kills.
 
-Every sensitive value of the district is a string of its own. At each check, every byte that a
-vendor can read is searched for such strings outside of the vendor's agreement; no two vendors have
-a value in common that not both agreements include; the last states are what a checker computes
-from agreement and district alone; and no older state of a record follows a newer one. At the end,
-all logs, the texts of errors and the answers of the registry's gate are searched too.
+Every sensitive value of the district is a unique string. Each check covers four rules:
+
+* No byte that a vendor can read holds such a string from outside of the vendor's agreement.
+* No two vendors have a value in common, unless both agreements include it.
+* The last states are those that a checker computes from the agreement and the district alone.
+* No older state of a record follows a newer one.
+
+At the end, the logs, the texts of errors and the answers of the gate are searched too.
 
 `Life` has the steps, and `WatchedVendor` the checks.
 """
@@ -85,7 +88,7 @@ def test_a_long_life(life: Life, findings: Findings) -> None:
     for _ in range(10):
         for _ in range(3):
             step, fault = life.rng.choice(life.steps), life.rng.choice(life.faults)
-            # That step stops the projection itself, and nothing may start it meanwhile.
+            # That step stops the projection itself, and no other step may start it then.
             beside = nullcontext() if step == life.opt_out_after_a_change else life.beside(fault)
             with beside:
                 step()
@@ -105,7 +108,7 @@ def test_a_long_life(life: Life, findings: Findings) -> None:
 
 
 def a_field_too_many(patch: pytest.MonkeyPatch) -> None:
-    """The projection copies a field that is not shared into one that is."""
+    """Make the projection copy a field that is not shared into a shared field."""
     original = Scope.project
 
     def leaking(self: Scope, kind: str, found: dict[str, object], *more: object) -> object:
@@ -145,7 +148,7 @@ def test_a_defect_is_noticed(
     defect: Callable[[pytest.MonkeyPatch], None] | None,
     noticed: str,
 ) -> None:
-    """The projection runs in this process, so that the defect can be built in."""
+    """Run the projection in this process, so that the test can build in the defect."""
     for name in life.vendors:
         life.widen(name)
     life.begin()

@@ -1,7 +1,7 @@
 """A random life of a district with three vendors: changes, decisions and kills.
 
-All goes through the commands: extracts by `bus produce`, decisions by `bus optouts` and
-`bus vendors`, and the projection runs as a process of its own, which is killed.
+Everything goes through commands: `bus produce` for extracts, and `bus optouts` and `bus vendors` for
+decisions. The projection runs in a separate process, which is killed.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Life:
     _extracts: int = 0
 
     def __post_init__(self) -> None:
-        # Group members that are killed are dropped soon, and everything that can be logged is.
+        # Kafka drops killed group members soon, and the log level is the most detailed one.
         self.commands.variables |= {
             "BUS_KAFKA__CLIENT": QUICK,
             "BUS_TELEMETRY__LOG_LEVEL": "debug",
@@ -229,7 +229,7 @@ class Life:
         return done.stdout if done.returncode == 0 else ""
 
     def insist(self, *arguments: str) -> str:
-        """Run a command until it succeeds, as a part of the bus may just be killed."""
+        """Run a command until it succeeds, because a part of the bus may be down."""
         latest = time.monotonic() + PATIENCE
         while not (found := self.tell(*arguments, status=None, secret=True)):
             assert time.monotonic() < latest, f"{arguments}: {self._said[-2:]}"
@@ -294,7 +294,7 @@ class Life:
         self.agree(name, deal, schools=(), grades=(), classes=())
 
     def redraw(self, name: str) -> None:
-        """Agree otherwise, at random; the basis stays."""
+        """Replace an agreement by a random one with the same legal basis."""
         (deal,) = drawn_deals(self.rng, 1)
         self.agree(name, deal.model_copy(update={"basis": self._deals[name][0].basis}))
 
@@ -381,7 +381,7 @@ class Life:
     def opt_out_after_a_change(self) -> None:
         """Change a student and then enter an opt-out, while no projection runs.
 
-        The projection then reads a change that nobody may have any more.
+        The projection then reads a change that no vendor may receive any more.
         """
         self.projector.stop()
         student = self.rng.choice(self.district.students())
@@ -454,7 +454,7 @@ class Life:
 
     @property
     def steps(self) -> list[Callable[[], None]]:
-        """What may happen in a random life; a change of an agreement is applied at once."""
+        """The possible steps of a random life. A change of an agreement is applied at once."""
         return [
             self.day,
             self.day,
@@ -607,7 +607,7 @@ class Life:
 async def _asked(
     app: Any, login: str, name: str, subjects: list[str], rng: random.Random, newest: int
 ) -> dict[str, bytes]:
-    """Ask the gate for all that is a vendor's, and for some that is not."""
+    """Ask the gate for everything of a vendor, and for some things of others."""
     paths = ["/", "/subjects", "/schemas/types", "/metrics", "/config"]
     own = [one for one in subjects if f".vendor.{name}." in one]
     for one in own + rng.sample(sorted(set(subjects) - set(own)), 4):

@@ -1,9 +1,10 @@
 """Everything that a vendor can read, and what it may contain.
 
 `History` is the district as its topics have it, with all states between two marks. `WatchedVendor`
-computes from the agreement and the district alone which canaries the vendor's topics may hold: those
-of the records that it could see at some moment since the topics were written whole, in the fields
-of today's agreement. It uses `tests/vendor_checker.py`, and of the bus only the compiled fields.
+computes from the agreement and the district alone which canaries the vendor's topics may hold. These
+are the canaries of records that the vendor could see at some moment since its topics were written
+whole, in the fields of today's agreement. It uses `tests/vendor_checker.py`. Of the code under test,
+it uses only the compiled fields.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class Received(NamedTuple):
 
 
 def reach(settings: Settings, name: str) -> list[Received]:
-    """Return all that a vendor can read from its topics, aborted data too, in order."""
+    """Return all messages that a vendor can read, in order, those of aborted transactions too."""
     lookup = schema_lookup(settings)
     kinds = {topic: topic.rpartition(".")[2] for topic in possible_topics(settings, name)}
     decoders = {kind: Decoder(kind, lookup, as_written=True) for kind in kinds.values()}
@@ -278,7 +279,7 @@ class WatchedVendor:
 
 
 def _version(one: Received, canaries: Mapping[str, Canary]) -> int | None:
-    """Return the version of the record in a message, or None if no shared field tells it."""
+    """Return the version of the record in a message; None if no shared field shows it."""
     assert one.record is not None
     if one.kind == "enrollment":
         day: date = one.record["beginDate"]
@@ -301,7 +302,7 @@ def share_no_value(vendors: Iterable[WatchedVendor]) -> None:
 
 
 def _texts(received: Iterable[Received]) -> set[str]:
-    """Return all texts of records; a canary within a text stands for the text."""
+    """Return all texts of records. For a text that contains canaries, return only the canaries."""
     found: set[str] = set()
     for one in received:
         for value in (one.record or {}).values():

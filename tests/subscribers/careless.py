@@ -1,7 +1,7 @@
 """A vendor's subscriber with two defects, which `bus vendors certify` must find.
 
-It ignores deletions. And it keeps messages in memory until none has come for a while, although
-their offsets are committed in the meantime; so a crash loses them.
+It ignores deletions. It also keeps messages in memory until no more have come for a while, but their
+offsets are committed before that. So a crash loses these messages.
 """
 
 from __future__ import annotations

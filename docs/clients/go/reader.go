@@ -1,8 +1,8 @@
-// Reader prints the kind and the key of each record that an agreement gives, and of each deletion.
+// Reader prints the kind and the key of each record that an agreement shares, and of each deletion.
 //
 //	go run . /secrets/math-app.env student enrollment
 //
-// It ends when nothing has come for 5 seconds. The file's name is the agreement's name.
+// It ends when nothing has come for 5 seconds. The file must have the agreement's name.
 package main
 
 import (

@@ -1,9 +1,9 @@
-// Prints the kind and the key of each record that an agreement gives, and of each deletion.
+// Prints the kind and the key of each record that an agreement shares, and of each deletion.
 //
 //     npm install
 //     node reader.js /secrets/math-app.env student enrollment
 //
-// Ends when nothing has come for 5 seconds. The file's name is the agreement's name.
+// Ends when nothing has come for 5 seconds. The file must have the agreement's name.
 
 import { readFileSync } from "node:fs";
 import { Agent } from "node:https";

@@ -26,14 +26,14 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
 /**
- * Prints the kind and the key of each record that an agreement gives, and of each deletion.
+ * Prints the kind and the key of each record that an agreement shares, and of each deletion.
  *
  * <pre>
  * mvn -q compile
  * java -cp 'target/classes:target/lib/*' Reader /secrets/math-app.env student enrollment
  * </pre>
  *
- * Ends when nothing has come for 5 seconds. The file's name is the agreement's name.
+ * Ends when nothing has come for 5 seconds. The file must have the agreement's name.
  */
 public class Reader {
     private static final Duration IDLE = Duration.ofSeconds(5);
