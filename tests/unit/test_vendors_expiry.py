@@ -147,7 +147,7 @@ def test_an_attestation_that_was_interrupted_is_recorded_by_the_next(bus: Bus) -
     [
         (SAID, date(2027, 7, 31), "is active until 2027-07-31"),
         (replace(SAID, on=date(2027, 8, 2)), DAY, "is in the future"),
-        (replace(SAID, on=date(2027, 7, 30)), DAY, "before the end of math-app, 2027-07-31"),
+        (replace(SAID, on=date(2027, 7, 30)), DAY, "before the end of math-app on 2027-07-31"),
         (replace(SAID, by=" "), DAY, "--by WHO"),
     ],
 )
