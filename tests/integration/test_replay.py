@@ -50,7 +50,7 @@ def day(commands: Commands, number: int) -> Path:
 def canvas_is(folder: Path, path: Path) -> bool:
     """Return whether Canvas has what an extract says after all zips of a folder."""
     try:
-        checker.canvas(folder).is_the_sis(path)
+        checker.canvas(folder).equals_sis(path)
     except AssertionError:
         return False
     return True
