@@ -3,12 +3,13 @@
 The checks compare the student information system (SIS), the topics and the products. They do not
 depend on how the bus works.
 
-* `Topics` is what a reader of committed data finds. `is_sound`: the history of each record is
-  possible and repeats nothing. `is_the_sis`: the current state equals the extract of the SIS.
-  `is_whole`: the topics have all events of a noted transaction, or none.
-* `Has` is what a product has: its rosters, and for each person the delivered states in order.
-  `is_the_sis`: as above. `follows`: each person's states came in topic order, each once.
-  `is_not_behind`: the product has every event whose offset is committed.
+* `Topics` is what a reader of committed data finds. `has_valid_histories`: the history of each
+  record is possible and repeats nothing. `equals_sis`: the current state equals the extract of the
+  SIS. `has_whole_transactions`: the topics have all events of a logged transaction, or none.
+* `ProductState` is what a product has: its rosters, and for each person the delivered states in
+  order. `equals_sis`: as above. `has_states_in_order`: the product received each person's states
+  in the order of the topics, each once. `has_all_committed`: the product has every event whose
+  offset is committed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ STATE_FIELDS = dict.fromkeys(PEOPLE, ("givenName", "familyName"))
 STATE_FIELDS |= {"enrollment": ("classSourcedId", "userSourcedId", "role")}
 GUARDIAN = "guardian-"
 """The prefix of guardian ids in the made-up district (`bus.demo.sample`)."""
-WITHDRAWN = "gone"
+WITHDRAWN = "withdrawn"
 CANVAS_ROLES = {"student": "student", "teacher": "teacher", "ta": "aide"}
 
 
@@ -48,8 +49,8 @@ class Event(NamedTuple):
     """An event in a topic.
 
     change: created, updated or withdrawn.
-    told:   the names of a person; class, person and role of an enrollment; empty for other kinds.
-            `GONE` if the record is withdrawn.
+    state:  the names of a person; class, person and role of an enrollment; empty for other kinds.
+            `WITHDRAWN` if the record is withdrawn.
     """
 
     id: str
@@ -120,7 +121,7 @@ class Topics:
                 right = event.change == "created" if not was_active else event.change != "created"
                 assert right, f"{name}: {[one.change for one in history]}"
                 same = was_active and before is not None and before.value == event.value
-                assert not same, f"{name}: told twice of the same"
+                assert not same, f"{name}: the same state twice in a row"
                 before = event
 
     def equals_sis(self, extract: Path) -> None:
@@ -139,9 +140,9 @@ class Topics:
         assert found == truth(extract).rosters
 
     def has_whole_transactions(self, log_lines: Iterable[str]) -> tuple[int, int]:
-        """Check that the topics have all events of each noted transaction, or none.
+        """Check that the topics have all events of each logged transaction, or none.
 
-        Return how many transactions are there and how many are not.
+        Return how many transactions are in the topics and how many are not.
         """
         present: dict[str, set[int]] = {}
         for event in self.events:
@@ -153,10 +154,12 @@ class Topics:
                 _, run, first, last = line.split()
                 wanted = set(range(int(first), int(last) + 1))
                 found = wanted & present.get(run, set())
-                assert found in (set(), wanted), f"{line}: only {len(found)} of it are there"
+                assert found in (set(), wanted), (
+                    f"{line}: only {len(found)} of its events are in the topics"
+                )
                 complete, none = complete + bool(found), none + (not found)
                 present.get(run, set()).difference_update(wanted)
-        assert not any(present.values()), "there is what was in no transaction"
+        assert not any(present.values()), "events outside of all logged transactions"
         return complete, none
 
 
@@ -170,7 +173,7 @@ class ProductState(NamedTuple):
     """What a product has.
 
     rosters: class, person and role, in the words of the SIS.
-    told:    for each person the delivered states, oldest first.
+    states:  for each person the delivered states, oldest first.
     ids:     for each kind the ids of the delivered events, where the product knows them.
     kinds:   the kinds of people that are delivered to it.
     """
@@ -194,9 +197,9 @@ class ProductState(NamedTuple):
         }
 
     def has_states_in_order(self, published: Topics) -> None:
-        """Check that each person's states came in order, each once, up to the current one.
+        """Check that each person's states arrived in order, each once, up to the current one.
 
-        Several changes to a person within one batch may come as one.
+        A product may receive several changes to a person within one batch as one.
         """
         people = published.people(self.kinds)
         assert self.states.keys() <= people.keys()
@@ -313,11 +316,11 @@ def dead_letters(settings: Settings, product: str) -> int:
         at = {int(partition): int(offset)}
         to = {int(partition): int(offset) + 1}
         (original,) = scan(settings, topic, start=at, stop=to)
-        assert original.value() == message.value(), "a dead letter that is not as it came"
+        assert original.value() == message.value(), "a dead letter that differs from its message"
         number += 1
     return number
 
 
 def log_lines(path: Path) -> Iterator[str]:
-    """Yield the lines that processes have noted."""
+    """Yield the lines of the log of the processes."""
     yield from path.read_text().splitlines() if path.exists() else ()

@@ -1,10 +1,10 @@
-"""A small district as its SIS has it, day by day, and what its extracts say.
+"""A small district as its SIS has it, day by day, and what a reader of its extracts must know.
 
-`Sis` is the system: plain records, changed one by one and written as OneRoster CSV extracts. `Told`
-is what a reader of those extracts must know afterwards. It follows OneRoster 1.1 CSV (bulk and
+`Sis` is the system: plain records, changed one by one and written as OneRoster CSV extracts.
+`Expected` is what a reader of those extracts must know after them. It follows OneRoster 1.1 CSV (bulk and
 delta, "tobedeleted") and docs/sources.md: a record whose row is in quarantine keeps its state, and
-a reference to a kind that was never in an extract is kept. Both are as plain as can be, and know
-nothing of the bus.
+a reference to a kind that was never in an extract is kept. Both are simple, and use no
+code of the bus.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ OPTIONAL = {
 }
 NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
 USERNAMES = "red blue green".split()
-"""Only a few, so that people often release, take and swap them."""
+"""Only a few, so that people often give up, take and swap them."""
 ROLES = "student teacher aide proctor".split()
 DATES = (
     ("", ""),
@@ -69,9 +69,9 @@ DATES = (
 )
 """First and last days of enrollments. A student may have several enrollments in one class."""
 OMISSIBLE = ("courses", "academicSessions")
-"""Files that an extract may always leave out.
+"""Files that an extract may always omit.
 
-Without them, classes still have a meaning for every product. Canvas takes no class without its
+Every product can still use classes without them. Canvas takes no class without its
 school.
 """
 
@@ -80,7 +80,7 @@ RUBBISH: tuple[Rubbish, ...] = (
     "status", "empty", "twice", "nowhere", "short", "no id", "quote", "role",
 )  # fmt: skip
 WITHOUT_OWNER = ("short", "no id", "quote", "role")
-"""Rubbish that hides whose row it was, so that no record of the kind is withdrawn."""
+"""Damage that hides which record a row is for, so that no record of the kind is withdrawn."""
 
 
 class Change(NamedTuple):
@@ -98,8 +98,8 @@ class Change(NamedTuple):
 class Record:
     """A record in the system.
 
-    gone:   whether the record is removed.
-    marked: whether a bulk extract shows a removed record as tobedeleted rather than leaving it out.
+    removed: whether the record is removed.
+    marked:  whether a bulk extract shows a removed record as tobedeleted; otherwise it omits it.
     """
 
     fields: Row
@@ -111,7 +111,7 @@ class Record:
 class Extract:
     """The rows of one day.
 
-    rubbish: the rows that are spoiled, and how.
+    rubbish: the damaged rows, and the kind of damage.
     """
 
     modes: dict[str, Mode]
@@ -245,8 +245,7 @@ class Sis:
     def _username(self, person: Key, choice: int) -> str:
         """Return a person's username: the id, or one of a few names.
 
-        If another person has the name, that person gets the old name of this one, so usernames stay
-        unique.
+        If another person has the name, the two people swap names, so usernames stay unique.
         """
         if choice % 8 >= len(USERNAMES):
             return person[1]
@@ -270,10 +269,10 @@ class Sis:
         return sorted({present[(at + i) % len(present)] for i in range(number)}) if present else []
 
     def extract(self, modes: dict[str, Mode], rubbish: list[tuple[int, Rubbish]]) -> Extract:
-        """Export all records of a file, or those that have not been sent intact yet.
+        """Export all records of a file, or those that no extract has had undamaged yet.
 
         modes:   the mode of each file that is in the extract.
-        rubbish: which rows are spoiled (by a number), and how. They are sent again the next time.
+        rubbish: which rows are damaged (by a number), and how. The next extract has them again.
         """
         keys = [
             key
@@ -303,7 +302,7 @@ class Sis:
 
 @dataclass(slots=True)
 class Expected:
-    """What the extracts said.
+    """What a reader of the extracts must know.
 
     records: each record as it was last delivered.
     active:  the active records.
@@ -313,12 +312,12 @@ class Expected:
     active: set[Key] = field(default_factory=set)
 
     def may_omit(self, file: str) -> bool:
-        """Return whether an extract may leave out a file: its records are known, or not needed."""
+        """Return whether an extract may omit a file: its records are known, or not needed."""
         kinds = {kind for kind in KINDS if KINDS[kind] == file}
         return file in OMISSIBLE or kinds <= {kind for kind, _ in self.records}
 
     def apply(self, extract: Extract) -> None:
-        """Take in an extract."""
+        """Update the state with an extract."""
         present, deferred = self._rows_present(extract)
         accepted: set[Key] = set()
         known_kinds = {kind for kind, _ in self.records}
@@ -368,7 +367,7 @@ class Expected:
                 if damage not in WITHOUT_OWNER:
                     present.add(key)
                 elif file == "users" and damage != "no id":
-                    deferred |= KINDS.keys()  # such a row may be of any kind
+                    deferred |= KINDS.keys()  # such a row may belong to any kind
                 else:
                     deferred.add(kind)
         return present, deferred

@@ -37,7 +37,7 @@ def _users(expected: Expected) -> dict[str, Row]:
     return {id_: row for id_, row in _people(expected).items() if row["enabledUser"] == "true"}
 
 
-CONTESTED = "one of several who want it"
+CONTESTED = "several people have this username"
 
 
 def _login(expected: Expected, person: Row) -> str:
@@ -55,10 +55,10 @@ def _or_contested(contested: Mapping[str, str], login: str, id_: str) -> str:
 
 
 def canvas(expected: Expected) -> State:
-    """Return what Canvas must hold.
+    """Return what Canvas must have.
 
     These are the active rosters with their dates, the names of active records, and the users whom
-    it must have suspended: all people that were ever delivered and may not sign in.
+    it must have suspended: all people that the extracts ever had and who may not sign in.
     """
     users, classes = _users(expected), _active(expected, "class")
     return {
@@ -240,10 +240,10 @@ def webhook(expected: Expected) -> State:
 
 
 def webhook_has(events: Iterable[Received], mark: str) -> State:
-    """Return the latest state of each record that a vendor took, in the form of `webhook`.
+    """Return the latest state of each record that a vendor accepted, in the form of `webhook`.
 
     An enrollment that moves to another person is withdrawn for the one and active for the other.
-    These two events come in any order, because they belong to different people.
+    The vendor receives these two events in any order, because they belong to different people.
     """
     latest: dict[tuple[str, str, str], dict[str, Any]] = {}
     seen: set[str] = set()
@@ -257,7 +257,7 @@ def webhook_has(events: Iterable[Received], mark: str) -> State:
     state: State = {kind: {} for kind in KINDS}
     for (kind, id_, _), data in latest.items():
         if data["status"] == "active":
-            assert id_ not in state[kind], f"{kind} {id_} stands for two people"
+            assert id_ not in state[kind], f"{kind} {id_} is active for two people"
             state[kind][id_] = {
                 name: text for name in COLUMNS[kind] if (text := _text(data.get(name)))
             }

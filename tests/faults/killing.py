@@ -53,7 +53,7 @@ class KilledCommand:
 
     @property
     def log(self) -> Path:
-        """The file with the notes of the processes."""
+        """The file in which the processes log their steps."""
         return self.commands.cwd / "notes"
 
     @property
@@ -123,7 +123,7 @@ class KilledCommand:
         return self.commands.run(*arguments) and tries + 1
 
     def _lines(self) -> list[str]:
-        """Return all notes.
+        """Return all lines of the log.
 
         The file is read only when it has grown, because this is called every millisecond.
         """
@@ -134,7 +134,7 @@ class KilledCommand:
 
 
 def _step(line: str) -> str:
-    """Return a note in words: `_hand_over done` becomes "after hand over"."""
+    """Return a line of the log in words: `_hand_over done` becomes "after hand over"."""
     words = line.replace("_", " ").split()
     if words[-1] == "done":
         return " ".join(["after", *words[:-1]])
@@ -150,9 +150,9 @@ class Watched:
     def received_only(self, published: Topics) -> None:
         """Check that the reader received every event of the topics once, and no others."""
         published_ids = {event.id for event in published.events}
-        assert len(self.ids) == len(set(self.ids)), "given twice"
-        assert set(self.ids) - published_ids == set(), "given, and aborted afterwards"
-        assert published_ids - set(self.ids) == set(), "there, and not given"
+        assert len(self.ids) == len(set(self.ids)), "received twice"
+        assert set(self.ids) - published_ids == set(), "received, but aborted later"
+        assert published_ids - set(self.ids) == set(), "in the topics, but not received"
 
 
 @contextmanager

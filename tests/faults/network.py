@@ -25,12 +25,12 @@ from tests.faults.proxy import Behavior, Proxy
 
 LISTENERS = ("PRODUCE", "CONSUME")
 ABORT_SOON = "transaction.abort.timed.out.transaction.cleanup.interval.ms=500"
-"""The broker aborts expired transactions within this time, not within 10 s, to keep tests short."""
+"""The broker aborts expired transactions within this time instead of 10 s, to keep tests short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The bus and its proxies; `settings` lead there without a proxy."""
+    """The bus and its proxies; `settings` connect without a proxy."""
 
     home: Path
     settings: Settings
@@ -100,7 +100,7 @@ def _with_listeners(direct_ports: list[int], proxy_ports: list[int]) -> str:
 
 
 Disturbance = tuple[Behavior, float, float]
-"""A way, the latency in seconds, and the rate in bytes a second."""
+"""A behavior of the proxy, the latency in seconds, and the rate in bytes a second."""
 SLOW: Disturbance = ("pass", 0.05, 200_000)
 DISTURBANCES: dict[str, Disturbance] = {
     "slow": SLOW,
@@ -112,7 +112,7 @@ DISTURBANCES: dict[str, Disturbance] = {
 
 
 MOST_TURNS = 12
-"""A limit, so that slow machines do not get more bad turns."""
+"""The largest number of bad turns, so that slow machines do not get more of them."""
 
 
 @contextmanager
@@ -124,9 +124,9 @@ def disturbances(
     bad: tuple[float, float] = (0.2, 1.5),
     good: tuple[float, float] = (0.05, 0.5),
 ) -> Iterator[Counter[str]]:
-    """Alternate bad and good turns while the block runs, then let all traffic pass.
+    """Disturb the network in turns while the block runs, then let all traffic pass.
 
-    There are at most `TURNS` bad turns. Yields how often each kind came.
+    There are at most `MOST_TURNS` bad turns. Yields the number of bad turns of each kind.
 
     bad, good: the shortest and the longest turn, in seconds.
     """
@@ -144,7 +144,7 @@ def disturbances(
             proxy.behave("pass")
             over.wait(rng.uniform(*good))
 
-    thread = threading.Thread(target=turn, name="weather")
+    thread = threading.Thread(target=turn, name="disturbances")
     thread.start()
     try:
         yield counts
@@ -156,6 +156,6 @@ def disturbances(
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One such bus for all tests; each test lets all traffic pass at its end."""
+    """One bus with proxies for all tests; each test lets all traffic pass at its end."""
     with network(tmp_path_factory.mktemp("network") / "home") as one:
         yield one

@@ -1,6 +1,6 @@
-"""Death of a producer or a consumer at a chosen step, within this process.
+"""Simulate the death of a producer or a consumer at a chosen step, within this process.
 
-Hypothesis can therefore draw the step. A `Life` counts the steps at which a kill would leave
+Hypothesis can therefore draw the step. A `Countdown` counts the steps at which a kill would leave
 something half done: before and after each call to Kafka, to the delivery and to the cache. At the
 last step it raises `Killed`. Later calls, such as to abort a transaction or to release partitions,
 then do nothing, as after a real kill. The tests replace only the edges of the bus: the Kafka client
@@ -24,21 +24,21 @@ from bus.kafka import transactions
 
 
 class Killed(BaseException):
-    """A death like that of kill -9: the code under test does not catch it."""
+    """The process was killed, as by kill -9. The code under test does not catch this."""
 
 
 @dataclass(slots=True)
 class Countdown:
-    """The life of a process.
+    """The number of steps until a process is killed.
 
-    steps: how many steps are left; None means that it never dies.
+    steps: how many steps are left; None means that it is never killed.
     """
 
     steps: int | None = None
     killed: bool = field(default=False, init=False)
 
     def step(self) -> None:
-        """Count a step; die if none was left."""
+        """Count a step; raise `Killed` if none was left."""
         if self.steps is not None:
             self.steps -= 1
             if self.steps < 0:
@@ -47,7 +47,7 @@ class Countdown:
 
 
 class KillableProducer:
-    """A Kafka producer whose process may die before and after each call."""
+    """A Kafka producer whose process may be killed before and after each call."""
 
     def __init__(self, real: Producer, countdown: Countdown) -> None:
         self._real = real
@@ -65,13 +65,13 @@ class KillableProducer:
         self._countdown.step()
 
     def abort_transaction(self, *arguments: Any) -> None:
-        """Abort the transaction, as the real producer does; a dead process aborts nothing."""
+        """Abort the transaction, as the real producer does; a killed process aborts nothing."""
         if self._countdown.killed:
             raise KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN))
         self._real.abort_transaction(*arguments)
 
     def purge(self) -> None:
-        """Drop the messages in memory, as the real producer does; death drops them too."""
+        """Drop the messages in memory, as the real producer does; a kill drops them too."""
         self._real.purge()
 
     def __getattr__(self, name: str) -> Any:
@@ -82,7 +82,7 @@ class KillableProducer:
 def killable_producer(
     countdown: Countdown, transaction_records: int
 ) -> Iterator[Callable[[str], None]]:
-    """Make `bus.ingest.pipeline.produce` mortal while the block runs; yield its `progress`.
+    """Make `bus.ingest.pipeline.produce` killable while the block runs; yield its `progress`.
 
     transaction_records: the largest number of records in a transaction. A transaction of only one
         change of a kind may have more.
@@ -106,7 +106,7 @@ def killable_producer(
 
 
 class KillableDelivery:
-    """A delivery whose process may die before and after each call."""
+    """A delivery whose process may be killed before and after each call."""
 
     def __init__(self, real: Delivery, countdown: Countdown) -> None:
         self._real = real
@@ -130,17 +130,17 @@ class KillableDelivery:
         self._countdown.step()
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Release partitions, as the real delivery does; a dead process releases nothing."""
+        """Release partitions, as the real delivery does; a killed process releases nothing."""
         if not self._countdown.killed:
             self._real.release(partitions)
 
     def close(self) -> None:
-        """Close the files, as the real delivery does; the death of a process closes them too."""
+        """Close the files, as the real delivery does; a kill closes them too."""
         self._real.close()
 
 
 class KillableWorker(Worker):
-    """A consumer's loop whose process may die before and after each commit."""
+    """A consumer's loop whose process may be killed before and after each commit."""
 
     countdown = Countdown()
 

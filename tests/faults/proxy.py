@@ -1,16 +1,16 @@
 """A TCP proxy on 127.0.0.1 that can misbehave, and can be changed while it runs.
 
     with Proxy(8080) as proxy:      # connections to proxy.port are passed on to port 8080
-        proxy.be(latency=0.05, rate=20_000)   # slow
-        proxy.be("hang")            # both directions are silent, connections stay open
-        proxy.be("deaf")            # requests never arrive; answers under way do
-        proxy.be("mute")            # requests arrive and take effect; answers never come
-        proxy.be("cut")             # connections are closed and new ones refused
-        proxy.be("pass")
+        proxy.behave(latency=0.05, rate=20_000)   # slow
+        proxy.behave("hang")            # both directions are silent, connections stay open
+        proxy.behave("deaf")            # requests never arrive; answers on the way do
+        proxy.behave("mute")            # requests arrive and take effect; answers never come
+        proxy.behave("cut")             # connections are closed and new ones refused
+        proxy.behave("pass")
         proxy.drop_answer()         # the next answer is dropped and its connection closed
 
-The bytes that "hang", "deaf" or "mute" swallow are lost. TCP never leaves a hole in a stream, so
-such a connection is closed when traffic passes again.
+The proxy drops the bytes that "hang", "deaf" or "mute" hold back. TCP never leaves a gap in a
+stream, so such a connection is closed when traffic passes again.
 
 A proxy for Kafka can catch single requests by their API key. `late` holds back the next one, breaks
 its connection, and lets it arrive later. `unanswered` lets it arrive and breaks the connection
@@ -46,7 +46,7 @@ class _Connection:
 
 @dataclass(slots=True)
 class CaughtRequest:
-    """A Kafka request to catch; `came` is set when it has reached the proxy."""
+    """A Kafka request to catch; `arrived` is set when it has reached the proxy."""
 
     api: int
     which: Callable[[bytes], bool]
@@ -56,7 +56,7 @@ class CaughtRequest:
 
 
 class Proxy:
-    """See the docstring of the module. Any thread may call its methods."""
+    """A TCP proxy that can misbehave. Any thread may call its methods."""
 
     def __init__(self, to: int, port: int = 0, *, kafka: bool = False) -> None:
         self.to = to

@@ -1,6 +1,7 @@
-"""A district's days in the topics, and what a product must have received of them.
+"""The extracts of two days in the topics, and what a product must have received of them.
 
-`Published` reads only the topics. `same_as` checks that the topics hold what the SIS had.
+`Published` reads only the topics. `assert_topics_equal` checks that the topics have
+the state of the SIS.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NUMBERS = count(1)
 
 
 def separate_settings(net: Network) -> Settings:
-    """A bus with separate topics and registered schemas, whose clients wait only briefly."""
+    """Return settings of a bus with separate topics and registered schemas, and short timeouts."""
     kafka = net.settings.kafka.model_copy(update={"client": IMPATIENT})
     consumer = net.settings.consumer.model_copy(update={"retry_first": 0.05, "retry_most": 0.5})
     how = {"topic_prefix": f"faults{next(NUMBERS)}", "kafka": kafka, "consumer": consumer}
@@ -114,8 +115,8 @@ class Published:
         first = list(dict.fromkeys(event.id for event in events))
         place = {id_: at for at, id_ in enumerate(first)}
         published = {id_ for history in self.histories.values() for id_ in history}
-        assert published - place.keys() == set(), "lost"
-        assert place.keys() - published == set(), "never published"
+        assert published - place.keys() == set(), "events were lost"
+        assert place.keys() - published == set(), "events that were never published"
         for key, history in self.histories.items():
             order = sorted(history, key=lambda id_: place[id_])
             assert order == history or _moved(key), f"out of order: {key}"
@@ -134,9 +135,9 @@ def vendor_settings(url: str, folder: Path, total_seconds: float = 1.5) -> Webho
 
 
 def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 60.0) -> int:
-    """Run an instance of a product's consumer until it has caught up; return the number of starts.
+    """Run a consumer until it has caught up; return the number of starts.
 
-    It is started again whenever it stops, as a service manager does. It must make no dead letter.
+    It is started again whenever it stops, as a service manager does. It must write no dead letter.
     """
     until, starts = time.monotonic() + seconds, 0
     while True:

@@ -18,7 +18,7 @@ Cells = Callable[[random.Random, list[str]], list[str]]
 
 
 def flipped(rng: random.Random, raw: bytes) -> bytes:
-    """Flip one or more bits, but in no line end, so that the number of rows is known."""
+    """Flip one or more bits."""
     data = bytearray(raw)
     for _ in range(rng.choice((1, 1, 2, 8))):
         at = rng.randrange(len(data))
@@ -39,7 +39,7 @@ def doubled(rng: random.Random, raw: bytes) -> bytes:
 
 
 def noise(rng: random.Random, raw: bytes) -> bytes:
-    """Put random bytes in place of all, or into it."""
+    """Replace the bytes by random ones, or insert random bytes."""
     at, some = rng.randrange(len(raw)), rng.randbytes(rng.randrange(1, 30))
     return rng.choice((some, raw[:at] + some + raw[at:], raw[:at] + some + raw[at + len(some) :]))
 
@@ -322,5 +322,5 @@ def archive(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
 
 
 def summary(fates: Counter[str]) -> str:
-    """Return how many had which fate, as text."""
+    """Return the number of each outcome, as text."""
     return ", ".join(f"{number:,} {fate}" for fate, number in fates.most_common() if number)

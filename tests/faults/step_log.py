@@ -1,10 +1,10 @@
-"""Run `bus …` in small steps and note each step, so that a test can aim a kill at one.
+"""Run `bus …` in small steps and log each step, so that a test can aim a kill at one.
 
-    python -m tests.faults.step_log NOTES RECORDS ARGUMENT…
+    python -m tests.faults.step_log LOG RECORDS ARGUMENT…
 
-NOTES is a file that gets a line before and after each step that a kill may interrupt. RECORDS is
+LOG is a file that gets a line before and after each step that a kill may interrupt. RECORDS is
 the largest number of records in a transaction and in a consumer's batch; a replay reads only a
-little further ahead. A producer also notes which events belong together: `commit RUN FIRST LAST` is
+little further ahead. A producer also logs which events belong together: `commit RUN FIRST LAST` is
 a transaction of the events FIRST to LAST.
 """
 
@@ -28,12 +28,12 @@ from bus.replay import history
 from tests.faults import defects
 
 PIECE_EVENTS = 25
-"""A transaction gets a note after this many events."""
+"""A transaction gets a line in the log after this many events."""
 PRODUCTS = (consumers.canvas, consumers.microsoft_sds, consumers.webhook)
 
 
 class StepLog:
-    """The file of notes. A killed process keeps all of its notes, as each is written at once."""
+    """The log file. A killed process keeps all of its lines, because each is written at once."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -43,7 +43,7 @@ class StepLog:
         os.write(self._file, (" ".join(str(word) for word in words) + "\n").encode())
 
     def around(self, owner: Any, name: str) -> None:
-        """Note when this function of a module or class begins and ends."""
+        """Log when this function of a module or class begins and ends."""
         real: Callable[..., Any] = getattr(owner, name)
 
         def logged(*arguments: Any, **named: Any) -> Any:
@@ -56,7 +56,7 @@ class StepLog:
 
 
 def log_transactions(log: StepLog) -> None:
-    """Note which events are in a transaction before it is committed."""
+    """Log which events are in a transaction before it is committed."""
     transaction, publish = Publisher.transaction, Publisher.publish
 
     @contextmanager

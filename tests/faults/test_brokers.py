@@ -1,6 +1,6 @@
-"""One of three brokers is killed while a producer and consumers run, also the one that leads.
+"""One of three brokers is killed while a producer and consumers run, including the leader.
 
-The cluster is a district's own, as `bus.toml` names it. The registry is that of the embedded bus.
+The cluster is one that a district runs, as `bus.toml` names it. The registry is that of the embedded bus.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_one_of_three_brokers(
     findings.add(
         "kill -9: one of three brokers",
         f"{len(brokers.killed)} kills, each of the leader of: " + ", ".join(brokers.killed),
-        f"published in {tries} more runs; three products have the SIS's, in order, none twice",
+        f"published in {tries} more runs; three products equal the SIS, in order, nothing twice",
     )
 
 

@@ -1,6 +1,6 @@
 """The checks can fail: they notice each defect that is built into the bus on purpose.
 
-Without this, the other fault tests would also pass if their checks looked at nothing.
+Without this, the other fault tests would also pass if their checks compared nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def command(commands: Commands, rng: random.Random) -> KilledCommand:
 
 
 def with_defect(command: KilledCommand, defect: str, *arguments: str) -> None:
-    """Run a command once with a defect built in; some defects kill it at the worst moment."""
+    """Run a command once with a defect built in; some defects also kill the process."""
     command.commands.variables |= {"DEFECT": defect}
     process = command.start(*arguments)
     try:
@@ -48,8 +48,8 @@ def check_topics(command: KilledCommand, path: Path) -> None:
 @pytest.mark.parametrize(
     ("defect", "noticed"),
     [
-        ("halves", "there is what was in no transaction"),
-        ("lost", "only .* of it are there"),
+        ("halves", "events outside of all logged transactions"),
+        ("lost", "only .* of its events are in the topics"),
         ("doubled", "created"),
     ],
 )

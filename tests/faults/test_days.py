@@ -1,8 +1,8 @@
-"""Random days of a random small district: each product ends with what the SIS had.
+"""Random days of a small random district: each product ends with the state of the SIS.
 
 Hypothesis draws the days: what changes in the SIS, which rows of its extract are rubbish, and
-whether the extract is bulk or delta. It also draws where the producer and the consumers die and
-start again, and when the products are compared. Everything goes through the real producer, Kafka,
+whether the extract is bulk or delta. It also draws where the producer and the consumers are killed
+and start again, and when the products are compared. Everything goes through the real producer, Kafka,
 registry and consumers. A failure shrinks to the few changes that cause it.
 """
 
@@ -61,34 +61,35 @@ from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
 engine.MAX_SHRINKING_SECONDS = 90
-"""Hypothesis allows five minutes. That is some sixty attempts here, as each runs several days."""
+"""Hypothesis allows five minutes. That is about 60 attempts here: each runs several days."""
 HOST = "host-"
-"""The prefix of a district that never changes, so that no product is ever without people."""
+"""The prefix of a district that never changes, so that every product always has people."""
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 NUMBERS = count(1)
 PRODUCTS = (CANVAS, SDS, WEBHOOK)
 SOME = {"org": 3, "academicSession": 2, "course": 2, "student": 4, "staff": 2, "class": 3}
 SOME |= {"enrollment": 6}
-"""The largest number of records of each kind; few, so that many changes meet in one record."""
+"""The largest number of records of each kind; few, so that one record often has several changes."""
 CHANGES = [
     (what, kind, at)
     for what in ("put", "put", "put", "remove", "forget", "forget")
     for kind in (*KINDS, "student", "class")
     for at in range(SOME[kind])
 ]
-"""What may happen to which record; kinds with more records are drawn more often."""
+"""The possible changes of each record; kinds with more records are drawn more often."""
 
 
 class Day(NamedTuple):
     """A day: the changes before the extract, the form of the extract, and the faults after it.
 
-    left_out:  a file that the extract leaves out, if it may.
-    dies:      the step at which the producer is killed; it is then run again.
-    small:     whether each change of a kind is in a separate transaction.
-    forgotten: whether the cache of what was published is lost.
-    told:      whether the products' consumers run on this day.
-    mortal:    for each product the step at which its consumer is killed; it is then run again.
-    batch:     the largest number of records in a consumer's batch.
+    left_out: a file that the extract omits, if it may.
+    producer_killed_at: the step at which the producer is killed; it is then run again.
+    small_transactions: whether each change of a kind is in a separate transaction.
+    cache_lost: whether the cache of what was published is deleted.
+    delivered: whether the products' consumers run on this day.
+    consumers_killed_at: for each product the step at which its consumer is killed; it is then run
+        again.
+    batch: the largest number of records in a consumer's batch.
     """
 
     changes: list[Change]
@@ -131,11 +132,11 @@ def some_of_each(most: int) -> list[Change]:
 
 
 FIRST = [some_of_each(most) for most in (0, 1, 2, 6, 6, 6)]
-"""The records of the first day, before its changes; few examples begin with none."""
+"""The records of the first day, before its changes; few examples begin without records."""
 
 
 def days() -> st.SearchStrategy[list[Day]]:
-    """Draw some days. They shrink to fewer changes, and to no deaths."""
+    """Draw some days. They shrink to fewer changes, and to no kills."""
     kills = st.none() | st.integers(0, 60)
     rubbish = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(RUBBISH)), max_size=3)
 
@@ -165,8 +166,8 @@ def days() -> st.SearchStrategy[list[Day]]:
 class World:
     """A bus with separate topics and products, in which examples run one after the other.
 
-    taken:  how many of Canvas's zips are in its state.
-    broken: whether an example failed with an error, so that later examples need a new world.
+    imported: how many of Canvas's zips are in its state.
+    broken:   whether an example failed with an error, so that later examples need a new world.
     """
 
     settings: Settings
@@ -217,7 +218,7 @@ class World:
             return apply()
 
     def deliver(self, day: Day) -> None:
-        """Run the consumers until they have caught up; run those that are killed again."""
+        """Run the consumers until they have caught up; run killed ones again."""
         with ThreadPoolExecutor(len(PRODUCTS)) as pool:
             for done in [
                 pool.submit(self._consume, replace(product, batch_records=day.batch), steps)
@@ -246,7 +247,7 @@ class World:
 
 
 def run_example(world: World, mark: str, days: list[Day]) -> None:
-    """Run an example; each product must have the truth whenever its consumer has run."""
+    """Run an example; each product must equal the SIS each time that its consumer has run."""
     sis, expected = Sis(mark), Expected()
     path = world.folder / f"{mark}.zip"
     for number, day in enumerate(days):
@@ -271,7 +272,7 @@ def assert_quarantined(extract: Extract, report: Report) -> None:
 
 
 def assert_products(world: World, mark: str, expected: Expected) -> None:
-    """Check that each product has what the extracts said, and nothing else."""
+    """Check that each product has the state of the extracts, and nothing else."""
     assert endstates.canvas_has(world.canvas_state(mark), mark, expected) == endstates.canvas(
         expected
     )
@@ -345,7 +346,7 @@ def examples(
         tally["days"] += len(days)
         tally["changes"] += sum(len(day.changes) for day in days)
         tally["rows of rubbish"] += sum(len(day.rubbish) for day in days)
-        tally["deaths"] += world.kills
+        tally["kills"] += world.kills
         world.kills = 0
 
     example()
@@ -358,7 +359,7 @@ def test_each_product_equals_the_sis_after_random_days(
     tally: Counter[str] = Counter()
     examples(worlds, 200 if long else 5, request.config.getoption("--seed"), tally, [])
     summary = ", ".join(f"{number} {what}" for what, number in tally.items())
-    findings.add("random days of a small district", summary, "each product has the SIS's truth")
+    findings.add("random days of a small district", summary, "each product equals the SIS")
 
 
 @pytest.mark.long
@@ -374,7 +375,7 @@ def test_a_failure_shrinks_to_a_few_records(
         return compare(workspace, kind, "delta")  # withdraws no missing records
 
     monkeypatch.setattr(diff, "compare", without_withdrawals)
-    # It takes longer than the limit of the other tests, as each example takes seconds.
+    # It takes longer than the limit of the other tests, because each example takes seconds.
     monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", 900)
     failed: list[list[Day]] = []
     with pytest.raises(AssertionError):

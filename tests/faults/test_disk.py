@@ -58,16 +58,16 @@ class Disk:
 
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Mount such a file system while the block runs."""
+    """Mount a small file system while the block runs."""
     if sys.platform != "linux" or os.getuid() != 0:
-        pytest.skip("a file system of its own is mounted, which only root on Linux may do")
+        pytest.skip("only root on Linux may mount a separate file system")
     folder.mkdir(parents=True, exist_ok=True)
     size = f"size={megabytes}m"
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:
@@ -107,7 +107,7 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
             assert process.stderr is not None
             with in_time(process):
                 assert any(reports_full_disk(line) for line in process.stderr), (
-                    "the full disk is not told"
+                    "the full disk is not reported"
                 )
             if product != "microsoft-sds":
                 at = checker.committed(commands.settings, product)
@@ -116,7 +116,9 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
             products.wait(product, second)
         commands.run(*arguments, "--until-caught-up")
         products.check(commands, product, second)
-    findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
+    findings.add(
+        f"full disk: {product}'s folder", "filled before the second day", "reported; continues"
+    )
 
 
 @pytest.mark.long
@@ -148,7 +150,7 @@ def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: 
     findings.add(
         "full disk: the producer's working files",
         "8 runs with 0 to 6 MB left",
-        f"{len(reports)} of them say so; afterwards the SIS's, nothing twice",
+        f"{len(reports)} of them report it; then the topics equal the SIS, nothing twice",
     )
 
 

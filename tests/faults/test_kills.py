@@ -65,7 +65,7 @@ class Products:
                 return False
             return True
 
-        until(reached, f"{product}: all that the system has", 90)
+        until(reached, f"{product}: the state of the SIS", 90)
 
     def check(self, commands: Commands, product: str, extract: Path) -> None:
         """Check that the product has what the SIS has, in order, and no dead letter."""
@@ -111,7 +111,7 @@ def test_the_producer(
             findings.add(
                 f"kill -9: producer, day {path.stem}",
                 command.summary,
-                f"{complete} transactions whole, {none} not at all; the SIS's",
+                f"{complete} transactions whole, {none} not at all; topics equal the SIS",
             )
     watched.received_only(published)
 
@@ -138,7 +138,9 @@ def test_a_consumer(
         command.finish(*arguments)
         products.check(commands, product, path)
     findings.add(
-        f"kill -9: consumer of {product}", command.summary, "the SIS's; in order; none twice"
+        f"kill -9: consumer of {product}",
+        command.summary,
+        "equals the SIS; in order; nothing twice",
     )
 
 
@@ -174,7 +176,7 @@ def test_a_part_of_the_bus(
     findings.add(
         f"kill -9: {part}",
         f"{kills} times while producing and consuming",
-        f"published in {tries} more runs; three products have the SIS's, in order, none twice",
+        f"published in {tries} more runs; three products equal the SIS, in order, nothing twice",
     )
 
 

@@ -65,7 +65,9 @@ def test_between_producer_and_kafka(
         publish(here, path)
         assert_topics_equal(here, path, tmp_path / path.stem)
         findings.add(
-            f"producer - Kafka, day {path.stem}", summary(counts), f"in {tries} runs; the SIS's"
+            f"producer - Kafka, day {path.stem}",
+            summary(counts),
+            f"in {tries} runs; topics equal the SIS",
         )
     # Each record has as many events as without faults.
     assert Published.of(here).lengths == Published.of(published).lengths
@@ -115,7 +117,9 @@ def test_between_consumer_and_product(
         Published.of(published).assert_received(vendor.accepted)
         again = len(vendor.accepted) - len({event.id for event in vendor.accepted})
     findings.add(
-        "consumer - vendor", summary(counts), f"nothing lost, {again} came twice by the same id"
+        "consumer - vendor",
+        summary(counts),
+        f"nothing lost, {again} received twice with the same id",
     )
 
 
@@ -133,7 +137,7 @@ def test_around_the_http_source(
             tries = post_all(proxy_to_vendor.port, key)
     assert_records(settings)
     findings.add(
-        between, summary(counts), f"{STUDENTS * RECORDS} notes in {tries} requests, each once"
+        between, summary(counts), f"{STUDENTS * RECORDS} records in {tries} requests, each once"
     )
 
 
@@ -164,7 +168,7 @@ def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def post_all(port: int, key: str) -> int:
-    """POST each student's notes in order until accepted; return the number of requests."""
+    """POST each student's records in order until accepted; return the number of requests."""
 
     def post(student: int) -> int:
         tries = 0
@@ -201,7 +205,7 @@ def post_all(port: int, key: str) -> int:
 
 
 def assert_records(settings: Settings) -> None:
-    """Check that every note is there once, and each student's notes in order."""
+    """Check that the topic has every record once, and each student's records in order."""
     decode = Decoder("attendance", schema_lookup(settings)).decode
     received: dict[str, list[int]] = {}
     for message in scan(settings, topics.topic(settings, "attendance")):

@@ -1,7 +1,7 @@
-"""Products fail in every way, in random mixtures: they miss nothing and count nothing twice.
+"""Products fail in every way, in random mixtures: they lose nothing and count nothing twice.
 
-A product has moods that follow one another: healthy, shaky, almost down. It may take an event
-although its answer is lost. It then recognizes the event by its webhook-id when it comes again.
+A product fails rarely, often or almost always, for some requests at a time. It may accept an event
+although its answer is lost. It recognizes the event by its webhook-id when it arrives again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Answered = TypeVar("Answered")
 FAILURE_SHARES = (0.0, 0.1, 0.2, 0.8)
 """The share of requests that fail."""
 REQUESTS = 40
-"""The largest number of requests in one mood."""
+"""The largest number of requests with the same share of failures."""
 FAILURES: tuple[Reply, ...] = (500, 500, 502, 503, 429, "drop", "drop", "hang", "half", "trickle")
 ACCEPTED = (204, "drop", "half", "trickle")
-"""The answers of a vendor that has taken the event."""
+"""The answers of a vendor that has accepted the event."""
 
 
 class RandomFailures:
@@ -79,7 +79,9 @@ def test_a_vendor_that_breaks_in_every_way(
         ]
     Published.of(published).assert_received(accepted)
     again = len(accepted) - len({event.id for event in accepted})
-    findings.add("vendor", failures.summary, f"nothing lost, {again} came twice by the same id")
+    findings.add(
+        "vendor", failures.summary, f"nothing lost, {again} received twice with the same id"
+    )
 
 
 class FailingCanvas(FakeCanvas):
@@ -129,5 +131,5 @@ def test_a_canvas_that_breaks_in_every_way(
     wanted = truth(extracts[-1]).rosters
     assert canvas_model.rosters(canvas.state) == {(c, u, roles[r]) for c, u, r in wanted}
     findings.add(
-        "canvas", failures.summary, f"in {len(canvas.imports)} imports; rosters are the SIS's"
+        "canvas", failures.summary, f"in {len(canvas.imports)} imports; rosters equal the SIS"
     )

@@ -1,6 +1,6 @@
-"""Kafka is killed in the middle of replays: they wait, and continue where they were.
+"""Kafka is killed in the middle of replays: they wait, and continue where they stopped.
 
-The processes of the replays stay alive, so no event may come twice. They deliver what a dry run
+The processes of the replays stay alive, so no event may arrive twice. They deliver what a dry run
 announced before.
 """
 
@@ -63,13 +63,13 @@ def test_replays_survive_a_restart_of_kafka(
         assert entry["delivered"] == plan["delivered"]
     published = Published.of(commands.settings)
     published.assert_received(events)
-    assert len(events) == len({event.id for event in events}), "told twice"
-    assert received_before_kill < len(events), "it was over before Kafka was killed"
+    assert len(events) == len({event.id for event in events}), "received twice"
+    assert received_before_kill < len(events), "the replay ended before Kafka was killed"
     assert canvas_model.apply(zips(canvas)) == state_before
     findings.add(
         "kill -9: Kafka, in the middle of replays",
         f"when a vendor had {received_before_kill} of {len(events)} events",
-        "two replays went on by themselves; nothing lost, none twice",
+        "two replays continued without help; nothing lost, nothing twice",
     )
 
 

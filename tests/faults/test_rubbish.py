@@ -117,7 +117,7 @@ def write(folder: Path, rng: random.Random) -> dict[str, Input]:
 
 @pytest.fixture
 def report_each_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Report each fault separately, however many there are."""
+    """Report each fault separately, without a limit."""
     for module in (rows, users, integrity):
         monkeypatch.setattr(module, "MOST", 999_999)
 
@@ -165,7 +165,7 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
         assert all(fault.reason and fault.kind in ("", *KINDS_OF[file]) for fault in reasons)
         if at in kept:
             assert not fatal
-            fate = "read but for a value, which is told" if reasons else "read"
+            fate = "read except for a value, which is reported" if reasons else "read"
             if line_counts[at] == 1:
                 assert raw[at] == plain(line, raw[at]), (file, at)
         elif fatal:
@@ -173,10 +173,10 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
             # a damaged row before it may have the id of a sound row
             assert at not in found.sound or fatal[0].reason.startswith("the row has the same id as")
         elif any("only one of them was used" in fault.reason for fault in reasons):
-            fate = "the same again"
+            fate = "a repeated row"
         elif at in continuation_lines:
             assert at not in found.sound
-            fate = "within a row that began before"
+            fate = "part of a row that began earlier"
         else:
             assert not line.strip(EMPTY), (file, at)
             fate = "empty"
@@ -185,7 +185,7 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
 
 
 EMPTY = b' \t,\0"' + bytes(range(0x0B, 0x20)) + "\xa0\x85\u2028\ufeff".encode()
-"""The bytes of lines that say nothing."""
+"""The bytes of lines without a value."""
 
 Values = dict[int, tuple[str | None, ...]]
 

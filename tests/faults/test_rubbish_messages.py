@@ -1,7 +1,7 @@
 """Damaged Avro messages in Kafka, through the decoder and through the real consumers.
 
-Each message is read, or is in the dead letters unchanged and with a reason. None crashes or hangs
-anything, and no reason and no log line contains a value of a message.
+Each message is read, or is in the dead letters unchanged and with a reason. None crashes or stops
+the bus, and no reason and no log line contains a value of a message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong with Kafka's transactions, and that the bus handles it.
+"""Faults of Kafka's transactions, and how the bus handles them.
 
 See docs/decisions/10-transactions.md. The fault is that of Jepsen's report on Bufstream 0.1.0. The
 request that ends a transaction is delayed, so the client sends another. The first request arrives
@@ -128,7 +128,7 @@ def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, fir
     half = committed_keys(net, settings)
     producer.commit_transaction(30)
     if first == "commit":
-        assert half == ["first", "a"]  # a part of an open transaction: torn
+        assert half == ["first", "a"]  # a reader sees a part of an open transaction
     else:
         assert committed_keys(net, settings) == ["b"]  # "a" is lost, and no client got an error
 
@@ -304,7 +304,7 @@ def test_days_are_published_though_requests_come_late_or_are_not_answered(
         findings.add(
             f"late or unanswered requests, day {path.stem}",
             ", ".join(f"{n}x {API[api]}" for api, n in sorted(done.items())),
-            f"in {tries} runs; the SIS's, each once",
+            f"in {tries} runs; topics equal the SIS, each event once",
         )
     lengths = Published.of(direct(net, settings)).lengths
     assert lengths == Published.of(published).lengths
