@@ -1,6 +1,7 @@
 """One of three brokers is killed while a producer and consumers run, including the leader.
 
-The cluster is one that a district runs, as `bus.toml` names it. The registry is that of the embedded bus.
+The cluster is one that a district runs, as `bus.toml` names it. The registry is that of the embedded
+bus.
 """
 
 from __future__ import annotations

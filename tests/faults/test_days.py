@@ -2,8 +2,8 @@
 
 Hypothesis draws the days: what changes in the SIS, which rows of its extract are rubbish, and
 whether the extract is bulk or delta. It also draws where the producer and the consumers are killed
-and start again, and when the products are compared. Everything goes through the real producer, Kafka,
-registry and consumers. A failure shrinks to the few changes that cause it.
+and start again, and when the products are compared. Everything goes through the real producer,
+Kafka, registry and consumers. A failure shrinks to the few changes that cause it.
 """
 
 from __future__ import annotations
