@@ -34,7 +34,7 @@ def deployed(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Deployment
         yield found
 
 
-def test_it_starts_with_one_command_and_delivers_two_days(
+def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
     deployed: Deployment, tmp_path: Path
 ) -> None:
     deployed.compose("up", "-d", seconds=UP_SECONDS)
