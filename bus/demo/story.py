@@ -43,9 +43,9 @@ from bus.registry import subjects
 from bus.standard.kinds import schema_directory
 
 NOTES = 40
-"""The number of attendance notes that a school app sends."""
+"""The number of attendance records that a school app sends."""
 MEANWHILE, LATER = "2026-08-19", "2026-08-20"
-"""The days of the attendance notes: those sent during a revocation, and those sent after it."""
+"""The days of the attendance records: those sent during a revocation, and those sent after it."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
@@ -290,14 +290,14 @@ class _Story:
         return (deletion.at - began) * 1000 if deletion else 0.0
 
     def _revoke(self, student: str, app: math_app.MathApp, receiver: Vendor) -> tuple[float, int]:
-        """Revoke the agreement while attendance notes are posted.
+        """Revoke the agreement while attendance records are posted.
 
         Returns two numbers: the seconds from the start of the command to the vendor's last event,
-        and the notes that were posted after the command had ended.
+        and the records that were posted after the command had ended.
         """
         stage, later = self._stage, 10
 
-        periods = itertools.count(1)  # a note with the same values would be no change
+        periods = itertools.count(1)  # a record with the same values would be no change
 
         def post(day: str) -> str:
             about = {"studentSourcedId": student, "eventDate": day}
