@@ -186,7 +186,7 @@ class _Story:
                     )
                     spans.append(receiver.events[event] - began)
                 self._say(
-                    f"{answers.count(202)} notes accepted (202 once in Kafka); from the POST to "
+                    f"{answers.count(202)} records accepted (202 once in Kafka); from the POST to "
                     f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
                     f"longest {max(spans) * 1000:.0f} ms"
                 )
@@ -195,13 +195,13 @@ class _Story:
                 )
                 problem = wrong.json()["errors"][0]
                 self._say(
-                    f"a note with a wrong category: {wrong.status_code}, "
+                    f"a record with a wrong category: {wrong.status_code}, "
                     f"{escape(problem.get('pointer', ''))} {escape(problem['detail'])}"
                 )
             nobody = httpx2.post(
                 f"{self._url}/v1/attendance", json=self._note(0), trust_env=False
             ).status_code
-            self._say(f"a note without a key: {nobody}")
+            self._say(f"a record without a key: {nobody}")
             self._results["attendance"] = {
                 "taken": answers.count(202),
                 "refused": [wrong.status_code, nobody],
@@ -246,7 +246,7 @@ class _Story:
             )
             late = len(app.notes(LATER))
             self._say(
-                f"{later} notes of attendance after that: {late} reached the app, all reached the "
+                f"{later} attendance records after that: {late} reached the app, all reached the "
                 "webhook"
             )
             self._say("  A secure bus (`bus up --secure`) also closes the app's access to Kafka.")
@@ -308,7 +308,7 @@ class _Story:
         with self._http(self._key) as school, ThreadPoolExecutor(1) as pool:
             before = len(app.arrivals)
             post(MEANWHILE)
-            wait_for(lambda: len(app.arrivals) > before, "a note at the vendor", 0.01)
+            wait_for(lambda: len(app.arrivals) > before, "a record at the vendor", 0.01)
             began = time.time()
             command = ("vendors", "revoke", math_app.NAME, "--why", "the demo ends it", "--yes")
             revoking = pool.submit(stage.run, *command)
