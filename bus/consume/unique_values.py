@@ -154,7 +154,7 @@ class UniqueValues:
         }
 
     def delivered(self, offsets: Mapping[Position, int], left_out: Collection[Message]) -> None:
-        """Remember that the product has the batch that was decided last, except for these messages."""
+        """Remember that the product has the last decided batch, except for these messages."""
         if self._table is None:
             return
         if self._pending:

@@ -139,7 +139,7 @@ def test_a_producer_that_can_do_no_more_stops(producer: Producer) -> None:
 def test_a_refused_announcement_is_an_error(producer: Producer) -> None:
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"announce this source .*NOT_ENOUGH_REPLICAS"):
-        ownership._tell(SETTINGS, "/west", {"student"})
+        ownership._publish_kinds(SETTINGS, "/west", {"student"})
 
 
 def test_a_refused_request_is_an_error(producer: Producer) -> None:
