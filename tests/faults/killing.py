@@ -54,7 +54,7 @@ class KilledCommand:
     @property
     def log(self) -> Path:
         """The file in which the processes log their steps."""
-        return self.commands.cwd / "notes"
+        return self.commands.cwd / "steps.log"
 
     @property
     def summary(self) -> str:
