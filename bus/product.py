@@ -74,7 +74,7 @@ class Product:
 
     name:          the name on the command line and the last part of the consumer group. It has
                    lowercase letters and digits, with single dashes or underscores between them.
-    tables:        the tables in the product's own import order: referenced things come first.
+    tables:        the tables in the product's own import order: referenced records come first.
     settings:      a pydantic model. It is filled from `[products.NAME]` in bus.toml, the
                    environment (`BUS_PRODUCTS__NAME__FIELD`), and the options `--out` and `--url` of
                    `bus consume` (the fields `out` and `url`). Secrets are `SecretStr`. Its

@@ -120,7 +120,7 @@ class RetentionSettings(Model):
 
     history_days:    every change of a record. After that, its latest state remains forever.
     attendance_days: attendance.
-    deadletter_days: dead letters, and notes of who looked at one.
+    deadletter_days: dead letters, and the audit topic, which says who looked at one.
     tiered:          whether attendance and dead letters are in the cluster's tiered storage.
     local_days:      how many days of those are also on the brokers' disks.
     """

@@ -8,7 +8,7 @@ not change.
 Sources: Canvas LMS API documentation, "SIS CSV Format"; instructure/canvas-lms, lib/sis:
 import_refactored.rb (order of files, recognized by their columns), account_importer.rb,
 term_importer.rb, course_importer.rb, user_importer.rb, enrollment_importer.rb (deletions come last,
-whatever their place in the file). Independent of `consumers.canvas` on purpose.
+wherever they are in the file). Independent of `consumers.canvas` on purpose.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "golden"
 ADVICE = (
     "Users see this. If you mean it, write the file again with UPDATE_GOLDEN=1 "
-    "(tests/golden_file.py) and tell users in CHANGELOG.md."
+    "(tests/golden_file.py) and list it for users in CHANGELOG.md."
 )
 
 

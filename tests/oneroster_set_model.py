@@ -146,8 +146,8 @@ def _rows(version: str, name: str, content: bytes, required: bool) -> dict[str, 
     _check(not text.startswith("\N{BYTE ORDER MARK}"), f"{name}: a byte order mark")
     _check(text.count("\n") == text.count("\r\n") == text.count("\r"), f"{name}: line ends")
     header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    told = (BEGIN + COLUMNS[version][name]).split()
-    _check(header == [column.rstrip("!") for column in told], f"{name}: {header}")
+    described = (BEGIN + COLUMNS[version][name]).split()
+    _check(header == [column.rstrip("!") for column in described], f"{name}: {header}")
     _check(bool(lines), f"{name}: no rows")
     _check(len(lines) == text.count("\r\n") - 1, f"{name}: a line break in a value")
     found = {}
@@ -160,7 +160,7 @@ def _rows(version: str, name: str, content: bytes, required: bool) -> dict[str, 
         _check(not row["status"] + row["dateLastModified"], f"{name} line {number}: not blank")
         for column, value in row.items():
             _check_value(f"{name}.{column}", value, version)
-            if required and f"{column}!" in told:
+            if required and f"{column}!" in described:
                 _check(bool(value), f"{name}.{column} line {number}: empty")
     return found
 

@@ -1,4 +1,4 @@
-"""The truth of a OneRoster extract, read in the plainest way, which products must end with."""
+"""The active records of a OneRoster extract, which products must have in the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Truth(NamedTuple):
 
 
 def truth(extract: Path) -> Truth:
-    """Return the truth of one bulk extract, a zip."""
+    """Return the active records of one bulk extract, a zip."""
     users = {row["sourcedId"]: row for row in _active(extract, "users.csv")}
     classes = {row["sourcedId"]: row for row in _active(extract, "classes.csv")}
     return Truth(

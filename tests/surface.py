@@ -269,7 +269,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> Lines:
             name = one["key"].decode()
             yield from _value(f"replays with the key {name}", one["value"])
 
-    ownership._tell(SETTINGS, "/SOURCE", {"student"})
+    ownership._publish_kinds(SETTINGS, "/SOURCE", {"student"})
     one = _Kafka.made[-1].sent[-1]
     yield f"message sources has the key {one['key'].decode()} and a value such as {one['value']!r}"
     yield from _value("idempotency key", idempotency.value(b"", 1, 1.5))

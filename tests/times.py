@@ -2,8 +2,8 @@
 
 The time of a folder is the sum of its tests, because several tests run at once.
 
-`python -m tests.times begin` deletes the notes. `… note PART` notes that a part ends now, which
-began when the part before it ended. `… show` prints the table. pytest itself notes its folders
+`python -m tests.times begin` deletes the file of times. `… note PART` writes that a part ends now, which
+began when the part before it ended. `… show` prints the table. pytest itself writes the times of its folders
 (`tests/conftest.py`), in the file that the variable `TEST_TIMES` names.
 """
 
@@ -26,7 +26,7 @@ Folders = Mapping[str, tuple[float, int]]
 
 
 def note(file: Path, part: str, passed: int = 0, folders: Folders | None = None) -> None:
-    """Note that a part ends now, in which this many tests passed; an empty name begins the run."""
+    """Write that a part ends now, in which this many tests passed; an empty name begins the run."""
     line = {"part": part, "at": time.time(), "passed": passed, "folders": folders or {}}
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(line) + "\n")
@@ -50,7 +50,7 @@ def folders(arguments: list[str]) -> str:
 def table(notes: list[dict[str, Any]]) -> str:
     """Return a table with a line for each part, one for all parts, and one for each folder.
 
-    A part that was noted in several pieces has one line.
+    A part with several lines in the file has one line in the table.
     """
     parts: dict[str, list[float]] = {}
     for before, one in pairwise(notes):

@@ -1,4 +1,4 @@
-"""The `bus` command. Each file has one group of commands, and no logic of its own.
+"""The `bus` command. Each file has one group of commands, and no other logic.
 
 A command's module is imported when the command is used, so `bus consume` does not wait for the
 modules of the others. Commands import heavy modules when they run, so that `bus --help` answers at

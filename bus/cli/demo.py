@@ -30,11 +30,11 @@ def demo(
     Runs on a separate bus in the folder `demo` of BUS_HOME, and changes nothing else.
     """
     with failures(json):
-        from bus.demo import tell
+        from bus.demo import play
         from bus.settings import load
 
         # End on SIGTERM as on Ctrl-C, so that no process is left running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         home = load().home
-        result = tell(home / "demo", students, stderr if json else stdout, keep=keep)
+        result = play(home / "demo", students, stderr if json else stdout, keep=keep)
         emit(json, result, lambda _: None)

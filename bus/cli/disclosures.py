@@ -225,30 +225,30 @@ def verify(
 
         settings = settings_of_reached()
         path = head or settings.vendors.agreements / HEAD_FILE
-        noted = read_head(path)
-        if head is not None and noted is None:
+        saved_head = read_head(path)
+        if head is not None and saved_head is None:
             raise Stop(f"{head} does not exist; `bus vendors apply` writes the head of the record")
         values = entries(settings)
-        problems = disclosure_chain.verify(values, noted)
+        problems = disclosure_chain.verify(values, saved_head)
         last = chain_head(values)
 
         def show(console: Console) -> None:
             for one in problems:
                 console.print(f"[bold red]{one.code}[/]  {escape(one.text)}")
-            if noted is None:
+            if saved_head is None:
                 console.print(
                     f"{escape(str(path))} does not exist. Without it, nothing shows whether the "
                     "end of the record was cut off."
                 )
             verdict = f"{len(problems):,} problems" if problems else "The record is whole"
-            against = f", compared with entry {noted.number:,} of {path}" if noted else ""
+            against = f", compared with entry {saved_head.number:,} of {path}" if saved_head else ""
             console.print(escape(f"{verdict}: {len(values):,} entries{against}"))
             console.print(f"head: {last.number} {last.sha256} {last.at}")
 
         result = {
             "entries": len(values),
             "head": asdict(last),
-            "compared": asdict(noted) if noted else None,
+            "compared": asdict(saved_head) if saved_head else None,
             "problems": [asdict(one) for one in problems],
         }
         emit(json, result, show)

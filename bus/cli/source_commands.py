@@ -121,9 +121,12 @@ def _extracts(declared: Source, reader: Extracts) -> Callable[..., None]:
                 run.prepare_to_watch()
                 stderr.print(f"watching {path}; press Ctrl-C to stop", markup=False)
                 drop_folder.watch(
-                    path, partial(run.note, take), run.stopping.is_set, partial(run.yes, path)
+                    path,
+                    partial(run.take_and_report, take),
+                    run.stopping.is_set,
+                    partial(run.yes, path),
                 )
-                emit(json, {"extracts": run.noted}, lambda _: None)
+                emit(json, {"extracts": run.results}, lambda _: None)
             elif allow:
                 from bus.ingest import drop_folder
 
@@ -184,8 +187,10 @@ def _polled(declared: Source, reader: Polled) -> Callable[..., None]:
 
                 run.prepare_to_watch()
                 stderr.print(f"polling every {every:g} s; press Ctrl-C to stop", markup=False)
-                polling.poll(lambda: run.note(lambda _: take(), None), every, run.stopping.is_set)
-                emit(json, {"polls": run.noted}, lambda _: None)
+                polling.poll(
+                    lambda: run.take_and_report(lambda _: take(), None), every, run.stopping.is_set
+                )
+                emit(json, {"polls": run.results}, lambda _: None)
             else:
                 report = take()
                 emit(json, report.as_json(), lambda console: _show(console, report))
@@ -222,7 +227,7 @@ class _Run:
 
     own:        the source's own settings.
     publish_as: the name under which the source publishes.
-    noted:      with `--watch`, the result of each extract or poll.
+    results:    with `--watch`, the result of each extract or poll.
     """
 
     source: Source
@@ -233,7 +238,7 @@ class _Run:
     allow: bool
     quiet: bool
     stopping: Event = field(default_factory=Event)
-    noted: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -297,7 +302,7 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
 
-    def note(self, take: "Callable[[Any], Report]", extract: Path | None) -> None:
+    def take_and_report(self, take: "Callable[[Any], Report]", extract: Path | None) -> None:
         """Publish one extract or poll, and keep the result."""
         from bus.errors import BusError, RetryLater, Stop
         from bus.kafka.cloudevents import now
@@ -312,9 +317,9 @@ class _Run:
             except BusError as fault:
                 # The bus is at fault, not the extract: keep it until the bus is ready.
                 raise RetryLater(str(fault)) from None
-            self.noted.append({**name, "error": str(reason)})
+            self.results.append({**name, "error": str(reason)})
             raise
-        self.noted.append({**name, **report.as_json()})
+        self.results.append({**name, **report.as_json()})
         if not self.quiet:
             stdout.print(
                 f"{next(iter(name.values()))}: {report.published:,} events, "

@@ -177,7 +177,7 @@ class ActiveIndex:
                 self._write_next(part, behind[part])
 
     def note(self, reached: Mapping[int, int]) -> None:
-        """Note that everything before these offsets was delivered and is in the open files."""
+        """Remember that everything before these offsets was delivered and is in the open files."""
         for part, offset in reached.items():
             if part in self._next:
                 self._next[part] = max(offset, self._next[part])
@@ -270,7 +270,7 @@ class ActiveIndex:
         return [Arrival(slot, Member(*row), is_active) for slot, is_active, *row in found]
 
     def write(self, reached: Mapping[int, int]) -> None:
-        """Write the batch in hand, which was delivered, and note these offsets.
+        """Write the batch in hand, which was delivered, and store these offsets.
 
         A large batch is written in the background. If that fails, the next call of a method writes
         the rest, and raises if that fails too.
@@ -295,7 +295,7 @@ class ActiveIndex:
         self._unwritten = set()
 
     def _note_owners(self) -> None:
-        """Note that the owners of the batch may be in the files from now on."""
+        """Remember that the owners of the batch may be in the files from now on."""
         owners = self._con.execute("SELECT owner FROM news").fetchnumpy()
         self._seen.add(owners["owner"])
 

@@ -103,13 +103,13 @@ class Assignment:
         return self._unannounced
 
     def announced(self) -> None:
-        """Note that the group has committed the start offset of each partition."""
+        """Remember that the group has committed the start offset of each partition."""
         self._unannounced = {}
 
     # ---- how far -----------------------------------------------------------------------------
 
     def took(self, ends: Mapping[Position, int]) -> None:
-        """Note that records were read.
+        """Remember that records were read.
 
         ends: for each partition, the offset after its last record.
         """
@@ -121,7 +121,7 @@ class Assignment:
                 self._behind.add(place)
 
     def ended(self, place: Position, offset: int) -> bool:
-        """Note that a partition was read to its end.
+        """Remember that a partition was read to its end.
 
         Returns whether the group must commit the offset, because it is new or the partition was
         behind.

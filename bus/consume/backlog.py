@@ -100,7 +100,7 @@ class Backlog:
         return ready, undecodable + given_up
 
     def confirm(self, left_out: Collection[Message]) -> None:
-        """Note that the batch is delivered, except for these messages."""
+        """Remember that the batch is delivered, except for these messages."""
         self.delivered.confirm(self._batch, left_out)
         self._batch = {}
 

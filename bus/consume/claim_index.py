@@ -69,7 +69,7 @@ class ClaimIndex:
         return self._next.get((kind, part), 0)
 
     def note(self, reached: Mapping[tuple[int, int], int]) -> None:
-        """Note that all messages before these offsets are in the index."""
+        """Remember that all messages before these offsets are in the index."""
         moved = {at: offset for at, offset in reached.items() if offset > self.next(*at)}
         if moved:
             with self._files.faults(), self._files.transaction():
@@ -205,7 +205,7 @@ class ClaimIndex:
         return [tuple(row) for row in found]
 
     def note_delivered(self, places: Sequence[tuple[int, int, int]]) -> None:
-        """Note that the product has these records with their values."""
+        """Remember that the product has these records with their values."""
         with self._files.faults(), self._files.transaction():
             for place in places:
                 self._con.execute(

@@ -226,7 +226,7 @@ def record_look(settings: Settings, product: str, place: str, why: str, by: str)
     """Record in the audit topic that somebody looks at a dead letter's values.
 
     Call this before the values are shown. Raises `Stop` without a reason. Raises `RetryLater` when
-    Kafka does not take the note: then nothing may be shown.
+    Kafka does not accept this entry: then nothing may be shown.
 
     why: the reason, for a person.
     by:  who looks at the values.

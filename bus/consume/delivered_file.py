@@ -57,7 +57,7 @@ class DeliveredFile:
         self.reach = {}
 
     def write(self, ids: Mapping[str, Sequence[str]], reached: Mapping[Position, int]) -> None:
-        """Add the ids of each topic, and note that all ids before these offsets are in the file.
+        """Add the ids of each topic, and store that all ids before these offsets are in the file.
 
         Raises `RetryLater` or `Stop` when the disk does not take them. Then nothing has changed.
         """

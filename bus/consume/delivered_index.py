@@ -106,7 +106,7 @@ class DeliveredIndex:
         return {kind for kind, ids in self._ids.items() if not ids}
 
     def note_published(self, kinds: Collection[str]) -> None:
-        """Note which of the `unknown_kinds` are published. All others of them are not.
+        """Remember which of the `unknown_kinds` are published. All others of them are not.
 
         kinds: the kinds whose topics are not empty.
         """
@@ -126,13 +126,13 @@ class DeliveredIndex:
     # ---- which records are delivered -----------------------------------------------------------
 
     def add(self, kind: str, id_: str) -> None:
-        """Note that a record is in the batch in hand, and so is delivered with it."""
+        """Remember that a record is in the batch in hand, and so is delivered with it."""
         if kind in self._ids and (key := hash(id_)) not in self._ids[kind]:
             self._ids[kind].add(key)
             self._in_hand[kind].add(key)
 
     def add_all(self, kind: str, records: Iterable[Record]) -> None:
-        """Note that these records are in the batch in hand."""
+        """Remember that these records are in the batch in hand."""
         if kind in self._ids:
             new = {hash(record["sourcedId"]) for record in records} - self._ids[kind]
             self._ids[kind] |= new
@@ -141,7 +141,7 @@ class DeliveredIndex:
     def confirm(
         self, batch: Mapping[str, Sequence[Message]], left_out: Collection[Message] = ()
     ) -> None:
-        """Note that the batch in hand is delivered, except for what was left out of it.
+        """Remember that the batch in hand is delivered, except for what was left out of it.
 
         batch:    the messages of the batch by kind, including those that were left out.
         left_out: the messages that the product has not got. Records that refer to one of them wait
@@ -156,7 +156,7 @@ class DeliveredIndex:
         self._forget_batch()
 
     def give_up(self) -> None:
-        """Note that the batch in hand was given up: none of its records counts as delivered."""
+        """Remember that the batch in hand was given up: none of its records counts as delivered."""
         for kind, new in self._in_hand.items():
             self._ids[kind] -= new
         self._forget_batch()
@@ -269,13 +269,13 @@ class DeliveredIndex:
         self._read |= file.reach
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Note that this instance reads these partitions, each from this offset on."""
+        """Remember that this instance reads these partitions, each from this offset on."""
         for place, offset in begins.items():
             if place.topic in self._topics:
                 self._begins[place], self._taken[place] = offset, []
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """Note that another instance has these partitions now."""
+        """Remember that another instance has these partitions now."""
         for place in places:
             self._begins.pop(place, None)
             self._taken.pop(place, None)

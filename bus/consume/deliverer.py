@@ -3,7 +3,7 @@
     decide which of several equivalent records counts → withhold unique values that other records
         have → translate → write dead letters → hand over, with retries
         → write dead letters of what the product refuses
-        → note what the product has → deliver records whose unique value is now free
+        → remember what the product has → deliver records whose unique value is now free
 
 The first dead letters are written before the batch is handed over. The reason: a delivery that
 keeps its own offsets stores an offset behind a record that it never gets. If the dead letter were

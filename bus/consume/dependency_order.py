@@ -119,7 +119,7 @@ class DependencyOrder:
             return kind_records
         owner, level = self._owner(kind), KINDS[kind].level
         queues, missing, add = self._queues, self._delivered.missing, self._delivered.add
-        noted = kind in self._delivered.kinds
+        is_indexed = kind in self._delivered.kinds
         go = KindRecords()
         for record, message in zip(kind_records.records, kind_records.messages, strict=True):
             ahead = queues.get(record[owner], ()) if queues else ()
@@ -127,7 +127,7 @@ class DependencyOrder:
                 waiting = _Waiting(kind, record, message, clock)
                 queues.setdefault(record[owner], deque()).append(waiting)
                 continue
-            if noted:
+            if is_indexed:
                 add(kind, record["sourcedId"])
             go.records.append(record)
             go.messages.append(message)

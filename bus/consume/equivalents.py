@@ -107,13 +107,13 @@ class Equivalents:
         self._topics = {one.topic: one for one in self._kinds.values()}
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Note partitions, each with the offset before which the product has everything."""
+        """Remember partitions, each with the offset before which the product has everything."""
         for place, offset in begins.items():
             if place.topic in self._topics:
                 self._topics[place.topic].begins[place.partition] = offset
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """Note that another instance has these partitions now."""
+        """Remember that another instance has these partitions now."""
         revoked: dict[str, list[int]] = defaultdict(list)
         for place in places:
             revoked[place.topic].append(place.partition)
@@ -144,7 +144,7 @@ class Equivalents:
         return chosen
 
     def delivered(self, offsets: Mapping[Position, int]) -> None:
-        """Note that the product has the batch that was decided last.
+        """Remember that the product has the batch that was decided last.
 
         offsets: for each partition, the offset before which everything is done.
         """
@@ -152,7 +152,7 @@ class Equivalents:
             one.delivered(offsets)
 
     def reached(self, offsets: Mapping[Position, int]) -> None:
-        """Note that everything before these offsets is done."""
+        """Remember that everything before these offsets is done."""
         for topic, one in self._topics.items():
             one.reached(_of(topic, offsets))
 
@@ -211,7 +211,7 @@ class _EquivalentKind:
             self._decided = False
 
     def reached(self, offsets: Mapping[int, int]) -> None:
-        """Note that everything before these offsets is done."""
+        """Remember that everything before these offsets is done."""
         if self._index and not self._latest_only:
             self._index.note(offsets)
 
@@ -426,7 +426,7 @@ class _Judge:
         self._touch(group, one.slot, (member.part, member.at_offset))
 
     def _touch(self, group: _Group, slot: int, place: Place) -> None:
-        """Note the result of a group that a record of the batch has touched.
+        """Remember the result of a group that a record of the batch has touched.
 
         slot:  the index of that record in the batch.
         place: where the record is that is delivered as withdrawn, if no record is active.

@@ -108,11 +108,11 @@ class UniqueValues:
         self._pending = False  # a batch was decided and is not delivered yet
 
     def assigned(self, begins: Mapping[Position, int]) -> None:
-        """Note partitions, each with the offset before which the product has everything."""
+        """Remember partitions, each with the offset before which the product has everything."""
         self._begins |= {p: at for p, at in begins.items() if p.topic in self._topics}
 
     def revoked(self, places: Iterable[Position]) -> None:
-        """Note that another instance has these partitions now."""
+        """Remember that another instance has these partitions now."""
         for place in places:
             self._begins.pop(place, None)
 
@@ -154,7 +154,7 @@ class UniqueValues:
         }
 
     def delivered(self, offsets: Mapping[Position, int], left_out: Collection[Message]) -> None:
-        """Note that the product has the batch that was decided last, except for these messages."""
+        """Remember that the product has the last decided batch, except for these messages."""
         if self._table is None:
             return
         if self._pending:
@@ -187,7 +187,7 @@ class UniqueValues:
         return {kind: by_kind[kind] for kind in self._kinds if kind in by_kind}
 
     def delivered_with_values(self, records: Mapping[str, KindRecords]) -> None:
-        """Note that the product has these records with their values."""
+        """Remember that the product has these records with their values."""
         if self._table is not None:
             self._table.note_delivered(
                 [

@@ -69,7 +69,7 @@ class Heartbeat:
         self.beat()
 
     def beat(self) -> None:
-        """Note that the loop turns now."""
+        """Remember that the loop turns now."""
         self._last = self._clock()
 
     @property
@@ -90,7 +90,7 @@ class BatchInHand:
     lost: bool = False
 
     def lose(self, revoked: Set[Position]) -> None:
-        """Note that the group revokes these partitions."""
+        """Remember that the group revokes these partitions."""
         self.lost |= bool(revoked & self.partitions)
 
 
@@ -109,18 +109,18 @@ class Unsettled:
         return self._pending
 
     def note(self) -> None:
-        """Note that there is something to settle."""
+        """Remember that there is something to settle."""
         self._pending = True
 
     def note_after(self, seconds: float) -> None:
-        """Note that there is something to settle if nothing was settled for this many seconds.
+        """Remember that there is something to settle if nothing was settled for this many seconds.
 
         The date may have changed since then.
         """
         self._pending |= self._clock() - self._last > seconds
 
     def settled(self, *, committed: bool) -> None:
-        """Note that the delivery has settled.
+        """Remember that the delivery has settled.
 
         committed: whether the offsets were committed to Kafka as well.
         """

@@ -5,6 +5,6 @@ consume …`), each as a separate process. This package only calls them and repo
 only part made for the demo is the vendor that receives webhooks (`bus.demo.vendor`).
 """
 
-from bus.demo.story import tell
+from bus.demo.story import play
 
-__all__ = ["tell"]
+__all__ = ["play"]

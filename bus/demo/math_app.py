@@ -1,6 +1,6 @@
 """The demo's vendor that subscribes under an agreement: the agreement, and the vendor's program.
 
-The program runs in a separate process, as at a real vendor. This module notes what the program
+The program runs in a separate process, as at a real vendor. This module records what the program
 receives, and when.
 """
 
@@ -85,7 +85,7 @@ class MathApp:
     arrivals: list[Received] = field(default_factory=list)
 
     def follow(self, program: subprocess.Popen[str]) -> None:
-        """Note each line that the program prints, on a separate thread."""
+        """Record each line that the program prints, on a separate thread."""
         threading.Thread(target=self._read, args=(program,), name="math-app", daemon=True).start()
 
     def students(self) -> dict[str, dict[str, Any]]:

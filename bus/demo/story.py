@@ -42,15 +42,15 @@ from bus.local.machine import free_port
 from bus.registry import subjects
 from bus.standard.kinds import schema_directory
 
-NOTES = 40
-"""The number of attendance notes that a school app sends."""
-MEANWHILE, LATER = "2026-08-19", "2026-08-20"
-"""The days of the attendance notes: those sent during a revocation, and those sent after it."""
+RECORDS = 40
+"""The number of attendance records that a school app sends."""
+DURING_REVOCATION, LATER = "2026-08-19", "2026-08-20"
+"""The days of the attendance records: those sent during a revocation, and those sent after it."""
 
 CHANGES = ("created", "updated", "withdrawn", "unchanged", "quarantined")
 
 
-def tell(folder: Path, students: int, console: Console, *, keep: bool = False) -> dict[str, Any]:
+def play(folder: Path, students: int, console: Console, *, keep: bool = False) -> dict[str, Any]:
     """Run the demo in a separate folder and return its results.
 
     students: how many students the made-up district has.
@@ -176,9 +176,9 @@ class _Story:
         with self._scene("First period: a classroom app records attendance over HTTP"):
             with self._http(self._key) as app:
                 answers, spans = [], []
-                for number in range(NOTES):
+                for number in range(RECORDS):
                     began = time.time()
-                    answer = app.post("/v1/attendance", json=self._note(number))
+                    answer = app.post("/v1/attendance", json=self._attendance_record(number))
                     answers.append(answer.status_code)
                     event = answer.json()["events"][0]["id"]
                     wait_for(
@@ -186,29 +186,30 @@ class _Story:
                     )
                     spans.append(receiver.events[event] - began)
                 self._say(
-                    f"{answers.count(202)} notes accepted (202 once in Kafka); from the POST to "
+                    f"{answers.count(202)} records accepted (202 once in Kafka); from the POST to "
                     f"the vendor's log: median [bold]{statistics.median(spans) * 1000:.0f} ms[/], "
                     f"longest {max(spans) * 1000:.0f} ms"
                 )
                 wrong = app.post(
-                    "/v1/attendance", json=self._note(0) | {"attendanceEventCategory": "asleep"}
+                    "/v1/attendance",
+                    json=self._attendance_record(0) | {"attendanceEventCategory": "asleep"},
                 )
                 problem = wrong.json()["errors"][0]
                 self._say(
-                    f"a note with a wrong category: {wrong.status_code}, "
+                    f"a record with a wrong category: {wrong.status_code}, "
                     f"{escape(problem.get('pointer', ''))} {escape(problem['detail'])}"
                 )
             nobody = httpx2.post(
-                f"{self._url}/v1/attendance", json=self._note(0), trust_env=False
+                f"{self._url}/v1/attendance", json=self._attendance_record(0), trust_env=False
             ).status_code
-            self._say(f"a note without a key: {nobody}")
+            self._say(f"a record without a key: {nobody}")
             self._results["attendance"] = {
                 "taken": answers.count(202),
                 "refused": [wrong.status_code, nobody],
                 "medianMs": round(statistics.median(spans) * 1000, 1),
             }
 
-    def _note(self, number: int) -> dict[str, Any]:
+    def _attendance_record(self, number: int) -> dict[str, Any]:
         return {
             "studentSourcedId": f"student-{number:07d}",
             "schoolSourcedId": "school-0000",
@@ -246,7 +247,7 @@ class _Story:
             )
             late = len(app.notes(LATER))
             self._say(
-                f"{later} notes of attendance after that: {late} reached the app, all reached the "
+                f"{later} attendance records after that: {late} reached the app, all reached the "
                 "webhook"
             )
             self._say("  A secure bus (`bus up --secure`) also closes the app's access to Kafka.")
@@ -290,30 +291,30 @@ class _Story:
         return (deletion.at - began) * 1000 if deletion else 0.0
 
     def _revoke(self, student: str, app: math_app.MathApp, receiver: Vendor) -> tuple[float, int]:
-        """Revoke the agreement while attendance notes are posted.
+        """Revoke the agreement while attendance records are posted.
 
         Returns two numbers: the seconds from the start of the command to the vendor's last event,
-        and the notes that were posted after the command had ended.
+        and the records that were posted after the command had ended.
         """
         stage, later = self._stage, 10
 
-        periods = itertools.count(1)  # a note with the same values would be no change
+        periods = itertools.count(1)  # a record with the same values would be no change
 
         def post(day: str) -> str:
             about = {"studentSourcedId": student, "eventDate": day}
-            note = self._note(0) | about | {"classPeriod": str(next(periods))}
-            event: str = school.post("/v1/attendance", json=note).json()["events"][0]["id"]
+            record = self._attendance_record(0) | about | {"classPeriod": str(next(periods))}
+            event: str = school.post("/v1/attendance", json=record).json()["events"][0]["id"]
             return event
 
         with self._http(self._key) as school, ThreadPoolExecutor(1) as pool:
             before = len(app.arrivals)
-            post(MEANWHILE)
-            wait_for(lambda: len(app.arrivals) > before, "a note at the vendor", 0.01)
+            post(DURING_REVOCATION)
+            wait_for(lambda: len(app.arrivals) > before, "a record at the vendor", 0.01)
             began = time.time()
             command = ("vendors", "revoke", math_app.NAME, "--why", "the demo ends it", "--yes")
             revoking = pool.submit(stage.run, *command)
             while not revoking.done():
-                post(MEANWHILE)
+                post(DURING_REVOCATION)
                 time.sleep(0.01)
             revoking.result()
             posted = [post(LATER) for _ in range(later)]

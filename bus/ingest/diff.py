@@ -79,7 +79,7 @@ def compare(workspace: Workspace, kind: str, coverage: Coverage) -> Changes:
         "'tobedeleted' AS status" if name == "status" else f"b.{quoted(name)}"
         for name in columns(kind)
     )
-    # Withdraw the last published values, whatever else the row says now. Products have only those.
+    # Withdraw the last published values, even if the row has others now. Products have only those.
     workspace.sql(
         f"""
         INSERT INTO {change} ({fields}, _line, _change, _again, _moved)

@@ -72,7 +72,7 @@ def watch(
 def allow(folder: Path, name: str, take: Callable[[Path], Outcome]) -> Outcome:
     """Publish the waiting extract of this name, because a person approved it.
 
-    take: publishes an extract whatever the guard says.
+    take: publishes an extract even if the guard would stop it.
 
     Raises `Stop` if no such extract waits, or if a later extract is in the folder. Raises
     `RetryLater` while another extract is being published.

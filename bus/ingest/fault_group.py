@@ -1,4 +1,4 @@
-"""Group faults that have one cause, so that one error in 30,000 rows is one thing to read."""
+"""Group faults that have one cause, so that one error in 30,000 rows is one entry to read."""
 
 from __future__ import annotations
 

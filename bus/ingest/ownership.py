@@ -37,7 +37,7 @@ def announce(settings: Settings, source: str, kinds: Iterable[str]) -> set[str]:
     known = _announced(settings)
     ours = known.pop(source, set())
     if new := set(kinds) - ours:
-        _tell(settings, source, ours | new)
+        _publish_kinds(settings, source, ours | new)
     return {kind for others in known.values() for kind in others}
 
 
@@ -97,7 +97,7 @@ def _announced(settings: Settings) -> dict[str, set[str]]:
     }
 
 
-def _tell(settings: Settings, source: str, kinds: set[str]) -> None:
+def _publish_kinds(settings: Settings, source: str, kinds: set[str]) -> None:
     send(
         settings,
         topics.sources(settings),

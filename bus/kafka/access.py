@@ -135,7 +135,7 @@ def allow(
     group_prefix: str,
     write: Collection[str] = (),
 ) -> None:
-    """Let a user read some topics, with groups of its own, and write others, and nothing else.
+    """Let a user read some topics, with its own groups, and write others, and nothing else.
 
     topics:       full names of the topics to read.
     group_prefix: what the names of the user's groups begin with. It must end in a dot or a dash, so
@@ -172,7 +172,7 @@ def reading_rules(
 
 
 def deny_all(settings: Settings, user: str) -> None:
-    """Deny a user everything, whatever else it is allowed, from its next request on."""
+    """Deny a user everything from its next request on. This overrides what other rules allow."""
     _check(settings, user)
     known = rules(settings, user)
     wanted = {

@@ -15,7 +15,7 @@ def record_access(settings: Settings, what: str, *, why: str, by: str, **about: 
     """Record in the audit topic that somebody looks at personal data.
 
     Call this before the data is shown. Raises `Stop` without a reason. Raises `RetryLater` when
-    Kafka does not take the note: then nothing may be shown.
+    Kafka does not accept this entry: then nothing may be shown.
 
     what:  what was done, such as "looked at a dead letter".
     why:   the reason, for a person.

@@ -32,7 +32,7 @@ SAFELY = ("-Xshare:auto", "-XX:+VerifySharedSpaces", "-Xlog:cds*=off", "-Xlog:ao
 """Java compares checksums before it uses an archive, goes without one that is damaged or does not
 fit, and says nothing about it: an archive is no more than a saving."""
 ABANDONED_SECONDS = 3600.0
-"""After so long, an incomplete archive is that of a program that was killed while it wrote it."""
+"""After this time, an incomplete archive is one whose program was killed while it wrote."""
 
 
 def options(
@@ -61,7 +61,7 @@ def options(
         return [*SAFELY, f"-XX:SharedArchiveFile={base}{os.pathsep}{own}"]
     used = [*SAFELY, f"-XX:SharedArchiveFile={base}"]
     if os.access(folder, os.W_OK):
-        # two processes may write at once, so each has a name of its own
+        # two processes may write at once, so each has a separate name
         used.append(f"-XX:ArchiveClassesAtExit={own.with_suffix(f'.{token_hex(4)}.part')}")
     return used
 

@@ -158,7 +158,7 @@ def _write_expected(
     withdrawn_writer: _FolderWriter,
     progress: Progress,
 ) -> None:
-    """Write the rows of active and of withdrawn records, and note which record each came from."""
+    """Write the rows of active and of withdrawn records, and store which record each came from."""
     about = ReplayRequest("", product.name, "beginning", "now", only_current=True)
     latest = LatestStates(settings, window)
     try:
@@ -205,7 +205,7 @@ def _as_active(group: KindRecords) -> KindRecords:
 def _rows_of(
     product: Product, states: ProductStates, records: Mapping[str, KindRecords]
 ) -> list[Part]:
-    """Return the rows of records, and note which record each row came from."""
+    """Return the rows of records, and store which record each row came from."""
     parts, _, _ = translate(product, records)
     for part in parts:
         rows, sources = [], []

@@ -283,7 +283,7 @@ class ReplayLog:
         That process must not be fenced off.
         """
         if self._tail.read().get("state") not in self._written:
-            raise Stop(f"could not note the replay's progress: {FENCED}")
+            raise Stop(f"could not save the replay's progress: {FENCED}")
         self._start()
 
 
@@ -329,7 +329,7 @@ class _Tail:
 
 def _explained() -> AbstractContextManager[None]:
     return explained(
-        "note the replay's progress",
+        "save the replay's progress",
         fenced=FENCED,
         later="run `bus replay resume` when it is up",
     )

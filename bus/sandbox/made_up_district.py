@@ -274,7 +274,7 @@ def _add_results(district: MadeUpDistrict, day: date) -> None:
 
 
 def _add_attendance(district: MadeUpDistrict, day: date) -> None:
-    """Add a note of attendance for each fifth student."""
+    """Add an attendance record for each fifth student."""
     for number, student in enumerate(district.of("student")):
         if number % 5 == 0:
             add_absence(district, student, day, number)
@@ -302,7 +302,7 @@ def add_result(district: MadeUpDistrict, student: str, class_: str, day: date, s
 
 
 def add_absence(district: MadeUpDistrict, student: Record, day: date, number: int) -> Key:
-    """Note that a student missed something on a day; return the key of the note."""
+    """Add an attendance record of a student who was absent on a day; return its key."""
     id_ = student["sourcedId"]
     return add(
         district,

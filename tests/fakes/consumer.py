@@ -71,17 +71,17 @@ class FakeConsumer:
     def _rebalance(self) -> None:
         if self._lost:
             self._lost = False
-            gone = list(self._position)
-            self._callbacks["lost"](self, _partitions(gone))
-            self._forget(gone)
+            lost = list(self._position)
+            self._callbacks["lost"](self, _partitions(lost))
+            self._forget(lost)
             self._join()
             return  # its partitions come in a later poll
         if self not in self._group.members:
             return
-        if gone := self._group.given_up_by(self):
-            self._callbacks["revoke"](self, _partitions(gone))
-            self._forget(gone)
-            for place in gone:
+        if lost := self._group.given_up_by(self):
+            self._callbacks["revoke"](self, _partitions(lost))
+            self._forget(lost)
+            for place in lost:
                 del self._group.owner[place]
             return
         free = self._group.free_for(self)
@@ -130,7 +130,7 @@ class FakeConsumer:
                 if message is not None:
                     found.append(message)
                     self._left -= 1
-            if self._tells_end(place) and len(found) < number:
+            if self._reports_end(place) and len(found) < number:
                 self._ended[place] = self._position[place]
                 found.append(
                     Message(
@@ -144,7 +144,7 @@ class FakeConsumer:
             self._position[place] = self._position.pop(place)
         return found
 
-    def _tells_end(self, place: Place) -> bool:
+    def _reports_end(self, place: Place) -> bool:
         wanted = self._config.get("enable.partition.eof")
         return bool(wanted) and self._ended.get(place) != self._position[place]
 

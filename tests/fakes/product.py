@@ -1,4 +1,4 @@
-"""A product with its delivery, which keeps what is delivered and fails as a test says."""
+"""A product with its delivery, which keeps what is delivered and fails when a test requires it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FakeProduct:
         if not self.unlocked and any(self.live.get(p, 0) > at for p, at in seen.items()):
             self.overtaken += 1
             if self.overtaken > 1_000:
-                raise Stuck("it is called again and again, and never looks further")
+                raise Stuck("it is called again and again, and never reads further")
             raise Overtaken
         refusals = self._take(batch)
         if self.aftermath:
@@ -91,7 +91,7 @@ class FakeProduct:
         self.settled += 1
 
     def release(self, partitions: Iterable[Position]) -> None:
-        """Note the partitions."""
+        """Remember the partitions."""
         self.released += partitions
 
     def close(self) -> None:

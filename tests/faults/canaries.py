@@ -1,4 +1,4 @@
-"""A made-up district in which every sensitive value is a string of its own: a canary.
+"""A made-up district in which every sensitive value is a unique string: a canary.
 
 `MadeUp.canaries` says to which record, version of the record and field a canary belongs. Ids are
 canaries too. Each change of a record gives all its texts new canaries, so a check can distinguish an
@@ -151,7 +151,7 @@ class MadeUp:
         )
 
     def add_student(self) -> str:
-        """Add a student with everything that there is about one; return the id."""
+        """Add a student with records of every kind that refers to a student; return the id."""
         rng, school = self.rng, self.rng.choice(("s1", "s2"))
         student = self._add(
             "student",
@@ -248,7 +248,7 @@ class MadeUp:
     # ---- the extract --------------------------------------------------------------------------
 
     def write(self, folder: Path) -> Path:
-        """Write the extract of now, a folder."""
+        """Write the current extract, a folder."""
         files: dict[str, str] = {}
         for file in dict.fromkeys(FILES.values()):
             rows = [row for (kind, _), row in self.rows.items() if FILES[kind] == file]

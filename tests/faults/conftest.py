@@ -38,12 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @dataclass(slots=True)
 class Findings:
-    """The faults that were made, and their results."""
+    """The faults that the tests caused, and their results."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, fault: str, done: object, found: object) -> None:
-        """Add a row to the table: the fault, how often and where it was made, and the result."""
+        """Add a row to the table: the fault, what was done, and the result."""
         self.rows.append((fault, str(done), str(found)))
 
 

@@ -1,4 +1,4 @@
-"""Defects that `tests.faults.noted` builds into the bus when the variable `DEFECT` names one.
+"""Defects that `tests.faults.step_log` builds into the bus when the variable `DEFECT` names one.
 
 They show that the checks can fail.
 """
@@ -21,7 +21,7 @@ def halves() -> None:
     publish = Publisher.publish
     pieces = 0
 
-    def torn(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+    def commit_each_piece(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
         nonlocal pieces
         publish(publisher, kind, change, batch)
         publisher._producer.commit_transaction(30)
@@ -30,51 +30,53 @@ def halves() -> None:
         if pieces == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Publisher.publish = torn  # type: ignore[method-assign]
+    Publisher.publish = commit_each_piece  # type: ignore[method-assign]
 
 
 def lost() -> None:
     """Leave out the first record of each batch that is published."""
     publish = Publisher.publish
 
-    def losing(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+    def without_first(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
         publish(publisher, kind, change, batch.slice(kind == "student"))
 
-    Publisher.publish = losing  # type: ignore[method-assign]
+    Publisher.publish = without_first  # type: ignore[method-assign]
 
 
 def doubled() -> None:
     """Publish everything twice."""
     publish = Publisher.publish
 
-    def twice(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
+    def publish_twice(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
         publish(publisher, kind, change, batch)
         publish(publisher, kind, change, batch)
 
-    Publisher.publish = twice  # type: ignore[method-assign]
+    Publisher.publish = publish_twice  # type: ignore[method-assign]
 
 
 def committed_first() -> None:
     """Commit offsets before the batch is delivered, and die in between."""
 
-    def early(loop: Worker, batch: Batch) -> Any:
+    def commit_first(loop: Worker, batch: Batch) -> Any:
         loop._commit(batch.offsets)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    Worker._hand_over = early  # type: ignore[method-assign]
+    Worker._hand_over = commit_first  # type: ignore[method-assign]
 
 
 def undelivered() -> None:
     """Leave out the last row of each student part."""
-    _change_parts(lambda part: _taken(part, slice(-1) if part.kind == "student" else slice(None)))
+    _change_parts(
+        lambda part: _select_rows(part, slice(-1) if part.kind == "student" else slice(None))
+    )
 
 
 def reversed_() -> None:
     """Deliver rows in reverse order."""
-    _change_parts(lambda part: _taken(part, slice(None, None, -1)))
+    _change_parts(lambda part: _select_rows(part, slice(None, None, -1)))
 
 
-def _taken(part: Part, rows: slice) -> Part:
+def _select_rows(part: Part, rows: slice) -> Part:
     return replace(
         part, rows=part.rows[rows], records=part.records[rows], messages=part.messages[rows]
     )

@@ -1,10 +1,10 @@
-"""A small district as its SIS has it, day by day, and what its extracts say.
+"""A small district as its SIS has it, day by day, and what a reader of its extracts must know.
 
-`Sis` is the system: plain records, changed one by one and written as OneRoster CSV extracts. `Told`
-is what a reader of those extracts must know afterwards. It follows OneRoster 1.1 CSV (bulk and
+`Sis` is the system: plain records, changed one by one and written as OneRoster CSV extracts.
+`Expected` is what a reader of those extracts must know after them. It follows OneRoster 1.1 CSV (bulk and
 delta, "tobedeleted") and docs/sources.md: a record whose row is in quarantine keeps its state, and
-a reference to a kind that was never in an extract is kept. Both are as plain as can be, and know
-nothing of the bus.
+a reference to a kind that was never in an extract is kept. Both are simple, and use no
+code of the bus.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KINDS = {
 }
 """The kinds and their files, referenced kinds first."""
 PEOPLE = ("student", "staff")
-LETTERS = dict(zip(KINDS, "stcpwke", strict=True))
+ID_PREFIXES = dict(zip(KINDS, "stcpwke", strict=True))
 REQUIRED = {
     "class": {"courseSourcedId": ("course",), "schoolSourcedId": ("org",)},
     "enrollment": {
@@ -59,7 +59,7 @@ OPTIONAL = {
 }
 NAMES = "Oak Elm Fir Ash Yew Bay Box Fig".split()
 USERNAMES = "red blue green".split()
-"""Only a few, so that people often release, take and swap them."""
+"""Only a few, so that people often give up, take and swap them."""
 ROLES = "student teacher aide proctor".split()
 DATES = (
     ("", ""),
@@ -68,10 +68,10 @@ DATES = (
     ("2026-08-17", "2099-01-15"),
 )
 """First and last days of enrollments. A student may have several enrollments in one class."""
-SPARED = ("courses", "academicSessions")
-"""Files that an extract may always leave out.
+OMISSIBLE = ("courses", "academicSessions")
+"""Files that an extract may always omit.
 
-Without them, classes still have a meaning for every product. Canvas takes no class without its
+Every product can still use classes without them. Canvas takes no class without its
 school.
 """
 
@@ -79,8 +79,8 @@ Rubbish = Literal["status", "short", "no id", "empty", "twice", "nowhere", "quot
 RUBBISH: tuple[Rubbish, ...] = (
     "status", "empty", "twice", "nowhere", "short", "no id", "quote", "role",
 )  # fmt: skip
-NAMELESS = ("short", "no id", "quote", "role")
-"""Rubbish that hides whose row it was, so that no record of the kind is withdrawn."""
+WITHOUT_OWNER = ("short", "no id", "quote", "role")
+"""Damage that hides which record a row is for, so that no record of the kind is withdrawn."""
 
 
 class Change(NamedTuple):
@@ -98,12 +98,12 @@ class Change(NamedTuple):
 class Record:
     """A record in the system.
 
-    gone:   whether the record is removed.
-    marked: whether a bulk extract shows a removed record as tobedeleted rather than leaving it out.
+    removed: whether the record is removed.
+    marked:  whether a bulk extract shows a removed record as tobedeleted; otherwise it omits it.
     """
 
     fields: Row
-    gone: bool = False
+    removed: bool = False
     marked: bool = True
 
 
@@ -111,7 +111,7 @@ class Record:
 class Extract:
     """The rows of one day.
 
-    rubbish: the rows that are spoiled, and how.
+    rubbish: the damaged rows, and the kind of damage.
     """
 
     modes: dict[str, Mode]
@@ -131,11 +131,11 @@ class Extract:
         return path
 
     def _lines(self, kind: str, row: Row) -> list[str]:
-        sort = self.rubbish.get((kind, row["sourcedId"]))
+        damage = self.rubbish.get((kind, row["sourcedId"]))
         text = next(
             name for name in row if name not in ("sourcedId", "status", "role", "enabledUser")
         )
-        match sort:
+        match damage:
             case "status":
                 return [_line(row | {"status": "perhaps"})]
             case "empty":
@@ -167,11 +167,11 @@ class Sis:
 
     mark: str
     records: dict[Key, Record] = field(default_factory=dict)
-    unsent: set[Key] = field(default_factory=set)
+    to_send: set[Key] = field(default_factory=set)
 
     def id(self, kind: str, number: int) -> str:
         """Return the id of a kind's record with this number."""
-        return f"{self.mark}{LETTERS[kind]}{number}"
+        return f"{self.mark}{ID_PREFIXES[kind]}{number}"
 
     def change(self, change: Change) -> None:
         """Apply a change, unless it is impossible, such as an enrollment without a class."""
@@ -179,11 +179,11 @@ class Sis:
         if change.what == "put":
             if (fields := self._fields(change)) is not None:
                 self.records[key] = Record(fields)
-                self.unsent.add(key)
+                self.to_send.add(key)
         elif key in self.records:
-            self.records[key].gone = True
+            self.records[key].removed = True
             self.records[key].marked = change.what == "remove"
-            self.unsent.add(key)
+            self.to_send.add(key)
 
     def _fields(self, change: Change) -> Row | None:
         kind, a, b, c = change.kind, change.a, change.b, change.c
@@ -242,68 +242,67 @@ class Sis:
             "endDate": DATES[c % len(DATES)][1],
         }
 
-    def _username(self, person: Key, wish: int) -> str:
+    def _username(self, person: Key, choice: int) -> str:
         """Return a person's username: the id, or one of a few names.
 
-        If another person has the name, that person gets the old name of this one, so usernames stay
-        unique.
+        If another person has the name, the two people swap names, so usernames stay unique.
         """
-        if wish % 8 >= len(USERNAMES):
+        if choice % 8 >= len(USERNAMES):
             return person[1]
-        wanted = f"{self.mark}{USERNAMES[wish % 8]}"
+        wanted = f"{self.mark}{USERNAMES[choice % 8]}"
         before = self.records.get(person)
-        had = before.fields["username"] if before and not before.gone else person[1]
+        had = before.fields["username"] if before and not before.removed else person[1]
         for key, record in self.records.items():
-            holds = key[0] in PEOPLE and not record.gone and record.fields["username"] == wanted
+            holds = key[0] in PEOPLE and not record.removed and record.fields["username"] == wanted
             if holds and key != person:
                 record.fields = {**record.fields, "username": key[1] if had == person[1] else had}
-                self.unsent.add(key)
+                self.to_send.add(key)
         return wanted
 
     def _all(self, kind: str) -> list[str]:
         return sorted(
-            id_ for (k, id_), record in self.records.items() if k == kind and not record.gone
+            id_ for (k, id_), record in self.records.items() if k == kind and not record.removed
         )
 
     def _some(self, kind: str, at: int, number: int) -> list[str]:
-        there = self._all(kind)
-        return sorted({there[(at + i) % len(there)] for i in range(number)}) if there else []
+        present = self._all(kind)
+        return sorted({present[(at + i) % len(present)] for i in range(number)}) if present else []
 
     def extract(self, modes: dict[str, Mode], rubbish: list[tuple[int, Rubbish]]) -> Extract:
-        """Export all records of a file, or those that have not been sent intact yet.
+        """Export all records of a file, or those that no extract has had undamaged yet.
 
         modes:   the mode of each file that is in the extract.
-        rubbish: which rows are spoiled (by a number), and how. They are sent again the next time.
+        rubbish: which rows are damaged (by a number), and how. The next extract has them again.
         """
         keys = [
             key
             for key, record in self.records.items()
             if (mode := modes.get(KINDS[key[0]]))
-            and (key in self.unsent if mode == "delta" else record.marked or not record.gone)
+            and (key in self.to_send if mode == "delta" else record.marked or not record.removed)
         ]
-        spoilt = {keys[at % len(keys)]: sort for at, sort in rubbish} if keys else {}
-        for (kind, id_), sort in spoilt.items():
-            if sort == "role" and kind not in PEOPLE:
-                spoilt[kind, id_] = "short"
-            if sort == "nowhere" and (
+        damaged = {keys[at % len(keys)]: damage for at, damage in rubbish} if keys else {}
+        for (kind, id_), damage in damaged.items():
+            if damage == "role" and kind not in PEOPLE:
+                damaged[kind, id_] = "short"
+            if damage == "nowhere" and (
                 kind not in REQUIRED
-                or self.records[kind, id_].gone
+                or self.records[kind, id_].removed
                 or not all(KINDS[to] in modes for to in next(iter(REQUIRED[kind].values())))
             ):
-                spoilt[kind, id_] = "status"
+                damaged[kind, id_] = "status"
         rows: dict[str, list[Row]] = {file: [] for file in modes}
         for kind, id_ in sorted(keys, key=lambda key: list(KINDS).index(key[0])):
             record = self.records[kind, id_]
-            status = "tobedeleted" if record.gone else "active"
+            status = "tobedeleted" if record.removed else "active"
             rows[KINDS[kind]].append({"sourcedId": id_, "status": status, **record.fields})
-        covered = {key for key in self.unsent if KINDS[key[0]] in modes}
-        self.unsent = self.unsent - covered | spoilt.keys()
-        return Extract(modes, rows, spoilt)
+        covered = {key for key in self.to_send if KINDS[key[0]] in modes}
+        self.to_send = self.to_send - covered | damaged.keys()
+        return Extract(modes, rows, damaged)
 
 
 @dataclass(slots=True)
-class Told:
-    """What the extracts said.
+class Expected:
+    """What a reader of the extracts must know.
 
     records: each record as it was last delivered.
     active:  the active records.
@@ -312,66 +311,66 @@ class Told:
     records: dict[Key, Row] = field(default_factory=dict)
     active: set[Key] = field(default_factory=set)
 
-    def may_lack(self, file: str) -> bool:
-        """Return whether an extract may leave out a file: its records are known, or not needed."""
+    def may_omit(self, file: str) -> bool:
+        """Return whether an extract may omit a file: its records are known, or not needed."""
         kinds = {kind for kind in KINDS if KINDS[kind] == file}
-        return file in SPARED or kinds <= {kind for kind, _ in self.records}
+        return file in OMISSIBLE or kinds <= {kind for kind, _ in self.records}
 
-    def take(self, extract: Extract) -> None:
-        """Take in an extract."""
-        there, put_off = self._there(extract)
-        now: set[Key] = set()
-        known = {kind for kind, _ in self.records}
+    def apply(self, extract: Extract) -> None:
+        """Update the state with an extract."""
+        present, deferred = self._rows_present(extract)
+        accepted: set[Key] = set()
+        known_kinds = {kind for kind, _ in self.records}
 
-        def uncarried(targets: tuple[str, ...]) -> bool:
-            return any(KINDS[to] not in extract.modes and to not in known for to in targets)
+        def not_extracted(targets: tuple[str, ...]) -> bool:
+            return any(KINDS[to] not in extract.modes and to not in known_kinds for to in targets)
 
         for kind, file in KINDS.items():
             if file not in extract.modes:
                 continue
 
-            def stands(targets: tuple[str, ...], id_: str) -> bool:
-                return uncarried(targets) or any(
-                    (target, id_) in now
+            def exists(targets: tuple[str, ...], id_: str) -> bool:
+                return not_extracted(targets) or any(
+                    (target, id_) in accepted
                     or (
                         (target, id_) in self.records
-                        and (extract.modes.get(KINDS[target]) != "bulk" or (target, id_) in there)
+                        and (extract.modes.get(KINDS[target]) != "bulk" or (target, id_) in present)
                     )
                     for target in targets
                 )
 
-            taken = []
+            accepted_rows = []
             for row in _of(kind, extract.rows[file]):
                 key = (kind, row["sourcedId"])
                 if extract.rubbish.get(key, "twice") != "twice":
                     continue
                 if row["status"] == "tobedeleted":
                     self.active.discard(key)
-                elif all(stands(to, row[name]) for name, to in REQUIRED.get(kind, {}).items()):
-                    now.add(key)
-                    taken.append(dict(row))
-            for row in taken:
+                elif all(exists(to, row[name]) for name, to in REQUIRED.get(kind, {}).items()):
+                    accepted.add(key)
+                    accepted_rows.append(dict(row))
+            for row in accepted_rows:
                 for name, to in OPTIONAL.get(kind, {}).items():
-                    row[name] = ",".join(id_ for id_ in row[name].split(",") if stands(to, id_))
+                    row[name] = ",".join(id_ for id_ in row[name].split(",") if exists(to, id_))
                 self.records[kind, row["sourcedId"]] = row
                 self.active.add((kind, row["sourcedId"]))
-            if extract.modes[file] == "bulk" and kind not in put_off:
-                self.active -= {k for k in self.active if k[0] == kind and k not in there}
+            if extract.modes[file] == "bulk" and kind not in deferred:
+                self.active -= {k for k in self.active if k[0] == kind and k not in present}
 
-    def _there(self, extract: Extract) -> tuple[set[Key], set[str]]:
+    def _rows_present(self, extract: Extract) -> tuple[set[Key], set[str]]:
         """Return the records with a recognizable row, and the kinds that may have other rows."""
-        there, put_off = set(), set()
+        present, deferred = set(), set()
         for kind, file in KINDS.items():
             for row in _of(kind, extract.rows.get(file, [])):
                 key = (kind, row["sourcedId"])
-                sort = extract.rubbish.get(key)
-                if sort not in NAMELESS:
-                    there.add(key)
-                elif file == "users" and sort != "no id":
-                    put_off |= KINDS.keys()  # such a row may be of any kind
+                damage = extract.rubbish.get(key)
+                if damage not in WITHOUT_OWNER:
+                    present.add(key)
+                elif file == "users" and damage != "no id":
+                    deferred |= KINDS.keys()  # such a row may belong to any kind
                 else:
-                    put_off.add(kind)
-        return there, put_off
+                    deferred.add(kind)
+        return present, deferred
 
 
 def kind_of(file: str, row: Row) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests import canvas_model, sds_model
-from tests.faults.district import FILES, KINDS, PEOPLE, Row, Told
+from tests.faults.district import FILES, KINDS, PEOPLE, Expected, Row
 from tests.webhook_receiver import Received
 
 CANVAS_ROLES = {"student": "student", "teacher": "teacher", "aide": "ta"}
@@ -24,48 +24,48 @@ COLUMNS = {
 State = dict[str, Any]
 
 
-def _standing(told: Told, kind: str) -> dict[str, Row]:
-    return {id_: told.records[kind, id_] for k, id_ in sorted(told.active) if k == kind}
+def _active(expected: Expected, kind: str) -> dict[str, Row]:
+    return {id_: expected.records[kind, id_] for k, id_ in sorted(expected.active) if k == kind}
 
 
-def _people(told: Told) -> dict[str, Row]:
-    return {id_: row for kind in PEOPLE for id_, row in _standing(told, kind).items()}
+def _people(expected: Expected) -> dict[str, Row]:
+    return {id_: row for kind in PEOPLE for id_, row in _active(expected, kind).items()}
 
 
-def _users(told: Told) -> dict[str, Row]:
+def _users(expected: Expected) -> dict[str, Row]:
     """Return the people who may sign in."""
-    return {id_: row for id_, row in _people(told).items() if row["enabledUser"] == "true"}
+    return {id_: row for id_, row in _people(expected).items() if row["enabledUser"] == "true"}
 
 
-CONTESTED = "one of several who want it"
+CONTESTED = "several people have this username"
 
 
-def _login(told: Told, person: Row) -> str:
+def _login(expected: Expected, person: Row) -> str:
     """Return the username, or `CONTESTED` if another active person has the same one.
 
     This happens when the row that changes the other person's username is in quarantine. Then only
     one of them has it, and the others have their ids.
     """
-    wanted = [row["username"] for row in _people(told).values()]
-    return CONTESTED if wanted.count(person["username"]) > 1 else person["username"]
+    usernames = [row["username"] for row in _people(expected).values()]
+    return CONTESTED if usernames.count(person["username"]) > 1 else person["username"]
 
 
-def _one_of(contested: Mapping[str, str], login: str, id_: str) -> str:
+def _or_contested(contested: Mapping[str, str], login: str, id_: str) -> str:
     return CONTESTED if login in (contested.get(id_), id_) and id_ in contested else login
 
 
-def canvas(told: Told) -> State:
-    """Return what Canvas must hold.
+def canvas(expected: Expected) -> State:
+    """Return what Canvas must have.
 
     These are the active rosters with their dates, the names of active records, and the users whom
-    it must have suspended: all people that were ever delivered and may not sign in.
+    it must have suspended: all people that the extracts ever had and who may not sign in.
     """
-    users, classes = _users(told), _standing(told, "class")
+    users, classes = _users(expected), _active(expected, "class")
     return {
         "accounts": {
-            i: (r["name"], r["parentSourcedId"]) for i, r in _standing(told, "org").items()
+            i: (r["name"], r["parentSourcedId"]) for i, r in _active(expected, "org").items()
         },
-        "terms": {i: r["title"] for i, r in _standing(told, "academicSession").items()},
+        "terms": {i: r["title"] for i, r in _active(expected, "academicSession").items()},
         "courses": {
             i: (
                 r["title"],
@@ -74,17 +74,17 @@ def canvas(told: Told) -> State:
             )
             for i, r in classes.items()
         },
-        "users": {i: (r["givenName"], _login(told, r)) for i, r in users.items()},
-        "suspended": {i for kind, i in told.records if kind in PEOPLE} - users.keys(),
+        "users": {i: (r["givenName"], _login(expected, r)) for i, r in users.items()},
+        "suspended": {i for kind, i in expected.records if kind in PEOPLE} - users.keys(),
         "rosters": {
             (klass, user, CANVAS_ROLES[role]): _dates(rows)
-            for (klass, user, role), rows in _same(_standing(told, "enrollment")).items()
+            for (klass, user, role), rows in _equivalent(_active(expected, "enrollment")).items()
             if klass in classes and user in users and role in CANVAS_ROLES
         },
     }
 
 
-def _same(enrollments: dict[str, Row]) -> dict[tuple[str, str, str], list[Row]]:
+def _equivalent(enrollments: dict[str, Row]) -> dict[tuple[str, str, str], list[Row]]:
     """Group the enrollments that are equivalent records for Canvas, by class, person and role."""
     found: dict[tuple[str, str, str], list[Row]] = {}
     for row in enrollments.values():
@@ -106,7 +106,7 @@ def _dates(rows: list[Row]) -> tuple[str, str]:
     return (first, last) if first and last else ("", "")
 
 
-def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
+def canvas_has(state: canvas_model.State, mark: str, expected: Expected) -> State:
     """Return what Canvas holds, in the form of `canvas`.
 
     Accounts and terms are limited to active records, because Canvas does not delete the others at
@@ -120,21 +120,23 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
             if key[0].startswith(mark) and row["status"] in statuses
         }
 
-    stand = {id_ for _, id_ in told.active}
-    contested = {i: r["username"] for i, r in _people(told).items() if _login(told, r) == CONTESTED}
+    active_ids = {id_ for _, id_ in expected.active}
+    contested = {
+        i: r["username"] for i, r in _people(expected).items() if _login(expected, r) == CONTESTED
+    }
     return {
         "accounts": {
             i: (r["name"], r["parent_account_id"])
             for i, r in rows("accounts.csv", "active").items()
-            if i in stand
+            if i in active_ids
         },
-        "terms": {i: r["name"] for i, r in rows("terms.csv", "active").items() if i in stand},
+        "terms": {i: r["name"] for i, r in rows("terms.csv", "active").items() if i in active_ids},
         "courses": {
             i: (r["long_name"], r["account_id"], r["term_id"])
             for i, r in rows("courses.csv", "active").items()
         },
         "users": {
-            i: (r["first_name"], _one_of(contested, r["login_id"], i))
+            i: (r["first_name"], _or_contested(contested, r["login_id"], i))
             for i, r in rows("users.csv", "active").items()
         },
         "suspended": set(rows("users.csv", "suspended")),
@@ -146,14 +148,18 @@ def canvas_has(state: canvas_model.State, mark: str, told: Told) -> State:
     }
 
 
-def sds(told: Told) -> State:
+def sds(expected: Expected) -> State:
     """Return the set that SDS must have, file by file.
 
     It refers only to rows that are in it, and has only people with a role.
     """
-    orgs, sessions, users = _standing(told, "org"), _standing(told, "academicSession"), _users(told)
-    courses = {i: r for i, r in _standing(told, "course").items() if r["orgSourcedId"] in orgs}
-    classes = {i: r for i, r in _standing(told, "class").items() if r["schoolSourcedId"] in orgs}
+    orgs, sessions, users = (
+        _active(expected, "org"),
+        _active(expected, "academicSession"),
+        _users(expected),
+    )
+    courses = {i: r for i, r in _active(expected, "course").items() if r["orgSourcedId"] in orgs}
+    classes = {i: r for i, r in _active(expected, "class").items() if r["schoolSourcedId"] in orgs}
     roles = {
         (i, org, r["role"])
         for i, r in users.items()
@@ -189,7 +195,7 @@ def sds(told: Told) -> State:
         },
         "enrollments.csv": {
             (r["classSourcedId"], r["userSourcedId"], SDS_ROLES.get(r["role"], r["role"]))
-            for r in _standing(told, "enrollment").values()
+            for r in _active(expected, "enrollment").values()
             if r["classSourcedId"] in classes and r["userSourcedId"] in users
         },
     }
@@ -222,36 +228,36 @@ def sds_has(state: sds_model.State, mark: str) -> State:
     }
 
 
-def webhook(told: Told) -> State:
+def webhook(expected: Expected) -> State:
     """Return every active record, field by field."""
     return {
         kind: {
             id_: {name: row[name] for name in COLUMNS[kind] if row[name]}
-            for id_, row in _standing(told, kind).items()
+            for id_, row in _active(expected, kind).items()
         }
         for kind in KINDS
     }
 
 
 def webhook_has(events: Iterable[Received], mark: str) -> State:
-    """Return the latest state of each record that a vendor took, in the form of `webhook`.
+    """Return the latest state of each record that a vendor accepted, in the form of `webhook`.
 
     An enrollment that moves to another person is withdrawn for the one and active for the other.
-    These two events come in any order, because they belong to different people.
+    The vendor receives these two events in any order, because they belong to different people.
     """
     latest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    known: set[str] = set()
+    seen: set[str] = set()
     for event in events:
-        if event.id in known:
+        if event.id in seen:
             continue
-        known.add(event.id)
+        seen.add(event.id)
         kind, data = event.event["type"].partition(".")[0], event.data
         if data["sourcedId"].startswith(mark):
             latest[kind, data["sourcedId"], data.get("userSourcedId", "")] = data
     state: State = {kind: {} for kind in KINDS}
     for (kind, id_, _), data in latest.items():
         if data["status"] == "active":
-            assert id_ not in state[kind], f"{kind} {id_} stands for two people"
+            assert id_ not in state[kind], f"{kind} {id_} is active for two people"
             state[kind][id_] = {
                 name: text for name in COLUMNS[kind] if (text := _text(data.get(name)))
             }

@@ -25,8 +25,8 @@ from tests.faults.checker import Topics
 from tests.integration.commands import Commands
 
 ROOT = Path(__file__).parents[2]
-NOTED = (sys.executable, "-m", "tests.faults.noted")
-SMALL = 50
+LOGGED = (sys.executable, "-m", "tests.faults.step_log")
+STEP_RECORDS = 50
 """The largest number of records in a transaction and in a consumer's batch."""
 QUICK = '{"session.timeout.ms": 1500, "heartbeat.interval.ms": 300}'
 """librdkafka settings with which a group drops a killed member sooner than after 10 s."""
@@ -34,8 +34,8 @@ LONGEST = 60.0
 
 
 @dataclass(slots=True)
-class Mortal:
-    """A command that is run in small steps (`tests.faults.noted`) and killed.
+class KilledCommand:
+    """A command that is run in small steps (`tests.faults.step_log`) and killed.
 
     steps:  about how many steps a run has; corrected when a run reaches its end.
     killed: how many kills happened in each step.
@@ -52,12 +52,12 @@ class Mortal:
         self.commands.variables |= {"PYTHONPATH": str(ROOT)}
 
     @property
-    def notes(self) -> Path:
-        """The file with the notes of the processes."""
-        return self.commands.cwd / "notes"
+    def log(self) -> Path:
+        """The file in which the processes log their steps."""
+        return self.commands.cwd / "steps.log"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """A summary of the kills, by step."""
         return f"{self.killed.total()} kills: " + ", ".join(
             f"{number} in {step}" for step, number in sorted(self.killed.items())
@@ -66,7 +66,7 @@ class Mortal:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command and let it run."""
         return subprocess.Popen(
-            [*NOTED, str(self.notes), str(SMALL), *arguments, "--json"],
+            [*LOGGED, str(self.log), str(STEP_RECORDS), *arguments, "--json"],
             cwd=self.commands.cwd,
             env=self.commands.env,
             stdout=subprocess.DEVNULL,
@@ -123,18 +123,18 @@ class Mortal:
         return self.commands.run(*arguments) and tries + 1
 
     def _lines(self) -> list[str]:
-        """Return all notes.
+        """Return all lines of the log.
 
         The file is read only when it has grown, because this is called every millisecond.
         """
-        size = self.notes.stat().st_size if self.notes.exists() else 0
+        size = self.log.stat().st_size if self.log.exists() else 0
         if size != self._size:
-            self._size, self._known = size, [*checker.notes(self.notes)]
+            self._size, self._known = size, [*checker.log_lines(self.log)]
         return self._known
 
 
 def _step(line: str) -> str:
-    """Return a note in words: `_hand_over done` becomes "after hand over"."""
+    """Return a line of the log in words: `_hand_over done` becomes "after hand over"."""
     words = line.replace("_", " ").split()
     if words[-1] == "done":
         return " ".join(["after", *words[:-1]])
@@ -147,12 +147,12 @@ class Watched:
 
     ids: list[str] = field(default_factory=list)
 
-    def saw_only(self, published: Topics) -> None:
+    def received_only(self, published: Topics) -> None:
         """Check that the reader received every event of the topics once, and no others."""
-        there = {event.id for event in published.events}
-        assert len(self.ids) == len(set(self.ids)), "given twice"
-        assert set(self.ids) - there == set(), "given, and aborted afterwards"
-        assert there - set(self.ids) == set(), "there, and not given"
+        published_ids = {event.id for event in published.events}
+        assert len(self.ids) == len(set(self.ids)), "received twice"
+        assert set(self.ids) - published_ids == set(), "received, but aborted later"
+        assert published_ids - set(self.ids) == set(), "in the topics, but not received"
 
 
 @contextmanager

@@ -21,16 +21,16 @@ from bus import local
 from bus.local import kafka_process, machine
 from bus.local.home import read_bus_file
 from bus.settings import KafkaSettings, RegistrySettings, Settings
-from tests.faults.proxy import Proxy, Way
+from tests.faults.proxy import Behavior, Proxy
 
-WAYS = ("PRODUCE", "CONSUME")
-SOON = "transaction.abort.timed.out.transaction.cleanup.interval.ms=500"
-"""The broker aborts expired transactions within this time, not within 10 s, to keep tests short."""
+LISTENERS = ("PRODUCE", "CONSUME")
+ABORT_SOON = "transaction.abort.timed.out.transaction.cleanup.interval.ms=500"
+"""The broker aborts expired transactions within this time instead of 10 s, to keep tests short."""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The bus and its proxies; `settings` lead there without a proxy."""
+    """The bus and its proxies; `settings` connect without a proxy."""
 
     home: Path
     settings: Settings
@@ -50,27 +50,27 @@ class Network:
             update={"kafka": cluster, "registry": registry}
         )
 
-    def well(self) -> None:
+    def pass_all(self) -> None:
         """Let all traffic pass."""
         for proxy in (self.produce, self.consume, self.registry):
-            proxy.be("pass")
+            proxy.behave("pass")
 
 
 @contextmanager
 def network(home: Path) -> Iterator[Network]:
     """Run the bus and the proxies in a home while the block runs."""
     ports: list[int] = []
-    for _ in range(2 * len(WAYS)):
+    for _ in range(2 * len(LISTENERS)):
         ports.append(machine.free_port(ports))
-    behind, before = ports[: len(WAYS)], ports[len(WAYS) :]
+    direct_ports, proxy_ports = ports[: len(LISTENERS)], ports[len(LISTENERS) :]
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kafka_process, "PROPERTIES", _with_listeners(behind, before))
+            patch.setattr(kafka_process, "PROPERTIES", _with_listeners(direct_ports, proxy_ports))
             bus = local.up(home)
         stack.callback(local.down, home)
         proxies = [
             stack.enter_context(Proxy(to, port, kafka=True))
-            for to, port in zip(behind, before, strict=True)
+            for to, port in zip(direct_ports, proxy_ports, strict=True)
         ]
         registry = stack.enter_context(Proxy(read_bus_file(home).ports["registry"]))
         settings = Settings(
@@ -81,26 +81,28 @@ def network(home: Path) -> Iterator[Network]:
         yield Network(home, settings, *proxies, registry)
 
 
-def _with_listeners(behind: list[int], before: list[int]) -> str:
+def _with_listeners(direct_ports: list[int], proxy_ports: list[int]) -> str:
     """Return the embedded Kafka's configuration with more listeners."""
     lines = kafka_process.PROPERTIES.splitlines()
     more = {
-        "listeners=": [f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, behind, strict=True)],
-        "advertised.listeners=": [
-            f"{way}://127.0.0.1:{at}" for way, at in zip(WAYS, before, strict=True)
+        "listeners=": [
+            f"{name}://127.0.0.1:{at}" for name, at in zip(LISTENERS, direct_ports, strict=True)
         ],
-        "listener.security.protocol.map=": [f"{way}:PLAINTEXT" for way in WAYS],
+        "advertised.listeners=": [
+            f"{name}://127.0.0.1:{at}" for name, at in zip(LISTENERS, proxy_ports, strict=True)
+        ],
+        "listener.security.protocol.map=": [f"{name}:PLAINTEXT" for name in LISTENERS],
     }
     for start, parts in more.items():
         at = next(i for i, line in enumerate(lines) if line.startswith(start))
         lines[at] = ",".join([lines[at], *parts])
-    return "\n".join([*lines, SOON, ""])
+    return "\n".join([*lines, ABORT_SOON, ""])
 
 
-Weather = tuple[Way, float, float]
-"""A way, the latency in seconds, and the rate in bytes a second."""
-SLOW: Weather = ("pass", 0.05, 200_000)
-KINDS_OF_WEATHER: dict[str, Weather] = {
+Disturbance = tuple[Behavior, float, float]
+"""A behavior of the proxy, the latency in seconds, and the rate in bytes a second."""
+SLOW: Disturbance = ("pass", 0.05, 200_000)
+DISTURBANCES: dict[str, Disturbance] = {
     "slow": SLOW,
     "cut": ("cut", 0, 0),
     "silent": ("hang", 0, 0),
@@ -109,51 +111,51 @@ KINDS_OF_WEATHER: dict[str, Weather] = {
 }
 
 
-TURNS = 12
-"""A limit, so that slow machines do not get more bad turns."""
+MOST_TURNS = 12
+"""The largest number of bad turns, so that slow machines do not get more of them."""
 
 
 @contextmanager
-def weather(
+def disturbances(
     proxy: Proxy,
     rng: random.Random,
     *,
-    kinds: Sequence[str] = tuple(KINDS_OF_WEATHER),
+    kinds: Sequence[str] = tuple(DISTURBANCES),
     bad: tuple[float, float] = (0.2, 1.5),
     good: tuple[float, float] = (0.05, 0.5),
 ) -> Iterator[Counter[str]]:
-    """Alternate bad and good turns while the block runs, then let all traffic pass.
+    """Disturb the network in turns while the block runs, then let all traffic pass.
 
-    There are at most `TURNS` bad turns. Yields how often each kind came.
+    There are at most `MOST_TURNS` bad turns. Yields the number of bad turns of each kind.
 
     bad, good: the shortest and the longest turn, in seconds.
     """
-    had: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     over = threading.Event()
 
     def turn() -> None:
-        for _ in range(TURNS):
+        for _ in range(MOST_TURNS):
             if over.is_set():
                 return
-            way, latency, rate = KINDS_OF_WEATHER[kind := rng.choice(kinds)]
-            proxy.be(way, latency=latency, rate=rate)
-            had[kind] += 1
+            behavior, latency, rate = DISTURBANCES[kind := rng.choice(kinds)]
+            proxy.behave(behavior, latency=latency, rate=rate)
+            counts[kind] += 1
             over.wait(rng.uniform(*bad))
-            proxy.be("pass")
+            proxy.behave("pass")
             over.wait(rng.uniform(*good))
 
-    thread = threading.Thread(target=turn, name="weather")
+    thread = threading.Thread(target=turn, name="disturbances")
     thread.start()
     try:
-        yield had
+        yield counts
     finally:
         over.set()
         thread.join()
-        proxy.be("pass")
+        proxy.behave("pass")
 
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One such bus for all tests; each test lets all traffic pass at its end."""
+    """One bus with proxies for all tests; each test lets all traffic pass at its end."""
     with network(tmp_path_factory.mktemp("network") / "home") as one:
         yield one

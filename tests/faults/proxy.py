@@ -1,16 +1,16 @@
 """A TCP proxy on 127.0.0.1 that can misbehave, and can be changed while it runs.
 
     with Proxy(8080) as proxy:      # connections to proxy.port are passed on to port 8080
-        proxy.be(latency=0.05, rate=20_000)   # slow
-        proxy.be("hang")            # both directions are silent, connections stay open
-        proxy.be("deaf")            # requests never arrive; answers under way do
-        proxy.be("mute")            # requests arrive and take effect; answers never come
-        proxy.be("cut")             # connections are closed and new ones refused
-        proxy.be("pass")
+        proxy.behave(latency=0.05, rate=20_000)   # slow
+        proxy.behave("hang")            # both directions are silent, connections stay open
+        proxy.behave("deaf")            # requests never arrive; answers on the way do
+        proxy.behave("mute")            # requests arrive and take effect; answers never come
+        proxy.behave("cut")             # connections are closed and new ones refused
+        proxy.behave("pass")
         proxy.drop_answer()         # the next answer is dropped and its connection closed
 
-The bytes that "hang", "deaf" or "mute" swallow are lost. TCP never leaves a hole in a stream, so
-such a connection is closed when traffic passes again.
+The proxy drops the bytes that "hang", "deaf" or "mute" hold back. TCP never leaves a gap in a
+stream, so such a connection is closed when traffic passes again.
 
 A proxy for Kafka can catch single requests by their API key. `late` holds back the next one, breaks
 its connection, and lets it arrive later. `unanswered` lets it arrive and breaks the connection
@@ -27,7 +27,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Way = Literal["pass", "cut", "hang", "deaf", "mute"]
+Behavior = Literal["pass", "cut", "hang", "deaf", "mute"]
 SILENT = {"hang": ("request", "answer"), "deaf": ("request",), "mute": ("answer",)}
 CHUNK = 65_536
 
@@ -36,8 +36,8 @@ CHUNK = 65_536
 class _Connection:
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
-    holed: bool = False
-    ends: bool = False
+    has_gap: bool = False
+    closes: bool = False
 
     def close(self) -> None:
         for writer in (self.client, self.server):
@@ -45,30 +45,30 @@ class _Connection:
 
 
 @dataclass(slots=True)
-class Caught:
-    """A Kafka request to catch; `came` is set when it has reached the proxy."""
+class CaughtRequest:
+    """A Kafka request to catch; `arrived` is set when it has reached the proxy."""
 
     api: int
     which: Callable[[bytes], bool]
     late: bool
     frame: bytes = b""
-    came: threading.Event = field(default_factory=threading.Event)
+    arrived: threading.Event = field(default_factory=threading.Event)
 
 
 class Proxy:
-    """See the docstring of the module. Any thread may call its methods."""
+    """A TCP proxy that can misbehave. Any thread may call its methods."""
 
     def __init__(self, to: int, port: int = 0, *, kafka: bool = False) -> None:
         self.to = to
         self.port = port
         self._kafka = kafka  # requests are passed on whole, so that single ones can be caught
         self.passed = {"request": 0, "answer": 0}
-        self._way: Way = "pass"
+        self._behavior: Behavior = "pass"
         self._latency = self._rate = 0.0
         self._open: set[_Connection] = set()
         self._drops = 0
         self.seen: Counter[tuple[int, int]] = Counter()
-        self._meant: list[Caught] = []
+        self._to_catch: list[CaughtRequest] = []
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
@@ -84,33 +84,37 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def be(self, way: Way = "pass", *, latency: float = 0.0, rate: float = 0.0) -> None:
+    def behave(
+        self, behavior: Behavior = "pass", *, latency: float = 0.0, rate: float = 0.0
+    ) -> None:
         """Change how the proxy treats traffic from now on.
 
         latency: seconds for each piece in one direction.
         rate:    bytes a second; 0 means no limit.
         """
-        self._do(self._be(way, latency, rate))
+        self._do(self._change_behavior(behavior, latency, rate))
 
     def drop_answer(self, times: int = 1) -> None:
         """Drop the next answers and close their connections."""
         self._drops += times
 
-    def late(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
+    def late(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> CaughtRequest:
         """Hold back the next Kafka request with this API key, and break its connection."""
-        self._meant.append(caught := Caught(api, which, late=True))
+        self._to_catch.append(caught := CaughtRequest(api, which, late=True))
         return caught
 
-    def unanswered(self, api: int, which: Callable[[bytes], bool] = lambda _: True) -> Caught:
+    def unanswered(
+        self, api: int, which: Callable[[bytes], bool] = lambda _: True
+    ) -> CaughtRequest:
         """Break the connection of the next such request after it has taken effect."""
-        self._meant.append(caught := Caught(api, which, late=False))
+        self._to_catch.append(caught := CaughtRequest(api, which, late=False))
         return caught
 
     def forget(self) -> None:
         """Catch no more requests."""
-        self._meant.clear()
+        self._to_catch.clear()
 
-    def arrive(self, caught: Caught) -> int:
+    def arrive(self, caught: CaughtRequest) -> int:
         """Let a late request arrive now; return the error code of Kafka's answer (EndTxn v1)."""
         with socket.create_connection(("127.0.0.1", self.to), timeout=30) as server:
             server.sendall(caught.frame)
@@ -124,9 +128,9 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _be(self, way: Way, latency: float, rate: float) -> None:
-        self._way, self._latency, self._rate = way, latency, rate
-        if way == "cut" and self._server is not None:
+    async def _change_behavior(self, behavior: Behavior, latency: float, rate: float) -> None:
+        self._behavior, self._latency, self._rate = behavior, latency, rate
+        if behavior == "cut" and self._server is not None:
             # A server that is closed would drop accepted connections that have no transport yet,
             # and leave their sockets open (asyncio of Python 3.11, `Server._attach`).
             for listening in self._server.sockets:
@@ -134,15 +138,15 @@ class Proxy:
             await asyncio.sleep(0)
             self._server.close()
             self._server = None
-        elif way != "cut" and self._server is None:
+        elif behavior != "cut" and self._server is None:
             await self._listen()
         for one in [*self._open]:
-            if way == "cut" or (way == "pass" and one.holed):
+            if behavior == "cut" or (behavior == "pass" and one.has_gap):
                 one.close()
 
     async def _end(self) -> None:
         for _ in range(3):  # a connection may have reached the server only now
-            await self._be("cut", 0, 0)
+            await self._change_behavior("cut", 0, 0)
             others = asyncio.all_tasks() - {asyncio.current_task()}
             await asyncio.gather(*others, return_exceptions=True)  # their connections are closed
             await asyncio.sleep(0.02)  # and now their sockets
@@ -159,7 +163,7 @@ class Proxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(connection, reader, server, "request"))
                 group.create_task(self._pump(connection, answers, client, "answer"))
-        except* (OSError, asyncio.IncompleteReadError, _Broken):
+        except* (OSError, asyncio.IncompleteReadError, _ConnectionClosed):
             pass
         finally:
             connection.close()
@@ -178,15 +182,15 @@ class Proxy:
             else:
                 data = await reader.read(CHUNK)
             if not data:  # HTTP and Kafka clients do not use half-closed connections
-                raise _Broken
+                raise _ConnectionClosed
             if self._latency:
                 await asyncio.sleep(self._latency)
-            if direction in SILENT.get(self._way, ()):
-                connection.holed = True
+            if direction in SILENT.get(self._behavior, ()):
+                connection.has_gap = True
                 continue
-            if direction == "answer" and (self._drops or connection.ends):
-                self._drops -= not connection.ends
-                raise _Broken
+            if direction == "answer" and (self._drops or connection.closes):
+                self._drops -= not connection.closes
+                raise _ConnectionClosed
             if self._rate:
                 await asyncio.sleep(len(data) / self._rate)
             self.passed[direction] += len(data)
@@ -199,19 +203,19 @@ class Proxy:
         frame = size + await reader.readexactly(int.from_bytes(size, "big"))
         api, version = (int.from_bytes(frame[at : at + 2], "big") for at in (4, 6))
         self.seen[api, version] += 1
-        for caught in [*self._meant]:
+        for caught in [*self._to_catch]:
             if caught.api == api and caught.which(frame):
-                self._meant.remove(caught)
+                self._to_catch.remove(caught)
                 caught.frame = frame
-                caught.came.set()
+                caught.arrived.set()
                 if caught.late:
-                    raise _Broken
-                connection.ends = True
+                    raise _ConnectionClosed
+                connection.closes = True
                 break
         return frame
 
 
-class _Broken(Exception):  # noqa: N818
+class _ConnectionClosed(Exception):  # noqa: N818
     """The connection is closed."""
 
 

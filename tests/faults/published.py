@@ -1,6 +1,7 @@
-"""A district's days in the topics, and what a product must have received of them.
+"""The extracts of two days in the topics, and what a product must have received of them.
 
-`Published` reads only the topics. `same_as` checks that the topics hold what the SIS had.
+`Published` reads only the topics. `assert_topics_equal` checks that the topics have
+the state of the SIS.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ IMPATIENT = {"socket.timeout.ms": 3_000, "reconnect.backoff.max.ms": 500}
 NUMBERS = count(1)
 
 
-def own(net: Network) -> Settings:
-    """A bus with separate topics and registered schemas, whose clients wait only briefly."""
+def separate_settings(net: Network) -> Settings:
+    """Return settings of a bus with separate topics and registered schemas, and short timeouts."""
     kafka = net.settings.kafka.model_copy(update={"client": IMPATIENT})
     consumer = net.settings.consumer.model_copy(update={"retry_first": 0.05, "retry_most": 0.5})
     how = {"topic_prefix": f"faults{next(NUMBERS)}", "kafka": kafka, "consumer": consumer}
@@ -63,7 +64,7 @@ def extracts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="session")
 def published(net: Network, extracts: list[Path]) -> Settings:
     """A bus whose topics have both days, published without a fault."""
-    settings = own(net)
+    settings = separate_settings(net)
     for path in extracts:
         publish(settings, path)
     return settings
@@ -74,10 +75,10 @@ def publish(settings: Settings, path: Path) -> Report:
     return pipeline.produce(settings, "sis", partial(read, path), allow_mass_withdrawal=True)
 
 
-def same_as(settings: Settings, path: Path, folder: Path) -> None:
+def assert_topics_equal(settings: Settings, path: Path, folder: Path) -> None:
     """Check that the topics hold the extract: a new run without a cache publishes nothing."""
-    own = settings.model_copy(update={"home": folder})
-    again = publish(own, path)
+    uncached = settings.model_copy(update={"home": folder})
+    again = publish(uncached, path)
     assert again.published == 0, again.records
 
 
@@ -85,7 +86,7 @@ def same_as(settings: Settings, path: Path, folder: Path) -> None:
 class Published:
     """The ids of the events of each record, in order, by kind and id."""
 
-    stories: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    histories: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings, kinds: Iterable[str] = DEFAULT_KINDS) -> Published:
@@ -95,30 +96,30 @@ class Published:
             for message in scan(settings, topics.topic(settings, kind)):
                 key = (kind, (message.key() or b"").decode())
                 id_ = (dict(headers_of(message))["ce_id"] or b"").decode()
-                found.stories.setdefault(key, []).append(id_)
+                found.histories.setdefault(key, []).append(id_)
         return found
 
     @property
     def lengths(self) -> dict[tuple[str, str], int]:
         """The number of events of each record."""
-        return {key: len(story) for key, story in self.stories.items()}
+        return {key: len(history) for key, history in self.histories.items()}
 
     def __len__(self) -> int:
-        return sum(map(len, self.stories.values()))
+        return sum(map(len, self.histories.values()))
 
-    def told(self, events: Sequence[Received]) -> None:
+    def assert_received(self, events: Sequence[Received]) -> None:
         """Check that a vendor has each event, and the events of each record in order.
 
         The vendor remembers ids, so repeats do not count.
         """
         first = list(dict.fromkeys(event.id for event in events))
         place = {id_: at for at, id_ in enumerate(first)}
-        published = {id_ for story in self.stories.values() for id_ in story}
-        assert published - place.keys() == set(), "lost"
-        assert place.keys() - published == set(), "never published"
-        for key, story in self.stories.items():
-            came = sorted(story, key=lambda id_: place[id_])
-            assert came == story or _moved(key), f"out of order: {key}"
+        published = {id_ for history in self.histories.values() for id_ in history}
+        assert published - place.keys() == set(), "events were lost"
+        assert place.keys() - published == set(), "events that were never published"
+        for key, history in self.histories.items():
+            order = sorted(history, key=lambda id_: place[id_])
+            assert order == history or _moved(key), f"out of order: {key}"
 
 
 def _moved(key: tuple[str, str]) -> bool:
@@ -134,9 +135,9 @@ def vendor_settings(url: str, folder: Path, total_seconds: float = 1.5) -> Webho
 
 
 def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 60.0) -> int:
-    """Run an instance of a product's consumer until it has caught up; return the number of starts.
+    """Run a consumer until it has caught up; return the number of starts.
 
-    It is started again whenever it stops, as a service manager does. It must make no dead letter.
+    It is started again whenever it stops, as a service manager does. It must write no dead letter.
     """
     until, starts = time.monotonic() + seconds, 0
     while True:
@@ -155,6 +156,6 @@ def consume(settings: Settings, product: Product, how: Any, *, seconds: float = 
             delivery.close()
 
 
-def named(product: Product, name: str, **more: Any) -> Product:
+def with_group(product: Product, name: str, **more: Any) -> Product:
     """Return the same product with a separate consumer group."""
     return replace(product, name=f"{product.name}-{name}", **more)

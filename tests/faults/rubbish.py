@@ -18,7 +18,7 @@ Cells = Callable[[random.Random, list[str]], list[str]]
 
 
 def flipped(rng: random.Random, raw: bytes) -> bytes:
-    """Flip one or more bits, but in no line end, so that the number of rows is known."""
+    """Flip one or more bits."""
     data = bytearray(raw)
     for _ in range(rng.choice((1, 1, 2, 8))):
         at = rng.randrange(len(data))
@@ -39,7 +39,7 @@ def doubled(rng: random.Random, raw: bytes) -> bytes:
 
 
 def noise(rng: random.Random, raw: bytes) -> bytes:
-    """Put random bytes in place of all, or into it."""
+    """Replace the bytes by random ones, or insert random bytes."""
     at, some = rng.randrange(len(raw)), rng.randbytes(rng.randrange(1, 30))
     return rng.choice((some, raw[:at] + some + raw[at:], raw[:at] + some + raw[at + len(some) :]))
 
@@ -109,31 +109,31 @@ ODD = [
 """Cells as people and programs write them."""
 
 
-def _odd(rng: random.Random, cells: list[str]) -> list[str]:
+def _odd_values(rng: random.Random, cells: list[str]) -> list[str]:
     for _ in range(rng.choice((1, 1, 2, len(cells)))):
         cells[rng.randrange(len(cells))] = rng.choice(ODD)
     return cells
 
 
-def _lost(rng: random.Random, cells: list[str]) -> list[str]:
+def _columns_lost(rng: random.Random, cells: list[str]) -> list[str]:
     del cells[rng.randrange(len(cells)) :: rng.choice((1, len(cells)))]
     return cells
 
 
-def _more(rng: random.Random, cells: list[str]) -> list[str]:
+def _columns_added(rng: random.Random, cells: list[str]) -> list[str]:
     return cells + [rng.choice(ODD) for _ in range(rng.randrange(1, 5))]
 
 
-def _swapped(rng: random.Random, cells: list[str]) -> list[str]:
+def _columns_swapped(rng: random.Random, cells: list[str]) -> list[str]:
     rng.shuffle(cells)
     return cells
 
 
 CELLS: dict[str, Cells] = {
-    "odd values": _odd,
-    "columns lost": _lost,
-    "columns too many": _more,
-    "columns swapped": _swapped,
+    "odd values": _odd_values,
+    "columns lost": _columns_lost,
+    "columns too many": _columns_added,
+    "columns swapped": _columns_swapped,
 }
 BYTES: dict[str, Bytes] = {
     "bits flipped": flipped,
@@ -149,10 +149,10 @@ BYTES: dict[str, Bytes] = {
 
 def row(rng: random.Random, cells: Sequence[str]) -> tuple[str, bytes]:
     """Return the kind of damage and the damaged row."""
-    sort = rng.choice([*CELLS, *BYTES])
-    if sort in CELLS:
-        return sort, line(CELLS[sort](rng, list(cells)))
-    return sort, BYTES[sort](rng, line(cells))
+    damage = rng.choice([*CELLS, *BYTES])
+    if damage in CELLS:
+        return damage, line(CELLS[damage](rng, list(cells)))
+    return damage, BYTES[damage](rng, line(cells))
 
 
 def line(cells: Sequence[str]) -> bytes:
@@ -187,8 +187,8 @@ MESSAGES: dict[str, Bytes] = {
 
 def message(rng: random.Random, raw: bytes) -> tuple[str, bytes]:
     """Return the kind of damage and the damaged message."""
-    sort = rng.choice(list(MESSAGES))
-    return sort, MESSAGES[sort](rng, raw)
+    damage = rng.choice(list(MESSAGES))
+    return damage, MESSAGES[damage](rng, raw)
 
 
 def packed(files: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -317,10 +317,10 @@ ZIPS: dict[str, Callable[[random.Random, dict[str, bytes]], bytes]] = {
 
 def archive(rng: random.Random, files: dict[str, bytes]) -> tuple[str, bytes]:
     """Return the kind of damage and the damaged zip."""
-    sort = rng.choice(list(ZIPS))
-    return sort, ZIPS[sort](rng, files)
+    damage = rng.choice(list(ZIPS))
+    return damage, ZIPS[damage](rng, files)
 
 
-def told(fates: Counter[str]) -> str:
-    """Return how many had which fate, as text."""
+def summary(fates: Counter[str]) -> str:
+    """Return the number of each outcome, as text."""
     return ", ".join(f"{number:,} {fate}" for fate, number in fates.most_common() if number)

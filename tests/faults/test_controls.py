@@ -1,6 +1,6 @@
 """The checks can fail: they notice each defect that is built into the bus on purpose.
 
-Without this, the other fault tests would also pass if their checks looked at nothing.
+Without this, the other fault tests would also pass if their checks compared nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from tests.faults import checker
 from tests.faults.checker import Topics
 from tests.faults.conftest import Findings
-from tests.faults.killing import Mortal
+from tests.faults.killing import KilledCommand
 from tests.faults.test_kills import Products, days, producing, products
 from tests.integration.commands import Commands
 
@@ -21,43 +21,45 @@ __all__ = ["products"]
 
 
 @pytest.fixture
-def mortal(commands: Commands, rng: random.Random) -> Mortal:
-    return Mortal(commands, rng)
+def command(commands: Commands, rng: random.Random) -> KilledCommand:
+    return KilledCommand(commands, rng)
 
 
-def with_defect(mortal: Mortal, defect: str, *arguments: str) -> None:
-    """Run a command once with a defect built in; some defects kill it at the worst moment."""
-    mortal.commands.variables |= {"DEFECT": defect}
-    process = mortal.start(*arguments)
+def with_defect(command: KilledCommand, defect: str, *arguments: str) -> None:
+    """Run a command once with a defect built in; some defects also kill the process."""
+    command.commands.variables |= {"DEFECT": defect}
+    process = command.start(*arguments)
     try:
         process.wait(120)
     finally:
         process.kill()
         process.communicate()
-        del mortal.commands.variables["DEFECT"]
+        del command.commands.variables["DEFECT"]
 
 
-def check_topics(mortal: Mortal, path: Path) -> None:
+def check_topics(command: KilledCommand, path: Path) -> None:
     """Check what the tests of a killed producer check."""
-    published = Topics.of(mortal.commands.settings)
-    published.is_sound()
-    published.is_whole(checker.notes(mortal.notes))
-    published.is_the_sis(path)
+    published = Topics.of(command.commands.settings)
+    published.has_valid_histories()
+    published.has_whole_transactions(checker.log_lines(command.log))
+    published.equals_sis(path)
 
 
 @pytest.mark.parametrize(
     ("defect", "noticed"),
     [
-        ("halves", "there is what was in no transaction"),
-        ("lost", "only .* of it are there"),
+        ("halves", "events outside of all logged transactions"),
+        ("lost", "only .* of its events are in the topics"),
         ("doubled", "created"),
     ],
 )
-def test_of_a_producer(mortal: Mortal, findings: Findings, defect: str, noticed: str) -> None:
-    first, _ = days(mortal.commands, 2)
-    with_defect(mortal, defect, *producing(first))
+def test_of_a_producer(
+    command: KilledCommand, findings: Findings, defect: str, noticed: str
+) -> None:
+    first, _ = days(command.commands, 2)
+    with_defect(command, defect, *producing(first))
     with pytest.raises(AssertionError, match=noticed):
-        check_topics(mortal, first)
+        check_topics(command, first)
     findings.add("control: producer", f"defect: {defect}", "noticed")
 
 
@@ -70,14 +72,14 @@ def test_of_a_producer(mortal: Mortal, findings: Findings, defect: str, noticed:
     ],
 )
 def test_of_a_consumer(
-    mortal: Mortal, products: Products, findings: Findings, defect: str, noticed: str
+    command: KilledCommand, products: Products, findings: Findings, defect: str, noticed: str
 ) -> None:
-    first, second = days(mortal.commands, 2)
+    first, second = days(command.commands, 2)
     for path in (first, second):
-        mortal.commands.run(*producing(path))
-    with_defect(mortal, defect, *products.arguments["webhook"], "--until-caught-up")
-    published, has = Topics.of(mortal.commands.settings), products.has["webhook"]()
+        command.commands.run(*producing(path))
+    with_defect(command, defect, *products.arguments["webhook"], "--until-caught-up")
+    published, state = Topics.of(command.commands.settings), products.states["webhook"]()
     with pytest.raises(AssertionError, match=noticed):
-        has.is_not_behind(published, checker.committed(mortal.commands.settings, "webhook"))
-        has.follows(published)
+        state.has_all_committed(published, checker.committed(command.commands.settings, "webhook"))
+        state.has_states_in_order(published)
     findings.add("control: consumer of webhook", f"defect: {defect}", "noticed")

@@ -1,9 +1,9 @@
-"""Random days of a random small district: each product ends with what the SIS had.
+"""Random days of a small random district: each product ends with the state of the SIS.
 
 Hypothesis draws the days: what changes in the SIS, which rows of its extract are rubbish, and
-whether the extract is bulk or delta. It also draws where the producer and the consumers die and
-start again, and when the products are compared. Everything goes through the real producer, Kafka,
-registry and consumers. A failure shrinks to the few changes that cause it.
+whether the extract is bulk or delta. It also draws where the producer and the consumers are killed
+and start again, and when the products are compared. Everything goes through the real producer,
+Kafka, registry and consumers. A failure shrinks to the few changes that cause it.
 """
 
 from __future__ import annotations
@@ -39,51 +39,68 @@ from producers.oneroster_csv.read import read
 from tests import canvas_model, sds_model
 from tests.faults import endstates
 from tests.faults.conftest import Findings
-from tests.faults.district import FILES, KINDS, RUBBISH, Change, Extract, Mode, Rubbish, Sis, Told
-from tests.faults.mortal import Killed, Life, MortalDelivery, MortalLoop, mortal_producer
+from tests.faults.district import (
+    FILES,
+    KINDS,
+    RUBBISH,
+    Change,
+    Expected,
+    Extract,
+    Mode,
+    Rubbish,
+    Sis,
+)
+from tests.faults.process_deaths import (
+    Countdown,
+    KillableDelivery,
+    KillableWorker,
+    Killed,
+    killable_producer,
+)
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
 engine.MAX_SHRINKING_SECONDS = 90
-"""Hypothesis allows five minutes. That is some sixty attempts here, as each runs several days."""
+"""Hypothesis allows five minutes. That is about 60 attempts here: each runs several days."""
 HOST = "host-"
-"""The prefix of a district that never changes, so that no product is ever without people."""
+"""The prefix of a district that never changes, so that every product always has people."""
 SECRET = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 NUMBERS = count(1)
 PRODUCTS = (CANVAS, SDS, WEBHOOK)
 SOME = {"org": 3, "academicSession": 2, "course": 2, "student": 4, "staff": 2, "class": 3}
 SOME |= {"enrollment": 6}
-"""The largest number of records of each kind; few, so that many changes meet in one record."""
-EVENTS = [
+"""The largest number of records of each kind; few, so that one record often has several changes."""
+CHANGES = [
     (what, kind, at)
     for what in ("put", "put", "put", "remove", "forget", "forget")
     for kind in (*KINDS, "student", "class")
     for at in range(SOME[kind])
 ]
-"""What may happen to which record; kinds with more records are drawn more often."""
+"""The possible changes of each record; kinds with more records are drawn more often."""
 
 
 class Day(NamedTuple):
     """A day: the changes before the extract, the form of the extract, and the faults after it.
 
-    left_out:  a file that the extract leaves out, if it may.
-    dies:      the step at which the producer is killed; it is then run again.
-    small:     whether each change of a kind is in a separate transaction.
-    forgotten: whether the cache of what was published is lost.
-    told:      whether the products' consumers run on this day.
-    mortal:    for each product the step at which its consumer is killed; it is then run again.
-    batch:     the largest number of records in a consumer's batch.
+    left_out: a file that the extract omits, if it may.
+    producer_killed_at: the step at which the producer is killed; it is then run again.
+    small_transactions: whether each change of a kind is in a separate transaction.
+    cache_lost: whether the cache of what was published is deleted.
+    delivered: whether the products' consumers run on this day.
+    consumers_killed_at: for each product the step at which its consumer is killed; it is then run
+        again.
+    batch: the largest number of records in a consumer's batch.
     """
 
     changes: list[Change]
     mode: Mode = "bulk"
     rubbish: list[tuple[int, Rubbish]] = []  # noqa: RUF012 - never changed
     left_out: str = ""
-    dies: int | None = None
-    small: bool = False
-    forgotten: bool = False
-    told: bool = True
-    mortal: tuple[int | None, ...] = (None, None, None)
+    producer_killed_at: int | None = None
+    small_transactions: bool = False
+    cache_lost: bool = False
+    delivered: bool = True
+    consumers_killed_at: tuple[int | None, ...] = (None, None, None)
     batch: int = 1_000
 
 
@@ -93,7 +110,7 @@ def changes() -> st.SearchStrategy[list[Change]]:
     Each change is one number. Hypothesis shrinks by leaving out and lowering numbers, so it leaves
     out and simplifies whole changes.
     """
-    some = st.lists(st.integers(0, len(EVENTS) * 8**3 - 1).map(change), max_size=10)
+    some = st.lists(st.integers(0, len(CHANGES) * 8**3 - 1).map(change), max_size=10)
     return st.builds(list.__add__, some, some)
 
 
@@ -102,7 +119,7 @@ def change(number: int) -> Change:
     number, one = divmod(number, 8)
     number, another = divmod(number, 8)
     number, third = divmod(number, 8)
-    return Change(*EVENTS[number], third, another, one)
+    return Change(*CHANGES[number], third, another, one)
 
 
 def some_of_each(most: int) -> list[Change]:
@@ -115,12 +132,12 @@ def some_of_each(most: int) -> list[Change]:
 
 
 FIRST = [some_of_each(most) for most in (0, 1, 2, 6, 6, 6)]
-"""The records of the first day, before its changes; few examples begin with none."""
+"""The records of the first day, before its changes; few examples begin without records."""
 
 
 def days() -> st.SearchStrategy[list[Day]]:
-    """Draw some days. They shrink to fewer changes, and to no deaths."""
-    deaths = st.none() | st.integers(0, 60)
+    """Draw some days. They shrink to fewer changes, and to no kills."""
+    kills = st.none() | st.integers(0, 60)
     rubbish = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(RUBBISH)), max_size=3)
 
     def day(changes: st.SearchStrategy[list[Change]]) -> st.SearchStrategy[Day]:
@@ -130,11 +147,13 @@ def days() -> st.SearchStrategy[list[Day]]:
             mode=st.sampled_from(("bulk", "bulk", "delta")),
             rubbish=st.just([]) | st.just([]) | rubbish,
             left_out=st.sampled_from((*[""] * 12, *FILES)),
-            dies=deaths,
-            small=st.booleans(),
-            forgotten=st.booleans(),
-            told=st.booleans(),
-            mortal=st.tuples(*[st.sampled_from((*[None] * 9, *range(9)))] * len(PRODUCTS)),
+            producer_killed_at=kills,
+            small_transactions=st.booleans(),
+            cache_lost=st.booleans(),
+            delivered=st.booleans(),
+            consumers_killed_at=st.tuples(
+                *[st.sampled_from((*[None] * 9, *range(9)))] * len(PRODUCTS)
+            ),
             batch=st.sampled_from((1_000, 5)),
         )
 
@@ -147,25 +166,25 @@ def days() -> st.SearchStrategy[list[Day]]:
 class World:
     """A bus with separate topics and products, in which examples run one after the other.
 
-    taken:  how many of Canvas's zips are in its state.
-    broken: whether an example failed with an error, so that later examples need a new world.
+    imported: how many of Canvas's zips are in its state.
+    broken:   whether an example failed with an error, so that later examples need a new world.
     """
 
     settings: Settings
     folder: Path
     vendor: Receiver
-    lives: int = 0
-    deaths: int = 0
+    examples_run: int = 0
+    kills: int = 0
     broken: bool = False
     canvas: canvas_model.State = field(default_factory=dict)
-    taken: int = 0
+    imported: int = 0
 
     def canvas_state(self, mark: str) -> canvas_model.State:
         """Return the state of Canvas after it has imported all zips."""
         zips = sorted((self.folder / "canvas").glob("*.zip"))
         refused: list[canvas_model.Refused] = []
-        canvas_model.apply(zips[self.taken :], self.canvas, refused)
-        self.taken = len(zips)
+        canvas_model.apply(zips[self.imported :], self.canvas, refused)
+        self.imported = len(zips)
         # Canvas sends this when an organization or term cannot be deleted yet; it deletes them
         # later.
         unexpected = [one for one in refused if not one.message.startswith("Cannot delete")]
@@ -185,39 +204,39 @@ class World:
 
     def publish(self, source: str, path: Path, day: Day) -> Report:
         """Publish the day's extract; if the producer is killed, run it again."""
-        take = partial(
+        apply = partial(
             produce, self.settings, source, partial(read, path), allow_mass_withdrawal=True
         )
-        if day.forgotten:
+        if day.cache_lost:
             snapshot.cache_file(self.settings, source).unlink(missing_ok=True)
-        life = Life(day.dies)
+        countdown = Countdown(day.producer_killed_at)
         try:
-            with mortal_producer(life, 1 if day.small else 50_000) as progress:
-                return take(progress=progress)
+            with killable_producer(countdown, 1 if day.small_transactions else 50_000) as progress:
+                return apply(progress=progress)
         except Killed:
-            self.deaths += 1
-            return take()
+            self.kills += 1
+            return apply()
 
-    def tell(self, day: Day) -> None:
-        """Run the consumers until they have caught up; run those that are killed again."""
+    def deliver(self, day: Day) -> None:
+        """Run the consumers until they have caught up; run killed ones again."""
         with ThreadPoolExecutor(len(PRODUCTS)) as pool:
             for done in [
                 pool.submit(self._consume, replace(product, batch_records=day.batch), steps)
-                for product, steps in zip(PRODUCTS, day.mortal, strict=True)
+                for product, steps in zip(PRODUCTS, day.consumers_killed_at, strict=True)
             ]:
                 done.result()
 
     def _consume(self, product: Product, steps: int | None) -> None:
-        for life in (Life(steps), Life()):
-            delivery = MortalDelivery(product.open(self._settings_of(product)), life)
-            loop = MortalLoop(self.settings, product, delivery, ConsumerMetrics())
-            loop.life = life
+        for countdown in (Countdown(steps), Countdown()):
+            delivery = KillableDelivery(product.open(self._settings_of(product)), countdown)
+            loop = KillableWorker(self.settings, product, delivery, ConsumerMetrics())
+            loop.countdown = countdown
             try:
                 outcome = loop.run(until_caught_up=True)
                 assert outcome.dead_lettered == 0
                 return
             except Killed:
-                self.deaths += 1
+                self.kills += 1
             finally:
                 delivery.close()
 
@@ -227,36 +246,38 @@ class World:
         return product.settings(out=self.folder / product.name)
 
 
-def live(world: World, mark: str, days: list[Day]) -> None:
-    """Run an example; each product must have the truth whenever its consumer has run."""
-    sis, told = Sis(mark), Told()
+def run_example(world: World, mark: str, days: list[Day]) -> None:
+    """Run an example; each product must equal the SIS each time that its consumer has run."""
+    sis, expected = Sis(mark), Expected()
     path = world.folder / f"{mark}.zip"
     for number, day in enumerate(days):
         for change in day.changes:
             sis.change(change)
-        left_out = day.left_out if told.may_lack(day.left_out) else ""
+        left_out = day.left_out if expected.may_omit(day.left_out) else ""
         modes: dict[str, Mode] = {file: day.mode for file in FILES if file != left_out}
         extract = sis.extract(modes, day.rubbish)
         report = world.publish(f"days/{mark}", extract.write(path), day)
-        assert_told(extract, report)
-        told.take(extract)
-        if day.told or number == len(days) - 1:
-            world.tell(day)
-            assert_true(world, mark, told)
+        assert_quarantined(extract, report)
+        expected.apply(extract)
+        if day.delivered or number == len(days) - 1:
+            world.deliver(day)
+            assert_products(world, mark, expected)
 
 
-def assert_told(extract: Extract, report: Report) -> None:
+def assert_quarantined(extract: Extract, report: Report) -> None:
     """Check that each row of rubbish is in quarantine with a reason."""
     fatal = [fault for fault in report.faults if fault.fatal]
     assert len(fatal) >= len(extract.rubbish)
     assert all(fault.reason and fault.file for fault in fatal)
 
 
-def assert_true(world: World, mark: str, told: Told) -> None:
-    """Check that each product has what the extracts said, and nothing else."""
-    assert endstates.canvas_has(world.canvas_state(mark), mark, told) == endstates.canvas(told)
-    assert endstates.sds_has(world.sds_state(mark), mark) == endstates.sds(told)
-    assert endstates.webhook_has(world.vendor.accepted, mark) == endstates.webhook(told)
+def assert_products(world: World, mark: str, expected: Expected) -> None:
+    """Check that each product has the state of the extracts, and nothing else."""
+    assert endstates.canvas_has(world.canvas_state(mark), mark, expected) == endstates.canvas(
+        expected
+    )
+    assert endstates.sds_has(world.sds_state(mark), mark) == endstates.sds(expected)
+    assert endstates.webhook_has(world.vendor.accepted, mark) == endstates.webhook(expected)
 
 
 Worlds = Callable[[], World]
@@ -272,7 +293,7 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
         now: list[World] = []
 
         def world() -> World:
-            if not now or now[0].broken or now[0].lives >= 25:
+            if not now or now[0].broken or now[0].examples_run >= 25:
                 folder = tmp_path / str(number := next(NUMBERS))
                 folder.mkdir()
                 how = {
@@ -283,8 +304,8 @@ def worlds(bus: Bus, tmp_path: Path) -> Iterator[Worlds]:
                 settings = bus.settings.model_copy(update=how)
                 subjects.apply(settings)
                 now[:] = [World(settings, folder, vendor)]
-                live(now[0], HOST, [Day(FIRST[-1])])
-            now[0].lives += 1
+                run_example(now[0], HOST, [Day(FIRST[-1])])
+            now[0].examples_run += 1
             return now[0]
 
         yield world
@@ -314,7 +335,7 @@ def examples(
     def example(days: list[Day]) -> None:
         world = worlds()
         try:
-            live(world, f"{next(NUMBERS)}-", days)
+            run_example(world, f"{next(NUMBERS)}-", days)
         except BaseException as error:
             # An assertion leaves the world usable: other districts' records do not affect the next
             # example.
@@ -325,20 +346,20 @@ def examples(
         tally["days"] += len(days)
         tally["changes"] += sum(len(day.changes) for day in days)
         tally["rows of rubbish"] += sum(len(day.rubbish) for day in days)
-        tally["deaths"] += world.deaths
-        world.deaths = 0
+        tally["kills"] += world.kills
+        world.kills = 0
 
     example()
 
 
 @pytest.mark.longest
-def test_whatever_the_days_bring_each_product_has_the_truth(
+def test_each_product_equals_the_sis_after_random_days(
     worlds: Worlds, findings: Findings, request: pytest.FixtureRequest, long: bool
 ) -> None:
     tally: Counter[str] = Counter()
     examples(worlds, 200 if long else 5, request.config.getoption("--seed"), tally, [])
-    told = ", ".join(f"{number} {what}" for what, number in tally.items())
-    findings.add("random days of a small district", told, "each product has the SIS's truth")
+    summary = ", ".join(f"{number} {what}" for what, number in tally.items())
+    findings.add("random days of a small district", summary, "each product equals the SIS")
 
 
 @pytest.mark.long
@@ -350,19 +371,19 @@ def test_a_failure_shrinks_to_a_few_records(
 ) -> None:
     compare = diff.compare
 
-    def forgetful(workspace: Any, kind: str, _: object) -> Any:
+    def without_withdrawals(workspace: Any, kind: str, _: object) -> Any:
         return compare(workspace, kind, "delta")  # withdraws no missing records
 
-    monkeypatch.setattr(diff, "compare", forgetful)
-    # It takes longer than the limit of the other tests, as each example takes seconds.
+    monkeypatch.setattr(diff, "compare", without_withdrawals)
+    # It takes longer than the limit of the other tests, because each example takes seconds.
     monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", 900)
     failed: list[list[Day]] = []
     with pytest.raises(AssertionError):
         examples(worlds, 200, request.config.getoption("--seed"), Counter(), failed)
-    first, least = (sum(len(day.changes) for day in days) for days in (failed[0], failed[-1]))
-    assert least <= 10
+    first, smallest = (sum(len(day.changes) for day in days) for days in (failed[0], failed[-1]))
+    assert smallest <= 10
     findings.add(
         "withdrawals lost, in random days",
         f"noticed with {first} changes",
-        f"after {len(failed)} smaller failures it is {least} changes in {len(failed[-1])} days",
+        f"after {len(failed)} smaller failures it is {smallest} changes in {len(failed[-1])} days",
     )

@@ -58,23 +58,23 @@ class Disk:
 
 @contextmanager
 def disk(folder: Path, megabytes: int) -> Iterator[Disk]:
-    """Mount such a file system while the block runs."""
+    """Mount a small file system while the block runs."""
     if sys.platform != "linux" or os.getuid() != 0:
-        pytest.skip("a file system of its own is mounted, which only root on Linux may do")
+        pytest.skip("only root on Linux may mount a separate file system")
     folder.mkdir(parents=True, exist_ok=True)
     size = f"size={megabytes}m"
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, text=True
     )
     if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def is_told(text: str) -> bool:
+def reports_full_disk(text: str) -> bool:
     """Return whether a text says that a disk is full."""
     return any(words in text for words in FULL)
 
@@ -106,28 +106,32 @@ def test_of_a_product(commands: Commands, findings: Findings, product: str) -> N
             published = Topics.of(commands.settings)
             assert process.stderr is not None
             with in_time(process):
-                assert any(is_told(line) for line in process.stderr), "the full disk is not told"
+                assert any(reports_full_disk(line) for line in process.stderr), (
+                    "the full disk is not reported"
+                )
             if product != "microsoft-sds":
                 at = checker.committed(commands.settings, product)
-                products.has[product]().is_not_behind(published, at)
+                products.states[product]().has_all_committed(published, at)
             small.free()
             products.wait(product, second)
         commands.run(*arguments, "--until-caught-up")
         products.check(commands, product, second)
-    findings.add(f"full disk: {product}'s folder", "filled before the second day", "told; goes on")
+    findings.add(
+        f"full disk: {product}'s folder", "filled before the second day", "reported; continues"
+    )
 
 
 @pytest.mark.long
 def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: Findings) -> None:
-    there = local.endpoints(bus.home)
+    endpoints = local.endpoints(bus.home)
     home = commands.cwd / "home"
     commands.variables |= {
         "BUS_HOME": str(home),
-        "BUS_KAFKA__BOOTSTRAP": there.bootstrap,
-        "BUS_REGISTRY__URL": there.registry,
+        "BUS_KAFKA__BOOTSTRAP": endpoints.bootstrap,
+        "BUS_REGISTRY__URL": endpoints.registry,
     }
     first, second = days(commands, 2)
-    said = []
+    reports = []
     with disk(home, 64) as small:
         for path in (first, second):
             for left in (0, 200_000, 2_000_000, 6_000_000):
@@ -135,18 +139,18 @@ def test_of_the_producers_working_files(bus: Bus, commands: Commands, findings: 
                 process = commands.start(*producing(path))
                 printed, _ = process.communicate(timeout=120)
                 if process.returncode:
-                    assert is_told(printed) or "its disk has" in printed, printed
-                    said.append(printed)
+                    assert reports_full_disk(printed) or "its disk has" in printed, printed
+                    reports.append(printed)
                 small.free()
             commands.run(*producing(path))
             published = Topics.of(commands.settings)
-            published.is_sound()
-            published.is_the_sis(path)
-    assert said
+            published.has_valid_histories()
+            published.equals_sis(path)
+    assert reports
     findings.add(
         "full disk: the producer's working files",
         "8 runs with 0 to 6 MB left",
-        f"{len(said)} of them say so; afterwards the SIS's, nothing twice",
+        f"{len(reports)} of them report it; then the topics equal the SIS, nothing twice",
     )
 
 
@@ -176,8 +180,8 @@ def test_of_kafkas_data(tmp_path_factory: pytest.TempPathFactory, findings: Find
             local.up(home)
             commands.run(*producing(second))
             published = Topics.of(settings)
-            published.is_sound()
-            published.is_the_sis(second)
+            published.has_valid_histories()
+            published.equals_sis(second)
             local.down(home)
     finally:
         local.down(home)

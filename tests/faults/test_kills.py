@@ -21,9 +21,9 @@ from bus import local
 from bus.demo.sample import District
 from bus.local import process
 from tests.faults import checker
-from tests.faults.checker import Has, Topics
+from tests.faults.checker import ProductState, Topics
 from tests.faults.conftest import Findings
-from tests.faults.killing import Mortal, ready, watching
+from tests.faults.killing import KilledCommand, ready, watching
 from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
@@ -39,7 +39,7 @@ class Products:
 
     folder: Path
     vendor: Receiver
-    has: dict[str, Callable[[], Has]] = field(init=False)
+    states: dict[str, Callable[[], ProductState]] = field(init=False)
     arguments: dict[str, tuple[str, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Products:
             "microsoft-sds": ("consume", "microsoft-sds", "--out", str(sds)),
             "webhook": ("consume", "webhook", "--url", self.vendor.url),
         }
-        self.has = {
+        self.states = {
             "canvas": lambda: checker.canvas(canvas),
             "microsoft-sds": lambda: checker.sds(sds),
             "webhook": lambda: checker.webhook(self.vendor.accepted),
@@ -58,23 +58,23 @@ class Products:
     def wait(self, product: str, extract: Path) -> None:
         """Wait until the product has what the SIS has."""
 
-        def there() -> bool:
+        def reached() -> bool:
             try:
-                self.has[product]().is_the_sis(extract)
+                self.states[product]().equals_sis(extract)
             except AssertionError:
                 return False
             return True
 
-        until(there, f"{product}: all that the system has", 90)
+        until(reached, f"{product}: the state of the SIS", 90)
 
     def check(self, commands: Commands, product: str, extract: Path) -> None:
         """Check that the product has what the SIS has, in order, and no dead letter."""
         published = Topics.of(commands.settings)
-        has = self.has[product]()
-        has.is_the_sis(extract)
+        state = self.states[product]()
+        state.equals_sis(extract)
         if product != "microsoft-sds":
-            has.follows(published)
-        has.is_not_behind(published, checker.committed(commands.settings, product))
+            state.has_states_in_order(published)
+        state.has_all_committed(published, checker.committed(commands.settings, product))
         assert checker.dead_letters(commands.settings, product) == 0
 
 
@@ -100,20 +100,20 @@ def test_the_producer(
     with watching(commands.settings) as watched:
         # The first kills of a day show most; after later ones, the day is already published.
         for path in days(commands, 15 if long else 2):
-            mortal = Mortal(commands, rng)
+            command = KilledCommand(commands, rng)
             for _ in range(6 if long else 4):
-                mortal.kill_once(*producing(path))
-            mortal.finish(*producing(path))
+                command.kill_once(*producing(path))
+            command.finish(*producing(path))
             published = Topics.of(commands.settings)
-            published.is_sound()
-            published.is_the_sis(path)
-            whole, none = published.is_whole(checker.notes(mortal.notes))
+            published.has_valid_histories()
+            published.equals_sis(path)
+            complete, none = published.has_whole_transactions(checker.log_lines(command.log))
             findings.add(
                 f"kill -9: producer, day {path.stem}",
-                mortal.told,
-                f"{whole} transactions whole, {none} not at all; the SIS's",
+                command.summary,
+                f"{complete} transactions whole, {none} not at all; topics equal the SIS",
             )
-    watched.saw_only(published)
+    watched.received_only(published)
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -125,19 +125,23 @@ def test_a_consumer(
     long: bool,
     product: str,
 ) -> None:
-    mortal = Mortal(commands, rng)
+    command = KilledCommand(commands, rng)
     arguments = (*products.arguments[product], "--until-caught-up")
     for path in days(commands, 5 if long else 2):
         commands.run(*producing(path))
         published = Topics.of(commands.settings)
         for _ in range(10 if long else 2):
-            mortal.kill_once(*arguments)
+            command.kill_once(*arguments)
             if product != "microsoft-sds":  # its set is written when it has caught up
                 at = checker.committed(commands.settings, product)
-                products.has[product]().is_not_behind(published, at)
-        mortal.finish(*arguments)
+                products.states[product]().has_all_committed(published, at)
+        command.finish(*arguments)
         products.check(commands, product, path)
-    findings.add(f"kill -9: consumer of {product}", mortal.told, "the SIS's; in order; none twice")
+    findings.add(
+        f"kill -9: consumer of {product}",
+        command.summary,
+        "equals the SIS; in order; nothing twice",
+    )
 
 
 @pytest.mark.longest
@@ -151,28 +155,28 @@ def test_a_part_of_the_bus(
     long: bool,
     part: str,
 ) -> None:
-    mortal, kills, tries = Mortal(commands, rng), 0, 0
+    command, kills, tries = KilledCommand(commands, rng), 0, 0
     with ExitStack() as stack:
         for product in PRODUCTS:
             stack.enter_context(commands.running(*products.arguments[product]))
         for path in days(commands, 5 if long else 2):
             for _ in range(5 if long else 1):
                 kills += 1
-                mortal.beside(*producing(path), then=lambda: kill(bus.home, part, rng))
-            tries += mortal.finish(*producing(path), tries=3)
+                command.beside(*producing(path), then=lambda: kill(bus.home, part, rng))
+            tries += command.finish(*producing(path), tries=3)
         published = Topics.of(commands.settings)
         for product in PRODUCTS:
             products.wait(product, path)
-    published.is_sound()
-    published.is_the_sis(path)
-    published.is_whole(checker.notes(mortal.notes))
+    published.has_valid_histories()
+    published.equals_sis(path)
+    published.has_whole_transactions(checker.log_lines(command.log))
     for product in PRODUCTS:
         commands.run(*products.arguments[product], "--until-caught-up")
         products.check(commands, product, path)
     findings.add(
         f"kill -9: {part}",
         f"{kills} times while producing and consuming",
-        f"published in {tries} more runs; three products have the SIS's, in order, none twice",
+        f"published in {tries} more runs; three products equal the SIS, in order, nothing twice",
     )
 
 

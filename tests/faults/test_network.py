@@ -30,18 +30,18 @@ from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from consumers.webhook import PRODUCT as WEBHOOK
-from tests.faults.network import Network, weather
+from tests.faults.network import Network, disturbances
 from tests.faults.proxy import Proxy
 from tests.faults.published import (
     IMPATIENT,
     SECRET,
     Published,
+    assert_topics_equal,
     consume,
-    named,
-    own,
     publish,
-    same_as,
+    separate_settings,
     vendor_settings,
+    with_group,
 )
 from tests.integration.commands import Commands
 from tests.webhook_receiver import Receiver
@@ -58,13 +58,17 @@ def test_between_producer_and_kafka(
     turn: int,
 ) -> None:
     monkeypatch.setattr(pipeline, "TRANSACTION_RECORDS", 50)
-    here = own(net)
+    here = separate_settings(net)
     for path in extracts:
-        with weather(net.produce, rng, bad=(0.1, 0.6)) as had:
+        with disturbances(net.produce, rng, bad=(0.1, 0.6)) as counts:
             tries = publish_at_last(net.through(net.produce, here), path)
         publish(here, path)
-        same_as(here, path, tmp_path / path.stem)
-        findings.add(f"producer - Kafka, day {path.stem}", told(had), f"in {tries} runs; the SIS's")
+        assert_topics_equal(here, path, tmp_path / path.stem)
+        findings.add(
+            f"producer - Kafka, day {path.stem}",
+            summary(counts),
+            f"in {tries} runs; topics equal the SIS",
+        )
     # Each record has as many events as without faults.
     assert Published.of(here).lengths == Published.of(published).lengths
 
@@ -91,54 +95,65 @@ def test_between_consumer_and_bus(
     turn: int,
 ) -> None:
     through = net.through(net.consume, published)
-    product = named(WEBHOOK, f"{to}{turn}", batch_records=50)
+    product = with_group(WEBHOOK, f"{to}{turn}", batch_records=50)
     with Receiver(SECRET) as vendor:
-        with weather(getattr(net, to), rng) as had:
+        with disturbances(getattr(net, to), rng) as counts:
             starts = consume(through, product, vendor_settings(vendor.url, tmp_path), seconds=100)
-        Published.of(published).told(vendor.accepted)
+        Published.of(published).assert_received(vendor.accepted)
     other = {"consume": "Kafka", "registry": "registry"}[to]
-    findings.add(f"consumer - {other}", told(had), f"in {starts} starts; nothing lost or doubled")
+    findings.add(
+        f"consumer - {other}", summary(counts), f"in {starts} starts; nothing lost or doubled"
+    )
 
 
 def test_between_consumer_and_product(
     published: Settings, tmp_path: Path, rng: random.Random, findings: Any, turn: int
 ) -> None:
-    product = named(WEBHOOK, f"behind{turn}", batch_records=50)
-    with Receiver(SECRET) as vendor, Proxy(urlsplit(vendor.url).port or 0) as way:
-        url = vendor.url.replace(f":{way.to}", f":{way.port}")
-        with weather(way, rng) as had:
+    product = with_group(WEBHOOK, f"behind{turn}", batch_records=50)
+    with Receiver(SECRET) as vendor, Proxy(urlsplit(vendor.url).port or 0) as proxy_to_vendor:
+        url = vendor.url.replace(f":{proxy_to_vendor.to}", f":{proxy_to_vendor.port}")
+        with disturbances(proxy_to_vendor, rng) as counts:
             consume(published, product, vendor_settings(url, tmp_path), seconds=100)
-        Published.of(published).told(vendor.accepted)
+        Published.of(published).assert_received(vendor.accepted)
         again = len(vendor.accepted) - len({event.id for event in vendor.accepted})
-    findings.add("consumer - vendor", told(had), f"nothing lost, {again} came twice by the same id")
+    findings.add(
+        "consumer - vendor",
+        summary(counts),
+        f"nothing lost, {again} received twice with the same id",
+    )
 
 
 @pytest.mark.parametrize("between", ["app - HTTP source", "HTTP source - Kafka"])
 def test_around_the_http_source(
     net: Network, tmp_path: Path, rng: random.Random, findings: Any, between: str, turn: int
 ) -> None:
-    settings = own(net)
-    with service(net.through(net.produce, settings), tmp_path) as (port, key), Proxy(port) as way:
-        proxy = way if between.startswith("app") else net.produce
-        with weather(proxy, rng, good=(0.5, 2.0)) as had:
-            tries = post_all(way.port, key)
-    assert_notes(settings)
-    findings.add(between, told(had), f"{STUDENTS * NOTES} notes in {tries} requests, each once")
+    settings = separate_settings(net)
+    with (
+        service(net.through(net.produce, settings), tmp_path) as (port, key),
+        Proxy(port) as proxy_to_vendor,
+    ):
+        proxy = proxy_to_vendor if between.startswith("app") else net.produce
+        with disturbances(proxy, rng, good=(0.5, 2.0)) as counts:
+            tries = post_all(proxy_to_vendor.port, key)
+    assert_records(settings)
+    findings.add(
+        between, summary(counts), f"{STUDENTS * RECORDS} records in {tries} requests, each once"
+    )
 
 
-def told(had: Counter[str]) -> str:
-    return ", ".join(f"{n}x {kind}" for kind, n in sorted(had.items()))
+def summary(counts: Counter[str]) -> str:
+    return ", ".join(f"{n}x {kind}" for kind, n in sorted(counts.items()))
 
 
-STUDENTS, NOTES = 8, 12
+STUDENTS, RECORDS = 8, 12
 
 
 @contextmanager
 def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
     """Run the HTTP source; yield its port and a client's key."""
     commands = Commands(settings, folder)
-    made = commands.run("produce", "http", "--new-key", "app")
-    digest = re.search(r'key_sha256 = "(\w+)"', made["toml"])
+    created = commands.run("produce", "http", "--new-key", "app")
+    digest = re.search(r'key_sha256 = "(\w+)"', created["toml"])
     assert digest
     commands.variables |= {
         "BUS_KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
@@ -149,16 +164,16 @@ def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
     }
     with commands.running("produce", "http", "--port", "0") as process:
         assert process.stdout is not None
-        yield int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1]), made["key"]
+        yield int(json.loads(process.stdout.readline())["url"].rsplit(":", 1)[1]), created["key"]
 
 
 def post_all(port: int, key: str) -> int:
-    """POST each student's notes in order until accepted; return the number of requests."""
+    """POST each student's records in order until accepted; return the number of requests."""
 
     def post(student: int) -> int:
         tries = 0
-        for number in range(NOTES):
-            note = {
+        for number in range(RECORDS):
+            record = {
                 "studentSourcedId": f"s{student}",
                 "schoolSourcedId": "oak",
                 "eventDate": "2026-11-24",
@@ -172,7 +187,7 @@ def post_all(port: int, key: str) -> int:
                 try:
                     answer = httpx2.post(
                         f"http://127.0.0.1:{port}/v1/attendance",
-                        json=note,
+                        json=record,
                         headers=headers,
                         timeout=1.0,
                         trust_env=False,
@@ -189,11 +204,11 @@ def post_all(port: int, key: str) -> int:
         return sum(pool.map(post, range(STUDENTS)))
 
 
-def assert_notes(settings: Settings) -> None:
-    """Check that every note is there once, and each student's notes in order."""
+def assert_records(settings: Settings) -> None:
+    """Check that the topic has every record once, and each student's records in order."""
     decode = Decoder("attendance", schema_lookup(settings)).decode
-    came: dict[str, list[int]] = {}
+    received: dict[str, list[int]] = {}
     for message in scan(settings, topics.topic(settings, "attendance")):
         record = decode(message.value())
-        came.setdefault(record["studentSourcedId"], []).append(int(record["classPeriod"]))
-    assert came == {f"s{student}": list(range(NOTES)) for student in range(STUDENTS)}
+        received.setdefault(record["studentSourcedId"], []).append(int(record["classPeriod"]))
+    assert received == {f"s{student}": list(range(RECORDS)) for student in range(STUDENTS)}

@@ -1,6 +1,6 @@
-"""Kafka is killed in the middle of replays: they wait, and continue where they were.
+"""Kafka is killed in the middle of replays: they wait, and continue where they stopped.
 
-The processes of the replays stay alive, so no event may come twice. They deliver what a dry run
+The processes of the replays stay alive, so no event may arrive twice. They deliver what a dry run
 announced before.
 """
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from tests import canvas_model
 from tests.faults.conftest import Findings
-from tests.faults.killing import LONGEST, Mortal, ready
+from tests.faults.killing import LONGEST, KilledCommand, ready
 from tests.faults.published import DISTRICT, SECRET, Published
 from tests.faults.test_kills import kill
 from tests.integration.commands import Commands, until
 from tests.integration.conftest import Bus
 from tests.webhook_receiver import Receiver
 
-SOME = 60
+BEFORE_KILL = 60
 """How many events a vendor has received when Kafka is killed."""
 RATE = "80/s"
 
@@ -26,14 +26,14 @@ RATE = "80/s"
 def test_replays_survive_a_restart_of_kafka(
     bus: Bus, commands: Commands, rng: random.Random, findings: Findings, turn: int
 ) -> None:
-    mortal = Mortal(commands, rng)
+    command = KilledCommand(commands, rng)
     commands.variables |= ready(commands.variables, SECRET)
     canvas = commands.cwd / "canvas"
     for day in (1, 2):
         path = DISTRICT.write(commands.cwd / f"{day}.zip", day)
         commands.run("produce", "oneroster-csv", str(path), "--allow-mass-withdrawal")
         commands.run("consume", "canvas", "--out", str(canvas), "--until-caught-up")
-    before, told = zips(canvas), canvas_model.apply(zips(canvas))
+    before, state_before = zips(canvas), canvas_model.apply(zips(canvas))
 
     with Receiver(SECRET) as vendor:
         replays = {
@@ -41,14 +41,14 @@ def test_replays_survive_a_restart_of_kafka(
             "webhook": ("replay", "webhook", "--url", vendor.url, "--rate", RATE),
         }
         plans = {name: commands.run(*how, "--dry-run") for name, how in replays.items()}
-        processes = [mortal.start(*how) for how in replays.values()]
+        processes = [command.start(*how) for how in replays.values()]
         try:
             until(
-                lambda: len(vendor.accepted) >= SOME and len(zips(canvas)) > len(before),
+                lambda: len(vendor.accepted) >= BEFORE_KILL and len(zips(canvas)) > len(before),
                 "both replays have begun",
             )
             kill(bus.home, "kafka", rng)
-            had = len(vendor.accepted)
+            received_before_kill = len(vendor.accepted)
             statuses = [process.wait(LONGEST) for process in processes]
         finally:
             for process in processes:
@@ -62,14 +62,14 @@ def test_replays_survive_a_restart_of_kafka(
         assert (entry["status"], entry["share"], entry["left_out"]) == ("done", 1.0, 0)
         assert entry["delivered"] == plan["delivered"]
     published = Published.of(commands.settings)
-    published.told(events)
-    assert len(events) == len({event.id for event in events}), "told twice"
-    assert had < len(events), "it was over before Kafka was killed"
-    assert canvas_model.apply(zips(canvas)) == told
+    published.assert_received(events)
+    assert len(events) == len({event.id for event in events}), "received twice"
+    assert received_before_kill < len(events), "the replay ended before Kafka was killed"
+    assert canvas_model.apply(zips(canvas)) == state_before
     findings.add(
         "kill -9: Kafka, in the middle of replays",
-        f"when a vendor had {had} of {len(events)} events",
-        "two replays went on by themselves; nothing lost, none twice",
+        f"when a vendor had {received_before_kill} of {len(events)} events",
+        "two replays continued without help; nothing lost, nothing twice",
     )
 
 

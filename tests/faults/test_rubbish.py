@@ -54,31 +54,31 @@ SOUND = 50
 def cells(file: str, n: int) -> list[str]:
     """Return the cells of a sound row of a file."""
     m, following = f"{n % SOUND:05}", f"{(n + 1) % SOUND:05}"
-    own = f"{n:05}"
+    id_number = f"{n:05}"
     match file:
         case "orgs":
             parent = "" if n < SOUND else f"org-{m}"
-            rest = "2026-08-17T00:00:00Z", f"School {n}", "school", "", parent
-            return [f"org-{own}", "active", *rest]
+            cells_after = "2026-08-17T00:00:00Z", f"School {n}", "school", "", parent
+            return [f"org-{id_number}", "active", *cells_after]
         case "academicSessions":
             days = "2026-08-17", "2027-06-30"
-            return [f"term-{own}", "active", f"Term {n}", "term", *days, "", "2027"]
+            return [f"term-{id_number}", "active", f"Term {n}", "term", *days, "", "2027"]
         case "courses":
-            rest = f"Course {n}", "C", "07,08", f"org-{m}", f"term-{m}"
-            return [f"course-{own}", "active", *rest]
+            cells_after = f"Course {n}", "C", "07,08", f"org-{m}", f"term-{m}"
+            return [f"course-{id_number}", "active", *cells_after]
         case "classes":
             refs = f"course-{m}", f"org-{m}", f"term-{m},term-{following}"
-            return [f"class-{own}", "active", f"Class {n}", "scheduled", *refs]
+            return [f"class-{id_number}", "active", f"Class {n}", "scheduled", *refs]
         case "users":
             role = ("student", "student", "student", "teacher", "parent")[n % 5]
             name = f"{MARK}{n}"
             names = f"{name}.u", f"Zoë {name}", f"O'{name}", f"{name}@x.example"
-            rest = "2026-08-17T00:00:00Z", "true", f"org-{m}", role, *names, "07"
-            return [f"user-{own}", "active", *rest]
+            cells_after = "2026-08-17T00:00:00Z", "true", f"org-{m}", role, *names, "07"
+            return [f"user-{id_number}", "active", *cells_after]
         case _:
             who = f"user-{n % SOUND - n % 5:05}"
-            rest = f"class-{m}", f"org-{m}", who, "student", "true", "2026-08-17"
-            return [f"enrollment-{own}", "active", *rest]
+            cells_after = f"class-{m}", f"org-{m}", who, "student", "true", "2026-08-17"
+            return [f"enrollment-{id_number}", "active", *cells_after]
 
 
 @dataclass(slots=True)
@@ -116,14 +116,14 @@ def write(folder: Path, rng: random.Random) -> dict[str, Input]:
 
 
 @pytest.fixture
-def each_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Report each fault separately, however many there are."""
+def report_each_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report each fault separately, without a limit."""
     for module in (rows, users, integrity):
         monkeypatch.setattr(module, "MOST", 999_999)
 
 
 def test_rows(
-    tmp_path: Path, each_told: None, rng: random.Random, turn: int, findings: Findings
+    tmp_path: Path, report_each_fault: None, rng: random.Random, turn: int, findings: Findings
 ) -> None:
     inputs = write(tmp_path / "extract", rng)
     (tmp_path / "work").mkdir()
@@ -134,7 +134,7 @@ def test_rows(
     for file, found in inputs.items():
         fates += account(staging, tmp_path / "extract" / f"{file}.csv", found)
     staging.con.close()
-    findings.add("rows of CSV as rubbish", f"{fates.total():,} lines", rubbish.told(fates))
+    findings.add("rows of CSV as rubbish", f"{fates.total():,} lines", rubbish.summary(fates))
     assert fates.total() >= 100_000
     assert MARK not in "".join(map(str, staging.faults))
 
@@ -154,8 +154,10 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
     assert kept.keys() <= raw.keys()
     text = as_utf8(path, staging.folder)
     with text.path.open(encoding="utf-8-sig", newline="") as source:
-        over = {row.line: row.lines for row in rows.rows(source, ",", len(names))}
-    inside = {at for line, more in over.items() for at in range(line + 1, line + more)}
+        line_counts = {row.line: row.lines for row in rows.rows(source, ",", len(names))}
+    continuation_lines = {
+        at for line, more in line_counts.items() for at in range(line + 1, line + more)
+    }
     fates: Counter[str] = Counter()
     for at, line in enumerate(found.lines[1:], start=2):
         reasons = faults.get(at, [])
@@ -163,18 +165,18 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
         assert all(fault.reason and fault.kind in ("", *KINDS_OF[file]) for fault in reasons)
         if at in kept:
             assert not fatal
-            fate = "read but for a value, which is told" if reasons else "read"
-            if over[at] == 1:
+            fate = "read except for a value, which is reported" if reasons else "read"
+            if line_counts[at] == 1:
                 assert raw[at] == plain(line, raw[at]), (file, at)
         elif fatal:
             fate = "in quarantine"
             # a damaged row before it may have the id of a sound row
             assert at not in found.sound or fatal[0].reason.startswith("the row has the same id as")
         elif any("only one of them was used" in fault.reason for fault in reasons):
-            fate = "the same again"
-        elif at in inside:
+            fate = "a repeated row"
+        elif at in continuation_lines:
             assert at not in found.sound
-            fate = "within a row that began before"
+            fate = "part of a row that began earlier"
         else:
             assert not line.strip(EMPTY), (file, at)
             fate = "empty"
@@ -183,7 +185,7 @@ def account(staging: Staging, path: Path, found: Input) -> Counter[str]:
 
 
 EMPTY = b' \t,\0"' + bytes(range(0x0B, 0x20)) + "\xa0\x85\u2028\ufeff".encode()
-"""The bytes of lines that say nothing."""
+"""The bytes of lines without a value."""
 
 Values = dict[int, tuple[str | None, ...]]
 
@@ -195,8 +197,8 @@ def values(
     found: Values = {}
     for kind in KINDS_OF[file]:
         name = table(kind)
-        there = {row[0] for row in workspace.sql(f"DESCRIBE {name}")}
-        cells = (f"CAST({quoted(n)} AS VARCHAR)" if n in there else "NULL" for n in names)
+        columns = {row[0] for row in workspace.sql(f"DESCRIBE {name}")}
+        cells = (f"CAST({quoted(n)} AS VARCHAR)" if n in columns else "NULL" for n in names)
         listed = workspace.sql(f"SELECT _line, {', '.join(cells)} FROM {name}")
         found |= {line: tuple(row) for line, *row in listed}
     return found
@@ -224,13 +226,13 @@ def test_zips(tmp_path: Path, rng: random.Random, turn: int, findings: Findings)
     path, folder = tmp_path / "extract.zip", tmp_path / "work"
     fates: Counter[str] = Counter()
     for number in range(ZIPS):
-        sort, data = rubbish.archive(rng, ZIP)
+        damage, data = rubbish.archive(rng, ZIP)
         path.write_bytes(data)
         folder.mkdir()
         try:
             found = {file.name: file.read_bytes() for file in archive.files(path, folder)}
             fates["read"] += 1
-            if sort != "bombs":
+            if damage != "bombs":
                 assert all(content in (*ZIP.values(), b"") for content in found.values()), number
             if number % 20 == 0:
                 staging = Staging(duckdb.connect(), folder)
@@ -244,4 +246,4 @@ def test_zips(tmp_path: Path, rng: random.Random, turn: int, findings: Findings)
         assert all(tmp_path in one.resolve().parents for one in folder.rglob("*"))
         assert set(tmp_path.iterdir()) == {path, folder}
         shutil.rmtree(folder)
-    findings.add("zips as rubbish", f"{ZIPS:,} zips", rubbish.told(fates))
+    findings.add("zips as rubbish", f"{ZIPS:,} zips", rubbish.summary(fates))

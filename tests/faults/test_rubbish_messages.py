@@ -1,7 +1,7 @@
 """Damaged Avro messages in Kafka, through the decoder and through the real consumers.
 
-Each message is read, or is in the dead letters unchanged and with a reason. None crashes or hangs
-anything, and no reason and no log line contains a value of a message.
+Each message is read, or is in the dead letters unchanged and with a reason. None crashes or stops
+the bus, and no reason and no log line contains a value of a message.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_messages(rng: random.Random, turn: int, findings: Findings) -> None:
         fates["read"] += len(decoded)
         fates["a reason for the dead letters"] += len(failures)
         translated(kind, decoded)
-    findings.add("Avro messages as rubbish", f"{fates.total():,} messages", rubbish.told(fates))
+    findings.add("Avro messages as rubbish", f"{fates.total():,} messages", rubbish.summary(fates))
 
 
 def schema(kind: str, id_: int) -> dict[str, Any]:
@@ -90,11 +90,11 @@ def schema(kind: str, id_: int) -> dict[str, Any]:
 
 def translated(kind: str, records: list[dict[str, Any]]) -> None:
     """Check that each record is delivered to each product, is left out, or has a reason."""
-    lots = {kind: KindRecords(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
+    chunks = {kind: KindRecords(records, [Sent(kind, str(n), n) for n in range(len(records))])}  # type: ignore[misc]
     for product in PRODUCTS:
-        parts, _, letters = translate(product, lots)
+        parts, _, dead_letters = translate(product, chunks)
         assert all(len(part.rows) == len(part.messages) for part in parts)
-        assert all(reason and MARK not in reason for _, reason in letters)
+        assert all(reason and MARK not in reason for _, reason in dead_letters)
 
 
 @pytest.mark.long
@@ -107,49 +107,52 @@ def test_messages_on_the_bus(
 ) -> None:
     """Damaged messages are in the dead letters unchanged; the others are delivered."""
     caplog.set_level("DEBUG")
-    how = commands.settings.consumer.model_copy(update={"hold_seconds": 1.0})
-    settings = commands.settings.model_copy(update={"consumer": how})
+    consumer = commands.settings.consumer.model_copy(update={"hold_seconds": 1.0})
+    settings = commands.settings.model_copy(update={"consumer": consumer})
     ids = subjects.lookup(settings)
     topics.ensure(settings, [topics.topic(settings, kind) for kind in KINDS])
     producer = Producer(client_settings(settings))
-    put: dict[str, set[bytes]] = {}
+    written: dict[str, set[bytes]] = {}
     for kind in KINDS:
         encoder = Encoder(kind, ids[kind])
         sound = [encoder.encode(record) for record in sound_records(kind)]
         broken = [rubbish.message(rng, rng.choice(sound))[1] for _ in range(MESSAGES_ON_THE_BUS)]
-        put[kind] = {*sound, *broken}
+        written[kind] = {*sound, *broken}
         for n, value in enumerate([*sound, *broken]):
             key = f"{kind}-{n}"
             producer.produce(topics.topic(settings, kind), value, key, n % 3)
     assert producer.flush(30) == 0
     with Receiver(SECRET) as vendor:
-        for product, said in (
+        for product, options in (
             (CANVAS, {"out": commands.cwd / "canvas"}),
             (SDS, {"out": commands.cwd / "sds"}),
             (WEBHOOK, {"url": vendor.url, "secret": SECRET, "kinds": tuple(KINDS)}),
         ):
-            delivery = product.open(product.settings(**said))
+            delivery = product.open(product.settings(**options))
             outcome = Worker(settings, product, delivery, ConsumerMetrics()).run(
                 until_caught_up=True
             )
             delivery.close()
             number = (MESSAGES_ON_THE_BUS + SOUND) * len(product.kinds)
-            letters = deadletters.read(settings, product.name)
-            assert len(letters) == outcome.dead_lettered
-            assert all(letter.reason and MARK not in letter.reason for letter in letters)
-            for letter in scan(settings, topics.deadletters(settings, product.name)):
-                place = (dict(headers_of(letter))["dl_place"] or b"").decode()
+            dead_letters = deadletters.read(settings, product.name)
+            assert len(dead_letters) == outcome.dead_lettered
+            assert all(
+                dead_letter.reason and MARK not in dead_letter.reason
+                for dead_letter in dead_letters
+            )
+            for dead_letter in scan(settings, topics.deadletters(settings, product.name)):
+                place = (dict(headers_of(dead_letter))["dl_place"] or b"").decode()
                 kind = topics.kind_of(settings, place.partition("/")[0])
-                assert kind and (letter.value() or b"") in put[kind]
-            fates = Counter(told=outcome.delivered.total())
-            fates["in the dead letters"] = len(letters)
+                assert kind and (dead_letter.value() or b"") in written[kind]
+            fates = Counter(delivered=outcome.delivered.total())
+            fates["in the dead letters"] = len(dead_letters)
             fates["not for this product"] = number - fates.total()
             if product is WEBHOOK:
                 assert fates["not for this product"] == 0
             findings.add(
                 f"Avro messages as rubbish, to {product.name}",
                 f"{number:,} messages",
-                rubbish.told(fates),
+                rubbish.summary(fates),
             )
     canvas_model.apply(sorted((commands.cwd / "canvas").glob("*.zip")), refused=[])
     sds_model.load(commands.cwd / "sds")

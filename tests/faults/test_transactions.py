@@ -1,4 +1,4 @@
-"""What can go wrong with Kafka's transactions, and that the bus handles it.
+"""Faults of Kafka's transactions, and how the bus handles them.
 
 See docs/decisions/10-transactions.md. The fault is that of Jepsen's report on Bufstream 0.1.0. The
 request that ends a transaction is delayed, so the client sends another. The first request arrives
@@ -35,8 +35,8 @@ from producers.http import commit as commit_module
 from producers.http.commit import GroupCommit
 from producers.http.work import Event
 from tests.faults.network import Network
-from tests.faults.proxy import Way
-from tests.faults.published import Published, publish, same_as
+from tests.faults.proxy import Behavior
+from tests.faults.published import Published, assert_topics_equal, publish
 
 PRODUCE, ADD_PARTITIONS, END, INIT = 0, 24, 26, 22
 """API keys: Produce, AddPartitionsToTxn, EndTxn, InitProducerId."""
@@ -47,15 +47,17 @@ NUMBERS = count(1)
 @pytest.fixture
 def settings(net: Network) -> Iterator[Settings]:
     """A bus with separate topics and registered schemas, whose producers go through the proxy."""
-    own = net.settings.model_copy(update={"topic_prefix": f"transactions{next(NUMBERS)}"})
-    subjects.apply(own)
+    separate = net.settings.model_copy(update={"topic_prefix": f"transactions{next(NUMBERS)}"})
+    subjects.apply(separate)
     kinds = ("org", "student")
-    topics.ensure(own, [topics.topic(own, kind) for kind in kinds] + [topics.idempotency(own)])
-    yield net.through(net.produce, own)
-    net.well()
+    topics.ensure(
+        separate, [topics.topic(separate, kind) for kind in kinds] + [topics.idempotency(separate)]
+    )
+    yield net.through(net.produce, separate)
+    net.pass_all()
 
 
-def there(net: Network, settings: Settings, kind: str = "org") -> list[str]:
+def committed_keys(net: Network, settings: Settings, kind: str = "org") -> list[str]:
     """Return the keys that a reader of committed data finds, in order within a partition."""
     messages = scan(direct(net, settings), topics.topic(settings, kind))
     return [(message.key() or b"").decode() for message in messages]
@@ -69,7 +71,7 @@ def direct(net: Network, settings: Settings) -> Settings:
 def test_which_transactions_client_and_broker_speak(net: Network, settings: Settings) -> None:
     """If this fails, the client supports KIP-890: check which parts of decision 10 to remove."""
     net.produce.seen.clear()
-    with_transaction(settings, "a")
+    publish_in_transaction(settings, "a")
     versions = dict(net.produce.seen.keys())
     assert {api: versions[api] for api in (PRODUCE, ADD_PARTITIONS, END, INIT)} == {
         PRODUCE: 10,  # 12 and later: the broker adds the partition itself (version 2)
@@ -92,14 +94,14 @@ def finalized(bootstrap: str, feature: str) -> int:
     return int.from_bytes(found[-1], "big")
 
 
-def with_transaction(settings: Settings, name: str) -> None:
-    producer = bare(settings)
+def publish_in_transaction(settings: Settings, name: str) -> None:
+    producer = client_producer(settings)
     producer.begin_transaction()
     producer.produce(topics.topic(settings, "org"), b"", name, 0)
     producer.commit_transaction(30)
 
 
-def bare(settings: Settings) -> Producer:
+def client_producer(settings: Settings) -> Producer:
     """Return a transactional producer as the client's documentation shows it."""
     producer = Producer(
         client_settings(settings) | {"transactional.id": settings.topic_prefix, "log_level": 0}
@@ -111,7 +113,7 @@ def bare(settings: Settings) -> Producer:
 @pytest.mark.parametrize("first", ["commit", "abort"])
 def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, first: str) -> None:
     """A late end of one transaction ends the first half of the next, whose commit succeeds."""
-    producer, topic = bare(settings), topics.topic(settings, "org")
+    producer, topic = client_producer(settings), topics.topic(settings, "org")
     producer.begin_transaction()
     producer.produce(topic, b"", "first", 0)
     producer.flush(10)
@@ -123,12 +125,12 @@ def test_the_fault_is_real_without_the_bus(net: Network, settings: Settings, fir
     assert net.produce.arrive(late) == 0
     producer.produce(topic, b"", "b", 1)
     producer.flush(10)
-    half = there(net, settings)
+    half = committed_keys(net, settings)
     producer.commit_transaction(30)
     if first == "commit":
-        assert half == ["first", "a"]  # a part of an open transaction: torn
+        assert half == ["first", "a"]  # a reader sees a part of an open transaction
     else:
-        assert there(net, settings) == ["b"]  # "a" is lost, and no client got an error
+        assert committed_keys(net, settings) == ["b"]  # "a" is lost, and no client got an error
 
 
 @pytest.mark.parametrize("first", ["commit", "abort"])
@@ -143,23 +145,23 @@ def test_a_late_end_does_not_touch_the_next_transaction(
         patch.setattr(publisher, "_partitions", 2)
         try:
             with publisher.transaction():
-                put(publisher, settings, "first", 0)
+                publish_org(publisher, settings, "first", 0)
                 publisher._producer.flush(10)
                 if first == "abort":
-                    raise Unwanted
-        except Unwanted:
+                    raise AbortedOnPurpose
+        except AbortedOnPurpose:
             pass
-        assert late.came.is_set()
+        assert late.arrived.is_set()
         with publisher.transaction():
-            put(publisher, settings, "a", 0)
+            publish_org(publisher, settings, "a", 0)
             publisher._producer.flush(10)
             assert net.produce.arrive(late) == 47  # INVALID_PRODUCER_EPOCH: fenced off
-            put(publisher, settings, "b", 1)
+            publish_org(publisher, settings, "b", 1)
             publisher._producer.flush(10)
-            assert there(net, settings) == before
+            assert committed_keys(net, settings) == before
     publisher.close()
     assert publisher.replaced
-    assert sorted(there(net, settings)) == sorted([*before, "a", "b"])
+    assert sorted(committed_keys(net, settings)) == sorted([*before, "a", "b"])
 
 
 @pytest.mark.parametrize("first", ["commit", "abort"])
@@ -173,7 +175,7 @@ def test_a_late_end_does_not_touch_the_next_transaction_of_the_http_source(
         """Events that cannot be published at first, so that their transaction is aborted."""
 
         def __iter__(self) -> Iterator[Event]:
-            if not late.came.is_set():
+            if not late.arrived.is_set():
                 yield from super().__iter__()
                 commit._producer.flush(10)
                 raise KafkaException(KafkaError(KafkaError._FAIL))
@@ -188,25 +190,25 @@ def test_a_late_end_does_not_touch_the_next_transaction_of_the_http_source(
             assert net.produce.arrive(late) == 47
             yield self[1]
             commit._producer.flush(10)
-            assert there(net, settings) == before
+            assert committed_keys(net, settings) == before
 
     async def serve() -> None:
         nonlocal commit
         commit = group_commit(settings)
         await asyncio.to_thread(commit.open)
         try:
-            one = [note(settings, "first", 0)]
+            one = [org_event(settings, "first", 0)]
             begun = commit.submit(one if first == "commit" else Failing(one))
             assert await begun.outcome is None
             before.append("first")
-            two = [note(settings, "a", 0), note(settings, "b", 1)]
+            two = [org_event(settings, "a", 0), org_event(settings, "b", 1)]
             assert await commit.submit(Halved(two)).outcome is None
         finally:
             await asyncio.to_thread(commit.close)
 
     commit: GroupCommit
     asyncio.run(serve())
-    assert sorted(there(net, settings)) == ["a", "b", "first"]
+    assert sorted(committed_keys(net, settings)) == ["a", "b", "first"]
 
 
 @pytest.mark.parametrize("api", [PRODUCE, ADD_PARTITIONS, END])
@@ -217,18 +219,18 @@ def test_what_is_not_answered_is_published_once(net: Network, settings: Settings
         try:
             for name in "abc":
                 lost = net.produce.unanswered(api)
-                assert await commit.submit([note(settings, name, 0)]).outcome is None
-                assert lost.came.is_set()
+                assert await commit.submit([org_event(settings, name, 0)]).outcome is None
+                assert lost.arrived.is_set()
         finally:
             await asyncio.to_thread(commit.close)
 
     asyncio.run(serve())
-    assert there(net, settings) == ["a", "b", "c"]
+    assert committed_keys(net, settings) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("way", ["hang", "mute", "cut"])
+@pytest.mark.parametrize("behavior", ["hang", "mute", "cut"])
 def test_the_http_source_goes_on_after_an_outage_longer_than_a_transaction(
-    net: Network, settings: Settings, way: Way, monkeypatch: pytest.MonkeyPatch
+    net: Network, settings: Settings, behavior: Behavior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kafka has aborted the open transaction by then, and reports a fenced producer."""
     monkeypatch.setattr(commit_module, "TRANSACTION_SECONDS", 2.0)
@@ -239,10 +241,10 @@ def test_the_http_source_goes_on_after_an_outage_longer_than_a_transaction(
 
         def __iter__(self) -> Iterator[Event]:
             yield self[0]
-            if not gone.is_set():
+            if not disturbed.is_set():
                 commit._producer.flush(10)
-                net.produce.be(way)
-                gone.set()
+                net.produce.behave(behavior)
+                disturbed.set()
             yield self[1]
 
     async def serve() -> None:
@@ -250,19 +252,19 @@ def test_the_http_source_goes_on_after_an_outage_longer_than_a_transaction(
         commit = group_commit(settings)
         await asyncio.to_thread(commit.open)
         try:
-            work = commit.submit(Halved([note(settings, "a", 0), note(settings, "b", 1)]))
-            await asyncio.to_thread(gone.wait, 10)
+            work = commit.submit(Halved([org_event(settings, "a", 0), org_event(settings, "b", 1)]))
+            await asyncio.to_thread(disturbed.wait, 10)
             await asyncio.sleep(3.5)
-            net.produce.be("pass")
+            net.produce.behave("pass")
             assert await work.outcome is None
-            assert await commit.submit([note(settings, "c", 0)]).outcome is None
+            assert await commit.submit([org_event(settings, "c", 0)]).outcome is None
         finally:
             await asyncio.to_thread(commit.close)
 
-    gone = threading.Event()
+    disturbed = threading.Event()
     commit: GroupCommit
     asyncio.run(serve())
-    assert sorted(there(net, settings)) == ["a", "b", "c"]
+    assert sorted(committed_keys(net, settings)) == ["a", "b", "c"]
 
 
 def group_commit(settings: Settings) -> GroupCommit:
@@ -276,7 +278,7 @@ def group_commit(settings: Settings) -> GroupCommit:
     )
 
 
-def note(settings: Settings, name: str, partition: int) -> Event:
+def org_event(settings: Settings, name: str, partition: int) -> Event:
     return Event(topics.topic(settings, "org"), partition, name.encode(), b"", [])
 
 
@@ -291,35 +293,35 @@ def test_days_are_published_though_requests_come_late_or_are_not_answered(
     turn: int,
 ) -> None:
     for path in extracts:
-        with pytest.MonkeyPatch.context() as patch, trouble(net, rng) as done:
+        with pytest.MonkeyPatch.context() as patch, delayed_requests(net, rng) as done:
             patch.setattr(pipeline, "TRANSACTION_RECORDS", 30)
             for tries in range(1, 21):  # noqa: B007
                 with suppress(RetryLater, Stop):
                     publish(settings, path)
                     break
         publish(settings, path)
-        same_as(direct(net, settings), path, tmp_path / path.stem)
+        assert_topics_equal(direct(net, settings), path, tmp_path / path.stem)
         findings.add(
             f"late or unanswered requests, day {path.stem}",
             ", ".join(f"{n}x {API[api]}" for api, n in sorted(done.items())),
-            f"in {tries} runs; the SIS's, each once",
+            f"in {tries} runs; topics equal the SIS, each event once",
         )
     lengths = Published.of(direct(net, settings)).lengths
     assert lengths == Published.of(published).lengths
 
 
 @contextmanager
-def trouble(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
+def delayed_requests(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
     """Delay requests or leave them unanswered while the block runs; yield how many, by API key."""
     done: Counter[int] = Counter()
     over = threading.Event()
 
-    def make() -> None:
+    def delay_requests() -> None:
         while not over.is_set():
             api = rng.choice((PRODUCE, ADD_PARTITIONS, END, END))
             how = rng.choice((net.produce.late, net.produce.late, net.produce.unanswered))
             caught = how(api)
-            while not caught.came.wait(0.05):
+            while not caught.arrived.wait(0.05):
                 if over.is_set():
                     return
             done[api] += 1
@@ -327,7 +329,7 @@ def trouble(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
             if caught.late:
                 net.produce.arrive(caught)
 
-    thread = threading.Thread(target=make)
+    thread = threading.Thread(target=delay_requests)
     thread.start()
     try:
         yield done
@@ -337,9 +339,9 @@ def trouble(net: Network, rng: random.Random) -> Iterator[Counter[int]]:
         net.produce.forget()
 
 
-class Unwanted(Exception):  # noqa: N818
+class AbortedOnPurpose(Exception):  # noqa: N818
     """Causes a transaction to be aborted."""
 
 
-def put(publisher: Publisher, settings: Settings, name: str, partition: int) -> None:
+def publish_org(publisher: Publisher, settings: Settings, name: str, partition: int) -> None:
     publisher._send(topics.topic(settings, "org"), b"", name, partition, [])

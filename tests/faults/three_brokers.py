@@ -1,6 +1,6 @@
 """A cluster of three: a broker and controller in each process, on loopback.
 
-The replication factor is 3, and 2 replicas must have an acknowledged message, as in a district's
+The replication factor is 3, and 2 replicas must acknowledge a message, as in a district's
 own cluster (Apache Kafka, "Broker Configs", `min.insync.replicas`; "KRaft"). The programs, Java's
 options and the form of the configuration are those of the embedded bus.
 """
@@ -26,7 +26,7 @@ IDS = (1, 2, 3)
 READY_SECONDS = 120.0
 OFFSETS, TRANSACTIONS = "__consumer_offsets", "__transaction_state"
 PARTITIONS = 4
-"""The partitions of each of the two internal topics."""
+"""The number of partitions of each of the two internal topics."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Brokers:
         return ",".join(f"127.0.0.1:{port}" for port, _ in self.ports.values())
 
     def start(self, number: int) -> None:
-        """Start a broker; `settled` says when it has joined."""
+        """Start a broker; `settled` returns whether it has joined."""
         home = self.folder / str(number)
         command = [machine.java(), *kafka_process._jvm(_programs(), "-Xms96m", "-Xmx320m")]
         with (home / "logs" / "kafka.out").open("ab") as out:

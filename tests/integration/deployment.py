@@ -41,11 +41,11 @@ VENDOR_PORT = 9999
 VENDOR = """
 import os, time
 with Receiver(os.environ["SECRET"], port=int(os.environ["PORT"])) as receiver:
-    told = 0
+    printed = 0
     while True:
         time.sleep(0.2)
-        for one in receiver.received[told:]:
-            told += 1
+        for one in receiver.received[printed:]:
+            printed += 1
             print(json.dumps([one.id, one.event["type"], one.verified]), flush=True)
 """
 """The end of the vendor's program, which prints a line for each request.

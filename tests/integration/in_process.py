@@ -164,13 +164,13 @@ def _threads() -> Iterator[list[threading.Thread]]:
     started: list[threading.Thread] = []
     start = threading.Thread.start
 
-    def noted(thread: threading.Thread) -> None:
+    def start_and_record(thread: threading.Thread) -> None:
         if threading.current_thread() in (threading.main_thread(), *started):
             started.append(thread)
         start(thread)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading.Thread, "start", noted)
+        patch.setattr(threading.Thread, "start", start_and_record)
         yield started
 
 

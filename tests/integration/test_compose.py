@@ -51,7 +51,7 @@ def test_it_comes_up_with_one_command_and_takes_the_samples_two_days(
         canvas_model.apply([second], state)
         assert canvas_model.rosters(state) == truth(DAY_2).rosters
         assert sds(deployed, tmp_path) == truth(DAY_2).rosters
-        note(deployed, state)
+        post_attendance(deployed, state)
         reported = now_and_then(lambda: attendance(listening), "the vendor receives attendance")
         deployed.compose("start", "kafka-2")
         all_healthy(deployed)
@@ -109,7 +109,7 @@ def sds(deployed: Deployment, folder: Path) -> set[tuple[str, str, str]]:
     return sds_model.rosters(sds_model.load(deployed.out("microsoft-sds", folder / "sds")))
 
 
-def note(deployed: Deployment, state: canvas_model.State) -> None:
+def post_attendance(deployed: Deployment, state: canvas_model.State) -> None:
     """POST an attendance record from this machine, as the front office."""
     _, student, _ = next(entry for entry in canvas_model.rosters(state) if entry[2] == "student")
     school = next(id_ for (id_,), row in state["accounts.csv"].items() if row["parent_account_id"])

@@ -41,7 +41,7 @@ def dead_letters(commands: Commands, *options: str) -> list[dict[str, str]]:
     return found
 
 
-def test_they_are_listed_shown_retried_and_put_aside(commands: Commands, vendor: Receiver) -> None:
+def test_they_are_listed_shown_retried_and_discarded(commands: Commands, vendor: Receiver) -> None:
     with vendor:
         extract = DISTRICT.write(commands.cwd / "1.zip", 1)
         commands.run("produce", "oneroster-csv", str(extract))

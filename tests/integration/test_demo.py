@@ -19,7 +19,7 @@ from tests.shapes import Shape
 
 @pytest.mark.longest
 @pytest.mark.embedded
-def test_the_demo_tells_what_happened_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_reports_each_step_and_leaves_no_process(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.upper().startswith("BUS_")}
     env["BUS_HOME"] = str(tmp_path / "home")
     done = subprocess.run(

@@ -60,7 +60,7 @@ def start(commands: Commands, name: str, times: int) -> subprocess.Popen[str]:
 
 
 def test_two_writers_at_once_and_one_that_is_killed(commands: Commands) -> None:
-    """Whatever a writer has confirmed is in the chain once, and the chain is whole."""
+    """Each entry that a writer has confirmed is in the chain once, and the chain is whole."""
     busy = [start(commands, name, 30) for name in ("a", "b")]
     confirmed: Counter[str] = Counter()
     try:
@@ -106,8 +106,8 @@ def test_an_answer_an_erasure_and_the_head(commands: Commands, tmp_path: Path) -
     with DisclosureWriter(settings) as writer:
         writer.entered("math-app", ["s1", "s2"], AT)
         writer.left("math-app", ["s2"], AT.replace(hour=4))
-    noted = keep_head(settings, path)
-    assert noted == head(settings) == read_head(path)
+    saved_head = keep_head(settings, path)
+    assert saved_head == head(settings) == read_head(path)
     found, students = ask(settings, "ann@desk", "a parent asked", "student", student="s2")
     assert [one.to for one in by_student(found, students, "s2")] == [AT.replace(hour=4)]
     assert found[-1]["students"] == students.commitments("s2")
@@ -117,5 +117,5 @@ def test_an_answer_an_erasure_and_the_head(commands: Commands, tmp_path: Path) -
     found, students = ask(settings, "ann@desk", "a parent asked", "student", student="s2")
     assert by_student(found, students, "s2") == []
     assert [one["number"] for one in found] == [1, 2, 3, 4, 5]
-    assert verify(entries(settings), noted) == []
+    assert verify(entries(settings), saved_head) == []
     assert keep_head(settings, path).number == 5

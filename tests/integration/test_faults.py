@@ -74,7 +74,7 @@ def test_a_producer_killed_at_any_moment_publishes_each_record_once(commands: Co
 
 
 @pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
-def test_a_consumer_killed_at_any_moment_tells_each_change(
+def test_a_consumer_killed_at_any_moment_delivers_each_change(
     commands: Commands, product: str
 ) -> None:
     out = commands.cwd / product
@@ -109,7 +109,7 @@ def test_instances_share_the_work_and_one_may_die(commands: Commands) -> None:
                 state = canvas_model.apply(sorted(out.glob("*.zip")))
                 return canvas_model.rosters(state) == truth(last).rosters
 
-            until(all_there, "the second day's truth in Canvas")
+            until(all_there, "the second day's rosters in Canvas")
     finally:
         if one.poll() is None:
             one.kill()
@@ -137,7 +137,7 @@ def test_a_consumer_that_is_far_behind_gives_nothing_up(commands: Commands, inst
             state = canvas_model.apply(sorted(out.glob("*.zip")))
             return canvas_model.rosters(state) == truth(last).rosters
 
-        until(all_there, "the second extract's truth in Canvas")
+        until(all_there, "the second extract's rosters in Canvas")
     assert commands.run("deadletters", "list", "canvas")["deadLetters"] == []
 
 
@@ -198,10 +198,10 @@ def test_an_instance_that_joins_while_the_product_is_down_does_not_turn_time_bac
         vendor.answer = lambda _: 503 if down else 204
         arguments = ("consume", "webhook", "--url", vendor.url)
         with commands.running(*arguments):
-            until(lambda: len(vendor.received) >= 5, "five tries of the first copy")
+            until(lambda: len(vendor.received) >= 5, "five tries of the first instance")
             with commands.running(*arguments):
                 group = f"{commands.settings.topic_prefix}.webhook"
-                until(lambda: members(commands, group) == 2, "both copies at work")
+                until(lambda: members(commands, group) == 2, "both instances at work")
                 down = False
                 until(lambda: {e.id for e in vendor.accepted} == set(order), "all events")
         by_student: dict[str, list[str]] = {}

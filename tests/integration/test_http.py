@@ -27,7 +27,7 @@ class School:
     vendor: Receiver
     commands: Commands
 
-    def note(self, student: str, category: str, **said: Any) -> dict[str, Any]:
+    def attendance_record(self, student: str, category: str, **said: Any) -> dict[str, Any]:
         """Return an attendance record as a classroom app sends it."""
         return {
             "studentSourcedId": student,
@@ -89,8 +89,8 @@ def school(module_commands: Commands) -> Iterator[School]:
             yield school
 
 
-def test_a_note_reaches_the_vendor_signed_and_once(school: School) -> None:
-    answer = school.post(school.note("s0", "tardy"))
+def test_a_record_reaches_the_vendor_signed_and_once(school: School) -> None:
+    answer = school.post(school.attendance_record("s0", "tardy"))
     assert answer.status_code == 202
     (event,) = school.events_about("s0", 1)
     assert event.verified
@@ -100,8 +100,8 @@ def test_a_note_reaches_the_vendor_signed_and_once(school: School) -> None:
 
 
 def test_a_correction_has_the_id_of_what_it_corrects(school: School) -> None:
-    first = school.post(school.note("s1", "unexcusedAbsence"))
-    second = school.post(school.note("s1", "excusedAbsence"))
+    first = school.post(school.attendance_record("s1", "unexcusedAbsence"))
+    second = school.post(school.attendance_record("s1", "excusedAbsence"))
     events = school.events_about("s1", 2)
     assert [e.data["attendanceEventCategory"] for e in events] == [
         "unexcusedAbsence",
@@ -111,9 +111,12 @@ def test_a_correction_has_the_id_of_what_it_corrects(school: School) -> None:
     assert first.json()["events"][0]["id"] != second.json()["events"][0]["id"]
 
 
-def test_a_late_note_is_of_its_own_day(school: School) -> None:
-    assert school.post(school.note("s2", "tardy", eventDate="2026-11-20")).status_code == 202
-    assert school.post(school.note("s2", "tardy")).status_code == 202
+def test_a_late_record_keeps_its_day(school: School) -> None:
+    assert (
+        school.post(school.attendance_record("s2", "tardy", eventDate="2026-11-20")).status_code
+        == 202
+    )
+    assert school.post(school.attendance_record("s2", "tardy")).status_code == 202
     events = school.events_about("s2", 2)
     assert [event.data["eventDate"] for event in events] == ["2026-11-20", "2026-11-24"]
     assert events[0].data["sourcedId"] != events[1].data["sourcedId"]
@@ -121,12 +124,14 @@ def test_a_late_note_is_of_its_own_day(school: School) -> None:
 
 def test_the_same_request_twice_is_one_event(school: School) -> None:
     key = {"Idempotency-Key": '"period-1"'}
-    first = school.post(school.note("s3", "tardy"), **key)
-    second = school.post(school.note("s3", "tardy"), **key)
-    other = school.post(school.note("s3", "inAttendance"), **key)
+    first = school.post(school.attendance_record("s3", "tardy"), **key)
+    second = school.post(school.attendance_record("s3", "tardy"), **key)
+    other = school.post(school.attendance_record("s3", "inAttendance"), **key)
     assert (first.status_code, second.status_code, other.status_code) == (202, 202, 422)
     assert first.json() == second.json()
-    school.post(school.note("s3", "earlyDeparture"))  # events come in order, so this is the last
+    school.post(
+        school.attendance_record("s3", "earlyDeparture")
+    )  # events come in order, so this is the last
     events = school.events_about("s3", 2)
     assert [e.data["attendanceEventCategory"] for e in events] == ["tardy", "earlyDeparture"]
 
@@ -140,30 +145,32 @@ def test_the_same_request_twice_is_one_event(school: School) -> None:
         ({"mood": "grumpy"}, "/mood"),
     ],
 )
-def test_a_bad_note_is_refused_with_the_field(
+def test_a_bad_record_is_refused_with_the_field(
     school: School, said: dict[str, Any], field: str
 ) -> None:
-    answer = school.post(school.note("s4", "tardy") | said)
+    answer = school.post(school.attendance_record("s4", "tardy") | said)
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert field in answer.json()["errors"][0]["pointer"]
 
 
 def test_who_may_not_write_is_refused(school: School) -> None:
-    note = school.note("s5", "tardy")
-    nobody = school.app.post("/v1/attendance", json=note, headers={"X-API-Key": "wrong"})
+    attendance_record = school.attendance_record("s5", "tardy")
+    nobody = school.app.post(
+        "/v1/attendance", json=attendance_record, headers={"X-API-Key": "wrong"}
+    )
     assert nobody.status_code == 401
     assert school.post({}, "staff").status_code == 403
 
 
 def test_too_much_at_once_is_refused(school: School) -> None:
-    many = school.post([school.note("s6", "tardy")] * 21)
+    many = school.post([school.attendance_record("s6", "tardy")] * 21)
     assert many.status_code == 413
 
 
 def test_many_at_once_are_all_there(school: School) -> None:
-    notes = [school.note("s7", "tardy", classPeriod=str(n)) for n in range(20)]
-    answer = school.post(notes)
+    records = [school.attendance_record("s7", "tardy", classPeriod=str(n)) for n in range(20)]
+    answer = school.post(records)
     assert answer.status_code == 202
     ids = {event["id"] for event in answer.json()["events"]}
     assert {event.id for event in school.events_about("s7", 20)} == ids
@@ -176,9 +183,9 @@ def test_a_client_that_floods_must_wait(school: School) -> None:
     assert int(refused[0].headers["retry-after"]) >= 1
 
 
-def test_a_note_of_a_student_whom_nobody_knows_is_a_dead_letter(school: School) -> None:
+def test_a_record_of_an_unknown_student_is_a_dead_letter(school: School) -> None:
     until(
-        lambda: school.post(school.note("nobody", "tardy")).status_code == 202,
+        lambda: school.post(school.attendance_record("nobody", "tardy")).status_code == 202,
         "room after the flood",
     )
     dead_letters = until(

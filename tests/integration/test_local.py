@@ -41,7 +41,7 @@ def pids(commands: Commands) -> dict[str, int]:
 def kill(*ids: int) -> None:
     for one in ids:
         psutil.Process(one).kill()
-    until(lambda: not [one for one in ids if _runs(one)], "the killed are gone")
+    until(lambda: not [one for one in ids if _runs(one)], "the killed processes have ended")
 
 
 def _runs(one: int) -> bool:

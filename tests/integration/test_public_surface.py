@@ -208,11 +208,11 @@ def _dead_letters(seen: Seen, commands: Commands) -> None:
 
 def _opt_outs(seen: Seen) -> None:
     """Enter, list and end two opt-outs, so that each field has a value once."""
-    told = ("--decided-by", "parent")
+    options_of_decision = ("--decided-by", "parent")
     one = ("--scope", "vendor", "--vendor", "Acme", "--from", "2026-11-01")
     other = ("--scope", "purpose", "--purpose", "research", "--until", "2027-06-30")
     entered = [
-        seen.run("optouts add", "student-0000001", *options, *told)["optOut"]
+        seen.run("optouts add", "student-0000001", *options, *options_of_decision)["optOut"]
         for options in (one, other)
     ]
     seen.run("optouts list", "--why", "a test")

@@ -50,7 +50,7 @@ def day(commands: Commands, number: int) -> Path:
 def canvas_is(folder: Path, path: Path) -> bool:
     """Return whether Canvas has what an extract says after all zips of a folder."""
     try:
-        checker.canvas(folder).is_the_sis(path)
+        checker.canvas(folder).equals_sis(path)
     except AssertionError:
         return False
     return True
@@ -205,7 +205,7 @@ def test_it_is_paused_resumed_and_cancelled(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("product", ["canvas", "microsoft-sds"])
-def test_a_new_product_gets_what_is_active_and_nobody_who_is_gone(
+def test_a_new_product_gets_active_records_and_no_withdrawn_ones(
     commands: Commands, product: str
 ) -> None:
     day(commands, 1)

@@ -276,8 +276,12 @@ def test_a_denied_vendor_receives_nothing_more_on_an_open_connection(secured: Se
 def test_a_deleted_users_open_connection_ends(secured: Secured) -> None:
     with vendor(secured, "deleted") as deleted:
         errors: list[int] = []
-        gone = Vendor("deleted", deleted.options | {"error_cb": lambda e: errors.append(e.code())})
-        consumer = gone.consumer()  # without a group, which a refused client leaves slowly
+        deleted_vendor = Vendor(
+            "deleted", deleted.options | {"error_cb": lambda e: errors.append(e.code())}
+        )
+        consumer = (
+            deleted_vendor.consumer()
+        )  # without a group, which a refused client leaves slowly
         consumer.assign([TopicPartition(STUDENT, p, OFFSET_BEGINNING) for p in range(4)])
         assert read(consumer, STUDENTS) == STUDENTS
         time.sleep(1.5 * REAUTH_SECONDS)

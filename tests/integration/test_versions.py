@@ -47,11 +47,13 @@ def settings(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     for version in range(3):
         ids = registered(settings, folder / f"v{version}", version)
         for kind, said in VERSIONS.items():
-            note = {"note": "by the door"} if version == 1 else {"districtNote": "by the door"}
+            new_field = {"note": "by the door"} if version == 1 else {"districtNote": "by the door"}
             # Each enrollment has another student; for one student they would be equivalent to
             # Canvas.
             own = {"userSourcedId": f"student-{version}"} if kind == "enrollment" else {}
-            one = a_record(kind, sourcedId=f"{kind}-{version}", **own) | (note if version else {})
+            one = a_record(kind, sourcedId=f"{kind}-{version}", **own) | (
+                new_field if version else {}
+            )
             headers = envelope(kind, "created", source="/versions", time=now(), traceparent=None)
             producer.produce(
                 topics.topic(settings, kind),

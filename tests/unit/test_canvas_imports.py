@@ -220,7 +220,7 @@ def test_the_report_is_read_without_the_token_from_another_host(
     assert [token for _, path, token in fake.requests if path.startswith("/files/")] == [None]
 
 
-def test_a_reason_tells_ids_and_no_names(fake: FakeCanvas, imports: CanvasImports) -> None:
+def test_a_reason_has_ids_and_no_names(fake: FakeCanvas, imports: CanvasImports) -> None:
     batch = users(("u1", "ann"))
     fake.imports[1] = {"left": [], "end": {}}
     end = {

@@ -118,7 +118,7 @@ def test_a_missing_field_is_null_and_a_field_too_many_is_found() -> None:
     assert found.fields == ("email",)
 
 
-def test_differences_are_told_with_ids_and_without_values() -> None:
+def test_differences_are_reported_with_ids_and_without_values() -> None:
     right = {("student", f"s{n}"): {"name": "Zebulon"} for n in range(8)}
     state = {("student", "s0"): {"name": "Other"}, ("class", "c"): {}}
     assert list(described(differences(right, state))) == [
@@ -132,7 +132,7 @@ def test_differences_are_told_with_ids_and_without_values() -> None:
 
 
 class FakeProgram:
-    """A program that holds what it is told to hold, and writes it whenever the file is missing."""
+    """A program that writes the records it was given to its file whenever the file is missing."""
 
     def __init__(self, state: Path, *held: dict[str, Any]) -> None:
         self.state, self.kinds, self.held = state, ("student",), list(held)
@@ -181,7 +181,7 @@ def test_a_program_that_ends_fails_the_step(tmp_path: Path) -> None:
     assert judged(program, line("a")).problems == ("the program ended with status 3",)
 
 
-def test_a_record_is_reported_once_and_again_when_it_is_wrong_anew(tmp_path: Path) -> None:
+def test_a_record_is_reported_once_and_again_when_it_differs_again(tmp_path: Path) -> None:
     program = FakeProgram(tmp_path / "state", line("a"), line("b"))
     run = certification(program, line("a"))
     assert not run._judged("first", False).passed

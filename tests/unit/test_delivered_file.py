@@ -33,12 +33,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     passages = delivered_index.passages
 
-    def noted(*arguments: Any) -> Iterator[Any]:
+    def recorded(*arguments: Any) -> Iterator[Any]:
         for message in passages(*arguments):
             found.append((message.key() or b"").decode())
             yield message
 
-    monkeypatch.setattr(delivered_index, "passages", noted)
+    monkeypatch.setattr(delivered_index, "passages", recorded)
     return found
 
 

@@ -26,7 +26,7 @@ def ours(folder: Path) -> dict[str, Delivery]:
     }
 
 
-def test_ours_bear_a_replay_and_only_the_api_shares_no_lock(tmp_path: Path) -> None:
+def test_our_deliveries_allow_a_replay_and_only_the_api_shares_no_lock(tmp_path: Path) -> None:
     found = ours(tmp_path)
     assert all(isinstance(one, Redelivery) and as_redelivery(one) is one for one in found.values())
     assert [name for name, one in found.items() if is_unlocked(one)] == ["canvas, the API"]

@@ -79,9 +79,9 @@ def test_a_later_day_changes_about_the_share(tmp_path: Path) -> None:
     one = table(DISTRICT.write(tmp_path / "1.zip"), "users")
     two = table(DISTRICT.write(tmp_path / "2.zip", 2), "users")
     changed = sum(one[id_] != two[id_] for id_ in one.keys() & two.keys())
-    gone, come = len(one.keys() - two.keys()), len(two.keys() - one.keys())
-    assert 0.1 * 300 < changed + gone < 0.3 * 300
-    assert come == DISTRICT.newcomers(2) == 18
+    removed, added = len(one.keys() - two.keys()), len(two.keys() - one.keys())
+    assert 0.1 * 300 < changed + removed < 0.3 * 300
+    assert added == DISTRICT.newcomers(2) == 18
     assert Counter(row["status"] for row in two.values())["tobedeleted"] > 0
 
 

@@ -125,8 +125,8 @@ def test_a_parent_goes_before_its_child_whatever_the_order_of_arrival() -> None:
 
 def test_a_withdrawal_waits_for_nothing() -> None:
     waits, _ = ordering()
-    gone = ENROLLMENT | {"status": "tobedeleted"}
-    assert ids(waits.take(by_kind(enrollment=[gone]), 0)[0]) == {"enrollment": ["e1"]}
+    released = ENROLLMENT | {"status": "tobedeleted"}
+    assert ids(waits.take(by_kind(enrollment=[released]), 0)[0]) == {"enrollment": ["e1"]}
 
 
 def test_what_waits_of_a_partition_that_another_instance_has_now_is_forgotten() -> None:
@@ -173,25 +173,27 @@ def test_in_whatever_order_topics_are_read_all_goes_at_once_and_in_order(
     """No record waits for the clock when all records that it refers to have been read."""
     waits, _ = ordering()
     left = _school()
-    gone: list[tuple[str, str]] = []
+    released: list[tuple[str, str]] = []
     while any(left.values()):
         kind = data.draw(st.sampled_from([kind for kind, records in left.items() if records]))
         number = data.draw(st.integers(1, len(left[kind])))
         some, left[kind] = left[kind][:number], left[kind][number:]
         ready, given_up = waits.take(by_kind(**{f"{kind}_": some}), 0)
         assert not given_up
-        gone += [
+        released += [
             (k, r["sourcedId"]) for k, kind_records in ready.items() for r in kind_records.records
         ]
     assert len(waits) == 0
-    assert sorted(gone) == sorted((k, r["sourcedId"]) for k, rs in _school().items() for r in rs)
+    assert sorted(released) == sorted(
+        (k, r["sourcedId"]) for k, rs in _school().items() for r in rs
+    )
     for student in range(3):
         for class_ in range(3):
-            first = gone.index(("enrollment", f"{student}-{class_}"))
-            assert gone.index(("student", f"s{student}")) < first
-            assert gone.index(("class", f"c{class_}")) < first
+            first = released.index(("enrollment", f"{student}-{class_}"))
+            assert released.index(("student", f"s{student}")) < first
+            assert released.index(("class", f"c{class_}")) < first
         of_one = [
-            id_ for kind, id_ in gone if kind == "enrollment" and id_.startswith(f"{student}-")
+            id_ for kind, id_ in released if kind == "enrollment" and id_.startswith(f"{student}-")
         ]
         assert of_one == [f"{student}-{c}" for c in range(3)] * 2
 

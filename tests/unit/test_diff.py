@@ -127,7 +127,7 @@ def test_what_is_missing_from_a_delta_stays() -> None:
     assert (counts.withdrawn, events) == (0, [])
 
 
-def test_a_record_in_quarantine_is_not_gone() -> None:
+def test_a_record_in_quarantine_is_not_withdrawn() -> None:
     _, events, _ = diff("org", {"a": org("a")}, [], unreadable=("a",))
     assert events == []
 
@@ -143,7 +143,7 @@ def test_a_mark_on_what_was_never_published_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("end", ["classSourcedId", "userSourcedId"])
-def test_an_enrollment_that_connects_other_things_ends_and_begins(end: str) -> None:
+def test_an_enrollment_that_connects_other_records_ends_and_begins(end: str) -> None:
     """A product that identifies an enrollment by its student and class would keep the former one."""
     before = a_record("enrollment", sourcedId="e")
     counts, events, after = diff("enrollment", {"e": before}, [before | {end: "other"}])

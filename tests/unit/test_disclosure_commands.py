@@ -174,13 +174,13 @@ def test_verify_compares_with_the_head_of_the_agreements(kept: Topics, tmp_path:
     assert "nothing shows whether the end" in text("verify")
     path = tmp_path / "agreements" / disclosures.HEAD_FILE
     path.parent.mkdir()
-    noted = keep_head(SETTINGS, path)
+    saved_head = keep_head(SETTINGS, path)
     found = run("verify")
     assert (found["entries"], found["problems"]) == (3, [])
     assert found["compared"] == found["head"]
     assert "compared with entry 3" in text("verify")
     kept.entries.pop()
     assert [one["code"] for one in run("verify", status=1)["problems"]] == ["short"]
-    assert noted.number == 3
+    assert saved_head.number == 3
     missing = run("verify", "--head", "other.head", status=1)
     assert "other.head does not exist" in missing["error"]

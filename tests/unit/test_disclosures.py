@@ -290,12 +290,12 @@ STEPS = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(STEPS, max_size=60), st.integers(1, 4))
-def test_the_chain_is_whole_and_complete_whatever_fails(steps: list[str], calls: int) -> None:
+def test_the_chain_is_whole_and_complete_after_any_failure(steps: list[str], calls: int) -> None:
     """Each step of a writer meets another writer, a lost answer or an unavailable Kafka."""
     kept = Topics()
     other = writer(Log(kept))
     left = iter(steps)
-    others, told, failed = 0, [], 0
+    others, confirmed, failed = 0, [], 0
 
     def meet(step: str, when: str) -> None:
         nonlocal others
@@ -322,9 +322,9 @@ def test_the_chain_is_whole_and_complete_whatever_fails(steps: list[str], calls:
                 failed += 1
                 continue
             break
-        told.append(f"a{call}")
+        confirmed.append(f"a{call}")
         assert kept.decoded()[-1]["number"] == len(kept.entries)
-        assert {entry["agreement"] for entry in kept.decoded()} - {"library"} == set(told)
+        assert {entry["agreement"] for entry in kept.decoded()} - {"library"} == set(confirmed)
     head = writer(Log(kept)).head()
     assert verify(kept.entries, head) == []
     table = DisclosedStudents(kept.rows)

@@ -272,7 +272,7 @@ def refuse(*_: object) -> None:
     raise AssertionError("the topic is read again")
 
 
-@pytest.mark.parametrize("lost", ["gone", "damaged", "of another cluster", "of another rule"])
+@pytest.mark.parametrize("lost", ["deleted", "damaged", "of another cluster", "of another rule"])
 def test_what_is_lost_is_rebuilt_and_nothing_is_delivered_twice(
     bus: Bus, lunch: FakeProduct, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,7 +281,7 @@ def test_what_is_lost_is_rebuilt_and_nothing_is_delivered_twice(
     enroll(bus, *BACK)
     consume(bus, lunch)
     match lost:
-        case "gone":
+        case "deleted":
             index_file(bus).unlink()
         case "damaged":
             index_file(bus).write_bytes(b"rubbish" * 1000)
@@ -527,8 +527,10 @@ def replay(bus: Bus, lunch: FakeProduct, *, since: int = 0, batch: int = 100, **
 
 @pytest.mark.parametrize("product", [FakeProduct, Unlocked])
 @pytest.mark.parametrize("since", [0, 1])
-def test_a_replay_of_some_tells_what_counts_of_all(bus: Bus, product: Any, since: int) -> None:
-    """A retry of a dead letter delivers the same row, whichever record became the dead letter."""
+def test_a_replay_of_some_records_delivers_the_winner_of_all(
+    bus: Bus, product: Any, since: int
+) -> None:
+    """A retry of a dead letter delivers the same row, even if another record became the dead letter."""
     lunch = product()
     enroll(bus, *BACK)
     enroll(bus, *LEFT)
@@ -548,19 +550,19 @@ def test_a_replay_of_a_withdrawal_sends_what_is_active(bus: Bus, lunch: FakeProd
 
 
 @pytest.mark.parametrize("product", [FakeProduct, Unlocked])
-def test_a_replay_does_not_go_back_behind_a_sibling_that_comes_meanwhile(
+def test_a_replay_does_not_overwrite_a_sibling_that_arrives_during_it(
     bus: Bus, product: Any
 ) -> None:
     lunch = product()
     enroll(bus, *LEFT)
     consume(bus, lunch)
 
-    def meanwhile() -> None:
+    def change_sibling() -> None:
         lunch.overtake = lambda: None
         enroll(bus, *BACK)
         consume(bus, lunch)
 
-    lunch.overtake = meanwhile
+    lunch.overtake = change_sibling
     replay(bus, lunch)
     assert shown(lunch, "cl-2") == ("e-1b", LEFT[1], BACK[2])
 
@@ -664,7 +666,7 @@ def test_a_reconciliation_knows_what_counts(bus: Bus, tmp_path: Path, order: Any
     enroll(bus, *LEFT, "tobedeleted")
     assert compared() == 1, "Canvas has it yet"
     to_canvas(bus, out)
-    assert compared() == 0, "its row says that it is gone"
+    assert compared() == 0, "its row is marked as withdrawn"
 
 
 # ---- any sequence of events ---------------------------------------------------------------------
@@ -692,7 +694,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=EXAMPLES)
 @given(steps=STEPS)
-def test_whatever_happens_the_product_ends_with_what_counts(
+def test_after_random_steps_the_product_has_the_winning_records(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
     """Batches have any size, instances are killed at any point, and the index is sometimes lost."""

@@ -98,7 +98,7 @@ def test_the_order_of_fields_and_what_is_not_avro_s_mean_nothing() -> None:
     assert breaks(record(ID, grade), record(reworded, ID)) == []
 
 
-def test_another_name_is_another_thing() -> None:
+def test_a_renamed_record_is_another_record() -> None:
     (found,) = breaks(record(ID), record(ID, name="Item"))
     assert "record Thing becomes record Item" in found.reason
 

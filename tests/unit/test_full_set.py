@@ -174,7 +174,7 @@ def test_a_record_has_many_rows_and_the_later_ones_replace_all_of_them(tmp_path:
     delivery.close()
 
 
-def test_a_record_that_has_no_rows_any_more_is_gone(tmp_path: Path) -> None:
+def test_a_record_without_rows_is_removed_from_the_set(tmp_path: Path) -> None:
     delivery = started(tmp_path)
     delivery.deliver(people("Ann", "Bob"))
     delivery.deliver(batch(part(PEOPLE, {"a": []})))
@@ -196,7 +196,7 @@ def test_the_last_state_within_a_batch_counts(tmp_path: Path) -> None:
     assert lines(tmp_path, PEOPLE) == [["a", "Anna"]]
 
 
-def test_what_is_one_thing_to_the_product_is_written_once(tmp_path: Path) -> None:
+def test_equivalent_records_are_written_once(tmp_path: Path) -> None:
     seats = {"old": [("a", "u")], "new": [("a", "u")]}
     delivery = started(tmp_path)
     known = [units("u"), part(PEOPLE, {"a": [("a", "Ann")]})]
@@ -322,7 +322,7 @@ def test_a_set_without_what_is_required_is_never_written(tmp_path: Path) -> None
     delivery.close()
 
 
-def test_the_account_tells_of_each_file(tmp_path: Path) -> None:
+def test_the_account_names_each_file(tmp_path: Path) -> None:
     write(tmp_path, part(PEOPLE, {"a": [("a", "Ann")], "b": [("b", "Bob")]}))
     files = json.loads((tmp_path / ".schoolbus" / "set.json").read_text("utf-8"))["files"]
     assert list(files) == [table.name for table in TABLES]

@@ -25,7 +25,7 @@ from producers.http.idempotency import Keys
 from producers.http.settings import HttpSettings
 from producers.http.work import Event, Full, Work
 
-NOTE = {
+RECORD = {
     "studentSourcedId": "s-1",
     "schoolSourcedId": "lincoln",
     "classSourcedId": "algebra-2",
@@ -88,7 +88,7 @@ class Ingest:
 
     async def send(
         self,
-        body: Any = NOTE,
+        body: Any = RECORD,
         *,
         kind: str = "attendance",
         method: str = "POST",
@@ -106,7 +106,7 @@ class Ingest:
                 method, path or f"/v1/{kind}", content=content, headers=given
             )
 
-    def post(self, body: Any = NOTE, **options: Any) -> httpx2.Response:
+    def post(self, body: Any = RECORD, **options: Any) -> httpx2.Response:
         return run(self.send(body, **options))
 
 
@@ -132,7 +132,7 @@ def ingest() -> Ingest:
 
 
 def test_a_record_is_an_event_once_kafka_has_it(ingest: Ingest) -> None:
-    answer = ingest.post([NOTE | {"sourcedId": "a-1"}])
+    answer = ingest.post([RECORD | {"sourcedId": "a-1"}])
 
     assert answer.status_code == 202
     [event] = ingest.kafka.events
@@ -151,8 +151,10 @@ def test_a_record_is_an_event_once_kafka_has_it(ingest: Ingest) -> None:
 
 def test_attendance_of_the_same_student_class_and_day_is_a_correction(ingest: Ingest) -> None:
     late = ingest.post().json()["events"][0]
-    corrected = ingest.post(NOTE | {"attendanceEventCategory": "inAttendance"}).json()["events"][0]
-    other_day = ingest.post(NOTE | {"eventDate": "2026-11-25"}).json()["events"][0]
+    corrected = ingest.post(RECORD | {"attendanceEventCategory": "inAttendance"}).json()["events"][
+        0
+    ]
+    other_day = ingest.post(RECORD | {"eventDate": "2026-11-25"}).json()["events"][0]
 
     assert corrected["sourcedId"] == late["sourcedId"] != other_day["sourcedId"]
     assert corrected["id"] != late["id"]
@@ -200,8 +202,8 @@ def test_an_opt_out_lies_with_its_student_and_a_wrong_combination_is_refused() -
 
 
 def test_one_bad_record_and_nothing_of_the_request_is_taken(ingest: Ingest) -> None:
-    bad = NOTE | {"eventDate": "24 November", "attendanceEventCategory": "asleep-in-class"}
-    found = problem(ingest.post([NOTE, bad, 7]), 422)
+    bad = RECORD | {"eventDate": "24 November", "attendanceEventCategory": "asleep-in-class"}
+    found = problem(ingest.post([RECORD, bad, 7]), 422)
 
     assert {error["pointer"] for error in found["errors"]} == {
         "#/1/eventDate",
@@ -212,7 +214,7 @@ def test_one_bad_record_and_nothing_of_the_request_is_taken(ingest: Ingest) -> N
 
 
 def test_a_problem_names_the_field_and_never_the_value(ingest: Ingest) -> None:
-    answer = ingest.post(NOTE | {"eventDate": "Jane Doe", "attendanceEventReason": ["Jane Doe"]})
+    answer = ingest.post(RECORD | {"eventDate": "Jane Doe", "attendanceEventReason": ["Jane Doe"]})
     assert "#/eventDate" in answer.text and "Jane" not in answer.text
 
 
@@ -234,7 +236,7 @@ def test_a_problem_names_the_field_and_never_the_value(ingest: Ingest) -> None:
         ({"body": b"[" * 5000}, 400, "not-json"),
         ({"body": []}, 422, "invalid-records"),
         ({"body": "a word"}, 422, "invalid-records"),
-        ({"body": [NOTE] * 1001}, 413, "too-large"),
+        ({"body": [RECORD] * 1001}, 413, "too-large"),
         ({"body": b" " * 1_000_001}, 413, "too-large"),
     ],
 )
@@ -276,7 +278,7 @@ def test_a_full_queue_asks_to_wait(ingest: Ingest) -> None:
 
 
 def test_without_kafka_nothing_is_promised(ingest: Ingest) -> None:
-    ingest.kafka.answer = RetryLater("gone")
+    ingest.kafka.answer = RetryLater("no broker answers")
     answer = ingest.post(idempotency_key="k")
     problem(answer, 503)
     assert answer.headers["retry-after"]
@@ -298,7 +300,7 @@ def test_a_commit_that_takes_too_long_is_not_a_promise() -> None:
     assert ingest.kafka.works[0].abandoned
 
 
-def test_a_fault_of_ours_tells_nothing_of_what_was_sent(
+def test_an_internal_error_reveals_no_value_of_the_request(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(events: Sequence[Event]) -> Work:
@@ -317,8 +319,8 @@ def test_a_fault_of_ours_tells_nothing_of_what_was_sent(
 def test_the_same_request_with_its_key_is_answered_again_and_not_done_again(
     ingest: Ingest,
 ) -> None:
-    first = ingest.post([NOTE, NOTE | {"sourcedId": "x"}], idempotency_key='"8e03978e"')
-    again = ingest.post([NOTE, NOTE | {"sourcedId": "x"}], idempotency_key="8e03978e")
+    first = ingest.post([RECORD, RECORD | {"sourcedId": "x"}], idempotency_key='"8e03978e"')
+    again = ingest.post([RECORD, RECORD | {"sourcedId": "x"}], idempotency_key="8e03978e")
 
     assert first.status_code == again.status_code == 202
     assert first.json() == again.json()
@@ -335,7 +337,7 @@ def test_a_key_goes_to_kafka_with_its_events_and_without_personal_data(ingest: I
 
 def test_the_same_key_with_another_body_is_refused(ingest: Ingest) -> None:
     ingest.post(idempotency_key="k")
-    found = problem(ingest.post(NOTE | {"eventDate": "2026-11-25"}, idempotency_key="k"), 422)
+    found = problem(ingest.post(RECORD | {"eventDate": "2026-11-25"}, idempotency_key="k"), 422)
     assert found["type"].endswith("idempotency-key-reused")
     assert len(ingest.kafka.records) == 1
 
@@ -375,9 +377,9 @@ def test_openapi_describes_every_kind_and_its_schema_takes_what_the_service_take
 
     schema = document["components"]["schemas"]["attendance"]
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(NOTE, schema)
+    jsonschema.validate(RECORD, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(NOTE | {"attendanceEventCategory": "asleep"}, schema)
+        jsonschema.validate(RECORD | {"attendanceEventCategory": "asleep"}, schema)
 
 
 def test_metrics_count_by_kind_and_status_alone(ingest: Ingest) -> None:

@@ -49,7 +49,7 @@ def compose(kind: str, row: Row, message: Any) -> Post | None:
     if row.get("skip"):
         return None
     if row.get("bad"):
-        raise Never("it cannot be told")
+        raise Never("it cannot be delivered")
     now = datetime.now(UTC)
     name = f"{message.topic()}-{message.partition()}-{message.offset()}"
     body = json.dumps({"type": kind, "timestamp": now.isoformat(), "data": row})
@@ -155,7 +155,7 @@ def test_connections_are_kept_between_batches(receiver: Receiver, open_http: Ope
     assert receiver.connections == 1
 
 
-def test_a_connection_that_the_endpoint_has_closed_meanwhile_is_not_used(
+def test_a_connection_that_the_endpoint_has_closed_is_not_used(
     receiver: Receiver, open_http: Open
 ) -> None:
     delivery = open_http(concurrency=1)
@@ -327,7 +327,7 @@ def test_a_refused_event_goes_to_the_dead_letters_and_its_lane_goes_on(
     refusals = open_http().deliver(batch(one))
     assert [(r.message, r.reason) for r in refusals] == [
         (one.messages[1], "the endpoint refused it with status 400"),
-        (one.messages[3], "it cannot be told"),
+        (one.messages[3], "it cannot be delivered"),
     ]
     assert delivered_rows(receiver) == [("s1", 0), ("s1", 2)]
 
@@ -372,7 +372,7 @@ def test_an_event_on_which_the_vendor_breaks_is_given_up(
 # ---- an endpoint that is switched off ------------------------------------------------------------
 
 
-def test_gone_switches_it_off_until_a_person_switches_it_on(
+def test_status_410_switches_it_off_until_a_person_switches_it_on(
     receiver: Receiver, open_http: Open, tmp_path: Path
 ) -> None:
     receiver.next(410)

@@ -22,7 +22,7 @@ from bus.standard import KINDS
 from bus.standard.json import to_json
 from producers.http.idempotency import Keys, parse
 from producers.http.problems import Problem
-from tests.unit.test_http_app import KEY, NOTE, SETTINGS, Ingest
+from tests.unit.test_http_app import KEY, RECORD, SETTINGS, Ingest
 
 CLIENT = SETTINGS["clients"]["office"] | {"scopes": list(KINDS)}
 INGEST = Ingest(clients={"office": CLIENT}, rate=1e9, burst=1_000_000_000)
@@ -98,7 +98,7 @@ def test_it_allows_a_value_where_the_service_takes_it(field: str, value: Any) ->
     checker = jsonschema.Draft202012Validator(
         schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
     )
-    record = NOTE | {field: value}
+    record = RECORD | {field: value}
     assert checker.is_valid(record) == (INGEST.post(record).status_code == 202)
 
 

@@ -29,9 +29,9 @@ def test_a_service_with_a_client_of_a_kind_without_a_schema_does_not_start(
 ) -> None:
     monkeypatch.setattr(subjects, "lookup", lambda _: {"attendance": 1})
     client = {"key_sha256": HASH, "scopes": ["attendance", "optOut"]}
-    told = settings(clients={"sis": client})
+    insecure = settings(clients={"sis": client})
     with pytest.raises(RetryLater, match=r"schoolbus\.optOut-value .* `bus schemas apply`"):
-        service.serve(told, http_settings(told, port=0), lambda _: None)
+        service.serve(insecure, http_settings(insecure, port=0), lambda _: None)
 
 
 def test_options_go_before_settings() -> None:

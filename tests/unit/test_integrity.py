@@ -484,8 +484,8 @@ def test_an_opt_out_of_an_unknown_scope_is_the_widest_one(scope: str) -> None:
     record, faults = one("optOut", opt_out(scope=scope, vendor="Acme"))
     assert record is not None
     assert (record["scope"], record["vendor"]) == ("protected", None)
-    told = sorted((column, fatal) for _, column, _, fatal in faults)
-    assert told == [("scope", False), ("vendor", False)]
+    reported = sorted((column, fatal) for _, column, _, fatal in faults)
+    assert reported == [("scope", False), ("vendor", False)]
 
 
 @pytest.mark.parametrize(
@@ -678,8 +678,8 @@ def test_a_withdrawn_record_that_was_published_may_be_named(extract: Extract) ->
 
 
 def test_a_withdrawn_record_keeps_what_it_names(extract: Extract) -> None:
-    gone = enrollment("e1", status="tobedeleted", classSourcedId="nowhere")
-    extract.put("enrollment", gone).validate()
+    withdrawn = enrollment("e1", status="tobedeleted", classSourcedId="nowhere")
+    extract.put("enrollment", withdrawn).validate()
     assert extract.faults() == []
     assert [record["classSourcedId"] for record in extract.records("enrollment")] == ["nowhere"]
 

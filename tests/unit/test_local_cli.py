@@ -192,7 +192,9 @@ def test_the_doctor_looks_at_all_tables_and_says_what_was_probably_meant(
         assert said in found["says"]
 
 
-def test_the_doctor_tells_a_wrong_setting_beside_a_wrong_table(home: Path, tmp_path: Path) -> None:
+def test_the_doctor_reports_a_wrong_setting_beside_a_wrong_table(
+    home: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bus.toml").write_text("[kafka]\nbootstrp = 'x'\n[products.canvsa]\n")
     says = settings_check()["says"]
     assert "kafka.bootstrp: this setting does not exist; did you mean bootstrap?" in says

@@ -16,7 +16,7 @@ from bus.local import damage, kafka_process, lifecycle, machine, process, regist
 from bus.local.download import Programs
 from bus.local.home import BusFile, prepare, read_bus_file, write_bus_file
 
-STAND_IN = f"""#!{sys.executable}
+FAKE_PROGRAM = f"""#!{sys.executable}
 import signal, socket, sys
 listeners = [socket.create_server(("127.0.0.1", int(port))) for port in sys.argv[2:]]
 signal.pause()
@@ -30,7 +30,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.programs = Programs(folder, "4.3.0", folder, "3.3.3")
         self.home = folder / "home"
-        self.texts = {"kafka": STAND_IN, "registry": STAND_IN}
+        self.texts = {"kafka": FAKE_PROGRAM, "registry": FAKE_PROGRAM}
         self.said: list[str] = []
 
     def command(self, name: str, ports: dict[str, int]) -> list[str]:

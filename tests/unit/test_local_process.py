@@ -80,7 +80,7 @@ def test_an_id_that_now_belongs_to_another_program_is_not_touched(home: Path) ->
     assert process.stop(home, ("kafka",)) == []
 
 
-def test_one_whose_id_was_never_noted_is_found_by_its_token(home: Path) -> None:
+def test_a_process_whose_id_was_never_written_is_found_by_its_token(home: Path) -> None:
     child = started(home)
     record = home / "run" / "kafka.json"
     write_json(record, read_json(record) | {"pid": 0})

@@ -394,8 +394,8 @@ def test_a_student_who_leaves_takes_the_rosters_and_relationships_along(tmp_path
     delivery = opened(tmp_path)
     deliver(delivery, a_school())
     other = a_record("student", sourcedId="other", orgSourcedIds=["s"])
-    gone = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
-    deliver(delivery, [("student", other), ("student", gone)], start=100)
+    withdrawn = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
+    deliver(delivery, [("student", other), ("student", withdrawn)], start=100)
     delivery.settle()
     delivery.close()
     state = sds_model.load(tmp_path)
@@ -417,10 +417,10 @@ def written(out: Path, *days: list[tuple[str, dict[str, Any]]]) -> sds_model.Sta
 def test_a_guardian_whose_last_student_has_left_is_not_in_the_set(tmp_path: Path) -> None:
     """Case 6 of the field: neither a role nor a relationship is left."""
     other = a_record("student", sourcedId="other", orgSourcedIds=["s"])
-    gone = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
+    withdrawn = a_record("student", sourcedId="st", orgSourcedIds=["s"], status="tobedeleted")
     back = a_record("student", sourcedId="st", orgSourcedIds=["s"], agentSourcedIds=["g"])
     assert ("g",) in written(tmp_path, a_school())["users.csv"]
-    assert ("g",) not in written(tmp_path, [], [("student", other)], [("student", gone)])[
+    assert ("g",) not in written(tmp_path, [], [("student", other)], [("student", withdrawn)])[
         "users.csv"
     ]
     assert ("g",) in written(tmp_path, [], [], [], [("student", back)])["users.csv"]
@@ -505,8 +505,8 @@ def test_a_student_who_came_back_is_in_the_class_once_until_the_latest_day(
     days = [school, [own[0]], [own[1]]] if apart else [school, own]
     state = written(tmp_path, *days)
     assert sorted(sds_model.rosters(state)) == [("c", "st", "student"), ("c", "t", "teacher")]
-    gone = a_record("enrollment", **place, **BACK, role="student", status="tobedeleted")
-    state = written(tmp_path, *([[]] * 4), [("enrollment", gone)])
+    withdrawn = a_record("enrollment", **place, **BACK, role="student", status="tobedeleted")
+    state = written(tmp_path, *([[]] * 4), [("enrollment", withdrawn)])
     assert sds_model.rosters(state) == {("c", "t", "teacher")}  # the other one has ended
 
 

@@ -188,11 +188,11 @@ def test_kinds_without_a_file_are_not_taken() -> None:
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
 def test_columns_and_files_are_those_of_the_version(version: Any) -> None:
-    told = {
+    described = {
         f"{name}.csv": (BEGIN + columns).replace("!", "").split()
         for name, columns in oneroster_set_model.COLUMNS[version].items()
     }
-    assert {name: list(columns) for name, columns in COLUMNS[version].items()} == told
+    assert {name: list(columns) for name, columns in COLUMNS[version].items()} == described
     assert list(FILES[version]) == MANIFEST[version].split()
 
 

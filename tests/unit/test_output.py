@@ -45,7 +45,7 @@ def test_of_a_defect_the_place_is_reported_and_not_what_it_quotes(
     assert "Lovelace" not in text
 
 
-def test_a_reader_that_goes_away_is_no_failure_to_tell() -> None:
+def test_a_closed_output_pipe_is_no_failure() -> None:
     with pytest.raises(BrokenPipeError), failures(json_wanted=False):
         raise BrokenPipeError
 

@@ -90,7 +90,7 @@ def test_the_text_counts_where_there_is_no_code(workspace: Workspace) -> None:
     assert run(workspace, plain, replace(plain, reason="has no price")).new
 
 
-def test_what_an_extract_no_longer_has_is_gone(workspace: Workspace) -> None:
+def test_faults_of_rows_that_an_extract_no_longer_has_are_removed(workspace: Workspace) -> None:
     run(workspace, FAULT, OTHER)
     changes = run(workspace, OTHER)
     assert changes.resolved == [fault_id(SOURCE, FAULT)] and not changes.new

@@ -78,9 +78,9 @@ def compared(
 @pytest.mark.parametrize(
     ("translate", "gone"),
     [(diner, NO_MORE), (diner, {}), (present, NO_MORE)],
-    ids=["declared", "as it was told", "no row"],
+    ids=["declared", "as delivered", "no row"],
 )
-def test_a_row_of_what_is_gone_is_no_difference(
+def test_a_row_of_a_withdrawn_record_is_no_difference(
     bus: Bus, tmp_path: Path, translate: Any, gone: Any
 ) -> None:
     has = "diner,name,eats ann,Ann,yes" + (" bob,Bob,no" if translate is diner else "")
@@ -89,7 +89,7 @@ def test_a_row_of_what_is_gone_is_no_difference(
 
 
 @pytest.mark.parametrize("translate", [diner, present])
-def test_a_row_that_should_be_gone_is_extra_and_its_record_is_known(
+def test_a_row_that_should_be_withdrawn_is_extra_and_its_record_is_known(
     bus: Bus, tmp_path: Path, translate: Any
 ) -> None:
     has = "diner,name,eats ann,Ann,yes bob,Bob,yes"
@@ -98,13 +98,15 @@ def test_a_row_that_should_be_gone_is_extra_and_its_record_is_known(
     assert (concerned, found.unknown) == ({"student": {"bob"}}, 0)
 
 
-def test_a_product_that_says_gone_of_what_is_active_lacks_it(bus: Bus, tmp_path: Path) -> None:
+def test_an_active_record_that_the_product_marks_as_withdrawn_is_missing(
+    bus: Bus, tmp_path: Path
+) -> None:
     has = "diner,name,eats ann,Ann,moved bob,Bob,no"
     differences, concerned, _ = compared(bus, tmp_path, lunch(), diners=has)
     assert (differences, concerned) == ([("missing", "ann")], {"student": {"ann"}})
 
 
-def test_of_rows_that_no_record_makes_only_those_count_that_are_not_gone(
+def test_rows_without_a_record_count_only_if_they_are_not_marked_as_withdrawn(
     bus: Bus, tmp_path: Path
 ) -> None:
     has = "diner,name,eats ann,Ann,yes cy,Cy,yes dan,Dan,moved"
@@ -155,7 +157,9 @@ class Contract(ProductContract):
         (lunch(gone={"eats": "no"}), "test_active_rows_are_not_withdrawn", "must be a tuple"),  # type: ignore[dict-item]
     ],
 )
-def test_the_contract_asks_which_rows_are_gone(product: Product, test: str, wrong: str) -> None:
+def test_the_contract_requires_the_values_that_mark_withdrawn_rows(
+    product: Product, test: str, wrong: str
+) -> None:
     contract = Contract()
     contract.product = product
     with pytest.raises(AssertionError, match=wrong):

@@ -292,7 +292,7 @@ def test_a_shadow_of_requests_is_compared_record_by_record(tmp_path: Path) -> No
     assert found.columns == ("givenName", "grades")
 
 
-def test_a_shadow_that_was_killed_goes_on_after_what_it_has_noted(tmp_path: Path) -> None:
+def test_a_killed_shadow_continues_after_its_saved_progress(tmp_path: Path) -> None:
     JsonLinesFolder(tmp_path).deliver(shadow_batch("Ann", offset=1))
     with (tmp_path / "events.ndjson").open("a") as file:
         file.write('{"half a li')

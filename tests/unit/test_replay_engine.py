@@ -267,7 +267,7 @@ def test_what_fails_into_another_place_is_logged_and_has_no_dead_letter(
         assert ("They have no dead letters" in text) is bool(place)
 
 
-def test_into_another_place_the_present_is_without_what_is_gone(
+def test_into_another_place_the_current_state_is_without_withdrawn_records(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     history(bus)
@@ -279,15 +279,15 @@ def test_into_another_place_the_present_is_without_what_is_gone(
 # ---- progress -----------------------------------------------------------------------------------
 
 
-def test_progress_is_noted_after_each_batch(bus: Bus, lunch: FakeProduct) -> None:
+def test_progress_is_saved_after_each_batch(bus: Bus, lunch: FakeProduct) -> None:
     for number in range(5):
         bus.publish("student", f"s{number}")
     about = bus.about()
-    noted = []
-    lunch.before = lambda _: noted.append(sum(bus.state(about).done.values()))
+    saved = []
+    lunch.before = lambda _: saved.append(sum(bus.state(about).done.values()))
     bus.replay(lunch, about, batch=2, tells_time=True).run()
     assert lunch.batches == [["s0", "s1"], ["s2", "s3"], ["s4"]]
-    assert noted == [0, 2, 4]
+    assert saved == [0, 2, 4]
 
 
 def test_batches_that_divide_the_records_evenly_leave_no_empty_one(
@@ -350,7 +350,7 @@ def test_what_the_product_cannot_take_now_is_tried_again(bus: Bus, lunch: FakePr
     assert 45 <= bus.clock.now - before < 60
 
 
-def test_a_stop_of_the_product_is_noted_as_failed_and_it_goes_on(
+def test_a_stop_of_the_product_is_saved_as_failed_and_the_replay_continues(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     history(bus)
@@ -484,7 +484,7 @@ def test_a_replay_never_takes_a_product_back_in_time(
     chunk: type[FakeProduct],
     current: bool,
 ) -> None:
-    """The product ends with the latest state of each record, whatever happens.
+    """The product ends with the latest state of each record, after any failure.
 
     Records arrive, the live consumer delivers, and the replay is killed, paused and resumed. A product
     with a lock never has an older state than the live consumer delivered.
@@ -588,7 +588,7 @@ def test_a_stop_while_kafka_is_away_ends_it_and_it_goes_on_later(
 
 
 @pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError.CONCURRENT_TRANSACTIONS])
-def test_a_note_that_fails_is_aborted_and_written_again(
+def test_progress_that_cannot_be_saved_is_aborted_and_written_again(
     bus: Bus, lunch: FakeProduct, code: int
 ) -> None:
     history(bus)
@@ -596,7 +596,7 @@ def test_a_note_that_fails_is_aborted_and_written_again(
     bus.broker.ends = [code] * 3
     state = bus.replay(lunch, about, batch=1, tells_time=True)
     with pytest.raises(RetryLater):
-        state.run()  # the first note, which records that it starts
+        state.run()  # the first message of progress, which says that it starts
     bus.broker.ends = []
     assert bus.replay(lunch, about, batch=1, tells_time=True).run().status == "done"
 
@@ -607,7 +607,9 @@ def test_a_note_that_fails_is_aborted_and_written_again(
     assert lunch.ids == STORY * 2
 
 
-def test_who_has_gone_on_meanwhile_is_not_fenced_off(bus: Bus, lunch: FakeProduct) -> None:
+def test_an_instance_that_continued_in_between_is_not_fenced_off(
+    bus: Bus, lunch: FakeProduct
+) -> None:
     """Only this process loses Kafka; another process resumes the replay and ends it."""
     history(bus)
     about = bus.about()

@@ -34,22 +34,22 @@ class Producer:
         self.raised: list[Exception] = []
         self.waiting = 0
         self.taken: list[Any] = []
-        self._untold: list[tuple[Callable[..., None], Any]] = []
+        self._unreported: list[tuple[Callable[..., None], Any]] = []
 
     def produce(
         self, topic: str, value: Any, key: Any, *, headers: Any, on_delivery: Callable[..., None]
     ) -> None:
         if self.raised:
             raise self.raised.pop(0)
-        self._untold.append((on_delivery, (topic, value, key)))
+        self._unreported.append((on_delivery, (topic, value, key)))
 
     def poll(self, _: float) -> None:
-        while self._untold:
-            tell, message = self._untold.pop(0)
+        while self._unreported:
+            callback, message = self._unreported.pop(0)
             error = self.said.pop(0) if self.said else None
             if error is None:
                 self.taken.append(message)
-            tell(error, message)
+            callback(error, message)
 
     def flush(self, _: float) -> int:
         self.poll(0)
@@ -139,7 +139,7 @@ def test_a_producer_that_can_do_no_more_stops(producer: Producer) -> None:
 def test_a_refused_announcement_is_an_error(producer: Producer) -> None:
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]
     with pytest.raises(RetryLater, match=r"announce this source .*NOT_ENOUGH_REPLICAS"):
-        ownership._tell(SETTINGS, "/west", {"student"})
+        ownership._publish_kinds(SETTINGS, "/west", {"student"})
 
 
 def test_a_refused_request_is_an_error(producer: Producer) -> None:
@@ -148,7 +148,7 @@ def test_a_refused_request_is_an_error(producer: Producer) -> None:
         replay_log.request(SETTINGS, "canvas-1", "pause")
 
 
-def test_what_became_of_a_dead_letter_is_noted_or_an_error(producer: Producer) -> None:
+def test_the_new_state_of_a_dead_letter_is_written_or_an_error(producer: Producer) -> None:
     dead_letter = DeadLetter("student", "s1", "why", 1, "T", "schoolbus.student/0/1")
     mark(SETTINGS, "canvas", [dead_letter], "retried", "why", "who")
     producer.said = [error(KafkaError.NOT_ENOUGH_REPLICAS)]

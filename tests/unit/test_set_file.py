@@ -24,9 +24,9 @@ UNITS = Table("units.csv", ("id", "parent", "name"), {}, ("id",))
 PEOPLE = Table("people.csv", ("id", "login", "mail"), {}, ("id",))
 PLACES = Table("places.csv", ("person", "units"), {}, ("person", "units"))
 SEATS = Table("seats.csv", ("person", "unit", "role"), {}, ("unit", "person"))
-TIES = Table("ties.csv", ("student", "contact"), {}, ("student", "contact"))
-NOTES = Table("notes.csv", ("note",), {}, ("note",))
-TABLES = (UNITS, PEOPLE, PLACES, SEATS, TIES, NOTES)
+CONTACTS = Table("contacts.csv", ("student", "contact"), {}, ("student", "contact"))
+REMARKS = Table("remarks.csv", ("note",), {}, ("note",))
+TABLES = (UNITS, PEOPLE, PLACES, SEATS, CONTACTS, REMARKS)
 REFERENCES = {
     "units.csv": [Reference("parent", "units.csv", required=False)],
     "places.csv": [
@@ -34,12 +34,12 @@ REFERENCES = {
         Reference("units", "units.csv", many=True),
     ],
     "seats.csv": [Reference("person", "people.csv"), Reference("unit", "units.csv")],
-    "ties.csv": [
+    "contacts.csv": [
         Reference("student", "people.csv", kind="student"),
         Reference("contact", "people.csv", kind="guardian"),
     ],
 }
-NAMED_BY = {"people.csv": (PLACES, TIES)}
+NAMED_BY = {"people.csv": (PLACES, CONTACTS)}
 UNIQUE = {
     "people.csv": (
         Unique("login", instead="id"),
@@ -51,8 +51,8 @@ KINDS = {
     "people.csv": ["student", "staff", "guardian"],
     "places.csv": ["student", "staff"],
     "seats.csv": ["enrollment"],
-    "ties.csv": ["student", "guardian"],
-    "notes.csv": ["org"],
+    "contacts.csv": ["student", "guardian"],
+    "remarks.csv": ["org"],
 }
 P0 = Position("schoolbus.student", 0)
 TODAY = date(2026, 11, 24)
@@ -187,5 +187,5 @@ def test_a_file_of_many_batches_is_one(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("consumers.delivery.set_file.LINES", 2048)
     monkeypatch.setattr("consumers.delivery.set_mirror.BLOCK", 1000)
     notes = [(f"{at:05} é",) for at in range(10_000)]
-    made = written(tmp_path, (NOTES, "org", "n", "", notes[::-1], None))
-    assert made["notes.csv"].decode() == "note\r\n" + "".join(f"{note}\r\n" for (note,) in notes)
+    made = written(tmp_path, (REMARKS, "org", "n", "", notes[::-1], None))
+    assert made["remarks.csv"].decode() == "note\r\n" + "".join(f"{note}\r\n" for (note,) in notes)

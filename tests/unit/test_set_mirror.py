@@ -1,4 +1,4 @@
-"""The mirror of a set's rows: whatever happens to it, the set equals the state."""
+"""The mirror of a set's rows: the set equals the state, also without it or with a damaged one."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     take = SetMirror._take
 
-    def noted(self: SetMirror, state: SetState, *, changed: bool) -> None:
+    def kept_changes(self: SetMirror, state: SetState, *, changed: bool) -> None:
         found.append("changed" if changed else "all")
         take(self, state, changed=changed)
 
-    monkeypatch.setattr(SetMirror, "_take", noted)
+    monkeypatch.setattr(SetMirror, "_take", kept_changes)
     return found
 
 
@@ -326,35 +326,35 @@ def test_a_state_of_an_older_version_is_used_as_it_is(tmp_path: Path, taken: lis
     delivery.close()
 
 
-def noted(out: Path) -> int:
-    """Return how many changed records the state has noted for the mirror."""
+def kept_changes(out: Path) -> int:
+    """Return how many changed records the state keeps for the mirror."""
     with sqlite3.connect(out / ".schoolbus" / "state.sqlite") as state:
         (number,) = state.execute("SELECT count(*) FROM changed").fetchone()
     state.close()
     return int(number)
 
 
-def test_nothing_is_noted_without_a_mirror_nor_more_than_there_is_room_for(
+def test_changes_are_kept_only_for_a_mirror_and_only_up_to_a_limit(
     tmp_path: Path, taken: list[str]
 ) -> None:
     delivery = opened(tmp_path)
     delivery.deliver(delivered_rows(dict(FIRST)))
-    assert noted(tmp_path) == 0
+    assert kept_changes(tmp_path) == 0
     delivery.settle()
     for some in (4, 6):
         delivery.deliver(delivered_rows({f"p{at}": "Bob" for at in range(some)}))
-        assert noted(tmp_path) == max(4, some)
+        assert kept_changes(tmp_path) == max(4, some)
     delivery.deliver(delivered_rows({"p30": "Bob"}))
-    assert noted(tmp_path) == 0  # one in four has changed
+    assert kept_changes(tmp_path) == 0  # one in four has changed
     delivery.deliver(delivered_rows({"p31": "Bob"}))
-    assert noted(tmp_path) == 0
+    assert kept_changes(tmp_path) == 0
     delivery.settle()
     changed = dict.fromkeys([f"p{at}" for at in (0, 1, 2, 3, 4, 5, 30, 31)], "Bob")
     assert people(tmp_path) == FIRST | changed
     delivery.deliver(delivered_rows({"p32": "Bob"}))
-    assert noted(tmp_path) == 1
+    assert kept_changes(tmp_path) == 1
     delivery.settle()
-    assert noted(tmp_path) == 0
+    assert kept_changes(tmp_path) == 0
     assert people(tmp_path) == FIRST | changed | {"p32": "Bob"}
     assert taken == ["all", "all", "changed"]
     delivery.close()
@@ -368,7 +368,7 @@ def test_a_state_that_is_read_again_leaves_nothing_of_the_old_one(
     delivery.close()
     again = FullSet(tmp_path, [PEOPLE], {}, {}, Day())
     again.resume("another cluster", [P0])
-    assert noted(tmp_path) == 0
+    assert kept_changes(tmp_path) == 0
     again.deliver(delivered_rows({"q": "Cy"}))
     again.settle()
     assert people(tmp_path) == {"q": "Cy"}

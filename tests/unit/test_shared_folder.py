@@ -42,7 +42,7 @@ def test_instances_wait_for_each_other_and_have_ids_of_their_own(
         pass
 
 
-def test_one_that_is_gone_stops_and_is_not_rebuilt(tmp_path: Path) -> None:
+def test_a_deleted_folder_stops_and_is_not_created_again(tmp_path: Path) -> None:
     folder = SharedFolder(tmp_path / "out", "set")
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(Stop, match="No such file"), folder.alone():

@@ -47,7 +47,7 @@ def test_a_home_may_have_any_name(tmp_path: Path) -> None:
     assert [path.name for path in cache.parent.glob("*.ndjson")] == []
 
 
-def test_what_a_killed_run_left_is_gone(tmp_path: Path) -> None:
+def test_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "west.extract"
     folder.mkdir()
     (folder / "users.csv").write_text("of a run that was killed")

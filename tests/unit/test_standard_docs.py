@@ -20,7 +20,7 @@ from bus.standard import KINDS, dictionary
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "standard"
-ANEW = "run `bus schemas docs`"
+HOW_TO_UPDATE = "run `bus schemas docs`"
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,13 @@ def document() -> dict[str, Any]:
 
 
 def test_the_dictionary_is_up_to_date() -> None:
-    assert (DOCS / "data-dictionary.md").read_text("utf-8") == dictionary.render(), ANEW
+    assert (DOCS / "data-dictionary.md").read_text("utf-8") == dictionary.render(), HOW_TO_UPDATE
 
 
 def test_the_asyncapi_document_is_up_to_date() -> None:
-    assert (DOCS / "asyncapi.yaml").read_text("utf-8") == asyncapi.render("schoolbus"), ANEW
+    assert (DOCS / "asyncapi.yaml").read_text("utf-8") == asyncapi.render("schoolbus"), (
+        HOW_TO_UPDATE
+    )
 
 
 def test_the_command_writes_both_with_the_districts_prefix(

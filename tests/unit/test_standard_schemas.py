@@ -124,7 +124,7 @@ def test_a_kind_has_all_attributes_and_no_others(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_tells_of_a_school_names_one_or_what_has_one(kind: str) -> None:
+def test_kinds_of_a_school_refer_to_one_or_to_a_record_that_has_one(kind: str) -> None:
     for one in KINDS[kind].school:
         named = KINDS[kind].references.get(one.name)
         if named is None:
@@ -202,7 +202,7 @@ def test_attendance_has_the_categories_of_ed_fi() -> None:
     assert category["symbols"] == [*camel, "other"]
 
 
-def test_what_demographics_tells_of_a_student_is_sensitive() -> None:
+def test_the_fields_of_demographics_are_sensitive() -> None:
     """This is why demographics have a separate topic."""
     classes = {f["name"]: f["sensitivity"] for f in KINDS["demographics"].schema["fields"]}
     reported = classes.keys() - {"sourcedId", "status", "dateLastModified"}

@@ -189,13 +189,13 @@ def under_agreement(bus: Bus, **options: Any) -> Subscription:
 
 def test_an_agreement_is_read_with_its_own_fields_and_deletions(vendor: Bus) -> None:
     events = under_agreement(vendor)
-    first, second, gone = list(events)
+    first, second, deleted = list(events)
     assert first.record == {"sourcedId": "pa", "status": "active", "grades": ["07"]}
     assert (first.id, first.key, first.kind) == ("e1", "pa", "student")
     assert first.type == "org.schoolbus.student.created"
     assert second.record == first.record | {"givenName": "Ann"}
-    assert (gone.record, gone.key, gone.id) == (None, "pb", "e3")
-    assert gone.type == "org.schoolbus.student.deleted"
+    assert (deleted.record, deleted.key, deleted.id) == (None, "pb", "e3")
+    assert deleted.type == "org.schoolbus.student.deleted"
     assert events.undecodable == {"student": 1}
 
 
@@ -227,7 +227,7 @@ class Refused(Member):
         )
 
 
-def test_a_program_of_the_district_without_rights_is_told_which(
+def test_a_district_program_without_rights_learns_which_are_missing(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bus.subscription.Consumer", partial(Refused, bus.broker))
@@ -243,7 +243,7 @@ def test_a_program_of_the_district_without_rights_is_told_which(
         KafkaError._AUTHENTICATION,
     ],
 )
-def test_a_vendor_that_may_read_no_more_is_told_so(
+def test_a_vendor_that_may_not_read_any_more_gets_an_error(
     vendor: Bus, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(Refused, "code", code)

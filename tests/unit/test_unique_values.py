@@ -47,7 +47,7 @@ class Strict(FakeProduct):
             held = {other for other, had in self.logins.items() if login and had == login} - {id_}
             twice = {other for other, has in new.items() if login and has == login} - {id_}
             if held | twice:
-                self.wrong.append(f"{id_} is told with the login of {sorted(held | twice)}")
+                self.wrong.append(f"{id_} is delivered with the login of {sorted(held | twice)}")
         self.logins |= new
 
 
@@ -124,7 +124,9 @@ def test_one_that_was_freed_on_monday_is_anothers_on_friday(bus: Bus, lunch: Str
     before = len(lunch.delivered_rows)
     student(bus, "b", "red")
     assert consume(bus, lunch) == {"a": "pink", "b": "red"}
-    assert delivered(lunch)[before:] == [("b", "active", "red")], "told once, as it was free"
+    assert delivered(lunch)[before:] == [("b", "active", "red")], (
+        "delivered once, because it was free"
+    )
 
 
 def test_the_old_one_never_leaves(bus: Bus, lunch: Strict) -> None:
@@ -194,7 +196,7 @@ def test_what_is_delivered_twice_and_refused_is_a_dead_letter(bus: Bus, lunch: S
     assert [dead_letter.id for dead_letter in bus.dead_letters] == ["new"]
     student(bus, "third", "blue")
     consume(bus, lunch)
-    assert len(refused) == 1, "it is not told again and again"
+    assert len(refused) == 1, "it is not delivered again and again"
 
 
 def test_a_kill_after_the_zip_that_set_it_free(bus: Bus, lunch: Strict) -> None:
@@ -282,7 +284,7 @@ def test_the_old_one_is_another_instances(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (lunch.logins[one], lunch.logins[two]) == (one, None)
     student(bus, one, one, "tobedeleted")
     run(bus, instances[1:])
-    assert lunch.logins[two] is None, "the product was not told of the old one yet"
+    assert lunch.logins[two] is None, "the old one was not delivered to the product yet"
     run(bus, instances)
     assert (lunch.logins[one], lunch.logins[two]) == (None, one)
     assert lunch.wrong == []
@@ -309,7 +311,9 @@ def test_the_partition_of_the_new_one_goes_to_the_other_instance(
 # ---- any sequence of events ---------------------------------------------------------------------
 
 IDS, NAMES = "abcde", ("red", "blue", "green", "pink")
-DAY = st.dictionaries(st.sampled_from(IDS), st.sampled_from((*NAMES, None, "gone")), max_size=4)
+DAY = st.dictionaries(
+    st.sampled_from(IDS), st.sampled_from((*NAMES, None, "withdrawn")), max_size=4
+)
 STEPS = st.lists(
     DAY | st.sampled_from(["run", "run in ones", "kill before", "kill after", "lose", "fail"]),
     max_size=12,
@@ -336,7 +340,7 @@ def test_in_the_end_each_has_its_own(
                 happen(bus, lunch, step)
         assert lunch.wrong == []
         assert {id_: lunch.logins[id_] for id_ in sis} == {
-            id_: None if name == "gone" else name for id_, name in sis.items()
+            id_: None if name == "withdrawn" else name for id_, name in sis.items()
         }
 
 
@@ -345,17 +349,22 @@ def change(bus: Bus, sis: dict[str, str | None], day: dict[str, str | None], ord
     after = dict(sis)
     for id_, name in day.items():
         taken = {other for other, has in after.items() if has == name} - {id_}
-        if name in (None, "gone") or not taken - day.keys():
+        if name in (None, "withdrawn") or not taken - day.keys():
             after[id_] = name
-    named = [name for name in after.values() if name not in (None, "gone")]
+    named = [name for name in after.values() if name not in (None, "withdrawn")]
     if len(named) != len(set(named)):
         return
     changed = [id_ for id_ in after if id_ not in sis or after[id_] != sis[id_]]
     order.shuffle(changed)
     for id_ in changed:
-        gone = after[id_] == "gone"
-        last = sis.get(id_) if gone else after[id_]
-        student(bus, id_, None if last == "gone" else last, "tobedeleted" if gone else "active")
+        withdrawn = after[id_] == "withdrawn"
+        last = sis.get(id_) if withdrawn else after[id_]
+        student(
+            bus,
+            id_,
+            None if last == "withdrawn" else last,
+            "tobedeleted" if withdrawn else "active",
+        )
     sis |= after
 
 

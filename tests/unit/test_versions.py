@@ -55,7 +55,7 @@ def test_history_of_three_versions_reads_as_the_last(kind: str, data: st.DataObj
 )
 @settings(max_examples=25)
 @given(data=st.data())
-def test_a_translation_tells_old_history_as_it_tells_new(
+def test_a_translation_gives_the_same_rows_for_old_and_new_history(
     product: Product, data: st.DataObject
 ) -> None:
     """A field that a version did not know equals a field without a value."""

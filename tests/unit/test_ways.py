@@ -39,7 +39,7 @@ def settings(**vendors: Any) -> Settings:
 
 
 class FakeReader:
-    """Kafka has the topics of two kinds of the agreement, whatever it shares now."""
+    """Kafka has the topics of two kinds of the agreement, even if it shares fewer now."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -174,7 +174,7 @@ def test_a_retry_delivers_the_present_state(monkeypatch: pytest.MonkeyPatch) -> 
     vendor.write("student", "s2")
     vendor.delete("student", "s2")
     vendor.write("student", "s3")
-    records = {"student": {"s1", "s2", "gone"}}
+    records = {"student": {"s1", "s2", "withdrawn"}}
     retry(vendor.bus.settings, product, way_of(vendor), vendor.product, records)
     assert vendor.records() == [("student", "s1", "active"), ("student", "s2", "tobedeleted")]
     assert vendor.product.delivered_rows[0][2]["givenName"] == "second"
@@ -198,7 +198,7 @@ def test_a_retry_ends_with_the_agreement(monkeypatch: pytest.MonkeyPatch) -> Non
     assert vendor.records() == []
 
 
-def test_a_product_that_cannot_tell_older_states_gets_no_retry(
+def test_a_product_that_cannot_recognize_older_states_gets_no_retry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vendor = Vendor(monkeypatch)

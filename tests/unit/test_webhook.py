@@ -143,8 +143,10 @@ def test_the_sensitive_is_left_out_unless_it_is_asked_for(
 
 
 def test_a_withdrawal_says_so(receiver: Receiver, open_webhook: Open) -> None:
-    gone = {**ATTENDANCE, "status": "tobedeleted"}
-    open_webhook().deliver(batch("attendance", gone, Message("attendance", 0, "e1", "withdrawn")))
+    withdrawn = {**ATTENDANCE, "status": "tobedeleted"}
+    open_webhook().deliver(
+        batch("attendance", withdrawn, Message("attendance", 0, "e1", "withdrawn"))
+    )
     (got,) = receiver.accepted
     assert (got.event["type"], got.data["status"]) == ("attendance.withdrawn", "tobedeleted")
 

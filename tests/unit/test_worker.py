@@ -98,7 +98,7 @@ def test_an_open_transaction_is_not_delivered_and_an_aborted_one_never(
     assert bus.committed() == bus.ends()  # transaction markers count as read
 
 
-def test_what_is_put_off_is_written_each_minute_while_nothing_comes(
+def test_deferred_work_is_written_each_minute_while_no_event_arrives(
     bus: Bus, lunch: FakeProduct
 ) -> None:
     bus.publish("student", "s1")

@@ -1,6 +1,6 @@
 """Laws of the worker loop that hold for any sequence of events.
 
-Instances of one consumer deliver to one product. Meanwhile records arrive, partitions move, the
+Instances of one consumer deliver to one product. At the same time records arrive, partitions move, the
 product is down, and instances are killed at any point. The product checks each batch that it gets.
 Each step ends with a check of the broker. At the end nothing is missing.
 """
@@ -166,14 +166,14 @@ class Instances(RuleBasedStateMachine):
         """
         self.lunch.failures = [RetryLater("down", after=3) for _ in range(tries)]
 
-        def meanwhile(batch: Batch) -> None:
+        def act_between(batch: Batch) -> None:
             self.check_batch(batch)
             self.lunch.before = self.check_batch
             self.bus.clock.after(1, lambda: self.share(owners))
             self.bus.clock.after(2, lambda: self.many(students))
             self.bus.clock.after(2, lambda: self.turn([(0, 5), (1, 5), (2, 5)]))
 
-        self.lunch.before = meanwhile
+        self.lunch.before = act_between
         self.many(students)
         self.turn(turns)
 
@@ -267,10 +267,12 @@ class Instances(RuleBasedStateMachine):
         for message in self.bus.published:
             topic, partition, offset = place(message)
             if offset < committed.get((topic, partition), 0):  # type: ignore[call-overload]
-                gone = (
+                delivered_or_dead = (
                     place(message) in self.delivered_rows or f"{topic}/{partition}/{offset}" in dead
                 )
-                assert gone, f"{topic}/{partition}/{offset} was committed and did not go"
+                assert delivered_or_dead, (
+                    f"{topic}/{partition}/{offset} was committed, but is neither delivered nor a dead letter"
+                )
 
     @invariant()
     def nothing_is_given_up_that_was_there(self) -> None:
@@ -288,7 +290,7 @@ class Instances(RuleBasedStateMachine):
                 and self.when[place(m)] < self.when[place(given_up)]
             ]
             assert all(fate(m) for m in there), (
-                f"{dead_letter.id} was given up, and {lacks} was there"
+                f"{dead_letter.id} was given up although {lacks} was there"
             )
 
     # ---- the end -------------------------------------------------------------------------------

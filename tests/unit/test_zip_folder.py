@@ -77,7 +77,7 @@ def contents(out: Path) -> list[str]:
 # The content of a zip
 
 
-def test_only_the_last_row_of_one_thing_is_written() -> None:
+def test_only_the_last_row_of_one_key_is_written() -> None:
     found = sheets([part(PEOPLE, ("a", "Ann"), ("b", "Bob"), ("a", "Anna"))], Layout())
     assert text(found[0], Layout()) == "id,name\nb,Bob\na,Anna\n"
     assert [message.offset() for message in found[0].messages] == [1, 2]
@@ -320,9 +320,9 @@ def test_a_disk_that_is_full_is_waited_for_and_leaves_no_trace(
     assert contents(tmp_path) == ["Ann"]
 
 
-@pytest.mark.parametrize("meanwhile", [False, True], ids=["alone", "another instance between"])
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "another instance between"])
 def test_a_zip_that_was_given_is_not_given_again_when_the_journal_could_not_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     folder = ZipFolder(tmp_path, "canvas")
     folder.resume("cluster", [P0])
@@ -339,11 +339,11 @@ def test_a_zip_that_was_given_is_not_given_again_when_the_journal_could_not_be_w
         patch.setattr(ZipFolder, "_save", save)
         with pytest.raises(RetryLater):
             folder.deliver(batch_)
-    if meanwhile:
+    if shared:
         ZipFolder(tmp_path, "canvas").deliver(batch("Pia", position=P1))
     folder.deliver(batch_)
     folder.deliver(Batch(batch("Ann").parts, {P0: 2}))
-    assert contents(tmp_path) == ["Bob", *(["Pia"] if meanwhile else []), "Ann"]
+    assert contents(tmp_path) == ["Bob", *(["Pia"] if shared else []), "Ann"]
 
 
 def test_a_place_that_is_no_folder_stops(tmp_path: Path) -> None:

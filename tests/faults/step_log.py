@@ -1,10 +1,10 @@
-"""Run `bus …` in small steps and note each step, so that a test can aim a kill at one.
+"""Run `bus …` in small steps and log each step, so that a test can aim a kill at one.
 
-    python -m tests.faults.noted NOTES RECORDS ARGUMENT…
+    python -m tests.faults.step_log LOG RECORDS ARGUMENT…
 
-NOTES is a file that gets a line before and after each step that a kill may interrupt. RECORDS is
+LOG is a file that gets a line before and after each step that a kill may interrupt. RECORDS is
 the largest number of records in a transaction and in a consumer's batch; a replay reads only a
-little further ahead. A producer also notes which events belong together: `commit RUN FIRST LAST` is
+little further ahead. A producer also logs which events belong together: `commit RUN FIRST LAST` is
 a transaction of the events FIRST to LAST.
 """
 
@@ -27,75 +27,75 @@ from bus.kafka.transactions import Publisher
 from bus.replay import history
 from tests.faults import defects
 
-PIECE = 25
-"""A transaction gets a note after this many events."""
+PIECE_EVENTS = 25
+"""A transaction gets a line in the log after this many events."""
 PRODUCTS = (consumers.canvas, consumers.microsoft_sds, consumers.webhook)
 
 
-class Notes:
-    """The file of notes. A killed process keeps all of its notes, as each is written at once."""
+class StepLog:
+    """The log file. A killed process keeps all of its lines, because each is written at once."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def note(self, *words: object) -> None:
+    def write(self, *words: object) -> None:
         """Add a line."""
         os.write(self._file, (" ".join(str(word) for word in words) + "\n").encode())
 
-    def around(self, place: Any, name: str) -> None:
-        """Note when this function of a module or class begins and ends."""
-        real: Callable[..., Any] = getattr(place, name)
+    def around(self, owner: Any, name: str) -> None:
+        """Log when this function of a module or class begins and ends."""
+        real: Callable[..., Any] = getattr(owner, name)
 
-        def noted(*arguments: Any, **named: Any) -> Any:
-            self.note(name)
-            found = real(*arguments, **named)
-            self.note(name, "done")
-            return found
+        def logged(*arguments: Any, **named: Any) -> Any:
+            self.write(name)
+            result = real(*arguments, **named)
+            self.write(name, "done")
+            return result
 
-        setattr(place, name, noted)
+        setattr(owner, name, logged)
 
 
-def note_transactions(notes: Notes) -> None:
-    """Note which events are in a transaction before it is committed."""
+def log_transactions(log: StepLog) -> None:
+    """Log which events are in a transaction before it is committed."""
     transaction, publish = Publisher.transaction, Publisher.publish
 
     @contextmanager
-    def noted(publisher: Publisher) -> Iterator[None]:
+    def logged(publisher: Publisher) -> Iterator[None]:
         before = published.get(publisher, 0)
-        notes.note("begin")
+        log.write("begin")
         with transaction(publisher):
             yield
             if (last := published.get(publisher, 0)) > before:
-                notes.note("commit", publisher._run, before + 1, last)
-        notes.note("committed")
+                log.write("commit", publisher._run, before + 1, last)
+        log.write("committed")
 
     def counted(publisher: Publisher, kind: str, change: Any, batch: Any) -> None:
-        for start in range(0, batch.num_rows, PIECE):
-            piece = batch.slice(start, PIECE)
+        for start in range(0, batch.num_rows, PIECE_EVENTS):
+            piece = batch.slice(start, PIECE_EVENTS)
             publish(publisher, kind, change, piece)
             published[publisher] = published.get(publisher, 0) + piece.num_rows
-            notes.note("publish")
+            log.write("publish")
 
     published: dict[Publisher, int] = {}
-    Publisher.transaction, Publisher.publish = noted, counted
+    Publisher.transaction, Publisher.publish = logged, counted
 
 
 def main() -> None:
     """Run the command of the command line."""
     path, records, *arguments = sys.argv[1:]
-    notes = Notes(path)
+    log = StepLog(path)
     defects.build_in()
     pipeline.TRANSACTION_RECORDS = pipeline.BATCH = int(records)
     history.AT_ONCE, history.AHEAD = int(records), 2 * int(records)
-    note_transactions(notes)
-    notes.around(snapshot, "attach")
-    notes.around(snapshot, "remember")
+    log_transactions(log)
+    log.around(snapshot, "attach")
+    log.around(snapshot, "remember")
     for module in PRODUCTS:
         module.PRODUCT = replace(module.PRODUCT, batch_records=int(records))
     for name in ("_hand_over", "_settle", "_commit"):
-        notes.around(Worker, name)
+        log.around(Worker, name)
     sys.argv = ["bus", *arguments]
-    notes.note("start")
+    log.write("start")
     cli.main()
 
 
