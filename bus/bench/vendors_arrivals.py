@@ -15,7 +15,7 @@ from bus.settings import Settings
 from bus.vendors.vendor_schema import vendor_topic
 
 
-class Arrival(NamedTuple):
+class VendorArrival(NamedTuple):
     """A message in a vendor's topic: when it was read (`time.time`), and whether it deletes."""
 
     at: float
@@ -30,7 +30,7 @@ class Arrivals:
 
     def __init__(self, settings: Settings, names: Sequence[str], kind: str) -> None:
         self._names = {vendor_topic(settings, name, kind): name for name in names}
-        self._found: dict[str, dict[str, list[Arrival]]] = {
+        self._found: dict[str, dict[str, list[VendorArrival]]] = {
             name: defaultdict(list) for name in names
         }
         self._last = dict.fromkeys(names, 0.0)
@@ -47,7 +47,7 @@ class Arrivals:
         self._thread = threading.Thread(target=self._read, name="arrivals")
         self._thread.start()
 
-    def of(self, name: str) -> Mapping[str, Sequence[Arrival]]:
+    def of(self, name: str) -> Mapping[str, Sequence[VendorArrival]]:
         """Return what has arrived under an agreement, by the vendor's id, in order."""
         with self._lock:
             return {id_: tuple(arrivals) for id_, arrivals in self._found[name].items()}
@@ -75,5 +75,5 @@ class Arrivals:
                 if message.error() is None:
                     name = self._names[message.topic() or ""]
                     id_ = (message.key() or b"").decode()
-                    self._found[name][id_].append(Arrival(now, message.value() is None))
+                    self._found[name][id_].append(VendorArrival(now, message.value() is None))
                     self._last[name] = now

@@ -50,17 +50,17 @@ grades = {grades}
 """An agreement that shares everything. Its guard is off, because many students change at once."""
 
 
-class Part(NamedTuple):
+class StudentGroup(NamedTuple):
     """The students of some schools in some grades; an empty field does not restrict them."""
 
     schools: Sequence[str] = ()
     grades: Sequence[str] = ()
 
 
-ALL = Part()
+ALL = StudentGroup()
 
 
-def agreement_text(name: str, part: Part = ALL, without: Collection[str] = ()) -> str:
+def agreement_text(name: str, part: StudentGroup = ALL, without: Collection[str] = ()) -> str:
     """Return an agreement that is active today and shares all categories, except for some."""
     shared = [name for name, fields in categories().items() if fields and name not in without]
     return AGREEMENT.format(
@@ -89,18 +89,18 @@ class VendorsDistrict:
     students: int
     schools: tuple[str, ...]
 
-    def parts(self, number: int) -> list[Part]:
+    def parts(self, number: int) -> list[StudentGroup]:
         """Return the students in this many parts: by school, and by grade if schools are few."""
         by_school = max(one for one in range(1, len(self.schools) + 1) if number % one == 0)
         by_grade = number // by_school
         schools = [self.schools[at::by_school] for at in range(by_school)]
         grades = [GRADES[at::by_grade] if by_grade > 1 else () for at in range(by_grade)]
-        return [Part(*both) for both in product(schools, grades)]
+        return [StudentGroup(*both) for both in product(schools, grades)]
 
     def apply(
         self,
         names: Sequence[str],
-        parts: Sequence[Part] = (ALL,),
+        parts: Sequence[StudentGroup] = (ALL,),
         without: Collection[str] = (),
     ) -> None:
         """Write agreements, and apply them.
@@ -131,7 +131,9 @@ class VendorsDistrict:
         wait_for(done, "writing the topics of vendors", LOOK_SECONDS, HOUR)
 
     @contextmanager
-    def agreed(self, names: Sequence[str], parts: Sequence[Part] = (ALL,)) -> Iterator[None]:
+    def agreed(
+        self, names: Sequence[str], parts: Sequence[StudentGroup] = (ALL,)
+    ) -> Iterator[None]:
         """Apply these agreements; at the end, revoke them and delete their topics.
 
         So what an agreement leaves behind does not slow down the next measurement.

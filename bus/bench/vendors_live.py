@@ -12,7 +12,7 @@ from bus import local
 from bus.bench.freshness_benchmark import WARM_UP, Freshness, freshness, warmed_up
 from bus.bench.traffic import Traffic, enroll, new_client
 from bus.bench.usage import Usage
-from bus.bench.vendors_arrivals import Arrival, Arrivals
+from bus.bench.vendors_arrivals import Arrivals, VendorArrival
 from bus.bench.vendors_district import VendorsDistrict
 from bus.demo.stage import first_line, wait_for
 from bus.errors import Stop
@@ -119,7 +119,7 @@ class LiveVendors:
         )
         return began
 
-    def _when_there(self, name: str, ids: Collection[str]) -> Mapping[str, Sequence[Arrival]]:
+    def _when_there(self, name: str, ids: Collection[str]) -> Mapping[str, Sequence[VendorArrival]]:
         """Return what has arrived under an agreement, when all these ids have."""
 
         def there() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from bus.bench.figures import Comparison, Figure, Goal, middle
 from bus.bench.measured import alone
 from bus.bench.peers.bare_projection import bare_projection
-from bus.bench.vendors_district import ALL, Part, VendorsDistrict
+from bus.bench.vendors_district import ALL, StudentGroup, VendorsDistrict
 from bus.settings import Settings
 from bus.vendors.district_view import file_of
 from bus.vendors.runner import Runner
@@ -67,7 +67,7 @@ def _project(
     district: VendorsDistrict,
     names: Sequence[str],
     subject: str,
-    parts: Sequence[Part] = (ALL,),
+    parts: Sequence[StudentGroup] = (ALL,),
 ) -> Figure:
     """Measure a run from an empty view for new agreements."""
     view = file_of(district.settings)

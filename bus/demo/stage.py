@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -144,9 +144,7 @@ def first_line(process: subprocess.Popen[str]) -> Mapping[str, Any]:
     return found
 
 
-def wait_for(
-    condition: Callable[[], object], what: str, every: float = 0.1, patience: float = PATIENCE
-) -> None:
+def wait_for(condition: Any, what: str, every: float = 0.1, patience: float = PATIENCE) -> None:
     """Return when `condition()` is true; raises `Stop` if that takes too long.
 
     what:     the subject of the message of `Stop`.

@@ -21,7 +21,7 @@ from bus.bench.measured import alone, command
 from bus.bench.soak_benchmark import _course
 from bus.bench.traffic import CLASS, SINGLY, SentChange, at_once
 from bus.bench.usage import Look, Usage
-from bus.bench.vendors_district import Part, VendorsDistrict, agreement_text
+from bus.bench.vendors_district import StudentGroup, VendorsDistrict, agreement_text
 from bus.bench.vendors_live import LiveVendors
 from bus.demo.sample import GRADES, District
 from bus.errors import Stop
@@ -115,7 +115,7 @@ def test_the_agreements_of_the_benchmark_share_everything_but_what_is_taken_out(
     whole = compile_scope(parse("v", loads(agreement_text("v")), "test"))
     assert set(whole.kinds) == KINDS.keys() - NEVER_SHARED
     assert whole.pseudonymous
-    text = agreement_text("v", Part(["school-0001"], ["05"]), ["Student Name"])
+    text = agreement_text("v", StudentGroup(["school-0001"], ["05"]), ["Student Name"])
     less = compile_scope(parse("v", loads(text), "test"))
     assert "givenName" in whole.kinds["student"].fields
     assert "givenName" not in less.kinds["student"].fields
