@@ -144,7 +144,7 @@ def test_each_receiver_of_a_change_counts_and_the_warm_up_does_not() -> None:
         "two": SentChange(101.0 + WARM_UP, 101.2 + WARM_UP),
     }
     assert warmed_up(sent).keys() == {"one", "two"}
-    arrived = {"one": [100.5 + WARM_UP, 100.25 + WARM_UP], "two": [101.5 + WARM_UP] * 2}
+    arrived = {"one": [100.25 + WARM_UP, 100.5 + WARM_UP], "two": [101.5 + WARM_UP] * 2}
     found = freshness(10, sent, arrived, {})
     assert found.delivered == {"p50": 500.0, "p99": 500.0, "worst": 500.0}
     assert found.accepted["p50"] == 200.0
