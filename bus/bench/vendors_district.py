@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from bus.demo.sample import GRADES, District
 from bus.demo.stage import Stage, wait_for
+from bus.kafka import removal
 from bus.settings import Settings
-from bus.vendors import applied, deletion, expiry, revocation, written_editions
+from bus.vendors import applied, expiry, revocation, written_editions
 from bus.vendors.categories import categories
 from bus.vendors.disclosures import DisclosureWriter
+from bus.vendors.vendor_topics import possible_topics
 
 HOUR = 3600.0
 OPT_OUTS = 0.01
 """The share of the students that have an opt-out."""
 AT_ONCE = 10
-"""The most new agreements of one `bus vendors apply`. A slow broker needs time for their topics."""
+"""The most agreements whose topics are created or deleted at once. A slow broker needs time."""
 LOOK_SECONDS = 0.5
 """Seconds between two looks whether a vendor's topics are written."""
 
@@ -145,15 +147,22 @@ class VendorsDistrict:
             self.end(names)
 
     def end(self, names: Sequence[str]) -> None:
-        """Revoke these agreements, and delete what the bus has for their vendors."""
-        why, today = "the benchmark is over", applied.today()
+        """Revoke these agreements, and delete the topics of their vendors.
+
+        What else `bus vendors delete` deletes does not matter here, and would take longer.
+        """
         with closing(DisclosureWriter(self.settings)) as record:
             for name in names:
                 self._file(name).unlink(missing_ok=True)
                 now = datetime.now(UTC)
-                revocation.revoke(self.settings, name, why, now)
-                expiry.settle(self.settings, name, today, now, record)
-                deletion.delete(self.settings, name, now, record, early=why)
+                revocation.revoke(self.settings, name, "the benchmark is over", now)
+                expiry.settle(self.settings, name, applied.today(), now, record)
+        for first in range(0, len(names), AT_ONCE):
+            some = names[first : first + AT_ONCE]
+            removal.delete_topics(
+                self.settings,
+                [topic for name in some for topic in possible_topics(self.settings, name)],
+            )
 
     def _file(self, name: str) -> Path:
         return self.settings.vendors.agreements / f"{name}.toml"
