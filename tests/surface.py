@@ -30,7 +30,7 @@ import bus
 import bus.contract
 import bus.standard
 from bus import plugins
-from bus.bench.figures import Comparison, Figure
+from bus.bench.figures import Comparison, Figure, Goal
 from bus.bench.freshness_benchmark import Freshness
 from bus.bench.measured import Cost
 from bus.bench.soak_benchmark import Soak, Trend
@@ -661,7 +661,7 @@ def bench_json() -> Lines:
     numbers = {"p50": 1.5}
     many = {"machine": "", "comparisons": [Comparison("", "", [figure], [""]).as_json()]}
     fresh = Freshness(1, 1, 1, 1.5, numbers, numbers, {"bus": used})
-    vendors = VendorsResult([Comparison("", "", [figure], [""])], [fresh], {"": 1.5})
+    vendors = VendorsResult([Comparison("", "", [figure], [""])], [fresh], [Goal("", 1.5, "", 1.5)])
     soak = Soak(1.5, 1, 1, 1, 1, 1, {"bus": course}, {"bus": course})
     for names, found, data in (
         (("consume", "produce", "district", "day", "replay"), many, ()),
@@ -675,7 +675,7 @@ def bench_json() -> Lines:
         (
             ("vendors",),
             {"machine": "", **vendors.as_json()},
-            (".rates[].used", ".seconds"),
+            (".rates[].used",),
         ),
         (("plot",), {"out": ""}, ()),
     ):

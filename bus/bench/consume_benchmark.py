@@ -28,6 +28,7 @@ from bus.bench import quixstreams
 from bus.bench.figures import Comparison, Figure, middle
 from bus.bench.instances_benchmark import Instances
 from bus.bench.measured import Work, alone
+from bus.bench.peers.bare_consumer import reader_settings, records_to_end
 from bus.demo.stage import Stage
 from bus.errors import Stop
 from bus.kafka import topics
@@ -36,8 +37,6 @@ from bus.observe import telemetry
 from bus.settings import Settings
 from bus.standard import KINDS
 
-POLL = 10_000
-"""Maximum number of messages that the bare loop takes in one call."""
 SHARED_OUT = 5.0
 """Seconds until a group has assigned its partitions to instances that joined one after another."""
 
@@ -78,33 +77,17 @@ def bare_loop(settings: Settings, out: str) -> Callable[[], int]:
     }
 
     def run() -> int:
-        consumer = Consumer(
-            client_settings(settings)
-            | {
-                "group.id": f"{settings.topic_prefix}.bare",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-            }
-        )
-        there = consumer.list_topics(timeout=15).topics
-        left = {(name, number) for name in schemas for number in there[name].partitions}
+        consumer = Consumer(reader_settings(settings))
         consumer.subscribe(list(schemas))
         number = 0
         with (Path(out) / "bare.csv").open("w", encoding="utf-8", newline="") as file:
             write = csv.writer(file, lineterminator="\n").writerow
-            while left:
-                for message in consumer.consume(POLL, timeout=0.1):
-                    if error := message.error():
-                        if error.code() == Error._PARTITION_EOF:
-                            left.discard((message.topic(), message.partition()))
-                        continue
-                    source = BytesIO(message.value() or b"")
-                    source.seek(5)
-                    record: Any = schemaless_reader(source, schemas[message.topic() or ""], None)
-                    write(record.values())
-                    number += 1
+            for message in records_to_end(consumer, schemas):
+                source = BytesIO(message.value() or b"")
+                source.seek(5)
+                record: Any = schemaless_reader(source, schemas[message.topic() or ""], None)
+                write(record.values())
+                number += 1
         consumer.close()
         return number
 

@@ -1,11 +1,8 @@
-"""The results of a benchmark: several subjects that did the same work.
-
-A result has the rate, the ratio of the rates and the memory.
-"""
+"""The results of a benchmark: figures of subjects that did the same work, delays, and goals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +32,62 @@ class Figure:
         """Return the peak memory of each quarter of the time, which shows memory that grows."""
         seen = ", ".join(f"{most:,.0f}" for most in self.cost.quarters)
         return f"{self.subject}: peak memory in each quarter of the time: {seen} MiB"
+
+
+def percentiles(seconds: Collection[float]) -> dict[str, float]:
+    """Return the median, the 99th percentile and the worst of some delays, in milliseconds."""
+    ordered = sorted(seconds)
+    at = {"p50": 0.50, "p99": 0.99, "worst": 1.0}
+    last = len(ordered) - 1
+    return {name: round(ordered[round(share * last)] * 1000, 1) for name, share in at.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A figure that the project has a target for.
+
+    what:   what was measured.
+    target: the target in the same unit; None if there is none for what was measured.
+    least:  whether the figure must be at least the target. Otherwise it must be under it.
+    remark: what a reader must know about the target.
+    """
+
+    what: str
+    figure: float
+    unit: str
+    target: float | None = None
+    least: bool = False
+    remark: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the goal as `bus bench … --json` prints it."""
+        return {
+            "what": self.what,
+            "figure": round(self.figure, 3),
+            "unit": self.unit,
+            "target": self.target,
+            "least": self.least,
+            "remark": self.remark,
+        }
+
+    def target_text(self) -> str:
+        """Return the target in words."""
+        if self.target is None:
+            return self.remark
+        bound = "at least" if self.least else "under"
+        return ", ".join(filter(None, (f"{bound} {self.target:g} {self.unit}", self.remark)))
+
+
+def show_goals(goals: Sequence[Goal], console: Console) -> None:
+    """Print a table with a row for each goal."""
+    table = Table(Column("job"), box=None)
+    for name in ("figure", ""):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table.add_column("to reach")
+    for goal in goals:
+        figure = f"{goal.figure:,.0f}" if goal.unit == "ms" else f"{goal.figure:,.2f}"
+        table.add_row(goal.what, figure, goal.unit, goal.target_text())
+    console.print(table)
 
 
 def middle(figures: Sequence[Figure]) -> Figure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bus.bench.traffic import Traffic, at_once, traffic
+from bus.bench.figures import percentiles
+from bus.bench.traffic import SentChange, Traffic, at_once, traffic
 from bus.bench.usage import Used
 from bus.errors import Stop
 
@@ -131,30 +132,44 @@ def _replaying(there: Traffic) -> Iterator[list[int]]:
 
 
 def _measure(there: Traffic, rate: int, seconds: float) -> Freshness:
-    before = there.sent().keys()
     there.usage.forget()
-    there.send(rate, seconds + WARM_UP)
+    sent = there.send_new(rate, seconds + WARM_UP)
     there.wait_for_all()
-    arrived = there.received()
-    sent = {name: one for name, one in there.sent().items() if name not in before}
-    if lost := sent.keys() - arrived.keys():
+    received = there.received()
+    if lost := sent.keys() - received.keys():
         raise Stop(f"{len(lost)} events did not reach the product; see the logs in {there.folder}")
+    arrived = {name: received[name][:1] for name in warmed_up(sent)}
+    return freshness(rate, sent, arrived, there.usage.used())
+
+
+def warmed_up(sent: Mapping[str, SentChange]) -> dict[str, SentChange]:
+    """Return the changes that are measured: those that were due after the warm-up."""
     first = min(one.due for one in sent.values())
-    measured = {name: one for name, one in sent.items() if one.due >= first + WARM_UP}
-    last = max(arrived[name][0] for name in measured)
+    return {name: one for name, one in sent.items() if one.due >= first + WARM_UP}
+
+
+def freshness(
+    rate: int,
+    sent: Mapping[str, SentChange],
+    arrived: Mapping[str, Sequence[float]],
+    used: dict[str, Used],
+) -> Freshness:
+    """Return the delays of changes at a rate.
+
+    sent:    all changes, also those of the warm-up.
+    arrived: when each of the `warmed_up` changes arrived: one time for each receiver.
+    """
+    first = min(one.due for one in sent.values())
+    measured = warmed_up(sent)
+    last = max(max(times) for times in arrived.values())
     return Freshness(
         asked=rate,
         at_once=at_once(rate),
         changes=len(measured),
         through=round(len(measured) / (last - first - WARM_UP), 1),
-        accepted=_figures([one.accepted - one.due for one in measured.values()]),
-        delivered=_figures([arrived[name][0] - one.due for name, one in measured.items()]),
-        used=there.usage.used(),
+        accepted=percentiles([one.accepted - one.due for one in measured.values()]),
+        delivered=percentiles(
+            [at - one.due for name, one in measured.items() for at in arrived[name]]
+        ),
+        used=used,
     )
-
-
-def _figures(seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(seconds)
-    at = {"p50": 0.50, "p99": 0.99, "worst": 1.0}
-    last = len(ordered) - 1
-    return {name: round(ordered[round(share * last)] * 1000, 1) for name, share in at.items()}

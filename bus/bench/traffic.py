@@ -86,6 +86,12 @@ class Traffic:
             here.close()
             sender.join(20)
 
+    def send_new(self, rate: int, seconds: float) -> dict[str, SentChange]:
+        """Send as `send` does. Return the changes that it sent, by event id."""
+        before = self.sent().keys()
+        self.send(rate, seconds)
+        return {name: one for name, one in self.sent().items() if name not in before}
+
     def sent(self) -> dict[str, SentChange]:
         """Return all changes that have been sent, by event id."""
         return {name: SentChange(float(due), float(at)) for name, due, at in self._rows("sent")}
@@ -111,8 +117,9 @@ class Traffic:
         return self.folder / f"{name}.csv"
 
     def _rows(self, name: str) -> Iterator[list[str]]:
-        with self._log(name).open(newline="") as lines:
-            yield from csv.reader(lines)
+        if (log := self._log(name)).exists():
+            with log.open(newline="") as lines:
+                yield from csv.reader(lines)
 
 
 def _receive_report(pipe: Any) -> None:
@@ -137,17 +144,10 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
         stage.bus_down_at_the_end()
         local.up(stage.folder)
         stage.run("schemas", "apply")
-        made = stage.run("produce", "http", "--new-key", "bench")
-        client = "BUS_PRODUCERS__HTTP__CLIENTS__BENCH__"
+        key = new_client(stage)
         stage.set(
-            **{
-                "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
-                f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
-                f"{client}SCOPES": "org,student,attendance",
-                # The limit of one client must not affect the measurement.
-                "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),
-                **({"BUS_PRODUCTS__WEBHOOK__KINDS": "org,attendance"} if history else {}),
-            }
+            BUS_PRODUCTS__WEBHOOK__SECRET=stage.webhook_secret,
+            **({"BUS_PRODUCTS__WEBHOOK__KINDS": "org,attendance"} if history else {}),
         )
         received = stage.folder / "received.csv"
         receiver, address = ends.enter_context(vendor(stage.webhook_secret, received))
@@ -164,7 +164,7 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
                 "vendor": receiver,
             }
         )
-        _enroll(url, made["key"])
+        enroll(url, key)
         expected = 0 if history else STUDENTS
         wait_for(lambda: _lines(received) > expected, "the delivery of the students")
         if history:
@@ -173,8 +173,21 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
             stage.run("produce", "oneroster-csv", extract, patience=3600)
             wait_for(lambda: _caught_up(stage), "the delivery of the history", 1.0)
         received.write_text("")  # from now on only attendance; the vendor appends
-        (stage.folder / "sent.csv").touch()
-        yield Traffic(stage, stage.folder, url, made["key"], usage)
+        yield Traffic(stage, stage.folder, url, key, usage)
+
+
+def new_client(stage: Stage) -> str:
+    """Give the SIS a key for `bus produce http`, which must not limit its rate. Return the key."""
+    made = stage.run("produce", "http", "--new-key", "bench")
+    client = "BUS_PRODUCERS__HTTP__CLIENTS__BENCH__"
+    stage.set(
+        **{
+            f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
+            f"{client}SCOPES": "org,student,attendance",
+            "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),
+        }
+    )
+    return str(made["key"])
 
 
 @contextmanager
@@ -252,7 +265,7 @@ async def _sending(
                 group.create_task(post(app, start * STUDENTS + number, due))
 
 
-def _enroll(url: str, key: str) -> None:
+def enroll(url: str, key: str) -> None:
     """Publish a school and its students, so that attendance can refer to them."""
     import httpx2
 

@@ -93,6 +93,10 @@ class District:
         """How many schools there are."""
         return max(2, self.students // SCHOOL_SIZE)
 
+    def school_ids(self) -> list[str]:
+        """Return the ids of the schools."""
+        return [_school(school) for school in range(self.schools)]
+
     @property
     def sections(self) -> int:
         """How many classes of one subject a school has."""

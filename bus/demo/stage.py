@@ -144,16 +144,17 @@ def first_line(process: subprocess.Popen[str]) -> Mapping[str, Any]:
     return found
 
 
-def wait_for(condition: Any, what: str, every: float = 0.1) -> None:
+def wait_for(condition: Any, what: str, every: float = 0.1, patience: float = PATIENCE) -> None:
     """Return when `condition()` is true; raises `Stop` if that takes too long.
 
-    what:  the subject of the message of `Stop`.
-    every: how many seconds to wait between two checks.
+    what:     the subject of the message of `Stop`.
+    every:    how many seconds to wait between two checks.
+    patience: after how many seconds it takes too long.
     """
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while not condition():
         if time.monotonic() > until:
-            raise Stop(f"{what} took more than {PATIENCE:.0f} s; is the machine very busy?")
+            raise Stop(f"{what} took more than {patience:.0f} s; is the machine very busy?")
         time.sleep(every)
 
 

@@ -1,5 +1,5 @@
-"""The same jobs as users of other libraries would write them.
+"""The same jobs as users of other libraries would write them, and as bare loops.
 
-Each runs in a separate environment, because it needs other versions of packages that the bus needs
-too. These programs are only measured. The bus does not use them.
+The program of another library runs in a separate environment, because it needs other versions of
+packages that the bus needs too. What is here is only measured. The bus does not use it.
 """
