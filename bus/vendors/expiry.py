@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date, datetime
-from typing import Protocol
 
 from bus.errors import BusError
 from bus.settings import Settings
@@ -23,22 +22,11 @@ from bus.vendors import applied as store
 from bus.vendors import deletion, revocation
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied
-from bus.vendors.deletion import DeletionRecord
+from bus.vendors.disclosures import DisclosureWriter
 
 THRESHOLDS = (30, 7, 1)
 """Days before the end at which a warning is due."""
 Say = Callable[[str], object]
-
-
-class EndRecord(Protocol):
-    """What an end needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def ended(self, name: str, at: datetime, why: str = "") -> None:
-        """Record once that a vendor receives no more data."""
-
-
-class ExpiryRecord(EndRecord, DeletionRecord, Protocol):
-    """What an end and a deletion together need of the record of disclosures."""
 
 
 def unsettled(applied: Iterable[Applied], day: date) -> list[str]:
@@ -51,7 +39,7 @@ def settle(
     name: str,
     day: date,
     now: datetime,
-    record: ExpiryRecord,
+    record: DisclosureWriter,
     say: Say = lambda _: None,
 ) -> Applied:
     """Take the steps that the end of one agreement needs on this day; return it as stored now.
@@ -77,7 +65,7 @@ def close(
     one: Applied,
     day: date,
     now: datetime,
-    record: EndRecord,
+    record: DisclosureWriter,
     say: Say = lambda _: None,
 ) -> Applied:
     """Store and record the end of an agreement that is over, and close its vendor's access.
@@ -102,7 +90,7 @@ def close(
     return complete(settings, one, now, record)
 
 
-def complete(settings: Settings, one: Applied, now: datetime, record: EndRecord) -> Applied:
+def complete(settings: Settings, one: Applied, now: datetime, record: DisclosureWriter) -> Applied:
     """Record the end of an agreement whose access is closed; return it as it is stored now."""
     if one.closed != one.state:
         _record(one, record, now)
@@ -111,7 +99,7 @@ def complete(settings: Settings, one: Applied, now: datetime, record: EndRecord)
     return one
 
 
-def _record(one: Applied, record: EndRecord, now: datetime) -> None:
+def _record(one: Applied, record: DisclosureWriter, now: datetime) -> None:
     record.ended(one.name, one.ended_at or now, one.why if one.state == "revoked" else "")
 
 

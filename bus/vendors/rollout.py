@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bus.errors import Stop
 from bus.kafka import topics
@@ -28,6 +28,7 @@ from bus.vendors import (
 )
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
+from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.plan import PlannedChange
 from bus.vendors.scope import Scope, compile_scope
 
@@ -75,21 +76,11 @@ class VendorAccess:
         }
 
 
-class DisclosureRecord(Protocol):
-    """What applying needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def scope_changed(self, applied: Applied, scope: Scope, at: datetime) -> None:
-        """Record what a vendor receives from now on."""
-
-    def ended(self, name: str, at: datetime, why: str = "") -> None:
-        """Record that a vendor receives no more data."""
-
-
 def apply(
     settings: Settings,
     changes: Iterable[PlannedChange],
     now: datetime,
-    disclosures: DisclosureRecord,
+    disclosures: DisclosureWriter,
     credentials: Path | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, VendorAccess]:

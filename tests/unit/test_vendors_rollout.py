@@ -53,7 +53,8 @@ class District:
         def count(changes: Any) -> Any:
             return dict.fromkeys(changes, CohortCounts())
 
-        return apply(self.settings, plan(files, self.applied, day, count), now, self)
+        changes = plan(files, self.applied, day, count)
+        return apply(self.settings, changes, now, self)  # type: ignore[arg-type]
 
     def scope_changed(self, one: Applied, scope: Scope, at: datetime) -> None:
         """Take what goes to the record of disclosures."""
