@@ -40,6 +40,7 @@ from bus.vendors import applied as applied_agreements
 from bus.vendors import (
     disclosure_questions,
     disclosures,
+    end_warnings,
     expiry,
     master_key,
     old_records,
@@ -399,10 +400,10 @@ class _Work:
         """Log one warning for each agreement when 30, 7 and 1 days are left."""
         agreements = [one.agreement for one in self._applied.values()]
         for agreement in agreements:
-            reached = expiry.threshold(agreement, self._day)
+            reached = end_warnings.threshold(agreement, self._day)
             if reached is None or not self._applied[agreement.name].active(self._day):
                 continue
-            if not stream_progress.warned(
+            if not end_warnings.warned(
                 self._view.con, agreement.name, f"{agreement.until} {reached}"
             ):
                 log.warning(
@@ -410,7 +411,7 @@ class _Work:
                     agreement=agreement.name,
                     days=(agreement.until - self._day).days,
                     until=agreement.until.isoformat(),
-                    renewal=expiry.renewal_of(agreement.name, agreements),
+                    renewal=end_warnings.renewal_of(agreement.name, agreements),
                 )
 
     @contextmanager

@@ -51,17 +51,6 @@ def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     return StreamProgress(**json.loads(row[0])) if row else None
 
 
-def warned(con: sqlite3.Connection, agreement: str, about: str) -> bool:
-    """Note a warning about an agreement, and return whether the last one noted was the same.
-
-    about: the content of the warning.
-    """
-    name = f"warned {agreement}"
-    row = con.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
-    con.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [name, about])
-    return bool(row) and row[0] == about
-
-
 def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> None:
     """Store how far an agreement is."""
     con.execute(

@@ -258,7 +258,7 @@ def test_each_failure_is_reported_and_the_next_run_continues(
 
 def test_what_comes_back_is_seen(district: District, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "delete_topics", lambda *_: None)
-    with pytest.raises(RetryLater, match=r"vendor\.math-app\.enrollment.* still there"):
+    with pytest.raises(RetryLater, match=r"vendor\.math-app\.enrollment.* still exist"):
         district.settle()
     assert not district.stored["math-app"].deleted
     assert ("deleted", "math-app") not in district.entries()

@@ -11,7 +11,7 @@ import pytest
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
-from bus.vendors import applied, master_key, pseudonyms, revocation
+from bus.vendors import applied, expiry, master_key, pseudonyms, revocation
 from bus.vendors.applied import Applied
 from bus.vendors.district_counts import CohortCounts
 from bus.vendors.plan import plan
@@ -54,7 +54,9 @@ class District:
             return dict.fromkeys(changes, CohortCounts())
 
         changes = plan(files, self.applied, day, count)
-        return apply(self.settings, changes, now, self)  # type: ignore[arg-type]
+        found = apply(self.settings, changes, now, self)  # type: ignore[arg-type]
+        expiry.settle_all(self.settings, day, now, self, print)  # type: ignore[arg-type]
+        return found
 
     def scope_changed(self, one: Applied, scope: Scope, at: datetime) -> None:
         """Take what goes to the record of disclosures."""
