@@ -140,7 +140,7 @@ def test_all_steps_of_shutting_out_are_done_in_order(
 def test_where_others_manage_users(cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
     cluster.managed = False
     made = vendor_access.provide(settings, [MATH], tmp_path / "secrets")["math"]
-    assert "kafka-acls.sh" in made.notes[0] and "4 are missing" in made.notes[0]
+    assert "kafka-acls.sh" in made.notes[0] and "4 of the rules are missing" in made.notes[0]
     assert PASSWORD + "=" not in (tmp_path / "secrets" / "math.env").read_text()
     cluster.known["vendor-math-a"] = access.reading_rules(MATH.topics, MATH.group)
     assert vendor_access.provide(settings, [MATH], None)["math"].notes == ()
