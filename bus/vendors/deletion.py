@@ -26,14 +26,11 @@ from bus.vendors import applied as store
 from bus.vendors import revocation, vendor_access, vendor_topics
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import DisclosureWriter
-from bus.vendors.district_view import file_of
+from bus.vendors.district_view import connected, file_of, forget_agreement
 from bus.vendors.outbox_rows import OutboxRows
 from bus.vendors.proof import Certificate, Holdings
 from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_access import Grant
-
-VIEW_TABLES = ("disclosed", "progress", "cohort", "need")
-"""The tables of the projection's file that have rows of an agreement, besides `outbox`."""
 
 
 def due(one: Applied, day: date) -> bool:
@@ -174,13 +171,12 @@ def _forget_students(settings: Settings, name: str) -> None:
     if not file.exists():
         return
     try:
-        with closing(sqlite3.connect(file, isolation_level=None)) as con:
-            con.execute("PRAGMA secure_delete = ON")
-            tables = {row[0] for row in con.execute("SELECT name FROM sqlite_master")}
+        with closing(connected(file)) as con:
             con.execute("BEGIN IMMEDIATE")
-            for table in tables.intersection(VIEW_TABLES):
-                con.execute(f"DELETE FROM {table} WHERE agreement = ?", [name])
-            if "outbox" in tables:
+            if con.execute("SELECT 1 FROM sqlite_master WHERE name = 'disclosed'").fetchone():
+                # `DistrictView` creates this table last, so the others exist too.
+                forget_agreement(con, name)
+                con.execute("DELETE FROM disclosed WHERE agreement = ?", [name])
                 OutboxRows(con).forget(name)
             con.execute("COMMIT")
     except sqlite3.Error as error:

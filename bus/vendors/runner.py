@@ -51,7 +51,7 @@ from bus.vendors import (
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key, file_of
+from bus.vendors.district_view import DistrictView, Key, file_of, forget_agreement
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, event_type
 from bus.vendors.outbox_rows import Outgoing
@@ -513,7 +513,7 @@ class _Work:
         self._streams.pop(name, None)
         with self._batch():
             self._outbox.forget(name)
-            stream_progress.forget(self._view.con, name)
+            forget_agreement(self._view.con, name)
 
     def _clean(self, stream: VendorStream) -> None:
         """Delete what the vendor's topics had before they were written whole.
