@@ -15,8 +15,6 @@ from bus.kafka.client import client_settings
 from bus.settings import Settings
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from confluent_kafka import Message
 
 AT_ONCE = 10_000
@@ -78,12 +76,7 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
