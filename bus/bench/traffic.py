@@ -142,7 +142,7 @@ def traffic(folder: Path, history: int = 0) -> Iterator[Traffic]:
         stage.set(
             **{
                 "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
-                f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
+                f"{client}KEY_SHA256": made["sha256"],
                 f"{client}SCOPES": "org,student,attendance",
                 # The limit of one client must not affect the measurement.
                 "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),

@@ -419,7 +419,7 @@ def _live(
     client = "BUS_PRODUCERS__HTTP__CLIENTS__BENCH__"
     stage.set(
         **{
-            f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
+            f"{client}KEY_SHA256": made["sha256"],
             f"{client}SCOPES": "org,student,attendance",
             "BUS_PRODUCERS__HTTP__RATE": "1000",  # the limit of one client must not matter
         }

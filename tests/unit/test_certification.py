@@ -26,11 +26,12 @@ from bus.sandbox.certification import (
     field_to_add,
     field_to_cut,
 )
-from bus.sandbox.made_up_district import made_for, student_of
+from bus.sandbox.made_up_district import made_for
 from bus.sandbox.state_file import StateDifference, StateError, described, differences, read_state
 from bus.sandbox.subscriber import Subscriber
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from bus.vendors.applied import fingerprint
+from bus.vendors.district_view import student_of
 from bus.vendors.scope import compile_scope
 from tests import golden_file
 from tests.agreements import DAY, an_agreement
