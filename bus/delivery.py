@@ -205,6 +205,7 @@ class Terms:
     networks:   networks in which no endpoint of the vendor may be, in addition to those that are
                 not public (`bus.web.public_address`).
     loopback:   whether the endpoint may be on this machine, as in tests.
+    name:       the agreement's own name, for messages. A renewal has another name in topics.
     """
 
     agreement: str
@@ -213,6 +214,7 @@ class Terms:
     permission: Permission
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     loopback: bool = False
+    name: str = ""
 
 
 class Overtaken(Exception):  # noqa: N818

@@ -116,7 +116,10 @@ def _checked(
     try:
         return product.settings.model_validate(values, context=context)
     except ValidationError as error:
-        raise Stop(f"[products.{product.name}]: {explain(error, product.settings)}") from None
+        if terms is None:
+            raise Stop(f"[products.{product.name}]: {explain(error, product.settings)}") from None
+        wrong = explain(error, product.settings, "the agreement's file, or [vendors] in bus.toml")
+        raise Stop(f"{product.name} under the agreement {terms.name}: {wrong}") from None
 
 
 def _loaded(point: EntryPoint, what: str, kind: type) -> Any:

@@ -402,16 +402,21 @@ def _variable(dotted: str) -> str:
     return f"BUS_{dotted.replace('.', '__').upper()}"
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    source: str = "bus.toml or BUS_… in the environment",
+) -> str:
     """Return what is wrong with settings, one line each, without any value.
 
-    model: the model of the settings. It suggests a name for each unknown one.
+    model:  the model of the settings. It suggests a name for each unknown one.
+    source: where the settings come from.
     """
     lines = [
         f"  {'.'.join(map(str, problem['loc']))}: {_problem(problem, model)}"
         for problem in error.errors(include_input=False, include_url=False, include_context=False)
     ]
-    return "these settings are wrong (bus.toml or BUS_… in the environment):\n" + "\n".join(lines)
+    return f"these settings are wrong ({source}):\n" + "\n".join(lines)
 
 
 def _problem(problem: Any, model: type[BaseModel]) -> str:

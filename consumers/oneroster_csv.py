@@ -418,7 +418,8 @@ class OneRosterSet:
             for table in TABLES
             if table.name in columns
         }
-        self._extended = version == "1.2"
+        # In 1.2, these columns need a prefix for values that the standard does not list.
+        self._extended = dict(LISTED) if version == "1.2" else {}
         # The zip must not keep what an agreement no longer shares, so the set is rebuilt.
         under = f"/{terms.agreement}/{terms.edition}" if terms else ""
         self._set = FullSet(
@@ -477,16 +478,19 @@ class OneRosterSet:
         )
 
     def _part(self, part: Part) -> Part:
+        """Return the part with the columns and values of this version."""
         table = self._tables[part.table.name]
         columns = table.columns
-        listed = [column for column in columns if (table.name, column) in LISTED]
         lists = cast("list[list[Row]]", part.rows)
+        extended = self._extended.get(table.name, "")
+        others = extended and any(row[extended] == "other" for rows in lists for row in rows)
+        if columns == part.table.columns and not others:
+            return part
         made = [[{column: row[column] for column in columns} for row in rows] for rows in lists]
-        if self._extended and listed:
-            (column,) = listed
+        if others:
             for row in (row for rows in made for row in rows):
-                if row[column] == "other":
-                    row[column] = "ext:other"
+                if row[extended] == "other":
+                    row[extended] = "ext:other"
         return Part(table, part.kind, made, part.records, part.messages)  # type: ignore[arg-type]
 
 

@@ -175,7 +175,7 @@ def compose(settings: WebhookSettings) -> Compose:
     """
     terms = settings.terms
     names = (
-        [f"{name} (for {terms.agreement})" for name in VENDOR_SECRETS]
+        [f"{name} (for {terms.name})" for name in VENDOR_SECRETS]
         if terms
         else ["BUS_PRODUCTS__WEBHOOK__SECRET", "BUS_PRODUCTS__WEBHOOK__OLD_SECRET"]
     )

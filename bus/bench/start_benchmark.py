@@ -77,8 +77,7 @@ def _idle(folder: Path, seconds: float) -> dict[str, float]:
         stage.run("up")
         stage.run("schemas", "apply")
         made = stage.run("produce", "http", "--new-key", "bench")
-        digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
-        stage.set(BUS_PRODUCERS__HTTP__CLIENTS__BENCH__KEY_SHA256=digest)
+        stage.set(BUS_PRODUCERS__HTTP__CLIENTS__BENCH__KEY_SHA256=made["sha256"])
         service = stage.start("http", "produce", "http", "--port", "0")
         first_line(service)
         consumer = stage.start("canvas", "consume", "canvas", "--out", "out/canvas")

@@ -182,7 +182,7 @@ def new_client(stage: Stage) -> str:
     client = "BUS_PRODUCERS__HTTP__CLIENTS__BENCH__"
     stage.set(
         **{
-            f"{client}KEY_SHA256": made["toml"].split('key_sha256 = "')[1].split('"')[0],
+            f"{client}KEY_SHA256": made["sha256"],
             f"{client}SCOPES": "org,student,attendance",
             "BUS_PRODUCERS__HTTP__RATE": str(2 * SINGLY),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
@@ -264,18 +264,11 @@ def soak(
     BUS_HOME. Ends with status 1 if memory or open files grow, or an event is lost or duplicated.
     """
     with failures(json):
-        from bus.bench.machine_name import machine
         from bus.bench.soak_benchmark import measure
         from bus.settings import load
 
         found = measure(load().home / "bench", minutes, rate)
-        named = machine()
-
-        def show(console: Console) -> None:
-            found.show(console)
-            console.print(named)
-
-        emit(json, {"machine": named, **found.as_json()}, show)
+        _emit_one(json, found)
     if not found.sound:
         raise typer.Exit(1)
 
@@ -293,18 +286,11 @@ def start(
     Runs in the folder `bench` of BUS_HOME.
     """
     with failures(json):
-        from bus.bench.machine_name import machine
         from bus.bench.start_benchmark import measure
         from bus.settings import load
 
         found = measure(load().home / "bench", rounds, seconds, _progress)
-        named = machine()
-
-        def show(console: Console) -> None:
-            found.show(console)
-            console.print(named)
-
-        emit(json, {"machine": named, **found.as_json()}, show)
+        _emit_one(json, found)
 
 
 @app.command()
@@ -334,7 +320,6 @@ def vendors(
     BUS_HOME.
     """
     with failures(json):
-        from bus.bench.machine_name import machine
         from bus.bench.vendors_benchmark import measure
         from bus.settings import load
 
@@ -347,13 +332,7 @@ def vendors(
             rounds=rounds,
             progress=_progress,
         )
-        named = machine()
-
-        def show(console: Console) -> None:
-            found.show(console)
-            console.print(named)
-
-        emit(json, {"machine": named, **found.as_json()}, show)
+        _emit_one(json, found)
 
 
 def _progress(step: str) -> None:
@@ -374,6 +353,27 @@ def plot(
 
         draw(results, out)
         emit(json, {"out": str(out)}, lambda console: console.print(str(out)))
+
+
+class _Measured(Protocol):
+    """What one benchmark measured."""
+
+    def show(self, console: Console) -> None: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def _emit_one(json: bool, found: _Measured) -> None:
+    """Print what was measured, and the machine on which it was measured."""
+    from bus.bench.machine_name import machine
+
+    named = machine()
+
+    def show(console: Console) -> None:
+        found.show(console)
+        console.print(named)
+
+    emit(json, {"machine": named, **found.as_json()}, show)
 
 
 def _emit(json: bool, found: list[Comparison]) -> None:

@@ -84,9 +84,10 @@ def consume(
             "deadLettered": outcome.dead_lettered,
             "out": place,
         }
+        which = product if agreement is None else f"{product} --agreement {agreement}"
         nothing = not (sum(outcome.delivered.values()) or outcome.dead_lettered)
         elsewhere = nothing and outcome.had_events and out is not None and _is_empty(out)
-        emit(json, result, lambda console: _show(console, result, elsewhere=elsewhere))
+        emit(json, result, lambda console: _show(console, result, which, elsewhere=elsewhere))
         if until_caught_up and outcome.dead_lettered and not sum(outcome.delivered.values()):
             raise typer.Exit(1)  # there was something to deliver, and nothing was delivered
 
@@ -177,9 +178,10 @@ def _is_empty(folder: Path) -> bool:
     return not any(not path.name.startswith(".") for path in folder.glob("*"))
 
 
-def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
+def _show(console: Console, result: dict[str, Any], which: str, *, elsewhere: bool) -> None:
     """Print the result.
 
+    which:     the arguments of `bus deadletters` for this consumer.
     elsewhere: whether the folder is new and everything was delivered to another place before.
     """
     delivered = {kind: number for kind, number in result["delivered"].items() if number}
@@ -188,7 +190,7 @@ def _show(console: Console, result: dict[str, Any], *, elsewhere: bool) -> None:
     if result["deadLettered"]:
         console.print(
             f"{result['deadLettered']:,} became dead letters: "
-            f"see [bold]bus deadletters list {result['product']}[/]"
+            f"see [bold]bus deadletters list {which}[/]"
         )
     if result["out"] and delivered:
         console.print(f"  → {result['out']}")

@@ -143,7 +143,7 @@ def apply(
     with failures(json):
         from datetime import UTC, datetime
 
-        from bus.errors import BusError, Stop
+        from bus.errors import Stop
         from bus.vendors import applied, expiry, rollout, vendor_access
         from bus.vendors.disclosures import HEAD_FILE, DisclosureWriter, keep_head
 
@@ -156,16 +156,12 @@ def apply(
         changes = _planned(loaded, files, numbers=False)
         with DisclosureWriter(loaded) as record:
             now, day = datetime.now(UTC), applied.today()
-            found = rollout.apply(loaded, changes, now, record, credentials, warn)
-            gone: list[str] = []
-            failed = False
-            for name in expiry.unsettled(applied.read(loaded).values(), day):
-                try:
-                    expiry.settle(loaded, name, day, now, record, warn)
-                    gone.append(name)
-                except BusError as error:  # the others go on
-                    failed = True
-                    stderr.print(f"[bold red]error:[/] {escape(str(error))}")
+            try:
+                found = rollout.apply(loaded, changes, now, record, credentials)
+            finally:  # what is over ends, also if the others cannot be applied
+                deleted, failed = expiry.settle_all(loaded, day, now, record, warn)
+                for failure in failed:
+                    stderr.print(f"[bold red]error:[/] {escape(str(failure))}")
         head = keep_head(loaded, (agreements or loaded.vendors.agreements) / HEAD_FILE)
         if found and not vendor_access.protected(loaded):
             warn(rollout.UNPROTECTED)
@@ -182,7 +178,7 @@ def apply(
                     console.print(f"    consumer groups: {access.group}…")
                     if access.credentials:
                         console.print(f"    credentials: {access.credentials}", markup=False)
-            for name in gone:
+            for name in deleted:
                 console.print(f"{name}: topics, groups, users, schemas and key are deleted")
             console.print(_summed(changes))
             console.print(f"head of the record of disclosures: {head.number} {head.sha256}")
@@ -312,19 +308,8 @@ def revoke(
             typer.confirm(
                 f"Revoke the agreement {name} with {one.agreement.vendor}?", abort=True, err=True
             )
-        complete = False
-        try:
-            revocation.revoke(loaded, name, why.strip(), datetime.now(UTC), warn)
-            complete = True
-        finally:  # also if the users could not be shut out
-            revoked = applied.read(loaded)[name]
-            if revoked.state == "revoked" and revoked.closed != "revoked":
-                with DisclosureWriter(loaded) as record:
-                    now = datetime.now(UTC)
-                    if complete:
-                        revoked = expiry.complete(loaded, revoked, now, record)
-                    else:
-                        record.ended(name, revoked.ended_at or now, revoked.why)
+        with DisclosureWriter(loaded) as record:
+            revoked = expiry.revoke(loaded, name, why.strip(), datetime.now(UTC), record, warn)
         heirs = [
             other.name
             for other in stored.values()

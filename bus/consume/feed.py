@@ -16,12 +16,12 @@ This module does not depend on agreements. `bus.vendors.ways` makes the feeds of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bus.delivery import Batch, Permission
+from bus.delivery import Batch, Delivery, Permission, Refusal
 from bus.kafka import topics as kafka_topics
 from bus.kafka.client import group_settings
 from bus.product import Product
@@ -91,7 +91,21 @@ def deletion(kind: str, id_: str) -> Record:
     return whole(kind, {"sourcedId": id_, "status": "tobedeleted"})
 
 
-def leave_out_outdated(batch: Batch, permission: Permission) -> None:
+def hand_over(delivery: Delivery, batch: Batch, permission: Permission | None) -> Sequence[Refusal]:
+    """Hand a batch to a delivery once. Return what it refuses.
+
+    permission: whether the delivery is still allowed; None: it needs no permission. The rows of
+                messages that must no longer be delivered are removed from the batch.
+
+    Raises the errors of `Permission.check` and of the delivery.
+    """
+    if permission is not None:
+        permission.check()
+        _leave_out_outdated(batch, permission)
+    return delivery.deliver(batch)
+
+
+def _leave_out_outdated(batch: Batch, permission: Permission) -> None:
     """Remove the rows of messages that must no longer be delivered from a batch.
 
     For example, the student has opted out since. The deletion itself stays in the batch, or comes

@@ -31,7 +31,7 @@ from bus.consume.backlog import Backlog
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.equivalents import Equivalents
-from bus.consume.feed import Feed, district_feed, leave_out_outdated
+from bus.consume.feed import Feed, district_feed, hand_over
 from bus.consume.gate import Gate
 from bus.consume.group_progress import GroupProgress
 from bus.consume.membership import Membership
@@ -347,10 +347,7 @@ class Worker:
 
     def _hand_over(self, batch: Batch) -> Sequence[Refusal]:
         """Hand a batch to the delivery once. Return what it refuses."""
-        if permission := self._feed.permission:
-            permission.check()
-            leave_out_outdated(batch, permission)
-        refusals = self._delivery.deliver(batch)
+        refusals = hand_over(self._delivery, batch, self._feed.permission)
         self._unsettled.note()
         return refusals
 

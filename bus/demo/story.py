@@ -107,13 +107,12 @@ class _Story:
         with self._scene("Three products and an attendance service start"):
             made = stage.run("produce", "http", "--new-key", "attendance-app")
             self._key = made["key"]
-            digest = made["toml"].split('key_sha256 = "')[1].split('"')[0]
             self._parents_key = secrets.token_urlsafe(32)
             clients = "BUS_PRODUCERS__HTTP__CLIENTS"
             stage.set(
                 **{
                     "BUS_PRODUCTS__WEBHOOK__SECRET": stage.webhook_secret,
-                    f"{clients}__ATTENDANCE-APP__KEY_SHA256": digest,
+                    f"{clients}__ATTENDANCE-APP__KEY_SHA256": made["sha256"],
                     f"{clients}__PARENT-PORTAL__KEY_SHA256": hashlib.sha256(
                         self._parents_key.encode()
                     ).hexdigest(),

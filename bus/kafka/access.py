@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -134,6 +135,7 @@ def allow(
     topics: Collection[str],
     group_prefix: str,
     write: Collection[str] = (),
+    known: Collection[Rule] | None = None,
 ) -> None:
     """Let a user read some topics, with its own groups, and write others, and nothing else.
 
@@ -141,6 +143,7 @@ def allow(
     group_prefix: what the names of the user's groups begin with. It must end in a dot or a dash, so
                   that the groups of `vendor.math2` are not those of `vendor.math`.
     write:        full names of the topics to write.
+    known:        the rules of the user, if they were read already.
 
     Afterwards the user's rules that allow something are exactly these; others are deleted. Rules
     that deny (`deny_all`) remain, and come first. New rules are created before old ones are
@@ -152,9 +155,10 @@ def allow(
     if "*" in {*topics, *write}:
         raise ValueError("a user gets single topics, not all of them")
     wanted = reading_rules(topics, group_prefix, write)
-    known = {rule for rule in rules(settings, user) if rule.permission == "allow"}
-    _create(settings, user, wanted - known)
-    _delete(settings, user, known - wanted)
+    found = rules(settings, user) if known is None else known
+    allowed = {rule for rule in found if rule.permission == "allow"}
+    _create(settings, user, wanted - allowed)
+    _delete(settings, user, allowed - wanted)
 
 
 def reading_rules(
@@ -198,58 +202,77 @@ def remove_rules(settings: Settings, user: str) -> None:
 def rules(settings: Settings, user: str) -> list[Rule]:
     """Return the rules of a user, in order. Rules for all users (`User:*`) are not among them."""
     _check(settings, user)
+    found = _bindings(settings, f"User:{user}", f"read the rules of user {user}")
+    return sorted(_rule(binding) for binding in found)
+
+
+def all_rules(settings: Settings) -> dict[str, set[Rule]]:
+    """Return the rules of every user that has some, by user, with one request."""
+    found = defaultdict(set)
+    for binding in _bindings(settings, None, "read the rules of all users"):
+        kind, _, user = binding.principal.partition(":")
+        if kind == "User":
+            found[user].add(_rule(binding))
+    return dict(found)
+
+
+def _bindings(settings: Settings, principal: str | None, doing: str) -> Iterable[Any]:
+    """Return the rules of a principal; None: of all."""
     sought = AclBindingFilter(
         ResourceType.ANY,
         None,  # type: ignore[arg-type]
         ResourcePatternType.ANY,
-        f"User:{user}",
+        principal,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         AclOperation.ANY,
         AclPermissionType.ANY,
     )
     admin = _admin(settings)
     asked = admin.describe_acls(sought, request_timeout=SECONDS)
-    (found,) = _wait(f"read the rules of user {user}", {None: asked})
-    return sorted(_rule(binding) for binding in found)
+    (found,) = _wait(doing, {None: asked})
+    bindings: Iterable[Any] = found
+    return bindings
 
 
-def set_quota(
+def set_quotas(
     settings: Settings,
-    user: str,
+    users: Collection[str],
     *,
     bytes_per_second_in: int | None,
     bytes_per_second_out: int | None,
     request_percentage: float | None,
 ) -> str:
-    """Limit what a user may take of each broker. None: no limit.
+    """Limit what each of some users may take of each broker. None: no limit.
 
-    bytes_per_second_in:  what the user sends to Kafka.
-    bytes_per_second_out: what Kafka sends to the user.
+    bytes_per_second_in:  what a user sends to Kafka.
+    bytes_per_second_out: what Kafka sends to a user.
     request_percentage:   time of the request threads; 100 is one whole thread.
 
     Kafka slows a user down that takes more. Returns "", or for a cluster that is not embedded the
     commands with which its administrator sets the quota, one a line, as librdkafka has no quotas.
     The command that deletes a limit fails if there is none, which does no harm.
     """
-    _check(settings, user)
+    for user in users:
+        _check(settings, user)
     quota = {
         "producer_byte_rate": bytes_per_second_in,
         "consumer_byte_rate": bytes_per_second_out,
         "request_percentage": request_percentage,
     }
     if not settings.embedded:
-        return _quota_command(settings, user, quota)
+        return "\n".join(_quota_command(settings, user, quota) for user in users)
     from bus.local.quotas import alter_quotas
 
-    alter_quotas(settings.home, {user: quota})
+    if users:
+        alter_quotas(settings.home, dict.fromkeys(users, quota))
     return ""
 
 
 def remove_quota(settings: Settings, user: str) -> str:
-    """Delete the limits of a user. Returns what `set_quota` returns."""
-    return set_quota(
+    """Delete the limits of a user. Returns what `set_quotas` returns."""
+    return set_quotas(
         settings,
-        user,
+        [user],
         bytes_per_second_in=None,
         bytes_per_second_out=None,
         request_percentage=None,

@@ -6,7 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka import KafkaError as Error
 
 from bus.delivery import Position
@@ -15,8 +21,6 @@ from bus.kafka.client import client_settings
 from bus.settings import Settings
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from confluent_kafka import Message
 
 AT_ONCE = 10_000
@@ -78,12 +82,7 @@ class Reader:
     def __enter__(self) -> Reader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -115,33 +114,34 @@ class Reader:
 
     def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
         """Return the first offset that each partition still has, and the one after its last."""
-        marks = {}
-        with self._explained():
-            for place in places:
-                low, high = self._consumer.get_watermark_offsets(
-                    TopicPartition(*place), timeout=self._seconds
-                )
-                marks[place] = low, high
-        return marks
+        requested = list(places)
+        low, high = (self.since(requested, at) for at in (OFFSET_BEGINNING, OFFSET_END))
+        return {place: (low[place], high[place]) for place in requested}
 
     def ends(self, names: Collection[str]) -> dict[Position, int]:
         """Return the end offset of each partition of these topics."""
-        return {place: high for place, (_, high) in self.marks(self.places(names)).items()}
+        return self.since(self.places(names), OFFSET_END)
 
     def since(self, places: Iterable[Position], milliseconds: int) -> dict[Position, int]:
         """Return for each partition the first offset at this time or later.
 
         A negative offset means the end of the partition: no message is that new.
 
-        milliseconds: POSIX time, compared with Kafka's timestamp of each message.
+        milliseconds: POSIX time, compared with Kafka's timestamp of each message. For
+                      `OFFSET_BEGINNING` and `OFFSET_END`, Kafka returns the first offset that a
+                      partition still has, and the one after its last (Apache Kafka protocol,
+                      "ListOffsets": -2 and -1).
+
+        Asks each broker once, for all its partitions.
         """
         requested = [TopicPartition(*place, milliseconds) for place in places]
+        if not requested:
+            return {}
         with self._explained():
-            found = (
-                self._consumer.offsets_for_times(requested, timeout=self._seconds)
-                if requested
-                else []
-            )
+            found = self._consumer.offsets_for_times(requested, timeout=self._seconds)
+            for p in found:
+                if p.error is not None:
+                    raise KafkaException(p.error)
         return {Position(p.topic, p.partition): p.offset for p in found}
 
     # ---- reading -------------------------------------------------------------------------------

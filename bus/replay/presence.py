@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -44,12 +43,7 @@ class Presence:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ending.set()
         self._thread.join(LEAVING_SECONDS)
 

@@ -19,6 +19,7 @@ from bus.demo.sample import GRADES, District
 from bus.standard.json import from_json
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.agreement import Agreement
+from bus.vendors.district_view import student_of
 from bus.vendors.scope import OPT_OUT, Scope
 
 Key = tuple[str, str]
@@ -114,15 +115,6 @@ class MadeUpDistrict:
             for id_ in ids
             if (kind, id_) not in self.records
         ]
-
-
-def student_of(kind: str, record: Record) -> str | None:
-    """Return the student whom a record is about, or None."""
-    field = KINDS[kind].student
-    if field is None or any(record[name] != value for name, value in field.when.items()):
-        return None
-    found: str = record[field.name]
-    return found
 
 
 def made_for(agreement: Agreement, day: date, sections: int = 4) -> MadeUpDistrict:

@@ -20,26 +20,24 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaException,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 
-from bus.errors import RetryLater, Stop
+from bus.delivery import Position
+from bus.errors import Stop
 from bus.kafka.client import client_settings
+from bus.kafka.offsets import Offsets, retryable
 from bus.settings import Settings
 from bus.vendors.vendor_schema import vendor_topic
-
-Place = tuple[str, int]
-"""A topic and a partition."""
 
 ANSWER_SECONDS = 10.0
 SILENT_SECONDS = 5.0
@@ -74,7 +72,7 @@ class Subscriber:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
-    def start(self, offsets: Mapping[Place, int] | None = None) -> None:
+    def start(self, offsets: Mapping[Position, int] | None = None) -> None:
         """Start the program with a new consumer group. Raises `Stop` if it cannot be started.
 
         offsets: where the group begins, by topic and partition. None: the group has no offsets, as
@@ -83,8 +81,7 @@ class Subscriber:
         self.kill()
         self._starts += 1
         if offsets:
-            with self._asked() as asked:
-                asked.set(offsets)
+            self._set(offsets)
         self._log = (self._folder / "program.log").open("wb")
         try:
             self._process = subprocess.Popen(
@@ -120,27 +117,26 @@ class Subscriber:
             return []
         return path.read_text("utf-8", errors="replace").splitlines()[-number:]
 
-    def offsets(self, back: int = 0) -> dict[Place, int]:
+    def offsets(self, back: int = 0) -> dict[Position, int]:
         """Return the offsets that the program has committed since its last start.
 
         back: how many messages to move each offset back, but not before the first offset.
         """
         with self._asked() as asked:
-            first = asked.bounds()
             return {
-                place: max(first[place][0], offset - back)
-                for place, offset in asked.committed().items()
+                place: max(asked.marks(place)[0], offset - back)
+                for place, offset in self._committed(asked).items()
             }
 
-    def beginnings(self) -> dict[Place, int]:
+    def beginnings(self) -> dict[Position, int]:
         """Return the first offset of each partition."""
         with self._asked() as asked:
-            return {place: first for place, (first, _) in asked.bounds().items()}
+            return {place: first for place, (first, _) in self._bounds(asked).items()}
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[Position, int]:
         """Return the end of each partition."""
         with self._asked() as asked:
-            return {place: end for place, (_, end) in asked.bounds().items()}
+            return {place: end for place, (_, end) in self._bounds(asked).items()}
 
     def wait_for_offsets(self, until: float) -> None:
         """Wait until the program has committed all offsets, or keeps them elsewhere.
@@ -149,10 +145,10 @@ class Subscriber:
         """
         silent = time.monotonic() + SILENT_SECONDS
         with self._asked() as asked:
-            bounds = asked.bounds()
-            before = asked.committed()
+            bounds = self._bounds(asked)
+            before = self._committed(asked)
             while time.monotonic() < until and self.ended() is None:
-                now = asked.committed()
+                now = self._committed(asked)
                 if all(now.get(at, 0) >= end for at, (first, end) in bounds.items() if first < end):
                     return
                 if now == before and time.monotonic() > silent:
@@ -167,9 +163,46 @@ class Subscriber:
     def _topics(self) -> list[str]:
         return [vendor_topic(self._settings, self._agreement, kind) for kind in self.kinds]
 
-    def _asked(self) -> _Offsets:
-        group = self._settings.topic(f"vendor.{self._agreement}.{self._group}")
-        return _Offsets(self._settings, group, self._topics)
+    @property
+    def _group_name(self) -> str:
+        return self._settings.topic(f"vendor.{self._agreement}.{self._group}")
+
+    @contextmanager
+    def _asked(self) -> Iterator[Offsets]:
+        """Yield a client that asks for the offsets of the group.
+
+        Raises `RetryLater` if Kafka does not answer.
+        """
+        group = {"group.id": self._group_name, "enable.auto.commit": False}
+        client = Offsets(client_settings(self._settings) | group, lambda _: True)
+        try:
+            with retryable():
+                yield client
+        finally:
+            client.close()
+
+    def _bounds(self, asked: Offsets) -> dict[Position, tuple[int, int]]:
+        """Return the first offset and the end of each partition."""
+        return {place: asked.marks(place) for place in asked.partitions(self._topics)}
+
+    def _committed(self, asked: Offsets) -> dict[Position, int]:
+        """Return the committed offset of each partition that has one."""
+        found = asked.committed(asked.partitions(self._topics))
+        return {place: offset for place, offset in found.items() if offset >= 0}
+
+    def _set(self, offsets: Mapping[Position, int]) -> None:
+        """Set the offsets of the group, which has no members yet."""
+        wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        admin = AdminClient(client_settings(self._settings))  # keep it until Kafka has answered
+        with retryable():
+            answers = admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._group_name, wanted)],
+                request_timeout=ANSWER_SECONDS,
+            )
+            for answer in answers.values():
+                for place in answer.result().topic_partitions:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
 
     def _environment(self) -> dict[str, str]:
         from bus.local import reach
@@ -188,68 +221,3 @@ class Subscriber:
             "CERTIFY_KINDS": ",".join(self.kinds),
             "CERTIFY_STATE": str(self.state),
         }
-
-
-class _Offsets:
-    """The offsets of one consumer group of a vendor. Raises `RetryLater` if Kafka does not answer.
-
-    group:  the whole name of the group.
-    topics: the topics that it reads.
-    """
-
-    def __init__(self, settings: Settings, group: str, topics: Iterable[str]) -> None:
-        self._group = group
-        self._client = client_settings(settings)
-        self._consumer = Consumer(self._client | {"group.id": group, "enable.auto.commit": False})
-        self._topics = list(topics)
-
-    def __enter__(self) -> _Offsets:
-        with _explained():
-            there = self._consumer.list_topics(timeout=ANSWER_SECONDS).topics
-        self._places = [
-            TopicPartition(topic, number)
-            for topic in self._topics
-            if topic in there
-            for number in there[topic].partitions
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._consumer.close()
-
-    def bounds(self) -> dict[Place, tuple[int, int]]:
-        """Return the first offset and the end of each partition."""
-        with _explained():
-            return {
-                (at.topic, at.partition): self._consumer.get_watermark_offsets(at, ANSWER_SECONDS)
-                for at in self._places
-            }
-
-    def committed(self) -> dict[Place, int]:
-        """Return the committed offset of each partition that has one."""
-        with _explained():
-            found = self._consumer.committed(self._places, timeout=ANSWER_SECONDS)
-        return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
-
-    def set(self, offsets: Mapping[Place, int]) -> None:
-        """Set the offsets of a group without members."""
-        wanted = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-        admin = AdminClient(self._client)  # keep a reference until Kafka has answered
-        with _explained():
-            answers = admin.alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group, wanted)], request_timeout=ANSWER_SECONDS
-            )
-            for answer in answers.values():
-                for place in answer.result().topic_partitions:
-                    if place.error is not None:
-                        raise KafkaException(place.error)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as error:
-        raise RetryLater(
-            f"could not read or set the program's offsets: Kafka reports {error.args[0].name()}"
-        ) from None

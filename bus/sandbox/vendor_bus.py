@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from bus.errors import Stop
 from bus.ingest import ownership
@@ -20,7 +20,7 @@ from bus.kafka.transactions import Publisher
 from bus.registry import subjects
 from bus.registry.codec import Decoder
 from bus.sandbox.made_up_district import Key, MadeUpDistrict
-from bus.settings import KafkaSettings, RegistrySettings, Settings
+from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import applied, rollout
 from bus.vendors.agreement import Agreement
@@ -32,18 +32,17 @@ from bus.vendors.runner import Runner
 from bus.vendors.scope import Scope, compile_scope
 from bus.vendors.vendor_schema import vendor_topic
 
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
 SOURCE = "/sandbox"
 """The source of all records of a sandbox."""
 
 
 def sandbox_settings(home: Path) -> Settings:
     """Return the settings of a sandbox's own bus, without bus.toml and the environment."""
-    return Settings(
-        home=home.absolute(),
-        topic_prefix="schoolbus",
-        kafka=KafkaSettings(),
-        registry=RegistrySettings(),
-    )
+    # `Settings(…)` reads bus.toml and the environment for all that is not given.
+    return Settings.model_construct(home=home.absolute())
 
 
 class VendorBus:
@@ -75,12 +74,7 @@ class VendorBus:
         self._known = set(self.district.records)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._publisher.close()
 
     @property
@@ -141,15 +135,8 @@ class VendorBus:
         found: dict[Key, Record] = {}
         for kind in kinds:
             decoder = Decoder(kind, lookup, as_written=True)
-            for message in scan(
-                self.settings, vendor_topic(self.settings, self.agreement.name, kind)
-            ):
-                key = kind, (message.key() or b"").decode()
-                value = message.value()
-                if value is None:
-                    found.pop(key, None)
-                else:
-                    found[key] = decoder.decode(value)
+            topic = vendor_topic(self.settings, self.agreement.name, kind)
+            _take(found, kind, decoder, scan(self.settings, topic))
         return found
 
 
@@ -158,8 +145,18 @@ def _published(settings: Settings) -> dict[Key, Record]:
     lookup = subjects.schema_lookup(settings)
     found: dict[Key, Record] = {}
     for kind in KINDS:
-        decoder = Decoder(kind, lookup)
-        for message in scan(settings, topics.topic(settings, kind)):
-            if (value := message.value()) is not None:
-                found[kind, (message.key() or b"").decode()] = decoder.decode(value)
+        messages = scan(settings, topics.topic(settings, kind))
+        _take(found, kind, Decoder(kind, lookup), messages)
     return found
+
+
+def _take(
+    found: dict[Key, Record], kind: str, decoder: Decoder, messages: Iterable[Message]
+) -> None:
+    """Put the last state of each record into `found`; leave deleted records out."""
+    for message in messages:
+        key, value = (kind, (message.key() or b"").decode()), message.value()
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = decoder.decode(value)

@@ -10,7 +10,7 @@ from typing import Any
 from bus.settings import Settings
 from bus.vendors import deletion, ways
 from bus.vendors.applied import Applied
-from bus.vendors.expiry import ends_in, renewal_of, threshold
+from bus.vendors.end_warnings import ends_in, renewal_of, threshold
 from bus.vendors.vendor_topics import group_prefix
 
 

@@ -11,21 +11,14 @@ from dataclasses import replace
 from datetime import date, datetime
 from hashlib import file_digest
 from pathlib import Path
-from typing import Protocol
 
 from bus.errors import Stop
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import revocation
 from bus.vendors.applied import Applied
+from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.proof import Attestation
-
-
-class AttestationRecord(Protocol):
-    """What an attestation needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def attested(self, name: str, at: datetime, by: str, statement: str = "") -> None:
-        """Record once that a vendor attested its deletion."""
 
 
 def attest(
@@ -34,7 +27,7 @@ def attest(
     attestation: Attestation,
     day: date,
     now: datetime,
-    record: AttestationRecord,
+    record: DisclosureWriter,
 ) -> tuple[Applied, bool]:
     """Store a vendor's attestation. Return the stored agreement, and whether this is new.
 

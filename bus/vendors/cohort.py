@@ -21,7 +21,7 @@ from datetime import date, timedelta
 from enum import IntEnum
 from itertools import islice
 
-from bus.vendors.district_view import AT_ONCE, Key
+from bus.vendors.district_view import AT_ONCE, Key, forget_agreement
 
 
 class State(IntEnum):
@@ -120,9 +120,8 @@ class Cohort:
         return int(number)
 
     def clear(self) -> None:
-        """Forget all students and what they refer to."""
-        for table in ("cohort", "need"):
-            self._con.execute(f"DELETE FROM {table} WHERE agreement = ?", [self._agreement])
+        """Forget all students, what they refer to, and the agreement's progress."""
+        forget_agreement(self._con, self._agreement)
 
 
 def _member(state: int, since: str | None, keys: str | None) -> CohortMember:

@@ -12,12 +12,11 @@ and its certificate is still complete. At the end, the bus checks that nothing i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime
 from shutil import rmtree
-from typing import Protocol
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import removal
@@ -26,25 +25,12 @@ from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import revocation, vendor_access, vendor_topics
 from bus.vendors.applied import Applied
-from bus.vendors.disclosure_chain import ChainHead
-from bus.vendors.district_view import file_of
+from bus.vendors.disclosures import DisclosureWriter
+from bus.vendors.district_view import connected, file_of, forget_agreement
 from bus.vendors.outbox_rows import OutboxRows
 from bus.vendors.proof import Certificate, Holdings
 from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_access import Grant
-
-VIEW_TABLES = ("disclosed", "progress", "cohort", "need")
-"""The tables of the projection's file that have rows of an agreement, besides `outbox`."""
-
-
-class DeletionRecord(Protocol):
-    """What a deletion needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def deleted(self, name: str, at: datetime, objects: Mapping[str, Sequence[str]]) -> None:
-        """Record what was deleted, once."""
-
-    def head(self) -> ChainHead:
-        """Return the head of the chain."""
 
 
 def due(one: Applied, day: date) -> bool:
@@ -57,7 +43,7 @@ def due(one: Applied, day: date) -> bool:
 
 
 def delete(
-    settings: Settings, name: str, now: datetime, record: DeletionRecord, *, early: str = ""
+    settings: Settings, name: str, now: datetime, record: DisclosureWriter, *, early: str = ""
 ) -> Applied:
     """Delete what the bus has for a vendor under an agreement; return the agreement as stored now.
 
@@ -185,13 +171,12 @@ def _forget_students(settings: Settings, name: str) -> None:
     if not file.exists():
         return
     try:
-        with closing(sqlite3.connect(file, isolation_level=None)) as con:
-            con.execute("PRAGMA secure_delete = ON")
-            tables = {row[0] for row in con.execute("SELECT name FROM sqlite_master")}
+        with closing(connected(file)) as con:
             con.execute("BEGIN IMMEDIATE")
-            for table in tables.intersection(VIEW_TABLES):
-                con.execute(f"DELETE FROM {table} WHERE agreement = ?", [name])
-            if "outbox" in tables:
+            if con.execute("SELECT 1 FROM sqlite_master WHERE name = 'disclosed'").fetchone():
+                # `DistrictView` creates this table last, so the others exist too.
+                forget_agreement(con, name)
+                con.execute("DELETE FROM disclosed WHERE agreement = ?", [name])
                 OutboxRows(con).forget(name)
             con.execute("COMMIT")
     except sqlite3.Error as error:

@@ -56,6 +56,8 @@ HEAD_FILE = "disclosures.head"
 
 Content = Mapping[str, Any]
 Contents = tuple[list[Content], list[Row]]
+Once = tuple[str, str]
+"""What an entry says, and the agreement."""
 
 
 class AppliedAgreement(Protocol):
@@ -96,6 +98,7 @@ class DisclosureWriter:
         self._ready = False  # whether this writer has taken over and read the chain to its end
         self._head = ChainHead()
         self._students: DisclosedStudents | None = None
+        self._once: set[Once] | None = None  # what is recorded once; None: not read yet
 
     def __enter__(self) -> DisclosureWriter:
         return self
@@ -276,15 +279,16 @@ class DisclosureWriter:
         return self._table()
 
     def _append_once(self, content: Content) -> None:
-        """Append an entry, unless the record has the same entry about the agreement."""
-        about = content["what"], content["agreement"]
+        """Append an entry, unless the record has the same entry about the agreement.
+
+        The first call reads the whole record.
+        """
 
         def contents() -> Contents:
             # If another process appends after this check, Kafka refuses the entry.
-            known = decoded_entries(self._log.all_entries())
-            if any((one["what"], one.get("agreement")) == about for one in known):
-                return [], []
-            return [content], []
+            if self._once is None:
+                self._once = _all_said(self._log.all_entries())
+            return [] if _said(content) in self._once else [content], []
 
         self._append(contents)
 
@@ -355,6 +359,8 @@ class DisclosureWriter:
             self._head = head
             for key, row in rows:
                 self._table().take(key, row)
+            if self._once is not None:
+                self._once.update(map(_said, entries))
             return
 
     def _catch_up(self) -> list[bytes]:
@@ -366,6 +372,8 @@ class DisclosureWriter:
         if self._students is not None:
             for key, value in self._log.students():
                 self._students.take(key, value)
+        if self._once is not None:
+            self._once |= _all_said(found)
         self._ready = True
         return found
 
@@ -459,6 +467,15 @@ def described(problems: Sequence[ChainProblem]) -> str:
     """Return problems of a chain in one line: the first, and how many more."""
     more = f"; and {len(problems) - 1:,} more" if len(problems) > 1 else ""
     return problems[0].text + more
+
+
+def _said(entry: Content) -> Once:
+    return entry["what"], str(entry.get("agreement"))
+
+
+def _all_said(values: Sequence[bytes | None]) -> set[Once]:
+    """Return what these entries say about which agreements."""
+    return {_said(entry) for entry in decoded_entries(values)}
 
 
 def _groups(items: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -64,6 +64,8 @@ ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
 TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed")
+PROJECTION_TABLES = ("cohort", "need", "progress")
+"""The tables that have the rows of an agreement's projection, by its name in `agreement`."""
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
@@ -74,6 +76,19 @@ DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 def file_of(settings: Settings) -> Path:
     """Return the path of the file."""
     return settings.home / "vendors" / f"{settings.topic_prefix}.sqlite"
+
+
+def connected(path: Path | None) -> sqlite3.Connection:
+    """Open the file; None: in memory. What is deleted from it is overwritten."""
+    con = sqlite3.connect(path or ":memory:", isolation_level=None)
+    con.execute("PRAGMA secure_delete = ON")
+    return con
+
+
+def forget_agreement(con: sqlite3.Connection, agreement: str) -> None:
+    """Remove an agreement's progress, its students, and what their records refer to."""
+    for table in PROJECTION_TABLES:
+        con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])
 
 
 class DistrictView:
@@ -94,7 +109,7 @@ class DistrictView:
             path.touch(mode=0o600)
         self._decode = decode
         self._decode_all = decode_all
-        self.con = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self.con = connected(path)
         self.con.execute("PRAGMA journal_mode = WAL")
         self.con.execute("PRAGMA synchronous = FULL")  # the outbox must survive a power failure
         self.con.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -15,30 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date, datetime
-from typing import Protocol
 
 from bus.errors import BusError
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import deletion, revocation
-from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied
-from bus.vendors.deletion import DeletionRecord
+from bus.vendors.disclosures import DisclosureWriter
 
-THRESHOLDS = (30, 7, 1)
-"""Days before the end at which a warning is due."""
 Say = Callable[[str], object]
-
-
-class EndRecord(Protocol):
-    """What an end needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def ended(self, name: str, at: datetime, why: str = "") -> None:
-        """Record once that a vendor receives no more data."""
-
-
-class ExpiryRecord(EndRecord, DeletionRecord, Protocol):
-    """What an end and a deletion together need of the record of disclosures."""
 
 
 def unsettled(applied: Iterable[Applied], day: date) -> list[str]:
@@ -46,12 +31,30 @@ def unsettled(applied: Iterable[Applied], day: date) -> list[str]:
     return [one.name for one in applied if not _closed(one, day) or deletion.due(one, day)]
 
 
+def settle_all(
+    settings: Settings, day: date, now: datetime, record: DisclosureWriter, say: Say
+) -> tuple[list[str], list[BusError]]:
+    """Take the steps of `settle` for every agreement that needs them.
+
+    If a step fails, the other agreements go on. Returns the names of the agreements whose data was
+    deleted now, and the failures. Raises `RetryLater` if the agreements cannot be read.
+    """
+    deleted, failures = [], []
+    for name in unsettled(store.read(settings).values(), day):
+        try:
+            if settle(settings, name, day, now, record, say).deleted:
+                deleted.append(name)
+        except BusError as error:
+            failures.append(error)
+    return deleted, failures
+
+
 def settle(
     settings: Settings,
     name: str,
     day: date,
     now: datetime,
-    record: ExpiryRecord,
+    record: DisclosureWriter,
     say: Say = lambda _: None,
 ) -> Applied:
     """Take the steps that the end of one agreement needs on this day; return it as stored now.
@@ -77,7 +80,7 @@ def close(
     one: Applied,
     day: date,
     now: datetime,
-    record: EndRecord,
+    record: DisclosureWriter,
     say: Say = lambda _: None,
 ) -> Applied:
     """Store and record the end of an agreement that is over, and close its vendor's access.
@@ -85,61 +88,63 @@ def close(
     See `settle` for the arguments and errors. If the access could not be closed, the end is still
     recorded.
     """
+
+    def act() -> None:
+        over = one
+        if over.state == "active":
+            over = replace(over, state="ended", ended_at=now)
+            store.write(settings, over)
+        for note in revocation.close_access(settings, over, day=day):
+            say(note)
+
+    return _recorded(settings, one.name, now, record, act)
+
+
+def revoke(
+    settings: Settings,
+    name: str,
+    why: str,
+    now: datetime,
+    record: DisclosureWriter,
+    say: Say = lambda _: None,
+) -> Applied:
+    """Revoke an agreement at once, and complete its end; return it as it is stored now.
+
+    See `bus.vendors.revocation.revoke` for the arguments and errors. If the access could not be
+    closed, the revocation is still recorded.
+    """
+    return _recorded(
+        settings, name, now, record, lambda: revocation.revoke(settings, name, why, now, say)
+    )
+
+
+def _recorded(
+    settings: Settings,
+    name: str,
+    now: datetime,
+    record: DisclosureWriter,
+    act: Callable[[], object],
+) -> Applied:
+    """End an agreement and record that, also if `act` fails after it has stored the end.
+
+    act: stores that the agreement is over, and closes the access.
+    """
     failure: BusError | None = None
     try:
-        if one.state == "active":
-            one = replace(one, state="ended", ended_at=now)
-            store.write(settings, one)
-        for note in revocation.close_access(settings, one, day=day):
-            say(note)
+        act()
     except BusError as error:
-        if store.read(settings)[one.name].state == "active":
-            raise
         failure = error
+    one = revocation.find(store.read(settings), name)
+    if one.state != "active" and one.closed != one.state:
+        record.ended(name, one.ended_at or now, one.why if one.state == "revoked" else "")
+        if failure is None:
+            one = replace(one, closed=one.state)
+            store.write(settings, one)
     if failure is not None:
-        _record(one, record, now)
         raise failure
-    return complete(settings, one, now, record)
-
-
-def complete(settings: Settings, one: Applied, now: datetime, record: EndRecord) -> Applied:
-    """Record the end of an agreement whose access is closed; return it as it is stored now."""
-    if one.closed != one.state:
-        _record(one, record, now)
-        one = replace(one, closed=one.state)
-        store.write(settings, one)
     return one
-
-
-def _record(one: Applied, record: EndRecord, now: datetime) -> None:
-    record.ended(one.name, one.ended_at or now, one.why if one.state == "revoked" else "")
 
 
 def _closed(one: Applied, day: date) -> bool:
     """Return whether there is no end to complete: the agreement goes on, or its end is complete."""
     return not one.over(day) or (one.state != "active" and one.closed == one.state)
-
-
-# ---- before the end ------------------------------------------------------------------------------
-
-
-def threshold(agreement: Agreement, day: date) -> int | None:
-    """Return the smallest threshold that an agreement has reached before its end, or None.
-
-    day: today, in the district's calendar.
-    """
-    left = (agreement.until - day).days
-    if left < 0 or day < agreement.from_:
-        return None
-    return min((one for one in THRESHOLDS if left <= one), default=None)
-
-
-def renewal_of(name: str, agreements: Iterable[Agreement]) -> str:
-    """Return the name of the agreement that renews another one; "" if there is none."""
-    return next((one.name for one in agreements if one.renews == name), "")
-
-
-def ends_in(agreement: Agreement, day: date) -> str:
-    """Return in words when an agreement ends: "ends today", "ends in 7 days"."""
-    left = (agreement.until - day).days
-    return "ends today" if left == 0 else f"ends in {left} {'day' if left == 1 else 'days'}"

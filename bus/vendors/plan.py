@@ -18,7 +18,7 @@ from bus.vendors.applied import Applied, as_table
 from bus.vendors.categories import ALWAYS
 from bus.vendors.check import SCHOOL_FIELDS
 from bus.vendors.district_counts import CohortCounts, ScopeChange
-from bus.vendors.expiry import ends_in, renewal_of, threshold
+from bus.vendors.end_warnings import ends_in, renewal_of, threshold
 from bus.vendors.scope import Scope, compile_scope
 
 Action = Literal["new", "changed", "unchanged", "ended", "over", "missing"]

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from bus.delivery import Position
 from bus.errors import Stop
@@ -37,6 +36,7 @@ from bus.vendors import applied as store
 from bus.vendors import crosswalk, key_rotation, master_key, old_records, revocation, vendor_topics
 from bus.vendors.applied import Applied
 from bus.vendors.crosswalk import Row
+from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.pseudonyms import Pseudonyms, new_key, unwrapped, wrapped
 from bus.vendors.scope import compile_scope
 
@@ -44,13 +44,6 @@ OVERTAKEN = (
     "another command changes the keys of {} at the same time; run the same command again when it "
     "has ended"
 )
-
-
-class RekeyRecord(Protocol):
-    """What a rekey needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def rekeyed(self, name: str, at: datetime, times: int) -> None:
-        """Record that a vendor receives the same records under new ids from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +61,7 @@ class Rekey:
 
 
 def rekey(
-    settings: Settings, name: str, file: Path, now: datetime, disclosures: RekeyRecord
+    settings: Settings, name: str, file: Path, now: datetime, disclosures: DisclosureWriter
 ) -> Rekey:
     """Give a vendor new ids, or continue a rekey that was interrupted.
 
@@ -154,7 +147,9 @@ def _begin(settings: Settings, one: Applied, masters: tuple[bytes, ...]) -> Appl
     return _with_next(settings, one.name)
 
 
-def _activate(settings: Settings, one: Applied, now: datetime, disclosures: RekeyRecord) -> Applied:
+def _activate(
+    settings: Settings, one: Applied, now: datetime, disclosures: DisclosureWriter
+) -> Applied:
     """Make the new key the present one, for the whole chain."""
     stored = _with_next(settings, one.name)
     # The master key may have been rotated since, so the unwrapped keys are compared.

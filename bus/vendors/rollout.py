@@ -6,18 +6,17 @@ in between. The record in `PREFIX.vendors` is written last. Nothing flows to a v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bus.errors import Stop
 from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as store
 from bus.vendors import (
-    expiry,
     key_rotation,
     master_key,
     pseudonyms,
@@ -28,6 +27,7 @@ from bus.vendors import (
 )
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
+from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.plan import PlannedChange
 from bus.vendors.scope import Scope, compile_scope
 
@@ -75,25 +75,16 @@ class VendorAccess:
         }
 
 
-class DisclosureRecord(Protocol):
-    """What applying needs of the record of disclosures (`bus.vendors.disclosures`)."""
-
-    def scope_changed(self, applied: Applied, scope: Scope, at: datetime) -> None:
-        """Record what a vendor receives from now on."""
-
-    def ended(self, name: str, at: datetime, why: str = "") -> None:
-        """Record that a vendor receives no more data."""
-
-
 def apply(
     settings: Settings,
     changes: Iterable[PlannedChange],
     now: datetime,
-    disclosures: DisclosureRecord,
+    disclosures: DisclosureWriter,
     credentials: Path | None = None,
-    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, VendorAccess]:
     """Apply a plan; return the access of each agreement that has not ended, by name.
+
+    Does nothing about an agreement that is over: see `bus.vendors.expiry`.
 
     Raises `Stop` if the master key does not open the keys of earlier agreements, or if Kafka or the
     registry refuses something. Raises `RetryLater` if one of them does not answer.
@@ -101,8 +92,6 @@ def apply(
     now:         the time, UTC.
     disclosures: records each new scope before it takes effect.
     credentials: the folder for the vendors' credentials; None: make no users.
-    say:         called with a sentence for each thing that the cluster's administrator must do
-                 after an agreement's end.
     """
     # An agreement begins after the one that it renews, so it comes later in this order.
     changes = sorted(changes, key=lambda one: (_begins(one), one.name))
@@ -121,12 +110,6 @@ def apply(
                 applied_at=now,
                 fingerprint=fingerprint(change.agreement),
             )
-        elif change.action in ("ended", "over"):  # an end that is complete is not done again
-            one = applied[change.name]
-            if one.state == "active" or one.closed != one.state:
-                applied[change.name] = expiry.close(
-                    settings, one, store.today(), now, disclosures, say
-                )
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
     found = _with_users(settings, running, found, credentials, store.today())

@@ -40,6 +40,7 @@ from bus.vendors import applied as applied_agreements
 from bus.vendors import (
     disclosure_questions,
     disclosures,
+    end_warnings,
     expiry,
     master_key,
     old_records,
@@ -50,7 +51,7 @@ from bus.vendors import (
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key, file_of
+from bus.vendors.district_view import DistrictView, Key, file_of, forget_agreement
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, event_type
 from bus.vendors.outbox_rows import Outgoing
@@ -399,10 +400,10 @@ class _Work:
         """Log one warning for each agreement when 30, 7 and 1 days are left."""
         agreements = [one.agreement for one in self._applied.values()]
         for agreement in agreements:
-            reached = expiry.threshold(agreement, self._day)
+            reached = end_warnings.threshold(agreement, self._day)
             if reached is None or not self._applied[agreement.name].active(self._day):
                 continue
-            if not stream_progress.warned(
+            if not end_warnings.warned(
                 self._view.con, agreement.name, f"{agreement.until} {reached}"
             ):
                 log.warning(
@@ -410,7 +411,7 @@ class _Work:
                     agreement=agreement.name,
                     days=(agreement.until - self._day).days,
                     until=agreement.until.isoformat(),
-                    renewal=expiry.renewal_of(agreement.name, agreements),
+                    renewal=end_warnings.renewal_of(agreement.name, agreements),
                 )
 
     @contextmanager
@@ -512,7 +513,7 @@ class _Work:
         self._streams.pop(name, None)
         with self._batch():
             self._outbox.forget(name)
-            stream_progress.forget(self._view.con, name)
+            forget_agreement(self._view.con, name)
 
     def _clean(self, stream: VendorStream) -> None:
         """Delete what the vendor's topics had before they were written whole.

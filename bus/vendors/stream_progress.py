@@ -12,8 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
-TABLES = ("progress", "cohort", "need")
-"""The tables that have rows of an agreement during its projection."""
+from bus.vendors.district_view import PROJECTION_TABLES, forget_agreement
 
 
 @dataclass(slots=True)
@@ -51,17 +50,6 @@ def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     return StreamProgress(**json.loads(row[0])) if row else None
 
 
-def warned(con: sqlite3.Connection, agreement: str, about: str) -> bool:
-    """Note a warning about an agreement, and return whether the last one noted was the same.
-
-    about: the content of the warning.
-    """
-    name = f"warned {agreement}"
-    row = con.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
-    con.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [name, about])
-    return bool(row) and row[0] == about
-
-
 def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> None:
     """Store how far an agreement is."""
     con.execute(
@@ -71,9 +59,9 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
 
 def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:
     """Remove the rows of all other agreements, which ended while no projection ran."""
-    known = {name for table in TABLES for name in _names(con, table)}
+    known = {name for table in PROJECTION_TABLES for name in _names(con, table)}
     for name in known.difference(wanted):
-        forget(con, name)
+        forget_agreement(con, name)
 
 
 def _names(con: sqlite3.Connection, table: str) -> Iterator[str]:
@@ -82,9 +70,3 @@ def _names(con: sqlite3.Connection, table: str) -> Iterator[str]:
     query = f"SELECT min(agreement) FROM {table} WHERE agreement > ?"
     while (name := con.execute(query, [name]).fetchone()[0]) is not None:
         yield name
-
-
-def forget(con: sqlite3.Connection, agreement: str) -> None:
-    """Remove an agreement's progress, its students, and what their records refer to."""
-    for table in TABLES:
-        con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])

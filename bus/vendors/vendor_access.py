@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from bus.errors import BusError, Stop
 from bus.kafka import access
-from bus.kafka.access import AccessNotManaged
+from bus.kafka.access import AccessNotManaged, Rule
 from bus.local import private_file
 from bus.settings import Settings
 from bus.vendors import gate_address, registry_tokens
@@ -115,7 +115,13 @@ def provide(
         existing = access.users(settings)
     except AccessNotManaged as refusal:
         return {one.ids_name: _by_others(settings, one, folder, ca, str(refusal)) for one in grants}
-    return {one.ids_name: _by_us(settings, one, existing, folder, ca) for one in grants}
+    rules, grants = access.all_rules(settings), list(grants)
+    own = {one.ids_name: _own(settings, one, existing, rules) for one in grants}
+    if settings.embedded:
+        _limit(settings, [user for users in own.values() for user in users])
+    return {
+        one.ids_name: _by_us(settings, one, own[one.ids_name], rules, folder, ca) for one in grants
+    }
 
 
 def rotate(settings: Settings, grant: Grant, folder: Path) -> Provided:
@@ -260,13 +266,29 @@ def _existing(grant: Grant, users: set[str]) -> list[str]:
     return [user for user in grant.users if user in users]
 
 
-def _by_us(
-    settings: Settings, grant: Grant, users: set[str], folder: Path | None, ca: Path | None
-) -> Provided:
+def _own(
+    settings: Settings, grant: Grant, users: set[str], rules: Mapping[str, Collection[Rule]]
+) -> list[str]:
+    """Return the existing users of a vendor. Completes a closing of access that was interrupted.
+
+    users: all users of the cluster.
+    rules: the rules of all users.
+    """
     own = _existing(grant, users)
-    if any(rule.permission == "deny" for user in own for rule in access.rules(settings, user)):
-        shut_out(settings, grant.ids_name)  # it was interrupted: the old passwords must not work
-        own = []
+    if any(rule.permission == "deny" for user in own for rule in rules.get(user, ())):
+        shut_out(settings, grant.ids_name)  # the old passwords must not work
+        return []
+    return own
+
+
+def _by_us(
+    settings: Settings,
+    grant: Grant,
+    own: list[str],
+    rules: Mapping[str, Collection[Rule]],
+    folder: Path | None,
+    ca: Path | None,
+) -> Provided:
     notes: list[str] = []
     file = _file(folder, grant) if folder else None
     if not own:
@@ -277,10 +299,11 @@ def _by_us(
             return Provided(None, None, ca, (say,))
         own = [grant.users[0]]
         notes += _make(settings, grant, own[0], folder, ca)
-    for user in own:
-        access.allow(settings, user, grant.topics, grant.group)
-        if settings.embedded:
-            _limit(settings, user)
+    else:
+        for user in own:
+            access.allow(
+                settings, user, grant.topics, grant.group, known=rules.get(user, frozenset())
+            )
     named = _read(file).get(USERNAME) if file else None
     if named in own:
         return Provided(named, file, ca, tuple(notes))
@@ -298,7 +321,7 @@ def _make(
     """Make one user with rules, quota, token and file; return what the administrator must do."""
     access.remove_rules(settings, user)  # those of an earlier user with this name
     access.allow(settings, user, grant.topics, grant.group)
-    said = _limit(settings, user)
+    said = _limit(settings, [user])
     registry_tokens.remove_tokens(settings, grant.ids_name, user)
     password = secrets.token_urlsafe(32)
     token = registry_tokens.new_token(settings, grant.ids_name, user)
@@ -312,11 +335,11 @@ def _make(
     return (f"ask the cluster's administrator to set the quota of {user}:\n{said}",) if said else ()
 
 
-def _limit(settings: Settings, user: str) -> str:
+def _limit(settings: Settings, users: Collection[str]) -> str:
     limits = settings.vendors
-    return access.set_quota(
+    return access.set_quotas(
         settings,
-        user,
+        users,
         bytes_per_second_in=limits.quota_bytes_in,
         bytes_per_second_out=limits.quota_bytes_out,
         request_percentage=limits.quota_request_percent,

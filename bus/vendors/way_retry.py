@@ -7,7 +7,7 @@ deletion and change of the agreement since then, and never replaces a newer stat
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ from bus.consume.buffer import Buffer
 from bus.consume.deadletters import DeadLetters
 from bus.consume.deliverer import Deliverer
 from bus.consume.equivalents import Equivalents
-from bus.consume.feed import leave_out_outdated
+from bus.consume.feed import hand_over
 from bus.consume.retries import Retries, in_steps
-from bus.delivery import Batch, Delivery, Refusal
+from bus.delivery import Delivery
 from bus.errors import RetryLater, Stop
 from bus.kafka.reader import scan
 from bus.observe.metrics import ConsumerMetrics
@@ -52,11 +52,6 @@ def retry(
         )
     watch = way.watch
 
-    def hand_over(batch: Batch) -> Sequence[Refusal]:
-        watch.check()
-        leave_out_outdated(batch, watch)
-        return delivery.deliver(batch)
-
     def pause(seconds: float) -> None:
         with suppress(RetryLater):
             watch.check()
@@ -70,7 +65,7 @@ def retry(
     deliverer = Deliverer(
         settings,
         product,
-        hand_over,
+        lambda batch: hand_over(delivery, batch, watch),
         retries,
         DeadLetters(settings, way.feed.name),
         Equivalents(settings, product, lookup, None),

@@ -166,6 +166,7 @@ def open_way(settings: Settings, product: Product, name: str) -> Way:
             watch,
             settings.vendors.internal_networks,
             settings.vendors.loopback_endpoints,
+            name,
         ),
         own,
         watch,

@@ -90,7 +90,7 @@ def _new_key(name: str, json: bool) -> None:
     table = f'[producers.http.clients."{name}"]\nkey_sha256 = "{digest}"\nscopes = ["attendance"]'
     emit(
         json,
-        {"client": name, "key": key, "toml": table},
+        {"client": name, "key": key, "sha256": digest, "toml": table},
         lambda out: out.print(
             f"The API key of {name}, which is shown only once:\n\n{key}\n\nAdd this to bus.toml "
             f"and restart the service:\n\n{table}",

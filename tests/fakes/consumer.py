@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    KafkaError,
+    Message,
+    TopicPartition,
+)
 
 from tests.fakes.broker import Broker, Place, failure
 
@@ -232,23 +239,21 @@ class FakeConsumer:
     def offsets_for_times(
         self, partitions: list[TopicPartition], timeout: float
     ) -> list[TopicPartition]:
-        """Return for each partition the offset of the first message at or after a time, or -1."""
+        """Return for each partition the offset of the first message at or after a time, or -1.
+
+        The times `OFFSET_BEGINNING` and `OFFSET_END` mean the first offset, and the offset before
+        which everything is committed.
+        """
+        self._open()
         self._broker.answer()
-        return [
-            TopicPartition(
-                p.topic,
-                p.partition,
-                next(
-                    (
-                        message.offset() or 0
-                        for message in self._broker.log((p.topic, p.partition)).entries
-                        if message and message.timestamp()[1] >= p.offset
-                    ),
-                    -1,
-                ),
-            )
-            for p in partitions
-        ]
+        return [TopicPartition(p.topic, p.partition, self._offset_at(p)) for p in partitions]
+
+    def _offset_at(self, p: TopicPartition) -> int:
+        log = self._broker.log((p.topic, p.partition))
+        if p.offset in (OFFSET_BEGINNING, OFFSET_END):
+            return log.low if p.offset == OFFSET_BEGINNING else log.stable
+        times = ((one.offset() or 0, one.timestamp()[1]) for one in log.entries if one)
+        return next((offset for offset, time in times if time >= p.offset), -1)
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """Return the topics and their partitions."""

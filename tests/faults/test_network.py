@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -153,13 +152,11 @@ def service(settings: Settings, folder: Path) -> Iterator[tuple[int, str]]:
     """Run the HTTP source; yield its port and a client's key."""
     commands = Commands(settings, folder)
     created = commands.run("produce", "http", "--new-key", "app")
-    digest = re.search(r'key_sha256 = "(\w+)"', created["toml"])
-    assert digest
     commands.variables |= {
         "BUS_KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
         "BUS_KAFKA__CLIENT": json.dumps(IMPATIENT),
         "BUS_REGISTRY__URL": settings.registry.url,
-        "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": digest[1],
+        "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": created["sha256"],
         "BUS_PRODUCERS__HTTP__COMMIT_SECONDS": "3",
     }
     with commands.running("produce", "http", "--port", "0") as process:

@@ -6,30 +6,21 @@ decisions. The projection runs in a separate process, which is killed.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import re
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import pytest
 from confluent_kafka import Producer
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
 from bus import local
 from bus.errors import RetryLater
@@ -37,127 +28,20 @@ from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.reader import Reader
 from bus.local import process
-from bus.registry.registry_client import client
-from bus.vendors import registry_gate
 from bus.vendors.agreement import Agreement, parse
-from bus.vendors.registry_tokens import new_token
 from bus.vendors.vendor_topics import possible_topics
 from tests.faults.canaries import MadeUp, found_in, personal
+from tests.faults.drawn_agreements import as_toml, drawn_deals, table
 from tests.faults.killing import QUICK
+from tests.faults.life_checks import gate_shows_only_their_own
+from tests.faults.projector import Projector
 from tests.faults.vendor_watch import FAILED, History, WatchedVendor, reach, share_no_value
 from tests.integration.commands import PATIENCE, Commands, until
-from tests.unit.test_vendor_projection import CATEGORIES, DEALS
+from tests.unit.test_vendor_projection import CATEGORIES
 
 NAMES = ("alpha", "beta", "gamma")
-SENSITIVE = ("student.email", "student.pronouns", "result.comment", "staff.email")
-"""Fields that no category has; an agreement may name them one by one."""
 HELD = re.compile(r"agreement (\w+): \d+ students would enter or leave at once")
 OVER = re.compile(rb"the agreement does not hold any more")
-GUARD_STUDENTS = 6
-
-
-def drawn_deals(rng: random.Random, number: int) -> list[Agreement]:
-    """Return agreements from the strategy of the unit tests, drawn from `rng`."""
-    found: list[Agreement] = []
-
-    @seed(rng.getrandbits(32))
-    @settings(
-        max_examples=8 * number,
-        database=None,
-        derandomize=False,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(DEALS, st.lists(st.sampled_from(SENSITIVE), unique=True, max_size=2))
-    def take(deal: Agreement, more: list[str]) -> None:
-        share = deal.share.model_copy(update={"fields": tuple(more)})
-        found.append(deal.model_copy(update={"share": share}))
-
-    take()
-    return rng.sample(found, number)
-
-
-def table(deal: Agreement, name: str, identifiers: str, district: MadeUp) -> dict[str, Any]:
-    """Return the table of an agreement's file, with the district's own ids, valid today."""
-    rules, share, today = deal.students, deal.share, date.today()
-    return {
-        "vendor": f"{name.title()} Inc.",
-        "purpose": deal.purpose,
-        "basis": str(deal.basis),
-        "from": today - timedelta(days=60),
-        "until": today + timedelta(days=300),
-        "roles": list(deal.roles),
-        "identifiers": identifiers,
-        "document": {"title": "Agreement", "sha256": "0" * 64},
-        "contacts": {"vendor": "v@vendor.example", "district": "d@district.example"},
-        "share": {
-            "categories": list(share.categories),
-            "fields": list(share.fields),
-            "why": dict.fromkeys((*share.categories, *share.fields), "the app needs it"),
-        },
-        "students": {
-            "schools": [district.schools[one] for one in rules.schools],
-            "grades": list(rules.grades),
-            "classes": [district.classes[one] for one in rules.classes],
-            "leave_after": 0,
-        },
-        "guard": {"share": 0.1, "students": GUARD_STUDENTS},
-    }
-
-
-def as_toml(found: dict[str, Any], path: str = "") -> str:
-    """Return a table as TOML: its plain values, then its tables."""
-    plain = {key: value for key, value in found.items() if not isinstance(value, dict)}
-    lines = [f"[{path}]"] if path else []
-    lines += [
-        f"{json.dumps(key)} = {value.isoformat() if isinstance(value, date) else json.dumps(value)}"
-        for key, value in plain.items()
-    ]
-    for key, value in found.items():
-        if isinstance(value, dict):
-            lines.append(as_toml(value, f"{path}.{key}" if path else key))
-    return "\n".join(lines)
-
-
-@dataclass(slots=True)
-class Projector:
-    """The process of `bus vendors run`, with all that it prints in one file."""
-
-    commands: Commands
-    log: Path
-    running: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, unless it runs."""
-        if self.running is None:
-            with self.log.open("ab") as out:
-                self.running = subprocess.Popen(
-                    [sys.executable, "-m", "bus", "vendors", "run", "--json"],
-                    cwd=self.commands.cwd,
-                    env=self.commands.env,
-                    stdout=out,
-                    stderr=out,
-                )
-
-    def kill(self) -> None:
-        """Kill it, if it runs."""
-        if self.running is not None:
-            self.running.kill()
-            self.running.wait()
-            self.running = None
-
-    def stop(self) -> None:
-        """Ask it to end, if it runs; it must do so well."""
-        if self.running is not None:
-            ended, self.running = self.running, None
-            ended.send_signal(signal.SIGTERM)
-            try:
-                status = ended.wait(90)
-            finally:
-                ended.kill()
-            # SIGTERM ends a process that has not begun yet.
-            assert status in (0, -signal.SIGTERM), self.log.read_text()[-2000:]
 
 
 @dataclass(slots=True)
@@ -580,44 +464,4 @@ class Life:
 
     def gate_shows_only_their_own(self) -> int:
         """Check what the gate answers to each vendor; return how many answers there were."""
-        settings = self.commands.settings
-        with client(settings) as registry:
-            subjects = registry.subjects()
-            newest = max(registry.version(name).id for name in subjects)
-        app, answers = registry_gate.create(settings), 0
-        with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
-            patch.setattr(registry_gate, "REST", 0.0)
-            for name in self.vendors:
-                user = f"vendor-{name}-a"
-                login = b64encode(f"{user}:{new_token(settings, name, user)}".encode()).decode()
-                found = runner.run(_asked(app, f"Basic {login}", name, subjects, self.rng, newest))
-                answers += len(found)
-                for path, body in found.items():
-                    where = f"{name}, {path}"
-                    assert not found_in(body), where
-                    others = [
-                        one
-                        for one in NAMES
-                        if one != name and re.search(rf"vendor[.-]{one}".encode(), body)
-                    ]
-                    assert not others, f"{where}: names {others}"
-        return answers
-
-
-async def _asked(
-    app: Any, login: str, name: str, subjects: list[str], rng: random.Random, newest: int
-) -> dict[str, bytes]:
-    """Ask the gate for everything of a vendor, and for some things of others."""
-    paths = ["/", "/subjects", "/schemas/types", "/metrics", "/config"]
-    own = [one for one in subjects if f".vendor.{name}." in one]
-    for one in own + rng.sample(sorted(set(subjects) - set(own)), 4):
-        paths += [f"/subjects/{one}/versions", f"/subjects/{one}/versions/latest"]
-        paths += [f"/subjects/{one}/versions/1"] if one in own else []
-    paths += [f"/schemas/ids/{number}" for number in rng.sample(range(1, newest + 3), 5)]
-    transport = httpx2.ASGITransport(app)
-    found = {}
-    async with httpx2.AsyncClient(transport=transport, base_url="http://gate") as http:
-        for path in paths:
-            answer = await http.get(path, headers={"Authorization": login})
-            found[path] = answer.content
-    return found
+        return gate_shows_only_their_own(self.commands.settings, list(self.vendors), self.rng)

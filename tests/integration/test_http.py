@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,10 +58,8 @@ def school(module_commands: Commands) -> Iterator[School]:
     """One service and one vendor for all tests here, with a school and its students."""
     commands = module_commands
     made = commands.run("produce", "http", "--new-key", "app")
-    digest = re.search(r'key_sha256 = "(\w+)"', made["toml"])
-    assert digest
     commands.variables |= {
-        "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": digest[1],
+        "BUS_PRODUCERS__HTTP__CLIENTS__APP__KEY_SHA256": made["sha256"],
         "BUS_PRODUCERS__HTTP__CLIENTS__APP__SCOPES": "org,student,attendance",
         "BUS_PRODUCERS__HTTP__RATE": "5",
         "BUS_PRODUCERS__HTTP__BURST": "50",

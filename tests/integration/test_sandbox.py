@@ -119,6 +119,7 @@ def test_a_good_subscriber_is_certified(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert [one["problems"] for one in report["steps"]] == [[]] * 8
+    assert [one["notRun"] for one in report["steps"]] == [""] * 8
     assert all(one["records"] for one in report["steps"])
     assert report["fingerprint"] == fingerprint(load(AGREEMENTS / "math-app.toml"))
     assert processes_in(tmp_path) == []

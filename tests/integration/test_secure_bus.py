@@ -308,7 +308,7 @@ def test_a_new_password_counts_and_the_old_one_does_not(secured: Secured) -> Non
 
 def test_quotas(secured: Secured) -> None:
     limits = {"bytes_per_second_in": 1000, "bytes_per_second_out": 5_000_000}
-    said = access.set_quota(secured.settings, "acme", **limits, request_percentage=12.5)
+    said = access.set_quotas(secured.settings, ["acme"], **limits, request_percentage=12.5)
     assert said == ""
     assert quotas.quotas_of(secured.home, "acme") == {
         "producer_byte_rate": 1000,

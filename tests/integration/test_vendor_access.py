@@ -7,170 +7,52 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-    NewTopic,
-    OffsetSpec,
-    ResourcePatternType,
-    ResourceType,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialUpsertion,
-)
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from bus import local
-from bus.demo.sample import District as SampleDistrict
 from bus.kafka import access
 from bus.kafka.client import client_settings
-from bus.local import kafka_process, quotas
-from bus.registry import subjects
-from bus.settings import KafkaSettings, RegistrySettings, Settings
+from bus.local import quotas
 from bus.vendors import applied, expiry
 from bus.vendors.disclosures import DisclosureWriter
 from tests import golden_file
-from tests.integration.commands import Commands, until
-from tests.integration.test_vendors import write_agreement
+from tests.integration.commands import until
+from tests.integration.secure_vendors import (
+    NAMES,
+    PREFIX,
+    STUDENTS,
+    Wire,
+    logs_in,
+    options,
+    subjects_seen,
+    tls_context,
+    wire,
+)
+from tests.integration.vendor_probes import (
+    DISTRICT,
+    EMPTY,
+    GRANTED,
+    PATHS,
+    PROBES,
+    Caller,
+    ask,
+    page,
+)
 from tests.shapes import shape
 
 pytestmark = pytest.mark.embedded
+__all__ = ["wire"]
 
-PREFIX = "wire"
-STUDENTS = 60
-REAUTH_SECONDS = 4
 SOON = 5.0
 """How many seconds the vendor goes on trying after its revocation."""
-NAMES = ("math", "library", "ended", "revoked", "rotated")
 TABLE = Path(__file__).parents[2] / "docs" / "vendors-tested.md"
-PROGRAM = """
-import json
-from bus import subscribe
-found = subscribe("student", agreement="{name}", group="app", until_caught_up=True)
-print(json.dumps(sorted(event.key for event in found)))
-"""
-
-
-@dataclass(slots=True)
-class Wire:
-    """A secure bus with vendors, whose projection and gate run."""
-
-    commands: Commands
-    folder: Path
-    vendors: dict[str, Any]
-    gate: str
-
-    @property
-    def settings(self) -> Settings:
-        return self.commands.settings
-
-    def file(self, name: str) -> dict[str, str]:
-        """The settings in a vendor's file of credentials."""
-        lines = (self.folder / f"{name}.env").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-
-    def program(self, name: str, topic_of: str = "") -> subprocess.CompletedProcess[str]:
-        """A vendor's program, which knows its credentials and nothing else."""
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(name=topic_of or name)],
-            cwd=self.folder,
-            env={"PATH": os.environ["PATH"], **self.file(name)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def client(self, name: str) -> dict[str, Any]:
-        return options(self.file(name), self.folder)
-
-
-def options(file: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Return librdkafka's settings that a file of credentials means."""
-    return {
-        "bootstrap.servers": file["BUS_KAFKA__BOOTSTRAP"],
-        "security.protocol": file["BUS_KAFKA__SECURITY_PROTOCOL"],
-        "sasl.mechanism": file["BUS_KAFKA__SASL_MECHANISM"],
-        "sasl.username": file["BUS_KAFKA__SASL_USERNAME"],
-        "sasl.password": file["BUS_KAFKA__SASL_PASSWORD"],
-        "ssl.ca.location": str(folder / file["BUS_KAFKA__CA_FILE"]),
-        "log_level": 0,
-    }
-
-
-@pytest.fixture(scope="module")
-def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
-    folder = tmp_path_factory.mktemp("wire")
-    settings = Settings(
-        home=folder / "home",
-        topic_prefix=PREFIX,
-        kafka=KafkaSettings(),
-        registry=RegistrySettings(),
-    )
-    commands = Commands(settings, folder)
-    processes: list[subprocess.Popen[str]] = []
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kafka_process, "REAUTH_SECONDS", REAUTH_SECONDS)
-            local.up(settings.home, secure=True)
-        subjects.apply(settings)
-        path = SampleDistrict(students=STUDENTS, opt_outs=0.05).write(folder / "day-1.zip")
-        commands.run("produce", "oneroster-csv", str(path))
-        for name in NAMES:
-            write_agreement(folder / "agreements", name)
-        gate = commands.start("vendors", "gate")
-        processes.append(gate)
-        assert gate.stdout is not None
-        url = json.loads(gate.stdout.readline())["url"]
-        made = commands.run("vendors", "apply", "--credentials", "secrets")["vendors"]
-        processes.append(commands.start("vendors", "run"))
-        found = Wire(commands, folder / "secrets", made, url)
-        until(lambda: _students(found, NAMES[-1]), "the last vendor's topic has records")
-        yield found
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=30)
-            process.kill()
-        local.down(settings.home)
-
-
-def _students(wire: Wire, name: str) -> int:
-    topic = wire.vendors[name]["topics"]["student"]
-    reader = Consumer(client_settings(wire.settings) | {"group.id": "test"})
-    try:
-        parts = reader.list_topics(topic, 10).topics[topic].partitions
-        marks = [reader.get_watermark_offsets(TopicPartition(topic, part), 10) for part in parts]
-        return sum(high for _, high in marks)
-    finally:
-        reader.close()
 
 
 def test_apply_gives_what_a_script_needs_and_keeps_it(wire: Wire) -> None:
@@ -235,28 +117,6 @@ def test_rotation(wire: Wire) -> None:
     (wire.folder / "old.env").write_text("\n".join(f"{k}={v}" for k, v in old.items()))
 
 
-def logs_in(client: dict[str, Any]) -> bool:
-    try:
-        AdminClient(client).list_topics(timeout=3)
-    except KafkaException:
-        return False
-    return True
-
-
-def subjects_seen(wire: Wire, file: dict[str, str]) -> int:
-    with httpx2.Client(verify=tls_context(wire), trust_env=False) as client:
-        token = file["BUS_REGISTRY__BEARER_TOKEN"]
-        return client.get(
-            f"{wire.gate}/subjects", headers={"Authorization": f"Bearer {token}"}
-        ).status_code
-
-
-def tls_context(wire: Wire) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cafile=str(wire.folder / "ca.pem"))
-
-
 def test_a_revoked_vendor_gets_nothing_more(wire: Wire) -> None:
     topic = wire.vendors["revoked"]["topics"]["student"]
     file = wire.file("revoked")
@@ -316,229 +176,6 @@ def _record(consumer: Consumer, seconds: float = 0.5) -> bool:
     return message is not None and message.error() is None
 
 
-# ---- outsiders -----------------------------------------------------------------------------------
-
-Probe = Callable[["Caller"], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `own` is its name in topics, `other` that of another vendor.
-
-    admin: a client that lives as long as its requests.
-    """
-
-    own: str
-    other: str
-    options: dict[str, Any]
-    admin: AdminClient
-
-    def topic(self, name: str = "") -> str:
-        return f"{PREFIX}.vendor.{name or self.own}.student"
-
-
-def _one(futures: Any) -> Any:
-    (future,) = futures.values() if isinstance(futures, dict) else (futures,)
-    return future.result(15)
-
-
-def _fetch(caller: Caller, topic: str, group: str = "") -> str:
-    consumer = Consumer(
-        caller.options
-        | {
-            "group.id": group or f"{PREFIX}.vendor.{caller.own}.probe",
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "allow.auto.create.topics": False,
-        }
-    )
-    try:
-        consumer.subscribe([topic])
-        end = time.monotonic() + 20
-        while time.monotonic() < end:
-            if (message := consumer.poll(0.2)) is not None:
-                if message.error():
-                    raise KafkaException(message.error())
-                return "records"
-        return "nothing"
-    finally:
-        consumer.close()
-
-
-def _produce(caller: Caller, topic: str) -> str:
-    errors: list[Any] = []
-    producer = Producer(caller.options)
-    producer.produce(topic, b"x", on_delivery=lambda error, _: errors.append(error))
-    assert producer.flush(20) == 0
-    if errors[0]:
-        raise KafkaException(errors[0])
-    return "written"
-
-
-def _transaction(caller: Caller) -> str:
-    producer = Producer(caller.options | {"transactional.id": "probe"})
-    producer.init_transactions(10)
-    return "begun"
-
-
-def _config(topic: str) -> Any:
-    entry = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
-    return ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-
-
-def _cluster_operations(caller: Caller) -> str:
-    """DescribeUserScramCredentials needs DESCRIBE on the cluster; librdkafka cannot ask for it."""
-    about = _one(caller.admin.describe_cluster(include_authorized_operations=True))
-    return f"{len(about.authorized_operations or ())} operations"
-
-
-ANY_ACL = AclBindingFilter(
-    ResourceType.ANY,
-    None,  # type: ignore[arg-type]
-    ResourcePatternType.ANY,
-    None,  # type: ignore[arg-type]
-    None,  # type: ignore[arg-type]
-    AclOperation.ANY,
-    AclPermissionType.ANY,
-)
-DISTRICT = f"{PREFIX}.student"
-
-PROBES: dict[str, Probe] = {
-    "Metadata: all topics": lambda c: sorted(c.admin.list_topics(timeout=10).topics),
-    "Metadata: a topic of another": lambda c: _named(c, c.topic(c.other)),
-    "DescribeCluster": lambda c: f"{len(_one(c.admin.describe_cluster()).nodes)} node",
-    "DescribeCluster: what it may do": _cluster_operations,
-    "ListGroups": lambda c: sorted(g.group_id for g in _one(c.admin.list_consumer_groups()).valid),
-    "DescribeGroups: of another": lambda c: (
-        _one(c.admin.describe_consumer_groups([f"{PREFIX}.vendor.{c.other}.app"])).group_id
-    ),
-    "OffsetFetch: of another": lambda c: _one(
-        c.admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(f"{PREFIX}.vendor.{c.other}.app")]
-        )
-    ),
-    "DeleteGroups: of another": lambda c: _one(
-        c.admin.delete_consumer_groups([f"{PREFIX}.vendor.{c.other}.app"])
-    ),
-    "Fetch: its own topic": lambda c: _fetch(c, c.topic()),
-    "Fetch: a topic of another": lambda c: _fetch(c, c.topic(c.other)),
-    "Fetch: a topic of the district": lambda c: _fetch(c, DISTRICT),
-    "Fetch: the applied agreements": lambda c: _fetch(c, f"{PREFIX}.vendors"),
-    "Fetch: the record of disclosures": lambda c: _fetch(c, f"{PREFIX}.disclosures"),
-    "Fetch: its students": lambda c: _fetch(c, f"{PREFIX}.disclosures.students"),
-    "Fetch: the offsets of all": lambda c: _fetch(c, "__consumer_offsets"),
-    "Fetch: a topic that does not exist": lambda c: _fetch(c, "none"),
-    "JoinGroup: of another": lambda c: _fetch(c, c.topic(), f"{PREFIX}.vendor.{c.other}.app"),
-    "JoinGroup: of the district": lambda c: _fetch(c, c.topic(), f"{PREFIX}.canvas"),
-    "ListOffsets: of another": lambda c: (
-        _one(
-            c.admin.list_offsets({TopicPartition(c.topic(c.other), 0): OffsetSpec.latest()})
-        ).offset
-    ),
-    "Produce: its own topic": lambda c: _produce(c, c.topic()),
-    "Produce: a topic of another": lambda c: _produce(c, c.topic(c.other)),
-    "Produce: a topic of the district": lambda c: _produce(c, DISTRICT),
-    "InitProducerId: with a transactional id": _transaction,
-    "CreateTopics": lambda c: _one(
-        c.admin.create_topics([NewTopic(f"{PREFIX}.vendor.{c.own}.new", 1, 1)])
-    ),
-    "DeleteTopics: its own": lambda c: _one(c.admin.delete_topics([c.topic()])),
-    "CreatePartitions: its own": lambda c: _one(
-        c.admin.create_partitions([NewPartitions(c.topic(), 9)])
-    ),
-    "DeleteRecords: its own": lambda c: _one(
-        c.admin.delete_records([TopicPartition(c.topic(), 0, 1)])
-    ),
-    "DescribeConfigs: its own": lambda c: _one(
-        c.admin.describe_configs([ConfigResource(ResourceType.TOPIC, c.topic())])
-    ),
-    "DescribeConfigs: the broker": lambda c: _one(
-        c.admin.describe_configs([ConfigResource(ResourceType.BROKER, "1")])
-    ),
-    "IncrementalAlterConfigs: its own": lambda c: _one(
-        c.admin.incremental_alter_configs([_config(c.topic())])
-    ),
-    "DescribeAcls": lambda c: _one(c.admin.describe_acls(ANY_ACL)),
-    "DeleteAcls": lambda c: _one(c.admin.delete_acls([ANY_ACL])),
-    "CreateAcls": lambda c: _one(
-        c.admin.create_acls(
-            [
-                AclBinding(
-                    ResourceType.TOPIC,
-                    DISTRICT,
-                    ResourcePatternType.LITERAL,
-                    f"User:vendor-{c.own}-a",
-                    "*",
-                    AclOperation.READ,
-                    AclPermissionType.ALLOW,
-                )
-            ]
-        )
-    ),
-    "AlterUserScramCredentials: its own": lambda c: _one(
-        c.admin.alter_user_scram_credentials(
-            [
-                UserScramCredentialUpsertion(
-                    f"vendor-{c.own}-a",
-                    ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 8192),
-                    b"another",
-                )
-            ]
-        )
-    ),
-}
-
-GRANTED = {
-    "Metadata: all topics",
-    "Fetch: its own topic",
-    "ListGroups",
-    "DescribeCluster",
-    "DescribeCluster: what it may do",
-}
-EMPTY = {"ListOffsets: of another": "_NOENT", "DescribeAcls": "nothing"}
-"""What librdkafka makes of a refusal: it finds no such partition, or returns no rules."""
-
-
-def _named(caller: Caller, topic: str) -> str:
-    about = caller.admin.list_topics(topic, 10).topics[topic]
-    if about.error:
-        raise KafkaException(about.error)
-    return f"{len(about.partitions)} partitions"
-
-
-def _ask(probe: Probe, caller: Caller) -> tuple[str, str]:
-    """Return the answer for the table, and all that it says."""
-    try:
-        found = probe(caller)
-    except KafkaException as error:
-        return error.args[0].name(), error.args[0].name()
-    return _short(found, caller), repr(found)
-
-
-def _short(found: Any, caller: Caller) -> str:
-    if found == []:
-        return "nothing"
-    if isinstance(found, list):
-        foreign = [one for one in found if f"{PREFIX}.vendor.{caller.own}." not in one]
-        return f"{len(foreign)} of others" if foreign else "its own only"
-    return str(found) if found is not None else "done"
-
-
-PATHS = {
-    "GET /subjects": "/subjects",
-    "GET its own schema": "/subjects/{own}-value/versions/latest",
-    "GET a schema of another": "/subjects/{other}-value/versions/latest",
-    "GET a schema of the district": f"/subjects/{DISTRICT}-value/versions/latest",
-    "GET /schemas/ids/1 (the district's)": "/schemas/ids/1",
-    "GET /schemas/ids/1/subjects": "/schemas/ids/1/subjects",
-    "GET /schemas/ids/1/versions": "/schemas/ids/1/versions",
-    "GET /config": "/config",
-    "GET /mode": "/mode",
-    "GET /schemas": "/schemas",
-    "GET /contexts": "/contexts",
-}
-
-
 def test_outsiders(wire: Wire) -> None:
     """After the other tests of the module: their rotated, revoked and ended vendors ask, too."""
     rows: dict[str, dict[str, str]] = {}
@@ -558,7 +195,7 @@ def test_outsiders(wire: Wire) -> None:
     for what, probe in PROBES.items():
         rows[what] = {}
         for who, caller in callers.items():
-            answer, said = _ask(probe, caller)
+            answer, said = ask(probe, caller)
             rows[what][who] = answer
             others = {f".{one}." for one in NAMES if one != caller.own}
             others |= {"disclosures", DISTRICT, "User:", "vendor-"}
@@ -602,35 +239,9 @@ def test_outsiders(wire: Wire) -> None:
             for who, f in tokens.items()
         }
     assert {rows["DescribeCluster: what it may do"][who] for who in callers} == {"0 operations"}
-    page = _page(rows)
-    print(page)
+    text = page(rows)
+    print(text)
     if os.environ.get("UPDATE_GOLDEN"):
-        TABLE.write_text(page)
+        TABLE.write_text(text)
     assert not wrong, wrong
-    assert TABLE.read_text() == page
-
-
-def _page(rows: dict[str, dict[str, str]]) -> str:
-    columns = ("math", "library", "rotated", "ended", "revoked", "old password", "nobody")
-    lines = [
-        "<!-- Generated by tests/integration/test_vendor_access.py; do not edit. -->",
-        "",
-        "# What vendors were answered",
-        "",
-        "`tests/integration/test_vendor_access.py` asks a secure bus as vendors and as others do, and",
-        "records each answer. `math` and `library` have agreements, and so has `rotated`, whose",
-        "credentials were replaced; `old password` has those from before. No answer names a topic, a",
-        "group, a subject or a user that is not the caller's.",
-        "",
-        "Kafka answers ApiVersions and the login itself to anybody. Whoever cannot log in can ask",
-        "nothing else. DescribeUserScramCredentials is not asked: at a refusal, librdkafka 2.16.0 ends",
-        "the process that asks. It needs DESCRIBE on the cluster, where no vendor may do anything.",
-        "",
-        "| request | " + " | ".join(columns) + " |",
-        "| --- |" + " --- |" * len(columns),
-    ]
-    lines += [
-        f"| {what} | " + " | ".join(f"`{row[who]}`" for who in columns) + " |"
-        for what, row in rows.items()
-    ]
-    return "\n".join([*lines, ""])
+    assert TABLE.read_text() == text

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.commands import until
-from tests.integration.test_vendor_access import Wire, wire
+from tests.integration.secure_vendors import Wire, wire
 
 pytestmark = pytest.mark.embedded
 

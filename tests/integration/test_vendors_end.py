@@ -15,13 +15,13 @@ from bus.kafka.client import client_settings
 from bus.registry import subjects
 from bus.settings import Settings
 from bus.vendors import applied, disclosures
-from bus.vendors.deletion import VIEW_TABLES
-from bus.vendors.district_view import file_of
+from bus.vendors.district_view import PROJECTION_TABLES, file_of
 from bus.vendors.runner import Runner
 from tests.integration.commands import Commands
 from tests.integration.test_vendors import SAMPLE, received, write_agreement
 
 TODAY = date.today()
+VIEW_TABLES = (*PROJECTION_TABLES, "disclosed")
 
 
 def project(settings: Settings, day: date) -> list[Any]:

@@ -120,9 +120,9 @@ def test_what_a_person_must_do_when_kafka_refuses() -> None:
 
 
 def test_the_administrators_command_for_a_quota() -> None:
-    said = access.set_quota(
+    said = access.set_quotas(
         DISTRICT,
-        "acme",
+        ["acme"],
         bytes_per_second_in=1000,
         bytes_per_second_out=None,
         request_percentage=12.5,

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 from bus.errors import Stop
 from bus.sandbox.certification import (
     NO_STATE,
+    NOTHING_CHANGED,
     Certification,
     CertificationReport,
     StepResult,
@@ -24,11 +26,12 @@ from bus.sandbox.certification import (
     field_to_add,
     field_to_cut,
 )
-from bus.sandbox.made_up_district import made_for, student_of
+from bus.sandbox.made_up_district import made_for
 from bus.sandbox.state_file import StateDifference, StateError, described, differences, read_state
 from bus.sandbox.subscriber import Subscriber
 from bus.settings import KafkaSettings, RegistrySettings, Settings
 from bus.vendors.applied import fingerprint
+from bus.vendors.district_view import student_of
 from bus.vendors.scope import compile_scope
 from tests import golden_file
 from tests.agreements import DAY, an_agreement
@@ -192,6 +195,23 @@ def test_a_record_is_reported_once_and_again_when_it_differs_again(tmp_path: Pat
     assert not run._judged("fourth", False).passed
 
 
+def test_a_step_that_changes_nothing_was_not_run(tmp_path: Path) -> None:
+    program = FakeProgram(tmp_path / "state", line("a"))
+    expected = [line("a")]
+    run = certification(program)
+    run._bus.received = lambda _: {(one["kind"], one["id"]): one["record"] for one in expected}  # type: ignore[method-assign]
+    assert run._judged("first", False).passed
+    idle = run._judged("second", False, changes=True)
+    assert (idle.passed, idle.problems, idle.not_run) == (False, (), NOTHING_CHANGED)
+    assert run._judged("third", False).passed
+    expected.append(line("b"))
+    program.held.append(line("b"))
+    assert run._judged("fourth", False, changes=True).passed
+    program.held = [line("a")]
+    wrong = run._judged("fifth", False, changes=True)
+    assert wrong.problems and not wrong.not_run
+
+
 # ---- what the steps change -----------------------------------------------------------------------
 
 
@@ -255,6 +275,11 @@ def test_the_report_names_the_agreement_and_what_failed() -> None:
     assert "FAILED  Two (3 records)\n          student: 1 record is missing: a" in text
     assert text.endswith("1 of 2 steps failed")
     assert not report.passed
+    idle = replace(report, steps=(StepResult("One", (), 3), StepResult("Two", (), 3, "no data")))
+    text = "\n".join(idle.lines())
+    assert "not run Two (3 records)\n          no data" in text
+    assert text.endswith("1 of 2 steps passed; the others were not run")
+    assert idle.passed and idle.as_json()["steps"][1]["notRun"] == "no data"
     found = report.as_json()
     assert found["fingerprint"] == fingerprint(agreement)
     assert [one["passed"] for one in found["steps"]] == [True, False]

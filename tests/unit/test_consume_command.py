@@ -81,6 +81,19 @@ def test_it_ends_with_1_when_all_went_to_the_dead_letters(
     assert ("bus deadletters list canvas" in done.stdout) == bool(dead)
 
 
+def test_under_an_agreement_the_hint_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def under(*_: Any) -> tuple[str, tuple[str, ...]]:
+        return "https://vendor.example", ("student",)
+
+    monkeypatch.setattr("bus.cli.consume._run_under", under)
+    outcome = WorkerOutcome(Counter(student=5), 1)
+    monkeypatch.setattr("bus.consume.worker_state.WorkerOutcome", lambda: outcome)
+    said = consumed(monkeypatch, tmp_path, outcome, "--agreement", "math-app").stdout
+    assert "see bus deadletters list canvas --agreement math-app\n" in said
+
+
 @pytest.mark.parametrize(
     ("outcome", "file", "reported"),
     [

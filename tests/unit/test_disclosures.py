@@ -54,7 +54,7 @@ class Log:
         after: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.topics, self.before, self.after = topics, before, after
-        self.mine, self.starts = -1, 0
+        self.mine, self.starts, self.whole = -1, 0, 0
         self.next: dict[str, int] = {}
 
     def take_over(self) -> None:
@@ -74,6 +74,7 @@ class Log:
         return values[-1:] if first else values
 
     def all_entries(self) -> list[bytes | None]:
+        self.whole += 1
         return list(self.topics.entries)
 
     def students(self) -> list[Row]:
@@ -198,6 +199,45 @@ def test_a_writer_that_is_alone_starts_once() -> None:
     for _ in range(3):
         one.entered("math-app", ["s1"], AT)
     assert log.starts == 1
+
+
+def test_what_is_recorded_once_needs_one_reading_of_the_whole_record() -> None:
+    kept = Topics()
+    writer(Log(kept)).ended("first", AT)
+    log = Log(kept)
+    one, other = writer(log), writer(Log(kept))
+    for name in ("first", "second", "second"):
+        one.ended(name, AT)
+    one.attested("first", AT, "Ann", "")
+    other.ended("third", AT)
+    other.deleted("first", AT, {})
+    one.ended("third", AT)
+    one.deleted("first", AT, {})
+    assert log.whole == 1
+    assert [(entry["what"], entry["agreement"]) for entry in kept.decoded()] == [
+        ("ended", "first"),
+        ("ended", "second"),
+        ("attested", "first"),
+        ("ended", "third"),
+        ("deleted", "first"),
+    ]
+
+
+def test_an_end_that_was_stored_although_the_answer_was_lost_is_not_doubled() -> None:
+    kept = Topics()
+    log = Log(kept)
+    one = writer(log)
+    one.ended("first", AT)
+
+    def lost(step: str) -> None:
+        log.after = lambda _: None
+        raise RetryLater("Kafka does not answer")
+
+    log.after = lost
+    with pytest.raises(RetryLater):
+        one.ended("second", AT)
+    one.ended("second", AT)
+    assert [entry["agreement"] for entry in kept.decoded()] == ["first", "second"]
 
 
 def test_two_writers_take_turns() -> None:

@@ -21,11 +21,11 @@ from bus.consume.dependency_order import KindRecords
 from bus.consume.translation import translate
 from bus.contract.example_records import a_record, records
 from bus.contract.fake_messages import Sent
-from bus.delivery import AgreementOver, Batch, Position, Terms
+from bus.delivery import AgreementOver, Batch, Part, Position, Terms
 from bus.errors import BusError, RetryLater, Stop
 from bus.standard import KINDS
 from consumers import oneroster_csv
-from consumers.oneroster_csv import COLUMNS, EMPTY, FIELDS, FILES, PRODUCT
+from consumers.oneroster_csv import COLUMNS, EMPTY, FIELDS, FILES, PRODUCT, OneRosterSet
 from tests import oneroster_set_model
 from tests.oneroster_set_model import BEGIN, MANIFEST, load
 
@@ -94,6 +94,21 @@ class Writer:
 
     def close(self) -> None:
         self._delivery.close()
+
+
+def test_a_part_is_rebuilt_only_if_its_version_has_other_columns_or_values() -> None:
+    def part(kind: str, **values: Any) -> Part:
+        records = KindRecords([a_record(kind, **values)], [Sent(kind, "x", 0)])
+        return translate(PRODUCT, {kind: records})[0][0]  # type: ignore[arg-type]
+
+    old, new = (OneRosterSet(Path("out"), version) for version in ("1.1", "1.2"))
+    school, galaxy = part("org", name="A", type="school"), part("org", name="A", type="other")
+    assert old._part(school) is school and old._part(galaxy) is galaxy
+    assert new._part(school) is school
+    assert [row["type"] for row in new._part(galaxy).rows[0]] == ["ext:other"]  # type: ignore[union-attr]
+    assert [row["type"] for row in galaxy.rows[0]] == ["other"]  # type: ignore[union-attr]
+    student = part("student", username="x")
+    assert "pronouns" not in old._part(student).rows[0][0]  # type: ignore[index,operator]
 
 
 # ---- rows ------------------------------------------------------------------------------------

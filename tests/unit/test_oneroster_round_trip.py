@@ -306,14 +306,16 @@ def test_any_extract_is_the_same_after_the_round_trip(version: str, data: st.Dat
             return
         load(path)  # a strict importer takes it
         again = compared(version, records(path))
-        assert _people(again, wanted) == _people(wanted, wanted)
+        assert _people(version, again, wanted) == _people(version, wanted, wanted)
 
 
-def _people(found: Records, wanted: Records) -> Records:
-    """Return the records, those of people without what roles.csv cannot say.
+def _people(version: str, found: Records, wanted: Records) -> Records:
+    """Return the records, those of people without what the roles.csv of 1.2 cannot say.
 
     It has no order of the organizations, and if users.csv has no primary one, the first counts.
     """
+    if version == "1.1":
+        return found
     for kind in ("student", "staff", "guardian"):
         for id_, record in found.get(kind, {}).items():
             record["orgSourcedIds"] = set(record["orgSourcedIds"])
@@ -382,7 +384,7 @@ def test_every_column_is_the_same_after_the_round_trip(tmp_path: Path, version: 
     for kind, some in wanted.items():
         for name in fields(version, kind):
             assert any(record[name] not in (None, []) for record in some.values()), (kind, name)
-    assert _people(again, wanted) == _people(wanted, wanted)
+    assert _people(version, again, wanted) == _people(version, wanted, wanted)
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
@@ -392,5 +394,5 @@ def test_samples_are_the_same_after_the_round_trip(tmp_path: Path, name: str, ve
     path = write(tmp_path / "out", version, found)
     load(path)
     wanted, again = expected(version, found), compared(version, records(path))
-    assert _people(again, wanted) == _people(wanted, wanted)
+    assert _people(version, again, wanted) == _people(version, wanted, wanted)
     assert sum(map(len, again.values())) > 5

@@ -29,6 +29,9 @@ class Consumer:
         self.chunks = chunks
         self.assigned: list[tuple[Position, int]] = []
         self.closed = False
+        self.offsets: dict[tuple[int, int], int] | None = None
+        self.asked: list[list[tuple[int, int]]] = []
+        self.wrong: KafkaError | None = None
 
     def poll(self, _: float) -> Message | None:
         if not self.chunks:
@@ -48,8 +51,15 @@ class Consumer:
         partitions = {A.partition: None, B.partition: None}
         return SimpleNamespace(topics={"t": SimpleNamespace(partitions=partitions)})
 
-    def get_watermark_offsets(self, partition: Any, timeout: float) -> tuple[int, int]:
-        raise KafkaException(TIMED_OUT)
+    def offsets_for_times(self, partitions: Any, timeout: float) -> Any:
+        self.asked.append([(p.partition, p.offset) for p in partitions])
+        if self.offsets is None:
+            raise KafkaException(TIMED_OUT)
+        return [
+            SimpleNamespace(topic=p.topic, partition=p.partition, offset=offset, error=self.wrong)
+            for p in partitions
+            for offset in [self.offsets[p.partition, p.offset]]
+        ]
 
     def close(self) -> None:
         self.closed = True
@@ -164,6 +174,21 @@ def test_what_the_client_raises_says_what_was_read(saying: Saying) -> None:
             reader.take()
         with pytest.raises(RetryLater, match="reading: _TIMED_OUT"):
             reader.ends(["t"])
+
+
+def test_all_partitions_are_asked_for_at_once(saying: Saying) -> None:
+    consumer = saying()
+    first, last = module.OFFSET_BEGINNING, module.OFFSET_END
+    consumer.offsets = {(0, first): 3, (0, last): 7, (1, first): 0, (1, last): 2}
+    with Reader(SETTINGS, "reading: {}") as reader:
+        assert reader.marks(iter([A, B])) == {A: (3, 7), B: (0, 2)}
+        assert consumer.asked == [[(0, first), (1, first)], [(0, last), (1, last)]]
+        assert reader.ends(["t"]) == {A: 7, B: 2}
+        assert len(consumer.asked) == 3
+        assert reader.marks([]) == {}
+        consumer.wrong = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+        with pytest.raises(RetryLater, match="reading: UNKNOWN_TOPIC_OR_PART"):
+            reader.marks([A])
 
 
 def test_silence_is_an_error_where_there_is_a_limit(saying: Saying) -> None:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bus import local
 from bus.errors import Stop
@@ -18,6 +19,8 @@ from bus.sandbox.fitted_agreement import fitted
 from bus.sandbox.living_sandbox import SandboxStart
 from bus.sandbox.made_up_district import MadeUpDistrict, made_for
 from bus.sandbox.sandbox_home import running_bus
+from bus.sandbox.vendor_bus import sandbox_settings
+from bus.settings import Settings
 from bus.standard.json import from_json, to_json
 from bus.standard.kinds import KINDS
 from bus.vendors.agreement import Agreement
@@ -26,6 +29,25 @@ from bus.vendors.scope import OPT_OUT, compile_scope
 from tests.agreements import DAY, an_agreement
 
 NEAR_AND_FAR = (date(2020, 2, 29), date(2026, 7, 31), date(2027, 8, 1), date(2031, 1, 1))
+
+
+def test_a_sandbox_takes_no_setting_from_its_surroundings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bus.toml").write_text(
+        '[consumer]\nbatch_records = 7\n[vendors]\nbootstrap = "k:1"'
+    )
+    monkeypatch.setenv("BUS_VENDORS__MASTER_KEY_FILE", "/of/the/district")
+    monkeypatch.setenv("BUS_TOPIC_PREFIX", "other")
+    monkeypatch.setenv("BUS_KAFKA__BOOTSTRAP", "k:2")
+    found = sandbox_settings(Path("home"))
+    assert found.home == tmp_path / "home" and found.embedded
+    for name in ("vendors", "consumer", "topic_prefix", "registry", "products"):
+        default = Settings.model_fields[name].get_default(call_default_factory=True)
+        assert getattr(found, name) == default
+    with pytest.raises(ValidationError):
+        found.home = tmp_path  # type: ignore[misc]
 
 
 def test_an_agreement_that_holds_keeps_its_dates() -> None:

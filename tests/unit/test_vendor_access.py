@@ -25,6 +25,7 @@ class Cluster:
         self.users: dict[str, str] = {}
         self.known: dict[str, set[Rule]] = {}
         self.done: list[tuple[str, str]] = []
+        self.limited: list[list[str]] = []
         self.fails = ""
         self.managed = True
 
@@ -32,7 +33,7 @@ class Cluster:
             self.users[user] = password.get_secret_value()
 
         def act(name: str, effect: Any) -> None:
-            def called(_: Any, user: str, *more: Any) -> None:
+            def called(_: Any, user: str, *more: Any, **__: Any) -> None:
                 self.done.append((name, user))
                 if not self.managed:
                     raise AccessNotManaged("could not do it")
@@ -49,8 +50,22 @@ class Cluster:
 
         monkeypatch.setattr(access, "users", listed)
         monkeypatch.setattr(access, "create_user", create)
-        monkeypatch.setattr(access, "rules", lambda _, user: sorted(self.known.get(user, set())))
-        monkeypatch.setattr(access, "set_quota", lambda *_, **__: "")
+
+        def set_quotas(_: Any, users: list[str], **__: Any) -> str:
+            self.limited.append(list(users))
+            return ""
+
+        def all_rules(_: Any) -> dict[str, set[Rule]]:
+            self.done.append(("all_rules", ""))
+            return {user: set(rules) for user, rules in self.known.items()}
+
+        def rules(_: Any, user: str) -> list[Rule]:
+            self.done.append(("rules", user))
+            return sorted(self.known.get(user, set()))
+
+        monkeypatch.setattr(access, "all_rules", all_rules)
+        monkeypatch.setattr(access, "rules", rules)
+        monkeypatch.setattr(access, "set_quotas", set_quotas)
         denial = Rule("deny", "topic", "literal", "*", "all")
         act("deny_all", lambda user: self.known.setdefault(user, set()).add(denial))
         act("delete_user", lambda user: self.users.pop(user, None))
@@ -121,6 +136,31 @@ def test_a_rotation(cluster: Cluster, settings: Settings, tmp_path: Path) -> Non
     assert vendor_access.finish(settings, MATH, folder).username == "vendor-math-b"
     assert cluster.users.keys() == {"vendor-math-b"}
     assert registry_tokens.owner_of(settings, old[TOKEN]) is None and old[USERNAME]
+
+
+def test_many_vendors_need_one_reading_of_the_rules_and_one_change_of_the_quotas(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path / "home", kafka=KafkaSettings())
+    monkeypatch.setattr(vendor_access, "protected", lambda _: True)
+    monkeypatch.setattr(vendor_access, "addresses", lambda _: ("k:1", "https://gate"))
+    monkeypatch.setattr(vendor_access, "_authority", lambda *_: None)
+    names = ["math", "art", "music"]
+    grants = [Grant(name, (f"s.vendor.{name}.student",), f"s.vendor.{name}.") for name in names]
+    vendor_access.provide(settings, grants, tmp_path / "secrets")
+    first = [f"vendor-{name}-a" for name in names]
+    assert cluster.limited == [[], *([user] for user in first)]
+    cluster.limited.clear()
+    cluster.done.clear()
+    # One vendor was denied everything, and then its closing was interrupted.
+    access.deny_all(settings, "vendor-art-a")
+    made = vendor_access.provide(settings, grants, tmp_path / "secrets")
+    assert [user for name, user in cluster.done if name in ("all_rules", "rules")] == [""]
+    assert cluster.limited == [["vendor-math-a", "vendor-music-a"], ["vendor-art-a"]]
+    allowed = [user for name, user in cluster.done if name == "allow"]
+    assert allowed == ["vendor-math-a", "vendor-art-a", "vendor-music-a"]
+    assert [made[name].username for name in names] == first
+    assert cluster.known["vendor-art-a"] == access.reading_rules(grants[1].topics, grants[1].group)
 
 
 def test_all_steps_of_shutting_out_are_done_in_order(

@@ -116,7 +116,7 @@ def to_vendor(
     opened = []
 
     def make(url: str = "", *, loopback: bool = True, **more: Any) -> Http:
-        terms = Terms("math-app", "1", FIELDS, permission, loopback=loopback)
+        terms = Terms("math-app", "1", FIELDS, permission, loopback=loopback, name="math-2")
         settings = WebhookSettings.model_validate(
             {"url": url or receiver.url, "secret": SECRET, **more},
             context={"home": tmp_path, "terms": terms},
@@ -317,7 +317,7 @@ def test_two_agreements_with_one_address_do_not_switch_off_each_other(
 
 
 def test_a_wrong_secret_is_named_without_its_value(to_vendor: ToVendor) -> None:
-    with pytest.raises(Stop, match=r"vendors\.webhook_secrets \(for math-app\)") as caught:
+    with pytest.raises(Stop, match=r"vendors\.webhook_secrets \(for math-2\)") as caught:
         to_vendor(secret="hidden")
     assert "hidden" not in str(caught.value)
     with pytest.raises(Stop, match=r"vendors\.webhook_old_secrets"):

@@ -242,6 +242,32 @@ def test_apply_deletes_what_is_due(bus: Bus, monkeypatch: pytest.MonkeyPatch) ->
     assert "- topics" not in run("plan")
 
 
+def test_apply_names_only_what_it_deleted_now(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    over(bus, monkeypatch, date(2027, 8, 1))
+    text = run("apply")
+    assert "- math-app  ended" in text and "are deleted" not in text
+    assert applied.read(bus.settings)["math-app"].closed == "ended"
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: date(2027, 8, 30))
+    assert "math-app: topics, groups, users, schemas and key are deleted" in run("apply")
+    assert "are deleted" not in run("apply")
+
+
+def test_apply_ends_what_is_over_although_another_agreement_cannot_be_applied(
+    folder: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over(bus, monkeypatch, date(2027, 8, 1))
+    renewal = FILE.replace("2027-07-31", "2028-07-31").replace("2026-08-01", "2027-08-01")
+    (folder / "math-2.toml").write_text(f'renews = "math-app"\n{renewal}')
+
+    def refused(*_: object) -> None:
+        raise RetryLater("the registry does not answer")
+
+    monkeypatch.setattr("bus.vendors.vendor_schema.register", refused)
+    assert as_json("apply", status=1) == {"error": "the registry does not answer"}
+    stored = applied.read(bus.settings)
+    assert stored.keys() == {"math-app"} and stored["math-app"].closed == "ended"
+
+
 def test_apply_goes_on_and_ends_with_1_when_a_deletion_fails(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from bus.vendors import (
     vendor_topics,
 )
 from bus.vendors.applied import Applied
-from bus.vendors.district_view import DistrictView, file_of
+from bus.vendors.district_view import PROJECTION_TABLES, DistrictView, file_of
 from bus.vendors.outbox_rows import OutboxRows, Outgoing
 from bus.vendors.proof import Attestation
 from bus.vendors.scope import compile_scope
@@ -42,6 +42,7 @@ LAST = date(2027, 7, 31)
 DUE = date(2027, 8, 30)
 GROUP = "schoolbus.vendor.math-app.reader"
 OTHERS = ("math-app-2", "math")
+VIEW_TABLES = (*PROJECTION_TABLES, "disclosed")
 
 
 class Killed(BaseException):
@@ -76,6 +77,7 @@ class District:
         self.rows("INSERT INTO cohort VALUES (?, 's1', 0, NULL, NULL)")
         self.rows("INSERT INTO progress VALUES (?, '{}')")
         self.rows("INSERT INTO need VALUES (?, 'class', 'c1', 1)")
+        self.rows("INSERT INTO disclosed (agreement, student, entered) VALUES (?, 's1', 1)")
         with closing(sqlite3.connect(file_of(self.settings), isolation_level=None)) as con:
             OutboxRows(con).add(
                 Outgoing(name, "t", 0, "s1", b"{}", "updated", 0) for name in self.names
@@ -126,7 +128,7 @@ class District:
         with closing(sqlite3.connect(file_of(self.settings))) as con:
             rows = [
                 table
-                for table in deletion.VIEW_TABLES
+                for table in VIEW_TABLES
                 if con.execute(f"SELECT 1 FROM {table} WHERE agreement = ?", [name]).fetchone()
             ]
             waits = any(one.agreement == name for one, _ in OutboxRows(con).latest())
@@ -153,12 +155,34 @@ def test_before_the_agreed_days_nothing_is_deleted(district: District) -> None:
     assert (one.state, one.closed, one.certificate) == ("ended", "ended", None)
     shut = {"vendor-math-app-a"}
     left = district.left("math-app")
-    assert {
-        n for n in before if "schoolbus." in n or n in (*deletion.VIEW_TABLES, "outbox")
-    } <= set(left)
+    assert {n for n in before if "schoolbus." in n or n in (*VIEW_TABLES, "outbox")} <= set(left)
     assert shut <= set(district.cluster.known) and not shut & set(district.cluster.users)
     assert expiry.unsettled([one], DUE - timedelta(days=1)) == []
     assert expiry.unsettled([one], DUE) == ["math-app"]
+
+
+def test_every_table_with_agreements_is_one_of_which_rows_are_deleted() -> None:
+    con = DistrictView(None, "mark", lambda *_: {}).con
+    tables = [name for (name,) in con.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+    of_agreements = {
+        table
+        for table in tables
+        if "agreement" in [row[1] for row in con.execute(f"PRAGMA table_info({table})")]
+    }
+    assert of_agreements == set(VIEW_TABLES)
+
+
+def test_what_is_deleted_from_the_view_is_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "view.sqlite"
+    row = ("org", "o1", {"sourcedId": "o1"}, b"a name" * 2000)
+    view = DistrictView(file, "mark", lambda *_: {})
+    view.store([row])
+    view.close()
+    assert b"a name" in file.read_bytes()
+    view = DistrictView(file, "mark", lambda *_: {})
+    view.store([(*row[:2], None, None)])
+    view.close()
+    assert b"a name" not in file.read_bytes()
 
 
 def test_then_all_is_deleted_and_the_proof_stays(district: District) -> None:

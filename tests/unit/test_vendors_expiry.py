@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from bus.errors import RetryLater, Stop
-from bus.vendors import applied, attestation, expiry, stream_progress
+from bus.vendors import applied, attestation, end_warnings, expiry, stream_progress
 from bus.vendors.district_view import DistrictView
 from bus.vendors.proof import Attestation
 from tests.agreements import an_agreement
@@ -44,22 +44,22 @@ def bus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bus:
     ],
 )
 def test_a_threshold_counts_until_the_next(day: date, reached: int | None) -> None:
-    assert expiry.threshold(an_agreement(), day) == reached
+    assert end_warnings.threshold(an_agreement(), day) == reached
 
 
 def test_what_has_not_begun_does_not_end_soon() -> None:
     short = an_agreement(**{"from": date(2027, 7, 20)})
-    assert expiry.threshold(short, date(2027, 7, 19)) is None
-    assert expiry.threshold(short, date(2027, 7, 20)) == 30
+    assert end_warnings.threshold(short, date(2027, 7, 19)) is None
+    assert end_warnings.threshold(short, date(2027, 7, 20)) == 30
 
 
 def test_a_warning_is_given_once_and_again_for_another_day() -> None:
     con = DistrictView(None, "test", MagicMock()).con
-    assert not stream_progress.warned(con, "math-app", "2027-07-31 30")
-    assert stream_progress.warned(con, "math-app", "2027-07-31 30")
-    assert not stream_progress.warned(con, "library", "2027-07-31 30")
-    assert not stream_progress.warned(con, "math-app", "2027-07-31 7")
-    assert not stream_progress.warned(con, "math-app", "2028-07-31 7")
+    assert not end_warnings.warned(con, "math-app", "2027-07-31 30")
+    assert end_warnings.warned(con, "math-app", "2027-07-31 30")
+    assert not end_warnings.warned(con, "library", "2027-07-31 30")
+    assert not end_warnings.warned(con, "math-app", "2027-07-31 7")
+    assert not end_warnings.warned(con, "math-app", "2028-07-31 7")
 
 
 def test_the_file_forgets_agreements_that_ended_while_nothing_ran() -> None:
@@ -100,6 +100,58 @@ def test_a_revocation_that_was_interrupted_is_completed(bus: Bus) -> None:
     assert one.closed == "revoked"
     (entry,) = topics.decoded()
     assert (entry["what"], entry["why"]) == ("revoked", "a breach")
+
+
+def test_a_revocation_is_recorded_although_the_users_are_not_shut_out(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied.write(bus.settings, an_applied())
+    topics = Topics()
+
+    def revoke() -> applied.Applied:
+        record = writer(Log(topics))
+        return expiry.revoke(bus.settings, "math-app", "a breach", NOW, record)
+
+    def refused(*_: object) -> list[str]:
+        raise Stop("Kafka refuses")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("bus.vendors.vendor_access.shut_out", refused)
+        with pytest.raises(Stop, match="its users are not shut out: Kafka refuses"):
+            revoke()
+    (entry,) = topics.decoded()
+    assert (entry["what"], entry["why"]) == ("revoked", "a breach")
+    assert applied.read(bus.settings)["math-app"].closed == ""
+    assert revoke().closed == "revoked"
+    assert len(topics.decoded()) == 1
+    with pytest.raises(Stop, match="no agreement library was applied"):
+        expiry.revoke(bus.settings, "library", "a breach", NOW, writer(Log(topics)))
+
+
+def test_the_failure_of_one_end_does_not_stop_the_others(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("art", "library", "math-app")
+    applied.write(bus.settings, *map(an_applied, names))
+
+    def shut_out(_: object, name: str) -> list[str]:
+        if name == "library":
+            raise RetryLater("Kafka does not answer")
+        return [f"close {name}"]
+
+    monkeypatch.setattr("bus.vendors.vendor_access.shut_out", shut_out)
+    topics, said = Topics(), []
+    record = writer(Log(topics))
+    deleted, failures = expiry.settle_all(bus.settings, DAY, NOW, record, said.append)
+    assert deleted == [] and ["Kafka does not answer" in str(one) for one in failures] == [True]
+    assert said == ["close art", "close math-app"]
+    stored = applied.read(bus.settings)
+    assert [(stored[name].state, stored[name].closed) for name in names] == [
+        ("ended", "ended"),
+        ("ended", ""),
+        ("ended", "ended"),
+    ]
+    assert [entry["agreement"] for entry in topics.decoded("ended")] == list(names)
 
 
 def test_without_an_answer_it_stays_to_be_done(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

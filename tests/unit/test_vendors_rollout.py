@@ -11,7 +11,7 @@ import pytest
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
-from bus.vendors import applied, master_key, pseudonyms, revocation
+from bus.vendors import applied, expiry, master_key, pseudonyms, revocation
 from bus.vendors.applied import Applied
 from bus.vendors.district_counts import CohortCounts
 from bus.vendors.plan import plan
@@ -53,7 +53,10 @@ class District:
         def count(changes: Any) -> Any:
             return dict.fromkeys(changes, CohortCounts())
 
-        return apply(self.settings, plan(files, self.applied, day, count), now, self)
+        changes = plan(files, self.applied, day, count)
+        found = apply(self.settings, changes, now, self)  # type: ignore[arg-type]
+        expiry.settle_all(self.settings, day, now, self, print)  # type: ignore[arg-type]
+        return found
 
     def scope_changed(self, one: Applied, scope: Scope, at: datetime) -> None:
         """Take what goes to the record of disclosures."""

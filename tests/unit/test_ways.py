@@ -20,7 +20,7 @@ from bus.vendors.applied import Applied
 from bus.vendors.way_retry import retry
 from bus.vendors.ways import Way, open_way, stored_consumer_name
 from consumers.webhook import PRODUCT, WebhookSettings
-from tests.agreements import DAY
+from tests.agreements import DAY, an_agreement
 from tests.fakes.harness import PRODUCT as LUNCH
 from tests.unit.test_feed import NAME, Vendor
 from tests.unit.test_vendors_applied import an_applied
@@ -101,6 +101,20 @@ def test_the_products_own_table_does_not_count(stored: dict[str, Applied]) -> No
     assert way.terms.loopback and str(way.terms.networks[0]) == "203.0.113.0/24"
     district = plugins.product_settings(PRODUCT, loaded)
     assert (district.url, district.terms) == ("https://district.example", None)
+
+
+def test_a_wrong_setting_is_one_of_the_agreement(stored: dict[str, Applied]) -> None:
+    loaded = settings()
+    stored["math-2"] = replace(stored["math-app"], agreement=an_agreement("math-2", **HOOK))
+    loaded.vendors.webhook_secrets["math-2"] = loaded.vendors.webhook_secrets["math-app"]
+    way = open_way(loaded, PRODUCT, "math-2")
+    assert (way.terms.agreement, way.terms.name) == ("math-app", "math-2")
+    with pytest.raises(
+        Stop, match=r"^webhook under the agreement math-2: .*agreement's file, or .*:\n  kinds: "
+    ):
+        plugins.settings_under(PRODUCT, loaded, way.settings | {"kinds": ["pupil"]}, way.terms)
+    with pytest.raises(Stop, match=r"^\[products\.webhook\]: "):
+        plugins.product_settings(PRODUCT, loaded, kinds=["pupil"])
 
 
 def test_while_the_secret_changes_both_sign(stored: dict[str, Applied]) -> None:
