@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    KafkaError,
+    Message,
+    TopicPartition,
+)
 
 from tests.fakes.broker import Broker, Place, failure
 
@@ -222,33 +229,33 @@ class FakeConsumer:
             for p in partitions
         ]
 
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        """Return the first offset, and the offset before which everything is committed."""
-        self._open()
-        self._broker.answer()
-        log = self._broker.log((partition.topic, partition.partition))
-        return log.low, log.stable
-
     def offsets_for_times(
         self, partitions: list[TopicPartition], timeout: float
     ) -> list[TopicPartition]:
-        """Return for each partition the offset of the first message at or after a time, or -1."""
+        """Return for each partition the offset of the first message at or after a time, or -1.
+
+        The time OFFSET_BEGINNING means the first offset, the time OFFSET_END the offset before
+        which everything is committed.
+        """
+        self._open()
         self._broker.answer()
         return [
-            TopicPartition(
-                p.topic,
-                p.partition,
-                next(
-                    (
-                        message.offset() or 0
-                        for message in self._broker.log((p.topic, p.partition)).entries
-                        if message and message.timestamp()[1] >= p.offset
-                    ),
-                    -1,
-                ),
-            )
+            TopicPartition(p.topic, p.partition, self._offset_at((p.topic, p.partition), p.offset))
             for p in partitions
         ]
+
+    def _offset_at(self, place: Place, milliseconds: int) -> int:
+        log = self._broker.log(place)
+        if milliseconds in (OFFSET_BEGINNING, OFFSET_END):
+            return log.low if milliseconds == OFFSET_BEGINNING else log.stable
+        return next(
+            (
+                message.offset() or 0
+                for message in log.entries
+                if message and message.timestamp()[1] >= milliseconds
+            ),
+            -1,
+        )
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """Return the topics and their partitions."""

@@ -7,14 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.kafka import reader as module
-from bus.kafka.reader import Reader, passages, scan
+from bus.kafka.reader import Reader, marks_of, passages, scan
 from bus.settings import KafkaSettings, Settings
 
 SETTINGS = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
@@ -48,7 +55,7 @@ class Consumer:
         partitions = {A.partition: None, B.partition: None}
         return SimpleNamespace(topics={"t": SimpleNamespace(partitions=partitions)})
 
-    def get_watermark_offsets(self, partition: Any, timeout: float) -> tuple[int, int]:
+    def offsets_for_times(self, partitions: Any, timeout: float) -> list[Any]:
         raise KafkaException(TIMED_OUT)
 
     def close(self) -> None:
@@ -164,6 +171,30 @@ def test_what_the_client_raises_says_what_was_read(saying: Saying) -> None:
             reader.take()
         with pytest.raises(RetryLater, match="reading: _TIMED_OUT"):
             reader.ends(["t"])
+
+
+def listed(*refused: int) -> Any:
+    """Return a consumer whose partitions hold offsets 3 to 7, except for those that it refuses."""
+
+    def answer(asked: list[TopicPartition], timeout: float) -> list[Any]:
+        return [
+            SimpleNamespace(
+                topic=one.topic,
+                partition=one.partition,
+                offset={OFFSET_BEGINNING: 3, OFFSET_END: 8}[one.offset],
+                error=TIMED_OUT if one.partition in refused else None,
+            )
+            for one in asked
+        ]
+
+    return SimpleNamespace(offsets_for_times=answer)
+
+
+def test_the_marks_of_several_partitions_are_asked_for_at_once() -> None:
+    assert marks_of(listed(), [A, B], 1.0) == {A: (3, 8), B: (3, 8)}
+    assert marks_of(SimpleNamespace(), [], 1.0) == {}  # type: ignore[arg-type]
+    with pytest.raises(KafkaException, match="_TIMED_OUT"):
+        marks_of(listed(B.partition), [A, B], 1.0)
 
 
 def test_silence_is_an_error_where_there_is_a_limit(saying: Saying) -> None:
