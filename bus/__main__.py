@@ -7,7 +7,7 @@ import sys
 
 from bus.extras import missing_extra
 
-FEW_COLLECTIONS = (50_000, 20, 20)
+FEW_COLLECTIONS = (200_000, 20, 20)
 """After how many new objects Python looks for garbage in cycles (`gc.set_threshold`).
 
 With Python's own numbers, a start spends a fifth of its time on looking through what it imports,
