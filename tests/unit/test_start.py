@@ -52,6 +52,28 @@ def test_a_start_does_not_look_for_garbage_in_what_it_imports() -> None:
     assert done.stdout.splitlines()[-1] == "True True"
 
 
+FAILING = """
+from bus.observe import telemetry
+from bus.settings import TelemetrySettings
+import structlog
+telemetry.configure(TelemetrySettings(log_format="console"))
+def fail(name):
+    raise ValueError("of the test")
+try:
+    fail("".join(["Ma", "ya"]))
+except ValueError:
+    structlog.get_logger("bus").exception("it failed")
+"""
+
+
+def test_a_log_for_a_terminal_shows_no_local_variables() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], capture_output=True, text=True, check=True
+    )
+    assert "of the test" in done.stderr
+    assert "Maya" not in done.stderr
+
+
 def test_each_command_has_the_name_in_the_table() -> None:
     import typer
 
