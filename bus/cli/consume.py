@@ -64,7 +64,7 @@ def consume(
         from bus.registry import subjects
 
         loaded = settings_of_reached()
-        telemetry.configure(loaded.telemetry)
+        telemetry.configure(loaded.telemetry, passes_traces_on=False)
         what = plugins.product(product)
         subjects.must_have_some(loaded)
         outcome = WorkerOutcome()
@@ -114,7 +114,7 @@ def _run(
     delivery = product.open(own_settings)
     try:
         metrics = ConsumerMetrics()
-        loop = Worker(loaded, product, delivery, metrics, feed=feed)
+        loop = Worker(loaded, product, delivery, metrics, feed=feed, brief=until_caught_up)
 
         def stop() -> None:
             stopped.set()

@@ -63,8 +63,9 @@ class Assignment:
              counts.
         """
         committed = self._offsets_client.committed(places)
+        marks = self._offsets_client.marks(committed)
         for place, offset in committed.items():
-            low, high = self._offsets_client.marks(place)
+            low, high = marks[place]
             at = own.get(place, offset)
             if at < low or at > high:  # no committed offset, or the topic was created again
                 at = low

@@ -80,6 +80,7 @@ class Worker:
     Call `run` on one thread. Any thread may call `stop`, `live` and `ready`.
 
     feed:     what the consumer reads; by default the district's topics.
+    brief:    whether it only runs until it has caught up. Then it asks Kafka more often.
     clock:    the monotonic clock. Tests replace this and the next two.
     event:    makes the event that waits.
     consumer: makes Kafka's client.
@@ -93,6 +94,7 @@ class Worker:
         metrics: ConsumerMetrics,
         *,
         feed: Feed | None = None,
+        brief: bool = False,
         clock: Clock = time.monotonic,
         event: Callable[[], threading.Event] = threading.Event,
         consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
@@ -119,7 +121,7 @@ class Worker:
         self._retries = Retries(self._consumer_settings, feed.name, metrics, self._stay)
         folder = feed.folder(settings)
         self._equivalents = Equivalents(settings, product, schema_lookup(settings), folder)
-        group = group_settings(settings, feed.name)
+        group = group_settings(settings, feed.name, fetch_wait_ms=20 if brief else 100)
         self._consumer = consumer(group)
         self._offsets_client = Offsets(group, self._stopping.wait)
         self._unique = UniqueValues(

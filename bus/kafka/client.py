@@ -13,14 +13,17 @@ LOGGER = logging.getLogger("bus.librdkafka")
 """Receives librdkafka's log lines. `bus.observe.telemetry` sets its level."""
 
 
-def group_settings(settings: Settings, group: str) -> dict[str, Any]:
+def group_settings(settings: Settings, group: str, *, fetch_wait_ms: int = 100) -> dict[str, Any]:
     """Return librdkafka's settings for one instance of a consumer.
 
     The consumer group is `PREFIX.GROUP`.
+
+    fetch_wait_ms: for how long the broker holds back an empty response, which reports the ends of
+                   partitions.
     """
     return {
         "session.timeout.ms": 10_000,
-        "fetch.wait.max.ms": 100,
+        "fetch.wait.max.ms": fetch_wait_ms,
         "fetch.queue.backoff.ms": 20,
         "queued.max.messages.kbytes": 65_536,
         **client_settings(settings),

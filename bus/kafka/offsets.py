@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from bus.delivery import Position
 from bus.errors import RetryLater
+from bus.kafka.reader import marks_of
 
 log = structlog.get_logger(__name__)
 
@@ -73,14 +74,13 @@ class Offsets:
             for p in existing[name].partitions
         ]
 
-    def marks(self, place: Position) -> tuple[int, int]:
-        """Return the first offset that a partition still has, and the one after its last."""
-        low, high = self._client.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
-        return low, high
+    def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
+        """Return the first offset that each partition still has, and the one after its last."""
+        return marks_of(self._client, places, TIMEOUT)
 
     def ends(self, names: Iterable[str]) -> dict[Position, int]:
         """Return the end offset of each partition of these topics that is not empty."""
-        marks = {place: self.marks(place) for place in self.partitions(names)}
+        marks = self.marks(self.partitions(names))
         return {place: high for place, (low, high) in marks.items() if high > low}
 
     def committed(self, places: Iterable[Position]) -> dict[Position, int]:

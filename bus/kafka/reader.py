@@ -114,9 +114,8 @@ class Reader:
 
     def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
         """Return the first offset that each partition still has, and the one after its last."""
-        requested = list(places)
-        low, high = (self.since(requested, at) for at in (OFFSET_BEGINNING, OFFSET_END))
-        return {place: (low[place], high[place]) for place in requested}
+        with self._explained():
+            return marks_of(self._consumer, places, self._seconds)
 
     def ends(self, names: Collection[str]) -> dict[Position, int]:
         """Return the end offset of each partition of these topics."""
@@ -312,6 +311,40 @@ def _runs(offsets: Sequence[int]) -> Iterator[list[int]]:
         run.append(offset)
     if run:
         yield run
+
+
+def marks_of(
+    consumer: Consumer, places: Iterable[Position], seconds: float
+) -> dict[Position, tuple[int, int]]:
+    """Return the first offset that each partition still has, and the one after its last.
+
+    For a consumer of committed data, the latter is the offset before which all transactions have
+    ended. There is one request for each broker and kind of offset, whereas
+    `get_watermark_offsets` sends two for each partition. Raises `KafkaException`.
+
+    Source: Kafka, "Kafka Protocol Guide", ListOffsets: the timestamps -2 (earliest) and -1
+    (latest).
+    """
+    asked = list(places)
+    lows, highs = (
+        _listed(consumer, asked, which, seconds) for which in (OFFSET_BEGINNING, OFFSET_END)
+    )
+    return {place: (lows[place], highs[place]) for place in asked}
+
+
+def _listed(
+    consumer: Consumer, places: Sequence[Position], timestamp: int, seconds: float
+) -> dict[Position, int]:
+    """Return the offset with this timestamp in each of these partitions."""
+    if not places:
+        return {}
+    requested = [TopicPartition(*place, timestamp) for place in places]
+    found = {}
+    for one in consumer.offsets_for_times(requested, timeout=seconds):
+        if one.error is not None:
+            raise KafkaException(one.error)
+        found[Position(one.topic, one.partition)] = one.offset
+    return found
 
 
 def position(message: Message) -> Position:

@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from bus.errors import Stop
 
 EVERY = 5.0
@@ -76,6 +73,10 @@ class Download:
 @contextmanager
 def progress(text: str, size: int, say: Callable[[str], None]) -> Iterator[Download]:
     """Show how much of `size` bytes has been downloaded."""
+    # Imported here, because every command imports this module, and few of them download.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(

@@ -5,3 +5,27 @@ metrics    a consumer's Prometheus metrics
 health     readiness, liveness and metrics over HTTP
 doctor     finds what is wrong with a bus, and suggests how to correct it
 """
+
+from __future__ import annotations
+
+import sys
+
+
+def _import_structlog_without_rich() -> None:
+    """Import structlog as if rich were not installed.
+
+    With rich, structlog writes the local variables of an exception to a terminal, and they may be
+    personal data. And a program that writes no tables would start a tenth of a second later.
+    """
+    rich = sys.modules.get("rich")
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        if rich is None:
+            del sys.modules["rich"]
+        else:
+            sys.modules["rich"] = rich
+
+
+_import_structlog_without_rich()

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from structlog.typing import Processor
@@ -26,10 +24,14 @@ LINKS = 32
 """The largest number of producers' traces that one delivery's span links to."""
 
 
-def configure(settings: TelemetrySettings) -> None:
+def configure(settings: TelemetrySettings, *, passes_traces_on: bool = True) -> None:
     """Set up the logs (to stderr) and traces of this process.
 
     Call it once, when the program starts.
+
+    passes_traces_on: whether this process needs traces even if it exports none, because the events
+                      that it publishes carry them. A consumer does not: without an export it starts
+                      sooner.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     as_json = settings.log_format == "json" or (
@@ -65,6 +67,11 @@ def configure(settings: TelemetrySettings) -> None:
     logging.getLogger("bus").setLevel(level)
     # librdkafka logs many problems that it recovers from; it reports the others as errors.
     logging.getLogger("bus.librdkafka").setLevel(logging.CRITICAL if level > 10 else level)
+    if not (passes_traces_on or settings.otlp_endpoint):
+        return
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
     provider = TracerProvider(resource=Resource.create({"service.name": "schoolbus"}))
     if settings.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -123,9 +123,10 @@ class Subscriber:
         back: how many messages to move each offset back, but not before the first offset.
         """
         with self._asked() as asked:
+            committed = self._committed(asked)
+            marks = asked.marks(committed)
             return {
-                place: max(asked.marks(place)[0], offset - back)
-                for place, offset in self._committed(asked).items()
+                place: max(marks[place][0], offset - back) for place, offset in committed.items()
             }
 
     def beginnings(self) -> dict[Position, int]:
@@ -183,7 +184,7 @@ class Subscriber:
 
     def _bounds(self, asked: Offsets) -> dict[Position, tuple[int, int]]:
         """Return the first offset and the end of each partition."""
-        return {place: asked.marks(place) for place in asked.partitions(self._topics)}
+        return asked.marks(asked.partitions(self._topics))
 
     def _committed(self, asked: Offsets) -> dict[Position, int]:
         """Return the committed offset of each partition that has one."""

@@ -229,31 +229,33 @@ class FakeConsumer:
             for p in partitions
         ]
 
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        """Return the first offset, and the offset before which everything is committed."""
-        self._open()
-        self._broker.answer()
-        log = self._broker.log((partition.topic, partition.partition))
-        return log.low, log.stable
-
     def offsets_for_times(
         self, partitions: list[TopicPartition], timeout: float
     ) -> list[TopicPartition]:
         """Return for each partition the offset of the first message at or after a time, or -1.
 
-        The times `OFFSET_BEGINNING` and `OFFSET_END` mean the first offset, and the offset before
+        The time OFFSET_BEGINNING means the first offset, the time OFFSET_END the offset before
         which everything is committed.
         """
         self._open()
         self._broker.answer()
-        return [TopicPartition(p.topic, p.partition, self._offset_at(p)) for p in partitions]
+        return [
+            TopicPartition(p.topic, p.partition, self._offset_at((p.topic, p.partition), p.offset))
+            for p in partitions
+        ]
 
-    def _offset_at(self, p: TopicPartition) -> int:
-        log = self._broker.log((p.topic, p.partition))
-        if p.offset in (OFFSET_BEGINNING, OFFSET_END):
-            return log.low if p.offset == OFFSET_BEGINNING else log.stable
-        times = ((one.offset() or 0, one.timestamp()[1]) for one in log.entries if one)
-        return next((offset for offset, time in times if time >= p.offset), -1)
+    def _offset_at(self, place: Place, milliseconds: int) -> int:
+        log = self._broker.log(place)
+        if milliseconds in (OFFSET_BEGINNING, OFFSET_END):
+            return log.low if milliseconds == OFFSET_BEGINNING else log.stable
+        return next(
+            (
+                message.offset() or 0
+                for message in log.entries
+                if message and message.timestamp()[1] >= milliseconds
+            ),
+            -1,
+        )
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """Return the topics and their partitions."""

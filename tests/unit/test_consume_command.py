@@ -54,7 +54,8 @@ def consumed(
     """Run `bus consume canvas --out FOLDER` with a worker that returns this outcome."""
 
     class Loop:
-        def __init__(self, *_: Any, **__: Any) -> None:
+        def __init__(self, *_: Any, brief: bool, **__: Any) -> None:
+            assert brief  # of `--until-caught-up`
             self.outcome = outcome
             self.live = self.ready = self.stop = lambda: ""
 
@@ -63,7 +64,7 @@ def consumed(
 
     monkeypatch.setattr(bus.consume.worker, "Worker", Loop)
     monkeypatch.setattr(bus.registry.subjects, "must_have_some", lambda _: None)
-    monkeypatch.setattr(bus.observe.telemetry, "configure", lambda _: None)
+    monkeypatch.setattr(bus.observe.telemetry, "configure", lambda *_, **__: None)
     line = ["consume", "canvas", "--out", str(folder), "--until-caught-up", *more]
     return CliRunner().invoke(app, line)
 

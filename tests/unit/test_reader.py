@@ -7,14 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.kafka import reader as module
-from bus.kafka.reader import Reader, passages, scan
+from bus.kafka.reader import Reader, marks_of, passages, scan
 from bus.settings import KafkaSettings, Settings
 
 SETTINGS = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
@@ -189,6 +196,30 @@ def test_all_partitions_are_asked_for_at_once(saying: Saying) -> None:
         consumer.wrong = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
         with pytest.raises(RetryLater, match="reading: UNKNOWN_TOPIC_OR_PART"):
             reader.marks([A])
+
+
+def listed(*refused: int) -> Any:
+    """Return a consumer whose partitions hold offsets 3 to 7, except for those that it refuses."""
+
+    def answer(asked: list[TopicPartition], timeout: float) -> list[Any]:
+        return [
+            SimpleNamespace(
+                topic=one.topic,
+                partition=one.partition,
+                offset={OFFSET_BEGINNING: 3, OFFSET_END: 8}[one.offset],
+                error=TIMED_OUT if one.partition in refused else None,
+            )
+            for one in asked
+        ]
+
+    return SimpleNamespace(offsets_for_times=answer)
+
+
+def test_the_marks_of_several_partitions_are_asked_for_at_once() -> None:
+    assert marks_of(listed(), [A, B], 1.0) == {A: (3, 8), B: (3, 8)}
+    assert marks_of(SimpleNamespace(), [], 1.0) == {}  # type: ignore[arg-type]
+    with pytest.raises(KafkaException, match="_TIMED_OUT"):
+        marks_of(listed(B.partition), [A, B], 1.0)
 
 
 def test_silence_is_an_error_where_there_is_a_limit(saying: Saying) -> None:

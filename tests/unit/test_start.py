@@ -12,13 +12,18 @@ import sys
 import typer
 from bus.cli import app
 typer.main.get_command(app).get_command(None, "consume")
-import bus.consume.worker, bus.observe.health, bus.observe.metrics, bus.observe.telemetry
 from bus import plugins, settings
+import bus.observe.telemetry
+import bus.consume.worker, bus.observe.health, bus.observe.metrics
 plugins.product({product!r})
-bus.observe.telemetry.configure(settings.TelemetrySettings())
+bus.observe.telemetry.configure(settings.TelemetrySettings(), passes_traces_on=False)
+import bus.local
 print(*sys.modules)
 """
-NOT_NEEDED = ("uvicorn", "starlette", "bus.bench", "bus.cli.bench", "bus.demo", "bus.ingest")
+NOT_NEEDED = (
+    *("uvicorn", "starlette", "rich", "opentelemetry.sdk"),
+    *("bus.bench", "bus.cli.bench", "bus.demo", "bus.ingest"),
+)
 
 
 def test_a_consumer_does_not_import_what_it_does_not_use() -> None:
@@ -34,6 +39,39 @@ def test_a_consumer_does_not_import_what_it_does_not_use() -> None:
             for name in imported
             if any(name == one or name.startswith(f"{one}.") for one in NOT_NEEDED)
         ] == []
+
+
+def test_a_start_does_not_look_for_garbage_in_what_it_imports() -> None:
+    code = (
+        "import gc, sys, bus.__main__ as program\n"
+        "sys.argv = ['bus', '--version']\n"
+        "try:\n    program.main()\nfinally:\n"
+        "    print(gc.get_threshold()[0] > 10_000, gc.get_freeze_count() > 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True"
+
+
+FAILING = """
+from bus.observe import telemetry
+from bus.settings import TelemetrySettings
+import structlog
+telemetry.configure(TelemetrySettings(log_format="console"))
+def fail(name):
+    raise ValueError("of the test")
+try:
+    fail("".join(["Ma", "ya"]))
+except ValueError:
+    structlog.get_logger("bus").exception("it failed")
+"""
+
+
+def test_a_log_for_a_terminal_shows_no_local_variables() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING], capture_output=True, text=True, check=True
+    )
+    assert "of the test" in done.stderr
+    assert "Maya" not in done.stderr
 
 
 def test_each_command_has_the_name_in_the_table() -> None:
