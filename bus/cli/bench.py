@@ -296,12 +296,12 @@ def start(
 @app.command()
 def vendors(
     students: Annotated[
-        int, typer.Option(min=1_200, help="How many students the district has.")
+        int, typer.Option(min=100, help="How many students the district has.")
     ] = 12_000,
     large: Annotated[
         int,
         typer.Option(
-            min=1_200,
+            min=100,
             help="How many students the other district has, in which a vendor is added and a field "
             "is taken out of an agreement.",
         ),
