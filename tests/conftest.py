@@ -10,6 +10,7 @@ tests are noted for `make test` to show.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -91,6 +92,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest tests first."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what the tests' modules made stays until the end, and is not looked at again
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

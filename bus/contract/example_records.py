@@ -6,7 +6,7 @@ The drawn records are as unusual as the schemas allow.
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -61,9 +61,14 @@ def records(kind: str, **said: st.SearchStrategy[Any]) -> st.SearchStrategy[dict
 
     said: strategies for the fields that the test cares about.
     """
-    schema = {f["name"]: f for f in KINDS[kind].schema["fields"]}
-    fields = {name: said[name] if name in said else _field(f) for name, f in schema.items()}
+    fields = {name: said.get(name, field) for name, field in _fields(kind).items()}
     return st.fixed_dictionaries(fields).map(partial(_combined, kind))
+
+
+@cache  # hypothesis takes longer to build the strategies than to draw a record
+def _fields(kind: str) -> dict[str, st.SearchStrategy[Any]]:
+    """Return the strategy for each field of a kind."""
+    return {field["name"]: _field(field) for field in KINDS[kind].schema["fields"]}
 
 
 def _combined(kind: str, record: dict[str, Any]) -> dict[str, Any]:

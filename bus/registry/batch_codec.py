@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bus.standard import KINDS, Record
@@ -37,7 +38,7 @@ class BatchCodec:
         schema = schema or KINDS[kind].schema
         self._schema = json.dumps(schema)
         self._types: pyarrow.Schema | None = None
-        self._records = _record_builder([field["name"] for field in schema["fields"]])
+        self._records = _record_builder(tuple(field["name"] for field in schema["fields"]))
 
     def read(self, values: Sequence[bytes]) -> list[Record] | None:
         """Return the records of these values, exactly as fastavro returns them.
@@ -157,7 +158,8 @@ def _moment(milliseconds: int) -> datetime:
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def _record_builder(fields: Sequence[str]) -> Callable[[list[list[Any]]], list[Record]]:
+@lru_cache(256)  # to compile the source text takes a millisecond
+def _record_builder(fields: tuple[str, ...]) -> Callable[[list[list[Any]]], list[Record]]:
     """Return a function that turns columns into records.
 
     It contains the dict display as source text, as the standard library does for its named tuples.

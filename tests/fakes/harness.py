@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,7 +157,6 @@ class Bus:
         )
         self.partitions = partitions
         self.published: list[Message] = []
-        self._encoders = {kind: Encoder(kind, NAMES.index(kind) + 1) for kind in TAKEN}
         self._replays = 0
         for kind in TAKEN:
             self.broker.create(topics.topic(self.settings, kind), partitions)
@@ -196,7 +195,7 @@ class Bus:
         record = a_record(kind, sourcedId=id_, dateLastModified=modified, **fields)
         topic = topics.topic(self.settings, kind)
         partition = topics.partition_for(record[KINDS[kind].owner], self.partitions)
-        value = self._encoders[kind].encode(record) if become != "rubbish" else b"rubbish"
+        value = _encoder(kind).encode(record) if become != "rubbish" else b"rubbish"
         headers = [("fate", become.encode())]
         offset = (write or self.broker.append)(
             topic, partition, key=id_.encode(), value=value, headers=headers
@@ -447,6 +446,11 @@ class Group:
 def _forgetful(*arguments: Any, **more: Any) -> Backlog:
     """Return a backlog that keeps nothing between two runs, because files take time."""
     return Backlog(*arguments, **{**more, "folder": None})
+
+
+@cache
+def _encoder(kind: str) -> Encoder:
+    return Encoder(kind, NAMES.index(kind) + 1)
 
 
 def _schema(schema_id: int) -> dict[str, Any]:
