@@ -23,15 +23,19 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bus.delivery import Position
 from bus.errors import Never
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 
-LAYOUT = 2
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+LAYOUT = 3
 """The version of the tables. A file with another version is rebuilt."""
 AT_ONCE = 500
 """Ids in one query; SQLite takes at most 32,766 variables."""
@@ -67,6 +71,8 @@ TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed"
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
+Row = tuple[str, str, str | None, str | None, bytes]
+"""A row of the table `record`."""
 Decode = Callable[[str, bytes], Record]
 DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 
@@ -130,14 +136,19 @@ class DistrictView:
 
     def store(self, rows: Iterable[tuple[str, str, Record | None, bytes | None]]) -> None:
         """Store the present state of records: kind, id, record and value; None: erased."""
-        new, erased = [], []
+        new: list[Row] = []
+        erased = []
         for kind, id_, record, value in rows:
             if record is None or value is None:
                 erased.append((kind, id_))
             else:
                 new.append((kind, id_, student_of(kind, record), ref_of(kind, record), value))
-        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", new)
+        self.store_rows(new)
         self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", erased)
+
+    def store_rows(self, rows: Iterable[Row]) -> None:
+        """Store the present state of records, with what `student_of` and `ref_of` say of them."""
+        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
 
     def get(self, kind: str, id_: str) -> Record | None:
         """Return a record, or None if the district has none with this id."""
@@ -169,22 +180,35 @@ class DistrictView:
         self, students: Iterable[str], kinds: Sequence[str]
     ) -> dict[str, list[tuple[str, Record]]]:
         """Return the records of these kinds about each student, as kind and record."""
-        rows: list[tuple[str, str, bytes]] = []
+        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+        for kind, (owners, records) in self.by_kind(students, kinds).items():
+            for student, record in zip(owners, records, strict=True):
+                found[student].append((kind, record))
+        return found
+
+    def by_kind(
+        self, students: Iterable[str], kinds: Sequence[str]
+    ) -> dict[str, tuple[list[str], list[Record]]]:
+        """Return the records of these kinds about students, by kind, with the student of each."""
+        rows: dict[str, tuple[list[str], list[bytes]]] = {kind: ([], []) for kind in kinds}
         for some in slices(students):
-            rows += self.con.execute(
+            for student, kind, value in self.con.execute(
                 "SELECT student, kind, value FROM record INDEXED BY record_student "
                 f"WHERE student IN ({marks(some)}) "
                 f"AND kind IN ({marks(kinds)})",
                 [*some, *kinds],
-            )
-        values: dict[str, list[bytes]] = defaultdict(list)
-        for _, kind, value in rows:
-            values[kind].append(value)
-        records = {kind: iter(self._records(kind, some)) for kind, some in values.items()}
-        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
-        for student, kind, _ in rows:
-            if (record := next(records[kind])) is not None:
-                found[student].append((kind, record))
+            ):
+                about, values = rows[kind]
+                about.append(student)
+                values.append(value)
+        found = {}
+        for kind, (about, values) in rows.items():
+            records = self._records(kind, values)
+            kept = [record for record in records if record is not None]
+            if len(kept) < len(records):
+                there = [record is not None for record in records]
+                about = list(compress(about, there))
+            found[kind] = about, kept
         return found
 
     def referring(self, kind: str, ids: Iterable[str]) -> list[Record]:
@@ -262,6 +286,35 @@ def student_of(kind: str, record: Record) -> str | None:
     """Return the id of the student that a record is about, or None."""
     about = KINDS[kind].student
     return about.of(record) if about else None
+
+
+def about_all(kind: str, columns: RecordBatch) -> tuple[list[str | None], list[str | None]]:
+    """Return `student_of` and `ref_of` of records that are given as columns."""
+
+    def values(field: str) -> list[Any]:
+        found: list[Any] = columns.column(field).to_pylist()
+        return found
+
+    nothing: list[str | None] = [None] * columns.num_rows
+    students, refs = nothing, nothing
+    if (about := KINDS[kind].student) is not None:
+        students = values(about.name)
+        for field, wanted in about.when.items():
+            students = [
+                student if value == wanted else None
+                for student, value in zip(students, values(field), strict=True)
+            ]
+    if kind == "lineItem":
+        refs = values("classSourcedId")
+    elif kind == "enrollment":
+        refs = [
+            class_ if student is None else None
+            for class_, student in zip(values("classSourcedId"), students, strict=True)
+        ]
+    elif kind == "result":
+        pairs = zip(values("classSourcedId"), values("lineItemSourcedId"), strict=True)
+        refs = [class_ or item for class_, item in pairs]
+    return students, refs
 
 
 def ref_of(kind: str, record: Record) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bus.vendors.district_view import DistrictView, Key, marks, slices
 
@@ -27,6 +27,10 @@ class Need:
     def add(self, key: Key, number: int) -> None:
         """Count more or fewer references; `work` says what follows."""
         self._waiting[key] += number
+
+    def add_all(self, numbers: Mapping[Key, int]) -> None:
+        """Count more references."""
+        self._waiting.update(numbers)
 
     def work(
         self,
