@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS need (
 CREATE TABLE IF NOT EXISTS progress (
     agreement TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
-    number INTEGER PRIMARY KEY, about TEXT NOT NULL, data BLOB NOT NULL);
+    number INTEGER PRIMARY KEY, topics TEXT NOT NULL, about TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
@@ -73,6 +73,8 @@ Key = tuple[str, str]
 """A kind and the id of a record."""
 Row = tuple[str, str, str | None, str | None, bytes]
 """A row of the table `record`."""
+ByKind = dict[str, tuple[list[str], list[Record]]]
+"""Records about students: for each kind, the students and their records, side by side."""
 Decode = Callable[[str, bytes], Record]
 DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 
@@ -100,6 +102,9 @@ class DistrictView:
             path.touch(mode=0o600)
         self._decode = decode
         self._decode_all = decode_all
+        # What was read in this transaction, for the next agreement that asks for the same.
+        self._read: dict[Key, Record] = {}
+        self._read_by_kind: dict[tuple[str, ...], tuple[frozenset[str], ByKind]] = {}
         self.con = sqlite3.connect(path or ":memory:", isolation_level=None)
         self.con.execute("PRAGMA journal_mode = WAL")
         self.con.execute("PRAGMA synchronous = FULL")  # the outbox must survive a power failure
@@ -122,20 +127,29 @@ class DistrictView:
     def begin(self) -> None:
         """Begin the transaction of a batch."""
         self.con.execute("BEGIN IMMEDIATE")
+        self._forget_read()
 
     def commit(self) -> None:
         """Write the batch to disk."""
         self.con.execute("COMMIT")
+        self._forget_read()
 
     def rollback(self) -> None:
         """Drop the batch."""
         if self.con.in_transaction:
             self.con.execute("ROLLBACK")
+        self._forget_read()
+
+    def _forget_read(self) -> None:
+        """Forget what was read, because it may change."""
+        self._read.clear()
+        self._read_by_kind.clear()
 
     # ---- records -------------------------------------------------------------------------------
 
     def store(self, rows: Iterable[tuple[str, str, Record | None, bytes | None]]) -> None:
         """Store the present state of records: kind, id, record and value; None: erased."""
+        self._forget_read()
         new: list[Row] = []
         erased = []
         for kind, id_, record, value in rows:
@@ -148,6 +162,7 @@ class DistrictView:
 
     def store_rows(self, rows: Iterable[Row]) -> None:
         """Store the present state of records, with what `student_of` and `ref_of` say of them."""
+        self._forget_read()
         self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
 
     def get(self, kind: str, id_: str) -> Record | None:
@@ -160,9 +175,12 @@ class DistrictView:
     def get_all(self, keys: Iterable[Key]) -> dict[Key, Record]:
         """Return the records that exist, by kind and id."""
         by_kind: dict[str, list[str]] = defaultdict(list)
-        for kind, id_ in keys:
-            by_kind[kind].append(id_)
         found: dict[Key, Record] = {}
+        for key in keys:
+            if (read := self._read.get(key)) is not None:
+                found[key] = read
+            else:
+                by_kind[key[0]].append(key[1])
         for kind, ids in by_kind.items():
             rows: list[tuple[str, bytes]] = []
             for some in slices(ids):
@@ -174,10 +192,12 @@ class DistrictView:
             for (id_, _), record in zip(rows, records, strict=True):
                 if record is not None:
                     found[kind, id_] = record
+                    if self.con.in_transaction:
+                        self._read[kind, id_] = record
         return found
 
     def of_students(
-        self, students: Iterable[str], kinds: Sequence[str]
+        self, students: Collection[str], kinds: Sequence[str]
     ) -> dict[str, list[tuple[str, Record]]]:
         """Return the records of these kinds about each student, as kind and record."""
         found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
@@ -187,9 +207,31 @@ class DistrictView:
         return found
 
     def by_kind(
-        self, students: Iterable[str], kinds: Sequence[str]
-    ) -> dict[str, tuple[list[str], list[Record]]]:
-        """Return the records of these kinds about students, by kind, with the student of each."""
+        self, students: Collection[str], kinds: Sequence[str], among: Collection[str] = ()
+    ) -> ByKind:
+        """Return the records of these kinds about students, by kind, with the student of each.
+
+        Nobody may change the records: another agreement may get the same ones.
+
+        among: students, these among them, of whom other agreements will ask about most.
+        """
+        wanted = frozenset(students)
+        have, read = self._read_by_kind.get(tuple(kinds), (frozenset[str](), {}))
+        if not wanted or not wanted <= have:
+            have = frozenset(among) | wanted
+            read = self._read_of(have if among else students, kinds)
+            if self.con.in_transaction:
+                self._read_by_kind[tuple(kinds)] = have, read
+        if len(have) == len(wanted):
+            return read
+        found = {}
+        for kind, (about, records) in read.items():
+            mine = [student in wanted for student in about]
+            found[kind] = list(compress(about, mine)), list(compress(records, mine))
+        return found
+
+    def _read_of(self, students: Iterable[str], kinds: Sequence[str]) -> ByKind:
+        """Return what `by_kind` returns, from the file."""
         rows: dict[str, tuple[list[str], list[bytes]]] = {kind: ([], []) for kind in kinds}
         for some in slices(students):
             for student, kind, value in self.con.execute(

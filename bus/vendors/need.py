@@ -37,7 +37,7 @@ class Need:
         first: Callable[[Key], None],
         last: Callable[[Key], None],
         still: Callable[[Key], None],
-        prepare: Callable[[Sequence[Key]], None],
+        prepare: Callable[[Sequence[Key], Sequence[Key]], None],
     ) -> None:
         """Apply the new counts until no more references are counted.
 
@@ -45,7 +45,8 @@ class Need:
         last:    called with a record when its last reference disappears. It may count references.
         still:   called with a record whose references changed but that had and has some, even if
                  their number is the same.
-        prepare: called with all of these records, before the other functions get each of them.
+        prepare: called with all of these records, and with those that `first` or `last` will get,
+                 before these functions get each of them.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()
@@ -64,7 +65,7 @@ class Need:
                     calls.append((last, key))
                 elif before > 0:
                     calls.append((still, key))
-            prepare([key for _, key in calls])
+            prepare([key for _, key in calls], [key for call, key in calls if call != still])
             for call, key in calls:
                 call(key)
 

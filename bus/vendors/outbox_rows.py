@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -64,6 +64,14 @@ class OutgoingBatch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def parts(self, most: int) -> Iterator[OutgoingBatch]:
+        """Yield the messages in parts of at most this many."""
+        if len(self) <= most:
+            yield self
+            return
+        for at in range(0, len(self), most):
+            yield self.part(range(at, min(at + most, len(self))))
+
     def part(self, indexes: Iterable[int]) -> OutgoingBatch:
         """Return the messages with these indexes."""
         some = list(indexes)
@@ -114,16 +122,16 @@ class OutboxRows:
         room = ROW_MESSAGES
         for batch in messages:
             batch.events = secrets.token_hex(EVENT_DIGITS // 2 * len(batch))
-            at = 0
-            while len(batch) - at > room:
-                self._insert([*row, batch.part(range(at, at + room))])
-                row, at, room = [], at + room, ROW_MESSAGES
-            row.append(batch.part(range(at, len(batch))) if at else batch)
-            room -= len(row[-1])
+            for part in batch.parts(ROW_MESSAGES):
+                if len(part) > room:
+                    self._insert(row)
+                    row, room = [], ROW_MESSAGES
+                row.append(part)
+                room -= len(part)
         if row:
             self._insert(row)
 
-    def _insert(self, messages: Iterable[OutgoingBatch], number: int | None = None) -> None:
+    def _insert(self, messages: Sequence[OutgoingBatch], number: int | None = None) -> None:
         """Store messages as one row; a new one without a number."""
         about, values = [], []
         for one in messages:
@@ -136,8 +144,13 @@ class OutboxRows:
             )
             values += [value for value in one.values if value is not None]
         self._con.execute(
-            "INSERT OR REPLACE INTO outbox (number, about, data) VALUES (?, ?, ?)",
-            [number, json.dumps(about), b"".join(values)],
+            "INSERT OR REPLACE INTO outbox (number, topics, about, data) VALUES (?, ?, ?, ?)",
+            [
+                number,
+                json.dumps(sorted({one.topic for one in messages})),
+                json.dumps(about),
+                b"".join(values),
+            ],
         )
 
     def _row(self, number: int) -> Iterator[OutgoingBatch]:
@@ -162,19 +175,21 @@ class OutboxRows:
 
     def latest(self) -> Iterator[OutgoingBatch]:
         """Yield the last state of each record, in order."""
-        numbers = self.numbers()
+        rows: dict[str, list[int]] = defaultdict(list)  # the rows that have a topic
+        for number, topics in self._con.execute("SELECT number, topics FROM outbox").fetchall():
+            for topic in json.loads(topics):
+                rows[topic].append(number)
+        several = {topic for topic, numbers in rows.items() if len(numbers) > 1}
         last_row: dict[Place, int] = {}
-        if len(numbers) > 1:
-            for number in numbers:
-                for batch in self._row(number):
+        for number in sorted({number for topic in several for number in rows[topic]}):
+            for batch in self._row(number):
+                if batch.topic in several:
                     last_row |= dict.fromkeys(_places(batch), number)
-        for number in numbers:
+        for number in self.numbers():
             row = list(self._row(number))
-            once = {topic for topic, n in Counter(one.topic for one in row).items() if n == 1}
-            plain = [
-                not last_row and one.topic in once and len(set(_places(one))) == len(one)
-                for one in row
-            ]
+            number_of = Counter(one.topic for one in row)
+            once = {topic for topic, n in number_of.items() if n == 1} - several
+            plain = [one.topic in once and len(set(_places(one))) == len(one) for one in row]
             last = {
                 place: (which, at)
                 for which, one in enumerate(row)

@@ -129,6 +129,7 @@ class Projection:
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
         self._along: dict[Key, Record] = {}
+        self._of_class: dict[str, list[tuple[str, Record]]] = {}
 
     # ---- for callers ---------------------------------------------------------------------------
 
@@ -246,6 +247,7 @@ class Projection:
                 )
             self._out.batches.append(ProjectedBatch(kind, order, ids, owners, columns))
         self._need.store()
+        self._emit, self._along, self._of_class = {}, {}, {}
         return self._out
 
     def _named_members(self) -> set[str]:
@@ -331,9 +333,20 @@ class Projection:
             student_of(kind, record) is None and "staff" in self.scope.kinds
         )
 
-    def _read(self, keys: Collection[Key]) -> None:
-        """Read the records to which references appeared, changed or disappeared."""
+    def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
+        """Read the records to which references appeared, changed or disappeared.
+
+        turned: those of them to which the first reference appeared, or the last one disappeared.
+        """
         self._along = self._view.get_all(keys)
+        classes = [id_ for kind, id_ in turned if kind == "class"]
+        self._of_class = {}
+        for kind in CLASS_KINDS if classes else ():
+            if kind in self.scope.kinds:
+                for record in self._view.referring(kind, classes):
+                    if self._is_of_class(kind, record):
+                        some = self._of_class.setdefault(record["classSourcedId"], [])
+                        some.append((kind, record))
 
     def _came_along(self, key: Key) -> None:
         """Send a record to which something refers now."""
@@ -363,14 +376,10 @@ class Projection:
 
     def _records_of_class(self, class_: str, sign: int) -> None:
         """Send or delete the line items of a class and the enrollments of its teachers."""
-        for kind in CLASS_KINDS:
-            if kind not in self.scope.kinds:
-                continue
-            for record in self._view.referring(kind, [class_]):
-                if self._is_of_class(kind, record):
-                    self._refer(kind, record, sign)
-                    key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
-                    self._emit[key] = record if sign > 0 else None
+        for kind, record in self._of_class.get(class_, ()):
+            self._refer(kind, record, sign)
+            key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
+            self._emit[key] = record if sign > 0 else None
 
     def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
         """Count the references of a record that is sent (1), or is not any more (-1)."""
@@ -439,7 +448,8 @@ class Projection:
                 self._leave(student, changes[student], day)
             else:
                 self._leave_at_once(student, members[student], changes[student])
-        self._enter(entering, members)
+        # Most agreements let the same students enter.
+        self._enter(entering, members, changes if len(entering) > len(changes) / 2 else ())
 
     def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
         """Return whether a student exists, the roster selects it, an opt-out keeps it out."""
@@ -456,12 +466,18 @@ class Projection:
         selected = student is not None and self.scope.selects(student, classes)
         return student is not None, selected, self.scope.keeps_out(opt_outs, day)
 
-    def _enter(self, students: list[str], members: Mapping[str, CohortMember]) -> None:
-        """Send everything about students who enter."""
+    def _enter(
+        self, students: list[str], members: Mapping[str, CohortMember], among: Collection[str]
+    ) -> None:
+        """Send everything about students who enter.
+
+        among: the students among whom other agreements will look for those who enter.
+        """
         for student in students:
             if (member := members.get(student)) is not None:
                 self._drop_stored(student, member)
-        for kind, (owners, records) in self._view.by_kind(students, self._student_kinds).items():
+        about = self._view.by_kind(students, self._student_kinds, among)
+        for kind, (owners, records) in about.items():
             if kind not in self._rules.always:
                 shown = [self._rules.shows(kind, record) for record in records]
                 owners, records = list(compress(owners, shown)), list(compress(records, shown))

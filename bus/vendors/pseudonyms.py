@@ -18,7 +18,7 @@ from base64 import b32decode
 from binascii import Error as NotBase32
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
-from itertools import groupby, islice
+from itertools import groupby, islice, repeat
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -32,6 +32,8 @@ from bus.errors import Never, Stop
 from bus.standard.kinds import Record
 
 BLOCK = 16
+PADDING = tuple(b"\x80" + bytes(BLOCK - 1 - over) for over in range(BLOCK))
+"""What fills an id up to whole blocks, by its length modulo `BLOCK` (ISO/IEC 7816-4)."""
 KEY_BYTES = 64
 """AES-SIV with two AES-256 keys."""
 ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567".ljust(256)
@@ -59,8 +61,8 @@ class _Known(dict[str, str]):
         """Make the pseudonyms of these ids, of which none is known."""
         if len(self) + len(reals) > CACHED:
             self.clear()
-        encrypt = self._cipher.encrypt
-        sealed = [encrypt(_padded(real), None) for real in reals]
+        plain = [real + PADDING[len(real) % BLOCK] for real in map(str.encode, reals)]
+        sealed = list(map(self._cipher.encrypt, plain, repeat(None)))
         self.update(zip(reals, base32_all(sealed), strict=True))
 
 
@@ -85,7 +87,7 @@ class Pseudonyms:
 
     def prepare(self, reals: Iterable[str]) -> None:
         """Make the pseudonyms of many ids at once, which is faster than one by one."""
-        self._known.make(list(dict.fromkeys(one for one in reals if one not in self._known)))
+        self._known.make([one for one in dict.fromkeys(reals) if one not in self._known])
 
     def real(self, pseudonym: str) -> str | None:
         """Return the real id of a vendor's one, or None if it is not an id of this agreement."""
@@ -131,12 +133,6 @@ class Pseudonyms:
             f"{field} holds something that is not an id of this agreement: send an id from this "
             "agreement's records, not from those of another agreement"
         )
-
-
-def _padded(real: str) -> bytes:
-    """Return an id as whole blocks (ISO/IEC 7816-4)."""
-    plain = real.encode()
-    return plain + b"\x80" + bytes(-(len(plain) + 1) % BLOCK)
 
 
 def base32_all(values: Sequence[bytes]) -> list[str]:
