@@ -32,7 +32,7 @@ COUNT_SECONDS = 60.0
 """The guard counts a whole cohort at most this often."""
 PLACES = 100_000
 """Owners of which the partition is remembered."""
-SLICE = 500
+SLICE = 1_000
 """Students who are looked at between two batches of live changes."""
 
 
