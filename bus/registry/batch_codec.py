@@ -10,7 +10,7 @@ standard verify that both give the same results (tests/unit/test_batch_codec.py)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,18 @@ class BatchCodec:
         except (OverflowError, ValueError):  # a date or time outside of Python's range
             return None
 
+    def representable(self, found: pyarrow.RecordBatch) -> bool:
+        """Return whether `records` returns the records of what `columns` returned."""
+        import pyarrow
+
+        try:
+            for column in found:
+                if pyarrow.types.is_temporal(column.type):
+                    _values(column)
+        except (OverflowError, ValueError):
+            return False
+        return True
+
     def columns(self, values: Sequence[bytes]) -> pyarrow.RecordBatch | None:
         """Return the records of these values as columns.
 
@@ -93,11 +105,14 @@ class BatchCodec:
         except Exception:  # of many types; writing row by row reports the cause
             return None
 
-    def write_records(self, records: Sequence[Record], example: bytes) -> list[bytes] | None:
+    def write_columns(
+        self, columns: Mapping[str, Sequence[Any]], example: bytes
+    ) -> list[bytes] | None:
         """Return the value of each record, exactly as fastavro writes it: Avro without a frame.
 
         Returns None if at least one record does not match the schema.
 
+        columns: for each field of the schema, its values in all records, as fastavro takes them.
         example: the value of one of the records, which shows the types of the columns.
         """
         import pyarrow
@@ -105,11 +120,8 @@ class BatchCodec:
 
         try:
             types = self._types = self._types or deserialize_array([example], self._schema).schema
-            columns = [
-                pyarrow.array([record[field.name] for record in records], field.type)
-                for field in types
-            ]
-            batch = pyarrow.RecordBatch.from_arrays(columns, schema=types)
+            arrays = [pyarrow.array(columns[field.name], field.type) for field in types]
+            batch = pyarrow.RecordBatch.from_arrays(arrays, schema=types)
         except Exception:  # the types differ; writing record by record reports the cause
             return None
         return self.write(batch)

@@ -12,7 +12,7 @@ do nothing else.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +65,23 @@ class Encoder:
             return [frame + value for value in values]
         return [self.encode(row) for row in rows(batch)]
 
-    def encode_records(self, records: Sequence[Record]) -> list[bytes]:
+    def encode_columns(self, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
         """Return the bytes of each record, in order.
+
+        columns: for each field of the schema, its values in all records, as fastavro takes them.
 
         Raises fastavro's errors if a record does not match the schema.
         """
-        if len(records) >= FEWEST:
-            example = self.encode(records[0])[FRAME.size :]
-            if (values := self._batch_codec.write_records(records, example)) is not None:
-                frame = self._frame
-                return [frame + value for value in values]
-        return [self.encode(record) for record in records]
+        rest = zip(*columns.values(), strict=True)
+        records = (dict(zip(columns, row, strict=True)) for row in rest)
+        number = len(next(iter(columns.values())))
+        if number < FEWEST:
+            return [self.encode(record) for record in records]
+        first = self.encode(next(records))
+        if (values := self._batch_codec.write_columns(columns, first[FRAME.size :])) is not None:
+            frame = self._frame
+            return [frame + value for value in values]
+        return [first, *(self.encode(record) for record in records)]
 
 
 class Decoder:
@@ -172,6 +178,11 @@ class Decoder:
         """
         unframed = self._without_frames(values)
         return None if unframed is None else self._batch_codec.columns(unframed)
+
+    def valid_columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
+        """Return `columns` if `decode_all` would return a record for each value, else None."""
+        found = self.columns(values)
+        return found if found is not None and self._batch_codec.representable(found) else None
 
     def _without_frames(self, values: Sequence[bytes | None]) -> list[bytes] | None:
         """Return the values without their frames.

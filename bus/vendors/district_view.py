@@ -22,16 +22,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import compress, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bus.delivery import Position
 from bus.errors import Never
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 
-LAYOUT = 2
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
+LAYOUT = 3
 """The version of the tables. A file with another version is rebuilt."""
 AT_ONCE = 500
 """Ids in one query; SQLite takes at most 32,766 variables."""
@@ -55,7 +59,7 @@ CREATE TABLE IF NOT EXISTS need (
 CREATE TABLE IF NOT EXISTS progress (
     agreement TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
-    number INTEGER PRIMARY KEY, about TEXT NOT NULL, data BLOB NOT NULL);
+    number INTEGER PRIMARY KEY, topics TEXT NOT NULL, about TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
@@ -69,6 +73,10 @@ PROJECTION_TABLES = ("cohort", "need", "progress")
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
+Row = tuple[str, str, str | None, str | None, bytes]
+"""A row of the table `record`."""
+ByKind = dict[str, tuple[list[str], list[Record]]]
+"""Records about students: for each kind, the students and their records, side by side."""
 Decode = Callable[[str, bytes], Record]
 DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 
@@ -109,6 +117,9 @@ class DistrictView:
             path.touch(mode=0o600)
         self._decode = decode
         self._decode_all = decode_all
+        # What was read in this transaction, for the next agreement that asks for the same.
+        self._read: dict[Key, Record] = {}
+        self._read_by_kind: dict[tuple[str, ...], tuple[frozenset[str], ByKind]] = {}
         self.con = connected(path)
         self.con.execute("PRAGMA journal_mode = WAL")
         self.con.execute("PRAGMA synchronous = FULL")  # the outbox must survive a power failure
@@ -131,28 +142,43 @@ class DistrictView:
     def begin(self) -> None:
         """Begin the transaction of a batch."""
         self.con.execute("BEGIN IMMEDIATE")
+        self._forget_read()
 
     def commit(self) -> None:
         """Write the batch to disk."""
         self.con.execute("COMMIT")
+        self._forget_read()
 
     def rollback(self) -> None:
         """Drop the batch."""
         if self.con.in_transaction:
             self.con.execute("ROLLBACK")
+        self._forget_read()
+
+    def _forget_read(self) -> None:
+        """Forget what was read, because it may change."""
+        self._read.clear()
+        self._read_by_kind.clear()
 
     # ---- records -------------------------------------------------------------------------------
 
     def store(self, rows: Iterable[tuple[str, str, Record | None, bytes | None]]) -> None:
         """Store the present state of records: kind, id, record and value; None: erased."""
-        new, erased = [], []
+        self._forget_read()
+        new: list[Row] = []
+        erased = []
         for kind, id_, record, value in rows:
             if record is None or value is None:
                 erased.append((kind, id_))
             else:
                 new.append((kind, id_, student_of(kind, record), ref_of(kind, record), value))
-        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", new)
+        self.store_rows(new)
         self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", erased)
+
+    def store_rows(self, rows: Iterable[Row]) -> None:
+        """Store the present state of records, with what `student_of` and `ref_of` say of them."""
+        self._forget_read()
+        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
 
     def get(self, kind: str, id_: str) -> Record | None:
         """Return a record, or None if the district has none with this id."""
@@ -164,9 +190,12 @@ class DistrictView:
     def get_all(self, keys: Iterable[Key]) -> dict[Key, Record]:
         """Return the records that exist, by kind and id."""
         by_kind: dict[str, list[str]] = defaultdict(list)
-        for kind, id_ in keys:
-            by_kind[kind].append(id_)
         found: dict[Key, Record] = {}
+        for key in keys:
+            if (read := self._read.get(key)) is not None:
+                found[key] = read
+            else:
+                by_kind[key[0]].append(key[1])
         for kind, ids in by_kind.items():
             rows: list[tuple[str, bytes]] = []
             for some in slices(ids):
@@ -178,28 +207,65 @@ class DistrictView:
             for (id_, _), record in zip(rows, records, strict=True):
                 if record is not None:
                     found[kind, id_] = record
+                    if self.con.in_transaction:
+                        self._read[kind, id_] = record
         return found
 
     def of_students(
-        self, students: Iterable[str], kinds: Sequence[str]
+        self, students: Collection[str], kinds: Sequence[str]
     ) -> dict[str, list[tuple[str, Record]]]:
         """Return the records of these kinds about each student, as kind and record."""
-        rows: list[tuple[str, str, bytes]] = []
+        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
+        for kind, (owners, records) in self.by_kind(students, kinds).items():
+            for student, record in zip(owners, records, strict=True):
+                found[student].append((kind, record))
+        return found
+
+    def by_kind(
+        self, students: Collection[str], kinds: Sequence[str], among: Collection[str] = ()
+    ) -> ByKind:
+        """Return the records of these kinds about students, by kind, with the student of each.
+
+        Nobody may change the records: another agreement may get the same ones.
+
+        among: students, these among them, of whom other agreements will ask about most.
+        """
+        wanted = frozenset(students)
+        have, read = self._read_by_kind.get(tuple(kinds), (frozenset[str](), {}))
+        if not wanted or not wanted <= have:
+            have = frozenset(among) | wanted
+            read = self._read_of(have if among else students, kinds)
+            if self.con.in_transaction:
+                self._read_by_kind[tuple(kinds)] = have, read
+        if len(have) == len(wanted):
+            return read
+        found = {}
+        for kind, (about, records) in read.items():
+            mine = [student in wanted for student in about]
+            found[kind] = list(compress(about, mine)), list(compress(records, mine))
+        return found
+
+    def _read_of(self, students: Iterable[str], kinds: Sequence[str]) -> ByKind:
+        """Return what `by_kind` returns, from the file."""
+        rows: dict[str, tuple[list[str], list[bytes]]] = {kind: ([], []) for kind in kinds}
         for some in slices(students):
-            rows += self.con.execute(
+            for student, kind, value in self.con.execute(
                 "SELECT student, kind, value FROM record INDEXED BY record_student "
                 f"WHERE student IN ({marks(some)}) "
                 f"AND kind IN ({marks(kinds)})",
                 [*some, *kinds],
-            )
-        values: dict[str, list[bytes]] = defaultdict(list)
-        for _, kind, value in rows:
-            values[kind].append(value)
-        records = {kind: iter(self._records(kind, some)) for kind, some in values.items()}
-        found: dict[str, list[tuple[str, Record]]] = defaultdict(list)
-        for student, kind, _ in rows:
-            if (record := next(records[kind])) is not None:
-                found[student].append((kind, record))
+            ):
+                about, values = rows[kind]
+                about.append(student)
+                values.append(value)
+        found = {}
+        for kind, (about, values) in rows.items():
+            records = self._records(kind, values)
+            kept = [record for record in records if record is not None]
+            if len(kept) < len(records):
+                there = [record is not None for record in records]
+                about = list(compress(about, there))
+            found[kind] = about, kept
         return found
 
     def referring(self, kind: str, ids: Iterable[str]) -> list[Record]:
@@ -277,6 +343,35 @@ def student_of(kind: str, record: Record) -> str | None:
     """Return the id of the student that a record is about, or None."""
     about = KINDS[kind].student
     return about.of(record) if about else None
+
+
+def about_all(kind: str, columns: RecordBatch) -> tuple[list[str | None], list[str | None]]:
+    """Return `student_of` and `ref_of` of records that are given as columns."""
+
+    def values(field: str) -> list[Any]:
+        found: list[Any] = columns.column(field).to_pylist()
+        return found
+
+    nothing: list[str | None] = [None] * columns.num_rows
+    students, refs = nothing, nothing
+    if (about := KINDS[kind].student) is not None:
+        students = values(about.name)
+        for field, wanted in about.when.items():
+            students = [
+                student if value == wanted else None
+                for student, value in zip(students, values(field), strict=True)
+            ]
+    if kind == "lineItem":
+        refs = values("classSourcedId")
+    elif kind == "enrollment":
+        refs = [
+            class_ if student is None else None
+            for class_, student in zip(values("classSourcedId"), students, strict=True)
+        ]
+    elif kind == "result":
+        pairs = zip(values("classSourcedId"), values("lineItemSourcedId"), strict=True)
+        refs = [class_ or item for class_, item in pairs]
+    return students, refs
 
 
 def ref_of(kind: str, record: Record) -> str | None:

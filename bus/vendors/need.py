@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bus.vendors.district_view import DistrictView, Key, marks, slices
 
@@ -28,12 +28,16 @@ class Need:
         """Count more or fewer references; `work` says what follows."""
         self._waiting[key] += number
 
+    def add_all(self, numbers: Mapping[Key, int]) -> None:
+        """Count more references."""
+        self._waiting.update(numbers)
+
     def work(
         self,
         first: Callable[[Key], None],
         last: Callable[[Key], None],
         still: Callable[[Key], None],
-        prepare: Callable[[Sequence[Key]], None],
+        prepare: Callable[[Sequence[Key], Sequence[Key]], None],
     ) -> None:
         """Apply the new counts until no more references are counted.
 
@@ -41,7 +45,8 @@ class Need:
         last:    called with a record when its last reference disappears. It may count references.
         still:   called with a record whose references changed but that had and has some, even if
                  their number is the same.
-        prepare: called with all of these records, before the other functions get each of them.
+        prepare: called with all of these records, and with those that `first` or `last` will get,
+                 before these functions get each of them.
         """
         while self._waiting:
             waiting, self._waiting = self._waiting, Counter()
@@ -60,7 +65,7 @@ class Need:
                     calls.append((last, key))
                 elif before > 0:
                     calls.append((still, key))
-            prepare([key for _, key in calls])
+            prepare([key for _, key in calls], [key for call, key in calls if call != still])
             for call, key in calls:
                 call(key)
 

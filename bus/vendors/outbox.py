@@ -34,7 +34,7 @@ from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
 from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.district_view import DistrictView
-from bus.vendors.outbox_rows import OutboxRows, Outgoing
+from bus.vendors.outbox_rows import EVENT_DIGITS, OutboxRows, OutgoingBatch
 
 SOURCE = b"/schoolbus"
 SCOPE = "ce_scope"
@@ -68,9 +68,13 @@ def headers(event: str, type_: str, at: int, scope: bytes) -> list[tuple[str, by
     at:    in seconds since 1970-01-01 UTC.
     scope: the value of the header `SCOPE`.
     """
+    return [("ce_id", event.encode()), *shared_headers(type_, at, scope)]
+
+
+def shared_headers(type_: str, at: int, scope: bytes) -> list[tuple[str, bytes]]:
+    """Return the headers that messages of one type and time share: all but the event's id."""
     return [
         ("ce_specversion", b"1.0"),
-        ("ce_id", event.encode()),
         ("ce_type", type_.encode()),
         ("ce_source", SOURCE),
         (SCOPE, scope),
@@ -99,7 +103,7 @@ class Outbox:
         self._refused: list[KafkaError] = []
         self._producer = Producer(client_settings(settings) | PRODUCER)
 
-    def add(self, messages: Iterable[Outgoing]) -> None:
+    def add(self, messages: Iterable[OutgoingBatch]) -> None:
         """Add messages, in their order, within the transaction of the view."""
         self._rows.add(messages)
 
@@ -165,33 +169,43 @@ class Outbox:
         scopes = {name: scope_mark(edition).encode() for name, edition in active.items()}
         number = 0
         level = ""
-        for one, event in self._rows.latest():
-            if one.agreement not in active:
+        for batch in self._rows.latest():
+            if batch.agreement not in active:
                 continue
-            if one.value is not None and (kind := one.topic.rpartition(".")[2]) != level:
+            kind = batch.topic.rpartition(".")[2]
+            if kind != level and any(value is not None for value in batch.values):
                 self._flush()  # what a record refers to is stored before the record
                 level = kind
-            self._produce(one, headers(event, one.type, one.at, scopes[one.agreement]))
-            number += 1
+            shared = shared_headers(batch.type, batch.at, scopes[batch.agreement])
+            self._produce(batch, shared)
+            number += len(batch)
         self._flush()
         return number
 
-    def _produce(self, one: Outgoing, about: list[tuple[str, bytes]]) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    one.topic,
-                    one.value,
-                    one.key,
-                    one.partition,
-                    headers=about,  # type: ignore[arg-type]
-                    timestamp=one.at * 1000,
-                    on_delivery=self._delivered,
-                )
-                break
-            except BufferError:  # librdkafka's queue is full: wait until it has room
-                self._producer.poll(0.1)
-        self._producer.poll(0)
+    def _produce(self, batch: OutgoingBatch, shared: list[tuple[str, bytes]]) -> None:
+        """Hand messages to librdkafka. It runs for every message, so it uses local names only."""
+        produce, poll, delivered = self._producer.produce, self._producer.poll, self._delivered
+        topic, timestamp = batch.topic, batch.at * 1000
+        events = batch.events.encode()
+        at = 0
+        for part, key, value in zip(batch.partitions, batch.keys, batch.values, strict=True):
+            about = [("ce_id", events[at : at + EVENT_DIGITS]), *shared]
+            at += EVENT_DIGITS
+            while True:
+                try:
+                    produce(
+                        topic,
+                        value,
+                        key,
+                        part,
+                        headers=about,  # type: ignore[arg-type]
+                        timestamp=timestamp,
+                        on_delivery=delivered,
+                    )
+                    break
+                except BufferError:  # librdkafka's queue is full: wait until it has room
+                    poll(0.1)
+        poll(0)
 
     def _flush(self) -> None:
         waiting = self._producer.flush(SECONDS)

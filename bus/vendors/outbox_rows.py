@@ -1,7 +1,8 @@
 """The messages to vendors that are not sent yet, as rows in the file of the view.
 
-A row holds many messages of a batch: a JSON list that describes them, and their values, joined
-together. With one row for each message, the projection would spend most of its time on the table.
+A row holds many messages: a JSON list that describes them column by column, and their values,
+joined together. With one row for each message, the projection would spend most of its time on the
+table.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 ROW_MESSAGES = 20_000
@@ -40,6 +43,61 @@ class Outgoing(NamedTuple):
     at: int
 
 
+@dataclass(slots=True)
+class OutgoingBatch:
+    """Messages of one agreement to one topic, of one type and time, as columns in their order.
+
+    The fields are those of `Outgoing`.
+
+    events: the ids of the events, `EVENT_DIGITS` characters each, without anything between them.
+    """
+
+    agreement: str
+    topic: str
+    type: str
+    at: int
+    partitions: list[int]
+    keys: list[str]
+    values: list[bytes | None]
+    events: str = ""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def parts(self, most: int) -> Iterator[OutgoingBatch]:
+        """Yield the messages in parts of at most this many."""
+        if len(self) <= most:
+            yield self
+            return
+        for at in range(0, len(self), most):
+            yield self.part(range(at, min(at + most, len(self))))
+
+    def part(self, indexes: Iterable[int]) -> OutgoingBatch:
+        """Return the messages with these indexes."""
+        some = list(indexes)
+        return OutgoingBatch(
+            self.agreement,
+            self.topic,
+            self.type,
+            self.at,
+            [self.partitions[at] for at in some],
+            [self.keys[at] for at in some],
+            [self.values[at] for at in some],
+            "".join(self.events[EVENT_DIGITS * at : EVENT_DIGITS * (at + 1)] for at in some),
+        )
+
+
+def batches(messages: Iterable[Outgoing]) -> Iterator[OutgoingBatch]:
+    """Yield messages as batches, in their order."""
+    for about, some in groupby(messages, lambda one: (one.agreement, one.topic, one.type, one.at)):
+        parts, keys, values = [], [], []
+        for one in some:
+            parts.append(one.partition)
+            keys.append(one.key)
+            values.append(one.value)
+        yield OutgoingBatch(*about, parts, keys, values)
+
+
 class OutboxRows:
     """The table `outbox`. The caller opens and commits transactions.
 
@@ -58,69 +116,95 @@ class OutboxRows:
         """Remove the rows up to this number."""
         self._con.execute("DELETE FROM outbox WHERE number <= ?", [last])
 
-    def add(self, messages: Iterable[Outgoing]) -> None:
-        """Add messages, in their order."""
-        rest = iter(messages)
-        while some := list(islice(rest, ROW_MESSAGES)):
-            events = secrets.token_hex(EVENT_DIGITS // 2 * len(some))
-            self._insert(
+    def add(self, messages: Iterable[OutgoingBatch]) -> None:
+        """Add messages, in their order, with new ids of events."""
+        row: list[OutgoingBatch] = []
+        room = ROW_MESSAGES
+        for batch in messages:
+            batch.events = secrets.token_hex(EVENT_DIGITS // 2 * len(batch))
+            for part in batch.parts(ROW_MESSAGES):
+                if len(part) > room:
+                    self._insert(row)
+                    row, room = [], ROW_MESSAGES
+                row.append(part)
+                room -= len(part)
+        if row:
+            self._insert(row)
+
+    def _insert(self, messages: Sequence[OutgoingBatch], number: int | None = None) -> None:
+        """Store messages as one row; a new one without a number."""
+        about, values = [], []
+        for one in messages:
+            sizes = [None if value is None else len(value) for value in one.values]
+            about.append(
                 [
-                    (one, events[EVENT_DIGITS * at : EVENT_DIGITS * (at + 1)])
-                    for at, one in enumerate(some)
+                    *(one.agreement, one.topic, one.type, one.at),
+                    *(one.partitions, one.keys, sizes, one.events),
                 ]
             )
-
-    def _insert(self, messages: Sequence[tuple[Outgoing, str]], number: int | None = None) -> None:
-        """Store messages, with the ids of their events, as one row; a new one without a number."""
-        about = [
-            (
-                one.agreement,
-                one.topic,
-                one.partition,
-                one.key,
-                None if one.value is None else len(one.value),
-                one.type,
-                one.at,
-                event,
-            )
-            for one, event in messages
-        ]
-        data = b"".join(one.value for one, _ in messages if one.value is not None)
+            values += [value for value in one.values if value is not None]
         self._con.execute(
-            "INSERT OR REPLACE INTO outbox (number, about, data) VALUES (?, ?, ?)",
-            [number, json.dumps(about), data],
+            "INSERT OR REPLACE INTO outbox (number, topics, about, data) VALUES (?, ?, ?, ?)",
+            [
+                number,
+                json.dumps(sorted({one.topic for one in messages})),
+                json.dumps(about),
+                b"".join(values),
+            ],
         )
 
-    def _row(self, number: int) -> Iterator[tuple[Outgoing, str]]:
-        """Yield the messages of a row, with the ids of their events; nothing if it was removed."""
+    def _row(self, number: int) -> Iterator[OutgoingBatch]:
+        """Yield the messages of a row; nothing if it was removed."""
         about, data = self._con.execute(
             "SELECT about, data FROM outbox WHERE number = ?", [number]
         ).fetchone() or ("[]", b"")
         at = 0
-        for agreement, topic, part, key, size, type_, time, event in json.loads(about):
-            value = None if size is None else data[at : at + size]
-            at += size or 0
-            yield Outgoing(agreement, topic, part, key, value, type_, time), event
+        for agreement, topic, type_, time, parts, keys, sizes, events in json.loads(about):
+            values: list[bytes | None] = []
+            for size in sizes:
+                if size is None:
+                    values.append(None)
+                else:
+                    values.append(data[at : at + size])
+                    at += size
+            yield OutgoingBatch(agreement, topic, type_, time, parts, keys, values, events)
 
     def numbers(self) -> list[int]:
         """Return the numbers of the rows, in order."""
         return [n for (n,) in self._con.execute("SELECT number FROM outbox ORDER BY number")]
 
-    def latest(self) -> Iterator[tuple[Outgoing, str]]:
+    def latest(self) -> Iterator[OutgoingBatch]:
         """Yield the last state of each record, in order."""
-        numbers = self.numbers()
+        rows: dict[str, list[int]] = defaultdict(list)  # the rows that have a topic
+        for number, topics in self._con.execute("SELECT number, topics FROM outbox").fetchall():
+            for topic in json.loads(topics):
+                rows[topic].append(number)
+        several = {topic for topic, numbers in rows.items() if len(numbers) > 1}
         last_row: dict[Place, int] = {}
-        if len(numbers) > 1:
-            for number in numbers:
-                last_row |= {_place(one): number for one, _ in self._row(number)}
-        for number in numbers:
-            last: dict[Place, tuple[Outgoing, str]] = {}
-            for pair in self._row(number):
-                last.pop(place := _place(pair[0]), None)
-                last[place] = pair
-            for place, pair in last.items():
-                if last_row.get(place, number) == number:
-                    yield pair
+        for number in sorted({number for topic in several for number in rows[topic]}):
+            for batch in self._row(number):
+                if batch.topic in several:
+                    last_row |= dict.fromkeys(_places(batch), number)
+        for number in self.numbers():
+            row = list(self._row(number))
+            number_of = Counter(one.topic for one in row)
+            once = {topic for topic, n in number_of.items() if n == 1} - several
+            plain = [one.topic in once and len(set(_places(one))) == len(one) for one in row]
+            last = {
+                place: (which, at)
+                for which, one in enumerate(row)
+                if not plain[which]
+                for at, place in enumerate(_places(one))
+            }
+            for which, batch in enumerate(row):
+                if plain[which]:  # no other message replaces one of this batch
+                    yield batch
+                elif kept := [
+                    at
+                    for at, place in enumerate(_places(batch))
+                    if last[place] == (which, at) and last_row.get(place, number) == number
+                ]:
+                    yield batch.part(kept)
 
     def forget(self, agreement: str) -> None:
         """Remove the messages of an agreement. The others keep their rows.
@@ -129,12 +213,13 @@ class OutboxRows:
         """
         for number in self.numbers():
             messages = list(self._row(number))
-            kept = [pair for pair in messages if pair[0].agreement != agreement]
+            kept = [batch for batch in messages if batch.agreement != agreement]
             if not kept:
                 self._con.execute("DELETE FROM outbox WHERE number = ?", [number])
             elif len(kept) < len(messages):
                 self._insert(kept, number)
 
 
-def _place(one: Outgoing) -> Place:
-    return one.topic, one.partition, one.key
+def _places(batch: OutgoingBatch) -> Iterator[Place]:
+    topic = batch.topic
+    return ((topic, part, key) for part, key in zip(batch.partitions, batch.keys, strict=True))

@@ -21,9 +21,10 @@ they are (HELD), until a person has allowed it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import chain, compress, repeat
 from typing import NamedTuple
 
 from bus.standard.kinds import KINDS, Record
@@ -31,7 +32,7 @@ from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.need import Need
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, value
-from bus.vendors.scope import OPT_OUT, Scope
+from bus.vendors.scope import OPT_OUT, Columns, Scope, records_of
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
 ORDER = {kind: number for number, kind in enumerate(KINDS)}
@@ -56,19 +57,46 @@ class Projected(NamedTuple):
 
 
 @dataclass(slots=True)
+class ProjectedBatch:
+    """States of one kind that the vendor receives, with the same order, as columns.
+
+    The fields are those of `Projected`.
+
+    columns: what the vendor sees of the records, with its own ids; None: the records are deleted.
+    """
+
+    kind: str
+    order: int
+    ids: list[str]
+    owners: list[str]
+    columns: Columns | None
+
+    def __iter__(self) -> Iterator[Projected]:
+        kind, order = self.kind, self.order
+        records = repeat(None) if self.columns is None else records_of(self.columns)
+        for id_, owner, record in zip(self.ids, self.owners, records, strict=False):
+            yield Projected(kind, id_, owner, record, order)
+
+
+@dataclass(slots=True)
 class Outcome:
     """What follows from some changes.
 
-    sent:    what must be sent, in this order: referenced records first, deletions last.
+    batches: what must be sent, in this order: referenced records first, deletions last.
     entered: the students who entered the cohort; the record of disclosures needs them first.
     left:    the students of whom the vendor has nothing any more, or only withdrawn records.
     held:    how many students the guard held back.
     """
 
-    sent: list[Projected] = field(default_factory=list)
+    batches: list[ProjectedBatch] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     held: int = 0
+
+    @property
+    def sent(self) -> list[Projected]:
+        """What must be sent, one by one."""
+        return [one for batch in self.batches for one in batch]
 
 
 class Projection:
@@ -79,6 +107,7 @@ class Projection:
     vendor_id: the vendor's id for a real one.
     above:     the organizations above the selected schools (`orgs_above`), as they were when the
                vendor's topics were written.
+    prepare:   called with real ids before `vendor_id` is called with each of them.
     """
 
     def __init__(
@@ -87,17 +116,20 @@ class Projection:
         view: DistrictView,
         vendor_id: Callable[[str], str],
         above: Collection[str] = (),
+        prepare: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
         self.scope = scope
         self.cohort = Cohort(view.con, scope.name)
         self._view = view
         self._vendor_id = vendor_id
+        self._prepare = prepare or (lambda _: None)
         self._rules = RecordRules(scope, view, above)
         self._need = Need(view, scope.name)
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
         self._along: dict[Key, Record] = {}
+        self._of_class: dict[str, list[tuple[str, Record]]] = {}
 
     # ---- for callers ---------------------------------------------------------------------------
 
@@ -184,36 +216,53 @@ class Projection:
     def _finish(self) -> Outcome:
         """Project what must be sent, in order."""
         self._need.work(self._came_along, self._came_off, self._still_here, self._read)
-        named = self._named_by_guardians()
-        members = self._named_members()
         # A record that moves to another owner may stay in its partition: there, the deletion of the
         # old place must come before the new state.
-        stays = {(kind, id_) for (kind, id_, _), record in self._emit.items() if record is not None}
-        for (kind, id_, owner), record in self._emit.items():
-            if record is None:
+        emitted = self._emit.items()
+        stays: set[Key] = set()
+        if None in self._emit.values():
+            stays = {(kind, id_) for (kind, id_, _), record in emitted if record is not None}
+        found: dict[tuple[int, str], tuple[list[str], list[str], list[Record]]] = {}
+        for (kind, id_, owner), record in emitted:
+            if record is not None:
+                order = ORDER[kind]
+            else:
                 order = FIRST if (kind, id_) in stays else LAST - ORDER[kind]
-                self._out.sent.append(Projected(kind, id_, owner, None, order))
-                continue
-            if kind == "guardian":
-                record = _with_its_students(record, named)
-            seen = self.scope.project(
-                kind, record, self._vendor_id, members.__contains__, self._rules.above
-            )
-            self._out.sent.append(Projected(kind, id_, owner, seen, ORDER[kind]))
-        self._out.sent.sort(key=lambda one: one.order)
+            if (batch := found.get((order, kind))) is None:
+                batch = found[order, kind] = ([], [], [])
+            batch[0].append(id_)
+            batch[1].append(owner)
+            if record is not None:
+                batch[2].append(record)
+        named = self._named_by_guardians()
+        members = self._named_members()
+        for (order, kind), (ids, owners, records) in sorted(found.items(), key=lambda one: one[0]):
+            columns = None
+            if records:
+                if kind == "guardian":
+                    records = [_with_its_students(record, named) for record in records]
+                self._prepare(chain(ids, owners))
+                columns = self.scope.project(
+                    kind, records, self._vendor_id, members.__contains__, self._rules.above
+                )
+            self._out.batches.append(ProjectedBatch(kind, order, ids, owners, columns))
         self._need.store()
+        self._emit, self._along, self._of_class = {}, {}, {}
         return self._out
 
     def _named_members(self) -> set[str]:
         """Return the students, in any state, whom the records to be sent name."""
         named = set()
-        for (kind, _, _), record in self._emit.items():
-            if record is None:
-                continue
-            for name, kinds in self.scope.kinds[kind].references.items():
-                if kinds == ("student",):
-                    value = record[name]
-                    named.update(value if isinstance(value, list) else [value])
+        fields = {
+            kind: [name for name, kinds in about.references.items() if kinds == ("student",)]
+            for kind, about in self.scope.kinds.items()
+        }
+        if naming := {kind for kind, names in fields.items() if names}:
+            for (kind, _, _), record in self._emit.items():
+                if kind in naming and record is not None:
+                    for name in fields[kind]:
+                        value = record[name]
+                        named.update(value if isinstance(value, list) else [value])
         return set(self.cohort.get(named))
 
     def _named_by_guardians(self) -> dict[Key, Record]:
@@ -284,9 +333,20 @@ class Projection:
             student_of(kind, record) is None and "staff" in self.scope.kinds
         )
 
-    def _read(self, keys: Collection[Key]) -> None:
-        """Read the records to which references appeared, changed or disappeared."""
+    def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
+        """Read the records to which references appeared, changed or disappeared.
+
+        turned: those of them to which the first reference appeared, or the last one disappeared.
+        """
         self._along = self._view.get_all(keys)
+        classes = [id_ for kind, id_ in turned if kind == "class"]
+        self._of_class = {}
+        for kind in CLASS_KINDS if classes else ():
+            if kind in self.scope.kinds:
+                for record in self._view.referring(kind, classes):
+                    if self._is_of_class(kind, record):
+                        some = self._of_class.setdefault(record["classSourcedId"], [])
+                        some.append((kind, record))
 
     def _came_along(self, key: Key) -> None:
         """Send a record to which something refers now."""
@@ -316,14 +376,10 @@ class Projection:
 
     def _records_of_class(self, class_: str, sign: int) -> None:
         """Send or delete the line items of a class and the enrollments of its teachers."""
-        for kind in CLASS_KINDS:
-            if kind not in self.scope.kinds:
-                continue
-            for record in self._view.referring(kind, [class_]):
-                if self._is_of_class(kind, record):
-                    self._refer(kind, record, sign)
-                    key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
-                    self._emit[key] = record if sign > 0 else None
+        for kind, record in self._of_class.get(class_, ()):
+            self._refer(kind, record, sign)
+            key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
+            self._emit[key] = record if sign > 0 else None
 
     def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
         """Count the references of a record that is sent (1), or is not any more (-1)."""
@@ -392,7 +448,8 @@ class Projection:
                 self._leave(student, changes[student], day)
             else:
                 self._leave_at_once(student, members[student], changes[student])
-        self._enter(entering, members)
+        # Most agreements let the same students enter.
+        self._enter(entering, members, changes if len(entering) > len(changes) / 2 else ())
 
     def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
         """Return whether a student exists, the roster selects it, an opt-out keeps it out."""
@@ -409,16 +466,24 @@ class Projection:
         selected = student is not None and self.scope.selects(student, classes)
         return student is not None, selected, self.scope.keeps_out(opt_outs, day)
 
-    def _enter(self, students: list[str], members: Mapping[str, CohortMember]) -> None:
-        """Send everything about students who enter."""
-        records = self._view.of_students(students, self._student_kinds)
+    def _enter(
+        self, students: list[str], members: Mapping[str, CohortMember], among: Collection[str]
+    ) -> None:
+        """Send everything about students who enter.
+
+        among: the students among whom other agreements will look for those who enter.
+        """
         for student in students:
             if (member := members.get(student)) is not None:
                 self._drop_stored(student, member)
-            for kind, record in records.get(student, ()):
-                if self._rules.shows(kind, record):
-                    self._refer(kind, record, 1)
-                    self._emit[kind, record["sourcedId"], student] = record
+        about = self._view.by_kind(students, self._student_kinds, among)
+        for kind, (owners, records) in about.items():
+            if kind not in self._rules.always:
+                shown = [self._rules.shows(kind, record) for record in records]
+                owners, records = list(compress(owners, shown)), list(compress(records, shown))
+            self._need.add_all(self._rules.count_refers(kind, records))
+            ids = [record["sourcedId"] for record in records]
+            self._emit.update(zip(zip(repeat(kind), ids, owners), records, strict=False))
         self.cohort.put_in(students)
         self._out.entered += students
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import secrets
 from base64 import b32decode
 from binascii import Error as NotBase32
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
+from itertools import groupby, islice, repeat
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -31,15 +32,38 @@ from bus.errors import Never, Stop
 from bus.standard.kinds import Record
 
 BLOCK = 16
+PADDING = tuple(b"\x80" + bytes(BLOCK - 1 - over) for over in range(BLOCK))
+"""What fills an id up to whole blocks, by its length modulo `BLOCK` (ISO/IEC 7816-4)."""
 KEY_BYTES = 64
 """AES-SIV with two AES-256 keys."""
 ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567".ljust(256)
-CACHED = 500_000
-"""Ids of which the pseudonym is remembered; about 150 bytes each."""
+TOGETHER = 128
+"""Values that are converted to base32 together."""
+CACHED = 100_000
+"""Ids of which the pseudonym is remembered; about 250 bytes each."""
 
 
 class WrongMasterKey(Stop):
     """None of the master keys opens the key of an agreement."""
+
+
+class _Known(dict[str, str]):
+    """The pseudonyms that were made, by the real id. A missing one is made."""
+
+    def __init__(self, cipher: AESSIV) -> None:
+        self._cipher = cipher
+
+    def __missing__(self, real: str) -> str:
+        self.make([real])
+        return self[real]
+
+    def make(self, reals: Collection[str]) -> None:
+        """Make the pseudonyms of these ids, of which none is known."""
+        if len(self) + len(reals) > CACHED:
+            self.clear()
+        plain = [real + PADDING[len(real) % BLOCK] for real in map(str.encode, reals)]
+        sealed = list(map(self._cipher.encrypt, plain, repeat(None)))
+        self.update(zip(reals, base32_all(sealed), strict=True))
 
 
 class Pseudonyms:
@@ -50,19 +74,20 @@ class Pseudonyms:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESSIV(key)
-        self._known: dict[str, str] = {}
+        self._known = _Known(self._cipher)
 
     def pseudonym(self, real: str) -> str:
         """Return the vendor's id for a real one."""
-        if (found := self._known.get(real)) is not None:
-            return found
-        plain = real.encode()
-        plain += b"\x80" + bytes(-(len(plain) + 1) % BLOCK)  # ISO/IEC 7816-4 padding
-        found = base32(self._cipher.encrypt(plain, None))
-        if len(self._known) >= CACHED:
-            self._known.clear()
-        self._known[real] = found
-        return found
+        return self._known[real]
+
+    @property
+    def lookup(self) -> Callable[[str], str]:
+        """`pseudonym` as a function that is faster for an id that is known."""
+        return self._known.__getitem__
+
+    def prepare(self, reals: Iterable[str]) -> None:
+        """Make the pseudonyms of many ids at once, which is faster than one by one."""
+        self._known.make([one for one in dict.fromkeys(reals) if one not in self._known])
 
     def real(self, pseudonym: str) -> str | None:
         """Return the real id of a vendor's one, or None if it is not an id of this agreement."""
@@ -108,6 +133,26 @@ class Pseudonyms:
             f"{field} holds something that is not an id of this agreement: send an id from this "
             "agreement's records, not from those of another agreement"
         )
+
+
+def base32_all(values: Sequence[bytes]) -> list[str]:
+    """Return `base32` of each value.
+
+    Values of the same length are converted together: each is filled up to whole groups of five
+    bytes, which are eight characters.
+    """
+    found: list[str] = []
+    for size, same in groupby(values, len):
+        filled, characters = bytes(-size % 5), -(-size * 8 // 5)
+        width = size + len(filled)
+        rest = iter(same)
+        while some := list(islice(rest, TOGETHER)):
+            # `_steps` keeps what it needs for each length, so there are only a few lengths.
+            together = 1 << (len(some) - 1).bit_length()
+            text = base32(filled.join([*some, b""]).ljust(width * together, b"\0"))
+            step = width * 8 // 5
+            found += [text[at : at + characters] for at in range(0, step * len(some), step)]
+    return found
 
 
 def base32(data: bytes) -> str:

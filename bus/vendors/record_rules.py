@@ -6,10 +6,11 @@ a result is that of its line item, and the school is that of the class.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from bus.standard.kinds import Record
+from bus.standard.kinds import KINDS, Record
 from bus.vendors.agreement import Agreement
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.scope import Scope
@@ -36,6 +37,7 @@ class RecordRules:
     scope: the compiled agreement.
     view:  the district.
     above: the organizations above the selected schools.
+    always: the kinds of which `shows` is true for each record.
     """
 
     def __init__(self, scope: Scope, view: DistrictView, above: Collection[str]) -> None:
@@ -43,6 +45,9 @@ class RecordRules:
         self._scope = scope
         self._view = view
         self._old: dict[Key, Record | None] = {}
+        some = {"attendance", "result"} | ({"enrollment"} if scope.selects_places else set())
+        self.always = frozenset(scope.kinds) - some
+        self._single = {kind: self._single_references(kind) for kind in scope.kinds}
 
     def begin(self, changes: Collection[Change]) -> None:
         """Remember the classes and line items before these changes, for what is asked as `old`."""
@@ -59,18 +64,57 @@ class RecordRules:
         """
         found = self._scope.refers(kind, record, self.above)
         found = {key for key in found if key[0] != "lineItem"}
-        if kind in CLASS_KINDS and student_of(kind, record) is None:
-            found = {key for key in found if key[0] != "class"}
+        if kind in CLASS_KINDS:
+            # An enrollment names a student or a teacher, in one field.
+            other = "class" if student_of(kind, record) is None else "staff"
+            found = {key for key in found if key[0] != other}
         if kind == "result" and "class" in self._scope.kinds:
             class_ = self._class_of_result(record, old)
             found |= {("class", class_)} if class_ is not None else set()
         return found
+
+    def count_refers(self, kind: str, records: Sequence[Record]) -> Counter[Key]:
+        """Return how many of these records, which are about students, refer to each record."""
+        found: Counter[Key] = Counter()
+        if (single := self._single.get(kind)) is None:
+            for record in records:
+                found.update(self.refers(kind, record))
+            return found
+        for field, target in single:
+            ids = Counter([record[field] for record in records])
+            ids.pop(None, None)
+            for id_, number in ids.items():
+                found[target, id_] = number
+        return found
+
+    def _single_references(self, kind: str) -> tuple[tuple[str, str], ...] | None:
+        """Return the fields of a kind that bring a record along, with its kind.
+
+        Returns None if `refers` must look at each record.
+        """
+        if kind == "result" or self._scope.selects_schools:
+            return None
+        found: dict[str, str] = {}
+        lists = {
+            field["name"] for field in KINDS[kind].schema["fields"] if "array" in str(field["type"])
+        }
+        for field, kinds in self._scope.kinds[kind].references.items():
+            without = ("student", "lineItem", *(["staff"] if kind == "enrollment" else []))
+            for target in kinds:
+                if target in without or target not in self._scope.kinds:
+                    continue
+                if field in lists or field in found or target in found.values():
+                    return None
+                found[field] = target
+        return tuple(found.items())
 
     def shows(self, kind: str, record: Record, *, old: bool = False) -> bool:
         """Return whether the vendor sees a record about a student of the cohort.
 
         old: by the classes and line items before the changes.
         """
+        if kind in self.always:
+            return True
         if kind not in self._scope.kinds or not self._scope.admits_date(kind, record):
             return False
         if kind == "result":

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import repeat
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -31,7 +32,7 @@ from bus.errors import BusError, RetryLater, Stop
 from bus.ingest.ownership import announced
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.reader import Reader, position, sift, some
+from bus.kafka.reader import Reader, sift, some
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
@@ -51,10 +52,10 @@ from bus.vendors import (
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key, file_of, forget_agreement
+from bus.vendors.district_view import DistrictView, Key, about_all, file_of, forget_agreement
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, event_type
-from bus.vendors.outbox_rows import Outgoing
+from bus.vendors.outbox_rows import Outgoing, OutgoingBatch, batches
 from bus.vendors.pseudonyms import WrongMasterKey
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
@@ -284,24 +285,47 @@ class _Work:
         records, ended, error = sift(messages)
         if error is not None:
             raise RetryLater(f"Kafka reports {error.name()}")
-        rows = self._decoded(records)
-        reached = {position(message): (message.offset() or 0) + 1 for message in records}
+        last = {(one.topic(), one.partition()): one.offset() for one in records}
+        reached = {
+            Position(topic or "", part or 0): (at or 0) + 1 for (topic, part), at in last.items()
+        }
         # The end of a partition may lie behind its last record: transactions end with a marker.
         reached |= dict(ended)
         if records:
             with self._batch():
                 self._view.reach(reached)
-                self._change(rows)
+                self._change(self._decoded(self._not_compared(records)))
         self._places |= reached
 
-    def _decoded(
-        self, messages: Sequence[Message]
-    ) -> dict[Key, tuple[Record | None, bytes | None]]:
-        """Return the last state of each record, and its bytes; None: it was erased."""
-        rows: dict[Key, tuple[Record | None, bytes | None]] = {}
+    def _not_compared(self, messages: Sequence[Message]) -> dict[str, list[Message]]:
+        """Store new states of records with which nothing is compared, and return the others.
+
+        During the build of the view there are no agreements, and only opt-outs are compared.
+        """
         by_topic: dict[str, list[Message]] = defaultdict(list)
         for message in messages:
             by_topic[message.topic() or ""].append(message)
+        if self._streams:
+            return by_topic
+        others = {}
+        for topic, some_messages in by_topic.items():
+            kind = self._kinds[topic]
+            values = [message.value() for message in some_messages]
+            columns = self._decoders[kind].valid_columns(values) if kind != OPT_OUT else None
+            if columns is None:
+                others[topic] = some_messages
+                continue
+            ids = map(key_of, some_messages)
+            self._view.store_rows(
+                zip(repeat(kind), ids, *about_all(kind, columns), values, strict=False)  # type: ignore[arg-type]
+            )
+        return others
+
+    def _decoded(
+        self, by_topic: Mapping[str, Sequence[Message]]
+    ) -> dict[Key, tuple[Record | None, bytes | None]]:
+        """Return the last state of each record, and its bytes; None: it was erased."""
+        rows: dict[Key, tuple[Record | None, bytes | None]] = {}
         for topic, some_messages in by_topic.items():
             kind = self._kinds[topic]
             pairs, undecodable = decoded(self._decoders[kind], some_messages)
@@ -427,7 +451,7 @@ class _Work:
                 stream.dropped()
             raise
 
-    def _add(self, messages: Iterable[tuple[int, Outgoing]]) -> None:
+    def _add(self, messages: Iterable[tuple[int, OutgoingBatch]]) -> None:
         """Put messages into the outbox: what a record refers to comes before it."""
         ordered = sorted(messages, key=lambda one: one[0])
         self._outbox.add(message for _, message in ordered)
@@ -529,15 +553,17 @@ class _Work:
         students = self._record.students()
         with self._batch():
             self._outbox.add(
-                Outgoing(
-                    stream.name,
-                    *place,
-                    key.decode("utf-8", "replace"),
-                    None,
-                    event_type(place.topic.rpartition(".")[2], "deleted"),
-                    stream.now(),
+                batches(
+                    Outgoing(
+                        stream.name,
+                        *place,
+                        key.decode("utf-8", "replace"),
+                        None,
+                        event_type(place.topic.rpartition(".")[2], "deleted"),
+                        stream.now(),
+                    )
+                    for place, key in old_records.not_written_again(self._settings, old)
                 )
-                for place, key in old_records.not_written_again(self._settings, old)
             )
             known = disclosure_questions.inside(entries, students, stream.name)
             self._outbox.note(stream.name, stream.gone(known), entered=False)

@@ -18,9 +18,10 @@ that it cannot see is removed, in lists too. Opt-outs themselves are never share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 from bus.standard.kinds import KINDS, Kind, Record
 from bus.vendors.agreement import Agreement, Basis, Identifiers
@@ -35,6 +36,8 @@ ROLE_OF_KIND = {"staff": "teacher", "guardian": "guardian"}
 
 Pseudonym = Callable[[str], str]
 InCohort = Callable[[str], bool]
+Columns = dict[str, list[Any]]
+"""Records as columns: for each field, the values of all records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,16 @@ class Scope:
     def needs_classes(self) -> bool:
         """Whether `selects` needs the classes in which a student is enrolled."""
         return bool(self._classes)
+
+    @property
+    def selects_schools(self) -> bool:
+        """Whether only records of some schools are shared."""
+        return bool(self._schools)
+
+    @property
+    def selects_places(self) -> bool:
+        """Whether only records of some schools or classes are shared."""
+        return bool(self._schools or self._classes)
 
     @property
     def pseudonymous(self) -> bool:
@@ -159,47 +172,52 @@ class Scope:
     def project(
         self,
         kind: str,
-        record: Record,
+        records: Sequence[Record],
         pseudonym: Pseudonym,
         in_cohort: InCohort,
         above: Collection[str] = (),
-    ) -> Record:
-        """Return what the vendor receives of a record that it may see.
+    ) -> Columns:
+        """Return what the vendor receives of records of one kind that it may see.
 
-        The result has the shared fields. Ids are the vendor's. Fields with references to records
-        that the vendor cannot see are None or shorter lists.
+        The result has the shared fields; each is a column with one value for each record. Ids are
+        the vendor's. Fields with references to records that the vendor cannot see are None or
+        shorter lists.
 
         pseudonym: the vendor's id for a real one.
         in_cohort: whether a student is in the cohort.
         above:     the ids of the organizations above the selected schools.
         """
         scope = self.kinds[kind]
-        found = {field: record[field] for field in scope.fields}
+        found: Columns = {field: [record[field] for record in records] for field in scope.fields}
+        day = self.agreement.basis is Basis.STUDIES
         for field in scope.moments:
-            if (moment := found[field]) is not None:
-                found[field] = _coarse(moment, day=self.agreement.basis is Basis.STUDIES)
+            found[field] = [
+                None if moment is None else _coarse(moment, day=day) for moment in found[field]
+            ]
         for field, kinds in scope.references.items():
-            value = found[field]
-            if isinstance(value, list):
-                found[field] = [
-                    pseudonym(one) for one in value if self._sees(kinds, one, in_cohort, above)
-                ]
-            elif value is not None:
-                found[field] = (
-                    pseudonym(value) if self._sees(kinds, value, in_cohort, above) else None
-                )
-        found["sourcedId"] = pseudonym(record["sourcedId"])
+            sees = self._sees(kinds, in_cohort, above)
+            found[field] = [
+                None
+                if value is None
+                else [pseudonym(one) for one in value if sees is None or sees(one)]
+                if isinstance(value, list)
+                else pseudonym(value)
+                if sees is None or sees(value)
+                else None
+                for value in found[field]
+            ]
+        found["sourcedId"] = [pseudonym(id_) for id_ in found["sourcedId"]]
         return found
 
     def _sees(
-        self, kinds: tuple[str, ...], id_: str, in_cohort: InCohort, above: Collection[str]
-    ) -> bool:
-        """Return whether the vendor may see the record with this id, of one of these kinds."""
+        self, kinds: tuple[str, ...], in_cohort: InCohort, above: Collection[str]
+    ) -> InCohort | None:
+        """Return what says whether the vendor may see a record of these kinds; None: it may."""
         if kinds == ("org",):
-            return self.admits_org(id_, above)
+            return (lambda org: self.admits_org(org, above)) if self._schools else None
         if kinds == ("student",):
-            return in_cohort(id_)
-        return True  # comes along with the record that refers to it
+            return in_cohort
+        return None  # comes along with the record that refers to it
 
     def refers(
         self, kind: str, record: Record, above: Collection[str] = ()
@@ -269,6 +287,12 @@ def _targets(kind: Kind, field: str) -> tuple[str, ...]:
     if field == "agentSourcedIds":
         return {"student": ("guardian",), "guardian": ("student",)}.get(kind.name, ("nobody",))
     return kind.references.get(field, ())
+
+
+def records_of(columns: Columns) -> list[Record]:
+    """Return columns as records."""
+    names = tuple(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _coarse(moment: datetime, *, day: bool) -> datetime:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 
 from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
-from bus.standard.kinds import Record
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
-from bus.vendors.outbox_rows import Outgoing
-from bus.vendors.projection import WITHDRAWN, Outcome, Projected, Projection
+from bus.vendors.outbox_rows import OutgoingBatch
+from bus.vendors.projection import WITHDRAWN, Outcome, ProjectedBatch, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import OPT_OUT, compile_scope
@@ -31,7 +30,9 @@ WINDOW_SECONDS = 600.0
 """The guard counts the students who entered or left in the last ten minutes."""
 COUNT_SECONDS = 60.0
 """The guard counts a whole cohort at most this often."""
-SLICE = 500
+PLACES = 100_000
+"""Owners of which the partition is remembered."""
+SLICE = 1_000
 """Students who are looked at between two batches of live changes."""
 
 
@@ -55,12 +56,14 @@ class VendorStream:
         self.applied = applied
         self.scope = compile_scope(applied.agreement)
         self._view = view
-        self._partitions = partitions
         self._clock = clock
         self._moves: deque[tuple[float, int]] = deque()
-        self._vendor_id: Callable[[str], str] = _same
+        self._vendor_id: Callable[[str], str] = str  # real ids
+        self._prepare: Callable[[Iterable[str]], None] | None = None
         if self.scope.pseudonymous:
-            self._vendor_id = Pseudonyms(unwrapped(applied.wrapped_key, masters)).pseudonym
+            ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
+            self._vendor_id, self._prepare = ids.lookup, ids.prepare
+        self._places = _Places(self._vendor_id, partitions)
         name = applied.ids_name
         self._encoders = {
             kind: Encoder(kind, id_, vendor_schema(self.scope, kind, name))
@@ -111,7 +114,7 @@ class VendorStream:
 
     def take(
         self, changes: Iterable[Change], day: date, outbox: Outbox, *, hold: bool = False
-    ) -> list[tuple[int, Outgoing]]:
+    ) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages that follow from changes, each with its place in the order.
 
         hold: hold back everybody who enters or leaves through the roster.
@@ -125,7 +128,7 @@ class VendorStream:
         )
         return self._messages(outcome, outbox)
 
-    def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
+    def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages about the next students, while the topics are written whole."""
         at = self.progress
         if at.reached is None:
@@ -136,7 +139,7 @@ class VendorStream:
         self._store()
         return self._messages(outcome, outbox)
 
-    def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, Outgoing]]:
+    def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages that follow from the date alone."""
         found = self._messages(self._projection.expire(day), outbox)
         at = self.progress
@@ -205,24 +208,15 @@ class VendorStream:
 
     # ---- messages ------------------------------------------------------------------------------
 
-    def _messages(self, outcome: Outcome, outbox: Outbox) -> list[tuple[int, Outgoing]]:
+    def _messages(self, outcome: Outcome, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         outbox.note(self.name, outcome.entered, entered=True)
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
         now = self.now()
-        records: dict[str, list[Record]] = {}
-        for one in outcome.sent:
-            if one.record is not None:
-                records.setdefault(one.kind, []).append(one.record)
-        values = {
-            kind: iter(self._encoders[kind].encode_records(some)) for kind, some in records.items()
-        }
         return [
-            (
-                one.order,
-                self._message(one, now, next(values[one.kind]) if one.record is not None else None),
-            )
-            for one in outcome.sent
+            (batch.order, message)
+            for batch in outcome.batches
+            for message in self._batches(batch, now)
         ]
 
     def now(self) -> int:
@@ -234,27 +228,55 @@ class VendorStream:
         now = int(datetime.now(UTC).timestamp())
         return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
 
-    def _message(self, sent: Projected, at: int, value: bytes | None) -> Outgoing:
-        if sent.record is None:
-            change = "deleted"
-        else:
-            change = "withdrawn" if sent.record["status"] == WITHDRAWN else "updated"
-        return Outgoing(
+    def _batches(self, sent: ProjectedBatch, at: int) -> Iterator[OutgoingBatch]:
+        """Yield the messages of a batch, those of each type together."""
+        kind, columns = sent.kind, sent.columns
+        values: Sequence[bytes | None] = [None] * len(sent.ids)
+        withdrawn: list[bool] = []
+        if columns is not None:
+            values = self._encoders[kind].encode_columns(columns)
+            if WITHDRAWN in columns["status"]:
+                withdrawn = [status == WITHDRAWN for status in columns["status"]]
+        whole = OutgoingBatch(
             self.name,
-            self.topics[sent.kind],
-            topics.partition_for(self._vendor_id(sent.owner), self._partitions),
-            self._vendor_id(sent.id),
-            value,
-            event_type(sent.kind, change),
+            self.topics[kind],
+            event_type(kind, "deleted" if columns is None else "updated"),
             at,
+            list(map(self._places.__getitem__, sent.owners)),
+            list(map(self._vendor_id, sent.ids)),
+            list(values),
         )
+        if not withdrawn:
+            yield whole
+            return
+        if not all(withdrawn):
+            yield whole.part(at for at, is_ in enumerate(withdrawn) if not is_)
+        some = whole.part(at for at, is_ in enumerate(withdrawn) if is_)
+        some.type = event_type(kind, "withdrawn")
+        yield some
 
     def _compile(self) -> None:
-        self._projection = Projection(self.scope, self._view, self._vendor_id, self.progress.above)
+        self._projection = Projection(
+            self.scope, self._view, self._vendor_id, self.progress.above, self._prepare
+        )
 
     def _store(self) -> None:
         stream_progress.store(self._view.con, self.name, self.progress)
 
 
-def _same(id_: str) -> str:
-    return id_
+class _Places(dict[str, int]):
+    """The partition of the records of an owner, by the owner's real id.
+
+    vendor_id:  the vendor's id for a real one.
+    partitions: how many there are.
+    """
+
+    def __init__(self, vendor_id: Callable[[str], str], partitions: int) -> None:
+        self._vendor_id = vendor_id
+        self._partitions = partitions
+
+    def __missing__(self, owner: str) -> int:
+        if len(self) >= PLACES:
+            self.clear()
+        found = self[owner] = topics.partition_for(self._vendor_id(owner), self._partitions)
+        return found

@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
+from bus.standard.kinds import Record
 from bus.vendors.outbox import Outbox
-from bus.vendors.outbox_rows import Outgoing
+from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.runner import Runner
 from bus.vendors.scope import Scope
 from tests.faults.conftest import Findings
@@ -111,9 +112,10 @@ def a_field_too_many(patch: pytest.MonkeyPatch) -> None:
     """Make the projection copy a field that is not shared into a shared field."""
     original = Scope.project
 
-    def leaking(self: Scope, kind: str, found: dict[str, object], *more: object) -> object:
+    def leaking(self: Scope, kind: str, found: list[Record], *more: object) -> object:
         seen = original(self, kind, found, *more)  # type: ignore[arg-type]
-        return seen | {"givenName": found["phone"]} if kind == "student" else seen
+        phones = [one.get("phone") for one in found]
+        return seen | {"givenName": phones} if kind == "student" else seen
 
     patch.setattr(Scope, "project", leaking)
 
@@ -121,14 +123,16 @@ def a_field_too_many(patch: pytest.MonkeyPatch) -> None:
 def older_after_newer(patch: pytest.MonkeyPatch) -> None:
     """The outbox sends the state of a record before the last one again, and then the last one."""
     original = Outbox._produce
-    last: dict[tuple[str, str], tuple[Outgoing, Any]] = {}
+    last: dict[tuple[str, str], tuple[OutgoingBatch, Any]] = {}
 
-    def repeating(self: Outbox, one: Outgoing, about: Any) -> None:
-        original(self, one, about)
-        if one.value is not None and (before := last.get((one.topic, one.key))) is not None:
-            original(self, *before)
-            original(self, one, about)
-        last[one.topic, one.key] = one, about
+    def repeating(self: Outbox, batch: OutgoingBatch, shared: Any) -> None:
+        original(self, batch, shared)
+        for at, key in enumerate(batch.keys):
+            one, before = batch.part([at]), last.get((batch.topic, key))
+            if one.values != [None] and before is not None:
+                original(self, *before)
+                original(self, one, shared)
+            last[batch.topic, key] = one, shared
 
     patch.setattr(Outbox, "_produce", repeating)
 

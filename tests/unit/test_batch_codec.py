@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import datetime
+from typing import Any
 
 import duckdb
 import pyarrow
@@ -16,7 +17,7 @@ from bus.contract.example_records import records
 from bus.ingest.columns import columns, definition, encodable
 from bus.registry.batch_codec import FEWEST, BatchCodec, rows
 from bus.registry.codec import Decoder, Encoder
-from bus.standard import KINDS
+from bus.standard import KINDS, Record
 
 FRAME = 5
 EXAMPLES = max(5, settings().max_examples // 3)
@@ -53,6 +54,10 @@ def test_rows_of_duckdb_are_written_as_fastavro_writes_them(kind: str, data: st.
     con.close()
 
 
+def columns_of(records_: list[Record]) -> dict[str, list[Any]]:
+    return {name: [record[name] for record in records_] for name in records_[0]}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data())
@@ -60,15 +65,15 @@ def test_records_are_written_as_fastavro_writes_them(kind: str, data: st.DataObj
     given_ = data.draw(st.lists(records(kind), min_size=1, max_size=5))
     encoder = Encoder(kind, 7)
     one_by_one = [encoder.encode(record) for record in given_]
-    found = BatchCodec(kind).write_records(given_, one_by_one[0][FRAME:])
+    found = BatchCodec(kind).write_columns(columns_of(given_), one_by_one[0][FRAME:])
     assert found == [value[FRAME:] for value in one_by_one]
-    assert encoder.encode_records(given_ * FEWEST) == one_by_one * FEWEST
+    assert encoder.encode_columns(columns_of(given_ * FEWEST)) == one_by_one * FEWEST
 
 
 def test_many_records_of_which_one_is_not_of_the_schema_are_not_written() -> None:
     given_ = [a_record("enrollment")] * FEWEST + [a_record("enrollment", role="wizard")]
     with pytest.raises(ValueError, match="wizard"):
-        Encoder("enrollment", 7).encode_records(given_)
+        Encoder("enrollment", 7).encode_columns(columns_of(given_))
 
 
 def test_a_row_that_is_not_of_the_schema_is_not_written() -> None:

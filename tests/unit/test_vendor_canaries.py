@@ -12,7 +12,7 @@ back until a person allows it. No id that one of them receives is known to anoth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import date
 from itertools import combinations
@@ -28,7 +28,7 @@ from bus.vendors import record_rules, scope
 from bus.vendors.agreement import Agreement
 from bus.vendors.projection import Outcome, Projection
 from bus.vendors.pseudonyms import Pseudonyms
-from bus.vendors.scope import Scope, compile_scope
+from bus.vendors.scope import Columns, Scope, compile_scope
 from bus.vendors.vendor_schema import vendor_schema
 from tests.unit.test_vendor_projection import (
     CHANGE,
@@ -231,9 +231,10 @@ def a_field_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """The projection copies a field that is not shared into one that is."""
     original = Scope.project
 
-    def leaking(self: Scope, kind: str, found: Record, *more: Any) -> Record:
+    def leaking(self: Scope, kind: str, found: Sequence[Record], *more: Any) -> Columns:
         seen = original(self, kind, found, *more)
-        return seen | {"givenName": found["email"]} if kind == "student" else seen
+        emails = [one.get("email") for one in found]
+        return seen | {"givenName": emails} if kind == "student" else seen
 
     monkeypatch.setattr(Scope, "project", leaking)
 
@@ -274,9 +275,9 @@ def not_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Scope.project
     wide = compile_scope(agreement(identifiers="pseudonyms"))
 
-    def projected(self: Scope, kind: str, found: Record, *more: Any) -> Record:
+    def projected(self: Scope, kind: str, found: Sequence[Record], *more: Any) -> Columns:
         return original(self, kind, found, *more) | (
-            {"primaryOrgSourcedId": found["givenName"]}
+            {"primaryOrgSourcedId": [one["givenName"] for one in found]}
             if kind == "student" and len(self.kinds[kind].fields) < len(wide.kinds[kind].fields)
             else {}
         )

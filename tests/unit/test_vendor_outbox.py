@@ -11,7 +11,7 @@ from bus.settings import KafkaSettings, Settings
 from bus.vendors import outbox as module
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import Outbox
-from bus.vendors.outbox_rows import OutboxRows, Outgoing
+from bus.vendors.outbox_rows import OutboxRows, Outgoing, batches
 
 EDITION = "0" * 64
 
@@ -62,15 +62,17 @@ def sent(box: Outbox) -> list[tuple[str, bytes | None]]:
 
 
 def test_of_each_record_only_the_last_state_is_sent_also_of_several_batches(box: Outbox) -> None:
-    box.add([message("a", b"1"), message("b", b"1"), message("a", b"2"), message("c", b"")])
-    box.add([message("b", None), message("d", b"4")])
+    box.add(
+        batches([message("a", b"1"), message("b", b"1"), message("a", b"2"), message("c", b"")])
+    )
+    box.add(batches([message("b", None), message("d", b"4")]))
     assert box.send({"math": EDITION}) == 4
     assert sent(box) == [("a", b"2"), ("c", b""), ("b", None), ("d", b"4")]
     assert box.send({"math": EDITION}) == 0, "what was sent is removed"
 
 
 def test_messages_stay_until_they_are_sent_and_keep_the_ids_of_their_events(box: Outbox) -> None:
-    box.add([message("a", b"1"), message("b", b"2")])
+    box.add(batches([message("a", b"1"), message("b", b"2")]))
     producer: Any = box._producer
     kept = producer.flush
     producer.flush = lambda _: 1  # Kafka does not answer
@@ -85,32 +87,32 @@ def test_messages_stay_until_they_are_sent_and_keep_the_ids_of_their_events(box:
 
 
 def test_an_agreement_is_forgotten_and_another_one_is_not(box: Outbox) -> None:
-    box.add([message("a", b"1"), message("b", b"2", agreement="art"), message("c", b"3")])
+    box.add(batches([message("a", b"1"), message("b", b"2", agreement="art"), message("c", b"3")]))
     box.forget("math")
     assert box.send({"math": EDITION, "art": EDITION}) == 1
     assert sent(box) == [("b", b"2")]
 
 
 def test_another_process_may_forget_an_agreement_while_messages_are_sent(box: Outbox) -> None:
-    box.add([message("a", b"1"), message("b", b"2", agreement="art")])
-    box.add([message("c", b"3")])
-    box.add([message("d", b"4", agreement="art")])
+    box.add(batches([message("a", b"1"), message("b", b"2", agreement="art")]))
+    box.add(batches([message("c", b"3")]))
+    box.add(batches([message("d", b"4", agreement="art")]))
     sending = box._rows.latest()
-    found = [next(sending)[0].key]
+    found = next(sending).keys
     OutboxRows(box._con).forget("math")
-    found += [one.key for one, _ in sending]
+    found += [key for one in sending for key in one.keys]
     assert found == ["a", "b", "d"]
     assert box._rows.numbers() == [1, 3], "what stays keeps its number"
 
 
 def test_what_was_meant_for_an_agreement_that_ended_is_dropped(box: Outbox) -> None:
-    box.add([message("a", b"1"), message("b", b"2", agreement="art")])
+    box.add(batches([message("a", b"1"), message("b", b"2", agreement="art")]))
     assert box.send({"art": EDITION}) == 1
     assert sent(box) == [("b", b"2")]
 
 
 def test_what_a_record_refers_to_is_stored_before_it(box: Outbox) -> None:
-    box.add([message("o", b"1", "org"), message("s", b"1"), message("t", b"1")])
+    box.add(batches([message("o", b"1", "org"), message("s", b"1"), message("t", b"1")]))
     box.send({"math": EDITION})
     producer: Any = box._producer
     assert [key or "flush" for _, _, key, _ in producer.sent] == [
@@ -120,7 +122,7 @@ def test_what_a_record_refers_to_is_stored_before_it(box: Outbox) -> None:
 
 def test_many_messages_are_in_several_rows(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bus.vendors.outbox_rows.ROW_MESSAGES", 3)
-    box.add(message(str(number), str(number).encode()) for number in range(8))
+    box.add(batches(message(str(number), str(number).encode()) for number in range(8)))
     assert len(box._rows.numbers()) == 3
     assert box.send({"math": EDITION}) == 8
     assert [key for key, _ in sent(box)] == [str(number) for number in range(8)]

@@ -14,7 +14,7 @@ from bus.errors import Never
 from bus.standard.kinds import KINDS
 from bus.vendors import pseudonyms
 from bus.vendors.pseudonyms import Pseudonyms, WrongMasterKey, base32
-from bus.vendors.scope import compile_scope
+from bus.vendors.scope import compile_scope, records_of
 from tests.agreements import an_agreement
 
 KEYS = [bytes([number]) * 64 for number in range(3)]
@@ -66,7 +66,7 @@ def test_a_record_that_the_vendor_received_maps_back(kind: str, data: st.DataObj
     for field in references:
         many = isinstance(record[field], list) or "array" in str(_type(kind, field))
         record[field] = data.draw(st.lists(IDS, max_size=3) if many else st.none() | IDS)
-    received = SCOPE.project(kind, record, OURS.pseudonym, lambda _: True)
+    (received,) = records_of(SCOPE.project(kind, [record], OURS.pseudonym, lambda _: True))
     real = {field: record[field] for field in ("sourcedId", *references)}
     assert OURS.real_record(received, references) == received | real
     for field in ("sourcedId", *references):

@@ -28,7 +28,7 @@ from bus.vendors import (
 )
 from bus.vendors.applied import Applied
 from bus.vendors.district_view import PROJECTION_TABLES, DistrictView, file_of
-from bus.vendors.outbox_rows import OutboxRows, Outgoing
+from bus.vendors.outbox_rows import OutboxRows, OutgoingBatch
 from bus.vendors.proof import Attestation
 from bus.vendors.scope import compile_scope
 from tests.fakes.harness import Bus
@@ -80,7 +80,7 @@ class District:
         self.rows("INSERT INTO disclosed (agreement, student, entered) VALUES (?, 's1', 1)")
         with closing(sqlite3.connect(file_of(self.settings), isolation_level=None)) as con:
             OutboxRows(con).add(
-                Outgoing(name, "t", 0, "s1", b"{}", "updated", 0) for name in self.names
+                OutgoingBatch(name, "t", "updated", 0, [0], ["s1"], [b"{}"]) for name in self.names
             )
 
     def add(self, one: Applied, *, with_user: bool = True) -> None:
@@ -131,7 +131,7 @@ class District:
                 for table in VIEW_TABLES
                 if con.execute(f"SELECT 1 FROM {table} WHERE agreement = ?", [name]).fetchone()
             ]
-            waits = any(one.agreement == name for one, _ in OutboxRows(con).latest())
+            waits = any(one.agreement == name for one in OutboxRows(con).latest())
         rows += ["outbox"] if waits else []
         return [*found, *users, *rules, *files, *rows]
 
