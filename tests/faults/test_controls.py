@@ -54,7 +54,7 @@ def check_topics(mortal: Mortal, path: Path) -> None:
     ],
 )
 def test_of_a_producer(mortal: Mortal, findings: Findings, defect: str, noticed: str) -> None:
-    first, _ = days(mortal.commands, 2)
+    (first,) = days(mortal.commands, 1)
     with_defect(mortal, defect, *producing(first))
     with pytest.raises(AssertionError, match=noticed):
         check_topics(mortal, first)
@@ -72,8 +72,8 @@ def test_of_a_producer(mortal: Mortal, findings: Findings, defect: str, noticed:
 def test_of_a_consumer(
     mortal: Mortal, products: Products, findings: Findings, defect: str, noticed: str
 ) -> None:
-    first, second = days(mortal.commands, 2)
-    for path in (first, second):
+    # Only a wrong order needs a second day: a record must have two states.
+    for path in days(mortal.commands, 2 if defect == "reversed" else 1):
         mortal.commands.run(*producing(path))
     with_defect(mortal, defect, *products.arguments["webhook"], "--until-caught-up")
     published, has = Topics.of(mortal.commands.settings), products.has["webhook"]()
