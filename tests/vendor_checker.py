@@ -24,15 +24,14 @@ class District:
 
     def cohort(self, deal: Agreement, day: date) -> set[str]:
         found = set()
+        opt_outs = self.of("optOut")
+        classes_of: dict[str, set[str]] = {}
+        for one in self.of("enrollment"):
+            if one["role"] == "student" and one["status"] == "active":
+                classes_of.setdefault(one["userSourcedId"], set()).add(one["classSourcedId"])
         for student in self.of("student"):
             id_, rules = student["sourcedId"], deal.students
-            classes = {
-                one["classSourcedId"]
-                for one in self.of("enrollment")
-                if one["userSourcedId"] == id_
-                and one["role"] == "student"
-                and one["status"] == "active"
-            }
+            classes = classes_of.get(id_, set())
             if (
                 student["status"] == "active"
                 and (not rules.schools or set(rules.schools) & set(student["orgSourcedIds"]))
@@ -40,7 +39,7 @@ class District:
                 and (not rules.classes or set(rules.classes) & classes)
                 and not any(
                     self.blocks(deal, one, day)
-                    for one in self.of("optOut")
+                    for one in opt_outs
                     if one["studentSourcedId"] == id_
                 )
             ):
@@ -115,11 +114,11 @@ class District:
             if one["role"] != "student" and one["classSourcedId"] in classes:
                 found.add(("enrollment", one["sourcedId"]))
                 need.add(("staff", one["userSourcedId"]))
-        above = set(rules.schools)
-        for _ in self.of("org"):
+        above, orgs = set(rules.schools), self.of("org")
+        for _ in orgs:
             above |= {
                 one["parentSourcedId"]
-                for one in self.of("org")
+                for one in orgs
                 if one["sourcedId"] in above and one["parentSourcedId"]
             }
         self.above = above

@@ -19,7 +19,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bus.local import kafka_process, machine, process
+from bus.local import kafka_process, machine, process, sharing
 from bus.local.download import Programs, programs
 
 IDS = (1, 2, 3)
@@ -46,7 +46,7 @@ class Brokers:
     def start(self, number: int) -> None:
         """Start a broker; `settled` returns whether it has joined."""
         home = self.folder / str(number)
-        command = [machine.java(), *kafka_process._jvm(_programs(), "-Xms96m", "-Xmx320m")]
+        command = [*_java(), *kafka_process._jvm(_programs(), "-Xms96m", "-Xmx320m")]
         with (home / "logs" / "kafka.out").open("ab") as out:
             self.running[number] = subprocess.Popen(
                 [*command, "kafka.Kafka", "server.properties"],
@@ -114,7 +114,7 @@ def three_brokers(folder: Path) -> Iterator[Brokers]:
         (home / "run" / "tmp").mkdir(parents=True)
         (home / "server.properties").write_text(_properties(number, ports))
         tool = [
-            machine.java(),
+            *_java(),
             *kafka_process._jvm(_programs(), "-Xmx128m"),
             "kafka.tools.StorageTool",
         ]
@@ -136,6 +136,13 @@ def three_brokers(folder: Path) -> Iterator[Brokers]:
             one.kill()
         for one in brokers.running.values():
             one.wait()
+
+
+def _java() -> list[str]:
+    """Return Java with the archive of classes of the embedded bus, to start sooner."""
+    java = machine.java()
+    options = sharing.options(java, "kafka", kafka_process.FLAGS, _programs().kafka)
+    return [java, *sharing.reading(options)]
 
 
 def _programs() -> Programs:

@@ -89,13 +89,13 @@ def test_a_life_of_starts_kills_and_damage(bus: Bus, own: Commands) -> None:
     assert after["registry"] == before["registry"]
     assert after["kafka"] != before["kafka"]
 
-    assert own.run("down", process=True)["stopped"] == ["kafka", "registry"]
-    assert own.run("down", process=True)["stopped"] == []
+    assert own.run("down")["stopped"] == ["kafka", "registry"]
+    assert own.run("down")["stopped"] == []
     assert not java_in(home)
 
     # Damage that loses data stops the start, and no process is left.
     (home / "registry/registry.mv.db").unlink()
-    assert "registry/registry.mv.db" in own.run("up", status=1, process=True)["error"]
+    assert "registry/registry.mv.db" in own.run("up", status=1)["error"]
     assert not java_in(home)
 
 
