@@ -40,11 +40,22 @@ class District:
                 and not any(
                     self.blocks(deal, one, day)
                     for one in opt_outs
-                    if one["studentSourcedId"] == id_
+                    if one["studentSourcedId"] == id_ and one["decision"] == "deny"
                 )
+                and (deal.basis != "consent" or self.consented(deal, id_, day))
             ):
                 found.add(id_)
         return found
+
+    def consented(self, deal: Agreement, student: str, day: date) -> bool:
+        return any(
+            one["studentSourcedId"] == student
+            and one["decision"] == "allow"
+            and one["scope"] == "vendor"
+            and one["decidedBy"] in ("parent", "eligibleStudent")
+            and self.blocks(deal, one, day)
+            for one in self.of("optOut")
+        )
 
     @staticmethod
     def blocks(deal: Agreement, opt_out: Record, day: date) -> bool:

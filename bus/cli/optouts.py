@@ -54,9 +54,16 @@ def add(
             help="The last day on which it holds. By default, it holds until it is ended.",
         ),
     ] = None,
+    decision: Annotated[
+        str,
+        typer.Option(
+            help="deny: an opt-out. allow: a written consent, for an agreement whose basis is "
+            "consent. It needs the scope vendor and --from, the day of the signature."
+        ),
+    ] = "deny",
     json: Json = False,
 ) -> None:
-    """Enter an opt-out of a student. Enter the same one again to correct it."""
+    """Enter an opt-out or a consent of a student. Enter the same one again to correct it."""
     with failures(json):
         from bus.ingest import opt_outs
         from bus.standard.json import to_json
@@ -70,11 +77,13 @@ def add(
             purpose=purpose,
             begin=begin,
             end=end,
+            decision=decision,
         )
+        what = "consent" if record["decision"] == "allow" else "opt-out"
         emit(
             json,
             {"optOut": to_json(opt_outs.KIND, record)},
-            lambda console: console.print(f"opt-out {escape(record['sourcedId'])} published"),
+            lambda console: console.print(f"{what} {escape(record['sourcedId'])} published"),
         )
 
 
@@ -144,6 +153,7 @@ def list_optouts(
                 record = one.record
                 named = record["vendor"] or record["purpose"]
                 scope = f"{record['scope']} {named}" if named else record["scope"]
+                scope = f"consent to {scope}" if record["decision"] == "allow" else scope
                 since, until = record["beginDate"], record["endDate"]
                 days = f"{f', from {since}' if since else ''}{f', until {until}' if until else ''}"
                 console.print(

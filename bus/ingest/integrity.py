@@ -33,7 +33,7 @@ from bus.standard.fault_codes import FaultCode
 
 Known = Callable[[str, list[str]], set[str]]
 
-RULES = 2
+RULES = 3
 """The version of all rules by which text becomes records.
 
 These are the rules of `bus.ingest.coercion` and of this module, and how hashes are made

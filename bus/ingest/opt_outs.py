@@ -63,19 +63,29 @@ def add(
     purpose: str | None = None,
     begin: str | None = None,
     end: str | None = None,
+    decision: str = "deny",
 ) -> Record:
-    """Publish an opt-out and return its record.
+    """Publish an opt-out or a consent, and return its record.
 
-    The id follows from the student and what the opt-out is about, so that the same opt-out entered
-    again corrects the earlier one.
+    The id follows from the student and what the decision is about, so that the same one entered
+    again corrects the earlier one. A consent and an opt-out are two records.
 
     begin, end: dates, `YYYY-MM-DD`.
+    decision:   "deny" for an opt-out, "allow" for a consent.
 
-    Raises `Invalid` when the fields do not fit the standard or each other. Raises `Stop` when no
-    source has published the student. Raises `RetryLater` when Kafka or the registry does not
-    answer, or when the kind is not registered yet.
+    Raises `Invalid` when the fields do not fit the standard or each other. Raises `Stop` when a
+    consent lacks what 34 CFR 99.30 requires, or when no source has published the student. Raises
+    `RetryLater` when Kafka or the registry does not answer, or when the kind is not registered yet.
     """
-    about = json.dumps([student, scope, vendor, purpose])
+    if decision == "allow" and (
+        scope != "vendor" or begin is None or decided_by not in ("parent", "eligibleStudent")
+    ):
+        raise Stop(
+            "a consent names the vendor or the agreement (--scope vendor --vendor NAME), who "
+            "signed it (--decided-by parent or eligibleStudent), and the day of the signature "
+            "(--from): 34 CFR 99.30"
+        )
+    about = json.dumps([student, scope, vendor, purpose, *(["allow"] * (decision == "allow"))])
     record = from_json(
         KIND,
         {
@@ -89,13 +99,14 @@ def add(
             "decidedBy": decided_by,
             "beginDate": begin,
             "endDate": end,
+            "decision": decision,
         },
     )
     if begin and end and record["endDate"] < record["beginDate"]:
-        raise Stop("the opt-out would end before it begins; correct --from or --until")
+        raise Stop("it would end before it begins; correct --from or --until")
     if not _is_published(settings, student):
         raise Stop(
-            "no source has published a student with this id, so the opt-out would protect nobody; "
+            "no source has published a student with this id, so the record would concern nobody; "
             "give the student's sourcedId"
         )
     _publish(settings, "recorded", record)

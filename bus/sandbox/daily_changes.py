@@ -8,7 +8,14 @@ from datetime import date
 from typing import Any
 
 from bus.demo.sample import FAMILY, GIVEN
-from bus.sandbox.made_up_district import Key, MadeUpDistrict, add, add_absence, add_result
+from bus.sandbox.made_up_district import (
+    Key,
+    MadeUpDistrict,
+    add,
+    add_absence,
+    add_consent,
+    add_result,
+)
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.scope import OPT_OUT, Scope
 
@@ -156,7 +163,7 @@ def taken_over(
 
     id_:    the new student's id. All copies get new ids, because the partition of most records
             depends on their student.
-    kinds:  the kinds of record that are copied.
+    kinds:  the kinds of record that are copied. A consent is always copied.
     values: fields of the new student that differ.
     """
     found = []
@@ -174,6 +181,12 @@ def taken_over(
             changes |= values
         district.records[kind, new] = record | changes | {"sourcedId": new}
         found.append(district.set((kind, new)))
+    consents = [one for one in district.of(OPT_OUT) if one["decision"] == "allow"]
+    found += [
+        add_consent(district, id_, one["vendor"])
+        for one in consents
+        if one["studentSourcedId"] == student
+    ]
     return found
 
 

@@ -18,9 +18,9 @@ from typing import Any
 from bus.demo.sample import GRADES, District
 from bus.standard.json import from_json
 from bus.standard.kinds import KINDS, Record
-from bus.vendors.agreement import Agreement
+from bus.vendors.agreement import Agreement, Basis
 from bus.vendors.district_view import student_of
-from bus.vendors.scope import OPT_OUT, Scope
+from bus.vendors.scope import OPT_OUT, Scope, compile_scope
 
 Key = tuple[str, str]
 """The kind and the id of a record."""
@@ -102,8 +102,8 @@ class MadeUpDistrict:
         ]
 
     def without_opt_outs(self, students: Iterable[str]) -> list[str]:
-        """Return those of some students who have no active opt-out."""
-        having = {one["studentSourcedId"] for one in self.of(OPT_OUT)}
+        """Return those of some students who have no active opt-out. A consent is none."""
+        having = {one["studentSourcedId"] for one in self.of(OPT_OUT) if one["decision"] == "deny"}
         return [one for one in students if one not in having]
 
     def lacks(self, agreement: Agreement) -> list[str]:
@@ -145,6 +145,9 @@ def made_for(agreement: Agreement, day: date, sections: int = 4) -> MadeUpDistri
     since = agreement.history or agreement.from_
     _add_results(district, max(since, day - timedelta(days=7)))
     _add_attendance(district, max(since, day - timedelta(days=1)))
+    if agreement.basis is Basis.CONSENT:
+        for student in district.roster(compile_scope(agreement)):
+            add_consent(district, student, agreement.vendor)
     return district
 
 
@@ -290,6 +293,20 @@ def add_result(district: MadeUpDistrict, student: str, class_: str, day: date, s
         scoreStatus="fullyGraded",
         score=score,
         scoreDate=day,
+    )
+
+
+def add_consent(district: MadeUpDistrict, student: str, vendor: str) -> Key:
+    """Enter a parent's consent to the disclosure to a vendor; return its key."""
+    return add(
+        district,
+        OPT_OUT,
+        f"consent-{student}",
+        studentSourcedId=student,
+        scope="vendor",
+        vendor=vendor,
+        decidedBy="parent",
+        decision="allow",
     )
 
 

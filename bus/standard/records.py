@@ -89,6 +89,12 @@ OptOutDecidedBy = Literal[
 ]
 """parent: a parent or guardian. eligibleStudent: the student, from the age of 18 or at a postsecondary institution (34 CFR 99.3). district: the school or the district. court: a court or an agency of the state. unknown: the source does not say."""
 
+OptOutDecision = Literal[
+    "deny",
+    "allow",
+]
+"""deny: the data is not disclosed. allow: a written consent, signed and dated, that says which records are disclosed, for what purpose and to whom (34 CFR 99.30). The default is deny, so that an older reader never discloses too much."""
+
 AttendanceEventCategory = Literal[
     "inAttendance",
     "excusedAbsence",
@@ -462,6 +468,8 @@ class OptOut(TypedDict):
     """First day on which it holds; null: it holds from the start. None of the three standards has this field."""
     endDate: date | None
     """Last day on which it holds, included; null: it holds until it is withdrawn. None of the three standards has this field."""
+    decision: OptOutDecision
+    """Whether the decision keeps the student's data back, or consents to an agreement whose basis is consent. A consent counts only if scope is vendor, because it must name the company or the agreement, and only if decidedBy is parent or eligibleStudent. None of the three standards has this field."""
 
 
 class Attendance(TypedDict):

@@ -110,7 +110,7 @@ def count(
                 was, is_ = (
                     scope is not None
                     and scope.selects(profile, classes)
-                    and not (outs and scope.keeps_out(outs, day))
+                    and not scope.keeps_out(outs, day)
                     for scope in (change.before, change.after)
                 )
                 if was or is_:

@@ -31,6 +31,8 @@ OPT_OUT = "optOut"
 """The kind of opt-outs."""
 NEVER_SHARED = frozenset({OPT_OUT})
 """Kinds that no vendor receives, whatever an agreement says."""
+MAY_CONSENT = frozenset({"parent", "eligibleStudent"})
+"""Who may consent to a disclosure (34 CFR 99.30 (a), 99.3)."""
 ROLE_OF_KIND = {"staff": "teacher", "guardian": "guardian"}
 """Kinds of people that an agreement must name in `roles`."""
 
@@ -122,14 +124,29 @@ class Scope:
 
         An opt-out from directory information does not touch the other bases: it must not pull a
         child out of the learning system (34 CFR 99.37 concerns directory information alone).
+
+        On the basis of consent, a student without a consent is kept out too (34 CFR 99.30). A
+        consent is a record of the same kind whose decision is "allow". It names the agreement or
+        its vendor, and a parent or the eligible student gave it. It never cancels an opt-out.
         """
-        return any(
-            one["status"] == "active"
-            and (one["beginDate"] is None or one["beginDate"] <= day)
-            and (one["endDate"] is None or day <= one["endDate"])
-            and self._concerned(one)
-            for one in opt_outs
-        )
+        consented = self.agreement.basis is not Basis.CONSENT
+        for one in opt_outs:
+            if (
+                one["status"] == "active"
+                and (one["beginDate"] is None or one["beginDate"] <= day)
+                and (one["endDate"] is None or day <= one["endDate"])
+            ):
+                if one["decision"] == "deny":
+                    if self._concerned(one):
+                        return True
+                elif (
+                    one["scope"] == "vendor"
+                    and one["vendor"]
+                    and one["decidedBy"] in MAY_CONSENT
+                    and self._concerned(one)
+                ):
+                    consented = True
+        return not consented
 
     def _concerned(self, opt_out: Record) -> bool:
         agreement = self.agreement

@@ -55,6 +55,18 @@ def test_they_are_entered_listed_and_ended_beside_those_of_the_sis(commands: Com
     assert "no active opt-out" in commands.run("optouts", "end", id_, status=1)["error"]
 
     assert commands.run("optouts", "add", STUDENT, *PROTECTED)["optOut"]["sourcedId"] == id_
+    about = ("--scope", "vendor", "--vendor", "Acorn Math", "--decided-by", "parent")
+    allow = (*about, "--decision", "allow")
+    refused = commands.run("optouts", "add", STUDENT, *allow, status=1)
+    assert "the day of the signature (--from)" in refused["error"]
+    consent = commands.run("optouts", "add", STUDENT, *allow, "--from", "2026-11-02")["optOut"]
+    denied = commands.run("optouts", "add", STUDENT, *about)["optOut"]
+    assert (consent["decision"], denied["decision"]) == ("allow", "deny")
+    assert listed(commands, "--student", STUDENT) == dict.fromkeys(
+        (id_, consent["sourcedId"], denied["sourcedId"]), "/optouts"
+    )
+    for one in (consent, denied):
+        commands.run("optouts", "end", one["sourcedId"])
     _without_opt_outs(path)
     without = commands.run("produce", "oneroster-csv", str(path))["records"]
     assert not any(without["optOut"].values()), "an extract without the file withdraws none"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,12 +19,14 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from bus import local
+from bus.errors import RetryLater
 from bus.kafka import access
 from bus.kafka.client import client_settings
 from bus.local import quotas
 from bus.vendors import applied, expiry
 from bus.vendors.disclosures import DisclosureWriter
 from tests import golden_file
+from tests.integration import vendor_api_keys
 from tests.integration.commands import until
 from tests.integration.secure_vendors import (
     NAMES,
@@ -35,6 +39,7 @@ from tests.integration.secure_vendors import (
     tls_context,
     wire,
 )
+from tests.integration.vendor_api_keys import Listener, Target, Vendor
 from tests.integration.vendor_probes import (
     DISTRICT,
     EMPTY,
@@ -239,9 +244,76 @@ def test_outsiders(wire: Wire) -> None:
             for who, f in tokens.items()
         }
     assert {rows["DescribeCluster: what it may do"][who] for who in callers} == {"0 operations"}
-    text = page(rows)
+    for who in callers:  # hundreds of requests, which the quota would delay
+        access.remove_quota(wire.settings, f"vendor-{who}-a")
+    section, problems = vendor_api_keys.ask_everything(*_identities(wire, callers, shut))
+    wire.commands.run("vendors", "apply", "--credentials", "secrets")  # it sets them again
+    wrong += [("API key", "", problem) for problem in problems]
+    text = page(rows, section)
     print(text)
     if os.environ.get("UPDATE_GOLDEN"):
         TABLE.write_text(text)
     assert not wrong, wrong
     assert TABLE.read_text() == text
+
+
+def test_after_the_agreed_days_users_rules_and_quotas_are_deleted(wire: Wire) -> None:
+    """After `test_outsiders`, which asks as these vendors."""
+
+    def left(name: str) -> tuple[set[str], int, dict[str, float]]:
+        own = f"vendor-{name}-a", f"vendor-{name}-b"
+        rules = sum(len(access.rules(wire.settings, user)) for user in own)
+        limits: dict[str, float] = {}
+        for user in own:
+            limits |= quotas.quotas_of(wire.settings.home, user)
+        return access.users(wire.settings) & set(own), rules, limits
+
+    before = left("math")
+    assert before[0] == {"vendor-math-a"} and before[1] and before[2]
+    for name in ("revoked", "ended"):
+        users, rules, limits = left(name)
+        assert not users and rules and limits, "the end closes, but deletes only users"
+        one = applied.read(wire.settings)[name]
+        for days, complete in ((1, False), (0, True)):
+
+            def settled(
+                on: date = one.deletion_day - timedelta(days=days), name: str = name
+            ) -> bool:
+                with DisclosureWriter(wire.settings) as record, suppress(RetryLater):
+                    expiry.settle(wire.settings, name, on, datetime.now(UTC), record)
+                    return True
+                return False
+
+            until(settled, "the end is settled")
+            assert (left(name) == (set(), 0, {})) == complete, (name, days)
+        stored = applied.read(wire.settings)[name]
+        assert stored.deleted and stored.wrapped_key == b""
+        assert stored.certificate is not None and stored.certificate.deleted.users
+        names = AdminClient(client_settings(wire.settings)).list_topics(timeout=10).topics
+        assert not [topic for topic in names if topic.startswith(f"{PREFIX}.vendor.{name}.")]
+    assert left("math") == before
+    assert wire.program("math").returncode == 0
+
+
+def _identities(
+    wire: Wire, callers: dict[str, Caller], shut: dict[str, dict[str, Any]]
+) -> tuple[Listener, dict[str, Vendor], dict[str, tuple[str, str] | None]]:
+    """Return the listener, who has an agreement, and who does not."""
+
+    def login(client: dict[str, Any]) -> tuple[str, str]:
+        return client["sasl.username"], client["sasl.password"]
+
+    def target(name: str) -> Target:
+        own = f"{PREFIX}.vendor.{name}"
+        return Target(f"{own}.student", f"{own}.app", f"vendor-{name}-a")
+
+    vendors = {}
+    for who, caller in callers.items():
+        others = {text for one in NAMES if one != who for text in (f".{one}.", f"vendor-{one}-")}
+        foreign = frozenset(others | {f"{PREFIX}.disclosures", f"{PREFIX}.vendors", DISTRICT})
+        vendors[who] = Vendor(login(caller.options), target(who), target(caller.other), foreign)
+    strangers: dict[str, tuple[str, str] | None] = {
+        who: login(client) for who, client in shut.items() if who != "nobody"
+    }
+    listener = Listener(callers["math"].options["bootstrap.servers"], wire.folder / "ca.pem")
+    return listener, vendors, {**strangers, "nobody": None}

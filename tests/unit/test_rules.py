@@ -88,6 +88,7 @@ TEXTS: dict[str, list[str]] = {
     "optOut.scope": ["vendor", "Directory Information", "protected", "galaxy", ""],
     "optOut.vendor": ["Acme", " ", "", "x" * 32_769],
     "optOut.purpose": ["research", ""],
+    "optOut.decision": ["Allow", "deny", "granted", ""],
     "optOut.decidedBy": ["Parent", "eligible student", "aunt", ""],
     "class.termSourcedIds": ["a1", "a1,a2,a1", "a\tb,a1", ""],
 }

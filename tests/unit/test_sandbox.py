@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bus import local
 from bus.errors import Stop
 from bus.local import Endpoints
-from bus.sandbox.daily_changes import DailyChanges
+from bus.sandbox.daily_changes import DailyChanges, joined
 from bus.sandbox.fitted_agreement import fitted
 from bus.sandbox.living_sandbox import SandboxStart
 from bus.sandbox.made_up_district import MadeUpDistrict, made_for
@@ -139,6 +139,25 @@ def test_the_district_has_every_kind_and_opt_outs() -> None:
     district = made_for(an_agreement(), DAY)
     assert {kind for kind, _ in district.records} == set(KINDS)
     assert any(one["scope"] == "protected" for one in district.of(OPT_OUT))
+
+
+def test_students_of_an_agreement_on_consent_have_consents() -> None:
+    agreement = an_agreement(basis="consent")
+    scope, district = compile_scope(agreement), made_for(agreement, DAY, sections=1)
+
+    def shared() -> set[str]:
+        outs = district.of(OPT_OUT)
+        return {
+            student
+            for student in district.roster(scope)
+            if not scope.keeps_out([o for o in outs if o["studentSourcedId"] == student], DAY)
+        }
+
+    before = shared()
+    assert before == set(district.without_opt_outs(district.roster(scope))) and len(before) > 20
+    joined(district, min(before), random.Random(1))
+    assert len(shared()) == len(before) + 1
+    assert_valid(district)
 
 
 def test_attendance_and_results_are_within_the_shared_history() -> None:

@@ -193,6 +193,55 @@ def test_references_come_before_what_refers_to_them() -> None:
     assert order == sorted(order, key=list(KINDS).index)
 
 
+def consent(student: str, scope: str = "vendor", **values: Any) -> tuple[str, str, Record]:
+    about = {"vendor": "Sunny Math", "decision": "allow", "decidedBy": "parent", "beginDate": DAY}
+    id_ = f"c-{student}"
+    return "optOut", id_, opt_out(student, scope, **(about | values)) | {"sourcedId": id_}
+
+
+def test_on_the_basis_of_consent_only_students_with_a_consent_are_shared() -> None:
+    world = World(agreement(basis="consent"))
+    start(world)
+    assert world.vendor.has == {}
+    wrong: list[dict[str, Any]] = [
+        {"vendor": "Other"},
+        {"vendor": None},
+        {"scope": "purpose", "purpose": "instruction"},
+        {"scope": "protected"},
+        {"scope": "directoryInformation"},
+        {"decidedBy": "district"},
+        {"decidedBy": "unknown"},
+        {"beginDate": DAY + timedelta(days=1)},
+        {"endDate": DAY - timedelta(days=1)},
+        {"status": "tobedeleted"},
+    ]
+    for values in wrong:
+        world.change(consent("a", **values))
+        assert world.vendor.has == {}, values
+    for vendor in ("sunny  MATH", "Sunny Math", world.deal.name):
+        assert world.change(consent("a", vendor=vendor)).entered == ["a"]
+        if vendor != "sunny  MATH":  # the checker compares names as they are
+            assert world.vendor.has == world.district.expected(world.deal, DAY)
+        assert [id_ for kind, id_ in world.vendor.has if kind == "student"] == ["a"]
+        # An opt-out is stronger, whoever decided it, and a withdrawn consent takes effect at once.
+        assert world.change(("optOut", "o-a", opt_out("a", "purpose", purpose="instruction"))).left
+        assert world.vendor.has == {}
+        assert world.change(("optOut", "o-a", None)).entered == ["a"]
+        assert world.change(consent("a", vendor=vendor, status="tobedeleted")).left == ["a"]
+        assert world.vendor.has == {}
+
+
+def test_a_consent_changes_nothing_on_another_basis() -> None:
+    world = World(agreement())
+    start(world)
+    before = dict(world.vendor.has)
+    assert not world.change(consent("a"), consent("b", scope="protected")).sent
+    world.change(("optOut", "o-a", opt_out("a")))
+    assert ("student", "a") not in world.vendor.has
+    world.change(("optOut", "o-a", None))
+    assert world.vendor.has == before
+
+
 def test_an_opt_out_deletes_at_once_and_its_end_brings_everything_back() -> None:
     world = World(agreement())
     start(world)
@@ -352,18 +401,29 @@ CHANGE = st.one_of(
         eventDate=ids((date(2026, 7, 1), DAY)),
     ),
     st.builds(
-        lambda student, scope, vendor, purpose, begin, gone: (
+        lambda student, scope, vendor, purpose, begin, decision, by, gone: (
             "optOut",
-            f"o-{student}",
+            f"{decision}-{student}",
             None
             if gone
-            else opt_out(student, scope, vendor=vendor, purpose=purpose, beginDate=begin),
+            else opt_out(
+                student,
+                scope,
+                vendor=vendor,
+                purpose=purpose,
+                beginDate=begin,
+                decision=decision,
+                decidedBy=by,
+            )
+            | {"sourcedId": f"{decision}-{student}"},
         ),
         ids(STUDENTS),
         ids(("protected", "vendor", "purpose", "directoryInformation")),
         ids(("Sunny Math", "Other")),
         ids(("instruction", "research")),
         ids((None, DAY, DAY + timedelta(days=9))),
+        ids(("deny", "allow")),
+        ids(("parent", "eligibleStudent", "unknown")),
         st.booleans(),
     ),
 )
@@ -378,7 +438,7 @@ DEALS = st.builds(
     lists(SCHOOLS),
     lists(("06", "07")),
     lists(CLASSES),
-    ids(("school-official", "directory-information")),
+    ids(("school-official", "directory-information", "consent")),
     st.lists(ids(CATEGORIES[3:]), unique=True).map(lambda more: CATEGORIES[:3] + more),
     st.sampled_from([["teacher", "guardian"], ["guardian"], ["teacher"], []]),
 )

@@ -49,16 +49,20 @@ def enroll(bus: Bus, number: int, class_: str, id_: str = "", **more: Any) -> No
     put(bus, "enrollment", id_ or f"p{number}-{class_}", **named)
 
 
-def change(before: dict[str, Any] | None, after: dict[str, Any] | None) -> ScopeChange:
+def change(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, basis: str = "school-official"
+) -> ScopeChange:
     scopes = (
-        None if one is None else compile_scope(an_agreement(students=one))
+        None if one is None else compile_scope(an_agreement(students=one, basis=basis))
         for one in (before, after)
     )
     return ScopeChange(*scopes)
 
 
-def counted(bus: Bus, before: Any, after: Any, day: date = DAY) -> CohortCounts:
-    return count(bus.settings, {"math-app": change(before, after)}, day)["math-app"]
+def counted(
+    bus: Bus, before: Any, after: Any, day: date = DAY, basis: str = "school-official"
+) -> CohortCounts:
+    return count(bus.settings, {"math-app": change(before, after, basis)}, day)["math-app"]
 
 
 def test_who_enters_and_who_leaves(bus: Bus) -> None:
@@ -118,6 +122,18 @@ def test_opt_outs_keep_students_out(bus: Bus) -> None:
     put(bus, "optOut", "o4", studentSourcedId="p4", status="tobedeleted", **about)
     assert counted(bus, None, {}).after == 3
     assert counted(bus, None, {}, date(2027, 2, 1)).after == 2
+
+
+def test_on_the_basis_of_consent_only_students_with_a_consent_count(bus: Bus) -> None:
+    for number in range(1, 4):
+        student(bus, number)
+    assert counted(bus, None, {}, basis="consent").after == 0
+    about = {"scope": "vendor", "vendor": "Example Math", "beginDate": None, "endDate": None}
+    given = about | {"decision": "allow", "decidedBy": "parent"}
+    put(bus, "optOut", "c1", studentSourcedId="p1", **given)
+    put(bus, "optOut", "c2", studentSourcedId="p2", **given)
+    put(bus, "optOut", "o2", studentSourcedId="p2", **about)
+    assert counted(bus, None, {}, basis="consent").after == 1
 
 
 @pytest.mark.parametrize("number", [FEWEST - 1, 3 * FEWEST])

@@ -216,7 +216,7 @@ def test_an_opt_out_goes_nowhere_unless_named_and_then_without_its_scope(
     assert receiver.received == []
     open_webhook(kinds="student, optOut").deliver(event)
     (got,) = receiver.accepted
-    assert got.data.keys() == set(KINDS["optOut"].fields) - {"scope", "decidedBy"}
+    assert got.data.keys() == set(KINDS["optOut"].fields) - {"scope", "decidedBy", "decision"}
 
 
 def test_a_number_that_json_does_not_have() -> None:
