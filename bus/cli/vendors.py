@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from bus.settings import Settings
     from bus.vendors.agreement import Agreement
     from bus.vendors.applied import Applied
-    from bus.vendors.check import AgreementFile, Problem
+    from bus.vendors.check import AgreementFile
     from bus.vendors.plan import PlannedChange
+    from bus.vendors.problem import Problem
 
 app = typer.Typer(
     help="Check, plan and apply the agreements with vendors; show and revoke them.",

@@ -26,6 +26,8 @@ from bus.settings import Settings
 from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
+SECONDS_A_PARTITION = 0.05
+"""How long a broker may take to create a partition: fifty new agreements are thousands of them."""
 
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
 """Keeps the latest value of each key for 30 days."""
@@ -175,7 +177,7 @@ def ensure(settings: Settings, names: list[str]) -> None:
                 ) from None
     parts = {name: len(existing[name].partitions) for name in names if name in existing}
     created = {topic.topic: topic.num_partitions for topic in new}
-    _await_leaders(settings, created, 30.0)
+    _await_leaders(settings, created, max(30.0, SECONDS_A_PARTITION * sum(created.values())))
     with suppress(RetryLater):  # an unavailable partition must not stop work on the others
         _await_leaders(settings, parts, 5.0, first=admin)
 

@@ -36,7 +36,7 @@ from bus.vendors.agreement import (
     Webhook,
 )
 from bus.vendors.categories import categories
-from bus.vendors.check import SERVED, SERVES_RETURNS
+from bus.vendors.terms_check import SERVED, SERVES_RETURNS
 
 TOP = Path(__file__).parents[2]
 TARGET = TOP / "docs" / "agreements.md"

@@ -16,10 +16,10 @@ from bus.vendors import deletion
 from bus.vendors.agreement import Agreement, Identifiers
 from bus.vendors.applied import Applied, as_table
 from bus.vendors.categories import ALWAYS
-from bus.vendors.check import SCHOOL_FIELDS
 from bus.vendors.district_counts import CohortCounts, ScopeChange
 from bus.vendors.end_warnings import ends_in, renewal_of, threshold
 from bus.vendors.scope import Scope, compile_scope
+from bus.vendors.share_check import SCHOOL_FIELDS
 
 Action = Literal["new", "changed", "unchanged", "ended", "over", "missing"]
 Count = Callable[[Mapping[str, ScopeChange]], Mapping[str, CohortCounts]]

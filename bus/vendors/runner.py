@@ -495,7 +495,10 @@ class _Work:
                 stream.confirm(one)
                 if not stream.stale():
                     continue
-            self._start_stream(one, new)
+            if new or stream_progress.shows(self._view.con, name) == one.edition:
+                self._start_stream(one, new)
+            else:  # its topics are written whole when all of the district's records are there
+                self._streams.pop(name, None)
         self._outcome.agreements = sorted(self._streams)
 
     def _start_stream(self, one: Applied, new: bool) -> None:

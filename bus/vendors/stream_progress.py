@@ -50,6 +50,12 @@ def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     return StreamProgress(**json.loads(row[0])) if row else None
 
 
+def shows(con: sqlite3.Connection, agreement: str) -> str:
+    """Return the `Applied.edition` that the vendor's topics show; "" if they show none."""
+    stored = read(con, agreement)
+    return stored.fingerprint if stored else ""
+
+
 def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> None:
     """Store how far an agreement is."""
     con.execute(

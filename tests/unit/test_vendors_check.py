@@ -13,11 +13,12 @@ import pytest
 from bus.errors import Stop
 from bus.settings import VendorsSettings
 from bus.standard import KINDS
-from bus.vendors import check as checks
 from bus.vendors.agreement import faults
 from bus.vendors.applied import Applied
 from bus.vendors.categories import categories
-from bus.vendors.check import AgreementFile, Known, Problem, check, load
+from bus.vendors.check import AgreementFile, Known, check, load
+from bus.vendors.problem import Problem
+from bus.vendors.share_check import IDENTIFYING, SCHOOL_FIELDS
 from tests.agreements import DAY, a_table, an_agreement
 from tests.unit.test_vendors_applied import an_applied
 
@@ -109,7 +110,7 @@ def test_a_reason_for_nothing_is_noted() -> None:
     assert only(problems(share=share(why={"student.mail": "x"})))[:2] == ("error", "share.why")
 
 
-@pytest.mark.parametrize("field", sorted(checks.IDENTIFYING))
+@pytest.mark.parametrize("field", sorted(IDENTIFYING))
 def test_what_identifies_needs_a_reason_beside_pseudonyms(field: str) -> None:
     shared = {"fields": [field], "why": {}}
     roles = ["guardian"]
@@ -371,4 +372,4 @@ def test_the_form_is_explained(changes: dict[str, Any], key: str, text: str) -> 
 def test_every_field_of_a_category_exists() -> None:
     every = {f"{kind}.{field}" for kind, about in KINDS.items() for field in about.fields}
     assert {field for fields in categories().values() for field in fields} <= every
-    assert every >= checks.IDENTIFYING | checks.SCHOOL_FIELDS
+    assert every >= IDENTIFYING | SCHOOL_FIELDS
