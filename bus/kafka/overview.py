@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
+    KafkaError,
     KafkaException,
     TopicPartition,
 )
@@ -20,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     OffsetSpec,
 )
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from bus.delivery import Position
 from bus.errors import RetryLater
@@ -36,6 +38,16 @@ SILENT = (
 SHORT_SPAN = 200
 """If a group is at most this many offsets behind in a partition, its records there are counted one
 by one."""
+LEADER_CHANGES = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"""Kafka answers with these for a moment after a broker has started."""
+LEADER_SECONDS = 10.0
 COUNTED = 20_000
 """If a topic has at most this many offsets, its records are counted one by one."""
 
@@ -74,32 +86,46 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
 
     counted: if a topic has at most this many offsets, its records are counted one by one.
     """
-    config = client_settings(settings)
+    retrying = Retrying(
+        retry=retry_if_exception(_is_leader_change),
+        wait=wait_fixed(0.2),
+        stop=stop_after_delay(LEADER_SECONDS),
+        reraise=True,
+    )
     try:
-        admin = AdminClient(config)
-        places = _places(admin, settings.topic_prefix)
-        first = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-        end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        partitions = Counter(place.topic for place in places)
-        offsets: Counter[str] = Counter()
-        for place in places:
-            offsets[place.topic] += end[place] - first[place]
-        short = {name for name in partitions if offsets[name] <= counted}
-        spans = {p: (first[p], end[p]) for p in places if p.topic in short and first[p] < end[p]}
-        records = _read(settings, spans)
-        committed = _committed(admin)
-        lag = {}
-        for group, at in sorted(committed.items()):
-            if ahead := _spans(at, first, end):
-                lag[group] = _count(settings, ahead)
+        return retrying(_overview, settings, counted)
     except KafkaException as error:
         refused_setting(error)
         raise RetryLater(SILENT.format(error.args[0].name())) from None
+
+
+def _overview(settings: Settings, counted: int) -> Overview:
+    admin = AdminClient(client_settings(settings))  # a new client has no old leaders in its cache
+    places = _places(admin, settings.topic_prefix)
+    first = _offsets(admin, places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    partitions = Counter(place.topic for place in places)
+    offsets: Counter[str] = Counter()
+    for place in places:
+        offsets[place.topic] += end[place] - first[place]
+    short = {name for name in partitions if offsets[name] <= counted}
+    spans = {p: (first[p], end[p]) for p in places if p.topic in short and first[p] < end[p]}
+    records = _read(settings, spans)
+    committed = _committed(admin)
+    lag = {}
+    for group, at in sorted(committed.items()):
+        if ahead := _spans(at, first, end):
+            lag[group] = _count(settings, ahead)
     topics = {
         name: TopicState(number, (records if name in short else offsets)[name], name in short)
         for name, number in sorted(partitions.items())
     }
     return Overview(topics, lag)
+
+
+def _is_leader_change(error: BaseException) -> bool:
+    """Return whether a partition has no leader, or another one than the client knows."""
+    return isinstance(error, KafkaException) and error.args[0].code() in LEADER_CHANGES
 
 
 def reading_groups(settings: Settings) -> set[str]:

@@ -14,6 +14,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +95,11 @@ def _damaged(home: Path) -> Iterator[Path]:
         return
     if not kafka_process.says_whose(folder / META):
         yield folder / META
-    for path in (*folder.glob("*-checkpoint"), *folder.glob("*/*-checkpoint")):
-        if not _checkpoint(path):
+    for path in (*folder.glob("*-checkpoint"), *_in_partitions(folder, "*-checkpoint")):
+        if not _checkpoint(path) and path.exists():
             yield path
-    for path in folder.glob("*/partition.metadata"):
-        if not re.fullmatch(rf"version: 0\ntopic_id: {ID}\s*", read_text(path)):
+    for path in _in_partitions(folder, "partition.metadata"):
+        if not re.fullmatch(rf"version: 0\ntopic_id: {ID}\s*", read_text(path)) and path.exists():
             yield path
     quorum, boot = folder / QUORUM / "quorum-state", folder / "bootstrap.checkpoint"
     if quorum.exists() and not _object(quorum):
@@ -109,6 +110,13 @@ def _damaged(home: Path) -> Iterator[Path]:
     topics = any(not path.name.startswith("__") for path in folder.glob("*-[0-9]*"))
     if topics and not _h2(home / H2):
         yield home / H2
+
+
+def _in_partitions(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield the files of all partitions. Kafka may delete a partition at the same time."""
+    for partition in list(folder.iterdir()):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield from list(partition.glob(pattern))
 
 
 def _is_spare(home: Path, path: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,21 @@ def test_a_home_that_never_held_data_has_nothing_to_damage(
         else:
             (tmp_path / name).touch()
     check(tmp_path)
+
+
+def test_a_topic_that_kafka_deletes_at_the_same_time_is_no_damage(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glob = Path.glob
+    gone = home / "kafka" / "schoolbus.org-0"
+
+    def meanwhile(path: Path, pattern: str) -> Iterator[Path]:
+        found = glob(path, pattern)
+        if path == gone and gone.exists():
+            found = iter(list(found))  # it was listed, and is then deleted
+            shutil.rmtree(gone)
+        return found
+
+    monkeypatch.setattr(Path, "glob", meanwhile)
+    assert damage(home).spare == damage(home).lost == ()
+    assert not gone.exists()
