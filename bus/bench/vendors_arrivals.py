@@ -36,9 +36,9 @@ class Arrivals:
         self._last = dict.fromkeys(names, 0.0)
         self._lock = threading.Lock()
         self._over = threading.Event()
+        # Kafka answers as soon as there is a message. A shorter wait would only make it work more.
         self._consumer = Consumer(
-            client_settings(settings)
-            | {"group.id": f"{settings.topic_prefix}.arrivals", "fetch.wait.max.ms": 20}
+            client_settings(settings) | {"group.id": f"{settings.topic_prefix}.arrivals"}
         )
         there = self._consumer.list_topics(timeout=15).topics
         self._consumer.assign(

@@ -18,7 +18,7 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -366,9 +366,16 @@ class _Work:
             for stream in self._streams.values():
                 self._add(stream.go_on(self._day, self._outbox))
         self._send()
-        for stream in self._streams.values():
-            if stream.progress.reached is None and not stream.progress.written:
-                self._clean(stream)
+        finished = [
+            stream
+            for stream in self._streams.values()
+            if stream.progress.reached is None and not stream.progress.written
+        ]
+        if finished:
+            entries = decoded_entries(disclosures.entries(self._settings))
+            students = self._record.students()
+            for stream in finished:
+                self._clean(stream, disclosure_questions.inside(entries, students, stream.name))
 
     def _tick(self) -> None:
         """Follow the calendar."""
@@ -542,18 +549,18 @@ class _Work:
             self._outbox.forget(name)
             forget_agreement(self._view.con, name)
 
-    def _clean(self, stream: VendorStream) -> None:
+    def _clean(self, stream: VendorStream, known: Collection[str]) -> None:
         """Delete what the vendor's topics had before they were written whole.
 
         Of each record that was not written again, a deletion is sent first, so that a reader who
         has the record hears of it. Students of whom nothing is left are recorded as left.
+
+        known: the students who are in the agreement by the record of disclosures.
         """
         old = {_place(name): end for name, end in stream.progress.ends.items() if end}
         # A topic may have been deleted meanwhile, with an agreement that this one renews.
         there = old_records.ends(self._settings, {place.topic for place in old})
         old = {place: end for place, end in old.items() if place in there}
-        entries = decoded_entries(disclosures.entries(self._settings))
-        students = self._record.students()
         with self._batch():
             self._outbox.add(
                 batches(
@@ -568,7 +575,6 @@ class _Work:
                     for place, key in old_records.not_written_again(self._settings, old)
                 )
             )
-            known = disclosure_questions.inside(entries, students, stream.name)
             self._outbox.note(stream.name, stream.gone(known), entered=False)
         self._send()
         old_records.delete(self._settings, old)
