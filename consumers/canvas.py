@@ -101,8 +101,8 @@ def course(record: Class) -> Row:
     """Return the course of a class.
 
     A course has one term, whose dates open and close it. A class with several terms would close
-    after the first term or open only with the last. Its course therefore has no own term and
-    is in the default term.
+    after the first term or open only with the last. So its course names no term, and Canvas
+    uses the default term.
     """
     title = record["title"][:LONGEST] or record["sourcedId"]
     terms = record["termSourcedIds"]

@@ -133,15 +133,8 @@ class Reader:
 
         Asks each broker once, for all its partitions.
         """
-        requested = [TopicPartition(*place, milliseconds) for place in places]
-        if not requested:
-            return {}
         with self._explained():
-            found = self._consumer.offsets_for_times(requested, timeout=self._seconds)
-            for p in found:
-                if p.error is not None:
-                    raise KafkaException(p.error)
-        return {Position(p.topic, p.partition): p.offset for p in found}
+            return _listed(self._consumer, list(places), milliseconds, self._seconds)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -335,7 +328,7 @@ def marks_of(
 def _listed(
     consumer: Consumer, places: Sequence[Position], timestamp: int, seconds: float
 ) -> dict[Position, int]:
-    """Return the offset with this timestamp in each of these partitions."""
+    """Return for each partition the first offset at this time or later (`Reader.since`)."""
     if not places:
         return {}
     requested = [TopicPartition(*place, timestamp) for place in places]

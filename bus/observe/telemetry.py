@@ -52,7 +52,11 @@ def configure(settings: TelemetrySettings, *, passes_traces_on: bool = True) -> 
     last: Processor = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Without local variables, which may be personal data.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -8,8 +8,8 @@ Several processes write entries: `bus vendors run` (who entered and left), `appl
 (what is shared), and every command that asks a question. A hash chain needs one writer at a time.
 The lock is the transactional id `PREFIX/disclosures`. `take_over` starts a producer with it. From
 then on, Kafka has ended the transaction of every earlier producer and refuses their next one
-(KIP-98). Whoever has taken over and then read the chain to its end can append to it, until another
-process takes over.
+(KIP-98). A process that has taken over, and has then read the chain to its end, can append to it
+until another process takes over.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def test_on_the_basis_of_consent_only_students_with_a_consent_are_shared() -> No
         if vendor != "sunny  MATH":  # the checker compares names as they are
             assert world.vendor.has == world.district.expected(world.deal, DAY)
         assert [id_ for kind, id_ in world.vendor.has if kind == "student"] == ["a"]
-        # An opt-out is stronger, whoever decided it, and a withdrawn consent takes effect at once.
+        # An opt-out is stronger than a consent. A withdrawn consent takes effect at once.
         assert world.change(("optOut", "o-a", opt_out("a", "purpose", purpose="instruction"))).left
         assert world.vendor.has == {}
         assert world.change(("optOut", "o-a", None)).entered == ["a"]
