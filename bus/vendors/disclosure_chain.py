@@ -7,8 +7,8 @@ from the entries (`bus.vendors.disclosure_questions`).
 
 An entry is canonical JSON: keys in order, no spaces, UTF-8. `number` counts from 1. `previous` is
 the SHA-256 of the bytes of the entry before, so nobody can change, remove, add or move an entry
-without changing every later one. The administrator of Kafka could rewrite the whole chain. So its head
-(the last number and hash) is also kept outside Kafka, with the agreements: see `ChainHead`.
+without changing every later one. The administrator of Kafka could rewrite the whole chain. So its
+head (the last number and hash) is also kept outside Kafka, with the agreements: see `ChainHead`.
 
 | what | says | further keys |
 | --- | --- | --- |
