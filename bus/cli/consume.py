@@ -163,7 +163,7 @@ def _run_under(
         own = plugins.settings_under(product, loaded, way.settings, way.terms)
         place = way.settings.get("url") or way.settings.get("out")
         if way.over is not None:
-            product.open(own).close()
+            product.open(own).close()  # so that the delivery deletes what it delivered
             raise way.over
         try:
             with way.watch:

@@ -72,8 +72,8 @@ def rekey(
     crosswalk: Annotated[
         Path,
         typer.Option(
-            help="The file to write for the vendor, with each old id and the new id. Only you may "
-            "be able to read its folder."
+            help="The file to write for the vendor, with each old id and the new id. Nobody else "
+            "may have access to its folder."
         ),
     ],
     again: Annotated[

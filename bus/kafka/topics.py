@@ -27,7 +27,7 @@ from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
 SECONDS_A_PARTITION = 0.05
-"""How long a broker may take to create a partition: fifty new agreements are thousands of them."""
+"""How long a broker may take to create a partition. Fifty agreements have thousands of them."""
 
 LATEST = {"cleanup.policy": "compact,delete", "retention.ms": str(30 * DAY)}
 """Keeps the latest value of each key for 30 days."""

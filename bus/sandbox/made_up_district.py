@@ -102,7 +102,7 @@ class MadeUpDistrict:
         ]
 
     def without_opt_outs(self, students: Iterable[str]) -> list[str]:
-        """Return those of some students who have no active opt-out. A consent is none."""
+        """Return those of some students who have no active opt-out. Consents do not count."""
         having = {one["studentSourcedId"] for one in self.of(OPT_OUT) if one["decision"] == "deny"}
         return [one for one in students if one not in having]
 

@@ -49,8 +49,8 @@ READ_SECONDS = 0.1
 START_SECONDS = 60.0
 """How long a start waits for Kafka's answer."""
 KEPT = 100_000
-"""When more deletions than this are remembered, those that the group has delivered are dropped; and
-again when those that were left have doubled."""
+"""When the watch remembers more deletions than this, it drops those that the group has delivered.
+It does so again when the rest has doubled."""
 
 FAILURE = "could not ask whether the agreement still holds: Kafka reports {}"
 
@@ -65,7 +65,7 @@ class AgreementWatch:
     applied: the agreement under which the consumer began.
     names:   the agreement's topics that the consumer reads.
     group:   the consumer's group, without the prefix.
-    over:    why the agreement does not hold, if that is known already.
+    over:    why the agreement is over, if the caller knows it already.
     today:   returns the day in the district's calendar.
     clock:   a monotonic clock in seconds.
     """

@@ -96,7 +96,7 @@ class Applied:
 
     @property
     def keys_age(self) -> tuple[int, int]:
-        """What orders the keys of a chain: a rekey counts more than a rotation beside it."""
+        """The age of the keys, for comparison. A rekey makes newer keys than any rotation."""
         return self.rekeyed, self.key_version
 
     def active(self, day: date) -> bool:

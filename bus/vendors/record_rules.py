@@ -37,7 +37,8 @@ class RecordRules:
     scope: the compiled agreement.
     view:  the district.
     above: the organizations above the selected schools.
-    always: the kinds of which `shows` is true for each record.
+
+    The attribute `always` has the kinds of which `shows` is true for each record.
     """
 
     def __init__(self, scope: Scope, view: DistrictView, above: Collection[str]) -> None:

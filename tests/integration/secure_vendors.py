@@ -22,8 +22,9 @@ from bus.demo.sample import District as SampleDistrict
 from bus.kafka.client import client_settings
 from bus.local import kafka_process
 from bus.registry import subjects
-from bus.settings import KafkaSettings, RegistrySettings, Settings
+from bus.settings import Settings
 from tests.integration.commands import Commands, until
+from tests.integration.conftest import settings_of
 from tests.integration.test_vendors import write_agreement
 
 PREFIX = "wire"
@@ -88,12 +89,7 @@ def options(file: dict[str, str], folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
     folder = tmp_path_factory.mktemp("wire")
-    settings = Settings(
-        home=folder / "home",
-        topic_prefix=PREFIX,
-        kafka=KafkaSettings(),
-        registry=RegistrySettings(),
-    )
+    settings = settings_of(folder / "home").model_copy(update={"topic_prefix": PREFIX})
     commands = Commands(settings, folder)
     processes: list[subprocess.Popen[str]] = []
     try:

@@ -43,6 +43,7 @@ from bus.settings import KafkaSettings, RegistrySettings, Settings
 from bus.vendors.registry_tokens import new_token
 from bus.vendors.vendor_schema import register, vendor_schema, vendor_topic
 from tests.integration.commands import Commands, until
+from tests.integration.conftest import settings_of
 from tests.unit.test_vendor_schema import scope_of
 
 pytestmark = pytest.mark.embedded
@@ -91,12 +92,7 @@ class Secured:
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
-    settings = Settings(
-        home=folder / "a home $x",
-        topic_prefix=PREFIX,
-        kafka=KafkaSettings(),
-        registry=RegistrySettings(),
-    )
+    settings = settings_of(folder / "a home $x").model_copy(update={"topic_prefix": PREFIX})
     commands = Commands(settings, folder)
     plain = Secured(commands, {}, {})
     try:
