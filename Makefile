@@ -33,7 +33,7 @@ test: $(VENV)/.ready
 parts: check
 	@$(TIMES) $(BIN)/python -m tests.times note check
 	$(TIMES) HYPOTHESIS_PROFILE=full $(BIN)/pytest -n auto tests/unit tests/contract tests/cases
-	$(TIMES) $(BIN)/pytest -n 4 --dist loadgroup tests/integration tests/upgrade
+	$(TIMES) $(BIN)/pytest -n 5 --dist loadgroup tests/integration tests/upgrade
 	$(TIMES) $(BIN)/pytest -n 3 --dist loadgroup tests/faults
 
 check: $(VENV)/.ready

@@ -48,6 +48,7 @@ class Commands:
         return clean | {
             "BUS_HOME": str(self.settings.home),
             "BUS_TOPIC_PREFIX": self.settings.topic_prefix,
+            "BUS_KAFKA__PARTITIONS": str(self.settings.kafka.partitions),
             **{name: value for name, value in named.items() if value},
             **self.variables,
         }

@@ -93,6 +93,8 @@ def settings_of(home: Path) -> Settings:
 
 
 NUMBERS = count(1)
+PARTITIONS = 2
+"""The number of partitions of each topic in a test: enough to have an order only within each."""
 
 
 @pytest.fixture
@@ -111,7 +113,10 @@ def module_commands(bus: Bus, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @contextmanager
 def _commands(bus: Bus, folder: Path) -> Iterator[Commands]:
-    settings = bus.settings.model_copy(update={"topic_prefix": f"test{WORKER}{next(NUMBERS)}"})
+    kafka = bus.settings.kafka.model_copy(update={"partitions": PARTITIONS})
+    settings = bus.settings.model_copy(
+        update={"topic_prefix": f"test{WORKER}{next(NUMBERS)}", "kafka": kafka}
+    )
     subjects.apply(settings)
     try:
         yield Commands(settings, folder)
