@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 """Seconds that Kafka may take to confirm the messages."""
+CONNECT_SECONDS = 5.0
+"""How long `connect` waits for Kafka."""
 
 
 class Sender:
@@ -43,6 +46,7 @@ class Sender:
         self._doing = f"{doing} (topic {topic})"
         self._later = later
         self._refused: list[KafkaError] = []
+        self._connected = False
         self._producer = Producer(
             client_settings(settings) | {"enable.idempotence": True, "acks": "all", **(more or {})}
         )
@@ -54,6 +58,9 @@ class Sender:
 
         Only `flush` confirms that Kafka has stored it. Raises the same errors as `flush`.
         """
+        if not self._connected:
+            connect(self._producer, self._topic)
+            self._connected = True
         while True:
             try:
                 self._producer.produce(
@@ -91,6 +98,16 @@ class Sender:
 
     def _failure(self, error: KafkaError) -> BusError:
         return failure(self._doing, error, later=self._later, topic=self._topic)
+
+
+def connect(producer: Producer, topic: str) -> None:
+    """Let an idempotent producer connect before its first message, which is for this topic.
+
+    A producer without a connection asks Kafka for its producer id only every half second
+    (librdkafka, rdkafka_idempotence.c). If Kafka does not answer, the message's report says so.
+    """
+    with suppress(KafkaException):
+        producer.list_topics(topic, CONNECT_SECONDS)
 
 
 def send(
