@@ -243,7 +243,9 @@ def test_outsiders(wire: Wire) -> None:
             )
             for who, f in tokens.items()
         }
-    assert {rows["DescribeCluster: what it may do"][who] for who in callers} == {"0 operations"}
+    assert {rows["DescribeCluster: the allowed operations"][who] for who in callers} == {
+        "0 operations"
+    }
     for who in callers:  # hundreds of requests, which the quota would delay
         access.remove_quota(wire.settings, f"vendor-{who}-a")
     section, problems = vendor_api_keys.ask_everything(*_identities(wire, callers, shut))
