@@ -172,7 +172,7 @@ STEP = st.one_of(
     st.lists(DEALS, min_size=2, max_size=3),
     st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=1, max_size=8),
 )
-def test_two_vendors_share_only_what_both_agreements_include(
+def test_no_two_vendors_share_what_not_both_agreed(
     deals: list[Agreement], steps: list[tuple[tuple[str, Any], int]]
 ) -> None:
     several(deals, steps)
