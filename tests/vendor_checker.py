@@ -1,7 +1,7 @@
 """What a vendor must have, computed from its agreement and the district's records alone.
 
-It shares with the bus only the list of shared fields. All else is written a second time, as plainly
-as possible.
+It uses only the list of shared fields of the code under test. Everything else is written a second
+time here, as plainly as possible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bus.vendors.scope import compile_scope
 
 
 class District:
-    """The checker: a dict of records, and what a vendor may see of them, computed from nothing."""
+    """The checker: a dict of records. It computes each time anew what a vendor may see of them."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], Record] = {}

@@ -37,7 +37,8 @@ def delete(
 ) -> None:
     """Delete what the bus has for a vendor. The agreement must be over. This cannot be undone.
 
-    `bus vendors apply` and `run` do it by themselves after the number of days in the agreement.
+    `bus vendors apply` and `bus vendors run` also do this, when the days in the agreement have
+    passed.
     """
     with failures(json):
         from bus.errors import Stop

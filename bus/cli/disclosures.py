@@ -1,4 +1,4 @@
-"""The commands of `bus vendors` that ask, check and clear the record of disclosures."""
+"""The commands of `bus vendors` that read and check the record of disclosures, or erase from it."""
 
 from __future__ import annotations
 
@@ -152,14 +152,14 @@ def held(
     at: Annotated[
         str,
         typer.Option(
-            help="A time (2026-03-01T07:00:00-06:00; UTC without a zone), or a day "
-            "(2026-03-01): then all that was held at any moment of that day in UTC."
+            help="A time (2026-03-01T07:00:00-06:00; UTC without a zone), or a day in UTC "
+            "(2026-03-01). For a day, the answer has all that the vendor held at any moment of it."
         ),
     ] = "",
     why: Why = "",
     json: Json = False,
 ) -> None:
-    """Show what a vendor held at a time, also after the agreement's end. Needs a reason (--why).
+    """Show what a vendor held at a time, even after the agreement's end. Needs a reason (--why).
 
     A vendor holds what it has received until it attests that it has deleted it. The bus records
     that you asked, and why.
@@ -265,9 +265,9 @@ def erase(
 ) -> None:
     """Erase students from the record of disclosures. Needs a reason (--why).
 
-    From then on, nobody can find out whom their entries mean. This cannot be undone. The record
-    stays valid. Erase a student only after the district has deleted the student's education
-    records: until then, 34 CFR 99.32 asks the district to keep it.
+    After that, nobody can find out which students the entries are about. This cannot be undone. The
+    record stays valid. Erase a student only after the district has deleted the student's education
+    records. Until then, 34 CFR 99.32 requires the district to keep the record.
     """
     with failures(json):
         from bus.replay.replay_log import user_at_machine

@@ -91,7 +91,7 @@ def add(
 def none_(json: Json = False) -> None:
     """State that the district has no opt-outs yet, and that they will be entered here.
 
-    No data flows to vendors before some source gives opt-outs, or this is stated.
+    No vendor receives data until a source gives opt-outs, or until you run this command.
     """
     with failures(json):
         from bus.ingest import opt_outs

@@ -23,11 +23,14 @@ def sandbox(
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0, help="How many seconds a day lasts. 0: nothing changes.")
+        float,
+        typer.Option(
+            min=0, help="How many seconds a day of the sandbox lasts. 0: nothing changes."
+        ),
     ] = 5.0,
     json: Json = False,
 ) -> None:
-    """Start a bus with a made-up district behind exactly this agreement, until stopped.
+    """Start a bus that shares a made-up district's data under this agreement, until stopped.
 
     The sandbox has its own Kafka and registry, without passwords, on this machine only. The next
     start with the same folder continues with the same district and the same ids.

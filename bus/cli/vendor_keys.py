@@ -31,7 +31,7 @@ def rotate_master_key(
 ) -> None:
     """Replace the master key, which wraps the keys of all agreements. No id changes.
 
-    After an interruption, run it again to complete the rotation.
+    After an interruption, run the same command again to complete the rotation.
     """
     with failures(json):
         from bus.vendors import key_rotation

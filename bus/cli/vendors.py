@@ -56,8 +56,8 @@ def check(
 ) -> None:
     """Report what is wrong with agreement files. Changes nothing.
 
-    Works without a bus, but then cannot check whether schools and classes exist, nor what was
-    applied before. Exits with 1 if there is an error.
+    Works without a bus. Then it cannot check whether schools and classes exist, and cannot compare
+    the files with what was applied before. Exits with 1 if there is an error.
     """
     with failures(json):
         from bus import settings
@@ -98,7 +98,7 @@ def check(
 
 @app.command()
 def plan(agreements: Agreements = None, json: Json = False) -> None:
-    """Show what `bus vendors apply` would change, in fields and numbers of students.
+    """Show which fields and how many students `bus vendors apply` would add or remove.
 
     Changes nothing.
     """
@@ -137,9 +137,10 @@ def apply(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Apply the agreement files: create topics, schemas and keys, and let data flow.
+    """Apply the agreement files: create topics, schemas and keys, so that data can be sent.
 
-    Applying again gives the same result. A missing file ends nothing; use `bus vendors revoke`.
+    A second run gives the same result. A missing file does not end an agreement: use `bus vendors
+    revoke`.
     """
     with failures(json):
         from datetime import UTC, datetime
@@ -230,7 +231,8 @@ def run(
 def list_(json: Json = False) -> None:
     """List the applied agreements, and mark those that need attention.
 
-    That is an agreement that ends soon, whose attestation is due, or that the vendor never read.
+    An agreement needs attention if it ends soon, if an attestation or a deletion is due, or if the
+    vendor has never read its data.
     """
     with failures(json):
         from bus.kafka import overview
@@ -263,7 +265,7 @@ def show(
     agreements: Agreements = None,
     json: Json = False,
 ) -> None:
-    """Show what an agreement shares, in the categories of its own schedule of data.
+    """Show what an agreement shares, in the categories of its schedule of data.
 
     Shows the agreement as it was applied, or its file if it was not applied.
     """
@@ -292,7 +294,7 @@ def revoke(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
-    """End an agreement at once. It cannot be undone; the vendor then needs a new agreement."""
+    """End an agreement at once. This cannot be undone: the vendor then needs a new agreement."""
     with failures(json):
         from datetime import UTC, datetime
 
@@ -336,7 +338,7 @@ def revoke(
 
 @app.command()
 def allow(name: AgreementName, json: Json = False) -> None:
-    """Let the projection continue that the guard has stopped, after you looked at the change."""
+    """Let students enter or leave whom the guard has held back. First look at the change."""
     with failures(json):
         from dataclasses import replace
 
@@ -349,7 +351,7 @@ def allow(name: AgreementName, json: Json = False) -> None:
         emit(
             json,
             {"name": name, "confirmed": allowed.confirmed},
-            lambda console: console.print(f"{name}: the projection continues"),
+            lambda console: console.print(f"{name}: the guard lets these students enter and leave"),
         )
 
 
@@ -389,7 +391,7 @@ def contracts(
 def gate(
     host: Annotated[str, typer.Option(help="Address on which to accept requests.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on which to accept them. 0: a free one.")
+        int, typer.Option(min=0, max=65535, help="Port on which to accept requests. 0: a free one.")
     ] = 0,
     certificate_file: Annotated[
         str,
@@ -555,7 +557,7 @@ def _show_change(console: Console, change: PlannedChange) -> None:
     if change.action in ("unchanged", "over") and not (change.lines or change.warnings):
         return
     what = {
-        "missing": "its file is missing; that ends nothing",
+        "missing": "its file is missing, but the agreement stays active",
         "over": "is over, and will be deleted",
     }.get(change.action, change.action)
     console.print(f"{MARKS[change.action]} [bold]{change.name}[/]  {what}")
@@ -563,7 +565,7 @@ def _show_change(console: Console, change: PlannedChange) -> None:
         console.print(f"    {escape(line)}")
     if change.counts is not None:
         console.print(
-            f"    flows: {_many(len(change.more_fields), 'field')} more and "
+            f"    {_many(len(change.more_fields), 'field')} more and "
             f"{_many(len(change.fewer_fields), 'field')} fewer; "
             f"{_many(change.counts.enter, 'student')} more and "
             f"{_many(change.counts.leave, 'student')} fewer "

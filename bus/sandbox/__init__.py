@@ -1,4 +1,4 @@
-"""A bus for a vendor: a made-up district behind one agreement, on the vendor's own machine.
+"""A bus for a vendor: it shares a made-up district's data under one agreement.
 
 A vendor develops against the bus that `bus sandbox` starts. `bus vendors certify` runs a vendor's
 subscriber on such a bus, and prints a report for the district about what the subscriber holds.

@@ -22,7 +22,7 @@ from bus.vendors.agreement import Agreement
 from bus.vendors.applied import today
 
 SECTIONS = 2
-"""The classes of one subject in a school, at least. The district then has about 100 students."""
+"""The least number of classes of one subject in a school. It gives about 100 students."""
 
 
 def certified(

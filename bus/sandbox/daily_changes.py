@@ -22,7 +22,7 @@ from bus.vendors.scope import OPT_OUT, Scope
 MOST_OPT_OUTS = 3
 """When this many opt-outs of the sandbox are active, the oldest ends."""
 FEWEST_STUDENTS = 5
-"""No student leaves an agreement that has fewer students than this."""
+"""If an agreement has fewer students than this, no student leaves it."""
 WITHDRAWN = "tobedeleted"
 OURS = "optout-sandbox-"
 """The beginning of the ids of the opt-outs that a sandbox itself enters."""

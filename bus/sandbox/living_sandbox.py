@@ -1,4 +1,4 @@
-"""Keeps a sandbox changing: every few seconds, a day passes in the made-up district."""
+"""Runs a sandbox: every few seconds, it plays a new day of the made-up district."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A made-up district that has the schools, grades and classes of an agreement.
 
 Its records are those of the sample district (`bus.demo.sample`), with the agreement's ids in place
-of the sample's. If the agreement selects schools, grades or classes, half of the district is
-outside of it. In addition to the sample, it has attendance, line items and results.
+of the sample's ids. If the agreement selects schools, grades or classes, it does not select half of
+the students. In addition to the sample, the district has attendance, line items and results.
 
 The district is a dict of records of the standard, so that a sandbox can change single records.
 """
@@ -46,7 +46,7 @@ ABSENCES = ("unexcusedAbsence", "tardy", "excusedAbsence")
 
 @dataclass(frozen=True, slots=True)
 class _Sample(District):
-    """The sample district, but its size does not change its number of schools."""
+    """The sample district, but the number of schools does not depend on the number of students."""
 
     school_count: int = 2
 

@@ -1,8 +1,8 @@
-"""An agreement between the district and a vendor, as its TOML file says it.
+"""The models of an agreement file.
 
 The file is `agreements/NAME.toml`. It names the parties, the purpose, the legal basis, the
 document, what is shared about which students, and until when. `docs/agreements.md` is the
-reference; it is made from these models.
+reference; `bus.vendors.agreement_reference` makes it from these models.
 
 Sources: the categories of data are those of the National Data Privacy Agreement (Student Data
 Privacy Consortium), "Schedule of Data". The legal bases are the exceptions of FERPA, 34 CFR 99.31
@@ -55,7 +55,7 @@ class Document(AgreementTable):
 
     title:  its title, as a person cites it.
     sha256: the SHA-256 of the signed file, as 64 hexadecimal digits.
-    file:   where the file lies, relative to the agreement file; "" if it lies elsewhere.
+    file:   the path of the signed file, relative to the agreement file; "" if it is kept elsewhere.
     """
 
     title: Text
@@ -67,7 +67,7 @@ class Contacts(AgreementTable):
     """Whom to ask.
 
     vendor:   the address of the vendor's privacy contact.
-    district: the address of the district's.
+    district: the address of the district's privacy contact.
     """
 
     vendor: Text
@@ -75,7 +75,7 @@ class Contacts(AgreementTable):
 
 
 class Subprocessor(AgreementTable):
-    """A company to which the vendor passes the data on.
+    """A company to which the vendor gives the data.
 
     name:    the company.
     purpose: what it does for the vendor.
@@ -88,12 +88,13 @@ class Subprocessor(AgreementTable):
 class Share(AgreementTable):
     """Which data the vendor receives.
 
-    categories: categories of the agreement's schedule, such as "Student Name"
+    categories: categories of the agreement's schedule of data, such as "Student Name"
                 (`schemas/categories.toml` says which fields each one means).
     fields:     single fields in addition to the categories, such as "student.email".
     without:    fields of these categories that the vendor does not receive.
-    why:        for sensitive fields, and for fields that identify a person although ids are
-                pseudonyms: the reason, by field, or by category for all fields of the category.
+    why:        the reason why the vendor needs a field, by field, or by category for all fields of
+                the category. Sensitive fields need one, and so do fields that identify a person
+                although the ids are pseudonyms.
     """
 
     categories: tuple[Text, ...] = ()
@@ -108,8 +109,8 @@ class Students(AgreementTable):
     schools:     ids of schools. A student matches if one of the student's organizations is listed.
     grades:      CEDS grade codes, such as "06". A student matches if one grade is listed.
     classes:     ids of classes. A student matches with an active enrollment in one of them.
-    leave_after: a student who leaves through the roster is shown as withdrawn for this many days,
-                 and then deleted.
+    leave_after: when a student no longer matches, such as after a move, the vendor sees the
+                 student as withdrawn for this many days. Then the vendor gets the deletion.
     """
 
     schools: tuple[Id, ...] = ()
@@ -148,11 +149,11 @@ class Deletion(AgreementTable):
 
 
 class Guard(AgreementTable):
-    """When the projection stops and asks a person.
+    """When many students would enter or leave at once, they stay as they are until a person agrees.
 
-    share:    it stops if more than this share (0 to 1) of the vendor's students would enter or
-              leave at once, and also more than `students`.
-    students: the number of students up to which it never stops.
+    share:    the guard holds the students back if more than this share (0 to 1) of the vendor's
+              students would enter or leave at once, and also more than `students`.
+    students: the guard never holds back this many students or fewer.
     """
 
     share: float = Field(default=0.10, ge=0, le=1)
@@ -165,19 +166,20 @@ Way = Literal["kafka", "oneroster"]
 class Agreement(AgreementTable):
     """One agreement.
 
-    name:          the name of the file; part of topics, groups and users.
+    name:          the name of the file. It is part of the names of topics, groups and users.
     vendor:        the company.
-    purpose:       one word or a few, such as "instruction"; an opt-out can name it.
+    purpose:       one word or a few, such as "instruction". An opt-out can name the purpose.
     basis:         the legal basis.
     from_:         the first day of the agreement, in the district's calendar.
     until:         its last day.
-    history:       attendance and results before this day are not shared; by default, those before
-                   `from`.
+    history:       the vendor receives attendance and results from this day on; by default, from
+                   the day `from` on.
     roles:         people other than students whose records are shared: teachers of the students'
                    classes, guardians of the students.
-    identifiers:   pseudonyms, unless the agreement says "real".
-    returns:       kinds of record that the vendor may send back.
-    ways:          the ways out that need no settings: "kafka", "oneroster".
+    identifiers:   which ids the vendor receives: pseudonyms, or the real ids of the SIS.
+    returns:       kinds of record that the vendor may send to the district.
+    ways:          the ways out that need no settings: "kafka", "oneroster". The tables
+                   `[webhook]` and `[csv]` add the other ways.
     renews:        the agreement whose topics, group, ids and pseudonyms this one takes over.
     """
 
@@ -205,7 +207,7 @@ class Agreement(AgreementTable):
 
     @property
     def flows(self) -> bool:
-        """Whether some way out reads the agreement's topics, so that they must exist."""
+        """Whether a way out reads the agreement's topics. Only then must they exist."""
         return "kafka" in self.ways or self.webhook is not None or self.csv is not None
 
     def active(self, day: date) -> bool:
@@ -230,8 +232,8 @@ def names(folder: Path) -> list[str]:
 def load(path: Path) -> Agreement:
     """Return the agreement of a file.
 
-    Raises `Stop` with everything that is wrong with the file's form, one line each. Whether the
-    agreement makes sense is checked by `bus.vendors.check`.
+    Raises `Stop` with everything that is wrong with the file's form, one line for each fault.
+    `bus.vendors.check` checks whether the agreement makes sense.
     """
     return parse(path.stem, read(path), str(path))
 
@@ -281,7 +283,7 @@ FORMS = {
     "url": "an address that begins with https://",
     "purpose": "one word or a few, of lowercase letters, digits, blanks and dashes",
 }
-"""The form of the keys that have one."""
+"""How to write the value of a key whose text has a pattern."""
 
 
 def _faults(error: ValidationError) -> list[tuple[str, str]]:
@@ -293,7 +295,7 @@ def _faults(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def _sentence(fault: Any) -> str:
-    """Return what to do about one of pydantic's faults, in words that a privacy officer reads."""
+    """Return what to do about one of pydantic's faults, in words for a privacy officer."""
     *path, key = fault["loc"]
     kind, expected = fault["type"], fault.get("ctx", {}).get("expected", "")
     if kind == "missing":

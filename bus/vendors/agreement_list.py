@@ -1,4 +1,4 @@
-"""Lists the applied agreements, with what a privacy officer must act on."""
+"""Lists the applied agreements, and marks those that a privacy officer must look at."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ListedAgreement:
 def listed(
     settings: Settings, applied: Iterable[Applied], groups: Collection[str], day: date
 ) -> list[ListedAgreement]:
-    """Return the applied agreements, with the first that ends first.
+    """Return the applied agreements, ordered by their last day.
 
     groups: the consumer groups that have committed offsets (`bus.kafka.overview.reading_groups`).
     day:    today, in the district's calendar.

@@ -1,4 +1,4 @@
-"""Watches whether an agreement is still active while a consumer delivers under it.
+"""Watches, while a consumer delivers under an agreement, whether the agreement is still active.
 
 `bus vendors revoke` writes to `PREFIX.vendors`. A thread asks Kafka twice a second for the end of
 that topic, and reads the topic again when something was added. So a consumer learns of a revocation
@@ -56,7 +56,7 @@ FAILURE = "could not ask whether the agreement still holds: Kafka reports {}"
 
 
 class AgreementChanged(AgreementOver):
-    """The agreement or its ids were changed; the consumer must start again."""
+    """The agreement or its ids have changed. The consumer must start again."""
 
 
 class AgreementWatch:

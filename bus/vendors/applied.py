@@ -1,4 +1,4 @@
-"""The agreements that have been applied, and what became of them.
+"""The agreements that have been applied, and their states.
 
 The topic `PREFIX.vendors` is the store of record. It is compacted forever. The key is an
 agreement's name, and the value is JSON: the whole agreement as it was applied, its state, and its
@@ -164,10 +164,10 @@ def fingerprint(agreement: Agreement) -> str:
 def read(settings: Settings) -> dict[str, Applied]:
     """Return the applied agreements by name, in order.
 
-    An agreement that was revoked or ended stays so: an entry that says "active" again is passed
-    over. It comes from a command that had read the topic before the revocation and wrote after it.
-    For the same reason, an entry that lacks a certificate or an attestation takes it from the entry
-    before, and a key that was deleted stays deleted.
+    An agreement that was revoked or has ended stays so. If a later entry says "active", it is
+    ignored: it comes from a command that had read the topic before the revocation and wrote after
+    it. For the same reason, an entry that lacks a certificate or an attestation gets it from the
+    entry before, and a key that was deleted stays deleted.
 
     Raises `RetryLater` if Kafka does not answer. Raises `Stop` if an entry cannot be read.
     """
@@ -200,7 +200,7 @@ def read(settings: Settings) -> dict[str, Applied]:
 
 
 def _after(one: Applied, before: Applied) -> Applied:
-    """Return an entry with what it may not take back of the entry before."""
+    """Return an entry with those parts of the entry before that it may not undo."""
     if before.state == "active":
         return one
     if one.state == "active":

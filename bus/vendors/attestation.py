@@ -1,8 +1,8 @@
 """Records that a vendor attested that it deleted what it had received.
 
-The agreement sets the last day for it (`Applied.attestation_day`). The bus cannot check what a
-vendor did. So it keeps the name of the person who attested, the day, and the SHA-256 of the
-document.
+The agreement sets the last day for the attestation (`Applied.attestation_day`). The bus cannot
+check what a vendor did. So it keeps the name of the person who attested, the day, and the SHA-256
+of the document.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def attest(
     now: datetime,
     record: DisclosureWriter,
 ) -> tuple[Applied, bool]:
-    """Store a vendor's attestation. Return the stored agreement, and whether this is new.
+    """Store a vendor's attestation. Return the stored agreement, and whether it changed.
 
     The first attestation is never replaced. A second call completes a first one that was
     interrupted.

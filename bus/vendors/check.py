@@ -1,9 +1,9 @@
-"""Checks agreements, and says what is wrong in words that a privacy officer reads.
+"""Checks agreements, and says what is wrong in words for a privacy officer.
 
-An error stops `bus vendors apply`. A warning does not. The form of a file (unknown keys, dates that
-are no dates) is checked by its model in `bus.vendors.agreement`. This module checks whether the
-agreement makes sense: against the schedule of data, the standard, the district's schools and
-classes, the other agreements, and what has been applied before.
+An error stops `bus vendors apply`. A warning does not. The models in `bus.vendors.agreement` check
+the form of a file (unknown keys, values that are not dates). This module checks whether the
+agreement makes sense. It compares the agreement with the schedule of data, the standard, the
+district's schools and classes, the other agreements, and what has been applied before.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Which students are in an agreement now, and how each one came to leave.
+"""The students who are in an agreement now, or who are leaving it.
 
-A student is in one of these states for an agreement; no row means: not in it.
+A student with a row has one of these states. A student without a row is not in the agreement.
 
     IN       the student's records are sent
-    LEAVING  left through the roster: the vendor has the records as withdrawn, until they are
-             deleted `leave_after` days later
-    HELD     the guard keeps the student as the vendor has it, until a person decides
+    LEAVING  the roster no longer puts the student into the agreement: the vendor has the records as
+             withdrawn, until they are deleted `leave_after` days later
+    HELD     the guard holds the student back: the vendor keeps what it has, until a person decides
 
-Of a student who is LEAVING or HELD, the row has the keys that the vendor has, with the ids that the
-records refer to. So they can be deleted whatever the district's records say by then.
+For a student who is LEAVING or HELD, the row has the keys of the vendor's records, with the ids to
+which these records refer. So the projection can delete these records later, even if the district's
+records have changed by then.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class CohortMember:
 
     state:   the state.
     since:   the day since which it has this state; only for LEAVING.
-    keys:    what the vendor has of the student; only for LEAVING and HELD.
-    refers:  the records that these refer to, once for each reference.
+    keys:    the records about the student that the vendor has; only for LEAVING and HELD.
+    refers:  the records to which these refer, once for each reference.
     """
 
     state: State
@@ -56,7 +57,7 @@ class Cohort:
         self._agreement = agreement
 
     def get(self, students: Iterable[str]) -> dict[str, CohortMember]:
-        """Return the rows of those of these students who have one."""
+        """Return the rows of these students; a student without a row is missing."""
         found = {}
         rest = iter(students)
         while some := list(islice(rest, AT_ONCE)):

@@ -1,8 +1,8 @@
-"""The data contracts of an agreement, made from it: what its topics hold, as other tools read it.
+"""Makes the data contracts of an agreement: what its topics hold, in formats for other tools.
 
 For each topic there is one file of the Open Data Contract Standard, and for all of them one
-AsyncAPI document. Both name only what the vendor receives, so they may be given to it. They
-describe; they enforce nothing.
+AsyncAPI document. All name only what the vendor receives, so the district may give them to the
+vendor. They describe the data, but they enforce nothing.
 
 Sources: Open Data Contract Standard 3.1.0 (Bitol; `schema`, `servers`, `slaProperties`,
 `classification`, the metric `invalidValues` of its quality library); AsyncAPI 3.0.0 (see

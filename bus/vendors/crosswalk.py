@@ -1,8 +1,8 @@
 """The crosswalk of a rekey: which new id each old id of a vendor has become.
 
 It is a CSV file for the vendor (RFC 4180, UTF-8) with the columns `kind`, `oldId` and `newId`. Its
-rows are sorted by these columns. It joins the vendor's old data with the new data, so it is as
-sensitive as the data. Only its owner can read it, and no line of it is logged.
+rows are sorted by these columns. With it, somebody can join the vendor's old data with the new
+data, so it is as sensitive as the data. Only its owner can read it, and no line of it is logged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows(found: Iterable[tuple[str, str]], old: Pseudonyms, new: Pseudonyms) -> 
 
 
 def belongs(rows_: Iterable[Row], old: Pseudonyms, new: Pseudonyms) -> bool:
-    """Return whether each row's old and new id are those that these two keys give."""
+    """Return whether these two keys give the old and the new id of each row."""
     for _, was, is_ in rows_:
         real = old.real(was)
         if real is None or new.pseudonym(real) != is_:

@@ -95,7 +95,7 @@ def delete(
 
 
 def _heirs(one: Applied, applied: Iterable[Applied]) -> list[Applied]:
-    """Return the other agreements of the chain that are not deleted. What they share must stay."""
+    """Return the other agreements of the chain that are not deleted. What they use must stay."""
     return [
         other
         for other in applied

@@ -1,15 +1,15 @@
-"""The students of the record of disclosures: which commitment means which student.
+"""The students of the record of disclosures, and their commitments.
 
 An entry of the record names a student by a commitment: the SHA-256 of 32 random bytes (the salt)
 and the student's id. Each student has one salt. The salts and ids are in a table of their own, the
 compacted topic `PREFIX.disclosures.students`, with a random handle as the key.
 
-The reason is erasure. The entries form a hash chain, so no entry can ever change. If they had the
-ids, erasing one student would break the chain, or nobody could be erased. With commitments, the
-bus erases a student by a tombstone in the table. Every entry and every hash stays as it is, and the
-commitment becomes a number that nobody can connect with a person: without the salt, not even
-somebody who knows all ids can find the right one by trying. A plain hash of the id would not do,
-because ids can be guessed. The key is random for the same reason: a tombstone keeps its key.
+The reason is erasure. The entries form a hash chain, so no entry can ever change. If entries had
+the ids, the bus could not erase a student without breaking the chain. With commitments, the bus
+erases a student by a tombstone in the table. Every entry and every hash stays as it is. Without the
+salt, nobody can connect the commitment with a person, not even by trying all ids. A plain hash of
+the id would not be safe, because ids can be guessed. For the same reason, the key of a row is
+random: Kafka keeps the key of a tombstone.
 
 This module is pure: it does no I/O.
 """
@@ -52,7 +52,7 @@ class DisclosedStudents:
         return len(self._secrets)
 
     def take(self, key: bytes, value: bytes | None) -> None:
-        """Take over one message of the table. Ignores what is no row of it."""
+        """Add one message of the table. A message that is not a row of the table is ignored."""
         try:
             handle = bytes.fromhex(key.decode())
             table = json.loads(value) if value is not None else None

@@ -1,9 +1,9 @@
 """The entries of the record of disclosures, and the hash chain that links them.
 
-34 CFR 99.32(a) asks for a record of each disclosure: who received what about which student, for
-what purpose. Schoolbus keeps it by change: an entry says that a vendor's scope changed, or that
-students entered or left an agreement. What a student's data was disclosed to, and when, follows
-from the entries (`bus.vendors.disclosure_questions`).
+34 CFR 99.32(a) requires a record of each disclosure: who received what about which student, for
+what purpose. The record of Schoolbus has an entry for each change: a vendor's scope changed, or
+students entered or left an agreement. `bus.vendors.disclosure_questions` finds from the entries to
+whom a student's data was disclosed, and when.
 
 An entry is canonical JSON: keys in order, no spaces, UTF-8. `number` counts from 1. `previous` is
 the SHA-256 of the bytes of the entry before, so nobody can change, remove, add or move an entry
@@ -47,7 +47,7 @@ Code = Literal["unreadable", "changed", "missing", "added", "order", "short", "h
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """The end of a chain: everything before it can be checked against it.
+    """The end of a chain. With it, everything before it can be checked.
 
     number: the number of the last entry; 0 for an empty chain.
     sha256: the SHA-256 of its bytes, as 64 hexadecimal digits; zeros for an empty chain.
@@ -63,7 +63,7 @@ class ChainHead:
 class ChainProblem:
     """Something wrong with the chain.
 
-    number: the number of the entry that is concerned, or that should be there.
+    number: the number of the entry that has the problem, or that is missing.
     code:   what is wrong, for a program.
     text:   what is wrong, for a person.
     """
@@ -124,11 +124,11 @@ def moment_text(moment: datetime) -> str:
 
 
 def verify(values: Iterable[bytes | None], head: ChainHead | None = None) -> list[ChainProblem]:
-    """Return what is wrong with a chain; nothing if it is whole.
+    """Return the problems of a chain; none if nobody has changed it.
 
-    Finds every entry that was changed, removed, added or moved, as long as an entry after it, or a
-    head, still has the old hash. Only a head shows that the end of the chain was changed or cut
-    off: without one, or with an old one, the entries after it are checked by their links alone.
+    Finds every entry that was changed, removed, added or moved, if an entry after it, or a head,
+    still has the old hash. Only a head shows that the end of the chain was changed or cut off.
+    Without a head, or after an old one, only the links between entries are checked.
 
     values: the bytes of all entries, in the order of the topic.
     head:   a head that was noted earlier, from a place outside Kafka.
@@ -162,7 +162,9 @@ def _step(last: ChainHead, here: ChainHead, previous: str, seen: bool) -> list[C
         if previous == last.sha256:
             return []
         named = f"entry {last.number}" if last.number else "the beginning"
-        text = f"{named} is not the one that entry {number} was written after: one was changed"
+        text = (
+            f"{named} does not have the hash that entry {number} names: one of the two was changed"
+        )
         return [ChainProblem(number, "changed", text)]
     if seen:
         return [ChainProblem(number, "added", f"there is more than one entry {number}")]
@@ -179,7 +181,7 @@ def _step(last: ChainHead, here: ChainHead, previous: str, seen: bool) -> list[C
 
 
 def _against(head: ChainHead, at_head: str | None, last: ChainHead) -> list[ChainProblem]:
-    """Return what is wrong with a chain when it is compared with a noted head.
+    """Return the difference between a chain and a noted head; None if they agree.
 
     at_head: the hash of the entry with the head's number, or None if there is none.
     """

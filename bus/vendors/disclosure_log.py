@@ -53,15 +53,15 @@ TAKEN_OVER = (
 
 
 TURN = ("GETPID", "ADDPARTS", "TXNERR", "FATAL")
-"""librdkafka's log facilities for what happens when writers take turns."""
+"""librdkafka's log facilities for the messages that are normal when writers take turns."""
 
 
 class NotTheWriter(Exception):  # noqa: N818 - it is no failure: take over and try again
-    """Another process has taken over, or the connection broke: take over again, and read on."""
+    """Another process has taken over, or the connection broke. Take over again, then read."""
 
 
 class _TurnWatch(ConnectionWatch):
-    """A watch that logs the loss of a turn as detail: librdkafka counts it as a fatal error."""
+    """A watch that logs the loss of a turn as a detail. librdkafka calls it a fatal error."""
 
     def log(self, level: int, text: str, *parts: str) -> None:
         quiet = bool(parts) and parts[0] in TURN
@@ -139,8 +139,8 @@ class DisclosureLog:
         """Append entries and messages of the table in one transaction.
 
         Raises `NotTheWriter` if `take_over` is needed again. Raises `RetryLater` or `Stop` if Kafka
-        fails. In all these cases the transaction may have been committed all the same: read on to
-        find out.
+        fails. In all these cases, the transaction may still have been committed: read the entries
+        to find out.
 
         entries: each with its number.
         """
@@ -188,7 +188,7 @@ class DisclosureLog:
         return found
 
     def _drop(self) -> None:
-        """Give the producer up. Kafka ends its open transaction when a writer takes over."""
+        """Drop the producer. Kafka ends its open transaction when a writer takes over."""
         if self._producer is not None:
             with suppress(KafkaException):  # a producer from which another one has taken over
                 self._producer.purge()

@@ -1,13 +1,13 @@
-"""Answers from the record of disclosures.
+"""Answers questions from the record of disclosures.
 
     by_student  what was disclosed about one student: for a parent (34 CFR 99.32(a)(1))
     by_vendor   what one vendor received: for an auditor
     held        what one vendor held at a time: for the morning after a breach
     inside      who is in an agreement now: for the projection
 
-The entries are read in the order of the chain. A student is disclosed to an agreement from
-`entered` to `left`, or to the end of the agreement. When the scope changes in between, the time is
-split: each part has what was shared then.
+The functions read the entries in the order of the chain. Data about a student is disclosed under an
+agreement from `entered` to `left`, or to the end of the agreement. If the scope changes in between,
+the answer has a part for each scope.
 
 This module is pure: it does no I/O, and it has no clock.
 """
@@ -44,7 +44,7 @@ class Disclosure:
     categories:  the categories of the agreement's schedule.
     fields:      the shared fields, by kind.
     from_:       since when, UTC.
-    to:          until when, UTC; None: still.
+    to:          until when, UTC; None: the vendor still receives data.
     """
 
     student: str
@@ -109,7 +109,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A time in which one agreement disclosed the same about one student."""
+    """A time in which the vendor received the same data about one student under one agreement."""
 
     agreement: str
     scope: Entry
@@ -150,10 +150,10 @@ def held(
 ) -> list[Holding]:
     """Return what a vendor held at a time, by student.
 
-    That is more than it received at that time. A vendor keeps what it has received, also when the
-    student has left or the agreement has ended, until it attests that it has deleted it. An
-    attestation counts for what was no longer disclosed when it was made. What an agreement renews
-    belongs to it.
+    That is more than it received at that time. Data counts as held until the vendor attests that it
+    has deleted the data, even if the student has left or the agreement has ended. An attestation
+    covers the disclosures that had ended when it was made. The agreements that this one renews are
+    included.
 
     name:  the name of the agreement.
     at:    the time, UTC.
@@ -227,7 +227,7 @@ def accesses(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def periods_json(disclosures: Iterable[Disclosure]) -> list[dict[str, Any]]:
-    """Return disclosures for `--json`, with what the students of one scope share said once."""
+    """Return disclosures for `--json`, with what the students of a scope have in common once."""
 
     def shared(one: Disclosure) -> dict[str, Any]:
         return {
@@ -326,7 +326,7 @@ def _disclosure(span: _Span, student: str) -> Disclosure:
 
 
 def _holding(student: str, spans: list[_Span], last: datetime) -> Holding:
-    """Return what several times of disclosure add up to."""
+    """Return what a vendor held after several times of disclosure."""
     fields: dict[str, dict[str, None]] = {}
     for span in spans:
         for kind, names in span.scope.get("fields", {}).items():

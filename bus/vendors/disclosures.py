@@ -1,9 +1,9 @@
 """Writes and reads the record of disclosures: who received what about which student.
 
-The record says at most what was disclosed, never less: `entered` returns when the entry is stored
-in Kafka, and only then may the projection send data about these students. After a crash the same
-may be recorded twice. That changes no answer: a student who enters an agreement twice without
-leaving it has been in it once, since the first time.
+The record may say more than what was disclosed, but never less. `entered` returns when Kafka has
+stored the entry, and only then may the projection send data about these students. After a crash,
+the record may have the same entry twice. That changes no answer: if a student enters an agreement
+twice without leaving it, the first entry counts.
 
 See `disclosure_chain` for the entries, `disclosed_students` for the commitments, `disclosure_log`
 for the lock between processes, and `disclosure_questions` for the answers.
@@ -74,12 +74,12 @@ class DisclosureWriter:
     """Appends entries to the record. Use it from one thread only.
 
     Several processes may have a writer. They take turns: each appends in short transactions, and
-    takes over from the other when it needs to. It stays ready until another one takes over, so a
-    writer that is alone does not start again each time.
+    takes over from the other when it needs to. A writer stays ready until another one takes over,
+    so a writer that is alone does not start again each time.
 
     Every method returns when Kafka has stored the entry. It raises `RetryLater` if Kafka does not
-    answer, and `Stop` if a person must act first. The entry may have been stored all the same. Call
-    the method again: what is recorded twice counts once.
+    answer, and `Stop` if a person must act first. Even then, the entry may have been stored. Call
+    the method again: an entry that is there twice counts once.
 
     Times are aware `datetime`s. `name` is the name of an agreement.
 
@@ -98,7 +98,7 @@ class DisclosureWriter:
         self._ready = False  # whether this writer has taken over and read the chain to its end
         self._head = ChainHead()
         self._students: DisclosedStudents | None = None
-        self._once: set[Once] | None = None  # what is recorded once; None: not read yet
+        self._once: set[Once] | None = None  # entries that exist only once; None: not read yet
 
     def __enter__(self) -> DisclosureWriter:
         return self
@@ -245,11 +245,11 @@ class DisclosureWriter:
         self._append(contents, known=[] if student is None else [student])
 
     def erase(self, students: Sequence[str], by: str, why: str) -> int:
-        """Erase students from the record: nobody can find out any more whom their entries mean.
+        """Erase students: nobody can find out any more which students the entries are about.
 
         The chain stays valid. Returns how many of them the record knew. Raises `Stop` without a
-        reason. A student who is in a cohort must leave it first; otherwise the rest of the
-        disclosure belongs to nobody.
+        reason. A student who is in a cohort must leave it first. Otherwise the record no longer
+        says whom the rest of that disclosure is about.
         """
         _needs(why)
         base = {"what": "erased", "at": moment_text(datetime.now(UTC)), "by": by, "why": why}
@@ -394,10 +394,10 @@ def ask(
     about: str = "",
     student: str | None = None,
 ) -> tuple[list[Entry], DisclosedStudents]:
-    """Record that somebody asks a question, and return what the answer is made from.
+    """Record that somebody asks a question, and return the data for the answer.
 
     See `DisclosureWriter.access` for the arguments and errors, and `disclosure_questions` for the
-    answers. Nothing is answered that cannot be recorded.
+    answers. If the question cannot be recorded, this raises an error, so there is no answer.
 
     Returns the entries, in order, and the table of students.
     """
@@ -423,7 +423,7 @@ def head(settings: Settings) -> ChainHead:
 
 
 def read_head(path: Path) -> ChainHead | None:
-    """Return the head of a file, or None if there is no such file. Raises `Stop` if it is damaged.
+    """Return the head in a file, or None if there is no such file. Raises `Stop` if it is damaged.
 
     path: the file, such as `agreements/disclosures.head`.
     """

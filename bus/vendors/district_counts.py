@@ -71,7 +71,7 @@ class CohortCounts:
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """The scopes of an agreement before and after a change; None: it did not, or does not, hold."""
+    """The scopes of an agreement before and after a change; None: it is not active then."""
 
     before: Scope | None
     after: Scope | None

@@ -1,21 +1,22 @@
-"""The district's records as one SQLite file, for `bus vendors run`.
+"""The district's records in one SQLite file, for `bus vendors run`.
 
-The projection needs the present state of the district: a student who enters an agreement is sent
-in full, with the records that the student's records refer to. The file is a view of the topics
-(`BUS_HOME/vendors/PREFIX.sqlite`); Kafka is the store of record. A file that is lost is rebuilt.
+The projection needs the present state of the district. When a student enters an agreement, it sends
+all records about the student, and the records to which these refer. The file is a view of the
+topics (`BUS_HOME/vendors/PREFIX.sqlite`); Kafka is the store of record. If the file is lost, it is
+rebuilt.
 
     record   kind, id, student, ref: the value as it came from Kafka
     place    topic, part, next: the offset before which all messages are in the file
     cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`)
     need     agreement, kind, id, count: how many records of the agreement refer to it
              (`bus.vendors.need`)
-    outbox   what must still be sent; it is sent again after a kill (`bus.vendors.outbox`)
+    outbox   the messages that must still be sent, again after a kill (`bus.vendors.outbox`)
     disclosed  who entered or left, for the record of disclosures
-    progress how far each agreement is (`bus.vendors.stream_progress`)
+    progress how much is written for each agreement (`bus.vendors.stream_progress`)
 
-One transaction of the file holds the records of a batch, the offsets, all that follows for each
-agreement, and what must be sent. So after a kill at any moment the file and what was sent agree:
-either nothing of the batch happened, or the outbox is sent again, the same bytes in the same order.
+One transaction of the file holds the records of a batch, the offsets, the changes of all cohorts,
+and the messages. So after a kill at any moment, the file and the sent messages agree. Either the
+file has nothing of the batch, or the outbox is sent again: the same bytes in the same order.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ Key = tuple[str, str]
 Row = tuple[str, str, str | None, str | None, bytes]
 """A row of the table `record`."""
 ByKind = dict[str, tuple[list[str], list[Record]]]
-"""Records about students: for each kind, the students and their records, side by side."""
+"""Records about students: for each kind, the students, and their records in the same order."""
 Decode = Callable[[str, bytes], Record]
 DecodeAll = Callable[[str, Sequence[bytes]], Sequence[Record | None]]
 
@@ -87,14 +88,14 @@ def file_of(settings: Settings) -> Path:
 
 
 def connected(path: Path | None) -> sqlite3.Connection:
-    """Open the file; None: in memory. What is deleted from it is overwritten."""
+    """Open the file; None: in memory. SQLite overwrites what is deleted from it."""
     con = sqlite3.connect(path or ":memory:", isolation_level=None)
     con.execute("PRAGMA secure_delete = ON")
     return con
 
 
 def forget_agreement(con: sqlite3.Connection, agreement: str) -> None:
-    """Remove an agreement's progress, its students, and what their records refer to."""
+    """Remove an agreement's progress, its students, and its counts of references."""
     for table in PROJECTION_TABLES:
         con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])
 
@@ -228,7 +229,8 @@ class DistrictView:
 
         Nobody may change the records: another agreement may get the same ones.
 
-        among: students, these among them, of whom other agreements will ask about most.
+        among: a larger group of students. Other agreements will ask for most of them, so they are
+               read too.
         """
         wanted = frozenset(students)
         have, read = self._read_by_kind.get(tuple(kinds), (frozenset[str](), {}))
@@ -314,7 +316,9 @@ class DistrictView:
     def _record(self, kind: str, value: bytes) -> Record | None:
         try:
             return self._decode(kind, value)
-        except Never:  # a later version of the standard stored it; its next change corrects it
+        except (
+            Never
+        ):  # a later version of the standard stored it; the record's next change corrects it
             return None
 
     def _records(self, kind: str, values: Sequence[bytes]) -> Sequence[Record | None]:
@@ -325,7 +329,7 @@ class DistrictView:
     # ---- offsets -------------------------------------------------------------------------------
 
     def places(self) -> dict[Position, int]:
-        """Return the offset at which reading goes on, for each partition."""
+        """Return the offset at which reading continues, for each partition."""
         return {
             Position(topic, part): at
             for topic, part, at in self.con.execute("SELECT topic, part, next FROM place")

@@ -35,7 +35,7 @@ def ends_in(agreement: Agreement, day: date) -> str:
 
 
 def warned(con: sqlite3.Connection, agreement: str, about: str) -> bool:
-    """Note a warning about an agreement, and return whether the last one noted was the same.
+    """Store a warning about an agreement, and return whether the last stored one was the same.
 
     about: the content of the warning.
     """

@@ -36,8 +36,9 @@ def settle_all(
 ) -> tuple[list[str], list[BusError]]:
     """Take the steps of `settle` for every agreement that needs them.
 
-    If a step fails, the other agreements go on. Returns the names of the agreements whose data was
-    deleted now, and the failures. Raises `RetryLater` if the agreements cannot be read.
+    If a step fails, the steps of the other agreements are still taken. Returns the names of the
+    agreements whose data was deleted now, and the failures. Raises `RetryLater` if the agreements
+    cannot be read.
     """
     deleted, failures = [], []
     for name in unsettled(store.read(settings).values(), day):
@@ -146,5 +147,5 @@ def _recorded(
 
 
 def _closed(one: Applied, day: date) -> bool:
-    """Return whether there is no end to complete: the agreement goes on, or its end is complete."""
+    """Return whether no end must be completed: the agreement is active, or its end is complete."""
     return not one.over(day) or (one.state != "active" and one.closed == one.state)

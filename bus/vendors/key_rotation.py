@@ -64,7 +64,7 @@ def rotate(settings: Settings, new_key_file: Path | None = None) -> Rotation:
 
 
 def keep_up(settings: Settings, keys: Sequence[bytes]) -> None:
-    """Wrap the keys of all agreements again if the master key was rotated since they were stored.
+    """Wrap the keys of all agreements again if somebody has rotated the master key meanwhile.
 
     keys: the master keys with which they were stored.
     """

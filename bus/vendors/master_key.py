@@ -2,7 +2,8 @@
 
 It is a file of 64 hexadecimal digits that only its owner can read: `BUS_HOME/vendors/master.key`,
 or the file that `[vendors] master_key_file` names. `bus vendors apply` makes it once. Without it,
-no pseudonym can be made or mapped back, so it belongs in the district's backup, apart from Kafka's.
+the bus can neither make a pseudonym nor find its real id. So keep a copy in the district's backup,
+but not in the same place as the backup of Kafka.
 
 During a rotation of the master key (`bus.vendors.key_rotation`), the file has one more line, the
 earlier key. The key in the first line wraps all new keys. Each master key in the file opens the

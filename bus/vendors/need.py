@@ -1,4 +1,4 @@
-"""How many records of an agreement refer to each record that comes along with others."""
+"""Counts how many records of an agreement refer to each record that is sent because of others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Need:
         return self._counts[key]
 
     def add(self, key: Key, number: int) -> None:
-        """Count more or fewer references; `work` says what follows."""
+        """Count more or fewer references. `work` then applies the new counts."""
         self._waiting[key] += number
 
     def add_all(self, numbers: Mapping[Key, int]) -> None:
@@ -43,8 +43,8 @@ class Need:
 
         first:   called with a record when its first reference appears. It may count references.
         last:    called with a record when its last reference disappears. It may count references.
-        still:   called with a record whose references changed but that had and has some, even if
-                 their number is the same.
+        still:   called with a record that had references before and still has some, if references
+                 were added or removed. Their number may be the same as before.
         prepare: called with all of these records, and with those that `first` or `last` will get,
                  before these functions get each of them.
         """

@@ -1,8 +1,8 @@
-"""What a vendor's topics had before they were written whole: its deletion.
+"""Deletes the old records of a vendor's topics after the topics have been written again.
 
-A district takes a field, a class or a school out of an agreement. Then the vendor's topics are
-written again, and what was there before must go: a reader who has an old record must hear that it
-is deleted, and nobody must be able to read an old value (`DeleteRecords`, KIP-107).
+When a district takes a field, a class or a school out of an agreement, the projection writes the
+vendor's topics again. A reader that has an old record must receive its deletion, and nobody must be
+able to read an old value (`DeleteRecords`, KIP-107).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def ends(settings: Settings, topics: Collection[str]) -> dict[Position, int]:
 def not_written_again(
     settings: Settings, old: Mapping[Position, int]
 ) -> Iterator[tuple[Position, bytes]]:
-    """Yield the place and the key of each record that was there and was not written again.
+    """Yield the place and the key of each old record that was not written again.
 
-    That may be a record whose deletion is among the old messages: a reader that is behind has not
-    read the deletion yet, and `delete` takes it away.
+    That includes records whose deletion is among the old messages. A reader that lags may not have
+    read this deletion yet, and `delete` removes it.
 
     old: the end of each partition before the topics were written again.
 

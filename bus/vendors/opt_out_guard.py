@@ -1,7 +1,7 @@
-"""Notices when opt-outs disappear in numbers, as when a file of them was cut short.
+"""Notices when many opt-outs end at once, for example because a file of them was incomplete.
 
-Students whose opt-out ends enter agreements again, and what was sent cannot be taken back. So the
-projection holds back everybody who would enter, until a person has allowed it.
+Students whose opt-out ends enter agreements again, and data that was sent cannot be taken back. So
+the projection holds back everybody who would enter, until a person allows it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""What the projection must still send, in the file of the view.
+"""The messages that the projection must still send, in the file of the view.
 
-A batch is committed to the file together with the messages that follow from it. Only then are they
-sent, and then they are removed. After a kill they are sent again. Of several states of one record
-only the last one is sent, so what is sent again never takes a record back.
+The projection commits a batch to the file together with the messages that follow from it. Only then
+it sends the messages, and then removes them from the file. After a kill, it sends them again. It
+sends only the last state of each record, so a repeated message never replaces a newer state.
 
-The messages are sent by an idempotent producer without transactions. Each message is the whole
-state of a record, so it does no harm to repeat it. A transaction would write a marker into each
-touched partition of each vendor at every commit, and a vendor could read aborted data anyway.
+An idempotent producer without transactions sends the messages. Each message is the whole state of a
+record, so it does no harm to repeat it. A transaction would write a marker into each changed
+partition of each vendor at every commit, and a vendor could read aborted data anyway.
 
-The headers join no two vendors: the event's id is random for each vendor, the source is the same
-for all events, times are cut to the second (for studies: to the day), and the trace is left out.
+Two vendors cannot use the headers to join their data: the event's id is random for each vendor, the
+source is the same for all events, times are cut to the second (for studies: to the day), and the
+trace is left out.
 
 The extension attribute `scope` (the header `ce_scope`) says under which edition of the agreement a
 message was written. After a change of the agreement, the projection writes everything again with
@@ -153,7 +154,7 @@ class Outbox:
         *,
         entered: bool,
     ) -> None:
-        """Write who entered, or who left and did not enter again."""
+        """Write to the record who entered, or who left and did not enter again."""
         for agreement, rows in groupby(sorted(notes, key=lambda one: one[0]), lambda one: one[0]):
             latest = {student: bool(was) for _, was, student in rows}
             students = [one for one, was in latest.items() if was is entered]

@@ -132,7 +132,7 @@ class OutboxRows:
             self._insert(row)
 
     def _insert(self, messages: Sequence[OutgoingBatch], number: int | None = None) -> None:
-        """Store messages as one row; a new one without a number."""
+        """Store messages as one row: a new row, or the row with this number."""
         about, values = [], []
         for one in messages:
             sizes = [None if value is None else len(value) for value in one.values]
@@ -175,7 +175,7 @@ class OutboxRows:
 
     def latest(self) -> Iterator[OutgoingBatch]:
         """Yield the last state of each record, in order."""
-        rows: dict[str, list[int]] = defaultdict(list)  # the rows that have a topic
+        rows: dict[str, list[int]] = defaultdict(list)  # for each topic, its rows
         for number, topics in self._con.execute("SELECT number, topics FROM outbox").fetchall():
             for topic in json.loads(topics):
                 rows[topic].append(number)

@@ -1,7 +1,8 @@
 """Plans what `bus vendors apply` would do: the difference between the files and what was applied.
 
-A file that is missing ends nothing, as a mistake in git must not take the data from a class in the
-middle of a lesson. Only the day after `until` and `bus vendors revoke` end an agreement.
+A missing file does not end an agreement, because a mistake in git must not take the data from a
+class in the middle of a lesson. An agreement ends after its last day (`until`), or by `bus vendors
+revoke`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Count = Callable[[Mapping[str, ScopeChange]], Mapping[str, CohortCounts]]
 """Counts the students of changes, by agreement: `bus.vendors.district_counts.count`."""
 
 FEWEST = 10
-"""Groups with fewer students than this are warned of. Pseudonyms hide nobody in a small group."""
+"""Groups with fewer students than this give a warning. Pseudonyms hide nobody in a small group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class PlannedChange:
     agreement:    the agreement as its file has it; None without a file.
     before:       the agreement as it was applied; None for a new one.
     lines:        the difference, each line with +, ~ or -.
-    more_fields:  the fields that newly flow.
-    fewer_fields: the fields that stop.
+    more_fields:  the fields that the vendor would newly receive.
+    fewer_fields: the fields that the vendor would not receive any more.
     counts:       numbers of students; None where nothing changes.
     warnings:     what a person should look at.
     """
@@ -139,7 +140,7 @@ def _scopes(action: Action, file: Agreement | None, before: Applied | None) -> S
 
 
 def _fields(scope: Scope | None) -> set[str]:
-    """Return the fields that flow, without those that every record has."""
+    """Return the fields that the vendor receives, without those that every record has."""
     return {
         f"{kind}.{field}"
         for kind, about in (scope.kinds.items() if scope is not None else ())
@@ -209,9 +210,9 @@ def _warnings(change: ScopeChange, counts: CohortCounts, day: date) -> Iterator[
         return
     agreement = scope.agreement
     if agreement.from_ > day:
-        yield f"it begins on {agreement.from_}; nothing flows before"
+        yield f"it begins on {agreement.from_}; the vendor receives nothing before that day"
     if change.before and change.before.agreement.identifiers is not agreement.identifiers:
-        yield "the ids of all records change for the vendor, so it loses what it keeps under them"
+        yield "all ids of the vendor change, so it loses the data that it keeps under the old ids"
     if counts.after == 0:
         yield "it selects no student today"
     elif counts.after < FEWEST:
@@ -239,8 +240,8 @@ def _small_groups(scope: Scope, counts: CohortCounts) -> Iterator[str]:
         groups = "one group" if len(small) == 1 else f"{len(small)} groups"
         yield (
             f"{groups} of the same {what} {'has' if len(small) == 1 else 'have'} fewer than "
-            f"{FEWEST} students (the smallest has {min(small)}); they may be recognized in spite "
-            "of their pseudonyms"
+            f"{FEWEST} students (the smallest has {min(small)}); somebody may recognize them in "
+            "spite of their pseudonyms"
         )
 
 

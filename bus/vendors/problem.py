@@ -1,4 +1,4 @@
-"""What is wrong with an agreement, in words that a privacy officer reads."""
+"""A problem of an agreement, in words for a privacy officer."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ class Problem:
 
 
 def suggestion(name: str, names: list[str], otherwise: str) -> str:
-    """Ask whether a name was meant that looks like an unknown one; else return `otherwise`."""
+    """Ask whether a name that looks like the unknown one was meant; else return `otherwise`."""
     meant = meant_by(name, names)
     return f'Did you mean "{meant}"?' if meant else otherwise

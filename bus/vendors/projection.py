@@ -1,9 +1,9 @@
-"""Turns the district's changes into what one vendor receives. No Kafka here.
+"""Turns the district's changes into what one vendor receives. This module does not use Kafka.
 
-A `Projection` belongs to one agreement. It is given the records that changed and returns what must
-be sent: for each record that the vendor may see, its shared fields; for each one that it may not
-see any more, a deletion. It keeps two things in the file of the view: the cohort, and how many
-records refer to each record that comes along (`need`).
+A `Projection` belongs to one agreement. It takes the records that changed and returns what must be
+sent: for each record that the vendor may see, its shared fields; for each record that the vendor
+may not see any more, a deletion. It keeps two things in the file of the view: the cohort, and how
+many sent records refer to each record of the third group below (`need`).
 
 Three groups of records:
 
@@ -13,10 +13,11 @@ Three groups of records:
 * all others (organizations, terms, courses, classes, staff, guardians): sent while a record that is
   sent refers to them.
 
-A student who enters is sent in full. A student whom an opt-out or the agreement itself takes out is
-deleted at once, without a reason. A student who leaves through the roster is sent as withdrawn and
-deleted `leave_after` days later. Many who enter or leave through the roster at once are kept as
-they are (HELD), until a person has allowed it.
+When a student enters, all records about the student are sent. When an opt-out or a change of the
+agreement excludes a student, the student is deleted at once, without a reason. When the roster no
+longer puts a student into the agreement, the student is sent as withdrawn, and is deleted
+`leave_after` days later. If many students enter or leave through the roster at once, they are kept
+as they are (HELD), until a person allows the change.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Projected(NamedTuple):
     kind, id: the record; the id is the real one.
     owner:    the real id by which the record is placed in a partition.
     record:   what the vendor sees, with its own ids; None: the record is deleted.
-    order:    what has a smaller number is sent first.
+    order:    states with a smaller number are sent first.
     """
 
     kind: str
@@ -80,11 +81,11 @@ class ProjectedBatch:
 
 @dataclass(slots=True)
 class Outcome:
-    """What follows from some changes.
+    """The result of some changes.
 
     batches: what must be sent, in this order: referenced records first, deletions last.
     entered: the students who entered the cohort; the record of disclosures needs them first.
-    left:    the students of whom the vendor has nothing any more, or only withdrawn records.
+    left:    the students about whom the vendor has no records any more, or only withdrawn ones.
     held:    how many students the guard held back.
     """
 
@@ -103,7 +104,7 @@ class Projection:
     """The projection of one agreement. For one thread, within a transaction of the view.
 
     scope:     the compiled agreement.
-    view:      the district. It has the new states already when `take` is called.
+    view:      the district. It must have the new states before `take` is called.
     vendor_id: the vendor's id for a real one.
     above:     the organizations above the selected schools (`orgs_above`), as they were when the
                vendor's topics were written.
@@ -144,7 +145,8 @@ class Projection:
         """Return what follows from changes.
 
         reached: while the vendor's topics are being written for the first time: the last student
-                 who was looked at. Students after it are left to `look_at`. None: all were.
+                 who was looked at. `look_at` handles the students after this one. None: all
+                 students have been looked at.
         budget:  if more students than this enter or leave through the roster, all of them are held
                  back. None: no limit.
         """
@@ -177,10 +179,10 @@ class Projection:
         budget: int | None = None,
         release: bool = False,
     ) -> Outcome:
-        """Return what follows for students of whom no record changed.
+        """Return what follows for students although none of their records changed.
 
-        That is so when the vendor's topics are written for the first time, when the day changed,
-        and when a person allowed what the guard held back.
+        Call it when the vendor's topics are written for the first time, when the day has changed,
+        and when a person has allowed what the guard held back.
 
         release: also decide about students who are HELD.
         """
@@ -216,7 +218,7 @@ class Projection:
     def _finish(self) -> Outcome:
         """Project what must be sent, in order."""
         self._need.work(self._came_along, self._came_off, self._still_here, self._read)
-        # A record that moves to another owner may stay in its partition: there, the deletion of the
+        # A record that moves to another owner may stay in its partition. There, the deletion of the
         # old place must come before the new state.
         emitted = self._emit.items()
         stays: set[Key] = set()
@@ -336,7 +338,7 @@ class Projection:
     def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
         """Read the records to which references appeared, changed or disappeared.
 
-        turned: those of them to which the first reference appeared, or the last one disappeared.
+        turned: the records among them that got their first reference or lost their last one.
         """
         self._along = self._view.get_all(keys)
         classes = [id_ for kind, id_ in turned if kind == "class"]
@@ -367,7 +369,7 @@ class Projection:
             self._records_of_class(id_, -1)
 
     def _still_here(self, key: Key) -> None:
-        """Send a guardian again, because the students that it names may be others now."""
+        """Send a guardian again, because it may name other students now."""
         kind, id_ = key
         if kind != "guardian" or "agentSourcedIds" not in self.scope.kinds[kind].references:
             return
@@ -382,7 +384,7 @@ class Projection:
             self._emit[key] = record if sign > 0 else None
 
     def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
-        """Count the references of a record that is sent (1), or is not any more (-1)."""
+        """Count the references of a record that is sent now (1), or is not sent any more (-1)."""
         if record is not None:
             for key in self._rules.refers(kind, record, old=old):
                 self._need.add(key, sign)
@@ -390,7 +392,7 @@ class Projection:
     def _refer_otherwise(
         self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
     ) -> None:
-        """Count the references that a sent record has no longer, and those that are new."""
+        """Count the references that a sent record has lost, and those that are new."""
         had = self._rules.refers(kind, before, old=old) if before is not None else set()
         has = self._rules.refers(kind, after) if after is not None else set()
         for key in had - has:
@@ -529,7 +531,7 @@ class Projection:
         }
 
     def _leave_at_once(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
-        """Delete everything of a student whom a decision takes out."""
+        """Delete all records about a student whom an opt-out or the agreement excludes."""
         if member.state is State.IN:
             for (kind, id_), record in self._had(student, changes).items():
                 self._refer(kind, record, -1, old=True)
@@ -567,9 +569,9 @@ class Projection:
             self._need.add(key, -1)
 
     def _taken_away(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
-        """Delete what is no record of the student any more, while the student is leaving or held.
+        """Delete the vendor's records that are not about a LEAVING or HELD student any more.
 
-        The district erased such a record, or it is about another student now.
+        The district has erased such a record, or it is about another student now.
         """
         taken = {
             (one.kind, one.id)
@@ -586,8 +588,8 @@ class Projection:
 def _with_its_students(guardian: Record, students: Mapping[Key, Record]) -> Record:
     """Return a guardian with only those students who name the guardian too.
 
-    A student who enters or leaves therefore always changes the references to the guardian. The
-    guardian is then sent again, with the students of that moment.
+    So when a student enters or leaves, the references to the guardian always change. The guardian
+    is then sent again, with the students of that moment.
     """
     id_ = guardian["sourcedId"]
     return guardian | {

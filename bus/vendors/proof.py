@@ -1,4 +1,4 @@
-"""What proves the deletion after an agreement: the certificate, and the vendor's attestation.
+"""The proofs of deletion after an agreement: the certificate, and the vendor's attestation.
 
 The certificate says what the bus deleted of a vendor's data, and when. The attestation says that
 the vendor deleted what it had received. The bus keeps both with the agreement in `PREFIX.vendors`

@@ -1,10 +1,10 @@
 """A vendor's own ids: pseudonyms that are stable for the agreement and useless to another vendor.
 
 A pseudonym is the real id, encrypted deterministically with the key of the agreement (AES-SIV,
-RFC 5297). So the bus maps back what the vendor sends without keeping a table, equal ids stay
-equal within the agreement, and two vendors' ids have nothing in common. The text is base32 in
-lower case, because some products ignore case in ids. Real ids are padded to blocks of 16 bytes, so
-that a pseudonym's length tells little about the real id.
+RFC 5297). So the bus can find the real id of a pseudonym without a table. Equal ids stay equal
+within the agreement, and two vendors' ids have nothing in common. The text is base32 in lower case,
+because some products ignore case in ids. Real ids are padded to blocks of 16 bytes, so that a
+pseudonym's length tells little about the real id.
 
 With a new key, all ids change, and the vendor can no longer find a student's work. So only `bus
 vendors rekey` replaces the key of an agreement, and writes a crosswalk. The district's master key
@@ -40,7 +40,7 @@ ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567".ljust(256)
 TOGETHER = 128
 """Values that are converted to base32 together."""
 CACHED = 100_000
-"""Ids of which the pseudonym is remembered; about 250 bytes each."""
+"""How many pseudonyms are remembered; about 250 bytes each."""
 
 
 class WrongMasterKey(Stop):
@@ -107,8 +107,8 @@ class Pseudonyms:
         """Return a record that the vendor sent, with the real ids in place of the vendor's.
 
         references: the fields besides `sourcedId` that hold an id, a list of ids, or None.
-        earlier:    the vendor's ids before the last rekey. They are refused too; the error says
-                    why.
+        earlier:    makes the vendor's ids from before the last rekey. They are refused, with an
+                    error of their own.
 
         Raises `Never` if a field holds something that is not an id of this agreement.
         """

@@ -1,7 +1,8 @@
-"""Which records a vendor sees, and which others come along, where that depends on the district.
+"""Decides which records a vendor sees, if that depends on other records of the district.
 
-`bus.vendors.scope` decides by a record alone. These rules also look at other records: the class of
-a result is that of its line item, and the school is that of the class.
+`bus.vendors.scope` looks at one record alone. These rules also look at other records: the class of
+a result is that of its line item, and the school is that of the class. They also say which records
+must be sent because a sent record refers to them.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class RecordRules:
         }
 
     def refers(self, kind: str, record: Record, *, old: bool = False) -> set[Key]:
-        """Return the records that come along with a record.
+        """Return the records that must be sent because a record refers to them.
 
-        What is of a class does not bring the class along, and a line item comes with its class.
+        A class is not sent because of its line items or teachers, and a line item is not sent
+        because of its results: it is sent with its class.
         """
         found = self._scope.refers(kind, record, self.above)
         found = {key for key in found if key[0] != "lineItem"}
@@ -89,7 +91,7 @@ class RecordRules:
         return found
 
     def _single_references(self, kind: str) -> tuple[tuple[str, str], ...] | None:
-        """Return the fields of a kind that bring a record along, with its kind.
+        """Return the fields of a kind that name a record to send, each with that record's kind.
 
         Returns None if `refers` must look at each record.
         """
@@ -112,7 +114,7 @@ class RecordRules:
     def shows(self, kind: str, record: Record, *, old: bool = False) -> bool:
         """Return whether the vendor sees a record about a student of the cohort.
 
-        old: by the classes and line items before the changes.
+        old: use the classes and line items as they were before the changes.
         """
         if kind in self.always:
             return True

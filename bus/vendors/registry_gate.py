@@ -1,7 +1,7 @@
 """A gate before the schema registry, which shows a vendor its own schemas and nothing else.
 
-A registry with Confluent's API names all subjects to anybody who may read it. The gate has the
-part of the API that deserializers read, and looks at the caller's own subjects alone:
+A registry with Confluent's API names all subjects to anybody who may read it. The gate answers only
+the requests of this API that deserializers send, and looks only at the caller's own subjects:
 
     GET /schemas/ids/{id}
     GET /schemas/types
@@ -10,8 +10,9 @@ part of the API that deserializers read, and looks at the caller's own subjects 
     GET /subjects/{subject}/versions/{version}     a number, or `latest`
 
 The caller sends its Kafka user and its token as HTTP Basic (RFC 7617), or its token as a bearer
-token (RFC 6750). A request without a valid token gets the same 401 for each path. What is not the
-caller's gets the same 404 whether it exists or not, after the same work. Nothing can be written.
+token (RFC 6750). A request without a valid token gets the same 401 for each path. A request for
+something that is not the caller's gets the same 404, after the same work, whether that exists or
+not. The gate refuses every request that writes.
 
 Source: Confluent, "Schema Registry API Reference" (paths, answers, error codes).
 """

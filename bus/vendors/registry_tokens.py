@@ -3,9 +3,9 @@
 The gate cannot check a vendor's Kafka password, because Kafka stores SCRAM passwords as salted
 hashes that it shows to nobody (RFC 5802). So each Kafka user of a vendor has a token beside it.
 
-A token is 256 random bits. `BUS_HOME/vendors/tokens` has one file for each, named by its SHA-256;
-the token itself is stored nowhere. The file says whose it is. Each request looks its token up, so
-that a token that was removed counts no more at once.
+A token is 256 random bits. `BUS_HOME/vendors/tokens` has one file for each, named by its SHA-256.
+The token itself is not stored. The file says whose token it is. The gate looks up the token of each
+request, so it refuses a removed token at once.
 """
 
 from __future__ import annotations

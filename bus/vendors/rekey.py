@@ -15,8 +15,8 @@ The key of step 1 is in Kafka before the first id is in the crosswalk. So after 
 command continues with the same ids. After step 4, the crosswalk itself shows that the command is
 complete, because its ids are those of the earlier and of the present key.
 
-A chain of renewals has one key, so the ids of all agreements of the chain change together. From
-step 4 on, `Pseudonyms.real_record` refuses records with old ids. (No command takes records from
+A chain of renewals has one key, so the ids of all agreements of the chain change together. After
+step 4, `Pseudonyms.real_record` refuses records with old ids. (No command takes records from
 vendors yet.)
 """
 

@@ -55,11 +55,10 @@ def revoke(
 
 
 def cut_off(settings: Settings, applied: Applied) -> list[str]:
-    """Store that an agreement is over, and close its vendor's access, so that nothing more flows.
-
-    If the cluster does not let Schoolbus manage users, this returns what its administrator must do.
+    """Store that an agreement is over, and close its vendor's access.
 
     The projection and all ways follow the stored state, so they stop before the access is closed.
+    If the cluster does not let Schoolbus manage users, this returns what its administrator must do.
 
     Raises the errors of `bus.vendors.applied.write` and `close_access`.
     """

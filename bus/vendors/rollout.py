@@ -1,7 +1,7 @@
 """Applies agreements: topics, schemas, keys and the record of what was applied.
 
-Every step finds what is there already, so applying again gives the same result, also after a crash
-in between. The record in `PREFIX.vendors` is written last. Nothing flows to a vendor before that.
+Every step finds what exists already, so a second run gives the same result, even after a crash. The
+last step writes the entry in `PREFIX.vendors`. Before that, the vendor receives no data.
 """
 
 from __future__ import annotations

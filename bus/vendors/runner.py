@@ -7,9 +7,9 @@ one partition of `PREFIX.vendors`). An instance shares one view and one reading 
 topics among all agreements.
 
 The loop reads opt-outs before anything else, so that a long extract does not delay them. It commits
-a batch to the file of the view, with all that follows from it. Then it sends: `bus.vendors.outbox`.
-At a start it first reads everything that is in the topics, and sends only then: so what an old
-message would disclose is decided by today's opt-outs and today's agreements.
+a batch to the file of the view, together with the messages that follow from it. Then it sends them
+(`bus.vendors.outbox`). At a start, it first reads everything in the topics, and only then sends. So
+today's opt-outs and agreements also apply to old messages.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class _Work:
     # ---- the loop ------------------------------------------------------------------------------
 
     def run(self, until_caught_up: bool) -> None:
-        """Work until a stop is requested, or everything of the start is done."""
+        """Work until `stop` is called, or until everything that was there at the start is done."""
         try:
             topics.ensure(self._settings, [*self._kinds, topics.vendors(self._settings)])
             _require_opt_outs(self._settings)
@@ -390,9 +390,9 @@ class _Work:
             self._settle(self._unsettled.popleft())
 
     def _begin_day(self) -> None:
-        """Take what follows from the date alone, also of days on which nothing ran.
+        """Make the changes that depend on the date alone, also those of days on which nothing ran.
 
-        Agreements begin and end, opt-outs too, and students who left some days ago are deleted.
+        Agreements and opt-outs begin and end, and students who left some days ago are deleted.
         """
         self._plan_settling()
         self._start_streams(new=True)
@@ -471,7 +471,7 @@ class _Work:
     # ---- agreements ----------------------------------------------------------------------------
 
     def _heed(self) -> None:
-        """Follow what commands did to agreements: at once, before anything else is sent.
+        """Follow the changes that commands made to agreements, before anything else is sent.
 
         Raises `RetryLater` if another instance works now.
         """
@@ -552,10 +552,10 @@ class _Work:
     def _clean(self, stream: VendorStream, known: Collection[str]) -> None:
         """Delete what the vendor's topics had before they were written whole.
 
-        Of each record that was not written again, a deletion is sent first, so that a reader who
-        has the record hears of it. Students of whom nothing is left are recorded as left.
+        First, a deletion is sent for each record that was not written again, so that a reader who
+        has the record deletes it. Students about whom no record is left are recorded as left.
 
-        known: the students who are in the agreement by the record of disclosures.
+        known: the students who are in the agreement, as the record of disclosures says.
         """
         old = {_place(name): end for name, end in stream.progress.ends.items() if end}
         # A topic may have been deleted meanwhile, with an agreement that this one renews.

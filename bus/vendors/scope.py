@@ -1,14 +1,15 @@
 """What one agreement lets a vendor see: which students, which records, which fields, which ids.
 
-An agreement compiles to one `Scope`. Every way out to a vendor asks it, and there is no other path.
-All functions here are pure: no I/O, no clock. The caller gives the day.
+An agreement compiles to one `Scope`. Every way out asks it, so a vendor receives nothing else. All
+functions here are pure: they do no I/O and have no clock. The caller passes the day.
 
 A student is in the cohort if the roster selects the student (`Students` of the agreement) and no
 opt-out keeps the student out. The vendor receives
 
 * the records about a student of the cohort: the student, demographics, enrollments, attendance,
-  results. Enrollments, attendance and results must also be at a selected school and in a selected
-  class, where the agreement selects schools or classes: a second school would disclose itself;
+  results. If the agreement selects schools or classes, then enrollments, attendance and results
+  must also be at a selected school and in a selected class. Otherwise the vendor would learn of a
+  student's other schools;
 * what these records refer to: classes, their courses, terms, schools and line items;
 * the teachers of these classes and the guardians of these students, where `roles` says so.
 
@@ -122,8 +123,9 @@ class Scope:
         | purpose              | the agreements with this purpose                           |
         | directoryInformation | the agreements on the basis of directory information       |
 
-        An opt-out from directory information does not touch the other bases: it must not pull a
-        child out of the learning system (34 CFR 99.37 concerns directory information alone).
+        An opt-out from directory information does not affect agreements on another basis. It must
+        not take a child out of the learning system (34 CFR 99.37 is about directory information
+        alone).
 
         On the basis of consent, a student without a consent is kept out too (34 CFR 99.30). A
         consent is a record of the same kind whose decision is "allow". It names the agreement or
@@ -157,7 +159,7 @@ class Scope:
             return named in ("", _plain(agreement.name), _plain(agreement.vendor))
         if opt_out["scope"] == "purpose":
             return _plain(opt_out["purpose"]) in ("", _plain(agreement.purpose))
-        return True  # protected, and what this version does not know: the safe side
+        return True  # protected, or a scope that this version does not know: keep the student out
 
     def admits_place(self, record: Record) -> bool:
         """Return whether the school and the class of a record are selected.
@@ -171,7 +173,7 @@ class Scope:
         )
 
     def admits_date(self, kind: str, record: Record) -> bool:
-        """Return whether a record about one day is not older than the shared history."""
+        """Return whether the day of a record is in the shared history."""
         since = self.agreement.history or self.agreement.from_
         if kind == "attendance":
             return bool(record["eventDate"] >= since)
@@ -229,19 +231,19 @@ class Scope:
     def _sees(
         self, kinds: tuple[str, ...], in_cohort: InCohort, above: Collection[str]
     ) -> InCohort | None:
-        """Return what says whether the vendor may see a record of these kinds; None: it may."""
+        """Return the test whether the vendor may see a record of these kinds; None: it may."""
         if kinds == ("org",):
             return (lambda org: self.admits_org(org, above)) if self._schools else None
         if kinds == ("student",):
             return in_cohort
-        return None  # comes along with the record that refers to it
+        return None  # it is sent because of the record that refers to it
 
     def refers(
         self, kind: str, record: Record, above: Collection[str] = ()
     ) -> set[tuple[str, str]]:
-        """Return the kind and id of the records that come along with a record.
+        """Return the kind and id of the records that must be sent because a record refers to them.
 
-        Students do not come along; nor do records of kinds that are not shared.
+        These are never students, and never records of kinds that are not shared.
         """
         found = set()
         for field, kinds in self.kinds[kind].references.items():

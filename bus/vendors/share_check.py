@@ -1,7 +1,7 @@
 """Checks what an agreement shares: its data, its students and its roles.
 
 The data must be in the schedule of data and in the standard. Sensitive and identifying fields need
-a reason. A selector must not say more about a student than the shared data does.
+a reason. A selector must not tell the vendor more about a student than the shared fields do.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ IDENTIFYING = frozenset(
         *("attendance.attendanceEventReason", "result.comment", "lineItem.description"),
     }
 )
-"""Fields that name a student or a family, or that join the data of two vendors, whatever the ids
-are. Free text is among them, as it may name anybody. Teachers are not: pseudonyms protect students
-and families."""
+"""Fields that identify a student or a family although the ids are pseudonyms, or by which two
+vendors can join their data. They include free text, because it may name anybody. They do not
+include fields of teachers, because pseudonyms protect students and families."""
 
 OPEN = frozenset({"public", "directory", "operational"})
 """The classes of sensitivity that directory information covers."""
@@ -44,7 +44,7 @@ SCHOOL_FIELDS = {
     "enrollment.schoolSourcedId",
     "class.schoolSourcedId",
 }
-"""Each of these tells the vendor a student's school."""
+"""Fields from which the vendor knows a student's school. One of them is enough."""
 MOST_NAMED = 4
 """A text names at most this many fields, and counts the others."""
 
@@ -116,17 +116,17 @@ class ShareCheck:
             elif not fields:
                 yield self._warning(
                     "share.categories",
-                    f'The standard has no field for "{name}", so nothing of it flows.',
+                    f'The standard has no field for "{name}", so the vendor receives no such data.',
                 )
         if not self._shared:
             yield self._error(
-                "share", "Nothing is shared. Name categories or fields of which something flows."
+                "share", "No field is shared. Name fields, or categories that have fields."
             )
         elif "student" not in self._kinds() and (about := self._about_students()):
             yield self._warning(
                 "share",
-                "No data of the students themselves is shared, so the vendor cannot see to whom "
-                f"{_listed(about)} records belong. Add a category such as Enrollment.",
+                "No field of the kind student is shared, so the vendor cannot see which students "
+                f"{_listed(about)} records are about. Add a category such as Enrollment.",
             )
 
     def _kinds(self) -> set[str]:
@@ -165,8 +165,8 @@ class ShareCheck:
             if field not in named | set(share.fields):
                 yield self._warning(
                     "share.without",
-                    f"{field} takes nothing out: none of the categories and fields has it. Correct "
-                    "the name, or remove it.",
+                    f"{field} is not shared anyway: none of the categories and fields has it. "
+                    "Correct the name, or remove it.",
                 )
 
     def _reasons(self) -> Iterator[Problem]:
@@ -176,12 +176,12 @@ class ShareCheck:
             if name not in allowed:
                 yield self._error(
                     "share.why",
-                    f'"{name}" is no field and no category. '
+                    f'"{name}" is neither a field nor a category. '
                     + suggestion(name, allowed, "Give the reason by field, or by category."),
                 )
             elif name not in share.categories and name not in self._shared:
                 yield self._warning(
-                    "share.why", f"There is a reason for {name}, but it is not shared."
+                    "share.why", f"There is a reason for {name}, but {name} is not shared."
                 )
         unexplained = {field for field in self._shared if not self._explained(field)}
         identifying = (
@@ -193,7 +193,7 @@ class ShareCheck:
             yield self._error(
                 "share.why",
                 f"The vendor receives pseudonyms, but {_listed(sorted(identifying))} "
-                f"{_verb(identifying, 'identifies', 'identify')} the person all the same. Leave "
+                f"{_verb(identifying, 'identifies', 'identify')} the person anyway. Leave "
                 f"{_it(identifying)} out (share.without), or say in [share.why] why the vendor "
                 f"needs {_it(identifying)}.",
             )
@@ -240,9 +240,9 @@ class ShareCheck:
             if values and not told_by & self._shared:
                 yield self._error(
                     f"students.{selector}",
-                    f"The students are selected by {selector}, which the vendor then knows of each "
-                    f"of them, but the data that is shared does not have it. Add the category "
-                    f"{category}, or do not select by {selector}.",
+                    f"The agreement selects students by {selector}. That tells the vendor the "
+                    f"{selector} of each student, but the agreement does not share them. Add the "
+                    f"category {category}, or do not select by {selector}.",
                 )
         for grade in students.grades:
             if grade not in GRADES:
@@ -277,12 +277,15 @@ class ShareCheck:
             if role not in roles and (named or meant):
                 what = " and ".join(f'"{name}"' for name in meant) or f"fields of a {kind}"
                 yield self._warning(
-                    "roles", f'{what}: nothing of a {role} flows, because `roles` has no "{role}".'
+                    "roles",
+                    f"{what}: the vendor receives no record of a {role}, because `roles` has no "
+                    f'"{role}".',
                 )
             if role in roles and kind not in self._kinds():
                 yield self._warning(
                     "roles",
-                    f'`roles` has "{role}", but no field of a {role} is shared, so nothing flows.',
+                    f'`roles` has "{role}", but no field of a {role} is shared, so the vendor '
+                    f"receives no record of a {role}.",
                 )
 
 

@@ -1,4 +1,4 @@
-"""How far the projection of each agreement is, in the file of the view.
+"""How much of each agreement's topics the projection has written, in the file of the view.
 
 The projection writes a vendor's topics whole when an agreement is applied for the first time, when
 the agreement or its ids change, and when the file was lost. It writes student by student, in slices
@@ -17,7 +17,7 @@ from bus.vendors.district_view import PROJECTION_TABLES, forget_agreement
 
 @dataclass(slots=True)
 class StreamProgress:
-    """How far one agreement is.
+    """How much of one agreement's topics is written.
 
     fingerprint: what the vendor's topics show: the agreement's `Applied.edition`.
     above:       the organizations above the selected schools, as the topics show them.
@@ -26,7 +26,7 @@ class StreamProgress:
                  are not sent.
     ends:        the ends of the vendor's partitions when writing began, by "topic/partition". The
                  messages before these ends are deleted when everything is written.
-    confirmed:   how many confirmations by a person have been followed (`Applied.confirmed`).
+    confirmed:   how many of a person's confirmations took effect already (`Applied.confirmed`).
     held:        how many students the guard has held back since the last confirmation.
     """
 

@@ -65,7 +65,7 @@ def sections(agreement: Agreement, applied: Applied | None, day: date) -> list[S
             ),
         ),
         Section(
-            "Companies to which the vendor passes data on",
+            "Companies to which the vendor gives the data",
             tuple(f"{one.name}: {one.purpose}" for one in agreement.subprocessors) or ("none",),
         ),
         Section("Data", tuple(_data(agreement))),
@@ -81,16 +81,16 @@ def sections(agreement: Agreement, applied: Applied | None, day: date) -> list[S
 
 
 def state(agreement: Agreement, applied: Applied | None, day: date) -> str:
-    """Return in words whether an agreement holds."""
+    """Return the state of an agreement in words."""
     if applied is None:
-        return "not applied: nothing flows"
+        return "not applied: the vendor receives nothing"
     if applied.state == "revoked":
         when = f" on {applied.ended_at.date()}" if applied.ended_at else ""
         return f"revoked{when}: {applied.why}"
     if applied.over(day):
         return f"ended on {agreement.until}"
     if day < agreement.from_:
-        return f"begins on {agreement.from_}; nothing flows before"
+        return f"begins on {agreement.from_}; the vendor receives nothing before that day"
     left = (agreement.until - day).days
     return f"active; ends in {left} {'day' if left == 1 else 'days'}"
 
@@ -126,9 +126,9 @@ def _data(agreement: Agreement) -> Iterator[str]:
     if agreement.share.without:
         yield f"Left out: {_by_kind(agreement.share.without)}"
     since = agreement.history or agreement.from_
-    yield f"Attendance and grades before {since} are not shared."
+    yield f"Attendance and results before {since} are not shared."
     if agreement.returns:
-        yield f"The vendor may send back: {', '.join(agreement.returns)}"
+        yield f"The vendor may send to the district: {', '.join(agreement.returns)}"
 
 
 def _by_kind(fields: Iterable[str]) -> str:
@@ -153,7 +153,7 @@ def _students(agreement: Agreement) -> Iterator[str]:
     }
     for role in agreement.roles:
         yield f"Also {others[role]}"
-    yield "Not students who are kept out by an opt-out, or protected"
+    yield "Except students with an opt-out that concerns this agreement, and protected students"
     days = students.leave_after
     yield (
         "A student who leaves is deleted at once."
@@ -197,5 +197,5 @@ def _deletion(agreement: Agreement, applied: Applied | None) -> Iterator[str]:
 
 
 def escaped(line: str) -> str:
-    """Return a line with the signs of Markdown escaped."""
+    """Return a line in which the special characters of Markdown are escaped."""
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>#|" else sign for sign in line)

@@ -88,10 +88,10 @@ class TermsCheck:
             yield self._error(
                 "",
                 f"The agreement {what}, and this file has changed since. A changed file does not "
-                f'begin it again. Write a new file with `renews = "{before.name}"`.'
+                f'start it again. Write a new file with `renews = "{before.name}"`.'
                 if before.state != "revoked"
                 else f"The agreement {what}, and this file has changed since. A changed file does "
-                "not begin it again. Write a new file with another name.",
+                "not start it again. Write a new file with another name.",
             )
 
     def _document(self) -> Iterator[Problem]:
@@ -137,7 +137,7 @@ class TermsCheck:
                 "for a vendor. Ask the vendor for an address on the public internet.",
             )
         if not ways:
-            yield self._warning("ways", "No way out is named, so nothing flows.")
+            yield self._warning("ways", "No way out is named, so the vendor receives nothing.")
         if one.returns and not SERVES_RETURNS:
             yield self._error(
                 "returns", "This version of Schoolbus cannot take records from a vendor yet."

@@ -5,8 +5,8 @@ has one password, so a rotation with two valid passwords needs two users. NAME i
 vendor's topics (`bus.vendors.applied.Applied.ids_name`). Each user may read the vendor's topics,
 with consumer groups under the vendor's prefix, and nothing else.
 
-Kafka shows a password to nobody (RFC 5802), so it is written once, into a file for the vendor. When
-access is provided again, users, passwords and files that exist are kept.
+Kafka never shows a password again (RFC 5802), so `provide` writes it once, into a file for the
+vendor. A later call keeps the users, passwords and files that exist.
 
 If the cluster does not let Schoolbus manage users, the functions return what its administrator must
 do, and check what the administrator did.
@@ -99,7 +99,7 @@ def addresses(settings: Settings) -> tuple[str, str]:
 def provide(
     settings: Settings, grants: Iterable[Grant], folder: Path | None
 ) -> dict[str, Provided]:
-    """Give vendors the access that they lack, and return the access of each by `ids_name`.
+    """Give vendors the access that they do not have yet; return the access of each by `ids_name`.
 
     Keeps users, passwords and files that exist. Corrects the rules of existing users.
 

@@ -1,7 +1,8 @@
 """The Avro schemas of a vendor's topics: only what the agreement shares, in a separate namespace.
 
-Two agreements never have the same schema, so no schema id of the registry is shared. A schema holds
-nothing about fields that were cut: neither their names nor their documentation.
+Two agreements never have the same schema, so they never share a schema id of the registry. A schema
+says nothing about fields that the agreement does not share: neither their names nor their
+documentation.
 
 A district may take a field out of an agreement and add it again later. Compatibility is
 FULL_TRANSITIVE, so each field but `sourcedId` and `status`, which every vendor receives, may be

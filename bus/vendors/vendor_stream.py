@@ -31,7 +31,7 @@ WINDOW_SECONDS = 600.0
 COUNT_SECONDS = 60.0
 """The guard counts a whole cohort at most this often."""
 PLACES = 100_000
-"""Owners of which the partition is remembered."""
+"""How many owners' partitions are remembered."""
 SLICE = 1_000
 """Students who are looked at between two batches of live changes."""
 
@@ -81,7 +81,7 @@ class VendorStream:
         return self.applied.name
 
     def stale(self) -> bool:
-        """Return whether the vendor's topics must be written whole, because they show others."""
+        """Return whether the vendor's topics must be written whole: they show another edition."""
         return self.progress.fingerprint != self.applied.edition or frozenset(
             self.progress.above
         ) != orgs_above(self._view, self.applied.agreement)
@@ -102,7 +102,7 @@ class VendorStream:
         self._store()
 
     def confirm(self, applied: Applied) -> None:
-        """Follow a person's decision: let everybody enter and leave whom the guard held back."""
+        """Follow a person's decision: let all students enter and leave whom the guard held back."""
         self.applied = applied
         if applied.confirmed > self.progress.confirmed:
             self.progress.confirmed = applied.confirmed
@@ -158,9 +158,9 @@ class VendorStream:
         self._store()
 
     def gone(self, known: Collection[str]) -> list[str]:
-        """Return those of some students of whom the vendor has nothing now.
+        """Return the students about whom the vendor has no records now.
 
-        known: students of whom the vendor had something, by the record of disclosures.
+        known: students about whom the vendor had records, as the record of disclosures says.
         """
         return sorted(set(known) - self._projection.cohort.get(known).keys())
 
@@ -222,8 +222,8 @@ class VendorStream:
     def now(self) -> int:
         """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
 
-        Exact times are equal in the topics of two vendors and would join them. For studies, it is
-        the beginning of the day.
+        Exact times are equal in the topics of two vendors, so the vendors could use them to join
+        their data. For studies, it is the beginning of the day.
         """
         now = int(datetime.now(UTC).timestamp())
         return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now

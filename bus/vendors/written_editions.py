@@ -1,4 +1,4 @@
-"""Which edition of each agreement its topics hold whole.
+"""The edition that the topics of each agreement hold whole.
 
 A consumer that makes complete sets must not make one while half of the records are written. So
 `bus vendors run` notes the `Applied.edition` that the topics hold whole, in `PREFIX.vendors` under

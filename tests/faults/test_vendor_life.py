@@ -1,8 +1,8 @@
-"""Three vendors with random agreements, on a random life of a district with kills.
+"""Three vendors with random agreements, while a district changes at random and parts are killed.
 
 Every sensitive value of the district is a unique string. Each check covers four rules:
 
-* No byte that a vendor can read holds such a string from outside of the vendor's agreement.
+* No byte that a vendor can read is a part of such a string that its agreement does not share.
 * No two vendors have a value in common, unless both agreements include it.
 * The last states are those that a checker computes from the agreement and the district alone.
 * No older state of a record follows a newer one.
@@ -42,7 +42,7 @@ def life(bus: Bus, commands: Commands, rng: random.Random, long: bool) -> Iterat
 
 
 def tell(life: Life, findings: Findings, what: str) -> None:
-    """Search what is left at the end, and report."""
+    """Search the logs, the texts of errors and the gate's answers at the end, and report."""
     answers, logged = life.gate_shows_only_their_own(), life.nothing_is_logged()
     kills = ", ".join(f"{number} of {part}" for part, number in sorted(life.kills.items()))
     findings.add(

@@ -1,4 +1,4 @@
-"""A random life of a district with three vendors: changes, decisions and kills.
+"""Random changes, decisions and kills on a district with three vendors.
 
 Everything goes through commands: `bus produce` for extracts, and `bus optouts` and `bus vendors` for
 decisions. The projection runs in a separate process, which is killed.
@@ -46,10 +46,10 @@ OVER = re.compile(rb"the agreement does not hold any more")
 
 @dataclass(slots=True)
 class Life:
-    """The district, its vendors, and what happened.
+    """The district, its vendors, and counts of what happened.
 
     kills:    how many kills of which part.
-    unsent:   how many kills of the projection left messages that were still to be sent.
+    unsent:   after how many kills of the projection the outbox still had messages.
     checked:  how many messages of vendors were searched, at all checks together.
     checks:   how many checks there were.
     held:     how often a guard held students back.
@@ -103,7 +103,8 @@ class Life:
         """Run a command to its end, and return what it printed.
 
         status: the exit status that it must have; None: any.
-        secret: what it prints is meant for the person who entered it; only its log is searched.
+        secret: its output may contain canaries, because the person has entered them. Only its log
+                is searched.
         """
         done = self.commands.ended(*arguments)
         assert status in (None, done.returncode), f"{arguments}: {done.stdout}\n{done.stderr}"

@@ -1,4 +1,4 @@
-"""Everything that a vendor can read, and what it may contain.
+"""Checks everything that a vendor can read.
 
 `History` is the district as its topics have it, with all states between two marks. `WatchedVendor`
 computes from the agreement and the district alone which canaries the vendor's topics may hold. These
@@ -54,8 +54,8 @@ SYMBOLS = {
 class Window(District):
     """The district between two marks, with every state that a record had.
 
-    A projection may see any mixture of them. So a vendor may have seen a record if it could see it
-    in some mixture; an opt-out counts only if it held all the time.
+    The projection may have seen any mixture of these states. So the vendor may have received a
+    record if one mixture allows it. An opt-out counts only if it was active all the time.
     """
 
     def __init__(self, start: Mapping[Key, Record], changes: Sequence[Change]) -> None:
@@ -258,7 +258,7 @@ class WatchedVendor:
             last[place] = version
 
     def is_equal(self, settings: Settings, present: District) -> None:
-        """Check that the last states are what agreement and district say, and no others."""
+        """Check that the last states are those that agreement and district give, and no others."""
         has: dict[Key, Record] = {}
         for one in self.received:
             if one.record is None:

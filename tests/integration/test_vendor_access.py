@@ -1,6 +1,6 @@
-"""Vendors on a secure bus read what is theirs, with their credentials alone, and nothing else.
+"""Vendors on a secure bus read their own data with only their credentials, and nothing else.
 
-The table in docs/vendors-tested.md is what this module sees: UPDATE_GOLDEN=1 writes it anew.
+This module checks the page docs/vendors-tested.md. UPDATE_GOLDEN=1 writes the page again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.embedded
 __all__ = ["wire"]
 
 SOON = 5.0
-"""How many seconds the vendor goes on trying after its revocation."""
+"""How many seconds the vendor still tries to read after its revocation."""
 TABLE = Path(__file__).parents[2] / "docs" / "vendors-tested.md"
 
 
@@ -80,7 +80,7 @@ def test_apply_gives_what_a_script_needs_and_keeps_it(wire: Wire) -> None:
     }
 
 
-def test_each_reads_its_own_topics_with_its_credentials_alone(wire: Wire) -> None:
+def test_each_vendor_reads_its_own_topics_with_its_credentials_alone(wire: Wire) -> None:
     read = {}
     for name in ("math", "library"):
         done = wire.program(name)
@@ -114,7 +114,7 @@ def test_rotation(wire: Wire) -> None:
     until(lambda: not logs_in(options(old, wire.folder)), "the old password counts no more", 15)
     assert subjects_seen(wire, old) == 401
     assert wire.program("rotated").returncode == 0
-    # Back to the first user, whose rules were fenced.
+    # Rotate back to the first user, which was denied everything.
     wire.commands.run("vendors", "rotate", "rotated", "--credentials", "secrets")
     wire.commands.run("vendors", "rotate", "rotated", "--finish", "--credentials", "secrets")
     assert wire.program("rotated").returncode == 0
@@ -181,8 +181,8 @@ def _record(consumer: Consumer, seconds: float = 0.5) -> bool:
     return message is not None and message.error() is None
 
 
-def test_outsiders(wire: Wire) -> None:
-    """After the other tests of the module: their rotated, revoked and ended vendors ask, too."""
+def test_no_caller_sees_more_than_its_own(wire: Wire) -> None:
+    """Runs after the other tests of the module, because their vendors send requests here too."""
     rows: dict[str, dict[str, str]] = {}
     wrong: list[tuple[str, str, str]] = []
     callers = {
@@ -243,7 +243,9 @@ def test_outsiders(wire: Wire) -> None:
             )
             for who, f in tokens.items()
         }
-    assert {rows["DescribeCluster: what it may do"][who] for who in callers} == {"0 operations"}
+    assert {rows["DescribeCluster: the allowed operations"][who] for who in callers} == {
+        "0 operations"
+    }
     for who in callers:  # hundreds of requests, which the quota would delay
         access.remove_quota(wire.settings, f"vendor-{who}-a")
     section, problems = vendor_api_keys.ask_everything(*_identities(wire, callers, shut))
@@ -258,7 +260,7 @@ def test_outsiders(wire: Wire) -> None:
 
 
 def test_after_the_agreed_days_users_rules_and_quotas_are_deleted(wire: Wire) -> None:
-    """After `test_outsiders`, which asks as these vendors."""
+    """Runs after `test_no_caller_sees_more_than_its_own`, which needs these vendors."""
 
     def left(name: str) -> tuple[set[str], int, dict[str, float]]:
         own = f"vendor-{name}-a", f"vendor-{name}-b"

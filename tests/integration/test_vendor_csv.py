@@ -1,4 +1,4 @@
-"""A vendor's CSV set holds what its agreement says, and is gone when the agreement is revoked."""
+"""A vendor's CSV set has what its agreement shares. It is deleted after a revocation."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_a_vendor_gets_what_its_agreement_says_until_it_is_revoked(
     )
     until(there.up_to_date, "the deletions of all records of the student")
 
-    # A narrower agreement: the consumer goes on under it by itself.
+    # A narrower agreement: the consumer starts again under it by itself.
     text = there.agreement.read_text().replace('"Student Name", ', "")
     text = text.replace('roles = ["teacher", "guardian"]', "roles = []")
     there.agreement.write_text(

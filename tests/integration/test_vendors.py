@@ -1,4 +1,4 @@
-"""Vendors receive under an agreement exactly what it says, on a real bus."""
+"""On a real bus, vendors receive exactly what their agreements share."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def run(commands: Commands, *arguments: str) -> dict[str, Any]:
     return commands.run("vendors", *arguments)
 
 
-def test_each_has_what_its_agreement_and_the_district_say(vendors: Commands) -> None:
+def test_each_vendor_has_what_its_agreement_and_the_district_say(vendors: Commands) -> None:
     settings = vendors.settings
     run(vendors, "apply")
     assert run(vendors, "run", "--until-caught-up")["agreements"] == ["school", "whole"]
@@ -191,7 +191,7 @@ def test_each_has_what_its_agreement_and_the_district_say(vendors: Commands) -> 
     assert students >= {id_ for kind, id_ in received(settings, "school") if kind == "student"}
 
 
-def test_an_opt_out_takes_a_student_out_and_its_end_brings_the_student_back(
+def test_an_opt_out_deletes_a_student_and_its_end_sends_the_student_again(
     vendors: Commands,
 ) -> None:
     settings = vendors.settings
@@ -208,7 +208,7 @@ def test_an_opt_out_takes_a_student_out_and_its_end_brings_the_student_back(
     assert_equal(settings, "school", "whole")
 
 
-def test_a_narrower_agreement_is_written_anew_and_the_old_values_are_deleted(
+def test_the_topics_of_a_narrower_agreement_are_written_again_without_the_old_values(
     vendors: Commands,
 ) -> None:
     settings = vendors.settings
@@ -239,7 +239,7 @@ def test_a_narrower_agreement_is_written_anew_and_the_old_values_are_deleted(
     assert not any(name.encode() in value for name in names for value in values)
 
 
-def test_a_vendor_with_new_ids_has_no_old_one_and_the_crosswalk_leads_to_each(
+def test_a_rekeyed_vendor_has_only_new_ids_and_the_crosswalk_has_each(
     vendors: Commands,
 ) -> None:
     settings = vendors.settings
@@ -281,7 +281,7 @@ def test_a_revoked_vendor_receives_nothing_more(vendors: Commands) -> None:
     assert_equal(settings, "school")
 
 
-def test_what_a_date_brings_happens_although_nothing_ran_on_that_day(vendors: Commands) -> None:
+def test_changes_of_a_date_take_effect_although_nothing_ran_on_that_day(vendors: Commands) -> None:
     settings, day = vendors.settings, date.today()
     write_agreement(vendors.cwd / "agreements", "whole", identifiers="real", leave_after=7)
     run(vendors, "apply")
@@ -304,7 +304,7 @@ def test_what_a_date_brings_happens_although_nothing_ran_on_that_day(vendors: Co
     assert after == {id_ for kind, id_ in before if kind == "student"} - left - {named[0]}
 
 
-def test_what_an_agreement_missed_while_it_could_not_be_projected_comes_later(
+def test_an_agreement_that_could_not_be_projected_gets_the_missed_changes_later(
     vendors: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = vendors.settings
@@ -322,7 +322,7 @@ def test_what_an_agreement_missed_while_it_could_not_be_projected_comes_later(
     assert_equal(settings, "school", "whole")
 
 
-def test_killed_at_any_moment_and_its_file_lost_each_vendor_has_the_truth(
+def test_each_vendor_is_right_after_kills_and_the_loss_of_the_file(
     vendors: Commands,
 ) -> None:
     settings = vendors.settings

@@ -1,4 +1,4 @@
-"""`bus bench vendors` in small: the throughput and the rewriting, on the shared bus."""
+"""A small run of `bus bench vendors`: the throughput and the rewriting, on the shared bus."""
 
 from __future__ import annotations
 

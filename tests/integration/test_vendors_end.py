@@ -1,4 +1,4 @@
-"""After an agreement's end nothing flows, and what the bus has of the vendor's is deleted."""
+"""After an agreement's end, the vendor receives nothing, and the bus deletes what it has."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def entries(settings: Settings, name: str) -> list[str]:
 
 
 def left(settings: Settings, name: str) -> list[str]:
-    """Return what there is of a vendor's, by asking Kafka, the registry and the file."""
+    """Return what still exists for a vendor in Kafka, the registry and the file."""
     admin = AdminClient(client_settings(settings))
     groups = admin.list_consumer_groups().result().valid
     names = [*admin.list_topics(timeout=10).topics, *(one.group_id for one in groups)]
@@ -62,7 +62,7 @@ def read(settings: Settings, name: str) -> int:
     return len(list(found))
 
 
-def test_an_agreement_ends_is_deleted_and_attested(commands: Commands) -> None:
+def test_an_agreement_ends_and_is_deleted_and_attested(commands: Commands) -> None:
     settings = commands.settings
     commands.run("produce", "oneroster-csv", str(SAMPLE.write(commands.cwd / "day-1.zip")))
     folder = commands.cwd / "agreements"

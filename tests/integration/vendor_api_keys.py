@@ -1,8 +1,8 @@
-"""Asks a vendors' listener each API key that the broker names, as each identity.
+"""Sends each request of Kafka's protocol to the vendors' listener, as each caller.
 
-A vendor asks about another vendor in every version of a key, and then about names that do not
-exist: apart from the names in the question, both answers must be the same. So no answer says that
-a topic, a group or a user of another vendor exists, or how many records it has.
+A vendor asks about another vendor in every version of a request, and then about names that do not
+exist. Apart from the names in the request, both answers must be the same. So no answer says that a
+topic, a group or a user of another vendor exists, or how many records it has.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tests.kafka_protocol import DEFAULT, SECONDS, ClosedError, Connection, Fiel
 
 LOADING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
 METADATA, HANDSHAKE, API_VERSIONS, AUTHENTICATE, SCRAM_USERS = 3, 17, 18, 36, 50
-ITS_OWN, ANOTHER, ALL, BY_ID = "its own", "of another", "of all", "of another, by the topic's id"
+ITS_OWN, ALL = "its own", "about everything"
+ANOTHER, BY_ID = "of another vendor", "of another vendor, by the topic's id"
 
 VALUES: dict[int, dict[str, Any]] = {
     0: {"Acks": 1, "TimeoutMs": 1000, "TransactionalId": None},
@@ -61,7 +62,7 @@ VALUES: dict[int, dict[str, Any]] = {
     79: {"MemberId": "AAAAAAAAAAAAAAAAAAAAAA"},
     88: {"MemberId": "AAAAAAAAAAAAAAAAAAAAAA", "RebalanceTimeoutMs": 10_000},
 }
-"""Values of fields by API key, so that a request is one that a client could send."""
+"""Values of a request's fields, by API key. With them, a client could send the request."""
 
 OF_ALL: dict[int, dict[str, Any]] = {
     3: {"Topics": None},
@@ -81,7 +82,7 @@ OF_ALL: dict[int, dict[str, Any]] = {
     75: {"Topics": []},
     90: {"Topics": None},
 }
-"""How to ask about everything, for the keys that let a client do so."""
+"""Values of a request about everything, for the API keys that have one."""
 
 
 ADDRESS = "the address at which it reached the bus"
@@ -108,27 +109,27 @@ GRANTED = {
     90: "offsets of its groups",
     91: "nothing",
 }
-"""What the answers without an error say to a vendor that asks about its own, by API key."""
+"""What an answer without an error tells a vendor that asks about its own things, by API key."""
 
 JUDGED = {
-    3: "asked for all topics, it names those of the caller",
-    9: "asked for all topics of a group of the caller, it names those of the caller",
+    3: "asked for all topics, it names only those of the caller",
+    9: "asked for all topics of a group of the caller, it names only those of the caller",
     15: "asked for no group, it names none",
-    16: "it has no error; it names the groups that the caller may see",
+    16: "it names only the groups of the caller",
     17: "it answers anybody: a login begins",
     18: "it answers anybody: the requests that this version of Kafka knows",
     36: "it answers anybody: it is the login itself",
-    38: "this Kafka has no delegation tokens",
-    39: "this Kafka has no delegation tokens",
-    40: "this Kafka has no delegation tokens",
-    41: "this Kafka has no delegation tokens",
+    38: "this Kafka does not use delegation tokens",
+    39: "this Kafka does not use delegation tokens",
+    40: "this Kafka does not use delegation tokens",
+    41: "this Kafka does not use delegation tokens",
     50: "asked for all users, Kafka 4.2.2 fails and does not answer",
     60: f"it answers any user: {ADDRESS}, and the cluster's random id",
-    66: "it has no error; it names the transactions that the caller may see: none",
-    75: "asked for all topics, it names those of the caller",
-    90: "asked for all topics of a group of the caller, it names those of the caller",
+    66: "it names only the transactions of the caller: none",
+    75: "asked for all topics, it names only those of the caller",
+    90: "asked for all topics of a group of the caller, it names only those of the caller",
 }
-"""Why an answer that is no refusal tells nothing of others, by API key."""
+"""Why an answer that is not a refusal tells nothing about other vendors, by API key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,8 @@ class Target:
     def absent(self) -> Target:
         """Return names of the same length that do not exist.
 
-        The id of the topic stays. It is random (122 bits), so nobody can guess one. Of an id that
-        exists, Kafka says TOPIC_AUTHORIZATION_FAILED; of another one, UNKNOWN_TOPIC_ID.
+        The id of the topic stays the same. It is random (122 bits), so nobody can guess one. For an
+        id that exists, Kafka answers TOPIC_AUTHORIZATION_FAILED; for any other, UNKNOWN_TOPIC_ID.
         """
         topic, group, user = (
             re.sub(r"(vendor[.-]).", r"\1x", one) for one in (self.topic, self.group, self.user)
@@ -171,7 +172,7 @@ class Listener:
 
 
 def asking(key: int, target: Target, more: Mapping[str, Any] | None = None) -> Fill:
-    """Return the values of a request: names are the target's; each array has one item."""
+    """Return the values of a request. Its names are those of the target; each array has one item."""
     values = VALUES.get(key, {}) | dict(more or {})
 
     def fill(field: Field) -> Any:
@@ -193,7 +194,7 @@ def asking(key: int, target: Target, more: Mapping[str, Any] | None = None) -> F
 
 
 class Asker:
-    """Asks as one vendor; opens another connection when the broker closes one."""
+    """Sends requests as one vendor, and connects again when the broker closes the connection."""
 
     def __init__(self, listener: Listener, login: tuple[str, str]) -> None:
         self._listener = listener
@@ -227,7 +228,7 @@ class Asker:
                 self.again()
                 if again:
                     return "closed"
-                again = True  # it may have been time to log in again
+                again = True  # the broker may have closed it because the login was too old
                 continue
             except TimeoutError:
                 if key != SCRAM_USERS:
@@ -260,11 +261,12 @@ def ask_as_vendor(
     *,
     all_versions: bool,
 ) -> tuple[dict[tuple[int, str], str], list[str]]:
-    """Return the answers by API key and what was asked, and all that is wrong with an answer.
+    """Return the answers, by API key and question, and a text for each wrong answer.
 
     own, other:   names of the caller and of another vendor, with the true ids of the topics.
-    foreign:      what no answer may contain.
-    all_versions: ask in all versions of a key; else in the newest. The newest gives the answer.
+    foreign:      texts that no answer may contain.
+    all_versions: send all versions of a request; otherwise only the newest. The returned answers
+                  are those of the newest version.
     """
     absent = other.absent()
     answers: dict[tuple[int, str], str] = {}
@@ -272,7 +274,7 @@ def ask_as_vendor(
     asker = Asker(listener, login)
 
     def ask(key: int, version: int, about: str, target: Target, more: Mapping[str, Any]) -> Any:
-        """Ask, keep the answer, and look for what is not the caller's."""
+        """Ask, keep the answer, and look for foreign texts in it."""
         answer = asker.ask(key, version, asking(key, target, more))
         text = repr(answer)
         for name in target.names() if about in (ANOTHER, BY_ID) else ():
@@ -290,11 +292,11 @@ def ask_as_vendor(
                 if key == METADATA and version == newest:
                     ask(key, version, BY_ID, other, {"Name": None, "TopicId": other.topic_id})
                 if key in (HANDSHAKE, AUTHENTICATE):
-                    asker.again()  # it began another login
+                    asker.again()  # the request began another login on this connection
                 elif all_versions:
                     same = asker.ask(key, version, asking(key, absent))
                     if _plain(same, absent) != _plain(answer, other):
-                        wrong.append(f"{key} {version} tells {answer!r} from {same!r}")
+                        wrong.append(f"{key} {version}: {answer!r}, but without that name {same!r}")
             ask(key, newest, ITS_OWN, replace(own, group=f"{own.group}-{key}"), {})
             if key in (HANDSHAKE, AUTHENTICATE):
                 asker.again()
@@ -342,7 +344,11 @@ def ask_as_stranger(
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """A caller with an agreement, and the vendor that it asks about."""
+    """A caller with an agreement.
+
+    own, other: names of the caller, and of the vendor that it asks about.
+    foreign:    texts that no answer may contain.
+    """
 
     login: tuple[str, str]
     own: Target
@@ -355,9 +361,9 @@ def ask_everything(
     vendors: Mapping[str, Vendor],
     strangers: Mapping[str, tuple[str, str] | None],
 ) -> tuple[list[str], list[str]]:
-    """Return the section of the page, and all that is wrong with an answer.
+    """Return the section of the page, and a text for each wrong answer.
 
-    vendors, strangers: by the name of the column. The first vendor asks in all versions.
+    vendors, strangers: by the name of the column. The first vendor sends all versions.
     """
     answers: dict[str, dict[tuple[int, str], str]] = {}
     wrong: list[str] = []
@@ -390,14 +396,16 @@ def ask_everything(
 HEAD = """\
 ## Each request of Kafka's protocol
 
-The listener for vendors names these API keys in its answer to ApiVersions. Each caller asks each of them, in the newest
-version, about its own topic, group and user, and about those of another vendor. Where a request can be about all, it
-asks that too. `math` asks in all versions, and asks the same about names that do not exist: the answers are the same.
-So no answer says what another vendor has. `ended`, `revoked` and `old password` ask after their login was refused;
-`nobody` does not log in, and Kafka closes the connection.
+Each row is one request, with its API key. The listener for vendors names these keys in its answer to ApiVersions. Each
+caller sends each request in its newest version: about its own topic, group and user, and about those of another vendor.
+If a request can ask about everything, the caller sends that too. `math` sends the requests in all versions. It also asks
+about names that do not exist, and gets the same answers as about another vendor. So no answer says what another vendor
+has. `ended`, `revoked` and `old password` send the requests after their login was refused. `nobody` does not log in
+here, and Kafka closes the connection.
 
-`NONE` is Kafka's name for an answer without an error. The last column says what such an answer tells, or why another
-error is enough. Kafka's texts of refusals name the address of the controller, but nothing else.
+`NONE` is Kafka's name for an answer without an error. The last column says what such an answer tells the caller, or why
+an error that is not a refusal tells nothing. When Kafka refuses a request, its text may name the address of the
+controller, but nothing else.
 """
 
 
@@ -411,7 +419,7 @@ def _section(
     lines = [
         *HEAD.splitlines(),
         "",
-        "| request | " + " | ".join(columns) + " | what it tells |",
+        "| request | " + " | ".join(columns) + " | what the answer tells |",
         "| --- |" + " --- |" * (len(columns) + 1),
     ]
     first = next(iter(answers.values()))

@@ -1,4 +1,4 @@
-"""What a vendor asks Kafka and the gate to find out what it can see, and the page of the answers."""
+"""The requests of a vendor that tries to see more than its own data, and the page of the answers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ Probe = Callable[["Caller"], Any]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `own` is its name in topics, `other` that of another vendor.
+    """A vendor that sends requests.
 
-    admin: a client that lives as long as its requests.
+    own, other: the vendor's name in its topics, and the name of another vendor.
+    admin:      a client for all requests, because a request fails when its client is closed.
     """
 
     own: str
@@ -104,7 +105,10 @@ def _config(topic: str) -> Any:
 
 
 def _cluster_operations(caller: Caller) -> str:
-    """DescribeUserScramCredentials needs DESCRIBE on the cluster."""
+    """Return how many operations on the cluster the caller may use.
+
+    Without DESCRIBE on the cluster, it cannot list the users (DescribeUserScramCredentials).
+    """
     about = _one(caller.admin.describe_cluster(include_authorized_operations=True))
     return f"{len(about.authorized_operations or ())} operations"
 
@@ -122,38 +126,40 @@ DISTRICT = f"{PREFIX}.student"
 
 PROBES: dict[str, Probe] = {
     "Metadata: all topics": lambda c: sorted(c.admin.list_topics(timeout=10).topics),
-    "Metadata: a topic of another": lambda c: _named(c, c.topic(c.other)),
+    "Metadata: a topic of another vendor": lambda c: _named(c, c.topic(c.other)),
     "DescribeCluster": lambda c: f"{len(_one(c.admin.describe_cluster()).nodes)} node",
-    "DescribeCluster: what it may do": _cluster_operations,
+    "DescribeCluster: the allowed operations": _cluster_operations,
     "ListGroups": lambda c: sorted(g.group_id for g in _one(c.admin.list_consumer_groups()).valid),
-    "DescribeGroups: of another": lambda c: (
+    "DescribeGroups: of another vendor": lambda c: (
         _one(c.admin.describe_consumer_groups([f"{PREFIX}.vendor.{c.other}.app"])).group_id
     ),
-    "OffsetFetch: of another": lambda c: _one(
+    "OffsetFetch: of another vendor": lambda c: _one(
         c.admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(f"{PREFIX}.vendor.{c.other}.app")]
         )
     ),
-    "DeleteGroups: of another": lambda c: _one(
+    "DeleteGroups: of another vendor": lambda c: _one(
         c.admin.delete_consumer_groups([f"{PREFIX}.vendor.{c.other}.app"])
     ),
     "Fetch: its own topic": lambda c: _fetch(c, c.topic()),
-    "Fetch: a topic of another": lambda c: _fetch(c, c.topic(c.other)),
+    "Fetch: a topic of another vendor": lambda c: _fetch(c, c.topic(c.other)),
     "Fetch: a topic of the district": lambda c: _fetch(c, DISTRICT),
     "Fetch: the applied agreements": lambda c: _fetch(c, f"{PREFIX}.vendors"),
     "Fetch: the record of disclosures": lambda c: _fetch(c, f"{PREFIX}.disclosures"),
-    "Fetch: its students": lambda c: _fetch(c, f"{PREFIX}.disclosures.students"),
-    "Fetch: the offsets of all": lambda c: _fetch(c, "__consumer_offsets"),
+    "Fetch: the students of that record": lambda c: _fetch(c, f"{PREFIX}.disclosures.students"),
+    "Fetch: the committed offsets": lambda c: _fetch(c, "__consumer_offsets"),
     "Fetch: a topic that does not exist": lambda c: _fetch(c, "none"),
-    "JoinGroup: of another": lambda c: _fetch(c, c.topic(), f"{PREFIX}.vendor.{c.other}.app"),
+    "JoinGroup: of another vendor": lambda c: _fetch(
+        c, c.topic(), f"{PREFIX}.vendor.{c.other}.app"
+    ),
     "JoinGroup: of the district": lambda c: _fetch(c, c.topic(), f"{PREFIX}.canvas"),
-    "ListOffsets: of another": lambda c: (
+    "ListOffsets: of another vendor": lambda c: (
         _one(
             c.admin.list_offsets({TopicPartition(c.topic(c.other), 0): OffsetSpec.latest()})
         ).offset
     ),
     "Produce: its own topic": lambda c: _produce(c, c.topic()),
-    "Produce: a topic of another": lambda c: _produce(c, c.topic(c.other)),
+    "Produce: a topic of another vendor": lambda c: _produce(c, c.topic(c.other)),
     "Produce: a topic of the district": lambda c: _produce(c, DISTRICT),
     "InitProducerId: with a transactional id": _transaction,
     "CreateTopics": lambda c: _one(
@@ -210,10 +216,10 @@ GRANTED = {
     "Fetch: its own topic",
     "ListGroups",
     "DescribeCluster",
-    "DescribeCluster: what it may do",
+    "DescribeCluster: the allowed operations",
 }
-EMPTY = {"ListOffsets: of another": "_NOENT", "DescribeAcls": "nothing"}
-"""What librdkafka makes of a refusal: it finds no such partition, or returns no rules."""
+EMPTY = {"ListOffsets: of another vendor": "_NOENT", "DescribeAcls": "nothing"}
+"""Requests for which librdkafka shows a refusal in another way: no such partition, or no rules."""
 
 
 def _named(caller: Caller, topic: str) -> str:
@@ -224,7 +230,7 @@ def _named(caller: Caller, topic: str) -> str:
 
 
 def ask(probe: Probe, caller: Caller) -> tuple[str, str]:
-    """Return the answer for the table, and all that it says."""
+    """Return the answer for the table, and the whole text of the answer."""
     try:
         found = probe(caller)
     except KafkaException as error:
@@ -244,7 +250,7 @@ def _short(found: Any, caller: Caller) -> str:
 PATHS = {
     "GET /subjects": "/subjects",
     "GET its own schema": "/subjects/{own}-value/versions/latest",
-    "GET a schema of another": "/subjects/{other}-value/versions/latest",
+    "GET a schema of another vendor": "/subjects/{other}-value/versions/latest",
     "GET a schema of the district": f"/subjects/{DISTRICT}-value/versions/latest",
     "GET /schemas/ids/1 (the district's)": "/schemas/ids/1",
     "GET /schemas/ids/1/subjects": "/schemas/ids/1/subjects",
@@ -264,13 +270,14 @@ def page(rows: dict[str, dict[str, str]], section: list[str]) -> str:
         "",
         "# What vendors were answered",
         "",
-        "`tests/integration/test_vendor_access.py` asks a secure bus as vendors and as others do, and",
-        "records each answer. `math` and `library` have agreements, and so has `rotated`, whose",
-        "credentials were replaced; `old password` has those from before. No answer names a topic, a",
-        "group, a subject or a user that is not the caller's.",
+        "`tests/integration/test_vendor_access.py` sends requests to a secure bus, and records the",
+        "answers. Each column is a caller. `math`, `library` and `rotated` have active agreements. The",
+        "credentials of `rotated` were replaced, and `old password` logs in with the earlier ones. The",
+        "agreement of `ended` has ended, and that of `revoked` was revoked. `nobody` guesses a password",
+        "and a token. No answer names a topic, a group, a subject or a user that is not the caller's.",
         "",
-        "Kafka answers ApiVersions and the login itself to anybody. A caller that cannot log in can",
-        "ask nothing else.",
+        "Anybody can ask Kafka for ApiVersions, and can try to log in. A caller that cannot log in can",
+        "ask nothing else. `_NOENT` and `nothing` are how Kafka's client shows a refusal.",
         "",
         "| request | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),

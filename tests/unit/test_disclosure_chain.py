@@ -1,4 +1,4 @@
-"""The hash chain of the record of disclosures: every change is found."""
+"""`verify` finds every change of the hash chain of the record of disclosures."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_every_change_is_found(case: tuple[list[bytes], list[bytes | None], Chai
 
 @settings(deadline=None)
 @given(damaged())
-def test_without_a_head_what_is_found_is_the_truth(
+def test_without_a_head_each_reported_problem_is_real(
     case: tuple[list[bytes], list[bytes | None], ChainHead],
 ) -> None:
-    """Without a head only the end can change unseen; a whole chain of another history too."""
+    """Without a head, two changes are not found: of the end, and of the whole chain."""
     values, result, _ = case
     if verify(result) == []:
         assert not result or result[:-1] == values[: len(result) - 1] or result[0] != values[0]
@@ -151,7 +151,7 @@ def test_times_are_in_utc_and_need_a_zone() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=2), max_size=12), st.data())
-def test_an_erased_student_is_found_by_nobody(ids: list[str], data: st.DataObject) -> None:
+def test_nobody_can_find_an_erased_student(ids: list[str], data: st.DataObject) -> None:
     rows = [new_row(one) for one in dict.fromkeys(ids)]
     table = DisclosedStudents(rows)
     named = {one: table.commitments(one) for one in ids}
@@ -168,13 +168,13 @@ def test_an_erased_student_is_found_by_nobody(ids: list[str], data: st.DataObjec
         assert len(bytes.fromhex(key.decode())) == 16
 
 
-def test_a_commitment_is_no_plain_hash_and_differs_for_each_salt() -> None:
+def test_a_commitment_is_not_a_plain_hash_and_differs_for_each_salt() -> None:
     first, second = DisclosedStudents([new_row("s1")]), DisclosedStudents([new_row("s1")])
     assert first.commitments("s1") != second.commitments("s1")
     assert commitment(b"", "s1") not in first.commitments("s1")
 
 
-def test_what_is_no_row_of_the_table_is_ignored() -> None:
+def test_a_message_that_is_not_a_row_of_the_table_is_ignored() -> None:
     key, value = new_row("s1")
     table = DisclosedStudents([(b"x", value), (key, b"no"), (key, b"[]"), (key, b"{}")])
     assert len(table) == 0

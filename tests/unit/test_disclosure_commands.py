@@ -1,4 +1,4 @@
-"""The commands that ask, check and clear the record of disclosures, on topics in memory."""
+"""The commands that read and check the record of disclosures or erase from it; in memory."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_an_answer_that_cannot_be_recorded_is_not_given(
     assert found == {"error": "Kafka is down"}
 
 
-def test_an_erased_student_is_found_no_more(kept: Topics) -> None:
+def test_an_erased_student_is_not_found_any_more(kept: Topics) -> None:
     assert run("erase", "--student", "s2", "--student", "s9", "--why", "graduated") == {
         "erased": 1,
         "unknown": 1,

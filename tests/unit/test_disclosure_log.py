@@ -147,7 +147,7 @@ def test_a_broken_connection_needs_another_turn(monkeypatch: pytest.MonkeyPatch)
     assert len(made[1].sent) == 1
 
 
-def test_a_lost_turn_is_no_error_in_the_log(
+def test_a_lost_turn_is_not_logged_as_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, made = log_with(monkeypatch)
@@ -170,7 +170,7 @@ def test_a_lost_turn_is_no_error_in_the_log(
         ([800], 1000, [984, 744]),
     ],
 )
-def test_the_last_entry_is_looked_for_from_the_end(
+def test_the_search_for_the_last_entry_begins_at_the_end(
     offsets: list[int], high: int, starts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head, messages = ChainHead(), {}

@@ -1,4 +1,4 @@
-"""The answers of the record of disclosures, against a model that goes through time step by step."""
+"""The answers of the record of disclosures equal those of a model that simulates each step."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def record(steps: Sequence[Step]) -> Record:
 
 
 class Model:
-    """What is disclosed and held after each step, by plain simulation."""
+    """A plain simulation of what is disclosed and held after each step."""
 
     def __init__(self) -> None:
         self.variant: dict[str, int] = {}
@@ -164,7 +164,7 @@ def covering(found: Sequence[Disclosure], moment: datetime) -> list[tuple[str, s
 
 @settings(deadline=None)
 @given(STEPS)
-def test_intervals_are_those_of_the_model(steps: list[Step]) -> None:
+def test_times_of_disclosure_equal_those_of_the_model(steps: list[Step]) -> None:
     kept = record(steps)
     entries, table = kept.entries, kept.students
     each = {one: by_student(entries, table, one) for one in STUDENTS}
@@ -183,7 +183,7 @@ def test_intervals_are_those_of_the_model(steps: list[Step]) -> None:
                 "student": ("sourcedId", "status", f"f{CATEGORIES.index(one.categories)}")
             }
             assert (one.vendor, one.basis) == (AGREEMENTS[one.agreement], "school-official")
-            # Nothing is split without need: what follows at once is under another scope.
+            # A time is split only where the scope changes.
             assert not any(
                 other.agreement == one.agreement
                 and other.from_ == one.to
@@ -194,7 +194,7 @@ def test_intervals_are_those_of_the_model(steps: list[Step]) -> None:
 
 @settings(deadline=None)
 @given(STEPS)
-def test_what_was_held_is_that_of_the_model(steps: list[Step]) -> None:
+def test_held_data_equals_that_of_the_model(steps: list[Step]) -> None:
     kept = record(steps)
     model, entries = Model(), kept.entries
     for number, step in enumerate(steps):
@@ -209,7 +209,7 @@ def test_what_was_held_is_that_of_the_model(steps: list[Step]) -> None:
 
 @settings(deadline=None)
 @given(STEPS, st.sets(st.sampled_from(STUDENTS)))
-def test_an_erasure_takes_the_names_and_nothing_else(steps: list[Step], erased: set[str]) -> None:
+def test_an_erasure_removes_the_ids_and_nothing_else(steps: list[Step], erased: set[str]) -> None:
     kept = record(steps)
     graves = [row for one in sorted(erased) for row in kept.students.tombstones(one)]
     after = DisclosedStudents([*kept.rows, *graves])
@@ -261,7 +261,7 @@ def test_a_clock_that_runs_behind_hides_no_disclosure() -> None:
     ]
 
 
-def test_a_new_fingerprint_alone_splits_nothing_and_a_new_purpose_does() -> None:
+def test_a_new_purpose_splits_a_disclosure_and_a_new_fingerprint_alone_does_not() -> None:
     kept = Record()
     kept.add(scope("a", 0, fingerprint="1"))
     kept.about("entered", "a", "s1")
@@ -293,7 +293,7 @@ def test_a_whole_day_has_what_was_held_at_any_moment_of_it() -> None:
     assert day[0].as_json()["categories"] == ["Student Name"]
 
 
-def test_an_attestation_does_not_count_for_what_was_still_disclosed() -> None:
+def test_an_attestation_does_not_cover_data_that_was_still_disclosed() -> None:
     kept = record([("scope", "a", 0), ("entered", "a", {"s1", "s2"}), ("left", "a", {"s2"})])
     kept.add({"what": "attested", "agreement": "a", "by": "Bob", "statement": ""})
     kept.about("left", "a", "s1")
@@ -321,7 +321,7 @@ def test_the_agreements_of_a_vendor() -> None:
     assert agreements_of(kept.entries, "nobody") == set()
 
 
-def test_a_vendors_json_says_the_scope_once() -> None:
+def test_the_json_of_a_vendor_has_each_scope_once() -> None:
     kept = record([("scope", "a", 0), ("entered", "a", {"s1", "s2"}), ("scope", "a", 1)])
     found = periods_json(by_vendor(kept.entries, kept.students, "a"))
     assert [(one["categories"], len(one["students"])) for one in found] == [

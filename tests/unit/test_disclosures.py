@@ -159,7 +159,7 @@ def test_each_method_appends_one_entry() -> None:
     assert not any(b"s1" in (value or b"") for value in kept.entries)
 
 
-def test_nothing_to_say_appends_nothing() -> None:
+def test_a_call_without_students_appends_nothing() -> None:
     kept = Topics()
     one = writer(Log(kept))
     one.entered("math-app", [], AT)
@@ -201,7 +201,7 @@ def test_a_writer_that_is_alone_starts_once() -> None:
     assert log.starts == 1
 
 
-def test_what_is_recorded_once_needs_one_reading_of_the_whole_record() -> None:
+def test_entries_that_exist_only_once_need_one_reading_of_the_record() -> None:
     kept = Topics()
     writer(Log(kept)).ended("first", AT)
     log = Log(kept)
@@ -282,7 +282,7 @@ def test_an_erased_student_gets_a_new_salt_from_a_writer_that_knew_the_old_one()
     assert verify(kept.entries, first.head()) == []
 
 
-def test_what_is_no_entry_does_not_stop_the_writer() -> None:
+def test_a_message_that_is_not_an_entry_does_not_stop_the_writer() -> None:
     kept = Topics()
     writer(Log(kept)).entered("math-app", ["s1"], AT)
     kept.entries.append(b"garbage")
@@ -380,7 +380,7 @@ def test_the_chain_is_whole_and_complete_after_any_failure(steps: list[str], cal
         assert {named[one] for one in entry["students"]} == {f"s{number}", "s0"}
 
 
-def test_writers_that_are_busy_at_once_all_come_to_their_end() -> None:
+def test_writers_that_write_at_the_same_time_all_finish() -> None:
     kept = Topics()
     barrier, errors = threading.Barrier(4), []
 
@@ -443,7 +443,7 @@ def test_the_head_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f'number = -1\nsha256 = "{"0" * 64}"\nat = ""',
     ],
 )
-def test_a_damaged_head_file_is_no_head(text: str, tmp_path: Path) -> None:
+def test_a_damaged_head_file_is_an_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / disclosures.HEAD_FILE
     path.write_text(text)
     with pytest.raises(Stop, match="not the head"):

@@ -1,4 +1,4 @@
-"""Vendors' users, files and tokens, on a cluster of fakes; the secure bus is in the integration."""
+"""Vendors' users, files and tokens, on a fake cluster. Integration tests use a secure bus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MATH = Grant("math", ("s.vendor.math.student",), "s.vendor.math.")
 
 
 class Cluster:
-    """Users and rules, and what was done, in order."""
+    """A cluster with users and rules. It notes each call in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.users: dict[str, str] = {}
@@ -163,7 +163,7 @@ def test_many_vendors_need_one_reading_of_the_rules_and_one_change_of_the_quotas
     assert cluster.known["vendor-art-a"] == access.reading_rules(grants[1].topics, grants[1].group)
 
 
-def test_all_steps_of_shutting_out_are_done_in_order(
+def test_shutting_out_takes_all_steps_in_order(
     cluster: Cluster, settings: Settings, tmp_path: Path
 ) -> None:
     vendor_access.provide(settings, [MATH], tmp_path / "secrets")
@@ -177,7 +177,9 @@ def test_all_steps_of_shutting_out_are_done_in_order(
     assert vendor_access.shut_out(settings, "math") == []
 
 
-def test_where_others_manage_users(cluster: Cluster, settings: Settings, tmp_path: Path) -> None:
+def test_a_cluster_whose_users_somebody_else_manages(
+    cluster: Cluster, settings: Settings, tmp_path: Path
+) -> None:
     cluster.managed = False
     made = vendor_access.provide(settings, [MATH], tmp_path / "secrets")["math"]
     assert "kafka-acls.sh" in made.notes[0] and "4 of the rules are missing" in made.notes[0]

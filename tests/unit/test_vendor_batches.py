@@ -1,4 +1,4 @@
-"""What the projection does with many records at once gives the same as one by one."""
+"""The projection handles many records at once, with the same results as one by one."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_references_are_counted_as_for_single_records(
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=EXAMPLES)
 @given(data=st.data())
-def test_what_columns_are_about_is_what_their_records_are_about(
-    kind: str, data: st.DataObject
-) -> None:
+def test_the_student_of_each_column_is_that_of_its_record(kind: str, data: st.DataObject) -> None:
     some = data.draw(st.lists(records(kind), min_size=1, max_size=5))
     columns = BatchCodec(kind).columns([Encoder(kind, 1).encode(one)[5:] for one in some])
     assert columns is not None
@@ -122,7 +120,7 @@ def test_a_transaction_reads_again_what_it_has_changed() -> None:
     there.close()
 
 
-def test_agreements_that_ask_for_other_students_get_theirs() -> None:
+def test_each_agreement_gets_the_students_for_whom_it_asks() -> None:
     there = view()
     for id_ in "abc":
         stored(there, "student", id_)
@@ -139,7 +137,7 @@ def test_agreements_that_ask_for_other_students_get_theirs() -> None:
         st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("abc"), st.none() | st.binary()))
     )
 )
-def test_of_several_rows_the_last_states_are_sent_in_order(
+def test_the_last_states_of_several_rows_are_sent_in_order(
     rows: list[list[tuple[str, str, bytes | None]]],
 ) -> None:
     there = view()
@@ -161,5 +159,5 @@ def test_of_several_rows_the_last_states_are_sent_in_order(
     there.close()
 
 
-def test_columns_are_records() -> None:
+def test_columns_as_records() -> None:
     assert records_of({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]

@@ -68,7 +68,7 @@ def with_canaries(row: Row) -> Row:
 
 
 class Watched:
-    """A district with canaries, one vendor, and the bytes that it was sent.
+    """A district with canaries, one vendor, and the bytes that the vendor received.
 
     key: the key of the vendor's ids.
     """
@@ -107,7 +107,7 @@ class Watched:
         self.write_again()
 
     def change(self, rows: list[Row], budget: int | None = None) -> None:
-        """Change the district, and look at every byte that follows from it.
+        """Change the district, and search every byte that is sent because of it.
 
         budget: how many students the guard lets enter or leave; None: any number.
         """
@@ -116,12 +116,12 @@ class Watched:
         if outcome.held:  # of these students, the vendor keeps what it has
             self.kept |= visible
         self.look(outcome)
-        # As `bus vendors run`: what is above the selected schools is part of what is written.
+        # As in `bus vendors run`, the organizations above the selected schools are written too.
         if record_rules.orgs_above(self.world.view, self.world.deal) != self.world.above:
             self.write_again()
 
     def allow(self) -> None:
-        """Let those enter and leave whom the guard held back."""
+        """Let the students enter and leave whom the guard held back."""
         self.kept = set()
         students = self.world.view.students_after(None, 99)
         self.look(self.world.projection.look_at(students, DAY, release=True))
@@ -164,7 +164,7 @@ STEP = st.one_of(
     st.tuples(st.just("allow"), st.none()),
     st.tuples(st.just("agree"), DEALS),
 )
-"""What may happen: a change, one that a guard may hold back, its end, another agreement."""
+"""The kinds of steps: a change, a change that a guard may hold back, its end, an agreement."""
 
 
 @settings(deadline=None)
@@ -179,7 +179,7 @@ def test_no_two_vendors_share_what_not_both_agreed(
 
 
 def several(deals: list[Agreement], steps: list[tuple[tuple[str, Any], int]]) -> list[Watched]:
-    """Let a district live with several vendors, and look at what any two of them have.
+    """Change a district with several vendors at random, and compare what any two of them have.
 
     steps: each with the number of the vendor that it is about, if it is about one.
     """
@@ -207,7 +207,7 @@ def canaries_of(vendor: Watched) -> set[tuple[str, str, str]]:
     return {(kind.decode(), id_.decode(), field.decode()) for kind, id_, field in found}
 
 
-def test_who_is_held_keeps_what_it_has_until_a_person_allows_it() -> None:
+def test_a_vendor_keeps_a_held_student_until_a_person_allows_the_change() -> None:
     watched = Watched(agreement(students={"schools": ["s1"], "leave_after": 0}))
     again = watched.world.district.records["student", "a"] | {"orgSourcedIds": ["s2"]}
     watched.change([("student", "a", again)], 0)
@@ -271,7 +271,7 @@ def one_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def not_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The topics are written whole with all fields that there are, not with today's."""
+    """The topics are written whole with all fields that exist, not with those of the agreement."""
     original = Scope.project
     wide = compile_scope(agreement(identifiers="pseudonyms"))
 

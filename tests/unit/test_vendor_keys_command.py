@@ -75,7 +75,7 @@ def test_no_key_is_printed(district: District, tmp_path: Path) -> None:
     assert rows and not any(id_ in said for _, *ids in rows for id_ in ids)
 
 
-def test_a_rekey_asks_before_it_begins_and_not_before_it_goes_on(district: District) -> None:
+def test_a_rekey_asks_before_it_begins_but_not_before_it_continues(district: District) -> None:
     command = ("rekey", "math-app", "--crosswalk", str(district.file))
     assert "Change all ids of math-app?" in run(*command, given="n\n", status=1)
     assert district.applied["math-app"].next_key == b"" and not district.file.exists()
@@ -89,7 +89,7 @@ def test_a_rekey_asks_before_it_begins_and_not_before_it_goes_on(district: Distr
     }
 
 
-def test_a_lost_crosswalk_comes_again(district: District) -> None:
+def test_again_writes_a_lost_crosswalk(district: District) -> None:
     command = ("rekey", "math-app", "--crosswalk", str(district.file))
     run(*command, "--yes")
     written = district.file.read_bytes()

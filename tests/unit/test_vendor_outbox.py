@@ -1,4 +1,4 @@
-"""The outbox keeps messages, and gives of each record the last state, in order."""
+"""The outbox keeps messages, and returns the last state of each record, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EDITION = "0" * 64
 
 
 class NoKafka:
-    """A producer that takes everything."""
+    """A producer that accepts everything."""
 
     def __init__(self, _: dict[str, Any]) -> None:
         self.sent: list[tuple[str, bytes | None, str, int]] = []
@@ -61,7 +61,7 @@ def sent(box: Outbox) -> list[tuple[str, bytes | None]]:
     return [(key, value) for topic, value, key, _ in producer.sent if topic != "flushed"]
 
 
-def test_of_each_record_only_the_last_state_is_sent_also_of_several_batches(box: Outbox) -> None:
+def test_only_the_last_state_of_each_record_is_sent_also_from_several_batches(box: Outbox) -> None:
     box.add(
         batches([message("a", b"1"), message("b", b"1"), message("a", b"2"), message("c", b"")])
     )
@@ -105,13 +105,13 @@ def test_another_process_may_forget_an_agreement_while_messages_are_sent(box: Ou
     assert box._rows.numbers() == [1, 3], "what stays keeps its number"
 
 
-def test_what_was_meant_for_an_agreement_that_ended_is_dropped(box: Outbox) -> None:
+def test_messages_of_an_agreement_that_ended_are_dropped(box: Outbox) -> None:
     box.add(batches([message("a", b"1"), message("b", b"2", agreement="art")]))
     assert box.send({"art": EDITION}) == 1
     assert sent(box) == [("b", b"2")]
 
 
-def test_what_a_record_refers_to_is_stored_before_it(box: Outbox) -> None:
+def test_referenced_records_are_stored_before_the_record(box: Outbox) -> None:
     box.add(batches([message("o", b"1", "org"), message("s", b"1"), message("t", b"1")]))
     box.send({"math": EDITION})
     producer: Any = box._producer

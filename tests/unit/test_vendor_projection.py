@@ -1,4 +1,4 @@
-"""What a vendor has equals what a checker computes from the agreement and the district alone."""
+"""A vendor has exactly what a checker computes from the agreement and the district alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def agreement(**more: Any) -> Agreement:
 
 
 def record(kind: str, id_: str, **values: Any) -> Record:
-    """Return a record with plain values for what a test does not care about."""
+    """Return a record with plain values for the fields that a test does not set."""
     plain: Record = {}
     for field in KINDS[kind].schema["fields"]:
         if "default" in field:
@@ -62,7 +62,7 @@ def record(kind: str, id_: str, **values: Any) -> Record:
 
 
 class Vendor:
-    """The vendor's topics: what it has, by key and by the owner that places it."""
+    """The vendor's topics: what it has, by key and by the owner that decides the partition."""
 
     def __init__(self) -> None:
         self.has: dict[tuple[str, str], Record] = {}
@@ -177,7 +177,7 @@ def opt_out(student: str, scope: str = "protected", **values: Any) -> Record:
     )
 
 
-def test_a_vendor_gets_its_school_and_nothing_of_another() -> None:
+def test_a_vendor_gets_the_selected_school_and_no_other() -> None:
     world = World(agreement(students={"schools": ["s1"]}))
     start(world)
     assert world.vendor.has == world.district.expected(world.deal, DAY)
@@ -187,7 +187,7 @@ def test_a_vendor_gets_its_school_and_nothing_of_another() -> None:
     assert world.vendor.has["staff", "t"]["orgSourcedIds"] == ["s1"]
 
 
-def test_references_come_before_what_refers_to_them() -> None:
+def test_referenced_records_come_first() -> None:
     world = World(agreement())
     order = [one.kind for one in start(world).sent]
     assert order == sorted(order, key=list(KINDS).index)
@@ -254,14 +254,14 @@ def test_an_opt_out_deletes_at_once_and_its_end_brings_everything_back() -> None
     assert world.vendor.has == world.district.expected(world.deal, DAY)
 
 
-def test_directory_information_does_not_pull_a_child_out_of_the_learning_system() -> None:
+def test_an_opt_out_from_directory_information_leaves_a_child_in_the_learning_system() -> None:
     world = World(agreement())
     start(world)
     world.change(("optOut", "o-a", opt_out("a", "directoryInformation")))
     assert ("student", "a") in world.vendor.has
 
 
-def test_who_leaves_through_the_roster_is_withdrawn_as_last_seen_then_deleted() -> None:
+def test_a_student_who_leaves_through_the_roster_is_withdrawn_and_then_deleted() -> None:
     world = World(agreement(students={"schools": ["s1"], "leave_after": 7}))
     start(world)
     moved = record(
@@ -281,7 +281,7 @@ def test_who_leaves_through_the_roster_is_withdrawn_as_last_seen_then_deleted() 
     assert world.vendor.has == world.district.expected(world.deal, world.day)
 
 
-def test_who_comes_back_before_the_deletion_is_there_in_full() -> None:
+def test_a_student_who_comes_back_before_the_deletion_has_all_records() -> None:
     world = World(agreement(students={"schools": ["s1"]}))
     start(world)
     before = dict(world.vendor.has)
@@ -298,7 +298,7 @@ def test_a_change_of_a_field_that_is_not_shared_sends_nothing() -> None:
     assert world.change(("student", "a", stays | {"email": "a@example.com"})).sent == []
 
 
-def test_many_who_leave_are_held_until_a_person_allows_it() -> None:
+def test_many_students_who_leave_are_held_until_a_person_allows_it() -> None:
     world = World(agreement(students={"schools": ["s1"], "leave_after": 0}))
     start(world)
     before = dict(world.vendor.has)

@@ -1,4 +1,4 @@
-"""Ids map to a vendor's and back, and only this vendor's ids map back."""
+"""An id gives a vendor's pseudonym. Only pseudonyms of this vendor give the id back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SCOPE = compile_scope(
 
 
 @given(IDS)
-def test_an_id_maps_to_one_id_and_back(real: str) -> None:
+def test_an_id_has_one_pseudonym_that_gives_the_id_back(real: str) -> None:
     pseudonym = Pseudonyms(KEYS[0]).pseudonym(real)
     assert OURS.pseudonym(real) == pseudonym == pseudonym.lower()
     assert OURS.real(pseudonym) == OURS.real(pseudonym.upper()) == real
@@ -49,7 +49,7 @@ def test_an_id_maps_to_one_id_and_back(real: str) -> None:
 
 @settings(max_examples=20)
 @given(IDS, IDS)
-def test_what_is_nearly_an_id_maps_to_nothing(real: str, text: str) -> None:
+def test_a_text_that_is_nearly_a_pseudonym_gives_no_id(real: str, text: str) -> None:
     pseudonym = OURS.pseudonym(real)
     for other in "abcdefghijklmnopqrstuvwxyz234567=":  # the last one has bits that mean nothing
         changed = pseudonym[:-1] + other
@@ -60,7 +60,9 @@ def test_what_is_nearly_an_id_maps_to_nothing(real: str, text: str) -> None:
 
 @pytest.mark.parametrize("kind", SCOPE.kinds)
 @given(st.data())
-def test_a_record_that_the_vendor_received_maps_back(kind: str, data: st.DataObject) -> None:
+def test_a_record_that_the_vendor_received_gives_the_real_ids_back(
+    kind: str, data: st.DataObject
+) -> None:
     references = SCOPE.kinds[kind].references
     record: dict[str, Any] = a_record(kind, sourcedId=data.draw(IDS))
     for field in references:
@@ -87,7 +89,7 @@ def test_the_kinds_of_the_test_are_all_kinds_that_a_vendor_can_receive() -> None
     assert set(SCOPE.kinds) == set(KINDS) - {"optOut"}
 
 
-def test_a_key_opens_with_each_master_key_that_is_there() -> None:
+def test_each_master_key_in_the_file_opens_its_keys() -> None:
     masters = bytes(32), bytes([1]) * 32
     sealed = pseudonyms.wrapped(KEYS[0], masters[1])
     assert pseudonyms.unwrapped(sealed, masters) == KEYS[0]

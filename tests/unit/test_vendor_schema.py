@@ -1,4 +1,4 @@
-"""A vendor's schemas: only what is shared, never broken by a change, never shared by two vendors."""
+"""A vendor's schemas have only shared fields, survive changes, and belong to one vendor."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def test_a_schema_has_the_shared_fields_and_names_no_other(scope: Scope) -> None
                 assert field["name"].islower() or field["name"] not in words
 
 
-def test_what_describes_the_whole_kind_is_left_out() -> None:
+def test_the_description_of_the_whole_kind_is_left_out() -> None:
     schema = vendor_schema(scope_of("demographics.birthDate"), "demographics", "math-app")
     assert set(schema) == {"type", "name", "namespace", "doc", "fields"}
     assert "ethnicity" not in json.dumps(schema)
 
 
-def test_a_text_that_names_a_cut_field_loses_that_sentence() -> None:
+def test_a_sentence_that_names_a_cut_field_is_left_out() -> None:
     schema = vendor_schema(scope_of("student.primaryOrgSourcedId", "org.name"), "student", "x")
     assert schema["fields"][-1]["doc"] == "the home school."
     both = scope_of("student.primaryOrgSourcedId", "student.orgSourcedIds", "org.name")
@@ -206,7 +206,7 @@ def test_a_scope_is_registered_and_looked_up(registry: FakeRegistry) -> None:
     assert register(CONFIG, "math-app", scope) == ids
 
 
-def test_a_field_goes_and_comes_back(registry: FakeRegistry) -> None:
+def test_a_field_is_removed_and_added_again(registry: FakeRegistry) -> None:
     wide, narrow = scope_of("student.grades", "student.email"), scope_of("student.grades")
     first = register(CONFIG, "math-app", wide)
     second = register(CONFIG, "math-app", narrow)
@@ -220,7 +220,7 @@ def test_two_agreements_with_the_same_scope_share_no_id(registry: FakeRegistry) 
     assert set(one.values()).isdisjoint(other.values())
 
 
-def test_what_is_missing_stops_the_lookup_and_registers_nothing(registry: FakeRegistry) -> None:
+def test_a_missing_schema_stops_the_lookup_and_is_not_registered(registry: FakeRegistry) -> None:
     with pytest.raises(Stop, match=r"math-app.student-value .*run `bus vendors apply`"):
         lookup(CONFIG, "math-app", scope_of("student.grades"))
     assert registry.subjects == {}

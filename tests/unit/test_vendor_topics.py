@@ -1,4 +1,4 @@
-"""Which topics an agreement has, and which it may have had."""
+"""The topics that an agreement has, and those that it may have had."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bus.vendors.vendor_topics import possible_topics, topics_by_kind
 from tests.agreements import an_agreement
 
 
-def test_topics_of_kinds_that_were_shared_once_are_known(tmp_path: Path) -> None:
+def test_topics_of_kinds_that_were_shared_earlier_are_known(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     narrow = compile_scope(an_agreement(share={"categories": ["Enrollment"]}))
     now = set(topics_by_kind(settings, narrow, "math").values())

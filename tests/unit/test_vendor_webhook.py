@@ -1,4 +1,4 @@
-"""The webhook under an agreement: what is sent, where to, and when nothing more is sent."""
+"""The webhook under an agreement: what it sends, to which address, and when it stops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIELDS = {
 
 @dataclass
 class Permission:
-    """A permission that a test takes away."""
+    """A permission that a test can end."""
 
     error: BusError | None = None
     is_complete: bool = True
@@ -173,7 +173,7 @@ def test_a_deletion_gives_no_reason(receiver: Receiver, to_vendor: ToVendor) -> 
 
 
 def test_events_of_one_record_come_in_order(receiver: Receiver, to_vendor: ToVendor) -> None:
-    """The enrollment's student is not shared with a deletion, so the record's id is the lane."""
+    """A deletion does not name the student, so the record's own id decides the order."""
 
     def slow_at_first(one: Received) -> int:
         time.sleep(0.2 if "deleted" in one.event["type"] else 0)
@@ -186,7 +186,7 @@ def test_events_of_one_record_come_in_order(receiver: Receiver, to_vendor: ToVen
     assert of_e1 == ["enrollment.deleted", "enrollment.updated"]
 
 
-def test_an_event_that_may_not_go_out_any_more_is_left_out(
+def test_an_event_that_may_not_be_sent_any_more_is_left_out(
     receiver: Receiver, to_vendor: ToVendor, permission: Permission
 ) -> None:
     permission.deleted = {("s1", 0)}
@@ -211,7 +211,7 @@ def test_nothing_is_sent_once_the_agreement_is_over(
     assert receiver.received == []
 
 
-def test_a_try_that_is_under_way_ends_within_a_second(
+def test_an_open_request_ends_within_a_second(
     receiver: Receiver, to_vendor: ToVendor, permission: Permission
 ) -> None:
     """The endpoint does not answer; the agreement is revoked while requests wait for it."""
@@ -234,7 +234,7 @@ def test_a_try_that_is_under_way_ends_within_a_second(
     assert len(receiver.received) == 2
 
 
-def test_while_it_is_unknown_whether_the_agreement_holds_the_rest_waits(
+def test_nothing_is_sent_while_it_is_unknown_whether_the_agreement_is_active(
     receiver: Receiver, to_vendor: ToVendor, permission: Permission
 ) -> None:
     def answer(_: Received) -> int:
@@ -291,7 +291,7 @@ def test_an_address_that_the_agreement_may_not_name_is_refused(
         endpoint.vendor_address(url, terms)
 
 
-def test_no_proxy_stands_between(permission: Permission, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used(permission: Permission, monkeypatch: pytest.MonkeyPatch) -> None:
     terms = Terms("math-app", "1", FIELDS, permission)
     assert endpoint.vendor_address("https://vendor.example/hook", terms).host == "vendor.example"
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.district.example:3128")

@@ -1,4 +1,4 @@
-"""What was applied comes back as it was stored, and a day decides whether it is active."""
+"""Applied agreements are read as they were stored. A day decides whether one is active."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_what_is_written_is_read(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("state", ["revoked", "ended"])
-def test_what_is_over_is_not_made_active_again(bus: Bus, state: State) -> None:
+def test_an_agreement_that_is_over_is_not_made_active_again(bus: Bus, state: State) -> None:
     over = replace(an_applied(), state=state)
     applied.write(bus.settings, over)
     with pytest.raises(Stop, match=f"math-app is {state}, and stays so"):
@@ -98,21 +98,21 @@ def test_an_active_entry_after_a_revocation_does_not_count(bus: Bus) -> None:
     assert applied.read(bus.settings) == {"math-app": revoked}
 
 
-def test_an_erased_entry_is_not_there(bus: Bus) -> None:
+def test_an_erased_entry_is_left_out(bus: Bus) -> None:
     applied.write(bus.settings, an_applied())
     bus.broker.append(topics.vendors(bus.settings), 0, key=b"math-app", value=None)
     assert applied.read(bus.settings) == {}
 
 
 @pytest.mark.parametrize("value", [b"no JSON", b"{}", b"[]", b'{"endedAt": null}'])
-def test_an_entry_of_somebody_else_is_named(bus: Bus, value: bytes) -> None:
+def test_an_entry_of_another_program_is_named(bus: Bus, value: bytes) -> None:
     applied.write(bus.settings, an_applied())
     bus.broker.append(topics.vendors(bus.settings), 0, key=b"library", value=value)
     with pytest.raises(Stop, match=r"the entry library of topic schoolbus\.vendors"):
         applied.read(bus.settings)
 
 
-def test_the_day_decides() -> None:
+def test_the_day_decides_whether_an_agreement_is_active() -> None:
     one = an_applied()
     first, last = one.agreement.from_, one.agreement.until
     assert one.active(first) and one.active(last) and one.active(DAY)
@@ -124,7 +124,7 @@ def test_the_day_decides() -> None:
         assert not gone.active(DAY) and gone.over(DAY)
 
 
-def test_the_fingerprint_is_that_of_the_content() -> None:
+def test_the_fingerprint_depends_on_the_content_alone() -> None:
     assert applied.fingerprint(an_agreement()) == applied.fingerprint(an_agreement())
     assert applied.fingerprint(an_agreement()) != applied.fingerprint(
         an_agreement(roles=["teacher"])

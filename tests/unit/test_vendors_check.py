@@ -1,4 +1,4 @@
-"""What is wrong with an agreement is said with its file, its key, and what to do."""
+"""Each problem of an agreement names the file, the key, and what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROSTER = ["Enrollment", "Schedule"]
 def problems(
     known: Known = KNOWN, name: str = "math-app", others: tuple[Any, ...] = (), **changes: Any
 ) -> list[Problem]:
-    """Return the problems of an agreement with these changes, beside other agreements."""
+    """Return the problems of an agreement with these changes, checked with other agreements."""
     one = AgreementFile(Path(f"{name}.toml"), an_agreement(name, **changes))
     rest = [AgreementFile(Path(f"{other.name}.toml"), other) for other in others]
     return check([*rest, one], KINDS, known)
@@ -49,43 +49,43 @@ def applied(*entries: Applied) -> Known:
     return replace(KNOWN, applied={one.name: one for one in entries})
 
 
-def test_an_agreement_that_is_in_order_has_none() -> None:
+def test_a_correct_agreement_has_no_problem() -> None:
     assert problems() == []
 
 
-def test_an_unknown_category_is_named_with_the_nearest() -> None:
+def test_an_unknown_category_is_named_with_the_most_similar_one() -> None:
     level, key, text = only(problems(share=share("Student Naem")))
     assert (level, key) == ("error", "share.categories")
     assert '"Student Naem"' in text and 'Did you mean "Student Name"?' in text
     assert "docs/agreements.md" in only(problems(share=share("Xylophone")))[2]
 
 
-def test_a_category_without_fields_flows_nothing() -> None:
+def test_a_category_without_fields_gives_a_warning() -> None:
     level, key, text = only(problems(share=share("Transportation")))
     assert (level, key) == ("warning", "share.categories")
     assert "no field" in text
 
 
-def test_nothing_shared_is_an_error() -> None:
+def test_an_agreement_that_shares_nothing_is_an_error() -> None:
     found = problems(share={"categories": ["Transportation"]})
     assert ("error", "share") in {(one.level, one.key) for one in found}
 
 
 @pytest.mark.parametrize("key", ["fields", "without"])
-def test_an_unknown_field_is_named_with_the_nearest(key: str) -> None:
+def test_an_unknown_field_is_named_with_the_most_similar_one(key: str) -> None:
     level, where, text = only(problems(share=share(**{key: ["student.grade"]})))
     assert (level, where) == ("error", f"share.{key}")
     assert 'Did you mean "student.grades"?' in text
 
 
-def test_opt_outs_are_no_field_that_can_be_shared() -> None:
+def test_opt_outs_cannot_be_shared() -> None:
     assert only(problems(share=share(fields=["optOut.scope"])))[0] == "error"
 
 
-def test_without_takes_something_out_or_is_warned_of() -> None:
+def test_a_field_in_without_that_is_not_shared_gives_a_warning() -> None:
     assert problems(share=share(without=["student.grades"])) == []
     level, key, text = only(problems(share=share(without=["student.email"])))
-    assert (level, key) == ("warning", "share.without") and "takes nothing out" in text
+    assert (level, key) == ("warning", "share.without") and "is not shared anyway" in text
     level, key, text = only(problems(share=share(without=["student.sourcedId"])))
     assert (level, key) == ("error", "share.without") and "cannot be left out" in text
 
@@ -105,13 +105,13 @@ def test_a_reason_may_be_given_by_category_and_counts_for_its_fields_only() -> N
     assert only(found)[2].startswith("student.pronouns is sensitive")
 
 
-def test_a_reason_for_nothing_is_noted() -> None:
+def test_a_reason_for_a_field_that_is_not_shared_gives_a_warning() -> None:
     assert only(problems(share=share(why={"student.email": "x"})))[:2] == ("warning", "share.why")
     assert only(problems(share=share(why={"student.mail": "x"})))[:2] == ("error", "share.why")
 
 
 @pytest.mark.parametrize("field", sorted(IDENTIFYING))
-def test_what_identifies_needs_a_reason_beside_pseudonyms(field: str) -> None:
+def test_an_identifying_field_beside_pseudonyms_needs_a_reason(field: str) -> None:
     shared = {"fields": [field], "why": {}}
     roles = ["guardian"]
     found = [
@@ -128,7 +128,7 @@ def test_what_identifies_needs_a_reason_beside_pseudonyms(field: str) -> None:
     assert [o for o in problems(share=share(**shared), roles=roles) if o.level == "error"] == []
 
 
-def test_teachers_names_are_ordinary() -> None:
+def test_names_of_teachers_need_no_reason() -> None:
     assert problems(roles=["teacher"]) == []
 
 
@@ -140,7 +140,7 @@ def test_teachers_names_are_ordinary() -> None:
         ("classes", ["c1"], ["Enrollment"], "Schedule"),
     ],
 )
-def test_a_selector_discloses_what_must_be_in_the_schedule(
+def test_a_selector_needs_the_category_that_it_discloses(
     selector: str, values: list[str], categories: list[str], missing: str
 ) -> None:
     shared = {"categories": categories, "why": {"Student Name": "class lists"}}
@@ -161,14 +161,14 @@ def test_schools_and_classes_exist() -> None:
     assert (level, key) == ("error", "students.classes") and '"c9"' in text
 
 
-def test_what_could_not_be_checked_is_said() -> None:
+def test_a_warning_says_what_could_not_be_checked() -> None:
     unknown = Known(DAY, None, None, None)
     (one,) = problems(unknown, students={"schools": ["s9"]})
     assert (one.level, one.file) == ("warning", "")
     assert "whether the schools exist" in one.text and "classes" not in one.text
 
 
-def test_a_grade_that_is_no_code_is_warned_of() -> None:
+def test_a_grade_that_is_not_a_code_gives_a_warning() -> None:
     level, key, text = only(problems(students={"grades": ["6", "07"]}))
     assert (level, key) == ("warning", "students.grades") and 'Did you mean "06"?' in text
 
@@ -182,7 +182,7 @@ def test_dates_are_in_order_and_not_past() -> None:
     assert problems(until=DAY) == []
 
 
-def test_what_has_ended_or_was_revoked_stays_so() -> None:
+def test_an_agreement_that_ended_or_was_revoked_cannot_begin_again() -> None:
     past = {"from": date(2025, 8, 1), "until": date(2026, 7, 31)}
     level, _, text = only(problems(applied(an_applied(**past)), **past))
     assert level == "warning" and "You may delete the file" in text
@@ -213,7 +213,7 @@ def test_a_study_seldom_needs_real_ids(basis: str) -> None:
     assert only(problems(basis=basis, identifiers="real"))[:2] == ("warning", "identifiers")
 
 
-def test_directory_information_is_what_the_notice_designates() -> None:
+def test_a_field_that_is_not_directory_information_gives_a_warning() -> None:
     shared = {
         "categories": ["Enrollment", "Student Name"],
         "without": [
@@ -235,7 +235,7 @@ def test_people_need_a_role_and_a_role_needs_fields() -> None:
     assert only(problems(share={"categories": ["Enrollment"]}, roles=["teacher"]))[1] == "roles"
 
 
-def test_records_about_a_student_without_the_student_are_warned_of() -> None:
+def test_records_about_students_without_the_students_give_a_warning() -> None:
     level, key, text = only(problems(share={"categories": ["Attendance"]}))
     assert (level, key) == ("warning", "share") and "attendance" in text
 
@@ -247,7 +247,7 @@ def test_records_about_a_student_without_the_student_are_warned_of() -> None:
         ("returns", ["result"]),
     ],
 )
-def test_what_this_version_does_not_serve_is_said(key: str, value: Any) -> None:
+def test_a_way_that_this_version_does_not_serve_is_an_error(key: str, value: Any) -> None:
     level, where, text = only(problems(**{key: value}))
     assert (level, where) == ("error", key)
     assert text.startswith("This version of Schoolbus cannot")
@@ -264,14 +264,14 @@ def test_a_webhook_inside_the_districts_network_is_an_error(host: str) -> None:
     assert problems(webhook={"url": "https://vendor.example/hook"}) == []
 
 
-def test_no_way_out_is_warned_of() -> None:
+def test_an_agreement_without_a_way_out_gives_a_warning() -> None:
     assert only(problems(ways=[]))[:2] == ("warning", "ways")
 
 
 # ---- two agreements ------------------------------------------------------------------------------
 
 
-def test_one_purpose_of_a_vendor_has_one_basis() -> None:
+def test_agreements_with_one_vendor_and_purpose_have_the_same_basis() -> None:
     other = an_agreement("old", basis="consent", vendor="example  math")
     found = problems(others=(other,))
     assert only(found)[:2] == ("error", "basis") and found[0].file == "math-app.toml"
@@ -308,7 +308,7 @@ def test_a_renewal_names_an_agreement_that_exists() -> None:
     assert [one.key for one in problems(unknown, name="math-2", **RENEWAL)] == [""]
 
 
-def test_a_renewal_that_was_applied_goes_on_after_what_it_renews_was_revoked() -> None:
+def test_an_applied_renewal_continues_when_the_renewed_agreement_was_revoked() -> None:
     revoked = replace(an_applied(), state="revoked")
     known = applied(revoked, an_applied("math-2", **RENEWAL))
     level, key, text = only(problems(known, name="math-2", **RENEWAL))
@@ -320,7 +320,7 @@ def test_only_one_agreement_renews_another() -> None:
     assert "Only one" in only(problems(others=others, name="math-2", **RENEWAL))[2]
 
 
-def test_renews_stays_as_it_was_applied() -> None:
+def test_renews_cannot_change_after_the_agreement_was_applied() -> None:
     known = applied(an_applied(), an_applied("math-2", **RENEWAL))
     changed = RENEWAL | {"renews": ""}
     assert "cannot change" in only(problems(known, name="math-2", **changed))[2]

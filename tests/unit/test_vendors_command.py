@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
-    """A bus on the fakes, whose registry takes everything, with 5 students in each cohort."""
+    """A fake bus, whose registry accepts every schema, with 5 students in each cohort."""
     found = Bus(monkeypatch, home=folder.parent / "home")
     for module in ("vendors", "agreement_end"):
         monkeypatch.setattr(f"bus.cli.{module}.settings_of_reached", lambda: found.settings)
@@ -146,11 +146,11 @@ def test_apply_prints_what_a_script_needs(bus: Bus) -> None:
     assert "1 unchanged\nhead of the record of disclosures: " in text
 
 
-def test_a_missing_file_is_said_and_ends_nothing(folder: Path, bus: Bus) -> None:
+def test_a_missing_file_is_named_and_does_not_end_the_agreement(folder: Path, bus: Bus) -> None:
     run("apply")
     (folder / "math-app.toml").unlink()
     text = run("plan")
-    assert "! math-app  its file is missing; that ends nothing" in text
+    assert "! math-app  its file is missing, but the agreement stays active" in text
     assert as_json("apply")["vendors"].keys() == {"math-app"}
 
 
@@ -181,7 +181,7 @@ def test_show_needs_no_bus(no_bus: None) -> None:
     assert "the bus does not answer" in text and "not applied" in text
 
 
-def test_revoke_asks_unless_it_is_told_not_to(bus: Bus) -> None:
+def test_revoke_asks_for_confirmation_unless_yes_is_given(bus: Bus) -> None:
     run("apply")
     run("revoke", "math-app", "--why", "a breach", given="n\n", status=1)
     assert applied.read(bus.settings)["math-app"].state == "active"
@@ -192,7 +192,7 @@ def test_revoke_asks_unless_it_is_told_not_to(bus: Bus) -> None:
     assert (found["state"], found["why"], found["renewals"]) == ("revoked", "a breach", [])
 
 
-def test_revoke_names_a_renewal_that_goes_on(folder: Path, bus: Bus) -> None:
+def test_revoke_names_a_renewal_that_stays_active(folder: Path, bus: Bus) -> None:
     renewal = FILE.replace("2027-07-31", "2028-07-31").replace("2026-08-01", "2027-08-01")
     (folder / "math-2.toml").write_text(f'renews = "math-app"\n{renewal}')
     run("apply")
@@ -268,7 +268,7 @@ def test_apply_ends_what_is_over_although_another_agreement_cannot_be_applied(
     assert stored.keys() == {"math-app"} and stored["math-app"].closed == "ended"
 
 
-def test_apply_goes_on_and_ends_with_1_when_a_deletion_fails(
+def test_apply_continues_and_ends_with_1_when_a_deletion_fails(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over(bus, monkeypatch, date(2027, 8, 30))
@@ -299,7 +299,7 @@ def test_attest(folder: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None
     assert (one["note"], one["attestedOn"]) == ("attested on 2027-08-01", "2027-08-01")
 
 
-def test_contracts_are_written_of_the_file_or_what_was_applied(folder: Path, bus: Bus) -> None:
+def test_contracts_describe_the_applied_agreement_or_its_file(folder: Path, bus: Bus) -> None:
     files = as_json("contracts", "math-app", "--out", "new", "--bootstrap", "k:1")["files"]
     assert files["enrollment"] == "new/schoolbus.vendor.math-app.enrollment.odcs.yaml"
     assert "host: k:1" in Path(files["enrollment"]).read_text()

@@ -65,7 +65,7 @@ def counted(
     return count(bus.settings, {"math-app": change(before, after, basis)}, day)["math-app"]
 
 
-def test_who_enters_and_who_leaves(bus: Bus) -> None:
+def test_students_who_enter_and_students_who_leave_are_counted(bus: Bus) -> None:
     for number in range(30):
         student(bus, number, grade=("05", "06", "07")[number % 3], school=f"s{number % 2}")
     found = counted(bus, {"grades": ["05", "06"]}, {"grades": ["06", "07"]})
@@ -81,7 +81,7 @@ def test_who_enters_and_who_leaves(bus: Bus) -> None:
     assert (ended.after, ended.leave, ended.groups) == (0, 30, {})
 
 
-def test_the_current_state_counts(bus: Bus) -> None:
+def test_only_the_current_state_of_a_student_counts(bus: Bus) -> None:
     student(bus, 1)
     student(bus, 1, grade="07")
     student(bus, 2)

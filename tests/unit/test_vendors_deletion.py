@@ -1,4 +1,4 @@
-"""What the bus has of a vendor's is deleted after the agreed days, whatever interrupts it."""
+"""After the agreed days, the bus deletes what it has for a vendor, whatever interrupts it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class District:
             )
 
     def add(self, one: Applied, *, with_user: bool = True) -> None:
-        """Give a vendor everything that it has under an agreement."""
+        """Make everything that a vendor has under an agreement."""
         for topic in self.topics_of(one).values():
             if topic not in self.bus.broker.topics:
                 self.bus.broker.create(topic, 3)
@@ -115,7 +115,7 @@ class District:
         return expiry.settle(self.settings, name, day, NOW, writer(Log(self.record)))
 
     def left(self, name: str) -> list[str]:
-        """Return the names of all that there is of a vendor's, as a person would look for it."""
+        """Return the names of everything that exists for a vendor, found without the bus's code."""
         broker, registry = self.bus.broker, self.registry
         own = vendor_access.users_of(name)
         users = [user for user in self.cluster.users if user in own]
@@ -185,7 +185,9 @@ def test_what_is_deleted_from_the_view_is_overwritten(tmp_path: Path) -> None:
     assert b"a name" not in file.read_bytes()
 
 
-def test_then_all_is_deleted_and_the_proof_stays(district: District) -> None:
+def test_after_the_agreed_days_everything_is_deleted_and_the_proof_stays(
+    district: District,
+) -> None:
     others = {name: district.left(name) for name in OTHERS}
     topics = district.topics_of(district.stored["math-app"])
     assert len(district.left("math-app")) > 20
@@ -210,7 +212,7 @@ def test_then_all_is_deleted_and_the_proof_stays(district: District) -> None:
     assert len(district.bus.broker.messages("schoolbus.vendors")) == writes
 
 
-def test_killed_at_any_step_it_is_finished_by_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_completes_a_deletion_that_was_killed_at_any_step(tmp_path: Path) -> None:
     whole = _killed_at(tmp_path / "whole", 0)
     assert whole is not None and whole.deleted and whole.certificate is not None
     for number in range(1, 1_000):
@@ -280,7 +282,9 @@ def test_each_failure_is_reported_and_the_next_run_continues(
     assert again.certificate.deleted == one.certificate.deleted and again.deleted
 
 
-def test_what_comes_back_is_seen(district: District, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_topic_that_still_exists_is_noticed(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(removal, "delete_topics", lambda *_: None)
     with pytest.raises(RetryLater, match=r"vendor\.math-app\.enrollment.* still exist"):
         district.settle()
@@ -306,13 +310,13 @@ def test_a_renewal_keeps_what_it_shares(district: District) -> None:
     assert {f"{topic}-value" for topic in kept} <= set(district.registry.subjects)
     assert district.stored["math-3"].wrapped_key
     assert "math-3 takes it over" in certificate_page.text(one)
-    # The end of the renewal takes the rest.
+    # The end of the renewal deletes the rest.
     after = date(2028, 9, 1)
     assert district.settle("math-3", after).deleted
     assert district.left("math-app") == []
 
 
-def test_by_hand_and_early_the_reason_is_kept(district: District) -> None:
+def test_the_certificate_keeps_the_reason_of_an_early_deletion(district: District) -> None:
     log = writer(Log(district.record))
     with pytest.raises(Stop, match="math-app is active: end it first"):
         deletion.delete(district.settings, "math-app", NOW, log, early="a breach")
@@ -323,7 +327,7 @@ def test_by_hand_and_early_the_reason_is_kept(district: District) -> None:
     assert deletion.delete(district.settings, "math-app", NOW, log) == one
 
 
-def test_where_others_manage_users_they_are_asked(
+def test_the_administrator_of_the_cluster_is_asked_to_delete_users(
     district: District, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     district.cluster.managed = False
@@ -340,7 +344,7 @@ def test_where_others_manage_users_they_are_asked(
     assert "Asked of the people who run the cluster" in certificate_page.text(one)
 
 
-def test_a_command_that_had_read_before_takes_no_proof_back(district: District) -> None:
+def test_a_command_that_had_read_the_topic_earlier_removes_no_proof(district: District) -> None:
     before = replace(district.stored["math-app"], state="ended", ended_at=NOW)
     said = Attestation("Ann", date(2027, 8, 20))
     after = district.settle()
@@ -382,7 +386,7 @@ def test_a_file_in_use_is_tried_again(district: District, monkeypatch: pytest.Mo
     assert district.settle().deleted
 
 
-def test_a_bus_without_users_has_none_to_delete(district: District) -> None:
+def test_on_a_bus_without_users_no_user_is_deleted(district: District) -> None:
     district.settings = district.bus.settings
     one = district.settle()
     assert one.deleted and one.certificate is not None and one.certificate.deleted.users == ()

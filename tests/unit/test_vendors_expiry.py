@@ -1,4 +1,4 @@
-"""An agreement's end is warned of before, and attested after."""
+"""The bus warns before an agreement's end. After it, the vendor attests the deletion."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def bus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bus:
         (date(2027, 8, 1), None),
     ],
 )
-def test_a_threshold_counts_until_the_next(day: date, reached: int | None) -> None:
+def test_a_threshold_is_due_until_the_next_one(day: date, reached: int | None) -> None:
     assert end_warnings.threshold(an_agreement(), day) == reached
 
 
-def test_what_has_not_begun_does_not_end_soon() -> None:
+def test_an_agreement_that_has_not_begun_gives_no_warning() -> None:
     short = an_agreement(**{"from": date(2027, 7, 20)})
     assert end_warnings.threshold(short, date(2027, 7, 19)) is None
     assert end_warnings.threshold(short, date(2027, 7, 20)) == 30
@@ -154,7 +154,9 @@ def test_the_failure_of_one_end_does_not_stop_the_others(
     assert [entry["agreement"] for entry in topics.decoded("ended")] == list(names)
 
 
-def test_without_an_answer_it_stays_to_be_done(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_without_an_answer_from_kafka_is_not_complete(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     applied.write(bus.settings, an_applied())
     record = MagicMock()
     record.ended.side_effect = RetryLater("Kafka does not answer")
@@ -203,7 +205,9 @@ def test_an_attestation_that_was_interrupted_is_recorded_by_the_next(bus: Bus) -
         (replace(SAID, by=" "), DAY, "--by WHO"),
     ],
 )
-def test_what_proves_nothing_is_refused(bus: Bus, said: Attestation, day: date, text: str) -> None:
+def test_an_attestation_that_proves_nothing_is_refused(
+    bus: Bus, said: Attestation, day: date, text: str
+) -> None:
     applied.write(bus.settings, an_applied())
     with pytest.raises(Stop, match=text):
         attestation.attest(bus.settings, "math-app", said, day, NOW, MagicMock())

@@ -1,4 +1,4 @@
-"""The master key is replaced, and every key opens at every moment."""
+"""A rotation replaces the master key. At every moment, the file opens every wrapped key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sealed(key: bytes, master: bytes) -> bytes:
 
 
 def opened(settings: Settings) -> dict[str, tuple[bytes, ...]]:
-    """Return the keys of all agreements, opened with the master keys that are there."""
+    """Return the keys of all agreements, opened with the master keys in the file."""
     masters = master_key.read(settings)
     return {
         name: tuple(
@@ -152,7 +152,7 @@ def test_a_command_that_read_before_and_writes_after_keeps_the_new_key(settings:
     assert sum(one.key() == b"library" for one in messages) == 3
 
 
-def test_so_it_is_if_the_rotation_falls_between_its_last_look_and_its_write(
+def test_a_command_keeps_the_new_key_if_the_rotation_comes_between_its_last_read_and_its_write(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = replace(applied.read(settings)["library"], confirmed=7)
@@ -160,13 +160,13 @@ def test_so_it_is_if_the_rotation_falls_between_its_last_look_and_its_write(
     applied.write(settings, stale)
     assert applied.read(settings)["library"].confirmed == 7
     assert opened(settings) == ALL
-    # Kafka keeps the last entry alone.
+    # Kafka keeps only the last entry.
     last = applied.scan(settings, "schoolbus.vendors")
     values = [one.value() for one in last if one.key() == b"library"]
     assert json.loads(values[-1] or b"")["keyVersion"] == 1
 
 
-def test_what_was_wrapped_by_the_earlier_key_meanwhile_is_wrapped_again(
+def test_a_key_that_the_earlier_master_key_wrapped_meanwhile_is_wrapped_again(
     settings: Settings,
 ) -> None:
     masters = master_key.read(settings)
@@ -249,7 +249,7 @@ def test_a_mounted_key_is_replaced_twice_and_opens_all_keys_at_each_moment(
     assert opened(settings) == ALL
 
 
-def test_a_new_key_that_a_person_made_is_taken(mounted: Mounted) -> None:
+def test_a_new_key_that_a_person_made_is_used(mounted: Mounted) -> None:
     mounted.new.write_text("ab" * 32)
     mounted.new.chmod(0o600)
     assert not mounted.rotate().finished
@@ -281,7 +281,7 @@ def test_a_mounted_rotation_that_is_killed_loses_nothing(
             assert opened(one.settings) == ALL and len(master_key.read(one.settings)) == 1
 
 
-def test_an_earlier_key_is_not_taken_for_a_new_one(mounted: Mounted) -> None:
+def test_an_earlier_key_is_not_used_as_a_new_one(mounted: Mounted) -> None:
     mounted.rotate()
     old = mounted.file.read_text()
     mounted.mount()

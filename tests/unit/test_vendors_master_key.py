@@ -49,7 +49,7 @@ def test_a_key_that_others_can_read_is_refused(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "00" * 31, "zz" * 32, "clé"])
-def test_what_is_no_key_is_refused_and_not_quoted(settings: Settings, text: str) -> None:
+def test_a_file_that_is_not_a_key_is_refused_and_not_quoted(settings: Settings, text: str) -> None:
     master_key.read_or_make(settings, needed=False)
     master_key.path(settings).write_text(text, "utf-8")
     with pytest.raises(Stop) as error:

@@ -1,4 +1,4 @@
-"""A plan says what would change, in lines, fields and numbers of students."""
+"""A plan shows what would change: the lines of the file, the fields, and numbers of students."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_a_new_agreement_shows_what_its_file_says() -> None:
     assert not any(field.endswith((".sourcedId", ".status")) for field in one.more_fields)
 
 
-def test_an_unchanged_one_is_not_counted() -> None:
+def test_an_unchanged_agreement_is_not_counted() -> None:
     one = planned(an_agreement(), applied=(an_applied(),))["math-app"]
     assert (one.action, one.lines, one.counts) == ("unchanged", (), None)
 
 
-def test_a_changed_one_shows_the_difference() -> None:
+def test_a_changed_agreement_shows_the_difference() -> None:
     changed = an_agreement(
         share={
             "categories": ["Enrollment", "Student Name"],
@@ -69,7 +69,7 @@ def test_a_changed_one_shows_the_difference() -> None:
     assert "student.givenName" in one.more_fields and "enrollment.role" in one.fewer_fields
 
 
-def test_the_day_after_the_last_ends_an_agreement_and_its_file_does_not() -> None:
+def test_the_day_after_the_last_day_ends_an_agreement_and_a_missing_file_does_not() -> None:
     late = date(2027, 8, 1)
     one = planned(an_agreement(), applied=(an_applied(),), day=late)["math-app"]
     assert one.action == "ended" and one.lines == ("- the last day was 2027-07-31",)
@@ -80,13 +80,13 @@ def test_the_day_after_the_last_ends_an_agreement_and_its_file_does_not() -> Non
 
 
 @pytest.mark.parametrize("state", ["revoked", "ended"])
-def test_what_is_over_does_not_begin_again(state: Any) -> None:
+def test_an_agreement_that_is_over_does_not_begin_again(state: Any) -> None:
     over = replace(an_applied(), state=state)
     changed = an_agreement(roles=["teacher"])
     assert planned(changed, applied=(over,))["math-app"].action == "over"
 
 
-def test_what_ends_soon_is_warned_of_whatever_its_file_says() -> None:
+def test_an_agreement_that_ends_soon_gives_a_warning_whatever_its_file_says() -> None:
     soon = {"until": date(2026, 12, 5)}
     said = ("it ends in 7 days, on 2026-12-05",)
     assert planned(an_agreement(**soon), applied=(an_applied(**soon),))["math-app"].warnings == said
@@ -103,7 +103,7 @@ def test_what_ends_soon_is_warned_of_whatever_its_file_says() -> None:
     assert longer.action == "changed" and longer.warnings == ()
 
 
-def test_what_is_deleted_now_is_planned() -> None:
+def test_the_plan_names_what_apply_will_delete() -> None:
     line = "- topics, groups, users, schemas and key: the agreed 30 days have passed"
     over = replace(an_applied(), state="ended")
     last, due = date(2027, 8, 29), date(2027, 8, 30)
@@ -147,12 +147,12 @@ def group(size: int, school: str = "s1", grade: str = "06") -> Any:
     ("after", "text"),
     [(0, "no student today"), (1, "only one student"), (9, "only 9 students")],
 )
-def test_a_small_cohort_is_warned_of(after: int, text: str) -> None:
+def test_a_small_cohort_gives_a_warning(after: int, text: str) -> None:
     assert text in warnings(CohortCounts(after=after, groups=Counter(group(after))))[0]
     assert warnings(CohortCounts(after=10, groups=Counter(group(10)))) == []
 
 
-def test_a_small_group_is_warned_of_where_it_can_be_seen() -> None:
+def test_a_small_group_that_the_vendor_can_see_gives_a_warning() -> None:
     counts = CohortCounts(
         after=60, groups=Counter(group(40) | group(9, grade="07") | group(11, "s2", "07"))
     )
@@ -164,22 +164,22 @@ def test_a_small_group_is_warned_of_where_it_can_be_seen() -> None:
     assert warnings(counts, share={"categories": ["Enrollment"], "without": without}) == []
 
 
-def test_a_small_class_is_warned_of() -> None:
+def test_a_small_class_gives_a_warning() -> None:
     counts = CohortCounts(after=60, groups=Counter(group(60)), classes=Counter(c1=9, c2=10))
     assert warnings(counts, students={"classes": ["c1", "c2"]}) == [
         "of class c1 it selects only 9 students"
     ]
 
 
-def test_what_costs_the_vendor_its_data_is_warned_of() -> None:
+def test_a_change_of_all_ids_gives_a_warning() -> None:
     counts = CohortCounts(after=60, groups=Counter(group(60)))
     (text,) = warnings(counts, applied=(an_applied(),), identifiers="real")
-    assert "ids of all records change" in text
+    assert "all ids of the vendor change" in text
 
 
-def test_a_later_beginning_is_said() -> None:
+def test_a_later_beginning_gives_a_warning() -> None:
     found = warnings(MANY, **{"from": date(2026, 12, 1)})
-    assert found == ["it begins on 2026-12-01; nothing flows before"]
+    assert found == ["it begins on 2026-12-01; the vendor receives nothing before that day"]
 
 
 def test_json_has_the_numbers() -> None:

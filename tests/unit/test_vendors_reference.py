@@ -1,4 +1,4 @@
-"""docs/agreements.md is what the models say, and its examples are in order."""
+"""docs/agreements.md agrees with the models, and its examples have no problems."""
 
 from __future__ import annotations
 

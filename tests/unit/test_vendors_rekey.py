@@ -1,4 +1,4 @@
-"""A vendor gets new ids once, and a crosswalk that says the same as the keys."""
+"""A rekey gives a vendor new ids once, and a crosswalk that agrees with the keys."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class District:
                 self.send(kind, id_, self.key)
 
     def rekeyed(self, name: str, at: datetime, times: int) -> None:
-        """Take what goes to the record of disclosures; the new ids must not count yet."""
+        """Note what the record of disclosures would get. The new ids must not be valid yet."""
         assert self.applied[name].rekeyed == times - 1
         self.recorded.append((name, times))
 
@@ -249,7 +249,7 @@ def test_two_at_the_same_time_never_give_two_sets_of_ids(
     assert not district.file.exists()
 
 
-def test_one_that_is_overtaken_before_its_last_step_leaves_the_key_of_the_other(
+def test_a_rekey_that_another_one_overtakes_keeps_the_key_of_the_other(
     district: District, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = District.rekeyed
@@ -285,7 +285,7 @@ def test_a_rekey_counts_more_than_a_rotation_at_the_same_moment(
         ({"until": DAY.replace(day=1)}, "has ended"),
     ],
 )
-def test_it_needs_pseudonyms_and_an_agreement_that_holds(
+def test_a_rekey_needs_pseudonyms_and_an_agreement_that_is_not_over(
     district: District, changes: dict[str, Any], why: str
 ) -> None:
     one = an_applied(**changes)
@@ -303,7 +303,7 @@ def test_a_deleted_key_stays_deleted(district: District) -> None:
     assert district.applied["math-2"].rekeyed == 1
 
 
-def test_a_place_that_others_can_read_is_refused(district: District) -> None:
+def test_a_folder_that_others_can_read_is_refused_for_the_crosswalk(district: District) -> None:
     district.file.parent.chmod(0o750)
     with pytest.raises(Stop, match="chmod 700"):
         district.rekey()
@@ -327,7 +327,9 @@ REAL = st.tuples(st.sampled_from(sorted(IDS)), st.text("abc-\"', \r\né", min_si
 
 @settings(max_examples=40)
 @given(st.sets(REAL, max_size=8), st.booleans())
-def test_a_crosswalk_maps_as_the_keys_do(found: set[tuple[str, str]], already: bool) -> None:
+def test_a_crosswalk_has_the_ids_that_the_keys_give(
+    found: set[tuple[str, str]], already: bool
+) -> None:
     old, new, third = (Pseudonyms(bytes([number]) * 64) for number in range(3))
     has = new if already else old
     rows = crosswalk.rows([(kind, has.pseudonym(id_)) for kind, id_ in found], old, new)

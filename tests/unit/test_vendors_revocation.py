@@ -1,4 +1,4 @@
-"""A revocation is stored first; then the vendor's users are shut out."""
+"""A revocation first stores the state, and then shuts the vendor's users out."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_both_users_are_denied_and_then_deleted(cluster: Cluster) -> None:
     assert registry_tokens.owner_of(cluster.settings, other) is not None
 
 
-def test_so_it_is_at_the_end(cluster: Cluster) -> None:
+def test_the_end_also_denies_and_deletes_both_users(cluster: Cluster) -> None:
     late, record = date(2027, 8, 1), MagicMock()
     ended = close(cluster.settings, an_applied(), late, NOW, record)
     assert (ended.state, ended.closed) == ("ended", "ended")
@@ -92,7 +92,7 @@ def test_the_end_is_recorded_although_the_users_are_not_shut_out(cluster: Cluste
     assert cluster.done == OUT
 
 
-def test_what_failed_is_done_by_the_same_command_again(cluster: Cluster) -> None:
+def test_the_same_command_completes_what_failed(cluster: Cluster) -> None:
     cluster.refuses = True
     with pytest.raises(RetryLater, match=r"is stored as revoked.*not shut out: Kafka does not"):
         revoke(cluster.settings, "math-app", "a breach", NOW)
@@ -115,7 +115,7 @@ def test_a_renewal_that_has_begun_keeps_the_users(
     assert cluster.done == OUT
 
 
-def test_a_cluster_without_users_has_none_to_shut_out(
+def test_on_a_cluster_without_users_nobody_is_shut_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bus = Bus(monkeypatch, home=tmp_path)

@@ -1,4 +1,4 @@
-"""Applying gives the same result again and again, and what is over stays over."""
+"""Each run of `apply` gives the same result. An agreement that is over stays over."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class District:
         return found
 
     def scope_changed(self, one: Applied, scope: Scope, at: datetime) -> None:
-        """Take what goes to the record of disclosures."""
+        """Note what the record of disclosures would get."""
         self.recorded.append(("scope", one.name))
 
     def ended(self, name: str, at: datetime, why: str = "") -> None:
-        """Take what goes to the record of disclosures."""
+        """Note what the record of disclosures would get."""
         self.recorded.append(("ended", name))
 
     @property
@@ -114,7 +114,7 @@ def test_applying_again_changes_nothing(district: District) -> None:
     assert district.registered == registered
 
 
-def test_what_was_lost_is_made_again(district: District) -> None:
+def test_a_lost_topic_or_schema_is_made_again(district: District) -> None:
     first = district.apply(an_agreement())
     lost = district.registered.pop()
     del district.bus.broker.topics[first["math-app"].topics["student"]]
@@ -123,7 +123,7 @@ def test_what_was_lost_is_made_again(district: District) -> None:
     assert set(first["math-app"].topics.values()) == district.topics
 
 
-def test_a_crash_before_the_end_is_made_up_for(district: District) -> None:
+def test_the_next_run_completes_a_run_that_crashed(district: District) -> None:
     district.fails = True
     with pytest.raises(RetryLater):
         district.apply(an_agreement())
@@ -166,13 +166,13 @@ def test_a_renewal_takes_over_topics_and_ids(district: District) -> None:
     )
 
 
-def test_a_missing_file_ends_nothing(district: District) -> None:
+def test_a_missing_file_does_not_end_an_agreement(district: District) -> None:
     first = district.apply(an_agreement())
     assert district.apply() == first
     assert district.applied["math-app"].state == "active"
 
 
-def test_the_day_after_the_last_ends_it(district: District) -> None:
+def test_an_agreement_ends_on_the_day_after_its_last_day(district: District) -> None:
     district.apply(an_agreement())
     late = datetime(2027, 8, 1, 6, tzinfo=UTC)
     assert district.apply(an_agreement(), day=late.date(), now=late) == {}
@@ -183,7 +183,7 @@ def test_the_day_after_the_last_ends_it(district: District) -> None:
     assert district.applied["math-app"] == one
 
 
-def test_a_revoked_one_stays_revoked(district: District) -> None:
+def test_a_revoked_agreement_stays_revoked(district: District) -> None:
     district.apply(an_agreement())
     revoked = revocation.revoke(district.settings, "math-app", "a breach", LATER)
     assert (revoked.state, revoked.why, revoked.ended_at) == ("revoked", "a breach", LATER)
@@ -198,7 +198,7 @@ def test_a_revoked_one_stays_revoked(district: District) -> None:
     assert district.recorded == [("scope", "math-app"), ("ended", "math-app")]
 
 
-def test_what_was_never_applied_cannot_be_revoked(district: District) -> None:
+def test_an_agreement_that_was_never_applied_cannot_be_revoked(district: District) -> None:
     district.apply(an_agreement())
     with pytest.raises(Stop, match="the applied ones are: math-app"):
         revocation.revoke(district.settings, "math", "a breach", NOW)

@@ -72,7 +72,7 @@ def test_dates_of_deletion_follow_the_end() -> None:
         (replace(an_applied(), state="revoked", why="a breach"), "revoked: a breach"),
     ],
 )
-def test_the_state_is_said(applied: Applied | None, state: str) -> None:
+def test_the_state_in_words(applied: Applied | None, state: str) -> None:
     agreement = applied.agreement if applied else an_agreement()
     assert sections(agreement, applied, DAY)[0].lines[0].startswith(state)
 
@@ -137,7 +137,7 @@ def test_the_list_says_what_is_attested_and_deleted() -> None:
     assert lines[1] == "The vendor attested its own deletion on 2026-10-02."
 
 
-def test_a_renewal_takes_the_attestation_over() -> None:
+def test_a_renewed_agreement_needs_no_attestation_but_a_revoked_one_does() -> None:
     over = replace(an_applied(until=date(2026, 9, 28)), state="ended", certificate=DELETED)
     renewal = an_applied("math-2", renews="math-app")
     first, second = listed(Settings(), [renewal, over], {"schoolbus.vendor.math-2.x"}, DAY)
@@ -148,7 +148,7 @@ def test_a_renewal_takes_the_attestation_over() -> None:
     assert first.note == "attestation overdue since 2026-10-31"
 
 
-def test_the_next_to_end_comes_first() -> None:
+def test_the_agreement_that_ends_first_comes_first() -> None:
     entries = [an_applied("b"), an_applied("c", until=date(2026, 12, 1)), an_applied("a")]
     found = listed(Settings(), entries, (), DAY)
     assert [one.name for one in found] == ["c", "a", "b"]

@@ -2,7 +2,7 @@
 //
 //	go run . /secrets/math-app.env student enrollment
 //
-// It ends when nothing has come for 5 seconds. The file must have the agreement's name.
+// It ends when nothing has come for 5 seconds. The program takes the agreement's name from the file's name.
 package main
 
 import (

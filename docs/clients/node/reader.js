@@ -3,7 +3,7 @@
 //     npm install
 //     node reader.js /secrets/math-app.env student enrollment
 //
-// Ends when nothing has come for 5 seconds. The file must have the agreement's name.
+// Ends when nothing has come for 5 seconds. The program takes the agreement's name from the file's name.
 
 import { readFileSync } from "node:fs";
 import { Agent } from "node:https";

@@ -33,7 +33,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * java -cp 'target/classes:target/lib/*' Reader /secrets/math-app.env student enrollment
  * </pre>
  *
- * Ends when nothing has come for 5 seconds. The file must have the agreement's name.
+ * Ends when nothing has come for 5 seconds. The program takes the agreement's name from the file's name.
  */
 public class Reader {
     private static final Duration IDLE = Duration.ofSeconds(5);
