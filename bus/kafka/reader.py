@@ -60,6 +60,7 @@ class Reader:
         self._failure = failure
         self._seconds = seconds
         self._error: Error | None = None  # for the next `take` to raise
+        self._known: set[str] = set()  # topics of which the consumer knows the partitions' leaders
         self.reached: dict[Position, int] = {}
         self._consumer = Consumer(
             client_settings(settings)
@@ -105,6 +106,7 @@ class Reader:
                 ).topics
             else:
                 existing = self._consumer.list_topics(timeout=self._seconds).topics
+        self._known.update(name for name in names if name in existing)
         return [
             Position(name, number)
             for name in names
@@ -114,8 +116,10 @@ class Reader:
 
     def marks(self, places: Iterable[Position]) -> dict[Position, tuple[int, int]]:
         """Return the first offset that each partition still has, and the one after its last."""
+        asked = list(places)
+        self._known.update(place.topic for place in asked)
         with self._explained():
-            return marks_of(self._consumer, places, self._seconds)
+            return marks_of(self._consumer, asked, self._seconds)
 
     def ends(self, names: Collection[str]) -> dict[Position, int]:
         """Return the end offset of each partition of these topics."""
@@ -140,13 +144,25 @@ class Reader:
 
     def assign(self, start: Mapping[Position, int]) -> None:
         """Read these partitions, each from its offset, and no others."""
+        self._learn(start)
         with self._explained():
             self._consumer.assign(_partitions(start))
 
     def add(self, start: Mapping[Position, int]) -> None:
         """Read these partitions as well, each from its offset."""
+        self._learn(start)
         with self._explained():
             self._consumer.incremental_assign(_partitions(start))
+
+    def _learn(self, places: Iterable[Position]) -> None:
+        """Ask for the leaders of topics that are new here.
+
+        A new consumer does so itself at once. Later it looks for new topics only once a second.
+        """
+        new = {place.topic for place in places} - self._known
+        if new and self._known:
+            self.places(new)
+        self._known |= new
 
     def drop(self, places: Iterable[Position]) -> None:
         """Stop reading these partitions."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -19,14 +18,23 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 """Seconds that Kafka may take to confirm the messages."""
-CONNECT_SECONDS = 5.0
-"""How long `connect` waits for Kafka."""
+
+
+PRODUCER: dict[str, Any] = {
+    "acks": "all",
+    # One request at a time keeps the order. An idempotent producer would keep it too, but often
+    # waits for half a second before its first message (librdkafka, rdkafka_idempotence.c).
+    "enable.idempotence": False,
+    "max.in.flight.requests.per.connection": 1,
+}
+"""The librdkafka settings of a sender."""
 
 
 class Sender:
     """Sends messages to one topic, outside any transaction.
 
-    Use it from one thread only.
+    Use it from one thread only. If the connection breaks, Kafka may store a message twice. So send
+    only messages of which the second copy changes nothing.
 
     doing: the action, as an error names it after "could not": "write dead letters".
     later: what to do if Kafka did not store a message and the cause is temporary.
@@ -46,10 +54,7 @@ class Sender:
         self._doing = f"{doing} (topic {topic})"
         self._later = later
         self._refused: list[KafkaError] = []
-        self._connected = False
-        self._producer = Producer(
-            client_settings(settings) | {"enable.idempotence": True, "acks": "all", **(more or {})}
-        )
+        self._producer = Producer(client_settings(settings) | PRODUCER | dict(more or {}))
 
     def add(
         self, value: bytes | None, key: bytes | None = None, headers: Headers | None = None
@@ -58,9 +63,6 @@ class Sender:
 
         Only `flush` confirms that Kafka has stored it. Raises the same errors as `flush`.
         """
-        if not self._connected:
-            connect(self._producer, self._topic)
-            self._connected = True
         while True:
             try:
                 self._producer.produce(
@@ -98,16 +100,6 @@ class Sender:
 
     def _failure(self, error: KafkaError) -> BusError:
         return failure(self._doing, error, later=self._later, topic=self._topic)
-
-
-def connect(producer: Producer, topic: str) -> None:
-    """Let an idempotent producer connect before its first message, which is for this topic.
-
-    A producer without a connection asks Kafka for its producer id only every half second
-    (librdkafka, rdkafka_idempotence.c). If Kafka does not answer, the message's report says so.
-    """
-    with suppress(KafkaException):
-        producer.list_topics(topic, CONNECT_SECONDS)
 
 
 def send(

@@ -35,11 +35,6 @@ class Producer:
         self.waiting = 0
         self.taken: list[Any] = []
         self._unreported: list[tuple[Callable[..., None], Any]] = []
-        self.connected: list[str] = []
-
-    def list_topics(self, topic: str, _: float) -> None:
-        self.connected.append(topic)
-        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
     def produce(
         self, topic: str, value: Any, key: Any, *, headers: Any, on_delivery: Callable[..., None]
@@ -80,18 +75,8 @@ def error(code: int) -> KafkaError:
 def test_what_is_sent_is_there(producer: Producer) -> None:
     send(SETTINGS, "t", b"v", b"k", doing="say it")
     assert producer.taken == [("t", b"v", b"k")]
-    assert producer.config["enable.idempotence"] is True
     assert producer.config["acks"] == "all"
-
-
-def test_it_connects_before_its_first_message_and_goes_on_if_it_cannot(producer: Producer) -> None:
-    sender = Sender(SETTINGS, "t", "say it")
-    assert producer.connected == []
-    sender.add(b"1")
-    sender.add(b"2")
-    sender.flush()
-    assert producer.connected == ["t"]
-    assert [value for _, value, _ in producer.taken] == [b"1", b"2"]
+    assert producer.config["max.in.flight.requests.per.connection"] == 1, "it keeps the order"
 
 
 def test_a_full_queue_is_waited_for(producer: Producer) -> None:
