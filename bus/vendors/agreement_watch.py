@@ -10,6 +10,10 @@ consumer that lags, or that tries again after a failure, asks the thread before 
 state. So the consumer does not deliver a record that an opt-out has deleted. It does not deliver a
 state from before a change of the agreement or of its ids either (`bus.vendors.outbox`): the
 projection writes again what the vendor may still receive.
+
+A message of another edition of the agreement may also be newer than what the thread knows. Then the
+consumer must start again, and must not skip the message. So the thread first asks Kafka whether the
+agreement has changed since the message was written.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ LOOK_SECONDS = 0.5
 """Kafka is asked for news of agreements once in this many seconds."""
 UNKNOWN_SECONDS = 3.0
 """After this many seconds without an answer, it is unknown whether the agreement is active."""
+DOUBT_SECONDS = 0.02
+"""How long the consumer waits before it asks again whether a message is of an earlier edition."""
 READ_SECONDS = 0.1
 """How long one call waits for messages."""
 START_SECONDS = 60.0
@@ -96,6 +102,8 @@ class AgreementWatch:
         self._behind: set[Position] | None = None
         self._deleted: dict[tuple[Position, bytes], int] = {}
         self._caught_up = threading.Event()
+        self._doubt = threading.Event()  # whether the next look must set `_earlier`
+        self._earlier: dict[Position, int] = {}  # what lies before is no newer than this edition
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agreement-watch", daemon=True)
 
@@ -140,10 +148,17 @@ class AgreementWatch:
 
     def outdated(self, message: Message) -> bool:
         """See `bus.delivery.Permission.outdated`."""
-        at = self._deleted.get((position(message), message.key() or b""))
-        if at is not None and at > (message.offset() or 0):
+        place, offset = position(message), message.offset() or 0
+        at = self._deleted.get((place, message.key() or b""))
+        if at is not None and at > offset:
             return True
-        return message.value() is not None and header(message, SCOPE) not in (None, self._scope)
+        if message.value() is None or header(message, SCOPE) in (None, self._scope):
+            return False
+        while offset >= self._earlier.get(place, 0):
+            self._doubt.set()
+            time.sleep(DOUBT_SECONDS)
+            self.check()  # raises if the message is of a newer edition
+        return True
 
     def _raise_end(self) -> None:
         if (end := self._end) is not None:
@@ -177,21 +192,29 @@ class AgreementWatch:
             self.look(asking)
             reading.assign(self._unread())
             while not self._stopping.is_set() and self._end is None:
-                if self._clock() - self._asked >= LOOK_SECONDS:
+                if self._doubt.is_set() or self._clock() - self._asked >= LOOK_SECONDS:
                     self.look(asking)
                 self.read(reading)
 
     def look(self, reader: Reader) -> None:
         """Ask Kafka for news of the agreement, and the calendar for the day."""
         self._asked, day = self._clock(), self._today()
+        written: dict[Position, int] = {}
+        if self._doubt.is_set():
+            self._doubt.clear()
+            # Before the agreement is read: the projection writes messages of a new edition only
+            # after that edition was stored.
+            written = reader.ends(self._names)
         ends = reader.ends([topics.vendors(self._settings)])
         seen = sum(ends.values()), day
         if seen != self._seen:
             stored = applied_agreements.read(self._settings).get(self._applied.name)
-            written = written_editions.read(self._settings, self._applied.name)
-            self._complete = written == self._applied.edition
+            edition = written_editions.read(self._settings, self._applied.name)
+            self._complete = edition == self._applied.edition
             self._end = why_over(self._applied, stored, day)
             self._seen = seen
+        if self._end is None:
+            self._earlier = self._earlier | written
         self._confirmed = self._asked
 
     def read(self, reader: Reader) -> None:

@@ -54,6 +54,7 @@ class Kafka:
     stored:  the agreement as it is stored now.
     written: the edition that its topics hold whole.
     news:    the end of the topic of agreements.
+    end:     the end of the agreement's own topic.
     fails:   whether Kafka does not answer.
     """
 
@@ -61,6 +62,7 @@ class Kafka:
         self.stored: Applied | None = an_applied()
         self.written = ""
         self.news = 1
+        self.end = 1
         self.fails = False
         self.read = 0
         self.messages: list[Message] = []
@@ -80,9 +82,11 @@ class Kafka:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ends(self, _: object) -> dict[Position, int]:
+    def ends(self, names: list[str]) -> dict[Position, int]:
         if self.fails:
             raise RetryLater("no answer")
+        if names == [TOPIC]:
+            return {PLACE: self.end}
         return {Position("schoolbus.vendors", 0): self.news}
 
     def assign(self, _: object) -> None:
@@ -246,6 +250,41 @@ def test_a_state_that_was_written_before_a_change_of_the_agreement_is_outdated(
         assert running.outdated(Message("s1", 0, b".", "other"))  # type: ignore[arg-type]
         assert running.outdated(Message("s1", 0, b".", rekeyed))  # type: ignore[arg-type]
         assert not running.outdated(Message("s1", 0, None, "other"))  # type: ignore[arg-type]
+
+
+def test_a_state_of_a_later_edition_begins_it_again_and_is_not_skipped(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The projection may follow a change sooner than the watch hears of it."""
+    changed = replace(an_applied(), rekeyed=1)
+    with watch() as running:
+        until(lambda: kafka.read == 1)
+        monkeypatch.setattr(agreement_watch, "LOOK_SECONDS", 60)
+        kafka.stored, kafka.news, kafka.end = changed, 2, 2
+        with pytest.raises(AgreementChanged):
+            running.outdated(Message("s1", 1, b".", scope_mark(changed.edition)))  # type: ignore[arg-type]
+
+
+def test_kafka_is_asked_once_for_all_earlier_states(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with watch() as running:
+        monkeypatch.setattr(agreement_watch, "LOOK_SECONDS", 60)
+        kafka.end = 100
+        assert running.outdated(Message("s1", 0, b".", "earlier"))  # type: ignore[arg-type]
+        kafka.fails = True  # it is not asked again
+        for offset in range(1, 100):
+            assert running.outdated(Message("s1", offset, b".", "earlier"))  # type: ignore[arg-type]
+
+
+def test_without_an_answer_a_state_of_another_edition_is_not_skipped(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement_watch, "UNKNOWN_SECONDS", 0.1)
+    with watch() as running:
+        kafka.fails = True
+        with pytest.raises(RetryLater):
+            running.outdated(Message("s1", 0, b".", "other"))  # type: ignore[arg-type]
 
 
 def test_deletions_that_the_group_has_delivered_are_dropped(
