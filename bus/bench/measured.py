@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -71,7 +72,9 @@ def together(
         for work, arguments, cores in works:
             here, there = context.Pipe()
             process = context.Process(
-                target=_child, args=(there, work, tuple(arguments), tuple(cores))
+                # Python looks for garbage as rarely as in every command of the bus (`bus.__main__`)
+                target=_child,
+                args=(there, work, tuple(arguments), tuple(cores), gc.get_threshold()),
             )
             process.start()
             there.close()
@@ -125,9 +128,16 @@ def _answer(pipe: Any) -> Any:
     return message
 
 
-def _child(pipe: Any, work: Work, arguments: tuple[Any, ...], cores: tuple[int, ...]) -> None:
+def _child(
+    pipe: Any,
+    work: Work,
+    arguments: tuple[Any, ...],
+    cores: tuple[int, ...],
+    collections: tuple[int, int, int],
+) -> None:
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
+    gc.set_threshold(*collections)
     try:
         measured = work(*arguments)
         pipe.send("ready")

@@ -71,17 +71,24 @@ class BatchCodec:
             return False
         return True
 
-    def columns(self, values: Sequence[bytes]) -> pyarrow.RecordBatch | None:
+    def columns(
+        self, values: Sequence[bytes], *, valid: bool = False
+    ) -> pyarrow.RecordBatch | None:
         """Return the records of these values as columns.
 
         Dates are `date32`, times are `timestamp[ms]` in UTC. Returns None if at least one value is
         not valid.
+
+        valid: whether the caller knows that they are valid, because this function returned them as
+               columns before.
         """
         import pyarrow
         from pyruhvro import deserialize_array, serialize_record_batch
 
         try:
             found = deserialize_array(values, self._schema)
+            if valid:
+                return found
             (rewritten,) = serialize_record_batch(found, self._schema, 1)
             same: bool = rewritten.equals(pyarrow.array(values, rewritten.type))
             return found if same else None

@@ -139,23 +139,26 @@ class Decoder:
         return record
 
     def decode_all(
-        self, values: Sequence[bytes | None]
+        self, values: Sequence[bytes | None], *, valid: bool = False
     ) -> tuple[list[Record], list[tuple[int, Never]]]:
         """Return the records of all values that decode, in order, and the failures of the others.
 
         A failure is the index of the value and the reason.
+
+        valid: whether the caller knows that all values decode, because they did before. They are
+               not checked again, which saves half of the time.
         """
-        records, failures, _ = self.decode_with_columns(values)
+        records, failures, _ = self.decode_with_columns(values, valid=valid)
         return records, failures
 
     def decode_with_columns(
-        self, values: Sequence[bytes | None]
+        self, values: Sequence[bytes | None], *, valid: bool = False
     ) -> tuple[list[Record], list[tuple[int, Never]], pyarrow.RecordBatch | None]:
         """Return what `decode_all` returns, and the records as columns.
 
         The columns are None if the values were decoded one by one.
         """
-        found = self.columns(values)
+        found = self.columns(values, valid=valid)
         if found is not None and (decoded := self._batch_codec.records(found)) is not None:
             return decoded, [], found
         decode = self.decode
@@ -170,14 +173,16 @@ class Decoder:
         self._unknown_ids = None
         return records, failures, None
 
-    def columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
+    def columns(
+        self, values: Sequence[bytes | None], *, valid: bool = False
+    ) -> pyarrow.RecordBatch | None:
         """Return the records of all values as columns (see `bus.registry.batch_codec`).
 
         Returns None if the values must be decoded one by one: there are only a few, they are not
         all written with our schema, or one of them is not valid.
         """
         unframed = self._without_frames(values)
-        return None if unframed is None else self._batch_codec.columns(unframed)
+        return None if unframed is None else self._batch_codec.columns(unframed, valid=valid)
 
     def valid_columns(self, values: Sequence[bytes | None]) -> pyarrow.RecordBatch | None:
         """Return `columns` if `decode_all` would return a record for each value, else None."""
