@@ -69,6 +69,19 @@ class Cohort:
                 found[student] = _member(state, since, keys)
         return found
 
+    def among(self, students: Iterable[str]) -> set[str]:
+        """Return those of these students who have a row, in any state."""
+        found: set[str] = set()
+        rest = iter(students)
+        while some := list(islice(rest, AT_ONCE)):
+            rows = self._con.execute(
+                "SELECT student FROM cohort WHERE agreement = ? AND student IN "
+                f"({','.join('?' * len(some))})",
+                [self._agreement, *some],
+            )
+            found.update(student for (student,) in rows)
+        return found
+
     def put(self, student: str, member: CohortMember | None) -> None:
         """Store a student's state; None: the student is not in the agreement any more."""
         if member is None:

@@ -4,6 +4,9 @@ The projection commits a batch to the file together with the messages that follo
 it sends the messages, and then removes them from the file. After a kill, it sends them again. It
 sends only the last state of each record, so a repeated message never replaces a newer state.
 
+A thread sends while the projection computes the next batch. Only one batch is on the way at a time,
+so an older state never follows a newer one.
+
 An idempotent producer without transactions sends the messages. Each message is the whole state of a
 record, so it does no harm to repeat it. A transaction would write a marker into each changed
 partition of each vendor at every commit, and a vendor could read aborted data anyway.
@@ -20,8 +23,11 @@ them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
@@ -42,6 +48,8 @@ SCOPE = "ce_scope"
 """The header with the edition of the agreement under which a message was written."""
 SECONDS = 60.0
 DAY_SECONDS = 86_400
+PORTION = 20_000
+"""About how many messages the thread has in memory at a time."""
 PRODUCER = {
     "enable.idempotence": True,
     "acks": "all",
@@ -89,10 +97,33 @@ def _time(at: int) -> bytes:
     return datetime.fromtimestamp(at, UTC).isoformat().encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What is on the way to Kafka.
+
+    last:   the last row of the file that is sent.
+    noted:  the last note of who entered or left.
+    notes:  the agreement, whether the student entered, and the student.
+    active: the agreements that are active, with their editions.
+    at:     when the sending began.
+    number: gives the number of messages when Kafka has stored them.
+    """
+
+    last: int
+    noted: int
+    notes: list[tuple[str, int, str]]
+    active: Mapping[str, str]
+    at: datetime
+    number: Future[int]
+
+
 class Outbox:
     """The messages and the disclosures that the last commits must send. For one thread.
 
-    disclosures: the record of disclosures.
+    Call `begin` after a commit, and `confirm` before anything that depends on what is sent: the
+    ends of vendors' topics, the record of disclosures, and the end of an agreement.
+
+    disclosures: the record of disclosures. While something is on the way, only the outbox uses it.
     """
 
     def __init__(
@@ -103,6 +134,9 @@ class Outbox:
         self._disclosures = disclosures
         self._refused: list[KafkaError] = []
         self._producer = Producer(client_settings(settings) | PRODUCER)
+        self._thread = ThreadPoolExecutor(1, "to-vendors")
+        self._closing = threading.Event()
+        self._sending: Sending | None = None
 
     def add(self, messages: Iterable[OutgoingBatch]) -> None:
         """Add messages, in their order, within the transaction of the view."""
@@ -116,35 +150,64 @@ class Outbox:
         )
 
     def forget(self, agreement: str) -> None:
-        """Remove the messages of an agreement, within the transaction of the view."""
+        """Remove the messages of an agreement, within the transaction of the view.
+
+        Nothing may be on the way: call `confirm` before the transaction.
+        """
         self._rows.forget(agreement)
 
     def send(self, active: Mapping[str, str]) -> int:
-        """Send what was added, wait until Kafka has stored it, and remove it.
+        """Send what was added, and wait until Kafka has stored it. See `begin` and `confirm`."""
+        return self.begin(active) + self.confirm()
+
+    def begin(self, active: Mapping[str, str]) -> int:
+        """Begin to send what was added, after what is on the way.
 
         Messages of other agreements are dropped. The record of disclosures names the students who
-        entered before the first message is sent. Returns the number of messages. Raises
-        `RetryLater` if Kafka does not answer.
+        entered before the first message is sent. Returns the number of messages that were on the
+        way, see `confirm`.
 
         active: the agreements that are active now, with their editions.
         """
+        confirmed = self.confirm()
         last = self._rows.last
         noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
         if not last and not noted:
-            return 0
-        now = datetime.now(UTC)
+            return confirmed
+        at = datetime.now(UTC)
         notes = self._con.execute(
             "SELECT agreement, entered, student FROM disclosed ORDER BY number"
         ).fetchall()
+        before: Future[int] | None = None
+        sent = self._thread.submit(self._disclose, notes, active, at, entered=True)
+        for portion in portions(one for one in self._rows.latest() if one.agreement in active):
+            if before is not None:
+                wait([before])
+            before, sent = sent, self._thread.submit(self._send_messages, portion, active, sent)
+        self._sending = Sending(last, noted, notes, active, at, sent)
+        return confirmed
+
+    def confirm(self) -> int:
+        """Wait until Kafka has stored what is on the way, and remove it from the file.
+
+        Returns the number of messages. Raises `RetryLater` if Kafka does not answer.
+        """
+        done, self._sending = self._sending, None
+        if done is None:
+            return 0
         with _explained():
-            self._disclose(notes, active, now, entered=True)
-            number = self._send_messages(active)
-            self._disclose(notes, active, now, entered=False)
+            number = done.number.result()
+            self._disclose(done.notes, done.active, done.at, entered=False)
         self._con.execute("BEGIN IMMEDIATE")
-        self._rows.remove(last)
-        self._con.execute("DELETE FROM disclosed WHERE number <= ?", [noted])
+        self._rows.remove(done.last)
+        self._con.execute("DELETE FROM disclosed WHERE number <= ?", [done.noted])
         self._con.execute("COMMIT")
         return number
+
+    def settle(self) -> None:
+        """Wait until nothing is on the way. It stays in the file until `confirm`."""
+        if self._sending is not None:
+            wait([self._sending.number])
 
     def _disclose(
         self,
@@ -153,8 +216,11 @@ class Outbox:
         now: datetime,
         *,
         entered: bool,
-    ) -> None:
-        """Write to the record who entered, or who left and did not enter again."""
+    ) -> int:
+        """Write to the record who entered, or who left and did not enter again.
+
+        Returns 0, which is how many messages were sent.
+        """
         for agreement, rows in groupby(sorted(notes, key=lambda one: one[0]), lambda one: one[0]):
             latest = {student: bool(was) for _, was, student in rows}
             students = [one for one, was in latest.items() if was is entered]
@@ -164,15 +230,24 @@ class Outbox:
                 self._disclosures.entered(agreement, students, now)
             else:
                 self._disclosures.left(agreement, students, now)
+        return 0
 
-    def _send_messages(self, active: Mapping[str, str]) -> int:
-        """Send the last state of each record, in order."""
+    def _send_messages(
+        self,
+        messages: Iterable[OutgoingBatch],
+        active: Mapping[str, str],
+        before: Future[int],
+    ) -> int:
+        """Send messages in their order, and wait until they are stored.
+
+        before: what was sent before, on the same thread. If that failed, nothing is sent.
+
+        Returns the number of messages, those before included.
+        """
         scopes = {name: scope_mark(edition).encode() for name, edition in active.items()}
-        number = 0
+        number = before.result()
         level = ""
-        for batch in self._rows.latest():
-            if batch.agreement not in active:
-                continue
+        for batch in messages:
             kind = batch.topic.rpartition(".")[2]
             if kind != level and any(value is not None for value in batch.values):
                 self._flush()  # what a record refers to is stored before the record
@@ -209,6 +284,8 @@ class Outbox:
         poll(0)
 
     def _flush(self) -> None:
+        if self._closing.is_set():
+            raise RetryLater("the projection ends")
         waiting = self._producer.flush(SECONDS)
         refused, self._refused = self._refused, []
         if refused:
@@ -222,8 +299,25 @@ class Outbox:
 
     def close(self) -> None:
         """Drop what was not sent; it stays in the file."""
+        self._closing.set()
+        self._producer.purge()
+        self._thread.shutdown()
         self._producer.purge()
         self._producer.flush(5)
+
+
+def portions(messages: Iterable[OutgoingBatch]) -> Iterator[list[OutgoingBatch]]:
+    """Yield messages in their order, about `PORTION` at a time."""
+    some: list[OutgoingBatch] = []
+    number = 0
+    for batch in messages:
+        some.append(batch)
+        number += len(batch)
+        if number >= PORTION:
+            yield some
+            some, number = [], 0
+    if some:
+        yield some
 
 
 @contextmanager

@@ -126,6 +126,8 @@ class Projection:
         self._prepare = prepare or (lambda _: None)
         self._rules = RecordRules(scope, view, above)
         self._need = Need(view, scope.name)
+        guardian = scope.kinds.get("guardian")
+        self._guardians_name_students = guardian and "agentSourcedIds" in guardian.references
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
@@ -265,7 +267,7 @@ class Projection:
                     for name in fields[kind]:
                         value = record[name]
                         named.update(value if isinstance(value, list) else [value])
-        return set(self.cohort.get(named))
+        return self.cohort.among(named)
 
     def _named_by_guardians(self) -> dict[Key, Record]:
         """Return the students who are named by the guardians that must be sent."""
@@ -336,11 +338,14 @@ class Projection:
         )
 
     def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
-        """Read the records to which references appeared, changed or disappeared.
+        """Read what must be sent of the records to which references appeared or disappeared.
 
         turned: the records among them that got their first reference or lost their last one.
         """
-        self._along = self._view.get_all(keys)
+        again = (
+            (key for key in keys if key[0] == "guardian") if self._guardians_name_students else ()
+        )
+        self._along = self._view.get_all({*turned, *again})
         classes = [id_ for kind, id_ in turned if kind == "class"]
         self._of_class = {}
         for kind in CLASS_KINDS if classes else ():
@@ -371,7 +376,7 @@ class Projection:
     def _still_here(self, key: Key) -> None:
         """Send a guardian again, because it may name other students now."""
         kind, id_ = key
-        if kind != "guardian" or "agentSourcedIds" not in self.scope.kinds[kind].references:
+        if kind != "guardian" or not self._guardians_name_students:
             return
         if (record := self._along.get(key)) is not None:
             self._emit[kind, id_, id_] = record

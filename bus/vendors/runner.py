@@ -157,6 +157,7 @@ class _Work:
         self._decoders = {kind: Decoder(kind, lookup) for kind in KINDS}
         self._closing: list[Callable[[], object]] = []
         self._owner = False
+        self._settle_sending: Callable[[], None] = lambda: None
         self._streams: dict[str, VendorStream] = {}
         self._applied: dict[str, Applied] = {}
         self._day = today()
@@ -178,7 +179,7 @@ class _Work:
             _require_opt_outs(self._settings)
             self._control = self._join()
             while not self._owner and not self._stopping.is_set():
-                self._control.poll(0.5)  # what it returns is read again by `_open`
+                self._control.poll(0.05)  # what it returns is read again by `_open`
             if self._stopping.is_set():
                 return
             self._open()
@@ -187,7 +188,8 @@ class _Work:
             while not self._stopping.is_set():
                 self._turn()
                 if until_caught_up and self._done(goal):
-                    return
+                    break
+            self._confirm()
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
 
@@ -203,6 +205,7 @@ class _Work:
 
         def revoked(_: Consumer, __: list[TopicPartition]) -> None:
             self._owner = False
+            self._settle_sending()  # the next instance sends only after this one
 
         consumer.subscribe(
             [topics.vendors(self._settings)],
@@ -226,6 +229,7 @@ class _Work:
         self._closing.append(self._record.close)
         self._outbox = Outbox(settings, self._view, self._record)
         self._closing.append(self._outbox.close)
+        self._settle_sending = self._outbox.settle
         places = {place: self._view.places().get(place, 0) for place in ends}
         first = topics.topic(settings, OPT_OUT)
         self._opt_outs = self._reader({p: at for p, at in places.items() if p.topic == first})
@@ -252,7 +256,7 @@ class _Work:
             self._heed()
             self._take(messages)
         self._begin_day()
-        self._send()
+        self._begin_sending()
         self.worked = True
 
     def _turn(self) -> None:
@@ -264,9 +268,11 @@ class _Work:
         messages += some(self._others, LIVE_RECORDS, 0.0 if messages or busy else 0.05)
         if messages:
             self._take(messages)
-            self._send()
+            self._begin_sending()
         if busy:
             self._go_on()
+        if not messages and not busy:
+            self._confirm()
 
     def _behind(self, goal: dict[Position, int]) -> bool:
         return any(self._places.get(place, 0) < end for place, end in goal.items())
@@ -365,13 +371,14 @@ class _Work:
         with self._batch():
             for stream in self._streams.values():
                 self._add(stream.go_on(self._day, self._outbox))
-        self._send()
+        self._begin_sending()
         finished = [
             stream
             for stream in self._streams.values()
             if stream.progress.reached is None and not stream.progress.written
         ]
         if finished:
+            self._confirm()
             entries = decoded_entries(disclosures.entries(self._settings))
             students = self._record.students()
             for stream in finished:
@@ -382,7 +389,7 @@ class _Work:
         if self._today() != self._day:
             self._day = self._today()
             self._begin_day()
-            self._send()
+            self._begin_sending()
         if self._clock() >= self._settle_again:
             self._plan_settling()
             self._start_streams(new=True)
@@ -418,6 +425,7 @@ class _Work:
             log.warning("others must act after an agreement's end", agreement=name, note=note)
 
         now = datetime.now(UTC)
+        self._confirm()
         try:
             one = expiry.settle(self._settings, name, self._day, now, self._record, say)
         except BusError as error:  # the other agreements must go on
@@ -448,7 +456,7 @@ class _Work:
     @contextmanager
     def _batch(self) -> Iterator[None]:
         """Commit what the block does to the file of the view, or nothing of it."""
-        self._view.begin()
+        self._view.begin(durable=bool(self._streams))  # without streams, nothing is sent
         try:
             yield
             self._view.commit()
@@ -463,10 +471,15 @@ class _Work:
         ordered = sorted(messages, key=lambda one: one[0])
         self._outbox.add(message for _, message in ordered)
 
-    def _send(self) -> None:
-        self._outcome.sent += self._outbox.send(
+    def _begin_sending(self) -> None:
+        """Let the outbox send what was committed, while the loop goes on."""
+        self._outcome.sent += self._outbox.begin(
             {name: stream.applied.edition for name, stream in self._streams.items()}
         )
+
+    def _confirm(self) -> None:
+        """Wait until all that was begun is with the vendors."""
+        self._outcome.sent += self._outbox.confirm()
 
     # ---- agreements ----------------------------------------------------------------------------
 
@@ -526,6 +539,7 @@ class _Work:
                 return
             # Include the topics of kinds that the agreement no longer shares.
             topics.ensure(self._settings, list(stream.topics.values()))
+            self._confirm()
             topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
             ends = old_records.ends(self._settings, topics_ever)
             with self._batch():
@@ -545,6 +559,7 @@ class _Work:
     def _forget(self, name: str) -> None:
         """Drop what the file has of an agreement that is not projected any more."""
         self._streams.pop(name, None)
+        self._confirm()
         with self._batch():
             self._outbox.forget(name)
             forget_agreement(self._view.con, name)
@@ -576,7 +591,8 @@ class _Work:
                 )
             )
             self._outbox.note(stream.name, stream.gone(known), entered=False)
-        self._send()
+        self._begin_sending()
+        self._confirm()
         old_records.delete(self._settings, old)
         written_editions.note(self._settings, stream.name, stream.applied.edition)
         with self._batch():
@@ -588,7 +604,9 @@ class _Work:
         return self._decoders[kind].decode(value)
 
     def _decode_all_stored(self, kind: str, values: Sequence[bytes]) -> list[Record | None]:
-        records, failures = self._decoders[kind].decode_all(values)
+        # They were valid when they were stored. Those in a later version of the standard are not
+        # written with our schema, so they are decoded one by one.
+        records, failures = self._decoders[kind].decode_all(values, valid=True)
         found: list[Record | None] = list(records)
         for index, _ in failures:  # in order
             found.insert(index, None)

@@ -162,7 +162,7 @@ class VendorStream:
 
         known: students about whom the vendor had records, as the record of disclosures says.
         """
-        return sorted(set(known) - self._projection.cohort.get(known).keys())
+        return sorted(set(known) - self._projection.cohort.among(known))
 
     def dropped(self) -> None:
         """Go back to what is in the file, because the transaction was rolled back."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.vendors import outbox as module
 from bus.vendors.district_view import DistrictView
@@ -22,6 +24,8 @@ class NoKafka:
     def __init__(self, _: dict[str, Any]) -> None:
         self.sent: list[tuple[str, bytes | None, str, int]] = []
         self.ids: list[str] = []
+        self.stores = threading.Event()  # while it is not set, `flush` waits
+        self.stores.set()
 
     def produce(
         self, topic: str, value: bytes | None, key: str, partition: int, **more: Any
@@ -33,11 +37,28 @@ class NoKafka:
         return 0
 
     def flush(self, _: float) -> int:
+        assert self.stores.wait(10)
         self.sent.append(("flushed", None, "", 0))
         return 0
 
     def purge(self) -> None:
-        """Do nothing."""
+        self.stores.set()
+
+
+class NoRecord:
+    """A record of disclosures that keeps who entered or left, or refuses."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str, list[str]]] = []
+        self.refuses = False
+
+    def entered(self, name: str, students: Sequence[str], _: object) -> None:
+        if self.refuses:
+            raise RetryLater("the record does not answer")
+        self.said.append(("entered", name, list(students)))
+
+    def left(self, name: str, students: Sequence[str], _: object) -> None:
+        self.said.append(("left", name, list(students)))
 
 
 def message(
@@ -47,12 +68,18 @@ def message(
 
 
 @pytest.fixture
-def box(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outbox]:
+def record() -> NoRecord:
+    return NoRecord()
+
+
+@pytest.fixture
+def box(monkeypatch: pytest.MonkeyPatch, record: NoRecord) -> Iterator[Outbox]:
     monkeypatch.setattr(module, "Producer", NoKafka)
     view = DistrictView(None, "test", lambda *_: {})
     settings = Settings(kafka=KafkaSettings(bootstrap="127.0.0.1:1"))
-    box = Outbox(settings, view, None)  # type: ignore[arg-type]
+    box = Outbox(settings, view, record)  # type: ignore[arg-type]
     yield box
+    box.close()
     view.close()
 
 
@@ -126,3 +153,90 @@ def test_many_messages_are_in_several_rows(box: Outbox, monkeypatch: pytest.Monk
     assert len(box._rows.numbers()) == 3
     assert box.send({"math": EDITION}) == 8
     assert [key for key, _ in sent(box)] == [str(number) for number in range(8)]
+
+
+# ---- on the way ----------------------------------------------------------------------------------
+
+
+def test_the_next_batch_is_sent_only_after_the_one_on_the_way(box: Outbox) -> None:
+    producer: Any = box._producer
+    producer.stores.clear()
+    box.add(batches([message("a", b"1")]))
+    assert box.begin({"math": EDITION}) == 0, "it returns although Kafka has not stored it"
+    assert box._rows.numbers() == [1], "it stays in the file"
+    box.add(batches([message("a", b"2"), message("b", b"2")]))
+    threading.Timer(0.05, producer.stores.set).start()
+    assert box.begin({"math": EDITION}) == 1
+    assert box._rows.numbers() == [2]
+    assert box.confirm() == 2
+    assert sent(box) == [("a", b"1"), ("a", b"2"), ("b", b"2")]
+    assert box.confirm() == 0
+
+
+def test_a_failure_on_the_way_is_raised_later_and_nothing_is_removed(box: Outbox) -> None:
+    producer: Any = box._producer
+    producer.flush = lambda _: 1  # Kafka does not answer
+    box.add(batches([message("a", b"1")]))
+    box.begin({"math": EDITION})
+    box.settle()
+    with pytest.raises(RetryLater):
+        box.begin({"math": EDITION})
+    assert box._rows.numbers() == [1]
+
+
+def test_who_enters_is_recorded_before_the_messages_and_who_leaves_after_them(
+    box: Outbox, record: NoRecord
+) -> None:
+    producer: Any = box._producer
+    producer.stores.clear()
+    box.note("math", ["a"], entered=True)
+    box.note("math", ["b"], entered=False)
+    box.add(batches([message("a", b"1")]))
+    box.begin({"math": EDITION})
+    producer.stores.set()
+    box.settle()
+    assert record.said == [("entered", "math", ["a"])]
+    box.confirm()
+    assert record.said[1:] == [("left", "math", ["b"])]
+
+
+def test_without_a_record_of_who_enters_nothing_is_sent(box: Outbox, record: NoRecord) -> None:
+    record.refuses = True
+    box.note("math", ["a"], entered=True)
+    box.add(batches([message("a", b"1")]))
+    box.begin({"math": EDITION})
+    with pytest.raises(RetryLater, match="does not answer"):
+        box.confirm()
+    assert sent(box) == []
+    record.refuses = False
+    assert box.send({"math": EDITION}) == 1
+
+
+def test_many_messages_are_sent_in_portions_and_none_after_one_that_failed(
+    box: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PORTION", 2)
+    for number in range(5):
+        box.add(batches([message(f"{number}", b"1", kind=f"kind{number}")]))
+    producer: Any = box._producer
+    kept, asked = producer.flush, []
+
+    def fails_once(seconds: float) -> int:
+        asked.append(len(producer.sent))
+        return 1 if len(asked) == 4 else int(kept(seconds))
+
+    producer.flush = fails_once
+    with pytest.raises(RetryLater):
+        box.send({"math": EDITION})
+    assert [key for key, _ in sent(box)] == ["0", "1"]
+    assert box.send({"math": EDITION}) == 5
+    assert [key for key, _ in sent(box)] == [*"01", *"01234"]
+
+
+def test_the_end_does_not_wait_for_kafka(box: Outbox) -> None:
+    producer: Any = box._producer
+    producer.stores.clear()
+    box.add(batches([message("o", b"1", "org"), message("a", b"1")]))
+    box.begin({"math": EDITION})
+    box.close()
+    assert box._rows.numbers() == [1], "the next start sends it"
