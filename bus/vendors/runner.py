@@ -617,7 +617,7 @@ def _require_opt_outs(settings: Settings) -> None:
     """Raise `Stop` if no source gives opt-outs: then nobody could be kept out of an agreement."""
     if OPT_OUT not in announced(settings):
         raise Stop(
-            "no source gives opt-outs, so no data flows to vendors: put optOuts.csv into the "
+            "no source gives opt-outs, so vendors receive no data: put optOuts.csv into the "
             "extract (it may be empty), or post opt-outs over HTTP. If the district has none, run "
             "`bus optouts none`"
         )

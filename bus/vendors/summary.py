@@ -146,7 +146,9 @@ def _students(agreement: Agreement) -> Iterator[str]:
         *([f"in the grades {', '.join(students.grades)}"] if students.grades else []),
         *([f"enrolled in the classes {', '.join(students.classes)}"] if students.classes else []),
     ]
-    yield f"Students {', and '.join(selectors)}" if selectors else "All students of the district"
+    which = f"Students {', and '.join(selectors)}" if selectors else "All students of the district"
+    consent = " with a consent" if agreement.basis is Basis.CONSENT else ""
+    yield f"{which}{consent}"
     others = {
         "teacher": "the teachers of the classes that are shared",
         "guardian": "the guardians of these students",

@@ -112,9 +112,10 @@ class Watched:
         budget: how many students the guard lets enter or leave; None: any number.
         """
         visible = self.visible()
+        kept = visible | self.named_by(visible)
         outcome = self.world.change(*map(with_canaries, rows), budget=budget)
-        if outcome.held:  # of these students, the vendor keeps what it has
-            self.kept |= visible
+        if outcome.held:  # of these students, the vendor keeps what it has, and what this names
+            self.kept |= kept
         self.look(outcome)
         # As in `bus vendors run`, the organizations above the selected schools are written too.
         if record_rules.orgs_above(self.world.view, self.world.deal) != self.world.above:
@@ -125,6 +126,17 @@ class Watched:
         self.kept = set()
         students = self.world.view.students_after(None, 99)
         self.look(self.world.projection.look_at(students, DAY, release=True))
+
+    def named_by(self, keys: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return the keys to which these records refer, also of records that do not exist now."""
+        named = set()
+        for kind, id_ in keys:
+            record = self.world.district.records[kind, id_]
+            for field, kinds in KINDS[kind].references.items():
+                value = record[field]
+                ids = value if isinstance(value, list) else [value]
+                named |= {(other, one) for other in kinds for one in ids if one is not None}
+        return named
 
     def visible(self) -> set[tuple[str, str]]:
         """Return the keys of the records that the vendor may see now."""
@@ -205,6 +217,17 @@ def canaries_of(vendor: Watched) -> set[tuple[str, str, str]]:
     """Return the canaries that a vendor has: kind, id and field."""
     found = {one for data in vendor.has for one in CANARY.findall(data)}
     return {(kind.decode(), id_.decode(), field.decode()) for kind, id_, field in found}
+
+
+def test_a_school_that_a_held_student_names_comes_again_when_the_district_has_it_again() -> None:
+    watched = Watched(agreement(students={"classes": ["c1"], "leave_after": 0}))
+    school = watched.world.district.records["org", "s1"]
+    watched.change([("org", "s1", None)])
+    watched.change([("enrollment", "e1", None)], 0)
+    assert watched.kept
+    watched.change([("org", "s1", school)])
+    assert ("org", "s1") in watched.world.vendor.has
+    assert ("org", "s1") not in watched.visible(), "only because the student is held"
 
 
 def test_a_vendor_keeps_a_held_student_until_a_person_allows_the_change() -> None:

@@ -44,6 +44,8 @@ def test_data_is_in_the_agreements_own_categories() -> None:
 
 def test_students_are_described_in_words() -> None:
     assert described()["Students"][0] == "All students of the district"
+    with_a_consent = described(basis="consent")["Students"][0]
+    assert with_a_consent == "All students of the district with a consent"
     students = {"schools": ["s1"], "grades": ["06", "07"], "classes": ["c1"], "leave_after": 0}
     found = described(students=students, roles=["teacher", "guardian"])["Students"]
     assert found[0] == (
