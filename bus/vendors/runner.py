@@ -32,7 +32,7 @@ from bus.errors import BusError, RetryLater, Stop
 from bus.ingest.ownership import announced
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.kafka.reader import Reader, sift, some
+from bus.kafka.reader import Reader
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
@@ -52,6 +52,7 @@ from bus.vendors import (
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import decoded_entries
 from bus.vendors.district_messages import decoded, key_of
+from bus.vendors.district_reader import DistrictBatch, DistrictReader
 from bus.vendors.district_view import DistrictView, Key, about_all, file_of, forget_agreement
 from bus.vendors.opt_out_guard import opt_outs_vanish
 from bus.vendors.outbox import Outbox, event_type
@@ -183,7 +184,7 @@ class _Work:
             if self._stopping.is_set():
                 return
             self._open()
-            goal = self._ends()
+            goal = self._reader.ends()
             self._catch_up(goal)
             while not self._stopping.is_set():
                 self._turn()
@@ -220,7 +221,6 @@ class _Work:
         settings = self._settings
         with Reader(settings, "could not ask for the cluster: Kafka reports {}") as reader:
             mark = reader.cluster()
-            ends = reader.ends(list(self._kinds))
         self._view = DistrictView(
             file_of(settings), mark, self._decode_stored, self._decode_all_stored
         )
@@ -230,31 +230,18 @@ class _Work:
         self._outbox = Outbox(settings, self._view, self._record)
         self._closing.append(self._outbox.close)
         self._settle_sending = self._outbox.settle
-        places = {place: self._view.places().get(place, 0) for place in ends}
         first = topics.topic(settings, OPT_OUT)
-        self._opt_outs = self._reader({p: at for p, at in places.items() if p.topic == first})
-        self._others = self._reader({p: at for p, at in places.items() if p.topic != first})
-        self._places = places
+        self._reader = DistrictReader(settings, list(self._kinds), first, self._view.places())
+        self._closing.append(self._reader.close)
         self._applied = applied_agreements.read(settings)
-
-    def _reader(self, places: dict[Position, int]) -> Consumer:
-        consumer = Consumer(group_settings(self._settings, "vendors.reader"))
-        self._closing.append(consumer.close)
-        consumer.assign([TopicPartition(*place, at) for place, at in places.items()])
-        return consumer
-
-    def _ends(self) -> dict[Position, int]:
-        with Reader(self._settings, "could not ask for offsets: Kafka reports {}") as reader:
-            return reader.ends(list(self._kinds))
 
     def _catch_up(self, goal: dict[Position, int]) -> None:
         """Take everything that is in the topics, and send only then."""
         self._start_streams()
-        while not self._stopping.is_set() and self._behind(goal):
-            messages = some(self._opt_outs, LOAD_RECORDS, 0.0)
-            messages += some(self._others, LOAD_RECORDS, 0.0 if messages else 0.5)
+        while not self._stopping.is_set() and self._reader.behind(goal):
+            batch = self._reader.take(LOAD_RECORDS, 0.5)
             self._heed()
-            self._take(messages)
+            self._take(batch)
         self._begin_day()
         self._begin_sending()
         self.worked = True
@@ -263,45 +250,32 @@ class _Work:
         """Take the next changes, and send what follows."""
         self._heed()
         self._tick()
-        messages = some(self._opt_outs, LIVE_RECORDS, 0.0)
         busy = any(stream.progress.unfinished for stream in self._streams.values())
-        messages += some(self._others, LIVE_RECORDS, 0.0 if messages or busy else 0.05)
-        if messages:
-            self._take(messages)
+        batch = self._reader.take(LIVE_RECORDS, 0.0 if busy else 0.05)
+        self._take(batch)
+        if batch.messages:
             self._begin_sending()
         if busy:
             self._go_on()
-        if not messages and not busy:
+        if not batch.messages and not busy:
             self._confirm()
-
-    def _behind(self, goal: dict[Position, int]) -> bool:
-        return any(self._places.get(place, 0) < end for place, end in goal.items())
 
     def _done(self, goal: dict[Position, int]) -> bool:
         return (
-            not self._behind(goal)
+            not self._reader.behind(goal)
             and not self._unsettled
             and not any(stream.progress.unfinished for stream in self._streams.values())
         )
 
     # ---- changes -------------------------------------------------------------------------------
 
-    def _take(self, messages: Sequence[Message]) -> None:
+    def _take(self, batch: DistrictBatch) -> None:
         """Commit a batch of the district's messages, with all that follows from it."""
-        records, ended, error = sift(messages)
-        if error is not None:
-            raise RetryLater(f"Kafka reports {error.name()}")
-        last = {(one.topic(), one.partition()): one.offset() for one in records}
-        reached = {
-            Position(topic or "", part or 0): (at or 0) + 1 for (topic, part), at in last.items()
-        }
-        # The end of a partition may lie behind its last record: transactions end with a marker.
-        reached |= dict(ended)
-        if records:
+        if batch.messages:
             with self._batch():
-                self._view.reach(reached)
-                self._change(self._decoded(self._not_compared(records)))
-        self._places |= reached
+                self._view.reach(batch.reached)
+                self._change(self._decoded(self._not_compared(batch.messages)))
+        self._reader.stored(batch.reached)
 
     def _not_compared(self, messages: Sequence[Message]) -> dict[str, list[Message]]:
         """Store new states of records with which nothing is compared, and return the others.
@@ -549,12 +523,8 @@ class _Work:
         stream.confirm(one)
 
     def _stream(self, one: Applied) -> VendorStream:
-        masters, parts = master_key.read(self._settings), self._partitions()
+        masters, parts = master_key.read(self._settings), self._reader.partitions
         return VendorStream(self._settings, one, self._view, masters, parts, self._clock)
-
-    def _partitions(self) -> int:
-        first = topics.topic(self._settings, OPT_OUT)
-        return sum(place.topic == first for place in self._places)
 
     def _forget(self, name: str) -> None:
         """Drop what the file has of an agreement that is not projected any more."""

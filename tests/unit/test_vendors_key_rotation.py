@@ -306,7 +306,7 @@ def test_the_projection_finds_the_key_that_was_rotated_since_it_read_the_agreeme
 
     monkeypatch.setattr(runner, "VendorStream", stream)
     work = runner._Work.__new__(runner._Work)
-    work._settings, work._places, work._streams = settings, {}, {}
+    work._settings, work._reader, work._streams = settings, MagicMock(partitions=1), {}
     work._view, work._clock = MagicMock(), MagicMock()
     work._start_stream(before, True)
     (wrapped_key, key) = given[0]

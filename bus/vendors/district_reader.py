@@ -1,0 +1,104 @@
+"""Reads the district's topics for the projection, from the offsets that the view has reached.
+
+It reads opt-outs before anything else, so that a long extract does not delay them. It joins no
+consumer group and commits nothing: the view keeps the offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from bus.delivery import Position
+from bus.errors import RetryLater
+from bus.kafka.client import group_settings
+from bus.kafka.reader import Reader, sift, some
+from bus.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class DistrictBatch:
+    """The next messages of the district's topics.
+
+    messages: in the order of each partition, opt-outs first.
+    reached:  the offset at which each partition continues after them.
+    """
+
+    messages: list[Message]
+    reached: dict[Position, int]
+
+
+class DistrictReader:
+    """Reads these topics. Use it from one thread only.
+
+    names:   the topics.
+    first:   the one of them that has the opt-outs.
+    reached: the offset at which each partition continues. A missing partition is read from 0.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        names: Collection[str],
+        first: str,
+        reached: Mapping[Position, int],
+    ) -> None:
+        self._settings = settings
+        self._names = names
+        self._first = first
+        self._consumers: list[Consumer] = []
+        self.places = {place: reached.get(place, 0) for place in self.ends()}
+        self._opt_outs = self._consumer(
+            {p: at for p, at in self.places.items() if p.topic == first}
+        )
+        self._others = self._consumer({p: at for p, at in self.places.items() if p.topic != first})
+
+    @property
+    def partitions(self) -> int:
+        """The number of partitions of each topic."""
+        return sum(place.topic == self._first for place in self.places)
+
+    def close(self) -> None:
+        """Close the clients."""
+        for consumer in self._consumers:
+            consumer.close()
+
+    def take(self, at_most: int, patience: float) -> DistrictBatch:
+        """Return the next messages; none after `patience` seconds without one.
+
+        Call `stored` when they are stored. Raises `RetryLater` if Kafka reports an error.
+
+        at_most: the largest number of opt-outs, and of other messages.
+        """
+        messages = some(self._opt_outs, at_most, 0.0)
+        messages += some(self._others, at_most, 0.0 if messages else patience)
+        records, ended, error = sift(messages)
+        if error is not None:
+            raise RetryLater(f"Kafka reports {error.name()}")
+        last = {(one.topic(), one.partition()): one.offset() for one in records}
+        reached = {
+            Position(topic or "", part or 0): (at or 0) + 1 for (topic, part), at in last.items()
+        }
+        # The end of a partition may lie behind its last record: transactions end with a marker.
+        return DistrictBatch(records, reached | dict(ended))
+
+    def stored(self, places: Mapping[Position, int]) -> None:
+        """Note that all messages before these offsets are stored."""
+        self.places |= places
+
+    def ends(self) -> dict[Position, int]:
+        """Return the end offset of each partition now."""
+        with Reader(self._settings, "could not ask for offsets: Kafka reports {}") as reader:
+            return reader.ends(self._names)
+
+    def behind(self, goal: Mapping[Position, int]) -> bool:
+        """Return whether there are messages before these offsets that are not stored."""
+        return any(self.places.get(place, 0) < end for place, end in goal.items())
+
+    def _consumer(self, places: Mapping[Position, int]) -> Consumer:
+        consumer = Consumer(group_settings(self._settings, "vendors.reader"))
+        self._consumers.append(consumer)
+        consumer.assign([TopicPartition(*place, at) for place, at in places.items()])
+        return consumer
