@@ -216,6 +216,12 @@ class Worker:
                     break
             self._deliver()
             self._settle()
+            permission = self._feed.permission
+            if until_caught_up and permission is not None and not permission.complete():
+                log.warning(
+                    "the topics of the agreement do not hold all that it shares yet, so no complete "
+                    "set is written; run this command again when `bus vendors run` has written them"
+                )
         except _StoppedUndelivered:
             log.warning(
                 "stopped while a batch was not delivered yet; the next start delivers that batch"

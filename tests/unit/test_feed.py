@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Message
+from structlog.testing import capture_logs
 
 from bus.consume import deadletters
 from bus.consume.feed import Feed
@@ -256,11 +257,15 @@ def test_what_is_deferred_waits_until_the_topics_hold_all_that_is_shared(vendor:
     """A complete set of half of the records would delete the other half at the vendor."""
     vendor.write("student", "s1")
     vendor.permission.is_complete = False
-    vendor.run()
+    with capture_logs() as logs:
+        vendor.run()
+    assert any("no complete set is written" in one["event"] for one in logs)
     assert vendor.product.settled == 0 and vendor.records() == [("student", "s1", "active")]
     vendor.permission.is_complete = True
     vendor.write("student", "s2")
-    vendor.run()
+    with capture_logs() as logs:
+        vendor.run()
+    assert not any("no complete set is written" in one["event"] for one in logs)
     assert vendor.product.settled == 1
 
 
