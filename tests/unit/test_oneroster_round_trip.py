@@ -287,7 +287,7 @@ def put(folder: Path, version: str, files: Mapping[str, str]) -> Path:
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
 @settings(
-    max_examples=max(6, settings().max_examples // 5),  # each example is read twice and written
+    max_examples=max(6, settings().max_examples // 8),  # each example is read twice and written
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
