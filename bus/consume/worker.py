@@ -219,8 +219,9 @@ class Worker:
             permission = self._feed.permission
             if until_caught_up and permission is not None and not permission.complete():
                 log.warning(
-                    "the topics of the agreement do not hold all that it shares yet, so no complete "
-                    "set is written; run this command again when `bus vendors run` has written them"
+                    "the topics of the agreement do not hold all that it shares yet, so no "
+                    "complete set is written; run this command again when `bus vendors run` has "
+                    "written them"
                 )
         except _StoppedUndelivered:
             log.warning(
