@@ -21,6 +21,7 @@ from tests.kafka_protocol import DEFAULT, SECONDS, ClosedError, Connection, Fiel
 
 LOADING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
 METADATA, HANDSHAKE, API_VERSIONS, AUTHENTICATE, SCRAM_USERS = 3, 17, 18, 36, 50
+SHARE_FETCH = 78
 ITS_OWN, ALL = "its own", "about everything"
 ANOTHER, BY_ID = "of another vendor", "of another vendor, by the topic's id"
 
@@ -217,8 +218,10 @@ class Asker:
     def ask(self, key: int, version: int, fill: Fill) -> Any:
         """Return the response without its throttle time; "closed" or "no answer" if there is none.
 
-        Kafka 4.2.2 does not answer a caller without rights who asks for all SCRAM users.
+        Kafka 4.2.2 does not answer a caller without rights who asks for all SCRAM users. While it
+        begins to share a partition, it may answer a ShareFetch with UNKNOWN.
         """
+        not_ready = LOADING | ({"UNKNOWN"} if key == SHARE_FETCH else set())
         self._open.wait(2.0 if key == SCRAM_USERS else SECONDS)
         end, again = time.monotonic() + 20, False
         while True:
@@ -236,7 +239,7 @@ class Asker:
                 self.again()
                 return "no answer"
             found.pop("ThrottleTimeMs", None)
-            if not LOADING.intersection(kafka_protocol.errors(found)) or time.monotonic() > end:
+            if not not_ready.intersection(kafka_protocol.errors(found)) or time.monotonic() > end:
                 return found
             time.sleep(0.2)
 
