@@ -446,6 +446,7 @@ class Life:
         for value in (b"\x00\x00\x00\x00\x01" + name.encode(), name.encode()):
             producer.produce(topics.topic(settings, "student"), value, student.encode(), 0)
         assert producer.flush(30) == 0
+        self.projector.stop()  # or the command would wait for its end
         self.tell("vendors", "run", "--until-caught-up")
         self.tell("vendors", "plan")
         self.tell("vendors", "show", self.active[0])
