@@ -69,6 +69,8 @@ LOAD_RECORDS = 10_000
 LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+STANDBY_SECONDS = 5.0
+"""After so many seconds, an instance that waits for another one says so."""
 SETTLE_SECONDS = 60.0
 """Seconds between two attempts to complete an agreement's end."""
 
@@ -179,8 +181,7 @@ class _Work:
             topics.ensure(self._settings, [*self._kinds, topics.vendors(self._settings)])
             _require_opt_outs(self._settings)
             self._control = self._join()
-            while not self._owner and not self._stopping.is_set():
-                self._control.poll(0.05)  # what it returns is read again by `_open`
+            self._wait_for_turn()
             if self._stopping.is_set():
                 return
             self._open()
@@ -193,6 +194,15 @@ class _Work:
             self._confirm()
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
+
+    def _wait_for_turn(self) -> None:
+        """Wait until this instance may work, or a stop is requested."""
+        late = self._clock() + STANDBY_SECONDS
+        while not self._owner and not self._stopping.is_set():
+            self._control.poll(0.05)  # what it returns is read again by `_open`
+            if self._clock() > late:
+                log.info("another instance works, or was killed a moment ago; this one waits")
+                late = math.inf
 
     def _join(self) -> Consumer:
         """Join the group whose one member works."""
