@@ -69,6 +69,12 @@ transaction.max.timeout.ms=900000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 
+# DeleteRecords raises the first offset that can be read. Kafka writes that offset to disk only once
+# a minute by default. After a kill within that minute, the deleted records could be read again.
+log.flush.start.offset.checkpoint.interval.ms=250
+# Kafka begins with this, and with cleaning, only half a minute after its start by default.
+log.initial.task.delay.ms=1000
+
 num.network.threads=2
 num.io.threads=4
 num.recovery.threads.per.data.dir=2
