@@ -36,6 +36,8 @@ class DistrictReader:
     names:   the topics.
     first:   the one of them that has the opt-outs.
     reached: the offset at which each partition continues. A missing partition is read from 0.
+
+    The attribute `goal` has the end offset of each partition at the start.
     """
 
     def __init__(
@@ -46,19 +48,18 @@ class DistrictReader:
         reached: Mapping[Position, int],
     ) -> None:
         self._settings = settings
-        self._names = names
         self._first = first
         self._consumers: list[Consumer] = []
-        self.places = {place: reached.get(place, 0) for place in self.ends()}
-        self._opt_outs = self._consumer(
-            {p: at for p, at in self.places.items() if p.topic == first}
-        )
-        self._others = self._consumer({p: at for p, at in self.places.items() if p.topic != first})
+        with Reader(settings, "could not ask for offsets: Kafka reports {}") as reader:
+            self.goal = reader.ends(names)
+        self._places = {place: reached.get(place, 0) for place in self.goal}
+        self._opt_outs = self._consumer(opt_outs=True)
+        self._others = self._consumer(opt_outs=False)
 
     @property
     def partitions(self) -> int:
         """The number of partitions of each topic."""
-        return sum(place.topic == self._first for place in self.places)
+        return sum(place.topic == self._first for place in self._places)
 
     def close(self) -> None:
         """Close the clients."""
@@ -86,19 +87,21 @@ class DistrictReader:
 
     def stored(self, places: Mapping[Position, int]) -> None:
         """Note that all messages before these offsets are stored."""
-        self.places |= places
+        self._places |= places
 
-    def ends(self) -> dict[Position, int]:
-        """Return the end offset of each partition now."""
-        with Reader(self._settings, "could not ask for offsets: Kafka reports {}") as reader:
-            return reader.ends(self._names)
+    def behind(self) -> bool:
+        """Return whether there are messages before `goal` that are not stored."""
+        return any(self._places[place] < end for place, end in self.goal.items())
 
-    def behind(self, goal: Mapping[Position, int]) -> bool:
-        """Return whether there are messages before these offsets that are not stored."""
-        return any(self.places.get(place, 0) < end for place, end in goal.items())
-
-    def _consumer(self, places: Mapping[Position, int]) -> Consumer:
+    def _consumer(self, *, opt_outs: bool) -> Consumer:
+        """Return a consumer of the opt-outs, or of all other records."""
         consumer = Consumer(group_settings(self._settings, "vendors.reader"))
         self._consumers.append(consumer)
-        consumer.assign([TopicPartition(*place, at) for place, at in places.items()])
+        consumer.assign(
+            [
+                TopicPartition(*place, at)
+                for place, at in self._places.items()
+                if (place.topic == self._first) is opt_outs
+            ]
+        )
         return consumer

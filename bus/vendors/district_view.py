@@ -325,9 +325,7 @@ class DistrictView:
     def _record(self, kind: str, value: bytes) -> Record | None:
         try:
             return self._decode(kind, value)
-        except (
-            Never
-        ):  # a later version of the standard stored it; the record's next change corrects it
+        except Never:  # stored by a later version of the standard; its next change corrects it
             return None
 
     def _records(self, kind: str, values: Sequence[bytes]) -> Sequence[Record | None]:

@@ -104,7 +104,6 @@ class Sending:
     last:   the last row of the file that is sent.
     noted:  the last note of who entered or left.
     notes:  the agreement, whether the student entered, and the student.
-    active: the agreements that are active, with their editions.
     at:     when the sending began.
     number: gives the number of messages when Kafka has stored them.
     """
@@ -112,7 +111,6 @@ class Sending:
     last: int
     noted: int
     notes: list[tuple[str, int, str]]
-    active: Mapping[str, str]
     at: datetime
     number: Future[int]
 
@@ -136,6 +134,7 @@ class Outbox:
         self._producer = Producer(client_settings(settings) | PRODUCER)
         self._thread = ThreadPoolExecutor(1, "to-vendors")
         self._closing = threading.Event()
+        self._given = 0  # the highest number that this object has given to a note
         self._sending: Sending | None = None
 
     def add(self, messages: Iterable[OutgoingBatch]) -> None:
@@ -144,10 +143,19 @@ class Outbox:
 
     def note(self, agreement: str, students: Iterable[str], *, entered: bool) -> None:
         """Add that students entered or left, within the transaction of the view."""
+        # No number comes again, for the same reason as in `OutboxRows`.
+        first = max(self._last_note(), self._given) + 1
+        notes = [
+            (number, agreement, student, entered) for number, student in enumerate(students, first)
+        ]
+        self._given = max(self._given, first + len(notes) - 1)
         self._con.executemany(
-            "INSERT INTO disclosed (agreement, student, entered) VALUES (?, ?, ?)",
-            [(agreement, student, entered) for student in students],
+            "INSERT INTO disclosed (number, agreement, student, entered) VALUES (?, ?, ?, ?)", notes
         )
+
+    def _last_note(self) -> int:
+        """Return the number of the last note; 0 if there is none."""
+        return self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
 
     def forget(self, agreement: str) -> None:
         """Remove the messages of an agreement, within the transaction of the view.
@@ -156,22 +164,18 @@ class Outbox:
         """
         self._rows.forget(agreement)
 
-    def send(self, active: Mapping[str, str]) -> int:
-        """Send what was added, and wait until Kafka has stored it. See `begin` and `confirm`."""
-        return self.begin(active) + self.confirm()
-
     def begin(self, active: Mapping[str, str]) -> int:
         """Begin to send what was added, after what is on the way.
 
         Messages of other agreements are dropped. The record of disclosures names the students who
-        entered before the first message is sent. Returns the number of messages that were on the
-        way, see `confirm`.
+        entered before the first message is sent. Calls `confirm` first, and returns what it
+        returns.
 
         active: the agreements that are active now, with their editions.
         """
         confirmed = self.confirm()
         last = self._rows.last
-        noted = self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
+        noted = self._last_note()
         if not last and not noted:
             return confirmed
         at = datetime.now(UTC)
@@ -184,7 +188,7 @@ class Outbox:
             if before is not None:
                 wait([before])
             before, sent = sent, self._thread.submit(self._send_messages, portion, active, sent)
-        self._sending = Sending(last, noted, notes, active, at, sent)
+        self._sending = Sending(last, noted, notes, at, sent)
         return confirmed
 
     def confirm(self) -> int:
@@ -197,9 +201,9 @@ class Outbox:
             return 0
         with _explained():
             number = done.number.result()
-            self._disclose(done.notes, done.active, done.at, entered=False)
-        # After a power failure, what was removed may be there again, and is sent again. So do not
-        # wait for the disk; the next batch's commit does.
+            self._disclose(done.notes, (), done.at, entered=False)
+        # Do not wait for the disk: the next batch's commit does. After a power failure, the rows
+        # may be there again, and are sent again.
         self._con.execute("PRAGMA synchronous = NORMAL")
         self._con.execute("BEGIN IMMEDIATE")
         self._rows.remove(done.last)
@@ -222,7 +226,9 @@ class Outbox:
     ) -> int:
         """Write to the record who entered, or who left and did not enter again.
 
-        Returns 0, which is how many messages were sent.
+        active: the agreements whose students may be recorded as entered.
+
+        Returns 0, the number of messages sent so far: `_send_messages` adds to it.
         """
         for agreement, rows in groupby(sorted(notes, key=lambda one: one[0]), lambda one: one[0]):
             latest = {student: bool(was) for _, was, student in rows}

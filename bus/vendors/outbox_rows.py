@@ -106,6 +106,7 @@ class OutboxRows:
 
     def __init__(self, con: sqlite3.Connection) -> None:
         self._con = con
+        self._given = 0  # the highest number that this object has given to a row
 
     @property
     def last(self) -> int:
@@ -143,6 +144,10 @@ class OutboxRows:
                 ]
             )
             values += [value for value in one.values if value is not None]
+        if number is None:
+            # Another process may remove rows while they are sent. Their numbers must not come
+            # again: `remove` would take a new row for one that was sent.
+            number = self._given = max(self.last, self._given) + 1
         self._con.execute(
             "INSERT OR REPLACE INTO outbox (number, topics, about, data) VALUES (?, ?, ?, ?)",
             [

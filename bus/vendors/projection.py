@@ -127,7 +127,9 @@ class Projection:
         self._rules = RecordRules(scope, view, above)
         self._need = Need(view, scope.name)
         guardian = scope.kinds.get("guardian")
-        self._guardians_name_students = guardian and "agentSourcedIds" in guardian.references
+        self._guardians_name_students = (
+            guardian is not None and "agentSourcedIds" in guardian.references
+        )
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: dict[tuple[str, str, str], Record | None] = {}
@@ -338,8 +340,9 @@ class Projection:
         )
 
     def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
-        """Read what must be sent of the records to which references appeared or disappeared.
+        """Read the records that must be sent because references to them appeared or disappeared.
 
+        keys:   the records to which references were added or removed.
         turned: the records among them that got their first reference or lost their last one.
         """
         again = (

@@ -70,7 +70,7 @@ LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STANDBY_SECONDS = 5.0
-"""After so many seconds, an instance that waits for another one says so."""
+"""An instance that waits this long for another one says so."""
 SETTLE_SECONDS = 60.0
 """Seconds between two attempts to complete an agreement's end."""
 
@@ -185,11 +185,10 @@ class _Work:
             if self._stopping.is_set():
                 return
             self._open()
-            goal = self._reader.ends()
-            self._catch_up(goal)
+            self._catch_up()
             while not self._stopping.is_set():
                 self._turn()
-                if until_caught_up and self._done(goal):
+                if until_caught_up and self._done():
                     break
             self._confirm()
         except KafkaException as error:
@@ -245,10 +244,10 @@ class _Work:
         self._closing.append(self._reader.close)
         self._applied = applied_agreements.read(settings)
 
-    def _catch_up(self, goal: dict[Position, int]) -> None:
+    def _catch_up(self) -> None:
         """Take everything that is in the topics, and send only then."""
         self._start_streams()
-        while not self._stopping.is_set() and self._reader.behind(goal):
+        while not self._stopping.is_set() and self._reader.behind():
             batch = self._reader.take(LOAD_RECORDS, 0.5)
             self._heed()
             self._take(batch)
@@ -270,9 +269,9 @@ class _Work:
         if not batch.messages and not busy:
             self._confirm()
 
-    def _done(self, goal: dict[Position, int]) -> bool:
+    def _done(self) -> bool:
         return (
-            not self._reader.behind(goal)
+            not self._reader.behind()
             and not self._unsettled
             and not any(stream.progress.unfinished for stream in self._streams.values())
         )
@@ -462,7 +461,7 @@ class _Work:
         )
 
     def _confirm(self) -> None:
-        """Wait until all that was begun is with the vendors."""
+        """Wait until Kafka has stored all that is on the way to vendors."""
         self._outcome.sent += self._outbox.confirm()
 
     # ---- agreements ----------------------------------------------------------------------------
