@@ -9,7 +9,8 @@ the command.
   (`bus.consume.active_index`). The third day, for which that index is deleted, has a separate
   figure.
 * School Data Sync receives complete sets. Its second day is compared with the minimum work, which
-  is to write the files of the set once.
+  is to write the files of the set once. What the command costs without any change, mostly its
+  start, has a separate figure.
 * The webhook product sends one signed POST for each change to a vendor that answers at once.
 """
 
@@ -122,6 +123,9 @@ def _days(
             first, second, *rest = figures[name]
             compared = Comparison(job, TARGETS[name], [second, first, *rest])
             if name == "microsoft-sds":
+                line = stage.command("consume", name, *arguments[name], "--until-caught-up")
+                _, cost = command(line, stage.folder, stage.env)
+                compared.figures.append(Figure("the command without changes", second.records, cost))
                 progress("writing School Data Sync's files once")
                 compared.figures.append(_written_once(stage, out[name]))
                 compared.notes.append("records: the rows of the set")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow
 
-MEMORY = "256MB"
+MEMORY_MB = 256
 log = logging.getLogger(__name__)
 
 
@@ -29,20 +29,32 @@ class CacheDatabase:
     folder: where the files are; None: all data is in memory, for as long as the object lives.
     what:   what the files hold, for messages ("the index of delivered records").
     spill:  where a query puts data that does not fit into memory; None: such a query fails.
+    memory: how many megabytes DuckDB may use.
+    threads: how many threads a query may use.
     error:  the base class of all errors that DuckDB raises.
+    too_small: the error that DuckDB raises when a query needs more than `memory`.
     con:    the connection.
     """
 
-    def __init__(self, folder: Path | None, what: str, spill: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        what: str,
+        spill: Path | None = None,
+        *,
+        memory: int = MEMORY_MB,
+        threads: int = 1,
+    ) -> None:
         import duckdb
 
         self._duckdb = duckdb
         self.error: type[Exception] = duckdb.Error
+        self.too_small: type[Exception] = duckdb.OutOfMemoryException
         self._folder = folder
         self._what = what
         self.con: duckdb.DuckDBPyConnection = duckdb.connect(":memory:")
-        self.con.execute("SET threads = 1")
-        self.con.execute(f"SET memory_limit = '{MEMORY}'")
+        self.con.execute(f"SET threads = {threads}")
+        self.con.execute(f"SET memory_limit = '{memory}MB'")
         self.con.execute("SET enable_progress_bar = false")
         self.con.execute(f"SET temp_directory = {_quoted(spill or '')}")
 
@@ -119,7 +131,12 @@ class CacheDatabase:
         """Raise DuckDB's errors about the disk as `RetryLater` or `Stop`."""
         try:
             yield
-        except (self._duckdb.IOException, self._duckdb.OutOfMemoryException) as error:
+        except self._duckdb.OutOfMemoryException:
+            raise RetryLater(
+                f"{self._folder}: {self._what} need more than the memory that DuckDB may use here, "
+                "and more than the free disk space in this folder; free disk space"
+            ) from None
+        except self._duckdb.IOException as error:
             raise RetryLater(
                 f"{self._folder}: DuckDB cannot write {self._what} ({type(error).__name__}); free "
                 "disk space in this folder"

@@ -46,6 +46,7 @@ from typing import Any
 import structlog
 
 from bus.delivery import Batch, Position, Refusal, Table
+from consumers.delivery import set_mirror
 from consumers.delivery.disk import private, sync
 from consumers.delivery.set_file import Reference, Unique, write_file
 from consumers.delivery.set_mirror import SetMirror
@@ -55,6 +56,8 @@ from consumers.delivery.shared_folder import SharedFolder
 log = structlog.get_logger(__name__)
 CHUNK = 1024**2
 """Bytes that are packed at once."""
+MORE_MEMORY = 4
+"""How many times the usual memory a set may take that does not fit into the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,17 +232,22 @@ class FullSet:
     def _write_parts(self, today: str) -> tuple[str, dict[str, Any], dict[str, int]]:
         """Do step 1 and return the number of the change, the files' entries and the rows left out.
 
-        A mirror that fails is deleted, and the step is repeated once with a new one.
+        A mirror that fails is deleted, and the step is repeated once with a new one. A mirror for
+        which the memory was too small is kept, and the step is repeated once with more memory.
         """
-        mirror = SetMirror(self._folder, self._tables)
+        memory = set_mirror.MEMORY_MB
+        mirror = SetMirror(self._folder, self._tables, memory)
         try:
             return self._write_from(mirror, today)
+        except mirror.too_small:
+            memory *= MORE_MEMORY
+            log.warning("the rows of the set need more memory", megabytes=memory)
         except mirror.error as error:
             log.info("the mirror of the set's rows is rebuilt", error=type(error).__name__)
             mirror.delete()
         finally:
             mirror.close()
-        mirror = SetMirror(self._folder, self._tables)
+        mirror = SetMirror(self._folder, self._tables, memory)
         with mirror.faults(), closing(mirror):
             return self._write_from(mirror, today)
 

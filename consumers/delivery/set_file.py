@@ -18,6 +18,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def write_file(
         )
         if named_by:
             _leave_out_unnamed(con, table, named_by, current)
-            where += f' AND ({key}, kind) IN (SELECT id, kind FROM temp."{table.name}")'
+            where += f" AND ({key}, kind) NOT IN (FROM unnamed)"
     ((all_current,),) = con.execute(f"SELECT count(*) FROM {source} WHERE {current}").fetchall()
     keys = [table.columns.index(name) for name in table.key]
     # Sort by the shown cell where it is the mirror's cell: DuckDB then carries it only once.
@@ -113,16 +114,14 @@ def write_file(
         order += f", {TIES}"
     if unique:
         shown = _made_unique(con, table, unique, shown, where)
-    same = " AND ".join(f"s{at} = lag(s{at}) OVER ()" for at in keys)
     cells = ", ".join(f"{sql} AS s{at}" for at, sql in enumerate(shown))
-    lines = (
-        f"SELECT *, coalesce({same}, false) AS again "
-        f"FROM (SELECT {cells} FROM {source} WHERE {where} ORDER BY {order})"
-    )
-    # A repeated row becomes an empty line, so that one query gives both numbers.
-    query = f"SELECT again, if(again, '', {_line(len(table.columns))}) FROM ({lines})"
+    rows = f"SELECT {cells} FROM {source} WHERE {where} ORDER BY {order}"
+    # Where all columns belong to the key, rows with the same key have the same line.
+    compared = [f"s{at}" for at in keys] if len(keys) < len(shown) else []
+    query = f"SELECT {', '.join([_line(len(shown)), *compared])} FROM ({rows})"
     digest = hashlib.sha256()
     read = written = 0
+    before: list[str] | None = None
     with private(path) as file:
         header = io.StringIO()
         csv.writer(header).writerow(table.columns)  # RFC 4180: CRLF
@@ -130,19 +129,48 @@ def write_file(
         digest.update(data)
         file.write(data)
         for batch in con.sql(query).to_arrow_reader(LINES):
-            again, texts = batch.columns
-            data = _bytes(texts)
+            lines, before = _first_lines(batch, before)
+            data = _bytes(lines)
             digest.update(data)
             file.write(data)
-            read += len(again)
-            written += len(again) - again.true_count
+            read += len(batch)
+            written += len(lines)
     return {"rows": written, "sha256": digest.hexdigest()}, all_current - read
+
+
+def _first_lines(
+    batch: pyarrow.RecordBatch, before: list[str] | None
+) -> tuple[pyarrow.StringArray, list[str] | None]:
+    """Return the lines of a batch without those whose key is that of the line before.
+
+    DuckDB could compare them too, with `lag`, but only in one thread.
+
+    batch:  the lines, and the columns of the key. Without these, the lines themselves are compared.
+    before: the last key of the batch before; None at the beginning.
+
+    Returns the lines, and the last key of this batch.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    lines, *columns = batch.columns
+    columns = columns or [lines]
+    if not len(lines):
+        return lines, before
+    first = [column[0].as_py() for column in columns]
+    again = [compute.equal(column[1:], column[:-1]) for column in columns]
+    same = reduce(compute.and_, again)
+    if same.true_count:
+        lines = lines.filter(pyarrow.concat_arrays([pyarrow.array([True]), compute.invert(same)]))
+    if first == before:
+        lines = lines[1:]
+    return lines, [column[-1].as_py() for column in columns]
 
 
 def _bytes(texts: pyarrow.StringArray) -> memoryview:
     """Return the bytes of all texts, one after the other, as they are in memory."""
     _, places, data = texts.buffers()
-    if not data:
+    if not data or not len(texts):
         return memoryview(b"")
     offsets = memoryview(places).cast("i")
     return memoryview(data)[offsets[texts.offset] : offsets[texts.offset + len(texts)]]
@@ -230,20 +258,27 @@ def _leave_out_unnamed(
     named_by: Iterable[tuple[Table, Sequence[Reference]]],
     current: str,
 ) -> None:
-    """Remove from the table's temporary table the ids that no row in the set names."""
+    """Remove from the table's temporary table the ids that no row in the set names.
+
+    They are then in the temporary table `unnamed`. DuckDB has the ids of only one reference in
+    memory at a time.
+    """
     ids = f'temp."{table.name}"'
-    named = ["false"]
+    con.execute(f"CREATE OR REPLACE TEMP TABLE unnamed AS FROM {ids}")
     for other, references in named_by:
-        where = " AND ".join([current, *_valid(con, other, references)[1]])
         for reference in references:
             if reference.to == table.name:
+                # A cell that equals an id refers to a row of the table. So only the row's other
+                # references can be broken.
+                others = [one for one in references if one is not reference]
+                where = " AND ".join([current, *_valid(con, other, others)[1]])
                 said = f'SELECT {_cell(other, reference.column)} FROM mirror."{other.name}"'
-                kind = f"kind = {_text(reference.kind)} AND " if reference.kind else ""
-                named.append(f"{kind}id IN ({said} WHERE {where})")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE named AS FROM {ids} WHERE {' OR '.join(named)}")
-    con.execute(f"TRUNCATE {ids}")
-    con.execute(f"INSERT INTO {ids} FROM named")
-    con.execute("DROP TABLE named")
+                kind = f"kind <> {_text(reference.kind)} OR " if reference.kind else ""
+                con.execute(
+                    "CREATE OR REPLACE TEMP TABLE unnamed AS "
+                    f"FROM unnamed WHERE {kind}id NOT IN ({said} WHERE {where})"
+                )
+    con.execute(f"DELETE FROM {ids} WHERE (id, kind) IN (FROM unnamed)")
 
 
 def _valid(

@@ -51,6 +51,9 @@ LAYOUT = "1"
 """The version of the mirror's tables; increase it when they change."""
 BLOCK = 20_000
 """The number of rows that are taken from the state at once."""
+MEMORY_MB = 512
+"""The ids to which rows refer must fit into this memory. Those of a million students do."""
+THREADS = 2
 ROOM = 4
 """The mirror is rebuilt when one in this many rows has changed since it was built. Changed rows
 come at its end, so it is less and less sorted."""
@@ -59,25 +62,33 @@ come at its end, so it is less and less sorted."""
 class SetMirror:
     """The mirror of a folder's state, for the time in which one set is written.
 
+    memory: how many megabytes DuckDB may use.
+
     error:  the base class of all errors that DuckDB raises.
+    too_small: the error of them that means that `memory` was too small.
     faults: a context manager that turns them into `RetryLater` and `Stop`.
 
     The methods raise DuckDB's own errors.
     """
 
-    def __init__(self, folder: SharedFolder, tables: Sequence[Table]) -> None:
+    def __init__(
+        self, folder: SharedFolder, tables: Sequence[Table], memory: int = MEMORY_MB
+    ) -> None:
         self._tables = tables
         self._own = folder.own / "mirror"
         self._own.mkdir(mode=0o700, exist_ok=True)
         spill = self._own / "spill"
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir(mode=0o700)
-        self._database = CacheDatabase(self._own, "the rows of the set", spill)
+        self._database = CacheDatabase(
+            self._own, "the rows of the set", spill, memory=memory, threads=THREADS
+        )
         self._con = self._database.con
         # Without this optimizer a join keeps the order of the rows, and holds the ids in memory
         # instead of the rows. Rows that are in order are sorted in a third of the time.
         self._con.execute("SET disabled_optimizers = 'build_side_probe_side'")
         self.error = self._database.error
+        self.too_small = self._database.too_small
         self.faults = self._database.faults
 
     def close(self) -> None:

@@ -189,3 +189,19 @@ def test_a_file_of_many_batches_is_one(tmp_path: Path, monkeypatch: pytest.Monke
     notes = [(f"{at:05} é",) for at in range(10_000)]
     made = written(tmp_path, (REMARKS, "org", "n", "", notes[::-1], None))
     assert made["remarks.csv"].decode() == "note\r\n" + "".join(f"{note}\r\n" for (note,) in notes)
+
+
+def test_rows_with_the_same_key_are_written_once_also_in_two_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.delivery.set_file.LINES", 2048)
+    notes = [(f"{at:05}",) for at in range(5_000)]
+    people = [(f"{at:05}", "") for at in range(5_000)]
+    made = written(
+        tmp_path,
+        *((REMARKS, "org", one, "", notes, None) for one in "nop"),
+        *((PEOPLE, "staff", one, "", [(*a, one) for a in people], None) for one in "nop"),
+    )
+    assert made["remarks.csv"].decode() == "note\r\n" + "".join(f"{one}\r\n" for (one,) in notes)
+    lines = "".join(f"{id_},,n\r\n" for id_, _ in people)
+    assert made["people.csv"].decode() == f"id,login,mail\r\n{lines}"

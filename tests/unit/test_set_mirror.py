@@ -174,6 +174,29 @@ def test_a_mirror_that_fails_twice_is_delivered_in_the_terms_of_the_bus(
     delivery.close()
 
 
+def test_a_mirror_for_which_the_memory_is_too_small_is_kept(
+    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = begun(tmp_path)
+    write, limits = SetMirror.follow, []
+
+    def needing(self: SetMirror, state: SetState) -> Any:
+        found = write(self, state)
+        ((limit,),) = found[0].execute("SELECT current_setting('memory_limit')").fetchall()
+        limits.append(limit)
+        if len(limits) == 1:
+            raise duckdb.OutOfMemoryException("could not allocate block")
+        return found
+
+    monkeypatch.setattr(SetMirror, "follow", needing)
+    delivery.deliver(delivered_rows({"p3": "Cy"}))
+    delivery.settle()
+    assert people(tmp_path)["p3"] == "Cy"
+    assert taken == ["all", "changed"]
+    assert limits == ["488.2 MiB", "1.9 GiB"]
+    delivery.close()
+
+
 def test_a_mirror_of_another_version_of_the_layout_is_rebuilt(
     tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
