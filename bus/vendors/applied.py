@@ -153,6 +153,12 @@ def as_table(agreement: Agreement) -> dict[str, Any]:
     return agreement.model_dump(mode="json", by_alias=True)
 
 
+def rekeys(edition: str) -> int:
+    """Return how many times a rekey had changed the ids when this was `Applied.edition`."""
+    times, separator, _ = edition.partition("/")
+    return int(times) if separator else 0
+
+
 def fingerprint(agreement: Agreement) -> str:
     """Return the SHA-256 of an agreement's canonical JSON, in hexadecimal."""
     text = json.dumps(

@@ -22,7 +22,7 @@ from datetime import date, timedelta
 from enum import IntEnum
 from itertools import islice
 
-from bus.vendors.district_view import AT_ONCE, Key, forget_agreement
+from bus.vendors.district_view import AT_ONCE, EARLIER, Key
 
 
 class State(IntEnum):
@@ -133,9 +133,28 @@ class Cohort:
         ).fetchone()
         return int(number)
 
+    def after(self, student: str, number: int) -> list[str]:
+        """Return the next students in any state, in order of their ids."""
+        return [
+            one
+            for (one,) in self._con.execute(
+                "SELECT student FROM cohort WHERE agreement = ? AND student > ? "
+                "ORDER BY student LIMIT ?",
+                [self._agreement, student, number],
+            )
+        ]
+
     def clear(self) -> None:
-        """Forget all students, what they refer to, and the agreement's progress."""
-        forget_agreement(self._con, self._agreement)
+        """Forget all students."""
+        self._con.execute("DELETE FROM cohort WHERE agreement = ?", [self._agreement])
+
+    def become_earlier(self) -> None:
+        """Move all students to the earlier cohort, beside those who are in it already."""
+        self._con.execute(
+            "UPDATE OR IGNORE cohort SET agreement = ? WHERE agreement = ?",
+            [self._agreement + EARLIER, self._agreement],
+        )
+        self.clear()
 
 
 def _member(state: int, since: str | None, keys: str | None) -> CohortMember:

@@ -17,6 +17,8 @@ from bus.kafka.client import group_settings
 from bus.kafka.reader import Reader, sift, some
 from bus.settings import Settings
 
+NOT_ASKED = "could not ask for offsets: Kafka reports {}"
+
 
 @dataclass(frozen=True, slots=True)
 class DistrictBatch:
@@ -37,7 +39,9 @@ class DistrictReader:
     first:   the one of them that has the opt-outs.
     reached: the offset at which each partition continues. A missing partition is read from 0.
 
-    The attribute `goal` has the end offset of each partition at the start.
+    The attribute `goal` has the end offset of each partition at the start. For opt-outs, this
+    includes what is not committed yet: behind an open transaction, for example of a process that
+    was killed, there may be an opt-out that is committed already.
     """
 
     def __init__(
@@ -50,8 +54,10 @@ class DistrictReader:
         self._settings = settings
         self._first = first
         self._consumers: list[Consumer] = []
-        with Reader(settings, "could not ask for offsets: Kafka reports {}") as reader:
+        with Reader(settings, NOT_ASKED) as reader:
             self.goal = reader.ends(names)
+        with Reader(settings, NOT_ASKED, {"isolation.level": "read_uncommitted"}) as reader:
+            self.goal |= reader.ends([first])
         self._places = {place: reached.get(place, 0) for place in self.goal}
         self._opt_outs = self._consumer(opt_outs=True)
         self._others = self._consumer(opt_outs=False)

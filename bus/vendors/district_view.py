@@ -7,12 +7,14 @@ rebuilt.
 
     record   kind, id, student, ref: the value as it came from Kafka
     place    topic, part, next: the offset before which all messages are in the file
-    cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`)
+    cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`), also
+             those of before its topics are written again (`bus.vendors.earlier_cohort`)
     need     agreement, kind, id, count: how many records of the agreement refer to it
              (`bus.vendors.need`)
     outbox   the messages that must still be sent, again after a kill (`bus.vendors.outbox`)
     disclosed  who entered or left, for the record of disclosures
     progress how much is written for each agreement (`bus.vendors.stream_progress`)
+    deleted  topic, part, before: the last deletions of old records (`bus.vendors.vendor_deletions`)
 
 One transaction of the file holds the records of a batch, the offsets, the changes of all cohorts,
 and the messages. So after a kill at any moment, the file and the sent messages agree. Either the
@@ -67,13 +69,18 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS deleted (
+    topic TEXT NOT NULL, part INTEGER NOT NULL, before INTEGER NOT NULL,
+    PRIMARY KEY (topic, part)) WITHOUT ROWID;
 """
 ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
-TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed")
+TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed", "deleted")
 PROJECTION_TABLES = ("cohort", "need", "progress")
 """The tables that have the rows of an agreement's projection, by its name in `agreement`."""
+EARLIER = "/earlier"
+"""What follows the name of an agreement in the rows of its earlier cohort."""
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
@@ -100,7 +107,9 @@ def connected(path: Path | None) -> sqlite3.Connection:
 def forget_agreement(con: sqlite3.Connection, agreement: str) -> None:
     """Remove an agreement's progress, its students, and its counts of references."""
     for table in PROJECTION_TABLES:
-        con.execute(f"DELETE FROM {table} WHERE agreement = ?", [agreement])
+        con.execute(
+            f"DELETE FROM {table} WHERE agreement IN (?, ?)", [agreement, agreement + EARLIER]
+        )
 
 
 class DistrictView:

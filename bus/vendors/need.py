@@ -98,8 +98,13 @@ class Need:
         if len(self._counts) > 200_000:
             self._counts.clear()
 
+    def forget(self) -> None:
+        """Forget all counts."""
+        self._con.execute("DELETE FROM need WHERE agreement = ?", [self._agreement])
+        self.clear()
+
     def clear(self) -> None:
-        """Forget what is in memory, because the file was changed or a batch was dropped."""
+        """Forget what is in memory, because a batch was dropped."""
         self._counts.clear()
         self._changed.clear()
         self._waiting.clear()

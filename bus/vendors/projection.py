@@ -32,7 +32,7 @@ from bus.standard.kinds import KINDS, Record
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.need import Need
-from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, value
+from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, roster_and_opt_outs, value
 from bus.vendors.scope import OPT_OUT, Columns, Scope, records_of
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
@@ -203,10 +203,15 @@ class Projection:
             self.cohort.put(student, None)
         return self._finish()
 
-    def forget(self) -> None:
-        """Forget everything, because the vendor's topics are written again."""
+    def forget(self, *, keep: bool = False) -> None:
+        """Forget everything, because the vendor's topics are written again.
+
+        keep: the students become the earlier cohort (`bus.vendors.earlier_cohort`).
+        """
+        if keep:
+            self.cohort.become_earlier()
         self.cohort.clear()
-        self._need.clear()
+        self._need.forget()
 
     def dropped(self) -> None:
         """Forget what is in memory, because the transaction of the view was rolled back."""
@@ -427,7 +432,9 @@ class Projection:
         entering, leaving = [], []
         for student in sorted(changes):
             member, mine = members.get(student), changes[student]
-            exists, selected, kept_out = self._wanted(about.get(student, ()), day)
+            exists, selected, kept_out = roster_and_opt_outs(
+                self.scope, about.get(student, ()), day
+            )
             if member is None:
                 if selected and not kept_out:
                     entering.append(student)
@@ -460,21 +467,6 @@ class Projection:
                 self._leave_at_once(student, members[student], changes[student])
         # Most agreements let the same students enter.
         self._enter(entering, members, changes if len(entering) > len(changes) / 2 else ())
-
-    def _wanted(self, about: Iterable[tuple[str, Record]], day: date) -> tuple[bool, bool, bool]:
-        """Return whether a student exists, the roster selects it, an opt-out keeps it out."""
-        student: Record | None = None
-        opt_outs = []
-        classes = set()
-        for kind, record in about:
-            if kind == "student":
-                student = record
-            elif kind == OPT_OUT:
-                opt_outs.append(record)
-            elif record["status"] == "active":
-                classes.add(record["classSourcedId"])
-        selected = student is not None and self.scope.selects(student, classes)
-        return student is not None, selected, self.scope.keeps_out(opt_outs, day)
 
     def _enter(
         self, students: list[str], members: Mapping[str, CohortMember], among: Collection[str]

@@ -8,13 +8,14 @@ must be sent because a sent record refers to them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import date
 from typing import NamedTuple
 
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.agreement import Agreement
 from bus.vendors.district_view import DistrictView, Key, student_of
-from bus.vendors.scope import Scope
+from bus.vendors.scope import OPT_OUT, Scope
 
 CLASS_KINDS = ("lineItem", "enrollment")
 """Kinds whose records are sent because their class is; an enrollment only if it is a teacher's."""
@@ -148,6 +149,28 @@ class RecordRules:
         if old and (kind, id_) in self._old:
             return self._old[kind, id_]
         return self._view.get(kind, id_)
+
+
+def roster_and_opt_outs(
+    scope: Scope, about: Iterable[tuple[str, Record]], day: date
+) -> tuple[bool, bool, bool]:
+    """Return whether a student exists, the roster selects it, and an opt-out keeps it out.
+
+    about: the student's records of the kinds student and optOut, and enrollment if
+           `Scope.needs_classes`, each with its kind.
+    """
+    student: Record | None = None
+    opt_outs = []
+    classes = set()
+    for kind, record in about:
+        if kind == "student":
+            student = record
+        elif kind == OPT_OUT:
+            opt_outs.append(record)
+        elif record["status"] == "active":
+            classes.add(record["classSourcedId"])
+    selected = student is not None and scope.selects(student, classes)
+    return student is not None, selected, scope.keeps_out(opt_outs, day)
 
 
 def orgs_above(view: DistrictView, agreement: Agreement) -> frozenset[str]:

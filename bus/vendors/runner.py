@@ -60,6 +60,7 @@ from bus.vendors.outbox_rows import Outgoing, OutgoingBatch, batches
 from bus.vendors.pseudonyms import WrongMasterKey
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
+from bus.vendors.vendor_deletions import VendorDeletions
 from bus.vendors.vendor_stream import VendorStream
 
 log = structlog.get_logger(__name__)
@@ -234,6 +235,7 @@ class _Work:
             file_of(settings), mark, self._decode_stored, self._decode_all_stored
         )
         self._closing.append(self._view.close)
+        self._deletions = VendorDeletions(settings, self._view.con, self._clock)
         self._record = disclosures.DisclosureWriter(settings)
         self._closing.append(self._record.close)
         self._outbox = Outbox(settings, self._view, self._record)
@@ -245,9 +247,16 @@ class _Work:
         self._applied = applied_agreements.read(settings)
 
     def _catch_up(self) -> None:
-        """Take everything that is in the topics, and send only then."""
+        """Take everything that is in the topics, and send only then.
+
+        If a stop is requested before that, nothing is sent: an opt-out may not have been read yet.
+        """
+        self._deletions.repeat()
         self._start_streams()
-        while not self._stopping.is_set() and self._reader.behind():
+        while self._reader.behind():
+            if self._stopping.is_set():
+                return
+            self._deletions.repeat()
             batch = self._reader.take(LOAD_RECORDS, 0.5)
             self._heed()
             self._take(batch)
@@ -259,6 +268,7 @@ class _Work:
         """Take the next changes, and send what follows."""
         self._heed()
         self._tick()
+        self._deletions.repeat()
         busy = any(stream.progress.unfinished for stream in self._streams.values())
         batch = self._reader.take(LIVE_RECORDS, 0.0 if busy else 0.05)
         self._take(batch)
@@ -575,6 +585,7 @@ class _Work:
         old_records.delete(self._settings, old)
         written_editions.note(self._settings, stream.name, stream.applied.edition)
         with self._batch():
+            self._deletions.note(old)
             stream.finished()
 
     # ---- records -------------------------------------------------------------------------------

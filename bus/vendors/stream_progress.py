@@ -11,8 +11,21 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from bus.vendors.district_view import PROJECTION_TABLES, forget_agreement
+from bus.vendors.district_view import EARLIER, PROJECTION_TABLES, forget_agreement
+
+
+@dataclass(slots=True)
+class EarlierAgreement:
+    """An agreement under which records in the vendor's topics were written.
+
+    agreement: as its file has it.
+    above:     the organizations above the selected schools, as the topics show them.
+    """
+
+    agreement: dict[str, Any]
+    above: list[str]
 
 
 @dataclass(slots=True)
@@ -20,6 +33,11 @@ class StreamProgress:
     """How much of one agreement's topics is written.
 
     fingerprint: what the vendor's topics show: the agreement's `Applied.edition`.
+    agreement:   that agreement, as its file has it.
+    earlier:     the agreements under which the messages before `ends` were written. Empty if the
+                 vendor's ids have changed since, or when everything is written.
+    checked:     the last student of the earlier cohort who was looked at, before the topics are
+                 written; None: all have been looked at.
     above:       the organizations above the selected schools, as the topics show them.
     reached:     the last student who was written; "" at the beginning; None after the last one.
     written:     whether the topics have been written whole. Until then, students after `reached`
@@ -31,7 +49,10 @@ class StreamProgress:
     """
 
     fingerprint: str
+    agreement: dict[str, Any] = field(default_factory=dict)
     above: list[str] = field(default_factory=list)
+    earlier: list[EarlierAgreement] = field(default_factory=list)
+    checked: str | None = None
     reached: str | None = ""
     written: bool = False
     ends: dict[str, int] = field(default_factory=dict)
@@ -41,13 +62,17 @@ class StreamProgress:
     @property
     def unfinished(self) -> bool:
         """Whether students must still be looked at, or old records be deleted."""
-        return self.reached is not None or not self.written
+        return self.checked is not None or self.reached is not None or not self.written
 
 
 def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     """Return how far an agreement is; None if it has not begun."""
     row = con.execute("SELECT body FROM progress WHERE agreement = ?", [agreement]).fetchone()
-    return StreamProgress(**json.loads(row[0])) if row else None
+    if row is None:
+        return None
+    found = StreamProgress(**json.loads(row[0]))
+    found.earlier = [EarlierAgreement(**one) for one in found.earlier]  # type: ignore[arg-type]
+    return found
 
 
 def shows(con: sqlite3.Connection, agreement: str) -> str:
@@ -65,7 +90,8 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
 
 def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:
     """Remove the rows of all other agreements, which ended while no projection ran."""
-    known = {name for table in PROJECTION_TABLES for name in _names(con, table)}
+    rows = {name for table in PROJECTION_TABLES for name in _names(con, table)}
+    known = {name.removesuffix(EARLIER) for name in rows}
     for name in known.difference(wanted):
         forget_agreement(con, name)
 

@@ -13,15 +13,16 @@ from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis
-from bus.vendors.applied import Applied
-from bus.vendors.district_view import DistrictView
+from bus.vendors.applied import Applied, as_table, rekeys
+from bus.vendors.district_view import DistrictView, student_of
+from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
 from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.projection import WITHDRAWN, Outcome, ProjectedBatch, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
-from bus.vendors.scope import OPT_OUT, compile_scope
-from bus.vendors.stream_progress import StreamProgress
+from bus.vendors.scope import OPT_OUT, Scope, compile_scope
+from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
 log = logging.getLogger(__name__)
@@ -55,14 +56,14 @@ class VendorStream:
     ) -> None:
         self.applied = applied
         self.scope = compile_scope(applied.agreement)
+        self._settings = settings
         self._view = view
         self._clock = clock
         self._moves: deque[tuple[float, int]] = deque()
-        self._vendor_id: Callable[[str], str] = str  # real ids
-        self._prepare: Callable[[Iterable[str]], None] | None = None
-        if self.scope.pseudonymous:
-            ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
-            self._vendor_id, self._prepare = ids.lookup, ids.prepare
+        self._partitions = partitions
+        self._ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
+        self._vendor_id = self._ids_under(self.scope)
+        self._prepare = self._ids.prepare if self.scope.pseudonymous else None
         self._places = _Places(self._vendor_id, partitions)
         name = applied.ids_name
         self._encoders = {
@@ -91,10 +92,17 @@ class VendorStream:
 
         ends: the ends of the vendor's partitions now, by "topic/partition".
         """
-        self._projection.forget()
+        shown, agreement = self.progress, as_table(self.applied.agreement)
+        earlier: list[EarlierAgreement] = []
+        if shown.agreement and rekeys(shown.fingerprint) == self.applied.rekeyed:
+            earlier = [EarlierAgreement(shown.agreement, shown.above), *shown.earlier]
+        self._projection.forget(keep=bool(earlier))
         self.progress = StreamProgress(
             self.applied.edition,
+            agreement,
             sorted(orgs_above(self._view, self.applied.agreement)),
+            earlier,
+            checked="" if any(one.agreement != agreement for one in earlier) else None,
             ends=dict(ends),
             confirmed=self.applied.confirmed,
         )
@@ -119,18 +127,33 @@ class VendorStream:
 
         hold: hold back everybody who enters or leaves through the roster.
         """
-        at = self.progress
+        at, changes = self.progress, list(changes)
         outcome = self._projection.take(
             changes,
             day,
             reached=None if at.written else at.reached,
             budget=0 if hold and self.progress.written else self._budget(),
         )
-        return self._messages(outcome, outbox)
+        touched = {
+            student
+            for one in (changes if at.earlier else ())
+            for state in (one.before, one.after)
+            if state is not None and (student := student_of(one.kind, state)) is not None
+        }
+        return self._messages(outcome, outbox) + self._dismissed(touched, day, outbox)
 
     def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
-        """Return the messages about the next students, while the topics are written whole."""
+        """Return the messages about the next students, while the topics are written whole.
+
+        First, those whom the changed agreement excludes are deleted.
+        """
         at = self.progress
+        if at.checked is not None:
+            students = self._earlier.after(at.checked, SLICE)
+            messages = self._dismissed(students, day, outbox)
+            at.checked = students[-1] if len(students) == SLICE else None
+            self._store()
+            return messages
         if at.reached is None:
             return []
         students = self._view.students_after(at.reached, SLICE)
@@ -142,19 +165,18 @@ class VendorStream:
     def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages that follow from the date alone."""
         found = self._messages(self._projection.expire(day), outbox)
-        at = self.progress
-        students = [
-            student
-            for student in self._view.students_with(OPT_OUT)
-            if at.written or at.reached is None or student <= at.reached
-        ]
+        at, some = self.progress, self._view.students_with(OPT_OUT)
+        students = [one for one in some if at.written or at.reached is None or one <= at.reached]
         outcome = self._projection.look_at(students, day, budget=self._budget())
-        return found + self._messages(outcome, outbox)
+        return found + self._messages(outcome, outbox) + self._dismissed(some, day, outbox)
 
     def finished(self) -> None:
         """Note that the topics have been written whole."""
         self.progress.written = True
         self.progress.ends = {}
+        self.progress.earlier = []
+        self._earlier.forget()
+        self._compile()
         self._store()
 
     def gone(self, known: Collection[str]) -> list[str]:
@@ -228,6 +250,40 @@ class VendorStream:
         now = int(datetime.now(UTC).timestamp())
         return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
 
+    def _dismissed(
+        self, students: Collection[str], day: date, outbox: Outbox
+    ) -> list[tuple[int, OutgoingBatch]]:
+        """Return deletions about those of these students who are not wanted any more.
+
+        Only earlier records are meant. The projection deletes what was written again.
+        """
+        if not self.progress.earlier:
+            return []
+        again = self._projection.cohort.among(students)
+        found = self._earlier.dismiss([one for one in students if one not in again], day)
+        outbox.note(self.name, found.left, entered=False)
+        now = self.now()
+        return [
+            (
+                batch.order,
+                OutgoingBatch(
+                    self.name,
+                    vendor_topic(self._settings, self.applied.ids_name, batch.kind),
+                    event_type(batch.kind, "deleted"),
+                    now,
+                    list(map(_Places(vendor_id, self._partitions).__getitem__, batch.owners)),
+                    list(map(vendor_id, batch.ids)),
+                    [None] * len(batch.ids),
+                ),
+            )
+            for before, batch in found.batches
+            for vendor_id in [self._ids_under(before)]
+        ]
+
+    def _ids_under(self, scope: Scope) -> Callable[[str], str]:
+        """Return the function that returns the vendor's id for a real one under an agreement."""
+        return self._ids.lookup if scope.pseudonymous else str
+
     def _batches(self, sent: ProjectedBatch, at: int) -> Iterator[OutgoingBatch]:
         """Yield the messages of a batch, those of each type together."""
         kind, columns = sent.kind, sent.columns
@@ -259,6 +315,7 @@ class VendorStream:
         self._projection = Projection(
             self.scope, self._view, self._vendor_id, self.progress.above, self._prepare
         )
+        self._earlier = EarlierCohort(self.scope, self._view, self.progress.earlier)
 
     def _store(self) -> None:
         stream_progress.store(self._view.con, self.name, self.progress)

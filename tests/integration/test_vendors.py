@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from bus import subscribe
 from bus.demo.sample import District as SampleDistrict
 from bus.errors import Stop
 from bus.kafka import topics
+from bus.kafka.client import client_settings
 from bus.kafka.reader import SILENCE, Reader, scan
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
-from bus.vendors import applied, master_key
+from bus.vendors import applied, master_key, vendor_stream
+from bus.vendors.outbox import Outbox
+from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.runner import Runner
-from bus.vendors.scope import compile_scope
+from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.vendor_schema import vendor_topic
+from bus.vendors.vendor_stream import VendorStream
 from tests.integration.commands import Commands
 from tests.vendor_checker import District
 
@@ -239,6 +245,54 @@ def test_the_topics_of_a_narrower_agreement_are_written_again_without_the_old_va
     assert not any(name.encode() in value for name in names for value in values)
 
 
+def test_whom_a_decision_excludes_is_deleted_before_the_topics_are_written_again(
+    vendors: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    before = {id_ for kind, id_ in received(settings, "whole") if kind == "student"}
+    write_agreement(vendors.cwd / "agreements", "whole", 'schools = ["school-0001"]', "real")
+    run(vendors, "apply")
+    students: list[tuple[str, bool]] = []
+    add, go_on = Outbox.add, VendorStream.go_on
+    opted_out: list[str] = []
+
+    def watched(self: Outbox, messages: Iterable[OutgoingBatch]) -> None:
+        found = list(messages)
+        students.extend(
+            (key, value is not None)
+            for one in found
+            if one.topic.endswith(".whole.student")
+            for key, value in zip(one.keys, one.values, strict=True)
+        )
+        add(self, found)
+
+    def interrupted(self: VendorStream, *arguments: Any) -> Any:
+        """Enter an opt-out when the first slice is written."""
+        found = go_on(self, *arguments)
+        if self.name == "whole" and self.progress.reached and not opted_out:
+            stays = set(district(settings).expected(self.applied.agreement, date.today()))
+            opted_out.append(max(id_ for kind, id_ in stays if kind == "student"))
+            decided = ("--scope", "protected", "--decided-by", "parent")
+            vendors.run("optouts", "add", opted_out[0], *decided)
+        return found
+
+    monkeypatch.setattr(Outbox, "add", watched)
+    monkeypatch.setattr(VendorStream, "go_on", interrupted)
+    monkeypatch.setattr(vendor_stream, "SLICE", 10)
+    Runner(settings).run(until_caught_up=True)
+    assert_equal(settings, "school", "whole")
+    after = {id_ for kind, id_ in received(settings, "whole") if kind == "student"}
+    kept_out = set(opted_out)
+    excluded = [key for key, is_there in students if not is_there]
+    first = [is_there for _, is_there in students].index(True)
+    assert set(excluded[:first]) == before - after - kept_out != set()
+    assert (opted_out[0], True) not in students
+    at = students.index((opted_out[0], False))
+    assert any(is_there for _, is_there in students[at:]), "deleted before all was written again"
+
+
 def test_a_rekeyed_vendor_has_only_new_ids_and_the_crosswalk_has_each(
     vendors: Commands,
 ) -> None:
@@ -302,6 +356,38 @@ def test_changes_of_a_date_take_effect_although_nothing_ran_on_that_day(vendors:
     Runner(settings, today=lambda: day + timedelta(days=7)).run(until_caught_up=True)
     after = {id_ for kind, id_ in received(settings, "whole") if kind == "student"}
     assert after == {id_ for kind, id_ in before if kind == "student"} - left - {named[0]}
+
+
+def test_nothing_is_sent_while_an_opt_out_may_lie_behind_an_open_transaction(
+    vendors: Commands,
+) -> None:
+    """A process that was killed leaves its transaction open, which hides all later opt-outs."""
+    settings = vendors.settings
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    student = next(id_ for kind, id_ in received(settings, "whole") if kind == "student")
+    killed = Producer(client_settings(settings) | {"transactional.id": "killed"})
+    killed.init_transactions(30)
+    killed.begin_transaction()
+    with Reader(settings, "{}") as reader:
+        for place in reader.places([topics.topic(settings, OPT_OUT)]):
+            killed.produce(place.topic, None, b"nobody", place.partition)
+    killed.flush(30)
+    add = ("optouts", "add", student, "--scope", "protected", "--decided-by", "parent")
+    vendors.run(*add)
+    vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
+    process = vendors.start("vendors", "run", "--until-caught-up", "--json")
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=5)
+        assert ("student", student) in received(settings, "whole"), "it waits"
+        killed.abort_transaction(30)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert ("student", student) not in received(settings, "whole")
+    assert_equal(settings, "school", "whole")
 
 
 def test_an_agreement_that_could_not_be_projected_gets_the_missed_changes_later(

@@ -79,3 +79,15 @@ def test_an_agreement_that_is_over_is_forgotten_after_what_is_on_the_way(work: A
     work._start_streams(new=True)
     assert work._streams == {}
     assert [call[0] for call in work._outbox.method_calls] == ["confirm", "forget"]
+
+
+def test_a_stop_before_all_was_read_sends_nothing(work: Any) -> None:
+    """An opt-out may not have been read yet, and the outbox may have a record that it forbids."""
+    work._deletions, work._closing, work.worked = MagicMock(), [], False
+    work._stopping = MagicMock()
+    work._stopping.is_set.side_effect = [False, True]
+    work._heed, work._take = lambda: None, lambda _: None
+    work._reader.behind.return_value = True
+    work._catch_up()
+    work._outbox.begin.assert_not_called()
+    assert not work.worked
