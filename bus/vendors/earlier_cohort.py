@@ -12,9 +12,10 @@ records.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from bus.vendors.agreement import parse
 from bus.vendors.cohort import Cohort
@@ -23,6 +24,10 @@ from bus.vendors.projection import LAST, ORDER, STUDENT_KINDS, ProjectedBatch
 from bus.vendors.record_rules import RecordRules, roster_and_opt_outs
 from bus.vendors.scope import OPT_OUT, Scope, compile_scope
 from bus.vendors.stream_progress import EarlierAgreement
+
+
+CHOOSING = ("students", "basis", "purpose", "vendor")
+"""The keys of an agreement's file that decide, with the roster and opt-outs, who is in it."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,14 @@ class Dismissal:
 
     batches: list[tuple[Scope, ProjectedBatch]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+
+
+def may_exclude(earlier: Iterable[EarlierAgreement], agreement: Mapping[str, Any]) -> bool:
+    """Return whether an agreement may exclude students who were in one of these agreements.
+
+    agreement: as its file has it.
+    """
+    return any(one.agreement.get(key) != agreement.get(key) for one in earlier for key in CHOOSING)
 
 
 class EarlierCohort:

@@ -15,7 +15,7 @@ from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis
 from bus.vendors.applied import Applied, as_table, rekeys
 from bus.vendors.district_view import DistrictView, student_of
-from bus.vendors.earlier_cohort import EarlierCohort
+from bus.vendors.earlier_cohort import EarlierCohort, may_exclude
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
 from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.projection import WITHDRAWN, Outcome, ProjectedBatch, Projection
@@ -102,7 +102,7 @@ class VendorStream:
             agreement,
             sorted(orgs_above(self._view, self.applied.agreement)),
             earlier,
-            checked="" if any(one.agreement != agreement for one in earlier) else None,
+            checked="" if may_exclude(earlier, agreement) else None,
             ends=dict(ends),
             confirmed=self.applied.confirmed,
         )
