@@ -25,7 +25,6 @@ from bus.vendors.record_rules import RecordRules, roster_and_opt_outs
 from bus.vendors.scope import OPT_OUT, Scope, compile_scope
 from bus.vendors.stream_progress import EarlierAgreement
 
-
 CHOOSING = ("students", "basis", "purpose", "vendor")
 """The keys of an agreement's file that decide, with the roster and opt-outs, who is in it."""
 

@@ -155,7 +155,7 @@ class Life:
         path.write_text(as_toml(found))
         parsed = parse(name, found, str(path))
         if name in self.vendors:
-            self.vendors[name].deal, self.vendors[name].fresh = parsed, True
+            self.vendors[name].replace(parsed)
         else:
             self.vendors[name] = WatchedVendor(name, parsed)
 

@@ -14,7 +14,8 @@ import pytest
 
 from bus.errors import RetryLater, Stop
 from bus.settings import Settings
-from bus.vendors import applied, key_rotation, master_key, pseudonyms, runner
+from bus.vendors import agreement_streams, applied, key_rotation, master_key, pseudonyms
+from bus.vendors.agreement_streams import AgreementStreams
 from bus.vendors.applied import Applied
 from bus.vendors.key_rotation import Rotation, rotate
 from tests.fakes.harness import Bus
@@ -304,11 +305,9 @@ def test_the_projection_finds_the_key_that_was_rotated_since_it_read_the_agreeme
         given.append((one.wrapped_key, pseudonyms.unwrapped(one.wrapped_key, masters)))
         return MagicMock(stale=lambda: False)
 
-    monkeypatch.setattr(runner, "VendorStream", stream)
-    work = runner._Work.__new__(runner._Work)
-    work._settings, work._reader, work._streams = settings, MagicMock(partitions=1), {}
-    work._view, work._clock = MagicMock(), MagicMock()
-    work._start_stream(before, True)
+    monkeypatch.setattr(agreement_streams, "VendorStream", stream)
+    streams = AgreementStreams(settings, MagicMock(), MagicMock(), MagicMock(), 1, lambda: 0.0)
+    streams._start(before, True)
     (wrapped_key, key) = given[0]
     assert wrapped_key != before.wrapped_key and key == KEYS["library"]
-    assert work._streams.keys() == {"library"}
+    assert streams.names == ["library"]
