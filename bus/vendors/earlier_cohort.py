@@ -20,7 +20,8 @@ from typing import Any
 from bus.vendors.agreement import parse
 from bus.vendors.cohort import Cohort
 from bus.vendors.district_view import EARLIER, DistrictView
-from bus.vendors.projection import LAST, ORDER, STUDENT_KINDS, ProjectedBatch
+from bus.vendors.projected import LAST, ORDER, ProjectedBatch
+from bus.vendors.projection import STUDENT_KINDS
 from bus.vendors.record_rules import RecordRules, roster_and_opt_outs
 from bus.vendors.scope import OPT_OUT, Scope, compile_scope
 from bus.vendors.stream_progress import EarlierAgreement

@@ -22,82 +22,20 @@ as they are (HELD), until a person allows the change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date
 from itertools import chain, compress, repeat
-from typing import NamedTuple
 
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
-from bus.vendors.need import Need
+from bus.vendors.projected import FIRST, LAST, ORDER, Outcome, ProjectedBatch
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, roster_and_opt_outs, value
-from bus.vendors.scope import OPT_OUT, Columns, Scope, records_of
+from bus.vendors.scope import OPT_OUT, Scope
+from bus.vendors.shared_records import Emitted, SharedRecords
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
-ORDER = {kind: number for number, kind in enumerate(KINDS)}
-FIRST, LAST = -1, 2 * len(KINDS)
 WITHDRAWN = "tobedeleted"
-
-
-class Projected(NamedTuple):
-    """A state that the vendor receives.
-
-    kind, id: the record; the id is the real one.
-    owner:    the real id by which the record is placed in a partition.
-    record:   what the vendor sees, with its own ids; None: the record is deleted.
-    order:    states with a smaller number are sent first.
-    """
-
-    kind: str
-    id: str
-    owner: str
-    record: Record | None
-    order: int
-
-
-@dataclass(slots=True)
-class ProjectedBatch:
-    """States of one kind that the vendor receives, with the same order, as columns.
-
-    The fields are those of `Projected`.
-
-    columns: what the vendor sees of the records, with its own ids; None: the records are deleted.
-    """
-
-    kind: str
-    order: int
-    ids: list[str]
-    owners: list[str]
-    columns: Columns | None
-
-    def __iter__(self) -> Iterator[Projected]:
-        kind, order = self.kind, self.order
-        records = repeat(None) if self.columns is None else records_of(self.columns)
-        for id_, owner, record in zip(self.ids, self.owners, records, strict=False):
-            yield Projected(kind, id_, owner, record, order)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The result of some changes.
-
-    batches: what must be sent, in this order: referenced records first, deletions last.
-    entered: the students who entered the cohort; the record of disclosures needs them first.
-    left:    the students about whom the vendor has no records any more, or only withdrawn ones.
-    held:    how many students the guard held back.
-    """
-
-    batches: list[ProjectedBatch] = field(default_factory=list)
-    entered: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    held: int = 0
-
-    @property
-    def sent(self) -> list[Projected]:
-        """What must be sent, one by one."""
-        return [one for batch in self.batches for one in batch]
 
 
 class Projection:
@@ -125,16 +63,10 @@ class Projection:
         self._vendor_id = vendor_id
         self._prepare = prepare or (lambda _: None)
         self._rules = RecordRules(scope, view, above)
-        self._need = Need(view, scope.name)
-        guardian = scope.kinds.get("guardian")
-        self._guardians_name_students = (
-            guardian is not None and "agentSourcedIds" in guardian.references
-        )
+        self._shared = SharedRecords(scope, view, self._rules)
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
-        self._emit: dict[tuple[str, str, str], Record | None] = {}
-        self._along: dict[Key, Record] = {}
-        self._of_class: dict[str, list[tuple[str, Record]]] = {}
+        self._emit: Emitted = {}
 
     # ---- for callers ---------------------------------------------------------------------------
 
@@ -159,10 +91,10 @@ class Projection:
         changes += self._touched_results(changes)
         for change in changes:
             if change.kind in self.scope.kinds and change.kind not in STUDENT_KINDS:
-                self._shared_changed(change)
+                self._shared.shared_changed(change)
         for change in changes:
             if change.kind in CLASS_KINDS and change.kind in self.scope.kinds:
-                self._of_class_changed(change)
+                self._shared.of_class_changed(change)
         by_student: dict[str, list[Change]] = {}
         for change in changes:
             for student in {
@@ -211,22 +143,23 @@ class Projection:
         if keep:
             self.cohort.become_earlier()
         self.cohort.clear()
-        self._need.forget()
+        self._shared.forget()
 
     def dropped(self) -> None:
         """Forget what is in memory, because the transaction of the view was rolled back."""
-        self._need.clear()
+        self._shared.dropped()
 
     # ---- one run -------------------------------------------------------------------------------
 
     def _start(self, changes: Collection[Change]) -> None:
         self._out = Outcome()
         self._emit = {}
+        self._shared.begin(self._emit)
         self._rules.begin(changes)
 
     def _finish(self) -> Outcome:
         """Project what must be sent, in order."""
-        self._need.work(self._came_along, self._came_off, self._still_here, self._read)
+        self._shared.settle()
         # A record that moves to another owner may stay in its partition. There, the deletion of the
         # old place must come before the new state.
         emitted = self._emit.items()
@@ -257,8 +190,7 @@ class Projection:
                     kind, records, self._vendor_id, members.__contains__, self._rules.above
                 )
             self._out.batches.append(ProjectedBatch(kind, order, ids, owners, columns))
-        self._need.store()
-        self._emit, self._along, self._of_class = {}, {}, {}
+        self._emit = {}
         return self._out
 
     def _named_members(self) -> set[str]:
@@ -313,105 +245,6 @@ class Projection:
             for record in self._view.referring("result", set(items))
             if ("result", record["sourcedId"]) not in have
         ]
-
-    # ---- records that are not about a student --------------------------------------------------
-
-    def _shared_changed(self, change: Change) -> None:
-        """Handle a change of a record that comes along."""
-        if self._need.count((change.kind, change.id)) <= 0:
-            return
-        self._refer_otherwise(change.kind, change.before, change.after)
-        if (
-            change.before is None
-            or change.after is None
-            or self._differs(change.kind, change.before, change.after)
-        ):
-            self._emit[change.kind, change.id, change.id] = change.after
-
-    def _of_class_changed(self, change: Change) -> None:
-        """Handle a change of a line item, or of a teacher's enrollment."""
-        for record, sign in ((change.before, -1), (change.after, 1)):
-            if record is None or not self._is_of_class(change.kind, record):
-                continue
-            if self._need.count(("class", record["classSourcedId"])) > 0:
-                self._refer(change.kind, record, sign)
-                owner = record[KINDS[change.kind].owner]
-                self._emit[change.kind, change.id, owner] = record if sign > 0 else None
-
-    def _is_of_class(self, kind: str, record: Record) -> bool:
-        """Return whether a record is sent because its class is."""
-        return kind == "lineItem" or (
-            student_of(kind, record) is None and "staff" in self.scope.kinds
-        )
-
-    def _read(self, keys: Collection[Key], turned: Collection[Key]) -> None:
-        """Read the records that must be sent because references to them appeared or disappeared.
-
-        keys:   the records to which references were added or removed.
-        turned: the records among them that got their first reference or lost their last one.
-        """
-        again = (
-            (key for key in keys if key[0] == "guardian") if self._guardians_name_students else ()
-        )
-        self._along = self._view.get_all({*turned, *again})
-        classes = [id_ for kind, id_ in turned if kind == "class"]
-        self._of_class = {}
-        for kind in CLASS_KINDS if classes else ():
-            if kind in self.scope.kinds:
-                for record in self._view.referring(kind, classes):
-                    if self._is_of_class(kind, record):
-                        some = self._of_class.setdefault(record["classSourcedId"], [])
-                        some.append((kind, record))
-
-    def _came_along(self, key: Key) -> None:
-        """Send a record to which something refers now."""
-        kind, id_ = key
-        if (record := self._along.get(key)) is not None:
-            self._refer(kind, record, 1)
-            self._emit[kind, id_, id_] = record
-        if kind == "class":
-            self._records_of_class(id_, 1)
-
-    def _came_off(self, key: Key) -> None:
-        """Delete a record to which nothing refers any more."""
-        kind, id_ = key
-        if (record := self._along.get(key)) is not None:
-            self._refer(kind, record, -1)
-            self._emit[kind, id_, id_] = None
-        if kind == "class":
-            self._records_of_class(id_, -1)
-
-    def _still_here(self, key: Key) -> None:
-        """Send a guardian again, because it may name other students now."""
-        kind, id_ = key
-        if kind != "guardian" or not self._guardians_name_students:
-            return
-        if (record := self._along.get(key)) is not None:
-            self._emit[kind, id_, id_] = record
-
-    def _records_of_class(self, class_: str, sign: int) -> None:
-        """Send or delete the line items of a class and the enrollments of its teachers."""
-        for kind, record in self._of_class.get(class_, ()):
-            self._refer(kind, record, sign)
-            key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
-            self._emit[key] = record if sign > 0 else None
-
-    def _refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
-        """Count the references of a record that is sent now (1), or is not sent any more (-1)."""
-        if record is not None:
-            for key in self._rules.refers(kind, record, old=old):
-                self._need.add(key, sign)
-
-    def _refer_otherwise(
-        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
-    ) -> None:
-        """Count the references that a sent record has lost, and those that are new."""
-        had = self._rules.refers(kind, before, old=old) if before is not None else set()
-        has = self._rules.refers(kind, after) if after is not None else set()
-        for key in had - has:
-            self._need.add(key, -1)
-        for key in has - had:
-            self._need.add(key, 1)
 
     # ---- students ------------------------------------------------------------------------------
 
@@ -483,7 +316,7 @@ class Projection:
             if kind not in self._rules.always:
                 shown = [self._rules.shows(kind, record) for record in records]
                 owners, records = list(compress(owners, shown)), list(compress(records, shown))
-            self._need.add_all(self._rules.count_refers(kind, records))
+            self._shared.add_references(kind, records)
             ids = [record["sourcedId"] for record in records]
             self._emit.update(zip(zip(repeat(kind), ids, owners), records, strict=False))
         self.cohort.put_in(students)
@@ -497,9 +330,9 @@ class Projection:
             key = (change.kind, change.id, student)
             before = self._seen(student, change.kind, change.before, old=True)
             after = self._seen(student, change.kind, change.after)
-            self._refer_otherwise(change.kind, before, after, old=True)
+            self._shared.refer_otherwise(change.kind, before, after, old=True)
             if after is not None:
-                if before is None or self._differs(change.kind, before, after):
+                if before is None or self._rules.differs(change.kind, before, after):
                     self._emit[key] = after
             elif before is not None:
                 self._emit.setdefault(key, None)  # it may be sent now because of its class
@@ -511,10 +344,6 @@ class Projection:
         if record is None or student_of(kind, record) != student:
             return None
         return record if self._rules.shows(kind, record, old=old) else None
-
-    def _differs(self, kind: str, before: Record, after: Record) -> bool:
-        """Return whether a shared field changed."""
-        return any(before[name] != after[name] for name in self.scope.kinds[kind].fields)
 
     def _had(self, student: str, changes: Iterable[Change]) -> dict[Key, Record]:
         """Return what the vendor has of a student, as it was before the changes."""
@@ -534,7 +363,7 @@ class Projection:
         """Delete all records about a student whom an opt-out or the agreement excludes."""
         if member.state is State.IN:
             for (kind, id_), record in self._had(student, changes).items():
-                self._refer(kind, record, -1, old=True)
+                self._shared.refer(kind, record, -1, old=True)
                 self._emit.setdefault((kind, id_, student), None)
         else:
             self._drop_stored(student, member)
@@ -565,8 +394,7 @@ class Projection:
         """Delete what the vendor still has of a student."""
         for kind, id_ in member.keys:
             self._emit[kind, id_, student] = None
-        for key in member.refers:
-            self._need.add(key, -1)
+        self._shared.drop_references(member.refers)
 
     def _taken_away(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
         """Delete the vendor's records that are not about a LEAVING or HELD student any more.

@@ -125,6 +125,10 @@ class RecordRules:
             return self._shows_result(record, old)
         return self._scope.admits_place(record) if kind in ("enrollment", "attendance") else True
 
+    def differs(self, kind: str, before: Record, after: Record) -> bool:
+        """Return whether a shared field changed."""
+        return any(before[name] != after[name] for name in self._scope.kinds[kind].fields)
+
     def _shows_result(self, record: Record, old: bool) -> bool:
         """Return whether a result is of a selected school and class."""
         students = self._scope.agreement.students

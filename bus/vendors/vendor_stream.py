@@ -18,7 +18,8 @@ from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.earlier_cohort import EarlierCohort, may_exclude
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
 from bus.vendors.outbox_rows import OutgoingBatch
-from bus.vendors.projection import WITHDRAWN, Outcome, ProjectedBatch, Projection
+from bus.vendors.projected import Outcome, ProjectedBatch
+from bus.vendors.projection import WITHDRAWN, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import OPT_OUT, Scope, compile_scope

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tests.integration.commands import Commands
 
-
 NOT_RUNNING = "is not running: run `bus up`"
 
 

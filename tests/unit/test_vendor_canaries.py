@@ -26,7 +26,8 @@ from bus.registry.codec import Encoder
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import record_rules, scope
 from bus.vendors.agreement import Agreement
-from bus.vendors.projection import Outcome, Projection
+from bus.vendors.projected import Outcome
+from bus.vendors.projection import Projection
 from bus.vendors.pseudonyms import Pseudonyms
 from bus.vendors.scope import Columns, Scope, compile_scope
 from bus.vendors.vendor_schema import vendor_schema

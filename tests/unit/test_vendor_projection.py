@@ -13,7 +13,8 @@ from bus.standard.kinds import KINDS, Record
 from bus.vendors.agreement import Agreement, parse
 from bus.vendors.cohort import State
 from bus.vendors.district_view import DistrictView
-from bus.vendors.projection import Outcome, Projection
+from bus.vendors.projected import Outcome
+from bus.vendors.projection import Projection
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import compile_scope
 from tests.vendor_checker import District
