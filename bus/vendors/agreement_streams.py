@@ -198,7 +198,8 @@ class AgreementStreams:
             topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
             ends = old_records.ends(self._settings, topics_ever)
             with self.batch():
-                self._outbox.forget(one.name)
+                # Whom a decision has excluded must be deleted, although all is written again.
+                self._outbox.forget(one.name, deletions=False)
                 stream.write_again({f"{at.topic}/{at.partition}": end for at, end in ends.items()})
         self._streams[one.name] = stream
         stream.confirm(one)

@@ -144,9 +144,10 @@ class Cohort:
             )
         ]
 
-    def clear(self) -> None:
-        """Forget all students."""
-        self._con.execute("DELETE FROM cohort WHERE agreement = ?", [self._agreement])
+    def clear(self, *, earlier: bool = False) -> None:
+        """Forget all students, or all of the earlier cohort."""
+        name = self._agreement + EARLIER if earlier else self._agreement
+        self._con.execute("DELETE FROM cohort WHERE agreement = ?", [name])
 
     def become_earlier(self) -> None:
         """Move all students to the earlier cohort, beside those who are in it already."""

@@ -12,22 +12,18 @@ records.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
 
 from bus.vendors.agreement import parse
 from bus.vendors.cohort import Cohort
-from bus.vendors.district_view import EARLIER, DistrictView
+from bus.vendors.district_view import EARLIER, DistrictView, Key, student_of
 from bus.vendors.projected import LAST, ORDER, ProjectedBatch
 from bus.vendors.projection import STUDENT_KINDS
-from bus.vendors.record_rules import RecordRules, roster_and_opt_outs
+from bus.vendors.record_rules import Change, RecordRules, roster_and_opt_outs
 from bus.vendors.scope import OPT_OUT, Scope, compile_scope
 from bus.vendors.stream_progress import EarlierAgreement
-
-CHOOSING = ("students", "basis", "purpose", "vendor")
-"""The keys of an agreement's file that decide, with the roster and opt-outs, who is in it."""
 
 
 @dataclass(slots=True)
@@ -38,16 +34,8 @@ class Dismissal:
     left:    the students.
     """
 
-    batches: list[tuple[Scope, ProjectedBatch]] = field(default_factory=list)
+    batches: list[tuple[EarlierAgreement, ProjectedBatch]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-
-
-def may_exclude(earlier: Iterable[EarlierAgreement], agreement: Mapping[str, Any]) -> bool:
-    """Return whether an agreement may exclude students who were in one of these agreements.
-
-    agreement: as its file has it.
-    """
-    return any(one.agreement.get(key) != agreement.get(key) for one in earlier for key in CHOOSING)
 
 
 class EarlierCohort:
@@ -67,7 +55,7 @@ class EarlierCohort:
         self._rules = []
         for one in earlier:
             before = compile_scope(parse(scope.name, one.agreement, scope.name))
-            self._rules.append((before, RecordRules(before, view, one.above)))
+            self._rules.append((one, before, RecordRules(before, view, one.above)))
 
     def after(self, student: str, number: int) -> list[str]:
         """Return the next students of the earlier cohort, in order of their ids."""
@@ -77,38 +65,77 @@ class EarlierCohort:
         """Forget the students, because the earlier records are deleted."""
         self._cohort.clear()
 
-    def dismiss(self, students: Collection[str], day: date) -> Dismissal:
-        """Return the deletions about those of these students who are not wanted any more."""
+    def dismiss(
+        self, students: Collection[str], day: date, changes: Iterable[Change] = ()
+    ) -> Dismissal:
+        """Return the deletions about those of these students who are not wanted any more.
+
+        changes: what has changed about these students. The vendor may have records that the
+                 district has just erased, or that are about somebody else now.
+        """
         found = Dismissal()
         members = self._cohort.get(students) if self._rules else {}
         if not members:
             return found
+        lost = self._lost(changes, members)
         kinds = ["student", OPT_OUT, *(["enrollment"] if self._scope.needs_classes else [])]
         about = self._view.of_students(members, kinds)
+        gone: list[tuple[str, str, str]] = []
         for student in sorted(members):
+            member = members[student]
+            if student in lost:
+                member.keys = list(dict.fromkeys([*member.keys, *lost[student]]))
             exists, selected, kept_out = roster_and_opt_outs(
                 self._scope, about.get(student, ()), day
             )
             if not exists or not selected or kept_out:
                 found.left.append(student)
                 self._cohort.put(student, None)
-        if not found.left:
-            return found
+                keys = [("student", student), *member.keys]
+                gone += ((kind, id_, student) for kind, id_ in keys)
+            elif student in lost:
+                self._cohort.put(student, member)
+        if found.left:
+            self._delete(found, gone)
+        return found
+
+    # ---- within --------------------------------------------------------------------------------
+
+    def _lost(self, changes: Iterable[Change], members: Collection[str]) -> dict[str, list[Key]]:
+        """Return the records that are not about a student any more, for each of the members."""
+        found: dict[str, list[Key]] = {}
+        for one in changes:
+            student = student_of(one.kind, one.before) if one.before is not None else None
+            if student is None or student not in members:
+                continue
+            if one.after is not None and student_of(one.kind, one.after) == student:
+                continue
+            if any(rules.shows(one.kind, one.before or {}) for _, _, rules in self._rules):
+                found.setdefault(student, []).append((one.kind, one.id))
+        return found
+
+    def _delete(self, found: Dismissal, gone: Sequence[tuple[str, str, str]]) -> None:
+        """Add deletions of all records about the students who have left.
+
+        gone: more records that the vendor may have: kind, id, student.
+        """
         records = self._view.by_kind(found.left, STUDENT_KINDS)
-        stored = [
-            (kind, id_, student) for student in found.left for kind, id_ in members[student].keys
+        now = self._view.get_all({(kind, id_) for kind, id_, _ in gone})
+        # The deletion of a record that is about somebody else now could delete the new state.
+        own = [
+            (kind, id_, student)
+            for kind, id_, student in gone
+            if (record := now.get((kind, id_))) is None or student_of(kind, record) == student
         ]
-        for before, rules in self._rules:
+        for earlier, before, rules in self._rules:
             for kind in STUDENT_KINDS:
                 if kind not in before.kinds:
                     continue
-                keys = {(id_, student): None for one, id_, student in stored if one == kind}
+                keys = {(id_, student): None for one, id_, student in own if one == kind}
                 for student, record in zip(*records[kind], strict=True):
                     if rules.shows(kind, record):
                         keys[str(record["sourcedId"]), student] = None
                 if keys:
                     ids, owners = map(list, zip(*keys, strict=True))
-                    found.batches.append(
-                        (before, ProjectedBatch(kind, LAST - ORDER[kind], ids, owners, None))
-                    )
-        return found
+                    batch = ProjectedBatch(kind, LAST - ORDER[kind], ids, owners, None)
+                    found.batches.append((earlier, batch))

@@ -157,12 +157,14 @@ class Outbox:
         """Return the number of the last note; 0 if there is none."""
         return self._con.execute("SELECT max(number) FROM disclosed").fetchone()[0] or 0
 
-    def forget(self, agreement: str) -> None:
+    def forget(self, agreement: str, *, deletions: bool = True) -> None:
         """Remove the messages of an agreement, within the transaction of the view.
 
         Nothing may be on the way: call `confirm` before the transaction.
+
+        deletions: whether deletions are removed too.
         """
-        self._rows.forget(agreement)
+        self._rows.forget(agreement, deletions=deletions)
 
     def begin(self, active: Mapping[str, str]) -> int:
         """Begin to send what was added, after what is on the way.

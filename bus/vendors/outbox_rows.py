@@ -211,17 +211,25 @@ class OutboxRows:
                 ]:
                     yield batch.part(kept)
 
-    def forget(self, agreement: str) -> None:
+    def forget(self, agreement: str, *, deletions: bool = True) -> None:
         """Remove the messages of an agreement. The others keep their rows.
 
         Another process may read the rows at the same time.
+
+        deletions: whether deletions are removed too.
         """
         for number in self.numbers():
             messages = list(self._row(number))
-            kept = [batch for batch in messages if batch.agreement != agreement]
+            kept = []
+            for batch in messages:
+                if batch.agreement != agreement:
+                    kept.append(batch)
+                elif not deletions:
+                    some = batch.part(at for at, value in enumerate(batch.values) if value is None)
+                    kept += [some] if some.keys else []
             if not kept:
                 self._con.execute("DELETE FROM outbox WHERE number = ?", [number])
-            elif len(kept) < len(messages):
+            elif sum(map(len, kept)) < sum(map(len, messages)):
                 self._insert(kept, number)
 
 

@@ -142,6 +142,8 @@ class Projection:
         """
         if keep:
             self.cohort.become_earlier()
+        else:
+            self.cohort.clear(earlier=True)
         self.cohort.clear()
         self._shared.forget()
 

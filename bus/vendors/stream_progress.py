@@ -22,10 +22,12 @@ class EarlierAgreement:
 
     agreement: as its file has it.
     above:     the organizations above the selected schools, as the topics show them.
+    rekeyed:   how many times a rekey had changed the ids before.
     """
 
     agreement: dict[str, Any]
     above: list[str]
+    rekeyed: int = 0
 
 
 @dataclass(slots=True)
@@ -34,8 +36,8 @@ class StreamProgress:
 
     fingerprint: what the vendor's topics show: the agreement's `Applied.edition`.
     agreement:   that agreement, as its file has it.
-    earlier:     the agreements under which the messages before `ends` were written. Empty if the
-                 vendor's ids have changed since, or when everything is written.
+    earlier:     the agreements under which the messages before `ends` were written; empty when
+                 everything is written.
     checked:     the last student of the earlier cohort who was looked at, before the topics are
                  written; None: all have been looked at.
     above:       the organizations above the selected schools, as the topics show them.

@@ -72,11 +72,14 @@ class VendorDeletions:
         with Reader(self._settings, old_records.NOT_READ) as reader:
             there = set(reader.places({place.topic for place in noted}))
             marks = reader.marks(noted.keys() & there)
-        # A partition that ends before the offset is not the one in which records were deleted.
+        # A partition that ends before the offset is not the one in which records were deleted: its
+        # topic was created again.
+        others = noted.keys() - {place for place, (_, end) in marks.items() if noted[place] <= end}
+        self._con.executemany("DELETE FROM deleted WHERE topic = ? AND part = ?", others)
         shown = {
             place: noted[place]
-            for place, (low, high) in marks.items()
-            if low < noted[place] <= high
+            for place, (low, _) in marks.items()
+            if low < noted[place] and place not in others
         }
         if shown:
             old_records.delete(self._settings, shown)

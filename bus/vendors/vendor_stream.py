@@ -12,17 +12,17 @@ from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.vendors import stream_progress
-from bus.vendors.agreement import Basis
+from bus.vendors.agreement import Basis, Identifiers
 from bus.vendors.applied import Applied, as_table, rekeys
 from bus.vendors.district_view import DistrictView, student_of
-from bus.vendors.earlier_cohort import EarlierCohort, may_exclude
+from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
 from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.projected import Outcome, ProjectedBatch
 from bus.vendors.projection import WITHDRAWN, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
-from bus.vendors.scope import OPT_OUT, Scope, compile_scope
+from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
@@ -62,9 +62,13 @@ class VendorStream:
         self._clock = clock
         self._moves: deque[tuple[float, int]] = deque()
         self._partitions = partitions
-        self._ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
-        self._vendor_id = self._ids_under(self.scope)
-        self._prepare = self._ids.prepare if self.scope.pseudonymous else None
+        ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
+        self._ids = {applied.rekeyed: ids}  # by `Applied.rekeyed`
+        if applied.earlier_key:
+            before = Pseudonyms(unwrapped(applied.earlier_key, masters))
+            self._ids[applied.rekeyed - 1] = before
+        self._vendor_id: Callable[[str], str] = ids.lookup if self.scope.pseudonymous else str
+        self._prepare = ids.prepare if self.scope.pseudonymous else None
         self._places = _Places(self._vendor_id, partitions)
         name = applied.ids_name
         self._encoders = {
@@ -94,16 +98,19 @@ class VendorStream:
         ends: the ends of the vendor's partitions now, by "topic/partition".
         """
         shown, agreement = self.progress, as_table(self.applied.agreement)
-        earlier: list[EarlierAgreement] = []
-        if shown.agreement and rekeys(shown.fingerprint) == self.applied.rekeyed:
-            earlier = [EarlierAgreement(shown.agreement, shown.above), *shown.earlier]
+        earlier = list(shown.earlier)
+        if shown.agreement:
+            rekeyed = rekeys(shown.fingerprint)
+            earlier.append(EarlierAgreement(shown.agreement, shown.above, rekeyed))
+        # After two rekeys in these minutes, the first ids are not known any more.
+        earlier = [one for one in earlier if one.rekeyed in self._ids]
         self._projection.forget(keep=bool(earlier))
         self.progress = StreamProgress(
             self.applied.edition,
             agreement,
             sorted(orgs_above(self._view, self.applied.agreement)),
             earlier,
-            checked="" if may_exclude(earlier, agreement) else None,
+            checked="" if earlier else None,
             ends=dict(ends),
             confirmed=self.applied.confirmed,
         )
@@ -113,6 +120,9 @@ class VendorStream:
     def confirm(self, applied: Applied) -> None:
         """Follow a person's decision: let all students enter and leave whom the guard held back."""
         self.applied = applied
+        if not self.progress.agreement:  # an earlier version has written the topics
+            self.progress.agreement = as_table(applied.agreement)
+            self._store()
         if applied.confirmed > self.progress.confirmed:
             self.progress.confirmed = applied.confirmed
             self.progress.held = 0
@@ -141,7 +151,8 @@ class VendorStream:
             for state in (one.before, one.after)
             if state is not None and (student := student_of(one.kind, state)) is not None
         }
-        return self._messages(outcome, outbox) + self._dismissed(touched, day, outbox)
+        messages = self._messages(outcome, outbox)
+        return messages + self._dismissed(touched, day, outbox, changes)
 
     def go_on(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages about the next students, while the topics are written whole.
@@ -252,7 +263,11 @@ class VendorStream:
         return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
 
     def _dismissed(
-        self, students: Collection[str], day: date, outbox: Outbox
+        self,
+        students: Collection[str],
+        day: date,
+        outbox: Outbox,
+        changes: Iterable[Change] = (),
     ) -> list[tuple[int, OutgoingBatch]]:
         """Return deletions about those of these students who are not wanted any more.
 
@@ -261,7 +276,8 @@ class VendorStream:
         if not self.progress.earlier:
             return []
         again = self._projection.cohort.among(students)
-        found = self._earlier.dismiss([one for one in students if one not in again], day)
+        earlier = [one for one in students if one not in again]
+        found = self._earlier.dismiss(earlier, day, changes)
         outbox.note(self.name, found.left, entered=False)
         now = self.now()
         return [
@@ -281,9 +297,11 @@ class VendorStream:
             for vendor_id in [self._ids_under(before)]
         ]
 
-    def _ids_under(self, scope: Scope) -> Callable[[str], str]:
-        """Return the function that returns the vendor's id for a real one under an agreement."""
-        return self._ids.lookup if scope.pseudonymous else str
+    def _ids_under(self, before: EarlierAgreement) -> Callable[[str], str]:
+        """Return the function that returns the vendor's id for a real one, as it was then."""
+        if before.agreement["identifiers"] != Identifiers.PSEUDONYMS:
+            return str
+        return self._ids[before.rekeyed].lookup
 
     def _batches(self, sent: ProjectedBatch, at: int) -> Iterator[OutgoingBatch]:
         """Yield the messages of a batch, those of each type together."""

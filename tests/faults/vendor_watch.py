@@ -181,8 +181,7 @@ def reach(settings: Settings, name: str) -> list[Received]:
 class WatchedVendor:
     """A vendor: its agreement, and the canaries that its topics may hold.
 
-    fresh:   whether the agreement has changed since the last check, so the topics are written
-             whole.
+    checked: the agreement at the last check. If it was another one, the topics are written whole.
     held:    whether the guard held students back since then.
     revoked: whether it may receive nothing more.
     earlier: the agreements that were replaced since the last check.
@@ -191,7 +190,7 @@ class WatchedVendor:
 
     name: str
     deal: Agreement
-    fresh: bool = True
+    checked: Agreement | None = None
     held: bool = False
     revoked: bool = False
     allowed: set[str] = field(default_factory=set)
@@ -208,13 +207,13 @@ class WatchedVendor:
     def replace(self, deal: Agreement) -> None:
         """Change the agreement."""
         self.earlier.append(self.deal)
-        self.deal, self.fresh = deal, True
+        self.deal = deal
 
     def allow(self, window: Window, day: date) -> None:
         """Add what the vendor may have received in this window."""
         if self.revoked:
             return
-        if self.fresh:
+        if self.deal != self.checked:
             self.known |= self.allowed
             self.allowed = set()
         for deal in self.earlier:
@@ -233,7 +232,7 @@ class WatchedVendor:
                 if name not in about.references and name != "sourcedId":
                     for record in window.versions.get(key, ()):
                         self.allowed |= found_in(str(record[name]).encode())
-        self._visible, self.fresh, self.held = visible, False, False
+        self._visible, self.checked, self.held = visible, self.deal, False
 
     def no_canary_is_outside(
         self, canaries: Mapping[str, Canary], never: Collection[str] = ()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bus.vendors.applied import as_table
-from bus.vendors.earlier_cohort import EarlierCohort, may_exclude
+from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.scope import compile_scope
 from bus.vendors.stream_progress import EarlierAgreement
 from tests.unit.test_vendor_projection import World, agreement, opt_out, record, start
@@ -60,7 +60,7 @@ def test_an_opt_out_deletes_the_records_that_the_vendor_had() -> None:
 def test_a_student_whom_the_district_erased_is_deleted() -> None:
     rewriting = Rewriting({}, {})
     rewriting.world.change(("student", "b", None))
-    assert rewriting.dismissed("b") == OF_B - {("student", "b")}
+    assert rewriting.dismissed("b") == OF_B
 
 
 def test_what_the_vendor_had_of_a_student_who_was_leaving_is_deleted() -> None:
@@ -75,24 +75,6 @@ def test_what_the_vendor_had_of_a_student_who_was_leaving_is_deleted() -> None:
     found = cohort.dismiss(["a"], world.day)
     assert found.left == ["a"]
     assert {(one.kind, one.id) for _, some in found.batches for one in some} >= {("student", "a")}
-
-
-@pytest.mark.parametrize(
-    ("change", "excludes"),
-    [
-        ({}, False),
-        ({"share": {"categories": ["Student Name"]}, "roles": []}, False),
-        ({"students": {"grades": ["06"]}}, True),
-        ({"basis": "consent"}, True),
-        ({"purpose": "assessment"}, True),
-        ({"vendor": "Other Math"}, True),
-    ],
-)
-def test_students_are_looked_at_only_if_the_change_may_exclude_them(
-    change: dict[str, Any], excludes: bool
-) -> None:
-    earlier = [EarlierAgreement(as_table(agreement()), [])]
-    assert may_exclude(earlier, as_table(agreement(**change))) is excludes
 
 
 @pytest.mark.parametrize("keep", [True, False])
