@@ -162,6 +162,7 @@ class AgreementStreams:
              possible only when all of the district's records are in the view.
         """
         wanted = {name: one for name, one in applied.items() if one.active(day)}
+        self._inherit(applied, wanted)
         for name in self._streams.keys() - wanted.keys():
             self._forget(name)
             log.info("the agreement does not hold any more", agreement=name)
@@ -175,6 +176,16 @@ class AgreementStreams:
                 self._start(one, new)
             else:
                 self._streams.pop(name, None)
+
+    def _inherit(self, applied: Mapping[str, Applied], wanted: Mapping[str, Applied]) -> None:
+        """Let renewals that begin know the students of the agreements that they renew."""
+        for name, one in wanted.items():
+            if stream_progress.read(self._view.con, name) is not None:
+                continue
+            for other in applied.values():
+                if other.ids_name == one.ids_name and other.name not in wanted:
+                    with self.batch():
+                        stream_progress.hand_over(self._view.con, other.name, name)
 
     def _start(self, one: Applied, new: bool) -> None:
         try:

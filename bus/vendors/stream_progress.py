@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bus.vendors.applied import rekeys
 from bus.vendors.district_view import EARLIER, PROJECTION_TABLES, forget_agreement
 
 
@@ -88,6 +89,25 @@ def store(con: sqlite3.Connection, agreement: str, progress: StreamProgress) -> 
     con.execute(
         "INSERT OR REPLACE INTO progress VALUES (?, ?)", [agreement, json.dumps(asdict(progress))]
     )
+
+
+def hand_over(con: sqlite3.Connection, ended: str, renewal: str) -> None:
+    """Make the students of an agreement that has ended the earlier cohort of its renewal.
+
+    The renewal writes the same topics whole. Until then, they show the agreement that has ended.
+    """
+    shown = read(con, ended)
+    if shown is None:
+        return
+    earlier = list(shown.earlier)
+    if shown.agreement:
+        earlier.append(EarlierAgreement(shown.agreement, shown.above, rekeys(shown.fingerprint)))
+    con.execute(
+        "UPDATE OR IGNORE cohort SET agreement = ? WHERE agreement IN (?, ?)",
+        [renewal + EARLIER, ended, ended + EARLIER],
+    )
+    forget_agreement(con, ended)
+    store(con, renewal, StreamProgress("", earlier=earlier))
 
 
 def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:

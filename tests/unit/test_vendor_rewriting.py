@@ -19,9 +19,9 @@ from bus.delivery import Position
 from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import Record
 from bus.vendors import agreement_streams, outbox, vendor_stream
-from bus.vendors.agreement import Agreement
+from bus.vendors.agreement import Agreement, parse
 from bus.vendors.agreement_streams import AgreementStreams
-from bus.vendors.applied import Applied, fingerprint
+from bus.vendors.applied import Applied, as_table, fingerprint
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import Outbox
 from bus.vendors.pseudonyms import Pseudonyms
@@ -291,4 +291,35 @@ def test_a_file_of_an_earlier_version_is_taken_over() -> None:
     vendor.start()
     vendor.agree(**GRADE_6)
     vendor.look_at_all()
+    assert vendor.deleted() == OF_B
+
+
+def test_a_renewal_deletes_whom_it_excludes() -> None:
+    vendor = Vendor()
+    ended = applied(agreement(), state="ended")
+    table = as_table(agreement(**GRADE_6)) | {"name": "math-2", "renews": "math"}
+    renewal = applied(parse("math-2", table, "test"))
+    vendor.restart()
+    agreements = {"math": ended, "math-2": renewal}
+    for new in (False, True):
+        vendor.streams.follow(agreements, DAY, new=new)
+    vendor.streams.next_day(["math-2"], DAY)
+    vendor.streams.go_on(DAY)
+    assert vendor.deleted() == OF_B
+    vendor.change(("optOut", "o", opt_out("a")))
+    assert vendor.deleted() == OF_A
+    names = vendor.view.con.execute("SELECT agreement FROM progress").fetchall()
+    assert names == [("math-2",)]
+
+
+def test_a_renewal_that_begins_while_the_projection_runs_deletes_whom_it_excludes() -> None:
+    vendor = Vendor()
+    table = as_table(agreement(**GRADE_6)) | {"name": "math-2", "renews": "math"}
+    agreements = {
+        "math": applied(agreement(), state="ended"),
+        "math-0": applied(parse("math-0", table | {"name": "math-0"}, "test"), state="ended"),
+        "math-2": applied(parse("math-2", table, "test")),
+    }
+    vendor.streams.follow(agreements, DAY, new=True)
+    vendor.streams.go_on(DAY)
     assert vendor.deleted() == OF_B
