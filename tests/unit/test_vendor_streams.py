@@ -48,6 +48,7 @@ def streams(monkeypatch: pytest.MonkeyPatch, outbox: MagicMock) -> AgreementStre
     monkeypatch.setattr(agreement_streams.topics, "ensure", lambda *_: None)
     monkeypatch.setattr(agreement_streams.vendor_topics, "possible_topics", lambda *_: [])
     monkeypatch.setattr(agreement_streams.old_records, "ends", lambda *_: {})
+    monkeypatch.setattr(agreement_streams.stream_progress, "read", lambda *_: None)
     shown = an_applied().edition
     monkeypatch.setattr(agreement_streams.stream_progress, "shows", lambda *_: shown)
     return AgreementStreams(settings, MagicMock(), outbox, MagicMock(), 4, lambda: 0.0)
