@@ -97,7 +97,8 @@ def test_a_long_life(life: Life, findings: Findings) -> None:
     life.mass_move()
     life.check()
     with life.beside(lambda: life.trouble(60)):
-        rate = life.rush(60)
+        # Kills stop the producer for some seconds, so this gives 500 a second on average.
+        rate = life.rush(60, rate=570)
     life.check()
     life.revoke("gamma")
     life.check()

@@ -372,7 +372,7 @@ class Life:
                 fault()
             time.sleep(2)
 
-    def rush(self, seconds: float, rate: int = 500) -> float:
+    def rush(self, seconds: float, *, rate: int) -> float:
         """Publish changes at a rate, in many runs of the producer; return changes per second."""
         began, before = time.monotonic(), self.changes
         due = 0.0
