@@ -127,6 +127,13 @@ def test_nothing_is_deleted_in_a_topic_that_was_created_again(bench: Bench) -> N
     bench.kafka.marks_of[P0] = 0, 60
     bench.after(0)
     assert bench.kafka.marks_of[P0] == (0, 60)
+    bench.kafka.marks_of[P0] = 0, 75  # more was written
+    bench.after(LOOK_SECONDS)
+    assert bench.kafka.marks_of[P0] == (0, 75)
+    assert bench.noted() == 0
+
+
+def test_a_topic_that_was_deleted_is_forgotten(bench: Bench) -> None:
     del bench.kafka.marks_of[P0]
-    bench.after(WATCH_SECONDS)
+    bench.after(0)
     assert bench.noted() == 0
