@@ -42,8 +42,8 @@ TARGETS = {
 """The target for each product."""
 SUBJECTS = {1: "first day", 2: "second day", 3: "third day, without its index"}
 """The name of each day in the results."""
-
 UNCHANGED = "the command without changes"
+"""The name of what a command costs when there is nothing to deliver."""
 
 
 def writing(source: str, target: str) -> Callable[[], int]:

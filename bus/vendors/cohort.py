@@ -144,16 +144,15 @@ class Cohort:
             )
         ]
 
-    def clear(self, *, earlier: bool = False) -> None:
-        """Forget all students, or all of the earlier cohort."""
-        name = self._agreement + EARLIER if earlier else self._agreement
-        self._con.execute("DELETE FROM cohort WHERE agreement = ?", [name])
+    def clear(self) -> None:
+        """Forget all students."""
+        self._con.execute("DELETE FROM cohort WHERE agreement = ?", [self._agreement])
 
-    def become_earlier(self) -> None:
-        """Move all students to the earlier cohort, beside those who are in it already."""
+    def move_to_earlier(self, agreement: str) -> None:
+        """Move all students to the earlier cohort of an agreement, beside those who are in it."""
         self._con.execute(
             "UPDATE OR IGNORE cohort SET agreement = ? WHERE agreement = ?",
-            [self._agreement + EARLIER, self._agreement],
+            [agreement + EARLIER, self._agreement],
         )
         self.clear()
 

@@ -1,10 +1,10 @@
 """The students of a vendor from before its topics are written again.
 
-When an agreement changes, the vendor's topics are written whole, and then the earlier records are
-deleted. For a large district this takes minutes. Nobody whom a decision excludes may stay readable
-for so long. So the earlier cohort is kept until then. A student of it who is not wanted any more is
-deleted at once: a deletion is sent for each record about the student that the vendor may have. Two
-reasons can exclude a student: the changed agreement, and an opt-out that comes meanwhile.
+When an agreement changes, the vendor's topics are written again, and then the earlier records are
+deleted. For a large district this takes minutes. During these minutes, the changed agreement or a
+new opt-out may exclude a student. The vendor must not be able to read the student's records for so
+long. So the earlier cohort is kept, and a deletion is sent at once for each record about such a
+student that the vendor may have.
 
 Records that only come along with students, such as guardians, are deleted with the other earlier
 records.

@@ -135,15 +135,8 @@ class Projection:
             self.cohort.put(student, None)
         return self._finish()
 
-    def forget(self, *, keep: bool = False) -> None:
-        """Forget everything, because the vendor's topics are written again.
-
-        keep: the students become the earlier cohort (`bus.vendors.earlier_cohort`).
-        """
-        if keep:
-            self.cohort.become_earlier()
-        else:
-            self.cohort.clear(earlier=True)
+    def forget(self) -> None:
+        """Forget everything, because the vendor's topics are written again."""
         self.cohort.clear()
         self._shared.forget()
 

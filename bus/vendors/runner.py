@@ -50,7 +50,7 @@ LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STANDBY_SECONDS = 5.0
-"""An instance that waits this long for another one, or for a transaction, says so."""
+"""An instance that waits this long for another one, or for messages at its start, says so."""
 
 
 @dataclass(slots=True)
@@ -238,7 +238,7 @@ class _Work:
         """
         self._streams.repeat_deletions()
         self._follow(new=False)
-        late = math.inf
+        late = self._clock() + STANDBY_SECONDS
         while self._reader.behind():
             if self._stopping.is_set():
                 return
@@ -250,8 +250,8 @@ class _Work:
                 late = self._clock() + STANDBY_SECONDS
             elif self._clock() > late:
                 log.info(
-                    "a transaction is open in the topic of opt-outs, for example of a process that "
-                    "was killed; nothing is sent until Kafka ends it, which takes some minutes"
+                    "nothing is sent before all opt-outs are read; this waits, perhaps for an open "
+                    "transaction of a process that was killed, which Kafka ends after some minutes"
                 )
                 late = math.inf
         self._begin_day()

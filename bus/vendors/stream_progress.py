@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bus.vendors.applied import rekeys
+from bus.vendors.cohort import Cohort
 from bus.vendors.district_view import EARLIER, PROJECTION_TABLES, forget_agreement
 
 
@@ -67,6 +68,13 @@ class StreamProgress:
         """Whether students must still be looked at, or old records be deleted."""
         return self.checked is not None or self.reached is not None or not self.written
 
+    def shown(self) -> list[EarlierAgreement]:
+        """Return the agreements under which the messages in the vendor's topics were written."""
+        if not self.agreement:
+            return self.earlier
+        now = EarlierAgreement(self.agreement, self.above, rekeys(self.fingerprint))
+        return [*self.earlier, now]
+
 
 def read(con: sqlite3.Connection, agreement: str) -> StreamProgress | None:
     """Return how far an agreement is; None if it has not begun."""
@@ -96,18 +104,13 @@ def hand_over(con: sqlite3.Connection, ended: str, renewal: str) -> None:
 
     The renewal writes the same topics whole. Until then, they show the agreement that has ended.
     """
-    shown = read(con, ended)
-    if shown is None:
+    progress = read(con, ended)
+    if progress is None:
         return
-    earlier = list(shown.earlier)
-    if shown.agreement:
-        earlier.append(EarlierAgreement(shown.agreement, shown.above, rekeys(shown.fingerprint)))
-    con.execute(
-        "UPDATE OR IGNORE cohort SET agreement = ? WHERE agreement IN (?, ?)",
-        [renewal + EARLIER, ended, ended + EARLIER],
-    )
+    for name in (ended, ended + EARLIER):
+        Cohort(con, name).move_to_earlier(renewal)
     forget_agreement(con, ended)
-    store(con, renewal, StreamProgress("", earlier=earlier))
+    store(con, renewal, StreamProgress("", earlier=progress.shown()))
 
 
 def forget_others(con: sqlite3.Connection, wanted: Iterable[str]) -> None:

@@ -74,13 +74,11 @@ class VendorDeletions:
             marks = reader.marks(noted.keys() & there)
         # A partition that ends before the offset is not the one in which records were deleted: its
         # topic was created again.
-        others = noted.keys() - {place for place, (_, end) in marks.items() if noted[place] <= end}
-        self._con.executemany("DELETE FROM deleted WHERE topic = ? AND part = ?", others)
-        shown = {
-            place: noted[place]
-            for place, (low, _) in marks.items()
-            if low < noted[place] and place not in others
-        }
+        first = {place: low for place, (low, end) in marks.items() if noted[place] <= end}
+        self._con.executemany(
+            "DELETE FROM deleted WHERE topic = ? AND part = ?", noted.keys() - first.keys()
+        )
+        shown = {place: noted[place] for place, low in first.items() if low < noted[place]}
         if shown:
             old_records.delete(self._settings, shown)
             self._safe_at = now + WATCH_SECONDS

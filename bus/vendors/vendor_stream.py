@@ -7,13 +7,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import chain
 
 from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis, Identifiers
-from bus.vendors.applied import Applied, as_table, rekeys
+from bus.vendors.applied import Applied, as_table
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
@@ -97,17 +98,16 @@ class VendorStream:
 
         ends: the ends of the vendor's partitions now, by "topic/partition".
         """
-        shown, agreement = self.progress, as_table(self.applied.agreement)
-        earlier = list(shown.earlier)
-        if shown.agreement:
-            rekeyed = rekeys(shown.fingerprint)
-            earlier.append(EarlierAgreement(shown.agreement, shown.above, rekeyed))
         # After two rekeys in these minutes, the first ids are not known any more.
-        earlier = [one for one in earlier if one.rekeyed in self._ids]
-        self._projection.forget(keep=bool(earlier))
+        earlier = [one for one in self.progress.shown() if one.rekeyed in self._ids]
+        if earlier:
+            self._projection.cohort.move_to_earlier(self.name)
+        else:
+            self._earlier.forget()
+        self._projection.forget()
         self.progress = StreamProgress(
             self.applied.edition,
-            agreement,
+            as_table(self.applied.agreement),
             sorted(orgs_above(self._view, self.applied.agreement)),
             earlier,
             checked="" if earlier else None,
@@ -188,7 +188,6 @@ class VendorStream:
         self.progress.ends = {}
         self.progress.earlier = []
         self._earlier.forget()
-        self._compile()
         self._store()
 
     def gone(self, known: Collection[str]) -> list[str]:
@@ -281,27 +280,26 @@ class VendorStream:
         outbox.note(self.name, found.left, entered=False)
         now = self.now()
         return [
-            (
-                batch.order,
-                OutgoingBatch(
-                    self.name,
-                    vendor_topic(self._settings, self.applied.ids_name, batch.kind),
-                    event_type(batch.kind, "deleted"),
-                    now,
-                    list(map(_Places(vendor_id, self._partitions).__getitem__, batch.owners)),
-                    list(map(vendor_id, batch.ids)),
-                    [None] * len(batch.ids),
-                ),
-            )
-            for before, batch in found.batches
-            for vendor_id in [self._ids_under(before)]
+            (batch.order, self._deletions(before, batch, now)) for before, batch in found.batches
         ]
 
-    def _ids_under(self, before: EarlierAgreement) -> Callable[[str], str]:
-        """Return the function that returns the vendor's id for a real one, as it was then."""
-        if before.agreement["identifiers"] != Identifiers.PSEUDONYMS:
-            return str
-        return self._ids[before.rekeyed].lookup
+    def _deletions(self, before: EarlierAgreement, batch: ProjectedBatch, at: int) -> OutgoingBatch:
+        """Return the deletions of records that were written under an earlier agreement."""
+        vendor_id: Callable[[str], str] = str
+        if before.agreement["identifiers"] == Identifiers.PSEUDONYMS:
+            ids = self._ids[before.rekeyed]
+            ids.prepare(chain(batch.ids, batch.owners))
+            vendor_id = ids.lookup
+        places = _Places(vendor_id, self._partitions)
+        return OutgoingBatch(
+            self.name,
+            vendor_topic(self._settings, self.applied.ids_name, batch.kind),
+            event_type(batch.kind, "deleted"),
+            at,
+            list(map(places.__getitem__, batch.owners)),
+            list(map(vendor_id, batch.ids)),
+            [None] * len(batch.ids),
+        )
 
     def _batches(self, sent: ProjectedBatch, at: int) -> Iterator[OutgoingBatch]:
         """Yield the messages of a batch, those of each type together."""

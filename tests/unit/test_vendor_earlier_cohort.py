@@ -16,6 +16,12 @@ ALL_OF_A = {("student", "a"), ("enrollment", "e1"), ("result", "r1")}
 OF_B = {("student", "b"), ("enrollment", "e2")}
 
 
+def move(world: World) -> None:
+    """Begin to write the vendor's topics again: the students become the earlier cohort."""
+    world.projection.cohort.move_to_earlier(world.deal.name)
+    world.projection.forget()
+
+
 class Rewriting:
     """A vendor whose agreement has changed; its topics are not written again yet."""
 
@@ -23,7 +29,7 @@ class Rewriting:
         self.world = World(agreement(**before))
         start(self.world)
         earlier = EarlierAgreement(as_table(self.world.deal), sorted(self.world.above))
-        self.world.projection.forget(keep=True)
+        move(self.world)
         self.world.deal = agreement(**after)
         self.world.projection = self.world.compiled()
         scope = compile_scope(self.world.deal)
@@ -70,7 +76,7 @@ def test_what_the_vendor_had_of_a_student_who_was_leaving_is_deleted() -> None:
     moved = record("student", "a", orgSourcedIds=["s2"], grades=["06"], agentSourcedIds=[])
     world.change(("student", "a", moved), ("enrollment", "e1", None))
     earlier = EarlierAgreement(as_table(world.deal), sorted(world.above))
-    world.projection.forget(keep=True)
+    move(world)
     cohort = EarlierCohort(compile_scope(world.deal), world.view, [earlier])
     found = cohort.dismiss(["a"], world.day)
     assert found.left == ["a"]
@@ -81,7 +87,10 @@ def test_what_the_vendor_had_of_a_student_who_was_leaving_is_deleted() -> None:
 def test_an_earlier_cohort_is_kept_beside_a_new_one(keep: bool) -> None:
     world = World(agreement())
     start(world)
-    world.projection.forget(keep=keep)
+    if keep:
+        move(world)
+    else:
+        world.projection.forget()
     assert world.projection.cohort.size() == 0
     scope = compile_scope(world.deal)
     earlier = EarlierCohort(
@@ -90,7 +99,7 @@ def test_an_earlier_cohort_is_kept_beside_a_new_one(keep: bool) -> None:
     assert earlier.after("", 1) == (["a"] if keep else [])
     assert earlier.after("a", 5) == (["b"] if keep else [])
     world.vendor.receive(world.projection.look_at(["a"], world.day))
-    world.projection.forget(keep=True)
+    move(world)
     assert earlier.after("", 5) == (["a", "b"] if keep else ["a"])
     earlier.forget()
     assert earlier.after("", 5) == []

@@ -42,13 +42,16 @@ def test_a_stop_before_all_was_read_sends_nothing(work: runner._Work) -> None:
     assert not work.worked
 
 
-def test_a_wait_for_an_open_transaction_is_logged_once(work: runner._Work) -> None:
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_wait_for_an_open_transaction_is_logged_once(work: runner._Work, is_new: bool) -> None:
+    """Also if there are no new messages besides those that the transaction hides."""
     now, ends = iter(range(0, 1000, 4)), iter([True] * 8 + [False])
     work._clock = lambda: float(next(now))
     work._reader.behind = lambda: next(ends)  # type: ignore[method-assign]
-    one = DistrictBatch([MagicMock()], {})
+    first = DistrictBatch([MagicMock()] if is_new else [], {})
     nothing = DistrictBatch([], {})
-    work._reader.take = MagicMock(side_effect=[one, *[nothing] * 7])  # type: ignore[method-assign]
+    batches = [first, *[nothing] * 7]
+    work._reader.take = MagicMock(side_effect=batches)  # type: ignore[method-assign]
     work._take = lambda _: None  # type: ignore[method-assign]
     with capture_logs() as logged:
         work._catch_up()
