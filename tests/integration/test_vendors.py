@@ -179,6 +179,13 @@ def run(commands: Commands, *arguments: str) -> dict[str, Any]:
     return commands.run("vendors", *arguments)
 
 
+def begun(vendors: Commands) -> Settings:
+    """Apply the agreements, write the vendors' topics, and return the settings."""
+    run(vendors, "apply")
+    run(vendors, "run", "--until-caught-up")
+    return vendors.settings
+
+
 def test_each_vendor_has_what_its_agreement_and_the_district_say(vendors: Commands) -> None:
     settings = vendors.settings
     run(vendors, "apply")
@@ -200,9 +207,7 @@ def test_each_vendor_has_what_its_agreement_and_the_district_say(vendors: Comman
 def test_an_opt_out_deletes_a_student_and_its_end_sends_the_student_again(
     vendors: Commands,
 ) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     student = next(id_ for kind, id_ in received(settings, "whole") if kind == "student")
     added = vendors.run("optouts", "add", student, "--scope", "protected", "--decided-by", "parent")
     run(vendors, "run", "--until-caught-up")
@@ -217,9 +222,7 @@ def test_an_opt_out_deletes_a_student_and_its_end_sends_the_student_again(
 def test_the_topics_of_a_narrower_agreement_are_written_again_without_the_old_values(
     vendors: Commands,
 ) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     path = vendors.cwd / "agreements" / "whole.toml"
     path.write_text(
         path.read_text()
@@ -248,9 +251,7 @@ def test_the_topics_of_a_narrower_agreement_are_written_again_without_the_old_va
 def test_whom_a_decision_excludes_is_deleted_before_the_topics_are_written_again(
     vendors: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     before = {id_ for kind, id_ in received(settings, "whole") if kind == "student"}
     write_agreement(vendors.cwd / "agreements", "whole", 'schools = ["school-0001"]', "real")
     run(vendors, "apply")
@@ -296,9 +297,7 @@ def test_whom_a_decision_excludes_is_deleted_before_the_topics_are_written_again
 def test_a_rekeyed_vendor_has_only_new_ids_and_the_crosswalk_has_each(
     vendors: Commands,
 ) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     before = received(settings, "school")
     private = vendors.cwd / "private"
     private.mkdir(mode=0o700)
@@ -324,9 +323,7 @@ def test_a_rekeyed_vendor_has_only_new_ids_and_the_crosswalk_has_each(
 
 
 def test_a_revoked_vendor_receives_nothing_more(vendors: Commands) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     before = received(settings, "whole")
     vendors.run("vendors", "revoke", "whole", "--why", "the contract ended", "--yes")
     vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
@@ -362,9 +359,7 @@ def test_nothing_is_sent_while_an_opt_out_may_lie_behind_an_open_transaction(
     vendors: Commands,
 ) -> None:
     """A process that was killed leaves its transaction open, which hides all later opt-outs."""
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
     student = next(id_ for kind, id_ in received(settings, "whole") if kind == "student")
     killed = Producer(client_settings(settings) | {"transactional.id": "killed"})
     killed.init_transactions(30)
@@ -393,9 +388,7 @@ def test_nothing_is_sent_while_an_opt_out_may_lie_behind_an_open_transaction(
 def test_an_agreement_that_could_not_be_projected_gets_the_missed_changes_later(
     vendors: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = vendors.settings
-    run(vendors, "apply")
-    run(vendors, "run", "--until-caught-up")
+    settings = begun(vendors)
 
     def missing(*_: object) -> dict[str, int]:
         raise Stop("a schema is missing")
