@@ -6,7 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -14,6 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 PREFIX = "schoolbus."
 SECONDS = 30.0
@@ -46,6 +52,13 @@ class Cluster:
         }
         self._admin = AdminClient(self._config)
 
+    # A partition may have no leader yet in the first moments after Kafka's start.
+    @retry(
+        retry=retry_if_exception_type(KafkaException),
+        stop=stop_after_delay(SECONDS),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
     def ends(self) -> Offsets:
         """Return the end of each partition of the bus."""
         consumer = self._reader()
