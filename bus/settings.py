@@ -168,6 +168,8 @@ class VendorsSettings(Model):
                      broker.
     quota_bytes_in:  the bytes a second that one user of a vendor may send.
     quota_request_percent: the share of one request thread that one user of a vendor may take.
+    shards:          into how many parts the students are divided, so that several instances of
+                     `bus vendors run` work at the same time. 1: one instance works, others wait.
     """
 
     agreements: Path = Path("agreements")
@@ -181,6 +183,7 @@ class VendorsSettings(Model):
     quota_bytes_out: int = Field(default=10_000_000, ge=1)
     quota_bytes_in: int = Field(default=100_000, ge=1)
     quota_request_percent: float = Field(default=25.0, gt=0)
+    shards: int = Field(default=1, ge=1, le=100)
 
 
 class TelemetrySettings(Model):

@@ -96,6 +96,11 @@ def vendors(settings: Settings) -> str:
     return settings.topic("vendors")
 
 
+def vendor_shards(settings: Settings) -> str:
+    """Return the topic through which the shards of `bus vendors run` talk (`vendors.shards`)."""
+    return settings.topic(f"vendors.shards-{settings.vendors.shards}")
+
+
 def disclosures(settings: Settings) -> str:
     """Return the topic that records what was disclosed to which vendor."""
     return settings.topic("disclosures")
@@ -128,6 +133,7 @@ def internal(settings: Settings) -> dict[str, dict[str, str]]:
         replays(settings): NAMES,
         audit(settings): audited,
         vendors(settings): ERASABLE,
+        vendor_shards(settings): LATEST,
         disclosures(settings): FOREVER,
         disclosed_students(settings): ERASABLE,
     }
@@ -271,10 +277,14 @@ def config(settings: Settings, name: str) -> dict[str, str]:
 
 
 def _new_topic(settings: Settings, name: str, partitions: int) -> NewTopic:
-    wide = kind_of(settings, name) or is_vendor_topic(settings, name)
+    number = 1
+    if kind_of(settings, name) or is_vendor_topic(settings, name):
+        number = partitions
+    elif name == vendor_shards(settings):
+        number = settings.vendors.shards + 1
     return NewTopic(
         name,
-        num_partitions=partitions if wide else 1,
+        num_partitions=number,
         replication_factor=settings.kafka.replication or -1,
         config=config(settings, name),
     )

@@ -35,6 +35,7 @@ from bus.vendors.outbox_rows import Outgoing, OutgoingBatch, batches
 from bus.vendors.pseudonyms import WrongMasterKey
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
+from bus.vendors.shard import WHOLE, Shard
 from bus.vendors.vendor_deletions import VendorDeletions
 from bus.vendors.vendor_stream import VendorStream
 
@@ -49,6 +50,7 @@ class AgreementStreams:
     record:     the record of disclosures.
     partitions: how many partitions each topic of the district has.
     clock:      a monotonic clock in seconds.
+    shard:      the part of the work that these streams do.
 
     The attribute `sent` has the number of messages that Kafka has stored.
     """
@@ -61,8 +63,10 @@ class AgreementStreams:
         record: DisclosureWriter,
         partitions: int,
         clock: Callable[[], float],
+        shard: Shard = WHOLE,
     ) -> None:
         self.sent = 0
+        self._shard = shard
         self._settings = settings
         self._view = view
         self._outbox = outbox
@@ -82,6 +86,11 @@ class AgreementStreams:
         """Whether topics of vendors must still be written whole, or old records be deleted."""
         return any(stream.progress.unfinished for stream in self._streams.values())
 
+    @property
+    def busy(self) -> bool:
+        """Whether `go_on` has something to do now."""
+        return self.unfinished
+
     # ---- batches and sending -------------------------------------------------------------------
 
     @contextmanager
@@ -99,9 +108,11 @@ class AgreementStreams:
 
     def begin_sending(self) -> None:
         """Let the outbox send what was committed, while the caller goes on."""
-        self.sent += self._outbox.begin(
-            {name: stream.applied.edition for name, stream in self._streams.items()}
-        )
+        self.sent += self._outbox.begin(self._active())
+
+    def _active(self) -> dict[str, str]:
+        """Return the agreements whose messages may be sent, with their editions."""
+        return {name: stream.applied.edition for name, stream in self._streams.items()}
 
     def confirm(self) -> None:
         """Wait until Kafka has stored all that is on the way to vendors."""
@@ -141,6 +152,10 @@ class AgreementStreams:
             for stream in self._streams.values():
                 self._add(stream.go_on(day, self._outbox))
         self.begin_sending()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Delete the old records of agreements whose topics are written."""
         finished = [
             stream
             for stream in self._streams.values()
@@ -148,10 +163,13 @@ class AgreementStreams:
         ]
         if finished:
             self.confirm()
-            entries = decoded_entries(disclosures.entries(self._settings))
-            students = self._record.students()
-            for stream in finished:
-                self._clean(stream, disclosure_questions.inside(entries, students, stream.name))
+            self._clean_all(finished)
+
+    def _clean_all(self, streams: Iterable[VendorStream]) -> None:
+        entries = decoded_entries(disclosures.entries(self._settings))
+        students = self._record.students()
+        for stream in streams:
+            self._clean(stream, disclosure_questions.inside(entries, students, stream.name))
 
     # ---- which agreements are projected --------------------------------------------------------
 
@@ -170,7 +188,7 @@ class AgreementStreams:
             stream = self._streams.get(name)
             if stream is not None and stream.applied.edition == one.edition:
                 stream.confirm(one)
-                if not stream.stale():
+                if not self._stale(stream):
                     continue
             if new or stream_progress.shows(self._view.con, name) == one.edition:
                 self._start(one, new)
@@ -199,25 +217,55 @@ class AgreementStreams:
             # It misses changes from now on. So its topics are written whole when it is back.
             self._forget(one.name)
             return
-        if stream.stale():
+        if self._stale(stream):
             self._streams.pop(one.name, None)
-            if not new:
+            if not new or not self._write_again(stream):
                 return
-            # Include the topics of kinds that the agreement no longer shares.
-            topics.ensure(self._settings, list(stream.topics.values()))
-            self.confirm()
-            topics_ever = vendor_topics.possible_topics(self._settings, one.ids_name)
-            ends = old_records.ends(self._settings, topics_ever)
-            with self.batch():
-                # Whom a decision has excluded must be deleted, although all is written again.
-                self._outbox.forget(one.name, deletions=False)
-                stream.write_again({f"{at.topic}/{at.partition}": end for at, end in ends.items()})
         self._streams[one.name] = stream
         stream.confirm(one)
 
+    def _stale(self, stream: VendorStream) -> bool:
+        """Return whether the topics of an agreement must be written whole."""
+        return stream.stale()
+
+    def _write_again(self, stream: VendorStream) -> bool:
+        """Begin to write the topics of an agreement whole.
+
+        Returns whether it has begun; an agreement that has not begun yet is not projected.
+        """
+        self._make_topics(stream)
+        self.confirm()
+        ends = self._ends(stream)
+        with self.batch():
+            # Whom a decision has excluded must be deleted, although all is written again.
+            self._outbox.forget(stream.name, deletions=False)
+            stream.write_again(ends)
+        return True
+
+    def _make_topics(self, stream: VendorStream) -> None:
+        """Create the topics of an agreement that are missing."""
+        topics.ensure(self._settings, list(stream.topics.values()))
+
+    def _ends(self, stream: VendorStream) -> dict[str, int]:
+        """Return the ends of a vendor's partitions, by "topic/partition".
+
+        They include the topics of kinds that the agreement no longer shares.
+        """
+        topics_ever = vendor_topics.possible_topics(self._settings, stream.applied.ids_name)
+        ends = old_records.ends(self._settings, topics_ever)
+        return {f"{at.topic}/{at.partition}": end for at, end in ends.items()}
+
     def _stream(self, one: Applied) -> VendorStream:
         masters = master_key.read(self._settings)
-        return VendorStream(self._settings, one, self._view, masters, self._partitions, self._clock)
+        return VendorStream(
+            self._settings,
+            one,
+            self._view,
+            masters,
+            self._partitions,
+            self._clock,
+            self._shard,
+        )
 
     def _forget(self, name: str) -> None:
         """Drop what the file has of an agreement that is not projected any more."""

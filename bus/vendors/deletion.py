@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import replace
 from datetime import date, datetime
+from pathlib import Path
 from shutil import rmtree
 
 from bus.errors import RetryLater, Stop
@@ -23,10 +24,10 @@ from bus.kafka import removal
 from bus.registry import subjects
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import revocation, vendor_access, vendor_topics
+from bus.vendors import revocation, shard, vendor_access, vendor_topics
 from bus.vendors.applied import Applied
 from bus.vendors.disclosures import DisclosureWriter
-from bus.vendors.district_view import connected, file_of, forget_agreement
+from bus.vendors.district_view import connected, forget_agreement
 from bus.vendors.outbox_rows import OutboxRows
 from bus.vendors.proof import Certificate, Holdings
 from bus.vendors.scope import compile_scope
@@ -163,18 +164,20 @@ def _forget_indexes(settings: Settings, ids_name: str) -> None:
 
 
 def _forget_students(settings: Settings, name: str) -> None:
-    """Delete the rows of an agreement in the projection's file, if this machine has one.
+    """Delete the rows of an agreement in the projection's files, if this machine has some.
 
     Raises `RetryLater` if the file cannot be written.
     """
-    file = file_of(settings)
-    if not file.exists():
-        return
+    for file in shard.files(settings):
+        _forget_in(file, name)
+
+
+def _forget_in(file: Path, name: str) -> None:
     try:
         with closing(connected(file)) as con:
             con.execute("BEGIN IMMEDIATE")
             if con.execute("SELECT 1 FROM sqlite_master WHERE name = 'disclosed'").fetchone():
-                # `DistrictView` creates this table last, so the others exist too.
+                # `DistrictView` creates all tables at once.
                 forget_agreement(con, name)
                 con.execute("DELETE FROM disclosed WHERE agreement = ?", [name])
                 OutboxRows(con).forget(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 
 import structlog
@@ -15,9 +15,10 @@ from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key, about_all
+from bus.vendors.district_view import DistrictView, Key, Row, about_all, student_of
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
+from bus.vendors.shard import WHOLE, Shard
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,14 @@ NewState = tuple[Record | None, bytes | None]
 class DistrictChanges:
     """The messages of the district's topics. Use it from one thread only.
 
+    shard: which records are kept; the others are treated like erased ones.
+
     The attributes `kinds` and `undecodable` have the kind of each topic, and how many messages did
     not decode.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shard: Shard = WHOLE) -> None:
+        self._shard = shard
         self.kinds = {topics.topic(settings, kind): kind for kind in KINDS}
         self.undecodable = 0
         lookup = schema_lookup(settings)
@@ -91,21 +95,40 @@ class DistrictChanges:
                 left[topic] = some
                 continue
             ids = map(key_of, some)
-            view.store_rows(
-                zip(repeat(kind), ids, *about_all(kind, columns), values, strict=False)  # type: ignore[arg-type]
-            )
+            rows = zip(repeat(kind), ids, *about_all(kind, columns), values, strict=False)
+            self._store_rows(view, kind, rows)  # type: ignore[arg-type]
         return left
+
+    def _keeps_all(self, kind: str) -> bool:
+        return self._shard.whole or KINDS[kind].student is None
+
+    def _store_rows(self, view: DistrictView, kind: str, rows: Iterable[Row]) -> None:
+        """Store rows that are valid, and erase those that this shard does not keep."""
+        if self._keeps_all(kind):
+            view.store_rows(rows)
+            return
+        kept: list[Row] = []
+        others: list[Row] = []
+        for row in rows:
+            (kept if self._shard.keeps(row[2], kind) else others).append(row)
+        view.store_rows(kept)
+        view.erase(row[:2] for row in others)
 
     def _decoded(self, by_topic: Mapping[str, Sequence[Message]]) -> dict[Key, NewState]:
         """Return the last state of each record."""
         rows: dict[Key, NewState] = {}
         for topic, some in by_topic.items():
             kind = self.kinds[topic]
+            keeps, keeps_all = self._shard.keeps, self._keeps_all(kind)
             pairs, undecodable = decoded(self._decoders[kind], some)
             for message, record in pairs:
-                rows[kind, key_of(message)] = record, message.value()
+                if keeps_all or record is None or keeps(student_of(kind, record), kind):
+                    rows[kind, key_of(message)] = record, message.value()
+                else:
+                    rows[kind, key_of(message)] = None, None
             for message in undecodable:
-                self.undecodable += 1
+                # Of the kinds that two shards read, the one with the students counts.
+                self.undecodable += self._shard.students or KINDS[kind].student is None
                 log.warning(
                     "a message does not decode; vendors keep the older state",
                     place=f"{message.topic()}/{message.partition()}/{message.offset()}",

@@ -6,16 +6,17 @@ consumer group and commits nothing: the view keeps the offsets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, TopicPartition
 
 from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.kafka.client import group_settings
 from bus.kafka.reader import Reader, sift, some
 from bus.settings import Settings
+from bus.vendors.shard import WHOLE, Shard
 
 NOT_ASKED = "could not ask for offsets: Kafka reports {}"
 
@@ -35,9 +36,13 @@ class DistrictBatch:
 class DistrictReader:
     """Reads these topics. Use it from one thread only.
 
-    names:   the topics.
+    names:   the topics, with the kind of each.
     first:   the one of them that has the opt-outs.
     reached: the offset at which each partition continues. A missing partition is read from 0.
+    shard:   which partitions are read.
+    also:    more partitions to read, of other topics, with the offsets at which they begin.
+
+    The attribute `partitions` has the number of partitions of each topic of the district.
 
     The attribute `goal` has the end offset of each partition at the start. For opt-outs, this
     includes what is not committed yet: behind an open transaction, for example of a process that
@@ -47,25 +52,33 @@ class DistrictReader:
     def __init__(
         self,
         settings: Settings,
-        names: Collection[str],
+        names: Mapping[str, str],
         first: str,
         reached: Mapping[Position, int],
+        shard: Shard = WHOLE,
+        also: Mapping[Position, int] | None = None,
     ) -> None:
         self._settings = settings
         self._first = first
         self._consumers: list[Consumer] = []
         with Reader(settings, NOT_ASKED) as reader:
-            self.goal = reader.ends(names)
+            self.goal = reader.ends([*names, *{place.topic for place in also or ()}])
         with Reader(settings, NOT_ASKED, {"isolation.level": "read_uncommitted"}) as reader:
             self.goal |= reader.ends([first])
-        self._places = {place: reached.get(place, 0) for place in self.goal}
+        self.partitions = sum(place.topic == first for place in self.goal)
+        self.goal = {
+            place: end
+            for place, end in self.goal.items()
+            if (
+                shard.reads(names[place.topic], place.partition)
+                if place.topic in names
+                else place in (also or ())
+            )
+        }
+        begun = {**(also or {}), **reached}
+        self._places = {place: begun.get(place, 0) for place in self.goal}
         self._opt_outs = self._consumer(opt_outs=True)
         self._others = self._consumer(opt_outs=False)
-
-    @property
-    def partitions(self) -> int:
-        """The number of partitions of each topic."""
-        return sum(place.topic == self._first for place in self._places)
 
     def close(self) -> None:
         """Close the clients."""
@@ -95,9 +108,18 @@ class DistrictReader:
         """Note that all messages before these offsets are stored."""
         self._places |= places
 
-    def behind(self) -> bool:
-        """Return whether there are messages before `goal` that are not stored."""
-        return any(self._places[place] < end for place, end in self.goal.items())
+    def behind(self, goal: Mapping[Position, int] | None = None) -> bool:
+        """Return whether there are messages before these offsets that are not stored.
+
+        goal: None: `self.goal`.
+        """
+        wanted = self.goal if goal is None else goal
+        return any(self._places[place] < end for place, end in wanted.items())
+
+    def ends(self) -> dict[Position, int]:
+        """Return the end of each partition that is read, as it is now."""
+        with Reader(self._settings, NOT_ASKED) as reader:
+            return reader.since(self._places, OFFSET_END)
 
     def _consumer(self, *, opt_outs: bool) -> Consumer:
         """Return a consumer of the opt-outs, or of all other records."""

@@ -15,6 +15,9 @@ rebuilt.
     disclosed  who entered or left, for the record of disclosures
     progress how much is written for each agreement (`bus.vendors.stream_progress`)
     deleted  topic, part, before: the last deletions of old records (`bus.vendors.vendor_deletions`)
+    asked    what this shard has still to say about the records that students share, needed what
+             other shards have asked for (`bus.vendors.asked_records`), and shard how far they are
+             with each agreement (`bus.vendors.shard_streams`)
 
 One transaction of the file holds the records of a batch, the offsets, the changes of all cohorts,
 and the messages. So after a kill at any moment, the file and the sent messages agree. Either the
@@ -69,6 +72,18 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS asked (
+    agreement TEXT NOT NULL, round INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,
+    student TEXT NOT NULL, needed INTEGER NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (agreement, round, kind, id, student)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS asked_number ON asked (number);
+CREATE TABLE IF NOT EXISTS needed (
+    agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, student TEXT NOT NULL,
+    shard INTEGER NOT NULL, PRIMARY KEY (agreement, kind, id, student, shard)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shard (
+    agreement TEXT NOT NULL, number INTEGER NOT NULL, edition TEXT NOT NULL,
+    round INTEGER NOT NULL, stage TEXT NOT NULL,
+    PRIMARY KEY (agreement, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deleted (
     topic TEXT NOT NULL, part INTEGER NOT NULL, before INTEGER NOT NULL,
     PRIMARY KEY (topic, part)) WITHOUT ROWID;
@@ -76,9 +91,9 @@ CREATE TABLE IF NOT EXISTS deleted (
 ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
-TABLES = ("record", "place", "cohort", "need", "progress", "outbox", "disclosed", "deleted")
-PROJECTION_TABLES = ("cohort", "need", "progress")
+PROJECTION_TABLES = ("cohort", "need", "progress", "asked", "needed", "shard")
 """The tables that have the rows of an agreement's projection, by its name in `agreement`."""
+TABLES = ("record", "place", "outbox", "disclosed", "deleted", *PROJECTION_TABLES)
 EARLIER = "/earlier"
 """What follows the name of an agreement in the rows of its earlier cohort."""
 
@@ -105,8 +120,12 @@ def connected(path: Path | None) -> sqlite3.Connection:
 
 
 def forget_agreement(con: sqlite3.Connection, agreement: str) -> None:
-    """Remove an agreement's progress, its students, and its counts of references."""
-    for table in PROJECTION_TABLES:
+    """Remove an agreement's progress, its students, and its counts of references.
+
+    A file of an earlier version may lack some of the tables.
+    """
+    there = {name for (name,) in con.execute("SELECT name FROM sqlite_master")}
+    for table in there.intersection(PROJECTION_TABLES):
         con.execute(
             f"DELETE FROM {table} WHERE agreement IN (?, ?)", [agreement, agreement + EARLIER]
         )
@@ -191,12 +210,17 @@ class DistrictView:
             else:
                 new.append((kind, id_, student_of(kind, record), ref_of(kind, record), value))
         self.store_rows(new)
-        self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", erased)
+        self.erase(erased)
 
     def store_rows(self, rows: Iterable[Row]) -> None:
         """Store the present state of records, with what `student_of` and `ref_of` say of them."""
         self._forget_read()
         self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
+
+    def erase(self, keys: Iterable[Sequence[str]]) -> None:
+        """Remove records, by kind and id."""
+        self._forget_read()
+        self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", keys)
 
     def get(self, kind: str, id_: str) -> Record | None:
         """Return a record, or None if the district has none with this id."""

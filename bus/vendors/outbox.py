@@ -24,13 +24,14 @@ them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby
+from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -39,7 +40,7 @@ from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import CONTENT_TYPE, TYPE_PREFIX
 from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
-from bus.vendors.disclosures import DisclosureWriter
+from bus.vendors.asked_records import AskedRow, Asking, NotAsking
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox_rows import EVENT_DIGITS, OutboxRows, OutgoingBatch
 
@@ -97,6 +98,16 @@ def _time(at: int) -> bytes:
     return datetime.fromtimestamp(at, UTC).isoformat().encode()
 
 
+class Disclosing(Protocol):
+    """The record of disclosures, as far as the outbox writes it (`DisclosureWriter`)."""
+
+    def entered(self, name: str, students: Sequence[str], at: datetime) -> None:
+        """Record that a vendor receives data about these students from now on."""
+
+    def left(self, name: str, students: Sequence[str], at: datetime) -> None:
+        """Record that a vendor receives no more data about these students."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sending:
     """What is on the way to Kafka.
@@ -104,6 +115,7 @@ class Sending:
     last:   the last row of the file that is sent.
     noted:  the last note of who entered or left.
     notes:  the agreement, whether the student entered, and the student.
+    asked:  what the common shard is asked for.
     at:     when the sending began.
     number: gives the number of messages when Kafka has stored them.
     """
@@ -111,6 +123,7 @@ class Sending:
     last: int
     noted: int
     notes: list[tuple[str, int, str]]
+    asked: list[AskedRow]
     at: datetime
     number: Future[int]
 
@@ -122,14 +135,20 @@ class Outbox:
     ends of vendors' topics, the record of disclosures, and the end of an agreement.
 
     disclosures: the record of disclosures. While something is on the way, only the outbox uses it.
+    asking:      what the common shard is asked for, if this shard has students.
     """
 
     def __init__(
-        self, settings: Settings, view: DistrictView, disclosures: DisclosureWriter
+        self,
+        settings: Settings,
+        view: DistrictView,
+        disclosures: Disclosing,
+        asking: Asking | NotAsking | None = None,
     ) -> None:
         self._con = view.con
         self._rows = OutboxRows(view.con)
         self._disclosures = disclosures
+        self._asking = asking or NotAsking()
         self._refused: list[KafkaError] = []
         self._producer = Producer(client_settings(settings) | PRODUCER)
         self._thread = ThreadPoolExecutor(1, "to-vendors")
@@ -166,6 +185,13 @@ class Outbox:
         """
         self._rows.forget(agreement, deletions=deletions)
 
+    def forget_entered(self, agreement: str) -> None:
+        """Remove the notes of who entered, within the transaction of the view.
+
+        Nothing may be on the way: call `confirm` before the transaction.
+        """
+        self._con.execute("DELETE FROM disclosed WHERE agreement = ? AND entered", [agreement])
+
     def begin(self, active: Mapping[str, str]) -> int:
         """Begin to send what was added, after what is on the way.
 
@@ -178,19 +204,20 @@ class Outbox:
         confirmed = self.confirm()
         last = self._rows.last
         noted = self._last_note()
-        if not last and not noted:
+        asked = self._asking.rows()
+        if not last and not noted and not asked:
             return confirmed
         at = datetime.now(UTC)
         notes = self._con.execute(
             "SELECT agreement, entered, student FROM disclosed ORDER BY number"
         ).fetchall()
         before: Future[int] | None = None
-        sent = self._thread.submit(self._disclose, notes, active, at, entered=True)
+        sent = self._thread.submit(self._before, notes, active, at, asked)
         for portion in portions(one for one in self._rows.latest() if one.agreement in active):
             if before is not None:
                 wait([before])
             before, sent = sent, self._thread.submit(self._send_messages, portion, active, sent)
-        self._sending = Sending(last, noted, notes, at, sent)
+        self._sending = Sending(last, noted, notes, asked, at, sent)
         return confirmed
 
     def confirm(self) -> int:
@@ -204,12 +231,14 @@ class Outbox:
         with _explained():
             number = done.number.result()
             self._disclose(done.notes, (), done.at, entered=False)
+            self._asking.after(done.asked)
         # Do not wait for the disk: the next batch's commit does. After a power failure, the rows
         # may be there again, and are sent again.
         self._con.execute("PRAGMA synchronous = NORMAL")
         self._con.execute("BEGIN IMMEDIATE")
         self._rows.remove(done.last)
         self._con.execute("DELETE FROM disclosed WHERE number <= ?", [done.noted])
+        self._asking.remove(done.asked)
         self._con.execute("COMMIT")
         return number
 
@@ -218,6 +247,21 @@ class Outbox:
         if self._sending is not None:
             wait([self._sending.number])
 
+    def _before(
+        self,
+        notes: list[tuple[str, int, str]],
+        active: Collection[str],
+        now: datetime,
+        asked: list[AskedRow],
+    ) -> int:
+        """Do what must be done before the messages are sent.
+
+        Returns 0, the number of messages sent so far: `_send_messages` adds to it.
+        """
+        self._disclose(notes, active, now, entered=True)
+        self._asking.before(asked)
+        return 0
+
     def _disclose(
         self,
         notes: list[tuple[str, int, str]],
@@ -225,12 +269,10 @@ class Outbox:
         now: datetime,
         *,
         entered: bool,
-    ) -> int:
+    ) -> None:
         """Write to the record who entered, or who left and did not enter again.
 
         active: the agreements whose students may be recorded as entered.
-
-        Returns 0, the number of messages sent so far: `_send_messages` adds to it.
         """
         for agreement, rows in groupby(sorted(notes, key=lambda one: one[0]), lambda one: one[0]):
             latest = {student: bool(was) for _, was, student in rows}
@@ -241,7 +283,6 @@ class Outbox:
                 self._disclosures.entered(agreement, students, now)
             else:
                 self._disclosures.left(agreement, students, now)
-        return 0
 
     def _send_messages(
         self,

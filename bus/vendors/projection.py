@@ -27,11 +27,13 @@ from datetime import date
 from itertools import chain, compress, repeat
 
 from bus.standard.kinds import KINDS, Record
+from bus.vendors.asked_records import NeededRecords, RecordsOf
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.projected import FIRST, LAST, ORDER, Outcome, ProjectedBatch
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, roster_and_opt_outs, value
 from bus.vendors.scope import OPT_OUT, Scope
+from bus.vendors.shard_words import Asked
 from bus.vendors.shared_records import Emitted, SharedRecords
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
@@ -47,6 +49,7 @@ class Projection:
     above:     the organizations above the selected schools (`orgs_above`), as they were when the
                vendor's topics were written.
     prepare:   called with real ids before `vendor_id` is called with each of them.
+    records:   how the records that students share are handled.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Projection:
         vendor_id: Callable[[str], str],
         above: Collection[str] = (),
         prepare: Callable[[Iterable[str]], None] | None = None,
+        records: RecordsOf = SharedRecords,
     ) -> None:
         self.scope = scope
         self.cohort = Cohort(view.con, scope.name)
@@ -63,7 +67,7 @@ class Projection:
         self._vendor_id = vendor_id
         self._prepare = prepare or (lambda _: None)
         self._rules = RecordRules(scope, view, above)
-        self._shared = SharedRecords(scope, view, self._rules)
+        self._shared = records(scope, view, self._rules)
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
         self._out = Outcome()
         self._emit: Emitted = {}
@@ -135,6 +139,18 @@ class Projection:
             self.cohort.put(student, None)
         return self._finish()
 
+    def asked(self, words: Iterable[tuple[int, Asked]]) -> tuple[Outcome, list[Key]]:
+        """Return what follows from what other shards ask for; only in the common shard.
+
+        Also returns the records that the view did not have yet.
+
+        words: each with the number of its shard.
+        """
+        self._start(())
+        assert isinstance(self._shared, NeededRecords)
+        missing = self._shared.asked(words)
+        return self._finish(), missing
+
     def forget(self) -> None:
         """Forget everything, because the vendor's topics are written again."""
         self.cohort.clear()
@@ -173,8 +189,14 @@ class Projection:
             batch[1].append(owner)
             if record is not None:
                 batch[2].append(record)
-        named = self._named_by_guardians()
-        members = self._named_members()
+        guardians = [id_ for (kind, id_, _), one in emitted if kind == "guardian" and one]
+        naming = self._shared.naming(guardians) if guardians else None
+        if naming is None:
+            named = self._named_by_guardians()
+            members = self._named_members()
+        else:
+            named = _students_of(naming)
+            members = {student for _, student in named}
         for (order, kind), (ids, owners, records) in sorted(found.items(), key=lambda one: one[0]):
             columns = None
             if records:
@@ -389,7 +411,7 @@ class Projection:
         """Delete what the vendor still has of a student."""
         for kind, id_ in member.keys:
             self._emit[kind, id_, student] = None
-        self._shared.drop_references(member.refers)
+        self._shared.drop_references(member.refers, student)
 
     def _taken_away(self, student: str, member: CohortMember, changes: Iterable[Change]) -> None:
         """Delete the vendor's records that are not about a LEAVING or HELD student any more.
@@ -406,6 +428,16 @@ class Projection:
         if taken:
             member.keys = [key for key in member.keys if key not in taken]
             self.cohort.put(student, member)
+
+
+def _students_of(naming: Mapping[str, Collection[str]]) -> dict[Key, Record]:
+    """Return the students who name guardians, with no more than that about each."""
+    found: dict[Key, Record] = {}
+    for guardian, students in naming.items():
+        for student in students:
+            about = found.setdefault(("student", student), {"agentSourcedIds": []})
+            about["agentSourcedIds"].append(guardian)
+    return found
 
 
 def _with_its_students(guardian: Record, students: Mapping[Key, Record]) -> Record:

@@ -29,10 +29,7 @@ class SharedRecords:
         self._view = view
         self._rules = rules
         self._need = Need(view, scope.name)
-        guardian = scope.kinds.get("guardian")
-        self._guardians_name_students = (
-            guardian is not None and "agentSourcedIds" in guardian.references
-        )
+        self._guardians_name_students = names_students(scope)
         self._emit: Emitted = {}
         self._along: dict[Key, Record] = {}
         self._of_class: dict[str, list[tuple[str, Record]]] = {}
@@ -100,10 +97,14 @@ class SharedRecords:
         """Count the references of records about students that are sent now."""
         self._need.add_all(self._rules.count_refers(kind, records))
 
-    def drop_references(self, keys: Iterable[Key]) -> None:
-        """Count one reference less to each of these records."""
+    def drop_references(self, keys: Iterable[Key], student: str) -> None:
+        """Count one reference less, by a student's record, to each of these records."""
         for key in keys:
             self._need.add(key, -1)
+
+    def naming(self, guardians: Collection[str]) -> dict[str, set[str]] | None:
+        """Return the students who name each of these guardians; None: the view knows them."""
+        return None
 
     # ---- within ---------------------------------------------------------------------------------
 
@@ -164,3 +165,9 @@ class SharedRecords:
             self.refer(kind, record, sign)
             key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
             self._emit[key] = record if sign > 0 else None
+
+
+def names_students(scope: Scope) -> bool:
+    """Return whether the vendor receives guardians with their students."""
+    guardian = scope.kinds.get("guardian")
+    return guardian is not None and "agentSourcedIds" in guardian.references

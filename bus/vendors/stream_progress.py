@@ -50,6 +50,10 @@ class StreamProgress:
                  messages before these ends are deleted when everything is written.
     confirmed:   how many of a person's confirmations took effect already (`Applied.confirmed`).
     held:        how many students the guard has held back since the last confirmation.
+    round:       the number of the round in which the topics are written, if several shards write
+                 them (`bus.vendors.shard_words`).
+    stopped:     whether this shard must wait with writing until all shards have stopped to write
+                 under the earlier edition.
     """
 
     fingerprint: str
@@ -62,11 +66,18 @@ class StreamProgress:
     ends: dict[str, int] = field(default_factory=dict)
     confirmed: int = 0
     held: int = 0
+    round: int = 0
+    stopped: bool = False
 
     @property
     def unfinished(self) -> bool:
         """Whether students must still be looked at, or old records be deleted."""
         return self.checked is not None or self.reached is not None or not self.written
+
+    @property
+    def busy(self) -> bool:
+        """Whether `VendorStream.go_on` has something to do now."""
+        return self.checked is not None or (self.reached is not None and not self.stopped)
 
     def shown(self) -> list[EarlierAgreement]:
         """Return the agreements under which the messages in the vendor's topics were written."""

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from itertools import chain
 
 from bus.kafka import topics
@@ -15,7 +16,8 @@ from bus.settings import Settings
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis, Identifiers
 from bus.vendors.applied import Applied, as_table
-from bus.vendors.district_view import DistrictView, student_of
+from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf
+from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
 from bus.vendors.outbox_rows import OutgoingBatch
@@ -24,6 +26,9 @@ from bus.vendors.projection import WITHDRAWN, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import OPT_OUT, compile_scope
+from bus.vendors.shard import WHOLE, Shard
+from bus.vendors.shard_words import Asked, Round
+from bus.vendors.shared_records import SharedRecords
 from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
@@ -45,6 +50,7 @@ class VendorStream:
     masters:    the master keys. One of them opens the agreement's key.
     partitions: how many partitions the vendor's topics have.
     clock:      a monotonic clock in seconds.
+    shard:      which students, and whether the records that students share.
     """
 
     def __init__(
@@ -55,8 +61,10 @@ class VendorStream:
         masters: Sequence[bytes],
         partitions: int,
         clock: Callable[[], float],
+        shard: Shard = WHOLE,
     ) -> None:
         self.applied = applied
+        self._shard = shard
         self.scope = compile_scope(applied.agreement)
         self._settings = settings
         self._view = view
@@ -89,14 +97,16 @@ class VendorStream:
 
     def stale(self) -> bool:
         """Return whether the vendor's topics must be written whole: they show another edition."""
-        return self.progress.fingerprint != self.applied.edition or frozenset(
-            self.progress.above
-        ) != orgs_above(self._view, self.applied.agreement)
+        return self.progress.fingerprint != self.applied.edition or (
+            self._shard.common
+            and frozenset(self.progress.above) != orgs_above(self._view, self.applied.agreement)
+        )
 
-    def write_again(self, ends: Mapping[str, int]) -> None:
+    def write_again(self, ends: Mapping[str, int], led: Round | None = None) -> None:
         """Begin to write the vendor's topics whole.
 
         ends: the ends of the vendor's partitions now, by "topic/partition".
+        led:  the round of all shards, if there are several. Writing then waits for `may_write`.
         """
         # After two rekeys in these minutes, the first ids are not known any more.
         earlier = [one for one in self.progress.shown() if one.rekeyed in self._ids]
@@ -105,16 +115,30 @@ class VendorStream:
         else:
             self._earlier.forget()
         self._projection.forget()
+        above = led.above if led else orgs_above(self._view, self.applied.agreement)
+        students = self._shard.students
         self.progress = StreamProgress(
             self.applied.edition,
             as_table(self.applied.agreement),
-            sorted(orgs_above(self._view, self.applied.agreement)),
+            sorted(above),
             earlier,
-            checked="" if earlier else None,
+            checked="" if earlier and students else None,
+            reached="" if students else None,
             ends=dict(ends),
             confirmed=self.applied.confirmed,
+            round=led.number if led else 0,
+            stopped=led is not None,
         )
         self._compile()
+        self._store()
+
+    def may_write(self, ends: Mapping[str, int]) -> None:
+        """Note that all shards have stopped to write under the earlier edition.
+
+        ends: the ends of the vendor's partitions now, if this is the common shard.
+        """
+        self.progress.stopped = False
+        self.progress.ends = dict(ends)
         self._store()
 
     def confirm(self, applied: Applied) -> None:
@@ -126,7 +150,7 @@ class VendorStream:
         if applied.confirmed > self.progress.confirmed:
             self.progress.confirmed = applied.confirmed
             self.progress.held = 0
-            if self.progress.written:
+            if self.progress.written and self._shard.students:
                 self.progress.reached = ""
             self._moves.clear()
             self._store()
@@ -166,13 +190,33 @@ class VendorStream:
             at.checked = students[-1] if len(students) == SLICE else None
             self._store()
             return messages
-        if at.reached is None:
+        if at.reached is None or at.stopped:
             return []
         students = self._view.students_after(at.reached, SLICE)
         outcome = self._projection.look_at(students, day, release=at.written)
         at.reached = students[-1] if len(students) == SLICE else None
         self._store()
         return self._messages(outcome, outbox)
+
+    def asked(
+        self, words: Iterable[tuple[int, Asked]], outbox: Outbox
+    ) -> tuple[list[tuple[int, OutgoingBatch]], list[Key]]:
+        """Return the messages that follow from what other shards ask for; in the common shard.
+
+        Also returns the records that the view did not have yet.
+
+        words: each with the number of its shard.
+        """
+        outcome, missing = self._projection.asked(words)
+        return self._messages(outcome, outbox), missing
+
+    def disclosed(self, students: Sequence[str], *, entered: bool) -> None:
+        """Note who entered or left in another shard; in the common shard."""
+        if entered:
+            self._projection.cohort.put_in(students)
+        else:
+            for student in students:
+                self._projection.cohort.put(student, None)
 
     def next_day(self, day: date, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
         """Return the messages that follow from the date alone."""
@@ -330,9 +374,22 @@ class VendorStream:
 
     def _compile(self) -> None:
         self._projection = Projection(
-            self.scope, self._view, self._vendor_id, self.progress.above, self._prepare
+            self.scope,
+            self._view,
+            self._vendor_id,
+            self.progress.above,
+            self._prepare,
+            self._records(),
         )
         self._earlier = EarlierCohort(self.scope, self._view, self.progress.earlier)
+
+    def _records(self) -> RecordsOf:
+        """Return how the records that students share are handled in this shard."""
+        if self._shard.whole:
+            return SharedRecords
+        if self._shard.common:
+            return NeededRecords
+        return partial(AskedRecords, round_=self.progress.round)
 
     def _store(self) -> None:
         stream_progress.store(self._view.con, self.name, self.progress)

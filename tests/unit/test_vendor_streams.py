@@ -20,7 +20,7 @@ class Stream:
     """The stream of an agreement whose topics show an earlier edition."""
 
     def __init__(self, _: Settings, one: Applied, *more: Any) -> None:
-        self.applied = one
+        self.applied, self.name = one, one.name
         self.topics = {"student": "schoolbus.vendor.math-app.student"}
         self.written: list[dict[str, int]] = []
 

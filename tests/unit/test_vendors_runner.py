@@ -9,27 +9,29 @@ import pytest
 from structlog.testing import capture_logs
 
 from bus.settings import KafkaSettings, Settings
-from bus.vendors import runner
+from bus.vendors import projection_work
 from bus.vendors.district_reader import DistrictBatch
+from bus.vendors.shard import WHOLE
 from tests.agreements import DAY
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> runner._Work:
+def work(monkeypatch: pytest.MonkeyPatch) -> projection_work.Work:
     """The projection at its start; there are messages that it has not read."""
-    monkeypatch.setattr(runner.applied_agreements, "read", lambda _: {})
+    monkeypatch.setattr(projection_work.applied_agreements, "read", lambda _: {})
     settings = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
-    outcome = runner.RunOutcome()
-    made = runner._Work(settings, threading.Event(), lambda: DAY, lambda: 0.0, outcome)
-    made._owner = True
-    made._control = MagicMock(**{"poll.return_value": None})
+    outcome = projection_work.RunOutcome()
+    made = projection_work.Work(
+        settings, WHOLE, threading.Event(), lambda: DAY, lambda: 0.0, outcome
+    )
+    made._turn = MagicMock(**{"changed.return_value": False})
     made._streams = MagicMock(names=[])
     made._ends, made._reader = MagicMock(), MagicMock()
     made._reader.take.return_value = DistrictBatch([], {})
     return made
 
 
-def test_a_stop_before_all_was_read_sends_nothing(work: runner._Work) -> None:
+def test_a_stop_before_all_was_read_sends_nothing(work: projection_work.Work) -> None:
     """An opt-out may not have been read yet, and the outbox may have a record that it forbids."""
 
     def behind() -> bool:
@@ -43,7 +45,9 @@ def test_a_stop_before_all_was_read_sends_nothing(work: runner._Work) -> None:
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-def test_a_wait_for_an_open_transaction_is_logged_once(work: runner._Work, is_new: bool) -> None:
+def test_a_wait_for_an_open_transaction_is_logged_once(
+    work: projection_work.Work, is_new: bool
+) -> None:
     """Also if there are no new messages besides those that the transaction hides."""
     now, ends = iter(range(0, 1000, 4)), iter([True] * 8 + [False])
     work._clock = lambda: float(next(now))

@@ -1,0 +1,278 @@
+"""The records that students share, when the common shard sends them (`bus.vendors.shard`).
+
+A shard of students has an `AskedRecords` for each agreement. It counts the references of its own
+records. When the first reference to a record appears, it asks the common shard for the record, and
+when the last one disappears, it says so. These words wait in the file of the view with the messages
+of the same batch (`WordsToSay`).
+
+The common shard has a `NeededRecords` for each agreement. It treats each word as one reference.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from bus.standard.kinds import Record
+from bus.vendors.district_view import DistrictView, Key, marks, slices
+from bus.vendors.need import Need
+from bus.vendors.record_rules import Change, RecordRules
+from bus.vendors.scope import Scope
+from bus.vendors.shard_words import Asked, Word
+from bus.vendors.shared_records import Emitted, SharedRecords, names_students
+
+GUARDIAN = "guardian"
+
+
+class AskedRecords:
+    """These records of one agreement, in a shard of students.
+
+    It has the methods of `SharedRecords`. `settle` notes what the common shard must be asked for.
+
+    round_: the number of the agreement's round.
+    """
+
+    def __init__(self, scope: Scope, view: DistrictView, rules: RecordRules, round_: int) -> None:
+        self._con = view.con
+        self._scope = scope
+        self._rules = rules
+        self._round = round_
+        self._need = Need(view, scope.name)
+        self._by_student = names_students(scope)
+        self._turned: dict[Key, bool] = {}
+
+    def begin(self, emit: Emitted) -> None:
+        """Begin a run."""
+
+    def settle(self) -> None:
+        """Note which records are needed now, or are not needed any more."""
+
+        def first(key: Key) -> None:
+            self._turned[key] = True
+
+        def last(key: Key) -> None:
+            self._turned[key] = False
+
+        self._need.work(first, last, lambda _: None, lambda _, __: None)
+        self._need.store()
+        rows = []
+        for (kind, id_), needed in self._turned.items():
+            student = ""
+            if self._by_student and kind == GUARDIAN:
+                id_, student = json.loads(id_)
+            rows.append((self._scope.name, self._round, kind, id_, student, needed))
+        self._turned.clear()
+        WordsToSay(self._con).add(rows)
+
+    def forget(self) -> None:
+        """Forget all counts of references, because the vendor's topics are written again."""
+        self._need.forget()
+        WordsToSay(self._con).forget(self._scope.name)
+
+    def dropped(self) -> None:
+        """Forget what is in memory, because the transaction of the view was rolled back."""
+        self._need.clear()
+        self._turned.clear()
+
+    def shared_changed(self, change: Change) -> None:
+        """The common shard handles a change of a record that comes along."""
+
+    def of_class_changed(self, change: Change) -> None:
+        """The common shard handles a change of a line item, or of a teacher's enrollment."""
+
+    def naming(self, guardians: Collection[str]) -> None:
+        """Only the common shard sends guardians."""
+
+    def refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
+        """Count the references of a record that is sent now (1), or is not sent any more (-1)."""
+        if record is not None:
+            for key in self._rules.refers(kind, record, old=old):
+                self._need.add(self._key(key, record), sign)
+
+    def refer_otherwise(
+        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
+    ) -> None:
+        """Count the references that a sent record has lost, and those that are new."""
+        had = self._rules.refers(kind, before, old=old) if before is not None else set()
+        has = self._rules.refers(kind, after) if after is not None else set()
+        for key in had - has:
+            self._need.add(self._key(key, before or {}), -1)
+        for key in has - had:
+            self._need.add(self._key(key, after or {}), 1)
+
+    def add_references(self, kind: str, records: Sequence[Record]) -> None:
+        """Count the references of records about students that are sent now."""
+        if not self._by_student or kind != "student":
+            self._need.add_all(self._rules.count_refers(kind, records))
+            return
+        found: Counter[Key] = Counter()
+        for record in records:
+            found.update(self._key(key, record) for key in self._rules.refers(kind, record))
+        self._need.add_all(found)
+
+    def drop_references(self, keys: Iterable[Key], student: str) -> None:
+        """Count one reference less to each of these records."""
+        for key in keys:
+            self._need.add(self._key(key, {"sourcedId": student}), -1)
+
+    def _key(self, key: Key, record: Record) -> Key:
+        """Return the key under which a reference is counted.
+
+        A guardian names its students, so it matters which student refers to it. Only the record of
+        the kind student refers to guardians.
+        """
+        kind, id_ = key
+        if not self._by_student or kind != GUARDIAN:
+            return key
+        return kind, json.dumps([id_, record["sourcedId"]])
+
+
+class NeededRecords(SharedRecords):
+    """These records of one agreement, in the common shard."""
+
+    def asked(self, words: Iterable[tuple[int, Asked]]) -> list[Key]:
+        """Follow what shards ask for; each word comes with its shard's number.
+
+        Returns the records that they ask for and that the district's topics did not have yet.
+        """
+        con, agreement = self._view.con, self._scope.name
+        new = []
+        for shard, word in words:
+            row = [agreement, word.kind, word.id, word.student, shard]
+            if word.needed:
+                done = con.execute("INSERT OR IGNORE INTO needed VALUES (?, ?, ?, ?, ?)", row)
+                new.append((word.kind, word.id))
+            else:
+                done = con.execute(
+                    "DELETE FROM needed WHERE agreement = ? AND kind = ? AND id = ? "
+                    "AND student = ? AND shard = ?",
+                    row,
+                )
+            if done.rowcount:
+                self._need.add((word.kind, word.id), 1 if word.needed else -1)
+        there = self._view.get_all(set(new))
+        return [key for key in new if key not in there]
+
+    def forget(self) -> None:
+        """Forget what all shards have asked for, because the vendor's topics are written again."""
+        super().forget()
+        self._view.con.execute("DELETE FROM needed WHERE agreement = ?", [self._scope.name])
+
+    def naming(self, guardians: Collection[str]) -> dict[str, set[str]]:
+        """Return the students of the agreement who name each of these guardians."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for some in slices(guardians):
+            for id_, student in self._view.con.execute(
+                "SELECT id, student FROM needed WHERE agreement = ? AND kind = ? AND id IN "
+                f"({marks(some)})",
+                [self._scope.name, GUARDIAN, *some],
+            ):
+                found[id_].add(student)
+        return found
+
+
+class AskedRow(NamedTuple):
+    """A row of the table `asked`: a word of the type `Asked`, and its number."""
+
+    agreement: str
+    round: int
+    kind: str
+    id: str
+    student: str
+    needed: int
+    number: int
+
+    def word(self) -> Asked:
+        """Return the word."""
+        return Asked(*self[:5], needed=bool(self.needed))
+
+
+class WordsToSay:
+    """The words that a shard has still to say, in the file of the view."""
+
+    def __init__(self, con: sqlite3.Connection) -> None:
+        self._con = con
+
+    def add(self, rows: Iterable[tuple[str, int, str, str, str, bool]]) -> None:
+        """Add words, within the transaction of the view. The last word about a record counts."""
+        number = (self._con.execute("SELECT max(number) FROM asked").fetchone()[0] or 0) + 1
+        self._con.executemany(
+            "INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(*row, at) for at, row in enumerate(rows, number)],
+        )
+
+    def rows(self) -> list[AskedRow]:
+        """Return the words, in order."""
+        found = self._con.execute("SELECT * FROM asked ORDER BY number")
+        return [AskedRow(*row) for row in found]
+
+    def remove(self, rows: Iterable[AskedRow]) -> None:
+        """Remove words that were said, unless something else must be said about the same now."""
+        self._con.executemany(
+            "DELETE FROM asked WHERE agreement = ? AND round = ? AND kind = ? AND id = ? "
+            "AND student = ? AND needed = ? AND number = ?",
+            rows,
+        )
+
+    def forget(self, agreement: str) -> None:
+        """Remove the words about an agreement."""
+        self._con.execute("DELETE FROM asked WHERE agreement = ?", [agreement])
+
+
+class Talk(Protocol):
+    """How the outbox talks to the common shard."""
+
+    def say(self, words: Collection[Word]) -> None:
+        """Say words."""
+
+    def ask(self, words: Collection[Word]) -> None:
+        """Say words for which `wait` must wait."""
+
+    def wait(self) -> None:
+        """Wait until the common shard has done what was asked for."""
+
+
+class Asking:
+    """What the outbox of a shard of students says before and after its messages.
+
+    talk: tells the common shard; called from the outbox's thread, and never at the same time.
+    """
+
+    def __init__(self, con: sqlite3.Connection, talk: Talk) -> None:
+        self._words = WordsToSay(con)
+        self._talk = talk
+        self.rows = self._words.rows
+        self.remove = self._words.remove
+
+    def before(self, rows: Iterable[AskedRow]) -> None:
+        """Ask for records, and wait until they are sent."""
+        self._talk.ask([row.word() for row in rows if row.needed])
+        self._talk.wait()
+
+    def after(self, rows: Iterable[AskedRow]) -> None:
+        """Say which records are not needed any more."""
+        self._talk.say([row.word() for row in rows if not row.needed])
+
+
+class NotAsking:
+    """What the outbox says if its shard has the records that students share: nothing."""
+
+    def rows(self) -> list[AskedRow]:
+        """Return no words."""
+        return []
+
+    def before(self, rows: Iterable[AskedRow]) -> None:
+        """Say nothing."""
+
+    def after(self, rows: Iterable[AskedRow]) -> None:
+        """Say nothing."""
+
+    def remove(self, rows: Iterable[AskedRow]) -> None:
+        """Remove nothing."""
+
+
+Records = AskedRecords | SharedRecords
+RecordsOf = Callable[[Scope, DistrictView, RecordRules], Records]

@@ -1,0 +1,194 @@
+"""The shards of one instance of `bus vendors run`, when several instances share the work.
+
+The instances are a consumer group on the topic `PREFIX.vendors.shards-N`. Partition k stands for
+shard k: the instance that has it works the shard, in a thread. When an instance starts or ends,
+Kafka gives the partitions out anew. An instance first stops its shards, and only then gives them
+up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import date
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from bus.errors import RetryLater
+from bus.kafka import topics
+from bus.kafka.client import group_settings
+from bus.settings import Settings
+from bus.standard.kinds import KINDS
+from bus.vendors import shard_number
+from bus.vendors.instance_turn import GROUP, client_id
+from bus.vendors.projection_work import RunOutcome, Work, attempts
+from bus.vendors.shard import Shard
+from bus.vendors.shard_work import CommonWork, StudentWork
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 0.1
+
+
+class ShardThread:
+    """A shard that is worked in a thread of its own.
+
+    The attributes `outcome` and `error` have what it did, and what ended it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shard: Shard,
+        today: Callable[[], date],
+        clock: Callable[[], float],
+        *,
+        until_caught_up: bool,
+    ) -> None:
+        self.shard = shard
+        self.outcome = RunOutcome()
+        self.error: BaseException | None = None
+        self._stopping = threading.Event()
+        self._latest: Work | None = None
+
+        def attempt() -> Work:
+            kind = CommonWork if shard.common else StudentWork
+            self._latest = kind(settings, shard, self._stopping, today, clock, self.outcome)
+            return self._latest
+
+        def run() -> None:
+            try:
+                attempts(attempt, self._stopping, until_caught_up=until_caught_up)
+            except BaseException as error:  # the main thread raises it
+                self.error = error
+
+        self._thread = threading.Thread(target=run, name=f"shard-{shard.number}", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything that was in the topics is with the vendors."""
+        return self._latest is not None and self._latest.done
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end after the current batch."""
+        self._stopping.set()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+
+class ShardGroup:
+    """The shards that this instance works. Use it from one thread only."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stopping: threading.Event,
+        today: Callable[[], date],
+        clock: Callable[[], float],
+        outcome: RunOutcome,
+    ) -> None:
+        self.worked = False
+        self._settings = settings
+        self._stopping = stopping
+        self._today = today
+        self._clock = clock
+        self._outcome = outcome
+        self._until_caught_up = False
+        self._wanted: list[int] = []
+        self._threads: dict[int, ShardThread] = {}
+        self._consumer: Consumer | None = None
+
+    def run(self, *, until_caught_up: bool) -> None:
+        """Work the shards that Kafka gives to this instance, until a stop is requested.
+
+        until_caught_up: end when everything that was there is with the vendors.
+
+        Raises `RetryLater` if the same must be tried again, and `Stop` if a person must act.
+        """
+        self._until_caught_up = until_caught_up
+        topic = topics.vendor_shards(self._settings)
+        kinds = [topics.topic(self._settings, kind) for kind in KINDS]
+        topics.ensure(self._settings, [*kinds, topics.vendors(self._settings), topic])
+        try:
+            self._consumer = Consumer(
+                group_settings(self._settings, GROUP)
+                | {
+                    "partition.assignment.strategy": "range",
+                    "client.id": client_id(self._settings),
+                }
+            )
+            self._consumer.subscribe(
+                [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            )
+            agreed = False
+            while not self._stopping.is_set():
+                self._consumer.poll(LOOK_SECONDS)
+                if self._wanted and not agreed:
+                    shard_number.agree(self._settings)
+                    agreed = True
+                if agreed:
+                    self._start()
+                    if self._until_caught_up and self._all_done():
+                        return
+        except KafkaException as error:
+            raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
+
+    def close(self) -> None:
+        """Stop the shards, and leave the group."""
+        self._stop()
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _assigned(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        consumer.assign(parts)
+        if parts:
+            consumer.pause(parts)  # the shards read the topic themselves
+        self._wanted = [one.partition for one in parts]
+        log.info("this instance works some shards now", shards=sorted(self._wanted))
+
+    def _revoked(self, _: Consumer, __: list[TopicPartition]) -> None:
+        self._wanted = []
+        self._stop()
+
+    def _start(self) -> None:
+        """Start the shards that do not run yet, and raise what ended one."""
+        for number in self._wanted:
+            if number not in self._threads:
+                shard = Shard(number, self._settings.vendors.shards)
+                self._threads[number] = ShardThread(
+                    self._settings,
+                    shard,
+                    self._today,
+                    self._clock,
+                    until_caught_up=self._until_caught_up,
+                )
+                self.worked = True
+        for thread in self._threads.values():
+            if thread.error is not None:
+                raise thread.error
+        self._outcome.agreements = sorted(
+            {name for thread in self._threads.values() for name in thread.outcome.agreements}
+        )
+
+    def _all_done(self) -> bool:
+        """Return whether all shards are done; the common shard last, because it serves them."""
+        others = [one for number, one in self._threads.items() if number]
+        return (
+            bool(self._threads)
+            and all(one.done for one in others)
+            and (0 not in self._threads or self._threads[0].done)
+            and all(one.done for one in others)
+        )
+
+    def _stop(self) -> None:
+        threads, self._threads = self._threads, {}
+        for thread in threads.values():
+            thread.ask_to_stop()
+        for thread in threads.values():
+            thread.join()
+            self._outcome.sent += thread.outcome.sent
+            self._outcome.undecodable += thread.outcome.undecodable

@@ -1,0 +1,77 @@
+"""The number of shards that the district's instances of `bus vendors run` use now.
+
+All instances must divide the students into the same number of shards. The number is in
+`PREFIX.vendors` under a key of its own. An instance with another number in its settings may change
+it when no instance with the earlier number works any more. Each change has an id of its own. The
+files of the view have this id, so a file from before a change is never used again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bus.errors import RetryLater
+from bus.kafka import topics
+from bus.kafka.client import client_settings
+from bus.kafka.reader import scan
+from bus.kafka.sender import Sender
+from bus.settings import Settings
+from bus.vendors.instance_turn import GROUP, client_id
+
+KEY = b"written//shards"
+"""Starts like the keys of `bus.vendors.written_editions`, so earlier versions ignore it. No name of
+an agreement has a slash."""
+
+
+def mark(settings: Settings) -> str:
+    """Return the id of the last change of the number; "" if it was never changed.
+
+    Raises `RetryLater` if Kafka does not answer.
+    """
+    return _read(settings)[1]
+
+
+def agree(settings: Settings) -> None:
+    """Make the number in the settings the one that counts. The caller must be in the group.
+
+    Raises `RetryLater` if an instance with another number may still work.
+    """
+    number, _ = _read(settings)
+    if number == settings.vendors.shards:
+        return
+    if others := _others(settings):
+        raise RetryLater(
+            f"vendors.shards is {settings.vendors.shards} here, but {others} "
+            f"{'instance works' if others == 1 else 'instances work'} with {number}, or ended a "
+            "moment ago; stop it, or use the same number"
+        )
+    sender = Sender(settings, topics.vendors(settings), "store the number of shards")
+    sender.add(json.dumps([settings.vendors.shards, secrets.token_hex(8)]).encode(), KEY)
+    sender.flush()
+
+
+def _read(settings: Settings) -> tuple[int, str]:
+    """Return the number that counts, and the id of the change to it."""
+    found = 1, ""
+    for message in scan(settings, topics.vendors(settings)):
+        if message.key() == KEY and (value := message.value()):
+            number, id_ = json.loads(value)
+            found = number, f" {id_}"
+    return found
+
+
+def _others(settings: Settings) -> int:
+    """Return how many members of the group have another number of shards."""
+    group = f"{settings.topic_prefix}.{GROUP}"
+    admin = AdminClient(client_settings(settings))  # it must live until the answer is there
+    try:
+        members = admin.describe_consumer_groups([group])[group].result().members
+    except KafkaException as error:
+        raise RetryLater(
+            f"could not ask who is in the group {group}: Kafka reports {error.args[0].name()}"
+        ) from None
+    return sum(member.client_id != client_id(settings) for member in members)

@@ -1,0 +1,165 @@
+"""How a shard of students talks to the common shard (`bus.vendors.shard_words`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+
+from bus.delivery import Position
+from bus.errors import RetryLater
+from bus.kafka import topics
+from bus.kafka.reader import Reader
+from bus.settings import Settings
+from bus.vendors.shard_words import Round, Seen, Word, WordSender, decoded, disclosed
+
+NOT_READ = "could not read what the common shard says: Kafka reports {}"
+WAIT_SECONDS = 120.0
+"""Seconds for which a shard waits for the common shard before it begins again."""
+LOOK_SECONDS = 0.1
+
+
+class CommonWords:
+    """What the common shard has said. A thread reads it.
+
+    shard: the number of the shard that listens.
+    """
+
+    def __init__(self, settings: Settings, shard: int) -> None:
+        self._shard = shard
+        self._news = threading.Condition()
+        self._rounds: dict[str, Round] = {}
+        self._changed = False
+        self._seen = 0
+        self._error: RetryLater | None = None
+        self._ending = False
+        self._reader = Reader(settings, NOT_READ)
+        place = Position(topics.vendor_shards(settings), 0)
+        with self._reader_closed_on_error():
+            end = self._reader.ends([place.topic])[place]
+            for batch in self._reader.batches({place: 0}, {place: end}, silence=30.0):
+                for message in batch:
+                    self._take(decoded(message.key(), message.value()))
+            self._reader.assign({place: end})
+        self._thread = threading.Thread(target=self._listen, name="common-words", daemon=True)
+        self._thread.start()
+
+    def changed(self) -> bool:
+        """Return whether a round has changed since the last call."""
+        with self._news:
+            if self._error is not None:
+                raise self._error
+            changed, self._changed = self._changed, False
+            return changed
+
+    def round(self, agreement: str) -> Round | None:
+        """Return the common shard's last word about an agreement."""
+        with self._news:
+            return self._rounds.get(agreement)
+
+    def wait(self, offset: int, stopping: Callable[[], bool]) -> None:
+        """Wait until the common shard has done what was said before an offset.
+
+        Raises `RetryLater` if it does not within two minutes, or if `stopping` returns true.
+        """
+        waited = 0.0
+        with self._news:
+            while self._seen < offset:
+                if self._error is not None:
+                    raise self._error
+                if stopping() or self._ending:
+                    raise RetryLater("the projection ends")
+                if waited >= WAIT_SECONDS:
+                    raise RetryLater(
+                        f"the common shard has not answered for {WAIT_SECONDS:g} s; check that an "
+                        "instance of `bus vendors run` works it"
+                    )
+                if not self._news.wait(LOOK_SECONDS):
+                    waited += LOOK_SECONDS
+
+    def close(self) -> None:
+        """Stop to listen."""
+        self._ending = True
+        self._thread.join()
+        self._reader.close()
+
+    def _reader_closed_on_error(self) -> _ClosedOnError:
+        return _ClosedOnError(self._reader)
+
+    def _listen(self) -> None:
+        while not self._ending:
+            try:
+                messages, _ = self._reader.take(patience=LOOK_SECONDS)
+            except RetryLater as error:
+                with self._news:
+                    self._error = error
+                    self._news.notify_all()
+                return
+            for message in messages:
+                self._take(decoded(message.key(), message.value()))
+
+    def _take(self, word: Word | None) -> None:
+        with self._news:
+            match word:
+                case Round():
+                    self._rounds[word.agreement] = word
+                    self._changed = True
+                case Seen() if word.shard == self._shard:
+                    self._seen = max(self._seen, word.next)
+                    self._news.notify_all()
+
+
+class _ClosedOnError:
+    """Closes a reader if the block fails."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._reader.close()
+
+
+class StudentTalk:
+    """What a shard of students says to the common shard. The outbox has it as its `Disclosing`.
+
+    words:    what the common shard says.
+    stopping: whether the shard must stop.
+
+    The attribute `rounds` has the number of the round of each agreement. Set it before the outbox
+    says who enters or has left.
+    """
+
+    def __init__(
+        self, sender: WordSender, words: CommonWords, stopping: Callable[[], bool]
+    ) -> None:
+        self.rounds: dict[str, int] = {}
+        self._sender = sender
+        self._words = words
+        self._stopping = stopping
+        self._asked = 0
+
+    def entered(self, name: str, students: Sequence[str], at: datetime) -> None:
+        """Say that a vendor receives data about these students. Only `wait` makes it sure."""
+        self.ask(list(disclosed(name, self.rounds.get(name, 0), students, at, entered=True)))
+
+    def left(self, name: str, students: Sequence[str], at: datetime) -> None:
+        """Say that a vendor receives no more data about these students."""
+        self.say(list(disclosed(name, self.rounds.get(name, 0), students, at, entered=False)))
+
+    def say(self, words: Collection[Word]) -> None:
+        """Say words. Raises `RetryLater` if Kafka does not store them."""
+        if words:
+            self._sender.say(words)
+
+    def ask(self, words: Collection[Word]) -> None:
+        """Say words for which `wait` must wait."""
+        if words:
+            self._asked = self._sender.say(words)
+
+    def wait(self) -> None:
+        """Wait until the common shard has done what it was asked for."""
+        self._words.wait(self._asked, self._stopping)

@@ -1,0 +1,177 @@
+"""The work of the shards, when several instances share it (`bus.vendors.shard`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import Message
+
+from bus.delivery import Position
+from bus.kafka import topics
+from bus.kafka.reader import position, scan
+from bus.vendors.agreement_streams import AgreementStreams
+from bus.vendors.asked_records import Asking
+from bus.vendors.district_reader import DistrictBatch, DistrictReader
+from bus.vendors.instance_turn import ShardTurn, Turn
+from bus.vendors.outbox import Outbox
+from bus.vendors.projection_work import Work
+from bus.vendors.scope import OPT_OUT
+from bus.vendors.shard_streams import CommonStreams, StudentStreams
+from bus.vendors.shard_talk import CommonWords, StudentTalk
+from bus.vendors.shard_words import Disclosed, Seen, Word, WordSender, decoded
+
+
+class ShardWork(Work):
+    """What all shards have in common. They work until they are stopped."""
+
+    def _take_turn(self) -> Turn:
+        return ShardTurn(self._settings)
+
+    def _agree(self) -> None:
+        """`bus.vendors.shard_group` has done it for all shards of this instance."""
+
+    def _finished(self) -> bool:
+        self.done = self._all_done()
+        return False
+
+    def _sender(self) -> WordSender:
+        sender = WordSender(self._settings, self._shard.number)
+        self._closing.append(sender.close)
+        return sender
+
+
+class StudentWork(ShardWork):
+    """The work of a shard of students."""
+
+    _streams: StudentStreams
+
+    def _outbox(self) -> Outbox:
+        self._words = CommonWords(self._settings, self._shard.number)
+        self._closing.append(self._words.close)
+        self._talk = StudentTalk(self._sender(), self._words, self._stopping.is_set)
+        asking = Asking(self._view.con, self._talk)
+        return Outbox(self._settings, self._view, self._talk, asking)
+
+    def _make_streams(self, outbox: Outbox) -> AgreementStreams:
+        streams = StudentStreams(
+            self._settings,
+            self._view,
+            outbox,
+            self._record,
+            self._reader.partitions,
+            self._clock,
+            self._shard,
+        )
+        streams.listen(self._words, self._talk)
+        return streams
+
+    def _heed(self) -> None:
+        super()._heed()
+        if self._words.changed():
+            self._follow(new=self.worked)
+
+    def _go_on(self) -> None:
+        super()._go_on()
+        self._streams.tell()
+
+    def _plan_ends(self) -> None:
+        """Read the agreements again; the common shard ends them."""
+        self._read_agreements()
+        self._follow(new=True)
+
+
+class CommonWork(ShardWork):
+    """The work of the common shard."""
+
+    _streams: CommonStreams
+
+    def _read(self) -> DistrictReader:
+        settings = self._settings
+        first = topics.topic(settings, OPT_OUT)
+        self._topic = topics.vendor_shards(settings)
+        seen = {number + 1: 0 for number in range(self._shard.of)}
+        for message in scan(settings, self._topic, stop={0: END}):
+            if isinstance(word := decoded(message.key(), message.value()), Seen):
+                seen[word.shard] = word.next
+        also = {Position(self._topic, number): at for number, at in seen.items()}
+        self._to_say: dict[int, int] = {}
+        self._hold: dict[Position, int] = {}
+        places = self._view.places()
+        return DistrictReader(settings, self._changes.kinds, first, places, self._shard, also)
+
+    def _make_streams(self, outbox: Outbox) -> AgreementStreams:
+        self._words = self._sender()
+        streams = CommonStreams(
+            self._settings,
+            self._view,
+            outbox,
+            self._record,
+            self._reader.partitions,
+            self._clock,
+            self._shard,
+        )
+        streams.lead(self._words, self._shard.of)
+        return streams
+
+    def _take(self, batch: DistrictBatch) -> None:
+        """Commit a batch of the district's messages and of what other shards say."""
+        words, rest = self._split(batch.messages)
+        students = [word for _, word in words if isinstance(word, Disclosed)]
+        if students:
+            self._streams.confirm()  # the record of disclosures is free then
+        for word in students:
+            note = self._record.entered if word.entered else self._record.left
+            note(word.agreement, word.students, word.at)
+        if batch.messages:
+            with self._streams.batch():
+                self._view.reach(batch.reached)
+                changes = self._changes.take(
+                    self._view, rest, only_opt_outs=not self._streams.names
+                )
+                self._streams.take(changes, self._day)
+                missing = self._streams.heard(words)
+            if missing:
+                # The record may be in the topics already, and only be read later than the record
+                # that refers to it.
+                self._hold |= self._reader.ends()
+        self._reader.stored(batch.reached)
+        self._to_say |= {
+            place.partition: at for place, at in batch.reached.items() if place.topic == self._topic
+        }
+
+    def _split(self, messages: Sequence[Message]) -> tuple[list[tuple[int, Word]], list[Message]]:
+        """Return what the shards of students say, and the messages of the district."""
+        words: list[tuple[int, Word]] = []
+        rest = []
+        for message in messages:
+            if message.topic() != self._topic:
+                rest.append(message)
+            elif (word := decoded(message.key(), message.value())) is not None:
+                words.append((position(message).partition, word))
+        return words, rest
+
+    def _go_on(self) -> None:
+        super()._go_on()
+        self._say_seen()
+        self._streams.advance()
+
+    def _say_seen(self) -> None:
+        """Tell the shards of students what has been done of what they asked for."""
+        if self._to_say and not self._reader.behind(self._of_district(self._hold)):
+            self._streams.begin_sending()
+            self._streams.confirm()
+            self._words.say([Seen(*one) for one in self._to_say.items()])
+            self._to_say, self._hold = {}, {}
+
+    def _of_district(self, places: Mapping[Position, int]) -> dict[Position, int]:
+        """Return the district's partitions among these."""
+        return {place: at for place, at in places.items() if place.topic != self._topic}
+
+    def _all_done(self) -> bool:
+        if self._to_say or not super()._all_done():
+            return False
+        return not self._reader.behind(self._reader.ends())
+
+
+END = 2**62
+"""A partition is read to its end."""
