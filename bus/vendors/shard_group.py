@@ -29,6 +29,9 @@ from bus.vendors.shard_work import CommonWork, StudentWork
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.1
+GIVEN_AWAY_SECONDS = 15.0
+"""Seconds after which Kafka has given away the shards of an instance that was killed: its session
+ends after ten (`bus.kafka.client.group_settings`)."""
 
 
 class ShardThread:
@@ -98,6 +101,7 @@ class ShardGroup:
         self._clock = clock
         self._outcome = outcome
         self._until_caught_up = False
+        self._since = clock()  # when this instance got its shards
         self._wanted: list[int] = []
         self._threads: dict[int, ShardThread] = {}
         self._consumer: Consumer | None = None
@@ -148,6 +152,7 @@ class ShardGroup:
         if parts:
             consumer.pause(parts)  # the shards read the topic themselves
         self._wanted = [one.partition for one in parts]
+        self._since = self._clock()
         log.info("this instance works some shards now", shards=sorted(self._wanted))
 
     def _revoked(self, _: Consumer, __: list[TopicPartition]) -> None:
@@ -175,14 +180,13 @@ class ShardGroup:
         )
 
     def _all_done(self) -> bool:
-        """Return whether all shards are done; the common shard last, because it serves them."""
+        """Return whether all shards are done: those of this instance, and of others that live."""
+        missing = len(self._threads) <= self._settings.vendors.shards
+        if not self._threads or (missing and self._clock() - self._since < GIVEN_AWAY_SECONDS):
+            return False
         others = [one for number, one in self._threads.items() if number]
-        return (
-            bool(self._threads)
-            and all(one.done for one in others)
-            and (0 not in self._threads or self._threads[0].done)
-            and all(one.done for one in others)
-        )
+        # The common shard last, because it serves the others.
+        return all(one.done for one in others) and (0 not in self._threads or self._threads[0].done)
 
     def _stop(self) -> None:
         threads, self._threads = self._threads, {}

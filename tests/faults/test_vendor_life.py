@@ -33,8 +33,20 @@ from tests.integration.conftest import Bus
 
 
 @pytest.fixture
-def life(bus: Bus, commands: Commands, rng: random.Random, long: bool) -> Iterator[Life]:
-    found = Life(commands, rng, students=300 if long else 50, home=bus.home)
+def shards() -> int:
+    """The number of shards of the projection."""
+    return 1
+
+
+@pytest.fixture
+def life(
+    bus: Bus, commands: Commands, rng: random.Random, long: bool, shards: int
+) -> Iterator[Life]:
+    """A district with three vendors. With several shards, two instances share them."""
+    commands.divide(shards)
+    found = Life(
+        commands, rng, 300 if long else 50, home=bus.home, instances=1 if shards == 1 else 2
+    )
     try:
         yield found
     finally:
@@ -56,6 +68,10 @@ def tell(life: Life, findings: Findings, what: str) -> None:
     )
 
 
+SHARDS = pytest.mark.parametrize("shards", [1, 2], ids=["one instance", "two instances"])
+
+
+@SHARDS
 @pytest.mark.longest
 def test_a_life(life: Life, findings: Findings) -> None:
     life.agree("alpha", life.drawn("alpha"), schools=("s1",), grades=(), classes=())
@@ -78,9 +94,10 @@ def test_a_life(life: Life, findings: Findings) -> None:
         life.day()
     life.check()
     life.texts_of_errors()
-    tell(life, findings, "a short life")
+    tell(life, findings, f"a short life, {life.instances} instance(s)")
 
 
+@SHARDS
 @pytest.mark.long
 def test_a_long_life(life: Life, findings: Findings) -> None:
     """Thirty random steps with kills, and then 500 changes a second with decisions and kills."""
@@ -103,7 +120,11 @@ def test_a_long_life(life: Life, findings: Findings) -> None:
     life.revoke("gamma")
     life.check()
     life.texts_of_errors()
-    tell(life, findings, f"a long life, {rate:,.0f} changes a second for a minute")
+    tell(
+        life,
+        findings,
+        f"a long life, {life.instances} instance(s), {rate:,.0f} changes a second for a minute",
+    )
 
 
 # ---- the checks find a defect --------------------------------------------------------------------

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -28,6 +28,7 @@ from bus.kafka import topics
 from bus.kafka.client import client_settings
 from bus.kafka.reader import Reader
 from bus.local import process
+from bus.vendors import shard
 from bus.vendors.agreement import Agreement, parse
 from bus.vendors.vendor_topics import possible_topics
 from tests.faults.canaries import MadeUp, found_in, personal
@@ -48,6 +49,7 @@ OVER = re.compile(rb"the agreement does not hold any more")
 class Life:
     """The district, its vendors, and counts of what happened.
 
+    instances: how many instances of the projection there are.
     kills:    how many kills of which part.
     unsent:   after how many kills of the projection the outbox still had messages.
     checked:  how many messages of vendors were searched, at all checks together.
@@ -63,6 +65,7 @@ class Life:
     rng: random.Random
     students: int
     home: Path
+    instances: int = 1
     district: MadeUp = field(init=False)
     vendors: dict[str, WatchedVendor] = field(init=False)
     history: History = field(init=False)
@@ -90,7 +93,8 @@ class Life:
         }
         self.district = MadeUp(self.rng, self.students, date.today())
         self.history = History(self.commands.settings)
-        self.projector = Projector(self.commands, self.commands.cwd / "projector.log")
+        log = self.commands.cwd / "projector.log"
+        self.projector = Projector(self.commands, log, self.instances)
         (self.commands.cwd / "agreements").mkdir()
         self.vendors = {}
         identifiers = ("pseudonyms", "pseudonyms", self.rng.choice(("pseudonyms", "real")))
@@ -211,7 +215,7 @@ class Life:
             raise failed[0]
 
     def kill_projector(self) -> None:
-        """Kill the projection in the middle of its work, as soon as it has sent a little; restart.
+        """Kill an instance in the middle of its work, as soon as something was sent; restart it.
 
         If it sends nothing for some seconds, it is killed then.
         """
@@ -224,20 +228,18 @@ class Life:
             while time.monotonic() < latest:
                 if sum(high for _, high in reader.marks(places).values()) >= before + wanted:
                     break
-        self.projector.kill()
+        self.projector.kill_one(self.rng)
         self.kills["projection"] += 1
         self.unsent += self._has_unsent()
         self.projector.start()
 
     def _has_unsent(self) -> bool:
         settings = self.commands.settings
-        path = settings.home / "vendors" / f"{settings.topic_prefix}.sqlite"
-        if not path.exists():
-            return False
-        with sqlite3.connect(path, timeout=10) as view:
-            found = bool(view.execute("SELECT count(*) FROM outbox").fetchone()[0])
-        view.close()
-        return found
+        found = 0
+        for path in shard.files(settings):
+            with closing(sqlite3.connect(path, timeout=10)) as view, suppress(sqlite3.Error):
+                found += view.execute("SELECT count(*) FROM outbox").fetchone()[0]
+        return bool(found)
 
     def kill_part(self, part: str) -> None:
         """Kill Kafka or the registry at some moment, and start it again a moment later."""

@@ -53,6 +53,12 @@ class Commands:
             **self.variables,
         }
 
+    def divide(self, shards: int) -> None:
+        """Divide the students into this many shards of `bus vendors run`."""
+        self.variables["BUS_VENDORS__SHARDS"] = str(shards)
+        vendors = self.settings.vendors.model_copy(update={"shards": shards})
+        self.settings = self.settings.model_copy(update={"vendors": vendors})
+
     def run(self, *arguments: str, status: int = 0, process: bool = False) -> dict[str, Any]:
         """Run a command to its end, check its status, and return the JSON object that it printed.
 

@@ -8,7 +8,6 @@ from tests.integration.commands import Commands
 from tests.integration.test_vendors import (
     SAMPLE,
     assert_equal,
-    begun,
     received,
     run,
     vendors,

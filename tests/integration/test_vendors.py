@@ -163,9 +163,13 @@ def assert_equal(settings: Settings, *names: str) -> None:
         assert received(settings, name) == expected(settings, name, present)
 
 
-@pytest.fixture
-def vendors(commands: Commands) -> Commands:
-    """The first day of a small district, and two agreements: one of them for one school."""
+@pytest.fixture(params=[1, 2], ids=["one instance", "two shards"])
+def vendors(commands: Commands, request: pytest.FixtureRequest) -> Commands:
+    """The first day of a small district, and two agreements: one of them for one school.
+
+    One shard has all students, or two divide them.
+    """
+    commands.divide(request.param)
     path = SAMPLE.write(commands.cwd / "day-1.zip")
     commands.run("produce", "oneroster-csv", str(path))
     folder = commands.cwd / "agreements"
@@ -418,7 +422,7 @@ def test_each_vendor_is_right_after_kills_and_the_loss_of_the_file(
     run(vendors, "run", "--until-caught-up")
     assert_equal(settings, "school", "whole")
     vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-6.zip", day=6)))
-    for file in (settings.home / "vendors").glob(f"{settings.topic_prefix}.sqlite*"):
+    for file in (settings.home / "vendors").glob(f"{settings.topic_prefix}.*"):
         file.unlink()
     run(vendors, "run", "--until-caught-up")
     assert_equal(settings, "school", "whole")
