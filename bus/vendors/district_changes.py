@@ -15,15 +15,15 @@ from bus.registry.subjects import schema_lookup
 from bus.settings import Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors.district_messages import decoded, key_of
-from bus.vendors.district_view import DistrictView, Key, Row, about_all, student_of
+from bus.vendors.district_view import DistrictView, Key, Origin, Row, about_all, student_of
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.shard import WHOLE, Shard
 
 log = structlog.get_logger(__name__)
 
-NewState = tuple[Record | None, bytes | None]
-"""A record, and its bytes as they came from Kafka; None: it was erased."""
+NewState = tuple[Record | None, bytes | None, *Origin]
+"""A record, its bytes as they came from Kafka, and its origin; None: it was erased."""
 
 
 class DistrictChanges:
@@ -69,10 +69,14 @@ class DistrictChanges:
             by_topic[message.topic() or ""].append(message)
         if only_opt_outs:
             by_topic = self._not_compared(view, by_topic)
-        rows = self._decoded(by_topic)
+        rows, overtaken = self._decoded(by_topic)
         compared = [key for key in rows if key[0] == OPT_OUT or not only_opt_outs]
         before = view.get_all(compared)
-        view.store((kind, id_, *row) for (kind, id_), row in rows.items())
+        for key, row in overtaken:
+            view.store([(*key, *row)])
+        if not view.store((kind, id_, *row) for (kind, id_), row in rows.items()):
+            after = view.get_all(compared)  # it may have later states from other partitions
+            rows |= {key: (after.get(key), *rows[key][1:]) for key in compared}
         return [
             Change(*key, before.get(key), rows[key][0])
             for key in compared
@@ -94,9 +98,14 @@ class DistrictChanges:
             if columns is None:
                 left[topic] = some
                 continue
-            ids = map(key_of, some)
-            rows = zip(repeat(kind), ids, *about_all(kind, columns), values, strict=False)
-            self._store_rows(view, kind, rows)  # type: ignore[arg-type]
+            ids, parts = map(key_of, some), map(Message.partition, some)
+            states = zip(
+                map(Message.timestamp, some), columns.column("status").to_pylist(), strict=True
+            )
+            ranks = [2 * time + (status == "active") for (_, time), status in states]
+            about = about_all(kind, columns)
+            rows = zip(repeat(kind), ids, *about, values, parts, ranks, strict=False)
+            self._store_rows(view, kind, rows)
         return left
 
     def _keeps_all(self, kind: str) -> bool:
@@ -112,20 +121,31 @@ class DistrictChanges:
         for row in rows:
             (kept if self._shard.keeps(row[2], kind) else others).append(row)
         view.store_rows(kept)
-        view.erase(row[:2] for row in others)
+        view.erase((kind, id_, part) for _, id_, _, _, _, part, _ in others)
 
-    def _decoded(self, by_topic: Mapping[str, Sequence[Message]]) -> dict[Key, NewState]:
-        """Return the last state of each record."""
+    def _decoded(
+        self, by_topic: Mapping[str, Sequence[Message]]
+    ) -> tuple[dict[Key, NewState], list[tuple[Key, NewState]]]:
+        """Return the last state of each record, and earlier ones from other partitions, in order.
+
+        An earlier one may be the later state, as Kafka does not order partitions.
+        """
         rows: dict[Key, NewState] = {}
+        overtaken: list[tuple[Key, NewState]] = []
         for topic, some in by_topic.items():
             kind = self.kinds[topic]
             keeps, keeps_all = self._shard.keeps, self._keeps_all(kind)
             pairs, undecodable = decoded(self._decoders[kind], some)
             for message, record in pairs:
-                if keeps_all or record is None or keeps(student_of(kind, record), kind):
-                    rows[kind, key_of(message)] = record, message.value()
-                else:
-                    rows[kind, key_of(message)] = None, None
+                key, part = (kind, key_of(message)), message.partition() or 0
+                if key in rows and rows[key][2] != part:
+                    overtaken.append((key, rows[key]))
+                rank = 2 * message.timestamp()[1]
+                if record is None or not (keeps_all or keeps(student_of(kind, record), kind)):
+                    rows[key] = None, None, part, rank
+                    continue
+                active = record["status"] == "active"
+                rows[key] = record, message.value(), part, rank + active
             for message in undecodable:
                 # Of the kinds that two shards read, the one with the students counts.
                 self.undecodable += self._shard.students or KINDS[kind].student is None
@@ -133,4 +153,4 @@ class DistrictChanges:
                     "a message does not decode; vendors keep the older state",
                     place=f"{message.topic()}/{message.partition()}/{message.offset()}",
                 )
-        return rows
+        return rows, overtaken

@@ -5,7 +5,7 @@ all records about the student, and the records to which these refer. The file is
 topics (`BUS_HOME/vendors/PREFIX.sqlite`); Kafka is the store of record. If the file is lost, it is
 rebuilt.
 
-    record   kind, id, student, ref: the value as it came from Kafka
+    record   kind, id, student, ref, part, rank: the value as it came from Kafka
     place    topic, part, next: the offset before which all messages are in the file
     cohort   agreement, student: the students of each agreement (`bus.vendors.cohort`), also
              those of before its topics are written again (`bus.vendors.earlier_cohort`)
@@ -41,7 +41,7 @@ from bus.standard.kinds import KINDS, Record
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
-LAYOUT = 3
+LAYOUT = 4
 """The version of the tables. A file with another version is rebuilt."""
 AT_ONCE = 500
 """Ids in one query; SQLite takes at most 32,766 variables."""
@@ -53,6 +53,7 @@ A batch of the build changes more than that."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
     kind TEXT NOT NULL, id TEXT NOT NULL, student TEXT, ref TEXT, value BLOB NOT NULL,
+    part INTEGER NOT NULL, rank INTEGER NOT NULL,
     PRIMARY KEY (kind, id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS record_student ON record (student, kind) WHERE student IS NOT NULL;
 CREATE INDEX IF NOT EXISTS record_ref ON record (ref, kind) WHERE ref IS NOT NULL;
@@ -88,6 +89,13 @@ CREATE TABLE IF NOT EXISTS deleted (
     topic TEXT NOT NULL, part INTEGER NOT NULL, before INTEGER NOT NULL,
     PRIMARY KEY (topic, part)) WITHOUT ROWID;
 """
+# Messages of one partition come in order; for those of different partitions, see `Origin`.
+STORE = """
+INSERT INTO record (kind, id, student, ref, value, part, rank) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (kind, id) DO UPDATE SET student = excluded.student, ref = excluded.ref,
+    value = excluded.value, part = excluded.part, rank = excluded.rank
+WHERE excluded.part = record.part OR excluded.rank > record.rank
+"""
 ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
@@ -99,8 +107,19 @@ EARLIER = "/earlier"
 
 Key = tuple[str, str]
 """A kind and the id of a record."""
-Row = tuple[str, str, str | None, str | None, bytes]
+Row = tuple[str, str, str | None, str | None, bytes, int, int]
 """A row of the table `record`."""
+Present = tuple[str, str, Record | None, bytes | None]
+"""Kind, id, record and value; None: it was erased."""
+Origin = tuple[int, int]
+"""The partition of a message, and its rank: of messages from two partitions, the higher one is the
+later one.
+
+The rank is Kafka's timestamp (ms) times two, plus one if the record is active. A record that moved
+to another owner is withdrawn in one partition and active in another, both possibly in the same
+millisecond. The active state is the later one. Kafka does not order the two.
+"""
+NO_ORIGIN: Origin = (-1, 0)
 ByKind = dict[str, tuple[list[str], list[Record]]]
 """Records about students: for each kind, the students, and their records in the same order."""
 Decode = Callable[[str, bytes], Record]
@@ -199,28 +218,42 @@ class DistrictView:
 
     # ---- records -------------------------------------------------------------------------------
 
-    def store(self, rows: Iterable[tuple[str, str, Record | None, bytes | None]]) -> None:
-        """Store the present state of records: kind, id, record and value; None: erased."""
+    def store(self, rows: Iterable[Present | tuple[*Present, *Origin]]) -> bool:
+        """Store the present state of records, each with its origin if there are partitions.
+
+        Return whether all of it was stored. If not, another partition may have later states.
+        """
         self._forget_read()
         new: list[Row] = []
         erased = []
-        for kind, id_, record, value in rows:
+        for kind, id_, record, value, *origin in rows:
+            part, rank = origin or NO_ORIGIN
             if record is None or value is None:
-                erased.append((kind, id_))
+                erased.append((kind, id_, part))
             else:
-                new.append((kind, id_, student_of(kind, record), ref_of(kind, record), value))
+                student, ref = student_of(kind, record), ref_of(kind, record)
+                new.append((kind, id_, student, ref, value, part, rank))
+        before = self.con.total_changes
         self.store_rows(new)
         self.erase(erased)
+        return self.con.total_changes - before == len(new) + len(erased)
 
     def store_rows(self, rows: Iterable[Row]) -> None:
-        """Store the present state of records, with what `student_of` and `ref_of` say of them."""
-        self._forget_read()
-        self.con.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", rows)
+        """Store the present state of records, with what `student_of` and `ref_of` say of them.
 
-    def erase(self, keys: Iterable[Sequence[str]]) -> None:
-        """Remove records, by kind and id."""
+        A row is not stored if the file has a later state from another partition.
+        """
         self._forget_read()
-        self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ?", keys)
+        self.con.executemany(STORE, rows)
+
+    def erase(self, keys: Iterable[tuple[str, str, int]]) -> None:
+        """Remove records: kind, id and partition.
+
+        As in Kafka, a tombstone erases only what its own partition has. When a person is erased, a
+        record that has moved away from the person stays with its present owner.
+        """
+        self._forget_read()
+        self.con.executemany("DELETE FROM record WHERE kind = ? AND id = ? AND part = ?", keys)
 
     def get(self, kind: str, id_: str) -> Record | None:
         """Return a record, or None if the district has none with this id."""
