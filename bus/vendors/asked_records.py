@@ -21,7 +21,7 @@ from bus.vendors.district_view import DistrictView, Key, marks, slices
 from bus.vendors.need import Need
 from bus.vendors.record_rules import Change, RecordRules
 from bus.vendors.scope import Scope
-from bus.vendors.shard_words import Asked, Word
+from bus.vendors.shard_words import Asked, GivenUp, Word, decoded, encoded
 from bus.vendors.shared_records import Emitted, SharedRecords, names_students
 
 GUARDIAN = "guardian"
@@ -58,14 +58,14 @@ class AskedRecords:
 
         self._need.work(first, last, lambda _: None, lambda _, __: None)
         self._need.store()
-        rows = []
+        words = []
         for (kind, id_), needed in self._turned.items():
             student = ""
             if self._by_student and kind == GUARDIAN:
                 id_, student = json.loads(id_)
-            rows.append((self._scope.name, self._round, kind, id_, student, needed))
+            words.append(Asked(self._scope.name, self._round, kind, id_, student, needed))
         self._turned.clear()
-        WordsToSay(self._con).add(rows)
+        WordsToSay(self._con).add(words)
 
     def forget(self) -> None:
         """Forget all counts of references, because the vendor's topics are written again."""
@@ -174,20 +174,18 @@ class NeededRecords(SharedRecords):
         return found
 
 
-class AskedRow(NamedTuple):
-    """A row of the table `asked`: a word of the type `Asked`, and its number."""
+class WaitingWord(NamedTuple):
+    """A row of the table `word`: what must be said, as `shard_words.encoded` returns it."""
 
+    key: str
     agreement: str
-    round: int
-    kind: str
-    id: str
-    student: str
-    needed: int
+    value: str | None
     number: int
 
-    def word(self) -> Asked:
+    def word(self) -> Word | None:
         """Return the word."""
-        return Asked(*self[:5], needed=bool(self.needed))
+        value = None if self.value is None else self.value.encode()
+        return decoded(self.key.encode(), value)
 
 
 class WordsToSay:
@@ -196,30 +194,31 @@ class WordsToSay:
     def __init__(self, con: sqlite3.Connection) -> None:
         self._con = con
 
-    def add(self, rows: Iterable[tuple[str, int, str, str, str, bool]]) -> None:
+    def add(self, words: Iterable[Asked | GivenUp]) -> None:
         """Add words, within the transaction of the view. The last word about a record counts."""
-        number = (self._con.execute("SELECT max(number) FROM asked").fetchone()[0] or 0) + 1
-        self._con.executemany(
-            "INSERT OR REPLACE INTO asked VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(*row, at) for at, row in enumerate(rows, number)],
-        )
+        first = (self._con.execute("SELECT max(number) FROM word").fetchone()[0] or 0) + 1
+        rows = []
+        for number, word in enumerate(words, first):
+            key, value = encoded(word)
+            agreement = word.agreement if isinstance(word, Asked) else ""
+            rows.append((key.decode(), agreement, value and value.decode(), number))
+        self._con.executemany("INSERT OR REPLACE INTO word VALUES (?, ?, ?, ?)", rows)
 
-    def rows(self) -> list[AskedRow]:
+    def rows(self) -> list[WaitingWord]:
         """Return the words, in order."""
-        found = self._con.execute("SELECT * FROM asked ORDER BY number")
-        return [AskedRow(*row) for row in found]
+        found = self._con.execute("SELECT * FROM word ORDER BY number")
+        return [WaitingWord(*row) for row in found]
 
-    def remove(self, rows: Iterable[AskedRow]) -> None:
+    def remove(self, rows: Iterable[WaitingWord]) -> None:
         """Remove words that were said, unless something else must be said about the same now."""
         self._con.executemany(
-            "DELETE FROM asked WHERE agreement = ? AND round = ? AND kind = ? AND id = ? "
-            "AND student = ? AND needed = ? AND number = ?",
-            rows,
+            "DELETE FROM word WHERE key = ? AND value IS ? AND number = ?",
+            [(row.key, row.value, row.number) for row in rows],
         )
 
     def forget(self, agreement: str) -> None:
         """Remove the words about an agreement."""
-        self._con.execute("DELETE FROM asked WHERE agreement = ?", [agreement])
+        self._con.execute("DELETE FROM word WHERE agreement = ?", [agreement])
 
 
 class Talk(Protocol):
@@ -247,30 +246,38 @@ class Asking:
         self.rows = self._words.rows
         self.remove = self._words.remove
 
-    def before(self, rows: Iterable[AskedRow]) -> None:
+    def before(self, rows: Iterable[WaitingWord]) -> None:
         """Ask for records, and wait until they are sent."""
-        self._talk.ask([row.word() for row in rows if row.needed])
+        self._talk.ask([word for word in _words(rows) if _asks(word)])
         self._talk.wait()
 
-    def after(self, rows: Iterable[AskedRow]) -> None:
-        """Say which records are not needed any more."""
-        self._talk.say([row.word() for row in rows if not row.needed])
+    def after(self, rows: Iterable[WaitingWord]) -> None:
+        """Say what must be said after the messages."""
+        self._talk.say([word for word in _words(rows) if not _asks(word)])
+
+
+def _words(rows: Iterable[WaitingWord]) -> list[Word]:
+    return [word for row in rows if (word := row.word()) is not None]
+
+
+def _asks(word: Word) -> bool:
+    return isinstance(word, Asked) and word.needed
 
 
 class NotAsking:
     """What the outbox says if its shard has the records that students share: nothing."""
 
-    def rows(self) -> list[AskedRow]:
+    def rows(self) -> list[WaitingWord]:
         """Return no words."""
         return []
 
-    def before(self, rows: Iterable[AskedRow]) -> None:
+    def before(self, rows: Iterable[WaitingWord]) -> None:
         """Say nothing."""
 
-    def after(self, rows: Iterable[AskedRow]) -> None:
+    def after(self, rows: Iterable[WaitingWord]) -> None:
         """Say nothing."""
 
-    def remove(self, rows: Iterable[AskedRow]) -> None:
+    def remove(self, rows: Iterable[WaitingWord]) -> None:
         """Remove nothing."""
 
 

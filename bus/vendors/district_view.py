@@ -15,9 +15,9 @@ rebuilt.
     disclosed  who entered or left, for the record of disclosures
     progress how much is written for each agreement (`bus.vendors.stream_progress`)
     deleted  topic, part, before: the last deletions of old records (`bus.vendors.vendor_deletions`)
-    asked    what this shard has still to say about the records that students share, needed what
-             other shards have asked for (`bus.vendors.asked_records`), and shard how far they are
-             with each agreement (`bus.vendors.shard_streams`)
+    word     what this shard has still to say to the others (`bus.vendors.asked_records`)
+    needed   what the other shards have asked for (`bus.vendors.asked_records`)
+    shard    how far the other shards are with each agreement (`bus.vendors.shard_streams`)
 
 One transaction of the file holds the records of a batch, the offsets, the changes of all cohorts,
 and the messages. So after a kill at any moment, the file and the sent messages agree. Either the
@@ -73,11 +73,9 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS asked (
-    agreement TEXT NOT NULL, round INTEGER NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,
-    student TEXT NOT NULL, needed INTEGER NOT NULL, number INTEGER NOT NULL,
-    PRIMARY KEY (agreement, round, kind, id, student)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS asked_number ON asked (number);
+CREATE TABLE IF NOT EXISTS word (
+    key TEXT PRIMARY KEY, agreement TEXT NOT NULL, value TEXT, number INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS word_number ON word (number);
 CREATE TABLE IF NOT EXISTS needed (
     agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, student TEXT NOT NULL,
     shard INTEGER NOT NULL, PRIMARY KEY (agreement, kind, id, student, shard)) WITHOUT ROWID;
@@ -99,7 +97,7 @@ WHERE excluded.part = record.part OR excluded.rank > record.rank
 ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
-PROJECTION_TABLES = ("cohort", "need", "progress", "asked", "needed", "shard")
+PROJECTION_TABLES = ("cohort", "need", "progress", "word", "needed", "shard")
 """The tables that have the rows of an agreement's projection, by its name in `agreement`."""
 TABLES = ("record", "place", "outbox", "disclosed", "deleted", *PROJECTION_TABLES)
 EARLIER = "/earlier"

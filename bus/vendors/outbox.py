@@ -40,7 +40,7 @@ from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import CONTENT_TYPE, TYPE_PREFIX
 from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
-from bus.vendors.asked_records import AskedRow, Asking, NotAsking
+from bus.vendors.asked_records import Asking, NotAsking, WaitingWord
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox_rows import EVENT_DIGITS, OutboxRows, OutgoingBatch
 
@@ -123,7 +123,7 @@ class Sending:
     last: int
     noted: int
     notes: list[tuple[str, int, str]]
-    asked: list[AskedRow]
+    asked: list[WaitingWord]
     at: datetime
     number: Future[int]
 
@@ -252,7 +252,7 @@ class Outbox:
         notes: list[tuple[str, int, str]],
         active: Collection[str],
         now: datetime,
-        asked: list[AskedRow],
+        asked: list[WaitingWord],
     ) -> int:
         """Do what must be done before the messages are sent.
 

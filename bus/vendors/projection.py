@@ -151,6 +151,19 @@ class Projection:
         missing = self._shared.asked(words)
         return self._finish(), missing
 
+    def send_again(self, keys: Collection[Key]) -> Outcome:
+        """Return the present states of records about students, as far as they are sent."""
+        self._start(())
+        records = self._view.get_all(key for key in keys if key[0] in self._student_kinds)
+        owners = {key: student_of(key[0], record) for key, record in records.items()}
+        members = self.cohort.get({one for one in owners.values() if one is not None})
+        for (kind, id_), record in records.items():
+            student = owners[kind, id_]
+            member = members.get(student or "")
+            if student and member and member.state is State.IN and self._rules.shows(kind, record):
+                self._emit[kind, id_, student] = record
+        return self._finish()
+
     def forget(self) -> None:
         """Forget everything, because the vendor's topics are written again."""
         self.cohort.clear()

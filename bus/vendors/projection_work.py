@@ -37,6 +37,7 @@ from bus.vendors.district_reader import DistrictBatch, DistrictReader
 from bus.vendors.district_view import DistrictView
 from bus.vendors.instance_turn import STANDBY_SECONDS, OnlyInstance, Turn
 from bus.vendors.outbox import Outbox
+from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.shard import Shard
 
@@ -228,11 +229,12 @@ class Work:
         if batch.messages:
             with self._streams.batch():
                 self._view.reach(batch.reached)
-                changes = self._changes.take(
-                    self._view, batch.messages, only_opt_outs=not self._streams.names
-                )
-                self._streams.take(changes, self._day)
+                self._streams.take(self._changed(batch), self._day)
         self._reader.stored(batch.reached)
+
+    def _changed(self, batch: DistrictBatch) -> list[Change]:
+        """Store the new states of records, within the transaction; return what changed."""
+        return self._changes.take(self._view, batch.messages, only_opt_outs=not self._streams.names)
 
     # ---- agreements and the calendar -----------------------------------------------------------
 

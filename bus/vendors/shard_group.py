@@ -29,6 +29,7 @@ from bus.vendors.shard_work import CommonWork, StudentWork
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.1
+DONE_LOOKS = 5
 GIVEN_AWAY_SECONDS = 15.0
 """Seconds after which Kafka has given away the shards of an instance that was killed: its session
 ends after ten (`bus.kafka.client.group_settings`)."""
@@ -102,6 +103,7 @@ class ShardGroup:
         self._outcome = outcome
         self._until_caught_up = False
         self._since = clock()  # when this instance got its shards
+        self._looks = 0  # how many times in turn all shards were done
         self._wanted: list[int] = []
         self._threads: dict[int, ShardThread] = {}
         self._consumer: Consumer | None = None
@@ -184,9 +186,9 @@ class ShardGroup:
         missing = len(self._threads) <= self._settings.vendors.shards
         if not self._threads or (missing and self._clock() - self._since < GIVEN_AWAY_SECONDS):
             return False
-        others = [one for number, one in self._threads.items() if number]
-        # The common shard last, because it serves the others.
-        return all(one.done for one in others) and (0 not in self._threads or self._threads[0].done)
+        # What one shard says may give another one something to do.
+        self._looks = self._looks + 1 if all(one.done for one in self._threads.values()) else 0
+        return self._looks > DONE_LOOKS
 
     def _stop(self) -> None:
         threads, self._threads = self._threads, {}

@@ -67,6 +67,11 @@ class StudentStreams(AgreementStreams):
             elif at.reached is None and at.checked is None and not at.written:
                 self._say(stream, Stage.WHOLE)
 
+    def send_again(self, keys: Collection[Key]) -> None:
+        """Add the present states of records, within a batch."""
+        for stream in self._streams.values():
+            self._add(stream.send_again(keys, self._outbox))
+
     def _active(self) -> dict[str, str]:
         return self._paused | super()._active()
 

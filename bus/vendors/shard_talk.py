@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+
+from confluent_kafka import Message
 
 from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.reader import Reader
 from bus.settings import Settings
-from bus.vendors.shard_words import Round, Seen, Word, WordSender, decoded, disclosed
+from bus.vendors.shard_words import GivenUp, Round, Seen, Word, WordSender, decoded, disclosed
 
 NOT_READ = "could not read what the common shard says: Kafka reports {}"
 WAIT_SECONDS = 120.0
@@ -22,11 +25,16 @@ LOOK_SECONDS = 0.1
 class CommonWords:
     """What the common shard has said. A thread reads it.
 
-    shard: the number of the shard that listens.
+    shard:   the number of the shard that listens.
+    reached: the offset before which the shard has followed everything; None: a new shard, which
+             needs only the last words about rounds.
+
+    The attribute `place` is the partition with these words.
     """
 
-    def __init__(self, settings: Settings, shard: int) -> None:
+    def __init__(self, settings: Settings, shard: int, reached: int | None) -> None:
         self._shard = shard
+        self._given_up: list[GivenUp] = []
         self._news = threading.Condition()
         self._rounds: dict[str, Round] = {}
         self._changed = False
@@ -34,12 +42,15 @@ class CommonWords:
         self._error: RetryLater | None = None
         self._ending = False
         self._reader = Reader(settings, NOT_READ)
-        place = Position(topics.vendor_shards(settings), 0)
-        with self._reader_closed_on_error():
+        self._ends = Reader(settings, NOT_READ)
+        self.place = place = Position(topics.vendor_shards(settings), 0)
+        with self._closed_on_error():
             end = self._reader.ends([place.topic])[place]
+            self._from = end if reached is None else reached
+            self._next = self._from
             for batch in self._reader.batches({place: 0}, {place: end}, silence=30.0):
                 for message in batch:
-                    self._take(decoded(message.key(), message.value()))
+                    self._take(message)
             self._reader.assign({place: end})
         self._thread = threading.Thread(target=self._listen, name="common-words", daemon=True)
         self._thread.start()
@@ -56,6 +67,21 @@ class CommonWords:
         """Return the common shard's last word about an agreement."""
         with self._news:
             return self._rounds.get(agreement)
+
+    def given_up(self) -> tuple[list[GivenUp], int]:
+        """Return the records that other shards gave up since the last call.
+
+        Also returns the offset before which everything was returned.
+        """
+        with self._news:
+            found, self._given_up = self._given_up, []
+            return found, self._next
+
+    def behind(self) -> bool:
+        """Return whether the common shard has said something that was not returned yet."""
+        end = self._ends.ends([self.place.topic])[self.place]
+        with self._news:
+            return bool(self._given_up) or self._changed or self._next < end
 
     def wait(self, offset: int, stopping: Callable[[], bool]) -> None:
         """Wait until the common shard has done what was said before an offset.
@@ -82,9 +108,16 @@ class CommonWords:
         self._ending = True
         self._thread.join()
         self._reader.close()
+        self._ends.close()
 
-    def _reader_closed_on_error(self) -> _ClosedOnError:
-        return _ClosedOnError(self._reader)
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._reader.close()
+            self._ends.close()
+            raise
 
     def _listen(self) -> None:
         while not self._ending:
@@ -96,31 +129,21 @@ class CommonWords:
                     self._news.notify_all()
                 return
             for message in messages:
-                self._take(decoded(message.key(), message.value()))
+                self._take(message)
 
-    def _take(self, word: Word | None) -> None:
+    def _take(self, message: Message) -> None:
+        word, offset = decoded(message.key(), message.value()), message.offset() or 0
         with self._news:
+            self._next = max(self._next, offset + 1)
             match word:
+                case GivenUp() if offset >= self._from:
+                    self._given_up.append(word)
                 case Round():
                     self._rounds[word.agreement] = word
                     self._changed = True
                 case Seen() if word.shard == self._shard:
                     self._seen = max(self._seen, word.next)
                     self._news.notify_all()
-
-
-class _ClosedOnError:
-    """Closes a reader if the block fails."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._reader.close()
 
 
 class StudentTalk:

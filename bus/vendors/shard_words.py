@@ -127,7 +127,20 @@ class Disclosed:
     number: int = 0
 
 
-Word = Round | Seen | Asked | Disclosed
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A record about a student is not active any more in a shard.
+
+    The SIS may have given it to a student of another shard. Both shards send the record under the
+    same key. If both messages come into one partition, the active state must be the last one. So
+    the common shard repeats this word, and the shard that has the record sends it again.
+    """
+
+    kind: str
+    id: str
+
+
+Word = Round | Seen | Asked | Disclosed | GivenUp
 
 
 def encoded(word: Word) -> tuple[bytes, bytes | None]:
@@ -148,6 +161,8 @@ def encoded(word: Word) -> tuple[bytes, bytes | None]:
             what = "entered" if word.entered else "left"
             key = [what, word.agreement, word.round, moment, word.number]
             value = list(word.students)
+        case GivenUp():
+            key, value = ["given up", word.kind, word.id], True
     text = json.dumps(value, ensure_ascii=False).encode() if value is not None else None
     return json.dumps(key, ensure_ascii=False).encode(), text
 
@@ -171,6 +186,9 @@ def decoded(key: bytes | None, value: bytes | None) -> Word | None:
                 entered = what == "entered"
                 at = datetime.fromisoformat(moment)
                 return Disclosed(agreement, round_, tuple(said), at, entered, number)
+            case "given up":
+                kind, id_ = about
+                return GivenUp(kind, id_)
     except (ValueError, TypeError, IndexError):
         return None
     return None

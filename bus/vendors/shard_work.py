@@ -18,7 +18,7 @@ from bus.vendors.projection_work import Work
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.shard_streams import CommonStreams, StudentStreams
 from bus.vendors.shard_talk import CommonWords, StudentTalk
-from bus.vendors.shard_words import Disclosed, Seen, Word, WordSender, decoded
+from bus.vendors.shard_words import Disclosed, GivenUp, Seen, Word, WordSender, decoded
 
 
 class ShardWork(Work):
@@ -46,7 +46,11 @@ class StudentWork(ShardWork):
     _streams: StudentStreams
 
     def _outbox(self) -> Outbox:
-        self._words = CommonWords(self._settings, self._shard.number)
+        place = Position(topics.vendor_shards(self._settings), 0)
+        reached = self._view.places().get(place)
+        self._words = CommonWords(self._settings, self._shard.number, reached)
+        if reached is None:
+            self._view.reach({place: self._words.given_up()[1]})
         self._closing.append(self._words.close)
         self._talk = StudentTalk(self._sender(), self._words, self._stopping.is_set)
         asking = Asking(self._view.con, self._talk)
@@ -72,7 +76,16 @@ class StudentWork(ShardWork):
 
     def _go_on(self) -> None:
         super()._go_on()
+        given_up, reached = self._words.given_up()
+        if given_up:
+            with self._streams.batch():
+                self._view.reach({self._words.place: reached})
+                self._streams.send_again({(one.kind, one.id) for one in given_up})
+            self._streams.begin_sending()
         self._streams.tell()
+
+    def _all_done(self) -> bool:
+        return super()._all_done() and not self._words.behind()
 
     def _plan_ends(self) -> None:
         """Read the agreements again; the common shard ends them."""
@@ -119,15 +132,14 @@ class CommonWork(ShardWork):
         students = [word for _, word in words if isinstance(word, Disclosed)]
         if students:
             self._streams.confirm()  # the record of disclosures is free then
+        self._words.say([word for _, word in words if isinstance(word, GivenUp)])
         for word in students:
             note = self._record.entered if word.entered else self._record.left
             note(word.agreement, word.students, word.at)
         if batch.messages:
             with self._streams.batch():
                 self._view.reach(batch.reached)
-                changes = self._changes.take(
-                    self._view, rest, only_opt_outs=not self._streams.names
-                )
+                changes = self._changed(DistrictBatch(rest, {}))
                 self._streams.take(changes, self._day)
                 missing = self._streams.heard(words)
             if missing:

@@ -8,15 +8,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 
 from bus.kafka import topics
 from bus.registry.codec import Encoder
 from bus.settings import Settings
+from bus.standard.kinds import KINDS
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis, Identifiers
 from bus.vendors.applied import Applied, as_table
-from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf
+from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf, WordsToSay
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
@@ -27,7 +28,7 @@ from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.shard import WHOLE, Shard
-from bus.vendors.shard_words import Asked, Round
+from bus.vendors.shard_words import Asked, GivenUp, Round
 from bus.vendors.shared_records import SharedRecords
 from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
@@ -40,6 +41,10 @@ COUNT_SECONDS = 60.0
 """The guard counts a whole cohort at most this often."""
 PLACES = 100_000
 """How many owners' partitions are remembered."""
+MAY_MOVE = frozenset(
+    kind for kind, about in KINDS.items() if about.student and about.owner != "sourcedId"
+)
+"""The kinds of records that the SIS can give to another student."""
 SLICE = 1_000
 """Students who are looked at between two batches of live changes."""
 
@@ -210,6 +215,10 @@ class VendorStream:
         outcome, missing = self._projection.asked(words)
         return self._messages(outcome, outbox), missing
 
+    def send_again(self, keys: Collection[Key], outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
+        """Return the present states of records about students, as far as the vendor has them."""
+        return self._messages(self._projection.send_again(keys), outbox)
+
     def disclosed(self, students: Sequence[str], *, entered: bool) -> None:
         """Note who entered or left in another shard; in the common shard."""
         if entered:
@@ -289,12 +298,28 @@ class VendorStream:
         outbox.note(self.name, outcome.entered, entered=True)
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
+        self._give_up(outcome.batches)
         now = self.now()
         return [
             (batch.order, message)
             for batch in outcome.batches
             for message in self._batches(batch, now)
         ]
+
+    def _give_up(self, batches: Iterable[ProjectedBatch]) -> None:
+        """Say which records this shard sends that are not active, if there are other shards."""
+        if self._shard.whole or self._shard.common:
+            return
+        found = []
+        for one in batches:
+            if one.kind in MAY_MOVE:
+                states = one.columns["status"] if one.columns is not None else repeat("")
+                found += [
+                    GivenUp(one.kind, id_)
+                    for id_, state in zip(one.ids, states, strict=False)
+                    if state != "active"
+                ]
+        WordsToSay(self._view.con).add(found)
 
     def now(self) -> int:
         """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
@@ -322,6 +347,7 @@ class VendorStream:
         earlier = [one for one in students if one not in again]
         found = self._earlier.dismiss(earlier, day, changes)
         outbox.note(self.name, found.left, entered=False)
+        self._give_up(batch for _, batch in found.batches)
         now = self.now()
         return [
             (batch.order, self._deletions(before, batch, now)) for before, batch in found.batches

@@ -2,34 +2,179 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from sqlite3 import connect
+
 import pytest
 
-from tests.integration.commands import Commands
+from bus.kafka import topics
+from bus.kafka.reader import scan
+from bus.settings import Settings
+from bus.vendors import shard, shard_number
+from bus.vendors.shard_words import Round, Stage, decoded
+from tests.integration.commands import Commands, until
 from tests.integration.test_vendors import (
     SAMPLE,
-    assert_equal,
+    begun,
+    district,
+    expected,
     received,
     run,
-    vendors,
+    write_agreement,
 )
 
-__all__ = ["vendors"]
+SHARDS = 3
 
 
 @pytest.fixture
-def sharded(vendors: Commands) -> Commands:
-    """The same district, whose students are divided into two shards."""
-    vendors.variables["BUS_VENDORS__SHARDS"] = "2"
-    return vendors
+def vendors(commands: Commands) -> Commands:
+    """The first day of a small district, divided into three shards, with two agreements."""
+    commands.divide(SHARDS)
+    commands.variables |= {
+        "BUS_TELEMETRY__LOG_LEVEL": "info",
+        "BUS_KAFKA__CLIENT": '{"session.timeout.ms": 1500, "heartbeat.interval.ms": 300}',
+    }
+    produce(commands, 1)
+    folder = commands.cwd / "agreements"
+    write_agreement(folder, "whole", identifiers="real")
+    write_agreement(folder, "school", 'schools = ["school-0001"]')
+    return commands
 
 
-def test_each_vendor_has_what_its_agreement_and_the_district_say(sharded: Commands) -> None:
-    settings = sharded.settings
-    run(sharded, "apply")
-    assert run(sharded, "run", "--until-caught-up")["agreements"] == ["school", "whole"]
-    assert_equal(settings, "school", "whole")
-    assert 0 < len(received(settings, "school")) < len(received(settings, "whole"))
-    sharded.run("produce", "oneroster-csv", str(SAMPLE.write(sharded.cwd / "day-2.zip", day=2)))
-    run(sharded, "run", "--until-caught-up")
-    assert_equal(settings, "school", "whole")
-    assert run(sharded, "run", "--until-caught-up")["sent"] == 0
+def produce(vendors: Commands, day: int) -> None:
+    """Publish a day of the district."""
+    path = SAMPLE.write(vendors.cwd / f"day-{day}.zip", day=day)
+    vendors.run("produce", "oneroster-csv", str(path))
+
+
+def is_equal(settings: Settings) -> bool:
+    present = district(settings)
+    return all(
+        received(settings, name) == expected(settings, name, present)
+        for name in ("school", "whole")
+    )
+
+
+@contextmanager
+def instances(vendors: Commands, number: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Let several instances run, and end them. Those that a test has killed are left out."""
+    with ExitStack() as stack:
+        running = []
+        for _ in range(number):
+            process = vendors.start("vendors", "run")
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            running.append(process)
+        yield running
+
+
+def worked_by(process: subprocess.Popen[str]) -> set[int]:
+    """End an instance; return the shards that it worked at some time."""
+    process.terminate()
+    said = "".join(process.communicate(timeout=60))
+    assert process.returncode == 0, said
+    found = re.findall(r'"shards": \[([\d, ]*)\]', said)
+    return {int(one) for some in found for one in some.split(",") if one.strip()}
+
+
+def test_two_instances_work_at_the_same_time(vendors: Commands) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    with instances(vendors, 2) as (one, other):
+        until(lambda: is_equal(settings), "the vendors have everything")
+        for day in (2, 3, 4):
+            produce(vendors, day)
+        until(lambda: is_equal(settings), "the vendors have everything")
+        mine, theirs = worked_by(one), worked_by(other)
+    assert mine
+    assert theirs
+    assert mine | theirs == set(range(SHARDS + 1))
+
+
+def test_another_instance_takes_over_the_shards_of_one_that_is_killed(vendors: Commands) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    with instances(vendors, 2) as (one, other):
+        until(lambda: is_equal(settings), "the vendors have everything")
+        produce(vendors, 2)
+        one.kill()
+        produce(vendors, 3)
+        until(lambda: is_equal(settings), "the vendors have everything")
+        assert worked_by(other) == set(range(SHARDS + 1))
+
+
+def rounds(settings: Settings) -> dict[str, int]:
+    """Return the last round of each agreement."""
+    words = [
+        decoded(message.key(), message.value())
+        for message in scan(settings, topics.vendor_shards(settings), stop={0: 2**62})
+    ]
+    return {
+        word.agreement: word.number
+        for word in words
+        if isinstance(word, Round) and word.stage is Stage.WHOLE
+    }
+
+
+@pytest.mark.parametrize("number", range(SHARDS + 1))
+def test_all_is_written_again_when_a_shard_has_lost_its_file(
+    vendors: Commands, number: int
+) -> None:
+    settings = begun(vendors)
+    assert rounds(settings) == {"school": 1, "whole": 1}
+    produce(vendors, 2)
+    file = shard.Shard(number, SHARDS).file(settings)
+    for one in file.parent.glob(f"{file.name}*"):
+        one.unlink()
+    run(vendors, "run", "--until-caught-up")
+    assert is_equal(settings)
+    assert rounds(settings) == {"school": 2, "whole": 2}
+
+
+def test_a_file_from_before_a_change_of_the_number_is_not_used(vendors: Commands) -> None:
+    """The vendors' topics have changed since then, and the file knows nothing of it."""
+    settings = begun(vendors)
+    vendors.divide(1)
+    produce(vendors, 2)
+    run(vendors, "run", "--until-caught-up")
+    assert is_equal(vendors.settings)
+    vendors.divide(SHARDS)
+    produce(vendors, 3)
+    run(vendors, "run", "--until-caught-up")
+    assert is_equal(settings)
+    assert rounds(settings) == {"school": 2, "whole": 2}
+
+
+def test_an_instance_with_another_number_waits_until_the_others_have_ended(
+    vendors: Commands,
+) -> None:
+    settings = vendors.settings
+    run(vendors, "apply")
+    with instances(vendors, 1) as (one,):
+        until(lambda: is_equal(settings), "the vendors have everything")
+        vendors.divide(1)
+        process = vendors.start("vendors", "run", "--until-caught-up")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=4)
+        worked_by(one)
+        said = "".join(process.communicate(timeout=60))
+    assert process.returncode == 0
+    assert "vendors.shards is 1 here, but 1 instance works with 3" in said
+    assert shard_number.mark(settings) != ""
+    assert is_equal(vendors.settings)
+
+
+def test_nothing_is_left_in_the_files_of_an_agreement_that_is_deleted(vendors: Commands) -> None:
+    settings = begun(vendors)
+    run(vendors, "revoke", "whole", "--why", "the contract ended", "--yes")
+    run(vendors, "run", "--until-caught-up")
+    files = shard.files(settings)
+    assert len(files) == SHARDS + 1
+    for file in files:
+        with closing(connect(file)) as con:
+            for table in ("cohort", "need", "needed", "word", "shard", "progress"):
+                query = f"SELECT count(*) FROM {table} WHERE agreement = 'whole'"
+                assert con.execute(query).fetchone() == (0,), f"{file.name}: {table}"
