@@ -116,22 +116,6 @@ class VendorsDistrict:
                 self._file(name).write_text(agreement_text(name, part, without), "utf-8")
             self.stage.run("vendors", "apply", patience=HOUR)
 
-    def written(self, name: str) -> bool:
-        """Return whether a vendor's topics hold the applied agreement whole, and nothing older."""
-        edition = applied.read(self.settings)[name].edition
-        return written_editions.read(self.settings, name) == edition
-
-    def wait_until_written(self, names: Sequence[str]) -> None:
-        """Return when the topics of these vendors are written. Raises `Stop` after an hour."""
-        left = list(names)
-
-        def done() -> bool:
-            while left and self.written(left[-1]):
-                left.pop()
-            return not left
-
-        wait_for(done, "writing the topics of vendors", LOOK_SECONDS, HOUR)
-
     @contextmanager
     def agreed(
         self, names: Sequence[str], parts: Sequence[StudentGroup] = (ALL,)
@@ -166,6 +150,23 @@ class VendorsDistrict:
 
     def _file(self, name: str) -> Path:
         return self.settings.vendors.agreements / f"{name}.toml"
+
+
+def written(settings: Settings, name: str) -> bool:
+    """Return whether a vendor's topics hold the applied agreement whole, and nothing older."""
+    return written_editions.read(settings, name) == applied.read(settings)[name].edition
+
+
+def wait_until_written(settings: Settings, names: Sequence[str]) -> None:
+    """Return when the topics of these vendors are written. Raises `Stop` after an hour."""
+    left = list(names)
+
+    def done() -> bool:
+        while left and written(settings, left[-1]):
+            left.pop()
+        return not left
+
+    wait_for(done, "writing the topics of vendors", LOOK_SECONDS, HOUR)
 
 
 def published(stage: Stage, prefix: str, students: int) -> VendorsDistrict:

@@ -13,7 +13,7 @@ from bus.bench.freshness_benchmark import WARM_UP, Freshness, freshness, warmed_
 from bus.bench.traffic import Traffic, enroll, new_client
 from bus.bench.usage import Usage
 from bus.bench.vendors_arrivals import Arrivals, VendorArrival
-from bus.bench.vendors_district import VendorsDistrict
+from bus.bench.vendors_district import VendorsDistrict, wait_until_written
 from bus.demo.stage import first_line, wait_for
 from bus.errors import Stop
 from bus.kafka import topics
@@ -167,7 +167,7 @@ def live_vendors(
         try:
             url = first_line(service)["url"]
             enroll(url, key)
-            district.wait_until_written(NAMES)
+            wait_until_written(district.settings, NAMES)
             usage = Usage(
                 {
                     "HTTP source": service.pid,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from bus.bench.figures import Goal
-from bus.bench.vendors_district import VendorsDistrict
+from bus.bench.vendors_district import VendorsDistrict, wait_until_written
 from bus.errors import Stop
 from bus.kafka.reader import Reader
 from bus.vendors.vendor_topics import possible_topics
@@ -31,7 +31,7 @@ def measure(district: VendorsDistrict, progress: Callable[[str], None]) -> list[
         progress(f"{what}, {size}")
         began = time.monotonic()
         district.apply([name], without=without)
-        district.wait_until_written([name])
+        wait_until_written(district.settings, [name])
         seconds = time.monotonic() - began
         return Goal(f"{what}, {size}", seconds, "s", target, remark=condition)
 

@@ -203,7 +203,8 @@ def run(
 ) -> None:
     """Keep the vendors' topics current, until stopped.
 
-    One instance works at a time. Others wait, and take over when it ends.
+    One instance works at a time. Others wait, and take over when it ends. With `vendors.shards`
+    above 1, several instances share the work.
     """
     with failures(json):
         from bus.observe import telemetry

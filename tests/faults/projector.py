@@ -72,5 +72,5 @@ class Projector:
             one.kill()
         # SIGTERM ends a process that has not begun yet. A process that begins while a part of
         # the bus is killed ends too, and a service manager would start it again.
-        said = self.log.read_text()[-2000:]
-        assert status in (0, -signal.SIGTERM) or NOT_RUNNING in said, said
+        said = self.log.read_text()
+        assert status in (0, -signal.SIGTERM) or NOT_RUNNING in said, said[-2000:]

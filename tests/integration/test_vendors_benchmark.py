@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
@@ -61,22 +62,38 @@ def here(work: Callable[..., Any], *arguments: Any) -> tuple[Any, Cost]:
     return work(*arguments)(), Cost(1.0, 1.0, 1.0)
 
 
+def beside_each_other(
+    works: Sequence[tuple[Callable[..., Callable[[], Any]], Sequence[Any], Any]],
+) -> tuple[list[Any], Cost]:
+    """Do the works in threads of this process."""
+    ready = [work(*arguments) for work, arguments, _ in works]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda one: one(), ready)), Cost(1.0, 1.0, 1.0)
+
+
 def test_the_throughput_and_the_rewriting(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"TEN": 2, "FIFTY": 2, "PARTS": 2, "alone": here}.items():
+    for name, value in {
+        "TEN": 2,
+        "FIFTY": 2,
+        "PARTS": 2,
+        "alone": here,
+        "together": beside_each_other,
+    }.items():
         monkeypatch.setattr(vendors_throughput, name, value)
     settings = commands.settings
     stage = cast(Stage, StageOfCommands(commands))
     district = published(stage, settings.topic_prefix, STUDENTS)
     said: list[str] = []
 
-    (beside, more), goals = vendors_throughput.measure(district, 1, said.append)
+    (beside, more, several), goals = vendors_throughput.measure(district, 1, said.append)
     one, bare = (figure.records for figure in beside.figures)
     assert STUDENTS < one < bare, "some students have opt-outs"
     assert [figure.records for figure in more.figures[:2]] == [one, 2 * one]
     assert STUDENTS < more.figures[2].records < 2 * one, "each has a part of the students"
-    assert len(goals) == 3
+    assert len(goals) == 4
+    assert [figure.records for figure in several.figures] == [2 * one, 2 * one]
     assert all(each.closed == "revoked" for each in applied.read(settings).values())
     with Reader(settings, "{}") as reader:
         assert not reader.places([topics.topic(settings, "vendor.one-0.student")])
