@@ -156,10 +156,17 @@ class DistrictView:
             another mark is emptied.
     decode: returns the record of a kind from a message's value. Raises `Never`.
     decode_all: the same for many values, and faster; None in place of those that do not decode.
+    cache_kib: how much of the file may be in memory, in KiB.
     """
 
     def __init__(
-        self, path: Path | None, mark: str, decode: Decode, decode_all: DecodeAll | None = None
+        self,
+        path: Path | None,
+        mark: str,
+        decode: Decode,
+        decode_all: DecodeAll | None = None,
+        *,
+        cache_kib: int = CACHE_KIB,
     ) -> None:
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,7 +178,7 @@ class DistrictView:
         self._read_by_kind: dict[tuple[str, ...], tuple[frozenset[str], ByKind]] = {}
         self.con = connected(path)
         self.con.execute("PRAGMA journal_mode = WAL")
-        self.con.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self.con.execute(f"PRAGMA cache_size = -{cache_kib}")
         self.con.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self.con.execute(ABOUT)
         mark = f"{LAYOUT} {mark}"

@@ -34,7 +34,7 @@ from bus.vendors.applied import Applied
 from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.district_changes import DistrictChanges
 from bus.vendors.district_reader import DistrictBatch, DistrictReader
-from bus.vendors.district_view import DistrictView
+from bus.vendors.district_view import CACHE_KIB, DistrictView
 from bus.vendors.instance_turn import STANDBY_SECONDS, OnlyInstance, Turn
 from bus.vendors.outbox import Outbox
 from bus.vendors.record_rules import Change
@@ -141,6 +141,7 @@ class Work:
             f"{mark}{shard_number.mark(settings)}",
             self._changes.decode_stored,
             self._changes.decode_all_stored,
+            cache_kib=CACHE_KIB // max(1, self._shard.of),
         )
         self._closing.append(self._view.close)
         self._record = DisclosureWriter(settings)

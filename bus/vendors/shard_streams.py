@@ -20,7 +20,7 @@ from bus.vendors.applied import Applied
 from bus.vendors.district_view import Key
 from bus.vendors.record_rules import orgs_above
 from bus.vendors.shard_talk import CommonWords, StudentTalk
-from bus.vendors.shard_words import Asked, Disclosed, Round, Stage, Word, WordSender, decoded
+from bus.vendors.shard_words import Asked, Disclosed, Round, RoundStage, Word, WordSender, decoded
 from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_stream import VendorStream
 
@@ -34,7 +34,7 @@ class StudentStreams(AgreementStreams):
         """Follow what the common shard says, and answer it."""
         self._words = words
         self._talk = talk
-        self._told: dict[str, tuple[int, Stage]] = {}  # the last word about each agreement
+        self._told: dict[str, tuple[int, RoundStage]] = {}  # the last word about each agreement
         self._paused: dict[str, str] = {}  # agreements whose next round has not begun
         self._waiting: set[str] = set()
 
@@ -63,9 +63,9 @@ class StudentStreams(AgreementStreams):
         for stream in self._streams.values():
             at = stream.progress
             if at.stopped:
-                self._say(stream, Stage.STOPPED)
+                self._say(stream, RoundStage.STOPPED)
             elif at.reached is None and at.checked is None and not at.written:
-                self._say(stream, Stage.WHOLE)
+                self._say(stream, RoundStage.WHOLE)
 
     def send_again(self, keys: Collection[Key]) -> None:
         """Add the present states of records, within a batch."""
@@ -88,7 +88,7 @@ class StudentStreams(AgreementStreams):
     def _write_again(self, stream: VendorStream) -> bool:
         name, at = stream.name, stream.progress
         led = self._words.round(name)
-        if led is None or led.edition != stream.applied.edition or led.stage is not Stage.STOP:
+        if led is None or led.edition != stream.applied.edition or led.stage is not RoundStage.STOP:
             self._waiting.add(name)
             self._paused.setdefault(name, at.fingerprint)
             self.confirm()
@@ -96,7 +96,7 @@ class StudentStreams(AgreementStreams):
                 self._outbox.forget(name, deletions=False)
             if led is not None and led.edition == stream.applied.edition:
                 # The others have written in this round already, and this shard knows nothing of it.
-                self._say(stream, Stage.LOST, led)
+                self._say(stream, RoundStage.LOST, led)
             return False
         self.confirm()
         with self.batch():
@@ -104,7 +104,7 @@ class StudentStreams(AgreementStreams):
             self._outbox.forget_entered(name)
             stream.write_again({}, led)
         self._talk.rounds[name] = led.number
-        self._say(stream, Stage.STOPPED)
+        self._say(stream, RoundStage.STOPPED)
         return True
 
     def _move_on(self, stream: VendorStream) -> None:
@@ -113,14 +113,14 @@ class StudentStreams(AgreementStreams):
         self._talk.rounds[stream.name] = at.round
         if led is None or led.number != at.round:
             return
-        if at.stopped and led.stage is not Stage.STOP:
+        if at.stopped and led.stage is not RoundStage.STOP:
             with self.batch():
                 stream.may_write({})
-        if not at.written and at.reached is None and led.stage is Stage.WHOLE:
+        if not at.written and at.reached is None and led.stage is RoundStage.WHOLE:
             with self.batch():
                 stream.finished()
 
-    def _say(self, stream: VendorStream, stage: Stage, led: Round | None = None) -> None:
+    def _say(self, stream: VendorStream, stage: RoundStage, led: Round | None = None) -> None:
         """Say how far a stream is, unless that was the last word about it."""
         number = led.number if led else stream.progress.round
         if self._told.get(stream.name) != (number, stage):
@@ -140,7 +140,7 @@ class CommonStreams(AgreementStreams):
         self._sender = sender
         self._others = others
         self._numbers: dict[str, int] = {}  # the last round of each agreement
-        self._told: dict[str, tuple[int, Stage]] = {}
+        self._told: dict[str, tuple[int, RoundStage]] = {}
         topic = topics.vendor_shards(self._settings)
         for message in scan(self._settings, topic, stop={0: _END}):
             word = decoded(message.key(), message.value())
@@ -185,18 +185,18 @@ class CommonStreams(AgreementStreams):
         for stream in list(self._streams.values()):
             at = stream.progress
             stages = self._stages(stream)
-            if Stage.LOST in stages:
+            if RoundStage.LOST in stages:
                 log.warning(
                     "a shard has lost its file; all is written again", agreement=stream.name
                 )
                 self._write_again(stream)
                 continue
-            if at.stopped and self._all(stages, Stage.STOPPED, Stage.WHOLE):
+            if at.stopped and self._all(stages, RoundStage.STOPPED, RoundStage.WHOLE):
                 self.confirm()
                 ends = self._ends(stream)
                 with self.batch():
                     stream.may_write(ends)
-            elif not at.stopped and not at.written and self._all(stages, Stage.WHOLE):
+            elif not at.stopped and not at.written and self._all(stages, RoundStage.WHOLE):
                 ready.append(stream)
         if ready:
             self.confirm()
@@ -228,28 +228,28 @@ class CommonStreams(AgreementStreams):
         number = 1 + max(self._numbers.get(stream.name, 0), stream.progress.round)
         self._numbers[stream.name] = number
         above = tuple(sorted(orgs_above(self._view, stream.applied.agreement)))
-        led = Round(stream.name, stream.applied.edition, number, Stage.STOP, above)
+        led = Round(stream.name, stream.applied.edition, number, RoundStage.STOP, above)
         with self.batch():
             self._outbox.forget(stream.name, deletions=False)
             stream.write_again({}, led)
         return True
 
-    def _stages(self, stream: VendorStream) -> list[Stage]:
+    def _stages(self, stream: VendorStream) -> list[RoundStage]:
         """Return how far the shards of students are that have said something in this round."""
         rows = self._view.con.execute(
             "SELECT stage FROM shard WHERE agreement = ? AND round = ? AND edition = ?",
             [stream.name, stream.progress.round, stream.progress.fingerprint],
         )
-        return [Stage(stage) for (stage,) in rows]
+        return [RoundStage(stage) for (stage,) in rows]
 
-    def _all(self, stages: Collection[Stage], *wanted: Stage) -> bool:
+    def _all(self, stages: Collection[RoundStage], *wanted: RoundStage) -> bool:
         return sum(stage in wanted for stage in stages) == self._others
 
 
-def _stage(at: StreamProgress) -> Stage:
+def _stage(at: StreamProgress) -> RoundStage:
     if at.written:
-        return Stage.WHOLE
-    return Stage.STOP if at.stopped else Stage.WRITE
+        return RoundStage.WHOLE
+    return RoundStage.STOP if at.stopped else RoundStage.WRITE
 
 
 _END = 2**62

@@ -45,7 +45,7 @@ DISCLOSED_STUDENTS = 1_000
 """The largest number of students in one word."""
 
 
-class Stage(StrEnum):
+class RoundStage(StrEnum):
     """How far a round is.
 
     STOP:    all shards must stop to write under the earlier edition.
@@ -76,7 +76,7 @@ class Round:
     agreement: str
     edition: str
     number: int
-    stage: Stage
+    stage: RoundStage
     above: tuple[str, ...] = ()
 
 
@@ -175,7 +175,7 @@ def decoded(key: bytes | None, value: bytes | None) -> Word | None:
         match what:
             case "round":
                 edition, number, stage, above = said
-                return Round(about[0], edition, number, Stage(stage), tuple(above))
+                return Round(about[0], edition, number, RoundStage(stage), tuple(above))
             case "seen":
                 return Seen(about[0], said)
             case "asked":

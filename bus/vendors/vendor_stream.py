@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import partial
@@ -26,6 +24,7 @@ from bus.vendors.projected import Outcome, ProjectedBatch
 from bus.vendors.projection import WITHDRAWN, Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
+from bus.vendors.roster_guard import RosterGuard
 from bus.vendors.scope import OPT_OUT, compile_scope
 from bus.vendors.shard import WHOLE, Shard
 from bus.vendors.shard_words import Asked, GivenUp, Round
@@ -35,10 +34,6 @@ from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
 
 log = logging.getLogger(__name__)
 
-WINDOW_SECONDS = 600.0
-"""The guard counts the students who entered or left in the last ten minutes."""
-COUNT_SECONDS = 60.0
-"""The guard counts a whole cohort at most this often."""
 PLACES = 100_000
 """How many owners' partitions are remembered."""
 MAY_MOVE = frozenset(
@@ -73,8 +68,7 @@ class VendorStream:
         self.scope = compile_scope(applied.agreement)
         self._settings = settings
         self._view = view
-        self._clock = clock
-        self._moves: deque[tuple[float, int]] = deque()
+        self._guard = RosterGuard(lambda: self._projection.cohort.size(), clock)
         self._partitions = partitions
         ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
         self._ids = {applied.rekeyed: ids}  # by `Applied.rekeyed`
@@ -92,7 +86,6 @@ class VendorStream:
         self.topics = {kind: vendor_topic(settings, name, kind) for kind in self.scope.kinds}
         stored = stream_progress.read(view.con, applied.name)
         self.progress = stored or StreamProgress("")
-        self._counted: tuple[float, int] = (-math.inf, 0)
         self._compile()
 
     @property
@@ -157,7 +150,7 @@ class VendorStream:
             self.progress.held = 0
             if self.progress.written and self._shard.students:
                 self.progress.reached = ""
-            self._moves.clear()
+            self._guard.clear()
             self._store()
 
     def take(
@@ -263,24 +256,13 @@ class VendorStream:
             return None
         if self.progress.held:
             return 0
-        guard = self.applied.agreement.guard
-        now = self._clock()
-        while self._moves and now - self._moves[0][0] > WINDOW_SECONDS:
-            self._moves.popleft()
-        used = sum(number for _, number in self._moves)
-        return max(0, max(guard.students, int(guard.share * self._size())) - used)
-
-    def _size(self) -> int:
-        """Return how many students are in the cohort, as counted within the last minute."""
-        if self._clock() - self._counted[0] > COUNT_SECONDS:
-            self._counted = self._clock(), self._projection.cohort.size()
-        return self._counted[1]
+        return self._guard.budget(self.applied.agreement.guard)
 
     def _watch(self, outcome: Outcome) -> None:
         """Count who moved, and report when the guard holds students back."""
         moved = len(outcome.entered) + len(outcome.left)
         if moved and self.progress.written:
-            self._moves.append((self._clock(), moved))
+            self._guard.moved(moved)
         if outcome.held:
             if not self.progress.held:
                 log.warning(

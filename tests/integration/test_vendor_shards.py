@@ -14,7 +14,7 @@ from bus.kafka import topics
 from bus.kafka.reader import scan
 from bus.settings import Settings
 from bus.vendors import shard, shard_number
-from bus.vendors.shard_words import Round, Stage, decoded
+from bus.vendors.shard_words import Round, RoundStage, decoded
 from tests.integration.commands import Commands, until
 from tests.integration.test_vendors import (
     SAMPLE,
@@ -115,7 +115,7 @@ def rounds(settings: Settings) -> dict[str, int]:
     return {
         word.agreement: word.number
         for word in words
-        if isinstance(word, Round) and word.stage is Stage.WHOLE
+        if isinstance(word, Round) and word.stage is RoundStage.WHOLE
     }
 
 

@@ -28,8 +28,8 @@ from bus.vendors.shard_words import (
     Disclosed,
     GivenUp,
     Round,
+    RoundStage,
     Seen,
-    Stage,
     Word,
     decoded,
     disclosed,
@@ -85,7 +85,7 @@ def test_each_shard_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 NOW = datetime(2026, 11, 28, 7, tzinfo=UTC)
 WORDS: list[Word] = [
-    Round("math-app", "e" * 64, 3, Stage.STOP, ("district", "state")),
+    Round("math-app", "e" * 64, 3, RoundStage.STOP, ("district", "state")),
     Seen(2, 17),
     Asked("math-app", 3, "guardian", "g/1", "sölve", needed=True),
     Asked("math-app", 3, "class", "c", "", needed=False),
