@@ -30,6 +30,7 @@ from bus.standard.kinds import KINDS, Record
 from bus.vendors.asked_records import NeededRecords, RecordsOf
 from bus.vendors.cohort import Cohort, CohortMember, State
 from bus.vendors.district_view import DistrictView, Key, student_of
+from bus.vendors.named_students import NamedStudents
 from bus.vendors.projected import FIRST, LAST, ORDER, Outcome, ProjectedBatch
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, roster_and_opt_outs, value
 from bus.vendors.scope import OPT_OUT, Scope
@@ -69,6 +70,7 @@ class Projection:
         self._rules = RecordRules(scope, view, above)
         self._shared = records(scope, view, self._rules)
         self._student_kinds = tuple(kind for kind in STUDENT_KINDS if kind in scope.kinds)
+        self._named = NamedStudents(scope, view, self.cohort)
         self._out = Outcome()
         self._emit: Emitted = {}
 
@@ -204,50 +206,19 @@ class Projection:
                 batch[2].append(record)
         guardians = [id_ for (kind, id_, _), one in emitted if kind == "guardian" and one]
         naming = self._shared.naming(guardians) if guardians else None
-        if naming is None:
-            named = self._named_by_guardians()
-            members = self._named_members()
-        else:
-            named = _students_of(naming)
-            members = {student for _, student in named}
+        named = self._named.told(naming) if naming is not None else self._named.read(self._emit)
         for (order, kind), (ids, owners, records) in sorted(found.items(), key=lambda one: one[0]):
             columns = None
             if records:
                 if kind == "guardian":
-                    records = [_with_its_students(record, named) for record in records]
+                    records = [named.of_guardian(record) for record in records]
                 self._prepare(chain(ids, owners))
                 columns = self.scope.project(
-                    kind, records, self._vendor_id, members.__contains__, self._rules.above
+                    kind, records, self._vendor_id, named.members.__contains__, self._rules.above
                 )
             self._out.batches.append(ProjectedBatch(kind, order, ids, owners, columns))
         self._emit = {}
         return self._out
-
-    def _named_members(self) -> set[str]:
-        """Return the students, in any state, whom the records to be sent name."""
-        named = set()
-        fields = {
-            kind: [name for name, kinds in about.references.items() if kinds == ("student",)]
-            for kind, about in self.scope.kinds.items()
-        }
-        if naming := {kind for kind, names in fields.items() if names}:
-            for (kind, _, _), record in self._emit.items():
-                if kind in naming and record is not None:
-                    for name in fields[kind]:
-                        value = record[name]
-                        named.update(value if isinstance(value, list) else [value])
-        return self.cohort.among(named)
-
-    def _named_by_guardians(self) -> dict[Key, Record]:
-        """Return the students who are named by the guardians that must be sent."""
-        return self._view.get_all(
-            {
-                ("student", student)
-                for (kind, _, _), record in self._emit.items()
-                if kind == "guardian" and record is not None
-                for student in record["agentSourcedIds"]
-            }
-        )
 
     def _touched_results(self, changes: Collection[Change]) -> list[Change]:
         """Return the results that did not change, but whose class or its school did."""
@@ -441,29 +412,3 @@ class Projection:
         if taken:
             member.keys = [key for key in member.keys if key not in taken]
             self.cohort.put(student, member)
-
-
-def _students_of(naming: Mapping[str, Collection[str]]) -> dict[Key, Record]:
-    """Return the students who name guardians, with no more than that about each."""
-    found: dict[Key, Record] = {}
-    for guardian, students in naming.items():
-        for student in students:
-            about = found.setdefault(("student", student), {"agentSourcedIds": []})
-            about["agentSourcedIds"].append(guardian)
-    return found
-
-
-def _with_its_students(guardian: Record, students: Mapping[Key, Record]) -> Record:
-    """Return a guardian with only those students who name the guardian too.
-
-    So when a student enters or leaves, the references to the guardian always change. The guardian
-    is then sent again, with the students of that moment.
-    """
-    id_ = guardian["sourcedId"]
-    return guardian | {
-        "agentSourcedIds": [
-            one
-            for one in guardian["agentSourcedIds"]
-            if id_ in (students.get(("student", one)) or {}).get("agentSourcedIds", ())
-        ]
-    }

@@ -141,6 +141,7 @@ class CommonStreams(AgreementStreams):
         self._others = others
         self._numbers: dict[str, int] = {}  # the last round of each agreement
         self._told: dict[str, tuple[int, RoundStage]] = {}
+        self._news = True  # whether there may be something to say although all is written
         topic = topics.vendor_shards(self._settings)
         for message in scan(self._settings, topic, stop={0: _END}):
             word = decoded(message.key(), message.value())
@@ -151,6 +152,11 @@ class CommonStreams(AgreementStreams):
     def busy(self) -> bool:
         """Whether `go_on` has something to do now: `advance` does everything."""
         return False
+
+    def follow(self, applied: Mapping[str, Applied], day: date, *, new: bool) -> None:
+        """Follow the agreements."""
+        super().follow(applied, day, new=new)
+        self._news = True
 
     def heard(self, words: Iterable[tuple[int, Word]]) -> list[Key]:
         """Follow what the shards of students say, within a batch.
@@ -165,6 +171,7 @@ class CommonStreams(AgreementStreams):
             stream = self._streams.get(getattr(word, "agreement", ""))
             match word:
                 case Round():
+                    self._news = True
                     self._view.con.execute(
                         "INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?, ?)",
                         [word.agreement, shard, word.edition, word.number, word.stage.value],
@@ -181,6 +188,9 @@ class CommonStreams(AgreementStreams):
 
     def advance(self) -> None:
         """Lead each round on as far as the shards of students are."""
+        if not self._news and not self.unfinished:
+            return
+        self._news = False
         ready = []
         for stream in list(self._streams.values()):
             at = stream.progress
@@ -206,7 +216,7 @@ class CommonStreams(AgreementStreams):
     def next_day(self, active: Collection[str], day: date) -> None:
         """Do what follows from the date, and say all rounds again: Kafka forgets old words."""
         super().next_day(active, day)
-        self._told = {}
+        self._told, self._news = {}, True
 
     def tell(self) -> None:
         """Say how far each round is, unless that was the last word about it."""
