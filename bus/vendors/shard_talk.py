@@ -103,9 +103,15 @@ class CommonWords:
                 if not self._news.wait(LOOK_SECONDS):
                     waited += LOOK_SECONDS
 
+    def end(self) -> None:
+        """End all waits."""
+        with self._news:
+            self._ending = True
+            self._news.notify_all()
+
     def close(self) -> None:
         """Stop to listen."""
-        self._ending = True
+        self.end()
         self._thread.join()
         self._reader.close()
         self._ends.close()

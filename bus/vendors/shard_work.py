@@ -67,6 +67,7 @@ class StudentWork(ShardWork):
             self._shard,
         )
         streams.listen(self._words, self._talk)
+        self._closing.append(self._words.end)  # the outbox may wait for the common shard
         return streams
 
     def _heed(self) -> None:
