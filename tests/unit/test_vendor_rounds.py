@@ -473,6 +473,35 @@ def test_while_one_shard_is_away_another_one_deletes_a_student_with_an_opt_out()
     assert [one for _, _, one in world.kafka.log[at:] if one is not None] == []
 
 
+def test_a_deletion_that_was_not_sent_is_sent_although_the_next_round_has_not_begun() -> None:
+    world = World()
+    world.settle()
+    mine = 1 + part_of("a") % NUMBER
+    world.kafka.change("optOut", "o", opt_out("a"))
+    world.step(mine, kill_in=0)
+    world.deal = DEALS[1]
+    at = len(world.kafka.log)
+    world.step(mine)
+    assert ("student", "a", None) in world.kafka.log[at:]
+
+
+def test_who_entered_in_an_earlier_round_is_recorded_as_left() -> None:
+    """A shard said that a student enters, and was killed; then the agreement excluded the student.
+
+    The common shard reads what the shard has said only when the next round has begun.
+    """
+    world = World()
+    world.settle()
+    new = record("student", "z", orgSourcedIds=["s1"], grades=["07"], agentSourcedIds=[])
+    world.kafka.change("student", "z", new)
+    world.step(1 + part_of("z") % NUMBER, kill_in=1)
+    world.deal = DEALS[3]
+    world.step(0)
+    assert "z" in world.kafka.inside
+    world.settle()
+    world.check()
+
+
 def test_a_round_does_not_begin_before_all_shards_have_stopped() -> None:
     world = World()
     world.settle()
