@@ -78,7 +78,10 @@ class OnlyInstance:
         while not self._owner and not stopping.is_set():
             self._consumer.poll(0.05)  # the caller reads all agreements anyway
             if clock() > late:
-                log.info("another instance works, or was killed a moment ago; this one waits")
+                log.info(
+                    "another instance works, or was killed a moment ago; this one waits. "
+                    "vendors.shards lets several instances work at the same time"
+                )
                 late = math.inf
 
     def changed(self) -> bool:
