@@ -219,7 +219,7 @@ class AgreementStreams:
             return
         if self._stale(stream):
             self._streams.pop(one.name, None)
-            if not new or not self._write_again(stream):
+            if not (self._write_again(stream) if new else self._leave_out(stream)):
                 return
         self._streams[one.name] = stream
         stream.confirm(one)
@@ -228,11 +228,15 @@ class AgreementStreams:
         """Return whether the topics of an agreement must be written whole."""
         return stream.stale()
 
-    def _write_again(self, stream: VendorStream) -> bool:
-        """Begin to write the topics of an agreement whole.
+    def _leave_out(self, stream: VendorStream) -> bool:
+        """Handle an agreement whose topics can not be written whole yet.
 
-        Returns whether it has begun; an agreement that has not begun yet is not projected.
+        Returns whether it is projected all the same.
         """
+        return False
+
+    def _write_again(self, stream: VendorStream) -> bool:
+        """Begin to write the topics of an agreement whole. Returns true."""
         self._make_topics(stream)
         self.confirm()
         ends = self._ends(stream)

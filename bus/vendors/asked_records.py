@@ -83,6 +83,9 @@ class AskedRecords:
     def of_class_changed(self, change: Change) -> None:
         """The common shard handles a change of a line item, or of a teacher's enrollment."""
 
+    def send_again(self, kind: str, record: Record) -> None:
+        """The common shard sends records that are not about students."""
+
     def naming(self, guardians: Collection[str]) -> None:
         """Only the common shard sends guardians."""
 
@@ -179,13 +182,12 @@ class WaitingWord(NamedTuple):
 
     key: str
     agreement: str
-    value: str | None
+    value: str
     number: int
 
     def word(self) -> Word | None:
         """Return the word."""
-        value = None if self.value is None else self.value.encode()
-        return decoded(self.key.encode(), value)
+        return decoded(self.key.encode(), self.value.encode())
 
 
 class WordsToSay:
@@ -201,7 +203,7 @@ class WordsToSay:
         for number, word in enumerate(words, first):
             key, value = encoded(word)
             agreement = word.agreement if isinstance(word, Asked) else ""
-            rows.append((key.decode(), agreement, value and value.decode(), number))
+            rows.append((key.decode(), agreement, value.decode(), number))
         self._con.executemany("INSERT OR REPLACE INTO word VALUES (?, ?, ?, ?)", rows)
 
     def rows(self) -> list[WaitingWord]:
@@ -212,7 +214,7 @@ class WordsToSay:
     def remove(self, rows: Iterable[WaitingWord]) -> None:
         """Remove words that were said, unless something else must be said about the same now."""
         self._con.executemany(
-            "DELETE FROM word WHERE key = ? AND value IS ? AND number = ?",
+            "DELETE FROM word WHERE key = ? AND value = ? AND number = ?",
             [(row.key, row.value, row.number) for row in rows],
         )
 
@@ -235,12 +237,14 @@ class Talk(Protocol):
 
 
 class Asking:
-    """What the outbox of a shard of students says before and after its messages.
+    """What the outbox of a shard says before and after its messages.
 
-    talk: tells the common shard; called from the outbox's thread, and never at the same time.
+    talk:  tells the common shard; called from the outbox's thread, and never at the same time.
+    waits: whether it may wait for another shard.
     """
 
-    def __init__(self, con: sqlite3.Connection, talk: Talk) -> None:
+    def __init__(self, con: sqlite3.Connection, talk: Talk, *, waits: bool = True) -> None:
+        self.waits = waits
         self._words = WordsToSay(con)
         self._talk = talk
         self.rows = self._words.rows
@@ -265,7 +269,9 @@ def _asks(word: Word) -> bool:
 
 
 class NotAsking:
-    """What the outbox says if its shard has the records that students share: nothing."""
+    """What the outbox says if there is only one shard: nothing."""
+
+    waits = False
 
     def rows(self) -> list[WaitingWord]:
         """Return no words."""

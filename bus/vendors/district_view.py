@@ -17,7 +17,9 @@ rebuilt.
     deleted  topic, part, before: the last deletions of old records (`bus.vendors.vendor_deletions`)
     word     what this shard has still to say to the others (`bus.vendors.asked_records`)
     needed   what the other shards have asked for (`bus.vendors.asked_records`)
-    shard    how far the other shards are with each agreement (`bus.vendors.shard_streams`)
+    shard    how far the other shards are with each agreement, and shard_file the file of each
+    late     what this shard has sent of an agreement after it had written everything, until the
+             round ends (`bus.vendors.shard_streams`)
 
 One transaction of the file holds the records of a batch, the offsets, the changes of all cohorts,
 and the messages. So after a kill at any moment, the file and the sent messages agree. Either the
@@ -26,6 +28,7 @@ file has nothing of the batch, or the outbox is sent again: the same bytes in th
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -74,7 +77,7 @@ CREATE TABLE IF NOT EXISTS disclosed (
     number INTEGER PRIMARY KEY, agreement TEXT NOT NULL, student TEXT NOT NULL,
     entered INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS word (
-    key TEXT PRIMARY KEY, agreement TEXT NOT NULL, value TEXT, number INTEGER NOT NULL);
+    key TEXT PRIMARY KEY, agreement TEXT NOT NULL, value TEXT NOT NULL, number INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS word_number ON word (number);
 CREATE TABLE IF NOT EXISTS needed (
     agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, student TEXT NOT NULL,
@@ -83,6 +86,10 @@ CREATE TABLE IF NOT EXISTS shard (
     agreement TEXT NOT NULL, number INTEGER NOT NULL, edition TEXT NOT NULL,
     round INTEGER NOT NULL, stage TEXT NOT NULL,
     PRIMARY KEY (agreement, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS late (
+    agreement TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (agreement, kind, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shard_file (number INTEGER PRIMARY KEY, id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS deleted (
     topic TEXT NOT NULL, part INTEGER NOT NULL, before INTEGER NOT NULL,
     PRIMARY KEY (topic, part)) WITHOUT ROWID;
@@ -97,9 +104,9 @@ WHERE excluded.part = record.part OR excluded.rank > record.rank
 ABOUT = """CREATE TABLE IF NOT EXISTS about (
     name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
-PROJECTION_TABLES = ("cohort", "need", "progress", "word", "needed", "shard")
+PROJECTION_TABLES = ("cohort", "need", "progress", "word", "needed", "shard", "late")
 """The tables that have the rows of an agreement's projection, by its name in `agreement`."""
-TABLES = ("record", "place", "outbox", "disclosed", "deleted", *PROJECTION_TABLES)
+TABLES = ("record", "place", "outbox", "disclosed", "deleted", "shard_file", *PROJECTION_TABLES)
 EARLIER = "/earlier"
 """What follows the name of an agreement in the rows of its earlier cohort."""
 
@@ -189,7 +196,14 @@ class DistrictView:
                 self.con.execute(f"DROP TABLE IF EXISTS {table}")
         self.con.executescript(SCHEMA)
         if self.new:
-            self.con.execute("INSERT OR REPLACE INTO about VALUES ('mark', ?)", [mark])
+            about = [("mark", mark), ("id", secrets.token_hex(8))]
+            self.con.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about)
+
+    @property
+    def id(self) -> str:
+        """The file's id. A file that is emptied or made again gets another one."""
+        found = self.con.execute("SELECT value FROM about WHERE name = 'id'").fetchone()
+        return str(found[0]) if found else ""  # an earlier version made the file
 
     def close(self) -> None:
         """Close the file."""

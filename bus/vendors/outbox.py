@@ -211,14 +211,30 @@ class Outbox:
         notes = self._con.execute(
             "SELECT agreement, entered, student FROM disclosed ORDER BY number"
         ).fetchall()
-        before: Future[int] | None = None
-        sent = self._thread.submit(self._before, notes, active, at, asked)
-        for portion in portions(one for one in self._rows.latest() if one.agreement in active):
-            if before is not None:
-                wait([before])
-            before, sent = sent, self._thread.submit(self._send_messages, portion, active, sent)
+        sent: Future[int] = Future()
+        sent.set_result(0)
+        if self._asking.waits:  # deletions must not wait for another shard
+            sent = self._send(active, sent, deletions=True)
+        sent = self._thread.submit(self._before, notes, active, at, asked, sent)
+        sent = self._send(active, sent, deletions=False if self._asking.waits else None)
         self._sending = Sending(last, noted, notes, asked, at, sent)
         return confirmed
+
+    def _send(
+        self, active: Mapping[str, str], before: Future[int], *, deletions: bool | None
+    ) -> Future[int]:
+        """Let the thread send the last states of records, after what was sent before.
+
+        deletions: whether to send the deletions alone, or all others; None: both.
+        """
+        latest = (one for one in self._rows.latest() if one.agreement in active)
+        last: Future[int] | None = None
+        for portion in portions(_only(latest, deletions)):
+            if last is not None:
+                wait([last])  # so that the thread has few portions at a time
+            last = before
+            before = self._thread.submit(self._send_messages, portion, active, before)
+        return before
 
     def confirm(self) -> int:
         """Wait until Kafka has stored what is on the way, and remove it from the file.
@@ -253,14 +269,18 @@ class Outbox:
         active: Collection[str],
         now: datetime,
         asked: list[WaitingWord],
+        before: Future[int],
     ) -> int:
-        """Do what must be done before the messages are sent.
+        """Do what must be done before the states of records are sent.
 
-        Returns 0, the number of messages sent so far: `_send_messages` adds to it.
+        before: what was sent before, on the same thread.
+
+        Returns the number of messages sent so far: `_send_messages` adds to it.
         """
+        number = before.result()
         self._disclose(notes, active, now, entered=True)
         self._asking.before(asked)
-        return 0
+        return number
 
     def _disclose(
         self,
@@ -370,6 +390,19 @@ def portions(messages: Iterable[OutgoingBatch]) -> Iterator[list[OutgoingBatch]]
             some, number = [], 0
     if some:
         yield some
+
+
+def _only(messages: Iterable[OutgoingBatch], deletions: bool | None) -> Iterator[OutgoingBatch]:
+    """Yield deletions alone, or all others, in their order; None: both."""
+    for batch in messages:
+        if deletions is None:
+            yield batch
+        else:
+            some = batch.part(
+                at for at, value in enumerate(batch.values) if (value is None) is deletions
+            )
+            if some.keys:
+                yield some
 
 
 @contextmanager

@@ -153,16 +153,24 @@ class Projection:
         missing = self._shared.asked(words)
         return self._finish(), missing
 
-    def send_again(self, keys: Collection[Key]) -> Outcome:
-        """Return the present states of records about students, as far as they are sent."""
+    def send_again(self, keys: Collection[Key], *, active: bool = False) -> Outcome:
+        """Return the present states of records, as far as they are sent.
+
+        active: only of those records that are active.
+        """
         self._start(())
-        records = self._view.get_all(key for key in keys if key[0] in self._student_kinds)
-        owners = {key: student_of(key[0], record) for key, record in records.items()}
+        found = self._view.get_all(key for key in keys if key[0] in self.scope.kinds)
+        records = {
+            key: one for key, one in found.items() if not active or one["status"] == "active"
+        }
+        owners = {key: student_of(key[0], one) for key, one in records.items()}
         members = self.cohort.get({one for one in owners.values() if one is not None})
+        inside = {one for one, member in members.items() if member.state is State.IN}
         for (kind, id_), record in records.items():
             student = owners[kind, id_]
-            member = members.get(student or "")
-            if student and member and member.state is State.IN and self._rules.shows(kind, record):
+            if student is None:
+                self._shared.send_again(kind, record)
+            elif student in inside and self._rules.shows(kind, record):
                 self._emit[kind, id_, student] = record
         return self._finish()
 

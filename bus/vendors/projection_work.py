@@ -11,6 +11,7 @@ today's opt-outs and agreements also apply to old messages.
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -110,6 +111,8 @@ class Work:
             if self._stopping.is_set():
                 return
             self._agree()
+            if self._stopping.is_set():
+                return
             self._open()
             self._catch_up()
             while not self._stopping.is_set():
@@ -119,13 +122,15 @@ class Work:
             self._streams.confirm()
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
+        except sqlite3.OperationalError as error:
+            raise RetryLater(f"the file of the view cannot be used now ({error})") from None
 
     def _take_turn(self) -> Turn:
         return OnlyInstance(self._settings)
 
     def _agree(self) -> None:
-        """Make sure that all instances have the same number of shards."""
-        shard_number.agree(self._settings)
+        """Wait until all instances have the same number of shards."""
+        shard_number.agreed(self._settings, self._stopping, lambda: self._turn.changed())
 
     def _finished(self) -> bool:
         """Return whether the work may end now."""
@@ -266,9 +271,13 @@ class Work:
             self._streams.begin_sending()
         if self._ends.due:
             self._plan_ends()
-        if self._ends.waiting:
+        if self._may_end() and self._ends.waiting:
             self._streams.confirm()
             self._ends.settle_next(self._day)
+
+    def _may_end(self) -> bool:
+        """Return whether the ends of agreements may be completed now."""
+        return True
 
     def _begin_day(self) -> None:
         """Make the changes that depend on the date alone, also those of days on which nothing ran.

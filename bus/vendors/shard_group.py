@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -104,6 +105,7 @@ class ShardGroup:
         self._until_caught_up = False
         self._since = clock()  # when this instance got its shards
         self._looks = 0  # how many times in turn all shards were done
+        self._agreed = False
         self._wanted: list[int] = []
         self._threads: dict[int, ShardThread] = {}
         self._consumer: Consumer | None = None
@@ -130,13 +132,14 @@ class ShardGroup:
             self._consumer.subscribe(
                 [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
             )
-            agreed = False
             while not self._stopping.is_set():
                 self._consumer.poll(LOOK_SECONDS)
-                if self._wanted and not agreed:
-                    shard_number.agree(self._settings)
-                    agreed = True
-                if agreed:
+                if self._wanted and not self._agreed:
+                    # An instance that was away may find another number.
+                    self._agreed = shard_number.agreed(
+                        self._settings, self._stopping, partial(self._consumer.poll, 0)
+                    )
+                elif self._agreed:
                     self._start()
                     if self._until_caught_up and self._all_done():
                         return
@@ -158,7 +161,7 @@ class ShardGroup:
         log.info("this instance works some shards now", shards=sorted(self._wanted))
 
     def _revoked(self, _: Consumer, __: list[TopicPartition]) -> None:
-        self._wanted = []
+        self._wanted, self._agreed = [], False
         self._stop()
 
     def _start(self) -> None:

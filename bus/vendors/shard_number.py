@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
+from collections.abc import Callable
 
+import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -22,6 +25,10 @@ from bus.kafka.sender import Sender
 from bus.settings import Settings
 from bus.vendors.instance_turn import GROUP, client_id
 
+log = structlog.get_logger(__name__)
+
+LOOKS, LOOK_SECONDS = 20, 0.1
+"""How often an instance polls its group before it looks at the other members again."""
 KEY = b"written//shards"
 """Starts like the keys of `bus.vendors.written_editions`, so earlier versions ignore it. No name of
 an agreement has a slash."""
@@ -35,23 +42,40 @@ def mark(settings: Settings) -> str:
     return _read(settings)[1]
 
 
-def agree(settings: Settings) -> None:
-    """Make the number in the settings the one that counts. The caller must be in the group.
+def agreed(settings: Settings, stopping: threading.Event, stay: Callable[[], object]) -> bool:
+    """Make the number in the settings the one that counts, when no other one is used any more.
 
-    Raises `RetryLater` if an instance with another number may still work.
+    The caller must be in the group.
+
+    stay: called again and again, so that the caller stays in the group. It may raise.
+
+    Returns false if a stop is requested before.
     """
-    number, _ = _read(settings)
-    if number == settings.vendors.shards:
-        return
-    if others := _others(settings):
-        raise RetryLater(
-            f"vendors.shards is {settings.vendors.shards} here, but {others} "
-            f"{'instance works' if others == 1 else 'instances work'} with {number}, or ended a "
-            "moment ago; stop it, or use the same number"
-        )
-    sender = Sender(settings, topics.vendors(settings), "store the number of shards")
-    sender.add(json.dumps([settings.vendors.shards, secrets.token_hex(8)]).encode(), KEY)
-    sender.flush()
+    said = False
+    while not stopping.is_set():
+        number, _ = _read(settings)
+        if number == settings.vendors.shards:
+            return True
+        others = _others(settings)
+        if not others:
+            sender = Sender(settings, topics.vendors(settings), "store the number of shards")
+            value = [settings.vendors.shards, secrets.token_hex(8)]
+            sender.add(json.dumps(value).encode(), KEY)
+            sender.flush()
+            return True
+        if not said:
+            log.warning(
+                "vendors.shards differs from that of instances that work, or ended a moment ago; "
+                "this instance waits until they have ended",
+                here=settings.vendors.shards,
+                there=number,
+                instances=others,
+            )
+            said = True
+        for _ in range(LOOKS):
+            stay()
+            stopping.wait(LOOK_SECONDS)
+    return False
 
 
 def _read(settings: Settings) -> tuple[int, str]:

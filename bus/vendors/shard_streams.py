@@ -7,6 +7,7 @@ the others. So after a kill, it says its last word again, and goes on.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from datetime import date
@@ -20,28 +21,40 @@ from bus.vendors.applied import Applied
 from bus.vendors.district_view import Key
 from bus.vendors.record_rules import orgs_above
 from bus.vendors.shard_talk import CommonWords, StudentTalk
-from bus.vendors.shard_words import Asked, Disclosed, Round, RoundStage, Word, WordSender, decoded
+from bus.vendors.shard_words import (
+    Asked,
+    Disclosed,
+    GivenUp,
+    Round,
+    RoundStage,
+    ShardFile,
+    Word,
+    WordSender,
+    decoded,
+)
 from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_stream import VendorStream
 
 log = structlog.get_logger(__name__)
 
+NO_ROUND = -1
+"""The number of a round that the common shard has not begun."""
+END = 2**62
+"""A partition is read to its end."""
+
 
 class StudentStreams(AgreementStreams):
-    """The streams in a shard of students. `listen` comes before anything else."""
+    """The streams in a shard of students. `listen` comes before anything else.
+
+    As soon as a shard notices that an agreement has changed, it stops to write under the earlier
+    edition, and only sends deletions. When the common shard has begun the round, it takes part.
+    """
 
     def listen(self, words: CommonWords, talk: StudentTalk) -> None:
         """Follow what the common shard says, and answer it."""
         self._words = words
         self._talk = talk
         self._told: dict[str, tuple[int, RoundStage]] = {}  # the last word about each agreement
-        self._paused: dict[str, str] = {}  # agreements whose next round has not begun
-        self._waiting: set[str] = set()
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the topics of an agreement are not written whole."""
-        return bool(self._waiting) or super().unfinished
 
     @property
     def busy(self) -> bool:
@@ -50,67 +63,75 @@ class StudentStreams(AgreementStreams):
 
     def follow(self, applied: Mapping[str, Applied], day: date, *, new: bool) -> None:
         """Follow the agreements, and the rounds of the common shard."""
-        self._waiting = set()
-        self._talk.rounds = {name: stream.progress.round for name, stream in self._streams.items()}
+        self._note_rounds()
         super().follow(applied, day, new=new)
-        for name in self._paused.keys() - self._waiting:
-            del self._paused[name]
         for stream in self._streams.values():
+            self._take_part(stream)
             self._move_on(stream)
+        self._note_rounds()
 
     def tell(self) -> None:
-        """Tell the common shard which topics have been written, as far as this shard goes."""
+        """Tell the common shard how far this shard is, unless that was its last word."""
         for stream in self._streams.values():
             at = stream.progress
-            if at.stopped:
-                self._say(stream, RoundStage.STOPPED)
+            if at.round == NO_ROUND:
+                led = self._words.round(stream.name)
+                if (
+                    led is not None
+                    and led.edition == at.fingerprint
+                    and led.stage is not RoundStage.STOP
+                ):
+                    # The others have written in this round already, without this shard.
+                    self._say(stream, RoundStage.LOST, led.number)
+            elif at.stopped:
+                self._say(stream, RoundStage.STOPPED, at.round)
             elif at.reached is None and at.checked is None and not at.written:
-                self._say(stream, RoundStage.WHOLE)
+                self._say(stream, RoundStage.WHOLE, at.round)
 
     def send_again(self, keys: Collection[Key]) -> None:
-        """Add the present states of records, within a batch."""
+        """Add the present states of those of these records that are active, within a batch."""
         for stream in self._streams.values():
-            self._add(stream.send_again(keys, self._outbox))
-
-    def _active(self) -> dict[str, str]:
-        return self._paused | super()._active()
+            self._add(stream.send_again(keys, self._outbox, active=True))
 
     def _finish(self) -> None:
         self.tell()
 
     def _stale(self, stream: VendorStream) -> bool:
-        led = self._words.round(stream.name)
-        at = stream.progress
-        return (
-            stream.stale() or led is None or (led.edition, led.number) != (at.fingerprint, at.round)
-        )
+        """Return whether this shard must stop, because another edition or round is written now."""
+        led, at = self._words.round(stream.name), stream.progress
+        if stream.stale():
+            return True
+        return led is not None and at.round != NO_ROUND and led.number > at.round
+
+    def _leave_out(self, stream: VendorStream) -> bool:
+        # This shard may stop at any time. Otherwise, it would miss what changes meanwhile.
+        return self._write_again(stream)
 
     def _write_again(self, stream: VendorStream) -> bool:
-        name, at = stream.name, stream.progress
-        led = self._words.round(name)
-        if led is None or led.edition != stream.applied.edition or led.stage is not RoundStage.STOP:
-            self._waiting.add(name)
-            self._paused.setdefault(name, at.fingerprint)
-            self.confirm()
-            with self.batch():
-                self._outbox.forget(name, deletions=False)
-            if led is not None and led.edition == stream.applied.edition:
-                # The others have written in this round already, and this shard knows nothing of it.
-                self._say(stream, RoundStage.LOST, led)
-            return False
         self.confirm()
+        above = tuple(stream.progress.above)
+        led = Round(stream.name, stream.applied.edition, NO_ROUND, RoundStage.STOP, above)
         with self.batch():
-            self._outbox.forget(name, deletions=False)
-            self._outbox.forget_entered(name)
+            self._outbox.forget(stream.name, deletions=False)
+            self._outbox.forget_entered(stream.name)
             stream.write_again({}, led)
-        self._talk.rounds[name] = led.number
-        self._say(stream, RoundStage.STOPPED)
         return True
+
+    def _take_part(self, stream: VendorStream) -> None:
+        """Take part in a round that the common shard has begun."""
+        led, at = self._words.round(stream.name), stream.progress
+        if (
+            at.round == NO_ROUND
+            and led is not None
+            and led.edition == at.fingerprint
+            and led.stage is RoundStage.STOP
+        ):
+            with self.batch():
+                stream.take_part(led)
 
     def _move_on(self, stream: VendorStream) -> None:
         """Follow the common shard's round."""
         led, at = self._words.round(stream.name), stream.progress
-        self._talk.rounds[stream.name] = at.round
         if led is None or led.number != at.round:
             return
         if at.stopped and led.stage is not RoundStage.STOP:
@@ -118,11 +139,12 @@ class StudentStreams(AgreementStreams):
                 stream.may_write({})
         if not at.written and at.reached is None and led.stage is RoundStage.WHOLE:
             with self.batch():
-                stream.finished()
+                self._add(stream.end_round(self._outbox))
 
-    def _say(self, stream: VendorStream, stage: RoundStage, led: Round | None = None) -> None:
-        """Say how far a stream is, unless that was the last word about it."""
-        number = led.number if led else stream.progress.round
+    def _note_rounds(self) -> None:
+        self._talk.rounds = {name: one.progress.round for name, one in self._streams.items()}
+
+    def _say(self, stream: VendorStream, stage: RoundStage, number: int) -> None:
         if self._told.get(stream.name) != (number, stage):
             self.confirm()
             self._talk.say([Round(stream.name, stream.applied.edition, number, stage)])
@@ -132,10 +154,11 @@ class StudentStreams(AgreementStreams):
 class CommonStreams(AgreementStreams):
     """The streams in the common shard. `lead` comes before anything else."""
 
-    def lead(self, sender: WordSender, others: int) -> None:
+    def lead(self, sender: WordSender, others: int, *, missed: bool = False) -> None:
         """Lead the rounds.
 
         others: how many shards of students there are.
+        missed: whether Kafka has forgotten words that this shard has not read.
         """
         self._sender = sender
         self._others = others
@@ -143,15 +166,24 @@ class CommonStreams(AgreementStreams):
         self._told: dict[str, tuple[int, RoundStage]] = {}
         self._news = True  # whether there may be something to say although all is written
         topic = topics.vendor_shards(self._settings)
-        for message in scan(self._settings, topic, stop={0: _END}):
+        for message in scan(self._settings, topic, stop={0: END}):
             word = decoded(message.key(), message.value())
             if isinstance(word, Round):
-                self._numbers[word.agreement] = word.number
+                self._numbers[word.agreement] = max(
+                    word.number, self._numbers.get(word.agreement, 0)
+                )
+        if missed:
+            self._lose()
 
     @property
     def busy(self) -> bool:
         """Whether `go_on` has something to do now: `advance` does everything."""
         return False
+
+    def next_day(self, active: Collection[str], day: date) -> None:
+        """Do what follows from the date, and say all rounds again: Kafka forgets old words."""
+        super().next_day(active, day)
+        self._told, self._news = {}, True
 
     def follow(self, applied: Mapping[str, Applied], day: date, *, new: bool) -> None:
         """Follow the agreements."""
@@ -166,6 +198,7 @@ class CommonStreams(AgreementStreams):
         words: each with the number of its shard.
         """
         asked: dict[str, list[tuple[int, Asked]]] = defaultdict(list)
+        given_up: set[Key] = set()
         missing: list[Key] = []
         for shard, word in words:
             stream = self._streams.get(getattr(word, "agreement", ""))
@@ -176,14 +209,21 @@ class CommonStreams(AgreementStreams):
                         "INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?, ?)",
                         [word.agreement, shard, word.edition, word.number, word.stage.value],
                     )
+                case ShardFile():
+                    self._has_file(shard, word.id)
                 case Asked() if stream is not None and word.round == stream.progress.round:
                     asked[word.agreement].append((shard, word))
                 case Disclosed() if stream is not None and word.round == stream.progress.round:
                     stream.disclosed(word.students, entered=word.entered)
+                case GivenUp():
+                    given_up.add((word.kind, word.id))
         for name, some in asked.items():
             messages, new = self._streams[name].asked(some, self._outbox)
             self._add(messages)
             missing += new
+        if given_up:
+            for stream in self._streams.values():
+                self._add(stream.send_again(given_up, self._outbox, active=True))
         return missing
 
     def advance(self) -> None:
@@ -197,11 +237,11 @@ class CommonStreams(AgreementStreams):
             stages = self._stages(stream)
             if RoundStage.LOST in stages:
                 log.warning(
-                    "a shard has lost its file; all is written again", agreement=stream.name
+                    "a shard does not know all that the vendor has; all is written again",
+                    agreement=stream.name,
                 )
                 self._write_again(stream)
-                continue
-            if at.stopped and self._all(stages, RoundStage.STOPPED, RoundStage.WHOLE):
+            elif at.stopped and self._all(stages, RoundStage.STOPPED, RoundStage.WHOLE):
                 self.confirm()
                 ends = self._ends(stream)
                 with self.batch():
@@ -213,11 +253,6 @@ class CommonStreams(AgreementStreams):
             self._clean_all(ready)
         self.tell()
 
-    def next_day(self, active: Collection[str], day: date) -> None:
-        """Do what follows from the date, and say all rounds again: Kafka forgets old words."""
-        super().next_day(active, day)
-        self._told, self._news = {}, True
-
     def tell(self) -> None:
         """Say how far each round is, unless that was the last word about it."""
         words: list[Word] = []
@@ -227,22 +262,46 @@ class CommonStreams(AgreementStreams):
             if self._told.get(name) != said:
                 self._told[name] = said
                 words.append(Round(name, at.fingerprint, *said, tuple(at.above)))
-        self._sender.say(words)
+        if words:
+            self.confirm()
+            self._sender.say(words)
 
     def _finish(self) -> None:
         """`advance` does it."""
 
+    def _stale(self, stream: VendorStream) -> bool:
+        # A later round was begun by an instance with another file.
+        later = self._numbers.get(stream.name, 0) > stream.progress.round
+        return stream.stale() or later
+
     def _write_again(self, stream: VendorStream) -> bool:
         self._make_topics(stream)
         self.confirm()
-        number = 1 + max(self._numbers.get(stream.name, 0), stream.progress.round)
-        self._numbers[stream.name] = number
+        # The time, so that a number never comes again, even if all files and words are lost.
+        before = max(self._numbers.get(stream.name, 0), stream.progress.round)
+        number = self._numbers[stream.name] = max(int(time.time()), before + 1)
         above = tuple(sorted(orgs_above(self._view, stream.applied.agreement)))
         led = Round(stream.name, stream.applied.edition, number, RoundStage.STOP, above)
         with self.batch():
             self._outbox.forget(stream.name, deletions=False)
             stream.write_again({}, led)
         return True
+
+    def _has_file(self, shard: int, id_: str) -> None:
+        """Note the file of a shard. With another one, the shard does not know all."""
+        con = self._view.con
+        known = con.execute("SELECT id FROM shard_file WHERE number = ?", [shard]).fetchone()
+        if known is not None and known[0] != id_:
+            self._lose(shard)
+        con.execute("INSERT OR REPLACE INTO shard_file VALUES (?, ?)", [shard, id_])
+
+    def _lose(self, shard: int | None = None) -> None:
+        """Begin new rounds of all agreements, because a shard does not know all; None: any."""
+        self._news = True
+        self._view.con.execute(
+            "UPDATE shard SET stage = ? WHERE number = ifnull(?, number)",
+            [RoundStage.LOST.value, shard],
+        )
 
     def _stages(self, stream: VendorStream) -> list[RoundStage]:
         """Return how far the shards of students are that have said something in this round."""
@@ -260,6 +319,3 @@ def _stage(at: StreamProgress) -> RoundStage:
     if at.written:
         return RoundStage.WHOLE
     return RoundStage.STOP if at.stopped else RoundStage.WRITE
-
-
-_END = 2**62

@@ -17,8 +17,9 @@ from bus.settings import Settings
 from bus.vendors.shard_words import GivenUp, Round, Seen, Word, WordSender, decoded, disclosed
 
 NOT_READ = "could not read what the common shard says: Kafka reports {}"
-WAIT_SECONDS = 120.0
-"""Seconds for which a shard waits for the common shard before it begins again."""
+WAIT_SECONDS = 10.0
+"""Seconds for which a shard waits for the common shard. Then it begins again, and first sends the
+deletions that have come meanwhile."""
 LOOK_SECONDS = 0.1
 
 
@@ -86,7 +87,7 @@ class CommonWords:
     def wait(self, offset: int, stopping: Callable[[], bool]) -> None:
         """Wait until the common shard has done what was said before an offset.
 
-        Raises `RetryLater` if it does not within two minutes, or if `stopping` returns true.
+        Raises `RetryLater` if it does not within ten seconds, or if `stopping` returns true.
         """
         waited = 0.0
         with self._news:
@@ -145,8 +146,11 @@ class CommonWords:
                 case GivenUp() if offset >= self._from:
                     self._given_up.append(word)
                 case Round():
-                    self._rounds[word.agreement] = word
-                    self._changed = True
+                    # An instance that was paused may say an old word late.
+                    before = self._rounds.get(word.agreement)
+                    if before is None or word.number >= before.number:
+                        self._rounds[word.agreement] = word
+                        self._changed = True
                 case Seen() if word.shard == self._shard:
                     self._seen = max(self._seen, word.next)
                     self._news.notify_all()
@@ -192,3 +196,20 @@ class StudentTalk:
     def wait(self) -> None:
         """Wait until the common shard has done what it was asked for."""
         self._words.wait(self._asked, self._stopping)
+
+
+class CommonTalk:
+    """What the common shard's own outbox says: it asks nobody, and waits for nobody."""
+
+    def __init__(self, sender: WordSender) -> None:
+        self._sender = sender
+
+    def say(self, words: Collection[Word]) -> None:
+        """Say words. Raises `RetryLater` if Kafka does not store them."""
+        if words:
+            self._sender.say(words)
+
+    ask = say
+
+    def wait(self) -> None:
+        """Return at once."""

@@ -140,10 +140,23 @@ class GivenUp:
     id: str
 
 
-Word = Round | Seen | Asked | Disclosed | GivenUp
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """Which file a shard of students works with, since its last start.
+
+    When it is another file than before, the shard has moved to another machine or has lost its
+    file. It then does not know all that the vendors have.
+
+    id: the file's id.
+    """
+
+    id: str
 
 
-def encoded(word: Word) -> tuple[bytes, bytes | None]:
+Word = Round | Seen | Asked | Disclosed | GivenUp | ShardFile
+
+
+def encoded(word: Word) -> tuple[bytes, bytes]:
     """Return the key and the value of a word."""
     key: list[str | int]
     value: object
@@ -155,7 +168,7 @@ def encoded(word: Word) -> tuple[bytes, bytes | None]:
             key, value = ["seen", word.shard], word.next
         case Asked():
             key = ["asked", word.agreement, word.round, word.kind, word.id, word.student]
-            value = True if word.needed else None
+            value = word.needed
         case Disclosed():
             moment = word.at.isoformat()
             what = "entered" if word.entered else "left"
@@ -163,8 +176,13 @@ def encoded(word: Word) -> tuple[bytes, bytes | None]:
             value = list(word.students)
         case GivenUp():
             key, value = ["given up", word.kind, word.id], True
-    text = json.dumps(value, ensure_ascii=False).encode() if value is not None else None
-    return json.dumps(key, ensure_ascii=False).encode(), text
+        case ShardFile():
+            key, value = ["file"], word.id
+    return _text(key), _text(value)
+
+
+def _text(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def decoded(key: bytes | None, value: bytes | None) -> Word | None:
@@ -180,7 +198,7 @@ def decoded(key: bytes | None, value: bytes | None) -> Word | None:
                 return Seen(about[0], said)
             case "asked":
                 agreement, round_, kind, id_, student = about
-                return Asked(agreement, round_, kind, id_, student, said is not None)
+                return Asked(agreement, round_, kind, id_, student, said is True)
             case "entered" | "left":
                 agreement, round_, moment, number = about
                 entered = what == "entered"
@@ -189,6 +207,8 @@ def decoded(key: bytes | None, value: bytes | None) -> Word | None:
             case "given up":
                 kind, id_ = about
                 return GivenUp(kind, id_)
+            case "file":
+                return ShardFile(str(said))
     except (ValueError, TypeError, IndexError):
         return None
     return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Message
 
 from bus.delivery import Position
 from bus.kafka import topics
-from bus.kafka.reader import position, scan
+from bus.kafka.reader import Reader, position, scan
 from bus.vendors.agreement_streams import AgreementStreams
 from bus.vendors.asked_records import Asking
 from bus.vendors.district_reader import DistrictBatch, DistrictReader
@@ -16,9 +17,20 @@ from bus.vendors.instance_turn import ShardTurn, Turn
 from bus.vendors.outbox import Outbox
 from bus.vendors.projection_work import Work
 from bus.vendors.scope import OPT_OUT
-from bus.vendors.shard_streams import CommonStreams, StudentStreams
-from bus.vendors.shard_talk import CommonWords, StudentTalk
-from bus.vendors.shard_words import Disclosed, GivenUp, Seen, Word, WordSender, decoded
+from bus.vendors.shard_streams import END, CommonStreams, StudentStreams
+from bus.vendors.shard_talk import NOT_READ, CommonTalk, CommonWords, StudentTalk
+from bus.vendors.shard_words import (
+    Disclosed,
+    GivenUp,
+    Seen,
+    ShardFile,
+    Word,
+    WordSender,
+    decoded,
+)
+
+NOTICE_SECONDS = 5.0
+"""Seconds after which each shard has noticed that an agreement does not hold any more."""
 
 
 class ShardWork(Work):
@@ -66,6 +78,7 @@ class StudentWork(ShardWork):
             self._clock,
             self._shard,
         )
+        self._talk.say([ShardFile(self._view.id)])
         streams.listen(self._words, self._talk)
         self._closing.append(self._words.end)  # the outbox may wait for the common shard
         return streams
@@ -98,23 +111,32 @@ class CommonWork(ShardWork):
     """The work of the common shard."""
 
     _streams: CommonStreams
+    _ends_since = math.inf  # since when agreements wait for their ends
 
     def _read(self) -> DistrictReader:
         settings = self._settings
         first = topics.topic(settings, OPT_OUT)
         self._topic = topics.vendor_shards(settings)
-        seen = {number + 1: 0 for number in range(self._shard.of)}
+        begun = {Position(self._topic, number + 1): 0 for number in range(self._shard.of)}
         for message in scan(settings, self._topic, stop={0: END}):
             if isinstance(word := decoded(message.key(), message.value()), Seen):
-                seen[word.shard] = word.next
-        also = {Position(self._topic, number): at for number, at in seen.items()}
-        self._to_say: dict[int, int] = {}
-        self._hold: dict[Position, int] = {}
+                begun[Position(self._topic, word.shard)] = word.next
         places = self._view.places()
-        return DistrictReader(settings, self._changes.kinds, first, places, self._shard, also)
+        begun |= {place: places[place] for place in begun.keys() & places.keys()}
+        # A kill may have come before it was said what has been done.
+        self._to_say = {place.partition: at for place, at in begun.items()}
+        self._hold: dict[Position, int] = {}
+        with Reader(settings, NOT_READ) as reader:
+            marks = reader.marks(begun)
+        self._missed = any(at < marks[place][0] for place, at in begun.items())
+        return DistrictReader(settings, self._changes.kinds, first, places, self._shard, begun)
+
+    def _outbox(self) -> Outbox:
+        self._words = self._sender()
+        asking = Asking(self._view.con, CommonTalk(self._words), waits=False)
+        return Outbox(self._settings, self._view, self._record, asking)
 
     def _make_streams(self, outbox: Outbox) -> AgreementStreams:
-        self._words = self._sender()
         streams = CommonStreams(
             self._settings,
             self._view,
@@ -124,7 +146,7 @@ class CommonWork(ShardWork):
             self._clock,
             self._shard,
         )
-        streams.lead(self._words, self._shard.of)
+        streams.lead(self._words, self._shard.of, missed=self._missed)
         return streams
 
     def _take(self, batch: DistrictBatch) -> None:
@@ -168,6 +190,14 @@ class CommonWork(ShardWork):
         self._say_seen()
         self._streams.advance()
 
+    def _may_end(self) -> bool:
+        """Return whether all shards have had time to notice that agreements do not hold."""
+        if not self._ends.waiting:
+            self._ends_since = math.inf
+        elif self._ends_since == math.inf:
+            self._ends_since = self._clock()
+        return self._clock() - self._ends_since >= NOTICE_SECONDS
+
     def _say_seen(self) -> None:
         """Tell the shards of students what has been done of what they asked for."""
         if self._to_say and not self._reader.behind(self._of_district(self._hold)):
@@ -184,7 +214,3 @@ class CommonWork(ShardWork):
         if self._to_say or not super()._all_done():
             return False
         return not self._reader.behind(self._reader.ends())
-
-
-END = 2**62
-"""A partition is read to its end."""

@@ -102,6 +102,13 @@ class SharedRecords:
         for key in keys:
             self._need.add(key, -1)
 
+    def send_again(self, kind: str, record: Record) -> None:
+        """Send the present state of a record of a class, if the class is sent."""
+        if kind not in CLASS_KINDS or not self._is_of_class(kind, record):
+            return
+        if self._need.count(("class", record["classSourcedId"])) > 0:
+            self._emit[kind, record["sourcedId"], record[KINDS[kind].owner]] = record
+
     def naming(self, guardians: Collection[str]) -> dict[str, set[str]] | None:
         """Return the students who name each of these guardians; None: the view knows them."""
         return None

@@ -113,6 +113,7 @@ class VendorStream:
         else:
             self._earlier.forget()
         self._projection.forget()
+        self._view.con.execute("DELETE FROM late WHERE agreement = ?", [self.name])
         above = led.above if led else orgs_above(self._view, self.applied.agreement)
         students = self._shard.students
         self.progress = StreamProgress(
@@ -127,6 +128,13 @@ class VendorStream:
             round=led.number if led else 0,
             stopped=led is not None,
         )
+        self._compile()
+        self._store()
+
+    def take_part(self, led: Round) -> None:
+        """Take part in a round that the common shard has begun. This shard has stopped already."""
+        self.progress.round = led.number
+        self.progress.above = list(led.above)
         self._compile()
         self._store()
 
@@ -208,9 +216,26 @@ class VendorStream:
         outcome, missing = self._projection.asked(words)
         return self._messages(outcome, outbox), missing
 
-    def send_again(self, keys: Collection[Key], outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
-        """Return the present states of records about students, as far as the vendor has them."""
-        return self._messages(self._projection.send_again(keys), outbox)
+    def send_again(
+        self, keys: Collection[Key], outbox: Outbox, *, active: bool = False
+    ) -> list[tuple[int, OutgoingBatch]]:
+        """Return the present states of records, as far as the vendor has them.
+
+        active: only of those records that are active.
+        """
+        return self._messages(self._projection.send_again(keys, active=active), outbox)
+
+    def end_round(self, outbox: Outbox) -> list[tuple[int, OutgoingBatch]]:
+        """Note that the common shard has deleted the old records; in a shard of students.
+
+        Returns what this shard has sent after it had written everything. The common shard may have
+        taken such a record for one that was not written again, and have sent a deletion.
+        """
+        late = self._view.con.execute("SELECT kind, id FROM late WHERE agreement = ?", [self.name])
+        messages = self.send_again(set(late), outbox)
+        self._view.con.execute("DELETE FROM late WHERE agreement = ?", [self.name])
+        self.finished()
+        return messages
 
     def disclosed(self, students: Sequence[str], *, entered: bool) -> None:
         """Note who entered or left in another shard; in the common shard."""
@@ -280,7 +305,7 @@ class VendorStream:
         outbox.note(self.name, outcome.entered, entered=True)
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
-        self._give_up(outcome.batches)
+        self._note_sent(outcome.batches)
         now = self.now()
         return [
             (batch.order, message)
@@ -288,20 +313,24 @@ class VendorStream:
             for message in self._batches(batch, now)
         ]
 
-    def _give_up(self, batches: Iterable[ProjectedBatch]) -> None:
-        """Say which records this shard sends that are not active, if there are other shards."""
-        if self._shard.whole or self._shard.common:
+    def _note_sent(self, batches: Iterable[ProjectedBatch]) -> None:
+        """Note what other shards must know of, or what must be sent again when the round ends."""
+        if self._shard.whole:
             return
-        found = []
+        at, given_up, late = self.progress, [], []
+        awaits_end = self._shard.students and at.reached is None and not at.written
         for one in batches:
             if one.kind in MAY_MOVE:
                 states = one.columns["status"] if one.columns is not None else repeat("")
-                found += [
+                given_up += [
                     GivenUp(one.kind, id_)
                     for id_, state in zip(one.ids, states, strict=False)
                     if state != "active"
                 ]
-        WordsToSay(self._view.con).add(found)
+            if awaits_end and one.columns is not None:
+                late += [(self.name, one.kind, id_) for id_ in one.ids]
+        WordsToSay(self._view.con).add(given_up)
+        self._view.con.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", late)
 
     def now(self) -> int:
         """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
@@ -329,7 +358,7 @@ class VendorStream:
         earlier = [one for one in students if one not in again]
         found = self._earlier.dismiss(earlier, day, changes)
         outbox.note(self.name, found.left, entered=False)
-        self._give_up(batch for _, batch in found.batches)
+        self._note_sent(batch for _, batch in found.batches)
         now = self.now()
         return [
             (batch.order, self._deletions(before, batch, now)) for before, batch in found.batches
