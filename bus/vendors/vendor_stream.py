@@ -200,9 +200,10 @@ class VendorStream:
             return []
         students = self._view.students_after(at.reached, SLICE)
         outcome = self._projection.look_at(students, day, release=at.written)
+        messages = self._messages(outcome, outbox)
         at.reached = students[-1] if len(students) == SLICE else None
         self._store()
-        return self._messages(outcome, outbox)
+        return messages
 
     def asked(
         self, words: Iterable[tuple[int, Asked]], outbox: Outbox
