@@ -23,13 +23,15 @@ from bus.settings import Settings
 from bus.standard.kinds import KINDS
 from bus.vendors import shard_number
 from bus.vendors.instance_turn import GROUP, client_id
-from bus.vendors.projection_work import RunOutcome, Work, attempts
+from bus.vendors.projection_work import RunOutcome, attempts
 from bus.vendors.shard import Shard
-from bus.vendors.shard_work import CommonWork, StudentWork
+from bus.vendors.shard_work import CommonWork, ShardWork, StudentWork
 
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.1
+PAUSED_SECONDS = 8.0
+"""Less than the ten seconds after which Kafka gives a silent instance up."""
 DONE_LOOKS = 5
 GIVEN_AWAY_SECONDS = 15.0
 """Seconds after which Kafka has given away the shards of an instance that was killed: its session
@@ -38,6 +40,8 @@ ends after ten (`bus.kafka.client.group_settings`)."""
 
 class ShardThread:
     """A shard that is worked in a thread of its own.
+
+    has_turn: whether this instance may still work the shard, as far as it can know.
 
     The attributes `outcome` and `error` have what it did, and what ended it.
     """
@@ -48,6 +52,7 @@ class ShardThread:
         shard: Shard,
         today: Callable[[], date],
         clock: Callable[[], float],
+        has_turn: Callable[[], bool],
         *,
         until_caught_up: bool,
     ) -> None:
@@ -55,11 +60,12 @@ class ShardThread:
         self.outcome = RunOutcome()
         self.error: BaseException | None = None
         self._stopping = threading.Event()
-        self._latest: Work | None = None
+        self._latest: ShardWork | None = None
 
-        def attempt() -> Work:
+        def attempt() -> ShardWork:
             kind = CommonWork if shard.common else StudentWork
             self._latest = kind(settings, shard, self._stopping, today, clock, self.outcome)
+            self._latest.has_turn = has_turn
             return self._latest
 
         def run() -> None:
@@ -105,6 +111,7 @@ class ShardGroup:
         self._until_caught_up = False
         self._since = clock()  # when this instance got its shards
         self._looks = 0  # how many times in turn all shards were done
+        self._polled = clock()
         self._agreed = False
         self._wanted: list[int] = []
         self._threads: dict[int, ShardThread] = {}
@@ -134,6 +141,7 @@ class ShardGroup:
             )
             while not self._stopping.is_set():
                 self._consumer.poll(LOOK_SECONDS)
+                self._polled = self._clock()
                 if self._wanted and not self._agreed:
                     # An instance that was away may find another number.
                     self._agreed = shard_number.agreed(
@@ -174,6 +182,7 @@ class ShardGroup:
                     shard,
                     self._today,
                     self._clock,
+                    self._has_turn,
                     until_caught_up=self._until_caught_up,
                 )
                 self.worked = True
@@ -183,6 +192,10 @@ class ShardGroup:
         self._outcome.agreements = sorted(
             {name for thread in self._threads.values() for name in thread.outcome.agreements}
         )
+
+    def _has_turn(self) -> bool:
+        """Return false if this process was paused for so long that Kafka may have given it up."""
+        return self._clock() - self._polled < PAUSED_SECONDS
 
     def _all_done(self) -> bool:
         """Return whether all shards are done: those of this instance, and of others that live."""

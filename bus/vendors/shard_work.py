@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Message
 
 from bus.delivery import Position
+from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.reader import Reader, position, scan
 from bus.vendors.agreement_streams import AgreementStreams
@@ -34,7 +35,17 @@ NOTICE_SECONDS = 5.0
 
 
 class ShardWork(Work):
-    """What all shards have in common. They work until they are stopped."""
+    """What all shards have in common. They work until they are stopped.
+
+    The attribute `has_turn` says whether this instance may still work the shard.
+    """
+
+    has_turn: Callable[[], bool] = staticmethod(lambda: True)
+
+    def _heed(self) -> None:
+        if not self.has_turn():
+            raise RetryLater("this process was paused; another instance may have taken over")
+        super()._heed()
 
     def _take_turn(self) -> Turn:
         return ShardTurn(self._settings)
