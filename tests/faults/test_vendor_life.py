@@ -68,7 +68,8 @@ def tell(life: Life, findings: Findings, what: str) -> None:
     )
 
 
-SHARDS = pytest.mark.parametrize("shards", [1, 2], ids=["one instance", "two instances"])
+INSTANCES = {1: "one instance", 2: "two instances"}
+SHARDS = pytest.mark.parametrize("shards", [1, 2], ids=INSTANCES.values())
 
 
 @SHARDS
@@ -94,7 +95,7 @@ def test_a_life(life: Life, findings: Findings) -> None:
         life.day()
     life.check()
     life.texts_of_errors()
-    tell(life, findings, f"a short life, {life.instances} instance(s)")
+    tell(life, findings, f"a short life, {INSTANCES[life.instances]}")
 
 
 @SHARDS
@@ -123,7 +124,7 @@ def test_a_long_life(life: Life, findings: Findings) -> None:
     tell(
         life,
         findings,
-        f"a long life, {life.instances} instance(s), {rate:,.0f} changes a second for a minute",
+        f"a long life, {INSTANCES[life.instances]}, {rate:,.0f} changes a second for a minute",
     )
 
 
