@@ -20,6 +20,9 @@ A vendor with an agreement names it, and reads its own topics. Deletions are eve
     for event in subscribe("student", agreement="math-app", group="reader"):
         if event.record is None:
             forget(event.kind, event.key)
+
+If the program was away for so long that it may have missed deletions, `Stop` says so. Then delete
+everything that you keep of this agreement, and read once with `subscribe(…, anew=True)`.
 """
 
 from __future__ import annotations
@@ -28,19 +31,22 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as Error
 
+from bus.delivery import Position
 from bus.errors import BusError, Never, RetryLater, Stop
-from bus.kafka import topics
+from bus.kafka import late_groups, topics
 from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import TYPE_PREFIX, attributes
 from bus.kafka.reachability import check_reachable
+from bus.kafka.reader import first_since, marks_of
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, load, registered_name
@@ -48,6 +54,9 @@ from bus.standard import KINDS
 from bus.vendors.vendor_schema import vendor_topic
 
 log = logging.getLogger(__name__)
+
+TIMEOUT = 30.0
+"""Seconds after which a request counts as unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +116,15 @@ class Subscription(Iterator[Event]):
         until_caught_up: bool,
         hook: Callable[[Undecodable], object] | None,
         agreement: str | None = None,
+        anew: bool = False,
     ) -> None:
         self.undecodable: Counter[str] = Counter()
         # Not a method of this object: a reference to it would keep the object alive, and dropping
         # the object must leave the group at once.
         skipped = _SkippedMessages(group, self.undecodable, hook)
-        self._events = _events(kinds, group, settings, until_caught_up, skipped.add, agreement)
+        self._events = _events(
+            kinds, group, settings, until_caught_up, skipped.add, agreement, anew
+        )
 
     def __next__(self) -> Event:
         """The next event; the one before it counts as handled."""
@@ -151,6 +163,7 @@ def subscribe(
     until_caught_up: bool = False,
     undecodable: Callable[[Undecodable], object] | None = None,
     agreement: str | None = None,
+    anew: bool = False,
 ) -> Subscription:
     """Return the events of these kinds, starting at the first that this group has not handled.
 
@@ -162,6 +175,9 @@ def subscribe(
                      message counts as handled when the call returns. If the call raises, reading
                      ends with that exception, and the message comes again.
     agreement:       read a vendor's own topics under this agreement, named as in the topics.
+    anew:            start at the first event of each partition, whatever this group has handled.
+                     Then read on as always, so use it for one start only: the next start with it
+                     begins at the first event again. Stop the other instances of the group first.
 
     Events of one student and one kind come in order. A message that does not decode is skipped, as
     only its producer can correct it. It is counted in `Subscription.undecodable`. The logger
@@ -176,8 +192,14 @@ def subscribe(
     does not answer, `Stop` if no bus is running, and ValueError for a kind that the standard does
     not have. `Stop` is raised at any time when Kafka denies this user access, as when an agreement
     was changed, has ended or was revoked.
+
+    Under an agreement, `Stop` is also raised when this group has left messages unread for more than
+    30 days (`bus.kafka.topics.DELETION_DAYS`). Kafka may have removed deletions among them. Then
+    delete everything that you keep of this agreement, and read once with `anew`. A group that
+    begins at the first event may take 30 days to come to the end. Source: Apache Kafka
+    documentation, "Log Compaction" and the topic setting `delete.retention.ms`.
     """
-    return Subscription(kinds, group, settings, until_caught_up, undecodable, agreement)
+    return Subscription(kinds, group, settings, until_caught_up, undecodable, agreement, anew)
 
 
 def _events(
@@ -187,6 +209,7 @@ def _events(
     until_caught_up: bool,
     skip: Callable[[Undecodable], None],
     agreement: str | None,
+    anew: bool,
 ) -> Generator[Event, None, None]:
     if unknown := set(kinds) - KINDS.keys():
         raise ValueError(
@@ -224,14 +247,41 @@ def _events(
             "enable.auto.offset.store": False,
         }
     )
-    behind: set[tuple[str, int]] | None = None
+    behind: set[Position] | None = None
+    # A consumer must not be asked for offsets while it reports a rebalance (`bus.kafka.offsets`).
+    # An exception would be lost there, too. So these are checked after the poll.
+    unchecked: set[Position] = set()
+    begun: set[Position] = set()
+    completeness = _Completeness(consumer, agreement) if agreement is not None else None
 
-    def assigned(_: Consumer, partitions: list[TopicPartition]) -> None:
+    def assigned(member: Consumer, partitions: list[TopicPartition]) -> None:
         nonlocal behind
-        behind = (behind or set()) | {(p.topic, p.partition) for p in partitions}
+        places = {Position(p.topic, p.partition) for p in partitions}
+        behind = (behind or set()) | places
+        unchecked.update(places)
+        if anew:
+            for partition in partitions:
+                if Position(partition.topic, partition.partition) not in begun:
+                    partition.offset = OFFSET_BEGINNING
+            member.incremental_assign(partitions)
 
     def revoked(_: Consumer, partitions: list[TopicPartition]) -> None:
-        (behind or set()).difference_update((p.topic, p.partition) for p in partitions)
+        places = {Position(p.topic, p.partition) for p in partitions}
+        (behind or set()).difference_update(places)
+        unchecked.difference_update(places)
+        if completeness is not None:
+            completeness.forget(places)
+
+    def check() -> None:
+        new = unchecked - begun if anew else set()
+        if completeness is not None:
+            completeness.check(unchecked, new)
+        if new:
+            # An interrupted program then continues from here, without `anew`.
+            lows = {place: low for place, (low, _) in marks_of(consumer, new, TIMEOUT).items()}
+            _commit(consumer, lows, completeness)
+        begun.update(unchecked)
+        unchecked.clear()
 
     try:
         consumer.subscribe(list(decoders), on_assign=assigned, on_revoke=revoked)
@@ -239,24 +289,32 @@ def _events(
             message = consumer.poll(1.0)
             if refusals:
                 raise _denied(settings, refusals[0], group, agreement)
+            if unchecked:
+                check()
             if message is None:
+                if completeness is not None:
+                    completeness.keep()
                 continue
-            place = (message.topic() or "", message.partition() or 0)
+            place = Position(message.topic() or "", message.partition() or 0)
             if error := message.error():
                 if error.code() == Error._PARTITION_EOF:
                     (behind or set()).discard(place)
+                    if completeness is not None:
+                        completeness.ended(place, message.offset() or 0)
                 elif error.fatal():
                     raise KafkaException(error)
                 else:
                     refused(error)
                 continue
-            found = _event(message, *decoders[place[0]], deletions=agreement is not None)
+            found = _event(message, *decoders[place.topic], deletions=agreement is not None)
             if isinstance(found, Event):
                 yield found
             else:
                 skip(found)
-            _store_offset(consumer, message)
+            _store_offset(consumer, message, completeness)
     except KafkaException as error:
+        if error.args[0].code() in REFUSALS:
+            raise _denied(settings, error.args[0], group, agreement) from None
         raise RetryLater(f"Kafka reports {error.args[0].name()}; try again later") from None
     finally:
         consumer.close()
@@ -284,6 +342,110 @@ def _denied(settings: Settings, error: Error, group: str, agreement: str | None)
         f"the district does not let agreement {agreement} read this, or no longer: the agreement "
         "was changed, has ended or was revoked, or these credentials were replaced. Ask the "
         "district's contact, who is named in the agreement"
+    )
+
+
+class _Completeness:
+    """Until when a vendor's program has missed no deletion, for each partition that it reads.
+
+    Each committed offset has this time (`bus.kafka.late_groups`). A program that is away for too
+    long after it may miss a deletion.
+    """
+
+    def __init__(self, consumer: Consumer, agreement: str) -> None:
+        self._consumer = consumer
+        self._agreement = agreement
+        self._complete_at: dict[Position, int] = {}
+        self._committed_at: dict[Position, int] = {}  # the time that Kafka has, or will have soon
+        self._ends: dict[Position, int] = {}  # of the partitions that are read to their end
+
+    def check(self, places: set[Position], anew: set[Position]) -> None:
+        """Begin to read these partitions. Raises `Stop` if the group may have missed a deletion.
+
+        Raises `KafkaException` if Kafka does not answer.
+
+        anew: those of the partitions that are read from the first message.
+        """
+        asked = [TopicPartition(*place) for place in sorted(places - anew)]
+        committed = self._consumer.committed(asked, timeout=TIMEOUT) if asked else []
+        for one in committed:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        read = [one for one in committed if one.offset >= 0]
+        oldest = late_groups.oldest_deletion()
+        handled = {Position(one.topic, one.partition): late_groups.complete_at(one) for one in read}
+        first = first_since(self._consumer, handled, oldest, TIMEOUT)
+        if late := late_groups.late(read, first, oldest):
+            raise _missed(self._agreement, late)
+        # A partition of which the group has handled nothing is read from the first message.
+        now = late_groups.now()
+        self._complete_at |= dict.fromkeys(places, now) | handled
+        self._committed_at |= dict.fromkeys(places, 0) | handled
+
+    def forget(self, places: set[Position]) -> None:
+        """Forget partitions that another instance reads now."""
+        for place in places:
+            for known in (self._complete_at, self._committed_at, self._ends):
+                known.pop(place, None)
+
+    def handled(self, message: Message) -> TopicPartition:
+        """Return the offset after a message that was handled, with its metadata."""
+        place = Position(message.topic() or "", message.partition() or 0)
+        self._ends.pop(place, None)
+        # All messages that were written before this one were handled before it.
+        written = message.timestamp()[1]
+        self._complete_at[place] = max(self._complete_at.get(place, 0), written)
+        return self.part(place, (message.offset() or 0) + 1, message.leader_epoch())
+
+    def part(self, place: Position, offset: int, epoch: int | None = None) -> TopicPartition:
+        """Return an offset of a partition, with its metadata."""
+        text = late_groups.metadata(self._complete_at.get(place, 0))
+        if epoch is None:
+            return TopicPartition(*place, offset, text)
+        return TopicPartition(*place, offset, text, epoch)
+
+    def ended(self, place: Position, end: int) -> None:
+        """Note that all messages before this offset were handled."""
+        if place in self._complete_at:
+            self._ends[place] = end
+            self._complete_at[place] = late_groups.now()
+            # librdkafka may still have to commit the last message, with an earlier time.
+            _store(self._consumer, offsets=[self.part(place, end)])
+            self.keep()
+
+    def keep(self) -> None:
+        """Commit once a day that the group has missed nothing, even if no message comes."""
+        now = late_groups.now()
+        due = {
+            place: end
+            for place, end in self._ends.items()
+            if now - self._committed_at[place] >= topics.DAY
+        }
+        if due:
+            self._complete_at |= dict.fromkeys(due, now)
+            self._committed_at |= dict.fromkeys(due, now)
+            _commit(self._consumer, due, self)
+
+
+def _commit(
+    consumer: Consumer, offsets: dict[Position, int], completeness: _Completeness | None
+) -> None:
+    """Commit these offsets. If that fails, as during a rebalance, a later commit replaces it."""
+    parts = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+    if completeness is not None:
+        parts = [completeness.part(place, offset) for place, offset in offsets.items()]
+    with suppress(KafkaException):
+        consumer.commit(offsets=parts, asynchronous=True)
+
+
+def _missed(agreement: str, late: list[Position]) -> Stop:
+    days, names = topics.DELETION_DAYS, ", ".join(sorted({place.topic for place in late}))
+    return Stop(
+        f"your program has left messages of agreement {agreement} unread for more than {days} "
+        f"days, in {names}. Kafka keeps a deletion for {days} days. So you may have missed "
+        "deletions, and may keep data that you must no longer have. Delete everything that you "
+        "keep of this agreement. Then read once with subscribe(..., anew=True), which starts at "
+        "the first message"
     )
 
 
@@ -334,13 +496,21 @@ def _event(
     )
 
 
-def _store_offset(consumer: Consumer, message: Message) -> None:
-    """Store the message's offset for the next commit.
+def _store_offset(consumer: Consumer, message: Message, completeness: _Completeness | None) -> None:
+    """Store the message's offset for the next commit."""
+    if completeness is None:
+        _store(consumer, message=message)
+    else:
+        _store(consumer, offsets=[completeness.handled(message)])
+
+
+def _store(consumer: Consumer, **what: Any) -> None:
+    """Store an offset for the next commit.
 
     Does nothing if another instance has the partition by now.
     """
     try:
-        consumer.store_offsets(message=message)
+        consumer.store_offsets(**what)
     except KafkaException as error:
         if error.args[0].code() != Error._STATE:
             raise

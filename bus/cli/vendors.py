@@ -233,7 +233,8 @@ def list_(json: Json = False) -> None:
     """List the applied agreements, and mark those that need attention.
 
     An agreement needs attention if it ends soon, if an attestation or a deletion is due, or if the
-    vendor has never read its data.
+    vendor has never read its data or reads late. "Reads late" names the consumer groups that have
+    left messages unread for more than 30 days: they may have missed deletions.
     """
     with failures(json):
         from bus.kafka import overview
@@ -241,7 +242,7 @@ def list_(json: Json = False) -> None:
 
         loaded = settings_of_reached()
         stored = applied.read(loaded).values()
-        groups = overview.reading_groups(loaded) if stored else ()
+        groups = overview.reading_groups(loaded) if stored else {}
         found = agreement_list.listed(loaded, stored, groups, applied.today())
 
         def show(console: Console) -> None:
@@ -250,7 +251,8 @@ def list_(json: Json = False) -> None:
                 table.add_column(name)
             for row in found:
                 table.add_row(
-                    row.name, escape(row.vendor), row.purpose, str(row.until), row.state, row.note
+                    *(row.name, escape(row.vendor), row.purpose),
+                    *(str(row.until), row.state, escape(row.note)),
                 )
             console.print(table if found else "no agreement was applied: run `bus vendors apply`")
 

@@ -9,6 +9,7 @@ kafka_errors      turns Kafka's errors into the bus's own
 transactions      publishes events in transactions
 connection_watch  detects broken connections, after which a producer begins no transaction
 offsets           where partitions begin and end, and what a consumer group has committed
+late_groups       which consumer groups may have missed a deletion in a vendor's topics
 known_ids         which ids other sources have published
 retention         how long topics keep history, and how much disk that takes
 reachability      whether the cluster can be reached, and the likely cause if not

@@ -7,8 +7,9 @@ the overview includes consumers that are not part of this project.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
@@ -25,10 +26,13 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from bus.delivery import Position
 from bus.errors import RetryLater
+from bus.kafka import late_groups, topics
 from bus.kafka.client import client_settings
 from bus.kafka.reachability import refused_setting
 from bus.kafka.reader import Reader
 from bus.settings import Settings
+
+Answer = TypeVar("Answer")
 
 SECONDS = 20.0
 SILENT = (
@@ -86,6 +90,11 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
 
     counted: if a topic has at most this many offsets, its records are counted one by one.
     """
+    return _answered(_overview, settings, counted)
+
+
+def _answered(ask: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Return Kafka's answer. Raises what `overview` raises."""
     retrying = Retrying(
         retry=retry_if_exception(_is_leader_change),
         wait=wait_fixed(0.2),
@@ -93,7 +102,7 @@ def overview(settings: Settings, counted: int = COUNTED) -> Overview:
         reraise=True,
     )
     try:
-        return retrying(_overview, settings, counted)
+        return retrying(ask, *arguments)
     except KafkaException as error:
         refused_setting(error)
         raise RetryLater(SILENT.format(error.args[0].name())) from None
@@ -114,7 +123,7 @@ def _overview(settings: Settings, counted: int) -> Overview:
     committed = _committed(admin)
     lag = {}
     for group, at in sorted(committed.items()):
-        if ahead := _spans(at, first, end):
+        if ahead := _spans({_place(part): part.offset for part in at}, first, end):
             lag[group] = _count(settings, ahead)
     topics = {
         name: TopicState(number, (records if name in short else offsets)[name], name in short)
@@ -128,17 +137,35 @@ def _is_leader_change(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in LEADER_CHANGES
 
 
-def reading_groups(settings: Settings) -> set[str]:
+def reading_groups(settings: Settings) -> dict[str, frozenset[str]]:
     """Return the consumer groups that have committed an offset in any topic.
+
+    Each group comes with the vendors' topics in which it may have missed a deletion
+    (`bus.kafka.late_groups`). Asks for all topics together.
 
     Raises `RetryLater` if Kafka does not answer.
     """
-    try:
-        committed = _committed(AdminClient(client_settings(settings)))
-    except KafkaException as error:
-        refused_setting(error)
-        raise RetryLater(SILENT.format(error.args[0].name())) from None
-    return {group for group, at in committed.items() if at}
+    return _answered(_reading_groups, settings)
+
+
+def _reading_groups(settings: Settings) -> dict[str, frozenset[str]]:
+    admin = AdminClient(client_settings(settings))
+    committed = {group: parts for group, parts in _committed(admin).items() if parts}
+    read = {_place(part) for parts in committed.values() for part in parts}
+    places = [
+        place
+        for place in _places(admin, settings.topic_prefix)
+        if place in read and topics.is_vendor_topic(settings, place.topic)
+    ]
+    oldest = late_groups.oldest_deletion()
+    # The end first: a message that comes between the requests must not count as an old one.
+    end = _offsets(admin, places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    since = _offsets(admin, places, OffsetSpec.for_timestamp(oldest))
+    first = {place: at if at >= 0 else end[place] for place, at in since.items()}
+    return {
+        group: frozenset(place.topic for place in late_groups.late(parts, first, oldest))
+        for group, parts in committed.items()
+    }
 
 
 def _places(admin: AdminClient, prefix: str) -> list[Position]:
@@ -165,8 +192,12 @@ def _offsets(
     }
 
 
-def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
-    """Return the offsets that each group has committed."""
+def _place(part: TopicPartition) -> Position:
+    return Position(part.topic, part.partition)
+
+
+def _committed(admin: AdminClient) -> dict[str, list[TopicPartition]]:
+    """Return the offsets that each group has committed, with their metadata."""
     groups = admin.list_consumer_groups(request_timeout=SECONDS).result().valid
     requested = [
         admin.list_consumer_group_offsets(
@@ -175,11 +206,7 @@ def _committed(admin: AdminClient) -> dict[str, dict[Position, int]]:
         for group in groups
     ]
     return {
-        group: {
-            Position(at.topic, at.partition): at.offset
-            for at in future.result().topic_partitions
-            if at.offset >= 0
-        }
+        group: [at for at in future.result().topic_partitions if at.offset >= 0]
         for answer in requested
         for group, future in answer.items()
     }

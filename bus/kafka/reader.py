@@ -341,6 +341,23 @@ def marks_of(
     return {place: (lows[place], highs[place]) for place in asked}
 
 
+def first_since(
+    consumer: Consumer, places: Iterable[Position], milliseconds: int, seconds: float
+) -> dict[Position, int]:
+    """Return for each partition the first offset at this time or later; its end if there is none.
+
+    Raises `KafkaException`.
+
+    milliseconds: POSIX time, compared with Kafka's timestamp of each message.
+    seconds:      how long Kafka may take to answer each of two requests.
+    """
+    asked = list(places)
+    # The end first: a message that comes between the requests must not count as an old one.
+    ends = _listed(consumer, asked, OFFSET_END, seconds)
+    found = _listed(consumer, asked, milliseconds, seconds)
+    return {place: at if at >= 0 else ends[place] for place, at in found.items()}
+
+
 def _listed(
     consumer: Consumer, places: Sequence[Position], timestamp: int, seconds: float
 ) -> dict[Position, int]:

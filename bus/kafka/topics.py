@@ -26,6 +26,8 @@ from bus.settings import Settings
 from bus.standard import KINDS
 
 DAY = 24 * 60 * 60 * 1000
+DELETION_DAYS = 30
+"""The days for which a vendor's topic keeps a deletion. A reader must not be away for longer."""
 SECONDS_A_PARTITION = 0.05
 """How long a broker may take to create a partition. Fifty agreements have thousands of them."""
 
@@ -38,10 +40,10 @@ FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1"}
 VENDOR = {
     "cleanup.policy": "compact,delete",
     "retention.ms": "-1",
-    "delete.retention.ms": str(30 * DAY),
+    "delete.retention.ms": str(DELETION_DAYS * DAY),
 }
-"""Keeps the latest value of each key, and a deletion for 30 days. Without `delete` in the policy,
-Kafka does not allow DeleteRecords, which removes a field that is no longer shared."""
+"""Keeps the latest value of each key, and a deletion for `DELETION_DAYS`. Without `delete` in the
+policy, Kafka does not allow DeleteRecords, which removes a field that is no longer shared."""
 ERASABLE = {
     "cleanup.policy": "compact",
     "max.compaction.lag.ms": str(DAY),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,7 +11,8 @@ from bus.settings import Settings
 from bus.vendors import deletion, ways
 from bus.vendors.applied import Applied
 from bus.vendors.end_warnings import ends_in, renewal_of, threshold
-from bus.vendors.vendor_topics import group_prefix
+from bus.vendors.scope import compile_scope
+from bus.vendors.vendor_topics import group_prefix, topics_by_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,16 @@ class ListedAgreement:
     """One agreement in the list.
 
     state: active, pending (before `from`), ended or revoked.
-    note:  what a person should know: that it ends soon, that the vendor has never read, or whether
-           the vendor's attestation is due, overdue or recorded.
+    note:  what a person should know: that it ends soon, that the vendor has never read or reads
+           late, or whether the vendor's attestation is due, overdue or recorded.
     days:  the days until its last day; negative after it.
     due:   the day by which the vendor must attest its deletion; None while the agreement is active,
            and if a renewal takes over the data.
     read:  whether one of the vendor's consumer groups, or the consumer of another way out, has ever
            committed an offset.
+    late:  the names of those of these groups that have left messages unread for more than 30 days
+           (`bus.kafka.late_groups`), sorted. They may have missed deletions. Empty unless the
+           agreement is active.
 
     attested:     the day of the attestation; None if there is none yet.
     deleted:      the day on which the bus deleted the vendor's topics and keys; None before that.
@@ -46,6 +50,7 @@ class ListedAgreement:
     attested: date | None = None
     deleted: date | None = None
     deletion_due: date | None = None
+    late: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the agreement as JSON values."""
@@ -63,15 +68,20 @@ class ListedAgreement:
             "deletionDue": self.deletion_due and self.deletion_due.isoformat(),
             "deletedOn": self.deleted and self.deleted.isoformat(),
             "everRead": self.read,
+            "lateGroups": list(self.late),
         }
 
 
 def listed(
-    settings: Settings, applied: Iterable[Applied], groups: Collection[str], day: date
+    settings: Settings,
+    applied: Iterable[Applied],
+    groups: Mapping[str, Collection[str]],
+    day: date,
 ) -> list[ListedAgreement]:
     """Return the applied agreements, ordered by their last day.
 
-    groups: the consumer groups that have committed offsets (`bus.kafka.overview.reading_groups`).
+    groups: the consumer groups that have committed offsets, with the topics that each reads late
+            (`bus.kafka.overview.reading_groups`).
     day:    today, in the district's calendar.
     """
     found = []
@@ -81,13 +91,38 @@ def listed(
             group_prefix(settings, one.ids_name),
             settings.topic(ways.consumer_name(one.ids_name, "")),
         )
-        read = any(group.startswith(prefixes) for group in groups)
+        own = {group: late for group, late in groups.items() if group.startswith(prefixes)}
         renewal = renewal_of(one.name, (other.agreement for other in applied))
-        found.append(_listed(one, read, renewal, day))
+        found.append(_listed(one, bool(own), _late(settings, one, own), renewal, day))
     return sorted(found, key=lambda one: (one.until, one.name))
 
 
-def _listed(one: Applied, read: bool, renewal: str, day: date) -> ListedAgreement:
+def _late(
+    settings: Settings, one: Applied, groups: Mapping[str, Collection[str]]
+) -> dict[str, str]:
+    """Return the groups that read a topic of this agreement late, each with a short name.
+
+    A way that the agreement no longer has does not count, nor a kind that it no longer shares: no
+    program reads them any more.
+    """
+    shared = set(topics_by_kind(settings, compile_scope(one.agreement), one.ids_name).values())
+    prefix = group_prefix(settings, one.ids_name)
+    served = {
+        settings.topic(ways.consumer_name(one.ids_name, product)): product
+        for product, way in ways.PRODUCTS.items()
+        if getattr(one.agreement, way.table) is not None
+    }
+    return {
+        # The vendor chooses the name: it may have characters that confuse a terminal.
+        group: served.get(group) or ascii(group.removeprefix(prefix))[1:-1]
+        for group, late in sorted(groups.items())
+        if (group.startswith(prefix) or group in served) and not shared.isdisjoint(late)
+    }
+
+
+def _listed(
+    one: Applied, read: bool, late: Mapping[str, str], renewal: str, day: date
+) -> ListedAgreement:
     agreement = one.agreement
     state, note, due = "active", "", None
     days = (agreement.until - day).days
@@ -106,8 +141,12 @@ def _listed(one: Applied, read: bool, renewal: str, day: date) -> ListedAgreemen
         state, note = "pending", f"begins on {agreement.from_}"
     elif threshold(agreement, day) is not None:
         note = ends_in(agreement, day) + (f", renewed by {renewal}" if renewal else "")
-    if state == "active" and agreement.flows and not read:
+    if state != "active" or not agreement.flows:
+        late = {}
+    elif not read:
         note = ", ".join(part for part in (note, "never read") if part)
+    elif late:
+        note = ", ".join(part for part in (note, f"reads late: {', '.join(late.values())}") if part)
     return ListedAgreement(
         agreement.name,
         agreement.vendor,
@@ -124,4 +163,5 @@ def _listed(one: Applied, read: bool, renewal: str, day: date) -> ListedAgreemen
         if one.certificate and one.certificate.deleted_at
         else None,
         one.deletion_day if one.over(day) and not one.deleted else None,
+        tuple(late),
     )

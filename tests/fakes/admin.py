@@ -7,14 +7,14 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_END, OFFSET_INVALID, KafkaError, KafkaException
 
-from tests.fakes.broker import Broker, failure
-from tests.fakes.consumer import metadata
+from tests.fakes.broker import Broker, Place, failure
+from tests.fakes.consumer import committed, metadata
 
 
 class FakeAdmin:
-    """Creates topics and returns their ends."""
+    """Creates topics, and returns their offsets and those of groups."""
 
     def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
         self._broker = broker
@@ -59,6 +59,8 @@ class FakeAdmin:
     def list_offsets(self, asked: Mapping[Any, Any], **_: Any) -> dict[Any, Future[Any]]:
         """Return the ends of partitions, before anything that is not committed.
 
+        If a time is asked for: the first offset at this time or later, or -1.
+
         A client uses the leader epochs that it learned first, as librdkafka does.
         """
         self._broker.answer()
@@ -67,8 +69,27 @@ class FakeAdmin:
         if self._epoch != self._broker.restarts:
             raise failure(KafkaError.FENCED_LEADER_EPOCH)
         return {
-            p: _done(SimpleNamespace(offset=self._broker.log((p.topic, p.partition)).stable))
-            for p in asked
+            p: _done(SimpleNamespace(offset=self._offset((p.topic, p.partition), spec)))
+            for p, spec in asked.items()
+        }
+
+    def _offset(self, place: Place, spec: Any) -> int:
+        milliseconds = getattr(spec, "_value", OFFSET_END)
+        return self._broker.offset_at(place, OFFSET_END if milliseconds < 0 else milliseconds)
+
+    def list_consumer_group_offsets(self, asked: Iterable[Any], **_: Any) -> dict[str, Any]:
+        """Return what groups have committed, with the metadata."""
+        self._broker.answer()
+        return {
+            one.group_id: _done(
+                SimpleNamespace(
+                    topic_partitions=[
+                        committed(self._broker.group(one.group_id), place, OFFSET_INVALID)
+                        for place in self._broker.group(one.group_id).committed
+                    ]
+                )
+            )
+            for one in asked
         }
 
 

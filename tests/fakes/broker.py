@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    Message,
+)
 
 from tests.fakes.clock import Clock
 
@@ -75,12 +81,14 @@ class Transaction:
 class Group:
     """A consumer group: the assigned partitions, the partitions to assign, and the offsets.
 
-    owner:  changes only in a member's own poll, which first gives up partitions and then takes
-            others.
+    owner:    changes only in a member's own poll, which first gives up partitions and then takes
+              others.
+    metadata: of the committed offsets that have some.
     """
 
     members: list[FakeConsumer] = field(default_factory=list)
     committed: dict[Place, int] = field(default_factory=dict)
+    metadata: dict[Place, str] = field(default_factory=dict)
     owner: dict[Place, FakeConsumer] = field(default_factory=dict)
     target: dict[Place, FakeConsumer] = field(default_factory=dict)
     reported: set[int] = field(default_factory=set)
@@ -172,6 +180,24 @@ class Broker:
         if number >= len(self.topics.get(topic, ())):
             raise failure(KafkaError.UNKNOWN_TOPIC_OR_PART)
         return self.topics[topic][number]
+
+    def offset_at(self, place: Place, milliseconds: int) -> int:
+        """Return the offset of the first message at or after a time; -1 if there is none.
+
+        The time OFFSET_BEGINNING means the first offset, the time OFFSET_END the offset before
+        which everything is committed.
+        """
+        log = self.log(place)
+        if milliseconds in (OFFSET_BEGINNING, OFFSET_END):
+            return log.low if milliseconds == OFFSET_BEGINNING else log.stable
+        return next(
+            (
+                message.offset() or 0
+                for message in log.entries
+                if message and message.timestamp()[1] >= milliseconds
+            ),
+            -1,
+        )
 
     def append(self, topic: str, partition: int, **message: Any) -> int:
         """Write a message and return its offset.

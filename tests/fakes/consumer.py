@@ -8,14 +8,13 @@ from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_END,
     OFFSET_INVALID,
     KafkaError,
     Message,
     TopicPartition,
 )
 
-from tests.fakes.broker import Broker, Place, failure
+from tests.fakes.broker import Broker, Group, Place, failure
 
 Rebalance = Callable[[Any, list[TopicPartition]], None]
 
@@ -200,8 +199,10 @@ class FakeConsumer:
 
     def _set(self, partition: TopicPartition) -> None:
         place = (partition.topic, partition.partition)
-        low = self._broker.log(place).low
-        self._position[place] = partition.offset if partition.offset >= 0 else low
+        at = partition.offset
+        if at == OFFSET_INVALID:
+            at = self._group.committed.get(place, OFFSET_BEGINNING)
+        self._position[place] = at if at >= 0 else self._broker.log(place).low
         self._ended.pop(place, None)
 
     def _forget(self, places: Iterable[Place]) -> None:
@@ -223,11 +224,7 @@ class FakeConsumer:
         """Return the group's offsets."""
         self._open()
         self._broker.answer()
-        known = self._group.committed
-        return [
-            TopicPartition(p.topic, p.partition, known.get((p.topic, p.partition), OFFSET_INVALID))
-            for p in partitions
-        ]
+        return [committed(self._group, (p.topic, p.partition), OFFSET_INVALID) for p in partitions]
 
     def offsets_for_times(
         self, partitions: list[TopicPartition], timeout: float
@@ -240,22 +237,11 @@ class FakeConsumer:
         self._open()
         self._broker.answer()
         return [
-            TopicPartition(p.topic, p.partition, self._offset_at((p.topic, p.partition), p.offset))
+            TopicPartition(
+                p.topic, p.partition, self._broker.offset_at((p.topic, p.partition), p.offset)
+            )
             for p in partitions
         ]
-
-    def _offset_at(self, place: Place, milliseconds: int) -> int:
-        log = self._broker.log(place)
-        if milliseconds in (OFFSET_BEGINNING, OFFSET_END):
-            return log.low if milliseconds == OFFSET_BEGINNING else log.stable
-        return next(
-            (
-                message.offset() or 0
-                for message in log.entries
-                if message and message.timestamp()[1] >= milliseconds
-            ),
-            -1,
-        )
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
         """Return the topics and their partitions."""
@@ -294,6 +280,12 @@ def metadata(broker: Broker, topic: str | None = None) -> Any:
             for name in names
         },
     )
+
+
+def committed(group: Group, place: Place, missing: int) -> TopicPartition:
+    """Return what a group has committed in a partition, with its metadata."""
+    offset, about = group.committed.get(place, missing), group.metadata.get(place)
+    return TopicPartition(*place, offset, *([about] if about else []))
 
 
 def _partitions(places: Iterable[Place]) -> list[TopicPartition]:

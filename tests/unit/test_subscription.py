@@ -22,6 +22,7 @@ from confluent_kafka import KafkaError
 from bus import Event, Stop, Subscription, Undecodable, subscribe
 from bus.registry.codec import Encoder
 from bus.vendors.vendor_schema import vendor_schema
+from tests.fakes.broker import EPOCH
 from tests.fakes.consumer import FakeConsumer
 from tests.fakes.harness import Bus
 from tests.unit.test_vendor_schema import scope_of
@@ -35,9 +36,17 @@ class Member(FakeConsumer):
     def subscribe(self, topics: Any, on_assign: Any, on_revoke: Any, on_lost: Any = None) -> None:
         super().subscribe(topics, on_assign, on_revoke, on_lost or on_revoke)
 
-    def store_offsets(self, message: Any) -> None:
-        place = (message.topic(), message.partition())
-        self._group.committed[place] = message.offset() + 1
+    def store_offsets(self, message: Any = None, offsets: Any = ()) -> None:
+        if message is not None:
+            self._group.committed[message.topic(), message.partition()] = message.offset() + 1
+        self.commit(offsets, asynchronous=True)
+
+    def commit(self, offsets: Any, asynchronous: bool) -> None:
+        assert asynchronous
+        for one in offsets:
+            assert one.offset >= 0
+            self._group.committed[one.topic, one.partition] = one.offset
+            self._group.metadata[one.topic, one.partition] = one.metadata
 
 
 @pytest.fixture
@@ -47,6 +56,8 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
     monkeypatch.setattr("bus.subscription.Consumer", partial(Member, bus.broker))
     monkeypatch.setattr("bus.subscription.schema_lookup", lambda _: _schema)
     monkeypatch.setattr("bus.subscription.check_reachable", lambda _: None)
+    now = bus.broker.clock
+    monkeypatch.setattr("bus.kafka.late_groups.now", lambda: EPOCH + int(now.now * 1000))
     # the hook of this process stays
     monkeypatch.setattr("bus.subscription._print_errors_without_traceback", lambda: None)
     bus.publish("student", "s1")
@@ -265,6 +276,165 @@ def test_a_password_that_counts_no_more_is_said(
     monkeypatch.setattr("bus.subscription.Consumer", partial(Expired, vendor.broker))
     with pytest.raises(Stop, match="credentials were replaced"):
         next(under_agreement(vendor))
+
+
+# A vendor that was away for too long
+
+
+PLACE = (TOPIC, 0)
+VENDORS_GROUP = "schoolbus.vendor.math-app.vendor"
+
+
+def pass_days(bus: Bus, days: float) -> None:
+    bus.broker.clock.now += days * 86_400
+
+
+def write(bus: Bus, *ids: str) -> None:
+    for one in ids:
+        record = {"sourcedId": one, "status": "active", "grades": ["07"]}
+        value = vendor_encoder("grades").encode(record)
+        bus.broker.append(TOPIC, 0, key=one.encode(), value=value, headers=[])
+
+
+def keys(events: Any) -> list[str]:
+    return [event.key for event in events]
+
+
+def plain(bus: Bus, offset: int) -> None:
+    """Commit as a program with another Kafka client does: without metadata."""
+    bus.broker.group(VENDORS_GROUP).committed[PLACE] = offset
+    bus.broker.group(VENDORS_GROUP).metadata.pop(PLACE, None)
+
+
+def test_who_left_messages_unread_for_too_long_must_start_anew(vendor: Bus) -> None:
+    assert keys(under_agreement(vendor)) == ["pa", "pa", "pb"]
+    write(vendor, "pd")
+    pass_days(vendor, 31)
+    write(vendor, "pe")
+    with pytest.raises(Stop) as stopped:
+        next(under_agreement(vendor))
+    for words in ("agreement math-app", "30 days", TOPIC, "elete everything", "anew=True"):
+        assert words in str(stopped.value)
+    assert vendor.broker.group(VENDORS_GROUP).committed == {PLACE: 4}
+    assert vendor.broker.group(VENDORS_GROUP).members == []
+    assert keys(under_agreement(vendor, anew=True)) == ["pa", "pa", "pb", "pd", "pe"]
+    write(vendor, "pf")
+    assert keys(under_agreement(vendor)) == ["pf"]
+
+
+@pytest.mark.parametrize(("days", "stops"), [(29.9, False), (30.1, True)])
+def test_the_limit_holds_for_other_clients_too(vendor: Bus, days: float, stops: bool) -> None:
+    plain(vendor, 3)
+    pass_days(vendor, days)
+    if stops:
+        with pytest.raises(Stop, match="unread for more than 30 days"):
+            next(under_agreement(vendor))
+    else:
+        assert keys(under_agreement(vendor)) == []
+
+
+def test_nothing_unread_is_never_too_late(vendor: Bus) -> None:
+    plain(vendor, 4)
+    pass_days(vendor, 400)
+    assert keys(under_agreement(vendor)) == []
+    write(vendor, "pd")
+    assert keys(under_agreement(vendor)) == ["pd"]
+
+
+def test_a_deletion_that_kafka_has_removed_counts(vendor: Bus) -> None:
+    plain(vendor, 2)
+    for offset in (2, 3):
+        vendor.broker.compact(TOPIC, 0, offset)
+    pass_days(vendor, 31)
+    write(vendor, "pd")
+    with pytest.raises(Stop, match="anew=True"):
+        next(under_agreement(vendor))
+
+
+def test_the_first_read_of_old_messages_may_be_interrupted(vendor: Bus) -> None:
+    """They are older than 30 days, and yet the group has missed nothing."""
+    pass_days(vendor, 100)
+    for _ in range(2):
+        first = under_agreement(vendor)
+        next(first), next(first)
+        first.close()
+        pass_days(vendor, 10)
+    assert vendor.broker.group(VENDORS_GROUP).committed == {PLACE: 2}
+    pass_days(vendor, 11)
+    with pytest.raises(Stop, match="anew=True"):
+        next(under_agreement(vendor))
+    # The same holds for a read with `anew`, which continues without it.
+    again = under_agreement(vendor, anew=True)
+    next(again)
+    again.close()
+    assert keys(under_agreement(vendor)) == ["pa", "pa", "pb"]
+
+
+def written_again(bus: Bus) -> None:
+    """Write a topic again and delete the earlier records, as after a change of an agreement."""
+    log = bus.broker.log(PLACE)
+    end = len(log.entries)
+    write(bus, "pa")
+    log.entries[:end] = [None] * end
+    log.low = end
+
+
+@pytest.mark.parametrize(("away", "stops"), [(2, False), (31, True)])
+def test_a_topic_that_was_written_again_while_the_program_was_away(
+    vendor: Bus, away: int, stops: bool
+) -> None:
+    """Kafka no longer says how old the unread messages were."""
+    keys(under_agreement(vendor))
+    pass_days(vendor, 100)
+    assert keys(under_agreement(vendor)) == []  # nothing came, but the group has read to the end
+    write(vendor, "pd")
+    pass_days(vendor, away)
+    written_again(vendor)
+    if stops:
+        with pytest.raises(Stop, match="anew=True"):
+            next(under_agreement(vendor))
+    else:
+        assert keys(under_agreement(vendor)) == ["pa"]
+
+
+def test_a_program_that_waits_for_messages_commits_once_a_day_that_it_reads(vendor: Bus) -> None:
+    events = subscribe("student", agreement="math-app", group=GROUP, settings=vendor.settings)
+    assert [next(events).key for _ in range(3)] == ["pa", "pa", "pb"]
+    group = vendor.broker.group(VENDORS_GROUP)
+    seen = []
+
+    def six_hours_later() -> None:
+        seen.append(group.metadata[PLACE])
+        if len(seen) > 12:
+            write(vendor, "pd")
+        else:
+            pass_days(vendor, 0.25)
+            vendor.broker.clock.after(5, six_hours_later)
+
+    vendor.broker.clock.after(5, six_hours_later)
+    assert next(events).key == "pd"
+    assert len(set(seen)) == 4  # at the first end, and on three days after it
+
+
+def test_anew_works_without_an_agreement_and_nothing_is_checked_there(bus: Bus) -> None:
+    assert ids(reading(bus)) == ["s1", "s2"]
+    bus.publish("student", "s3")
+    pass_days(bus, 400)
+    assert ids(reading(bus)) == ["s3"]
+    assert ids(reading(bus, anew=True)) == ["s1", "s2", "s3"]
+    assert ids(reading(bus)) == []
+    assert set(bus.broker.group("schoolbus.vendor").metadata.values()) == {None}
+
+
+def test_a_partition_that_comes_back_does_not_begin_anew_again(vendor: Bus) -> None:
+    events = subscribe(
+        "student", agreement="math-app", group=GROUP, settings=vendor.settings, anew=True
+    )
+    assert [next(events).key, next(events).key] == ["pa", "pa"]
+    group = vendor.broker.group(VENDORS_GROUP)
+    (member,) = group.members
+    member.lose()
+    assert next(events).key == "pb"
 
 
 # When the bus does not answer

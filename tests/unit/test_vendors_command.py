@@ -59,7 +59,7 @@ def bus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bus:
         monkeypatch.setattr(f"bus.cli.{module}.settings_of_reached", lambda: found.settings)
     monkeypatch.setattr("bus.vendors.vendor_schema.register", lambda *_: {})
     monkeypatch.setattr("bus.vendors.vendor_schema.lookup", lambda *_: {})
-    monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: set())
+    monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: {})
     monkeypatch.setattr("bus.vendors.disclosures.DisclosureWriter", MagicMock())
     monkeypatch.setattr("bus.vendors.disclosures.keep_head", MagicMock())
     monkeypatch.setattr(
@@ -161,6 +161,14 @@ def test_list(bus: Bus) -> None:
     assert "never read" in run("list")
     (one,) = as_json("list")["agreements"]
     assert (one["name"], one["state"], one["daysLeft"]) == ("math-app", "active", 245)
+
+
+def test_list_shows_the_name_of_a_group_as_it_is(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("apply")
+    late = {"schoolbus.vendor.math-app.[red]": ["schoolbus.vendor.math-app.student"]}
+    monkeypatch.setattr("bus.kafka.overview.reading_groups", lambda _: late)
+    assert "reads late: [red]" in " ".join(run("list").split())
+    assert as_json("list")["agreements"][0]["lateGroups"] == list(late)
 
 
 def test_show_prints_what_was_applied_or_the_file(folder: Path, bus: Bus) -> None:

@@ -118,7 +118,7 @@ def test_text_and_page() -> None:
     ],
 )
 def test_the_list_says_what_is_due(applied: Applied, state: str, note: str) -> None:
-    (one,) = listed(Settings(), [applied], {"schoolbus.vendor.math-app.nightly"}, DAY)
+    (one,) = listed(Settings(), [applied], {"schoolbus.vendor.math-app.nightly": ()}, DAY)
     assert (one.state, one.note) == (state, note)
     assert one.as_json()["attestationDue"] == (one.due.isoformat() if "due" in note else None)
 
@@ -127,12 +127,12 @@ def test_the_list_says_what_is_attested_and_deleted() -> None:
     over = replace(an_applied(until=date(2026, 9, 28)), state="ended")
     said = Attestation("Ann", date(2026, 10, 2))
     done = replace(over, certificate=DELETED, attestation=said)
-    (one,) = listed(Settings(), [done], (), DAY)
+    (one,) = listed(Settings(), [done], {}, DAY)
     assert one.note == "attested on 2026-10-02"
     found = one.as_json()
     assert (found["attestedOn"], found["attestationDue"]) == ("2026-10-02", "2026-11-27")
     assert (found["deletedOn"], found["deletionDue"]) == ("2026-10-28", None)
-    (one,) = listed(Settings(), [over], (), DAY)
+    (one,) = listed(Settings(), [over], {}, DAY)
     assert (one.as_json()["deletedOn"], one.as_json()["deletionDue"]) == (None, "2026-10-28")
     lines = sections(done.agreement, done, DAY)[-1].lines
     assert "deleted the vendor's topics and keys on 2026-10-28" in lines[0]
@@ -142,26 +142,26 @@ def test_the_list_says_what_is_attested_and_deleted() -> None:
 def test_a_renewed_agreement_needs_no_attestation_but_a_revoked_one_does() -> None:
     over = replace(an_applied(until=date(2026, 9, 28)), state="ended", certificate=DELETED)
     renewal = an_applied("math-2", renews="math-app")
-    first, second = listed(Settings(), [renewal, over], {"schoolbus.vendor.math-2.x"}, DAY)
+    first, second = listed(Settings(), [renewal, over], {"schoolbus.vendor.math-2.x": ()}, DAY)
     assert (first.name, first.note, first.due) == ("math-app", "renewed by math-2", None)
     assert second.note == ""
     revoked = replace(over, state="revoked", ended_at=datetime(2026, 9, 1, tzinfo=UTC))
-    (first, _) = listed(Settings(), [renewal, revoked], (), DAY)
+    (first, _) = listed(Settings(), [renewal, revoked], {}, DAY)
     assert first.note == "attestation overdue since 2026-10-31"
 
 
 def test_the_agreement_that_ends_first_comes_first() -> None:
     entries = [an_applied("b"), an_applied("c", until=date(2026, 12, 1)), an_applied("a")]
-    found = listed(Settings(), entries, (), DAY)
+    found = listed(Settings(), entries, {}, DAY)
     assert [one.name for one in found] == ["c", "a", "b"]
 
 
 def test_a_vendor_that_has_never_read_is_marked() -> None:
     late = replace(an_applied("math-2", until=date(2026, 12, 1)), ids_name="math-app")
     groups = {
-        "schoolbus.vendor.math-app.nightly",
-        "schoolbus.vendor.library-2.nightly",
-        "schoolbus.way.hooked.webhook",
+        "schoolbus.vendor.math-app.nightly": (),
+        "schoolbus.vendor.library-2.nightly": (),
+        "schoolbus.way.hooked.webhook": (),
     }
     hook = {"ways": [], "webhook": {"url": "https://vendor.example/hook"}}
     entries = [
@@ -179,3 +179,38 @@ def test_a_vendor_that_has_never_read_is_marked() -> None:
         "hooked": (True, ""),
         "idle": (False, "never read"),
     }
+
+
+def test_a_vendor_that_reads_late_is_marked() -> None:
+    hook = {"webhook": {"url": "https://vendor.example/hook"}}
+    entries = [
+        an_applied("good"),
+        replace(an_applied("math-2", until=date(2026, 12, 1)), ids_name="math-app"),
+        an_applied("hooked", **hook),
+        an_applied("kafka-now"),
+        an_applied("fewer-kinds"),
+        an_applied("ended", until=date(2026, 11, 27)),
+    ]
+    names = ("good", "math-app", "hooked", "kafka-now", "fewer-kinds", "ended")
+    students = {name: (f"schoolbus.vendor.{name}.student",) for name in names}
+    groups = {
+        "schoolbus.vendor.good.nightly": (),
+        "schoolbus.vendor.math-app.nightly": students["math-app"],
+        "schoolbus.vendor.math-app.a\x1b[1m": students["math-app"],
+        "schoolbus.vendor.math-app.live": (),
+        "schoolbus.way.hooked.webhook": students["hooked"],
+        "schoolbus.way.kafka-now.webhook": students["kafka-now"],
+        "schoolbus.vendor.fewer-kinds.app": ("schoolbus.vendor.fewer-kinds.result",),
+        "schoolbus.vendor.ended.app": students["ended"],
+    }
+    found = {one.name: one for one in listed(Settings(), entries, groups, DAY)}
+    assert {name: one.note for name, one in found.items() if one.late} == {
+        "math-2": r"ends in 3 days, reads late: a\x1b[1m, nightly",
+        "hooked": "reads late: webhook",
+    }
+    assert found["math-2"].as_json()["lateGroups"] == [
+        "schoolbus.vendor.math-app.a\x1b[1m",
+        "schoolbus.vendor.math-app.nightly",
+    ]
+    assert found["good"].as_json()["lateGroups"] == []
+    assert found["kafka-now"].note == ""
