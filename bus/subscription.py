@@ -42,21 +42,19 @@ from confluent_kafka import KafkaError as Error
 
 from bus.delivery import Position
 from bus.errors import BusError, Never, RetryLater, Stop
-from bus.kafka import late_groups, topics
+from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.cloudevents import TYPE_PREFIX, attributes
 from bus.kafka.reachability import check_reachable
-from bus.kafka.reader import first_since, marks_of
+from bus.kafka.reader import marks_of
 from bus.registry.codec import Decoder
 from bus.registry.subjects import schema_lookup
 from bus.settings import Settings, load, registered_name
 from bus.standard import KINDS
+from bus.vendors.reading_times import TIMEOUT, ReadingTimes
 from bus.vendors.vendor_schema import vendor_topic
 
 log = logging.getLogger(__name__)
-
-TIMEOUT = 30.0
-"""Seconds after which a request counts as unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +250,7 @@ def _events(
     # An exception would be lost there, too. So these are checked after the poll.
     unchecked: set[Position] = set()
     begun: set[Position] = set()
-    completeness = _Completeness(consumer, agreement) if agreement is not None else None
+    times = ReadingTimes(consumer, agreement) if agreement is not None else None
 
     def assigned(member: Consumer, partitions: list[TopicPartition]) -> None:
         nonlocal behind
@@ -269,19 +267,24 @@ def _events(
         places = {Position(p.topic, p.partition) for p in partitions}
         (behind or set()).difference_update(places)
         unchecked.difference_update(places)
-        if completeness is not None:
-            completeness.forget(places)
+        if times is not None:
+            times.forget(places)
 
     def check() -> None:
         new = unchecked - begun if anew else set()
-        if completeness is not None:
-            completeness.check(unchecked, new)
+        if times is not None:
+            times.check(unchecked, new)
         if new:
             # An interrupted program then continues from here, without `anew`.
             lows = {place: low for place, (low, _) in marks_of(consumer, new, TIMEOUT).items()}
-            _commit(consumer, lows, completeness)
+            _commit(consumer, lows, times)
         begun.update(unchecked)
         unchecked.clear()
+
+    def keep() -> None:
+        """Commit once a day that the group has missed nothing, even if no message comes."""
+        if times is not None and (due := times.due()):
+            _commit(consumer, due, times)
 
     try:
         consumer.subscribe(list(decoders), on_assign=assigned, on_revoke=revoked)
@@ -292,15 +295,16 @@ def _events(
             if unchecked:
                 check()
             if message is None:
-                if completeness is not None:
-                    completeness.keep()
+                keep()
                 continue
             place = Position(message.topic() or "", message.partition() or 0)
             if error := message.error():
                 if error.code() == Error._PARTITION_EOF:
                     (behind or set()).discard(place)
-                    if completeness is not None:
-                        completeness.ended(place, message.offset() or 0)
+                    if times is not None and (part := times.ended(place, message.offset() or 0)):
+                        # librdkafka may still have to commit the last message, with an earlier time
+                        _store(consumer, offsets=[part])
+                        keep()
                 elif error.fatal():
                     raise KafkaException(error)
                 else:
@@ -311,7 +315,7 @@ def _events(
                 yield found
             else:
                 skip(found)
-            _store_offset(consumer, message, completeness)
+            _store_offset(consumer, message, times)
     except KafkaException as error:
         if error.args[0].code() in REFUSALS:
             raise _denied(settings, error.args[0], group, agreement) from None
@@ -345,108 +349,13 @@ def _denied(settings: Settings, error: Error, group: str, agreement: str | None)
     )
 
 
-class _Completeness:
-    """Until when a vendor's program has missed no deletion, for each partition that it reads.
-
-    Each committed offset has this time (`bus.kafka.late_groups`). A program that is away for too
-    long after it may miss a deletion.
-    """
-
-    def __init__(self, consumer: Consumer, agreement: str) -> None:
-        self._consumer = consumer
-        self._agreement = agreement
-        self._complete_at: dict[Position, int] = {}
-        self._committed_at: dict[Position, int] = {}  # the time that Kafka has, or will have soon
-        self._ends: dict[Position, int] = {}  # of the partitions that are read to their end
-
-    def check(self, places: set[Position], anew: set[Position]) -> None:
-        """Begin to read these partitions. Raises `Stop` if the group may have missed a deletion.
-
-        Raises `KafkaException` if Kafka does not answer.
-
-        anew: those of the partitions that are read from the first message.
-        """
-        asked = [TopicPartition(*place) for place in sorted(places - anew)]
-        committed = self._consumer.committed(asked, timeout=TIMEOUT) if asked else []
-        for one in committed:
-            if one.error is not None:
-                raise KafkaException(one.error)
-        read = [one for one in committed if one.offset >= 0]
-        oldest = late_groups.oldest_deletion()
-        handled = {Position(one.topic, one.partition): late_groups.complete_at(one) for one in read}
-        first = first_since(self._consumer, handled, oldest, TIMEOUT)
-        if late := late_groups.late(read, first, oldest):
-            raise _missed(self._agreement, late)
-        # A partition of which the group has handled nothing is read from the first message.
-        now = late_groups.now()
-        self._complete_at |= dict.fromkeys(places, now) | handled
-        self._committed_at |= dict.fromkeys(places, 0) | handled
-
-    def forget(self, places: set[Position]) -> None:
-        """Forget partitions that another instance reads now."""
-        for place in places:
-            for known in (self._complete_at, self._committed_at, self._ends):
-                known.pop(place, None)
-
-    def handled(self, message: Message) -> TopicPartition:
-        """Return the offset after a message that was handled, with its metadata."""
-        place = Position(message.topic() or "", message.partition() or 0)
-        self._ends.pop(place, None)
-        # All messages that were written before this one were handled before it.
-        written = message.timestamp()[1]
-        self._complete_at[place] = max(self._complete_at.get(place, 0), written)
-        return self.part(place, (message.offset() or 0) + 1, message.leader_epoch())
-
-    def part(self, place: Position, offset: int, epoch: int | None = None) -> TopicPartition:
-        """Return an offset of a partition, with its metadata."""
-        text = late_groups.metadata(self._complete_at.get(place, 0))
-        if epoch is None:
-            return TopicPartition(*place, offset, text)
-        return TopicPartition(*place, offset, text, epoch)
-
-    def ended(self, place: Position, end: int) -> None:
-        """Note that all messages before this offset were handled."""
-        if place in self._complete_at:
-            self._ends[place] = end
-            self._complete_at[place] = late_groups.now()
-            # librdkafka may still have to commit the last message, with an earlier time.
-            _store(self._consumer, offsets=[self.part(place, end)])
-            self.keep()
-
-    def keep(self) -> None:
-        """Commit once a day that the group has missed nothing, even if no message comes."""
-        now = late_groups.now()
-        due = {
-            place: end
-            for place, end in self._ends.items()
-            if now - self._committed_at[place] >= topics.DAY
-        }
-        if due:
-            self._complete_at |= dict.fromkeys(due, now)
-            self._committed_at |= dict.fromkeys(due, now)
-            _commit(self._consumer, due, self)
-
-
-def _commit(
-    consumer: Consumer, offsets: dict[Position, int], completeness: _Completeness | None
-) -> None:
+def _commit(consumer: Consumer, offsets: dict[Position, int], times: ReadingTimes | None) -> None:
     """Commit these offsets. If that fails, as during a rebalance, a later commit replaces it."""
     parts = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-    if completeness is not None:
-        parts = [completeness.part(place, offset) for place, offset in offsets.items()]
+    if times is not None:
+        parts = [times.part(place, offset) for place, offset in offsets.items()]
     with suppress(KafkaException):
         consumer.commit(offsets=parts, asynchronous=True)
-
-
-def _missed(agreement: str, late: list[Position]) -> Stop:
-    days, names = topics.DELETION_DAYS, ", ".join(sorted({place.topic for place in late}))
-    return Stop(
-        f"your program has left messages of agreement {agreement} unread for more than {days} "
-        f"days, in {names}. Kafka keeps a deletion for {days} days. So you may have missed "
-        "deletions, and may keep data that you must no longer have. Delete everything that you "
-        "keep of this agreement. Then read once with subscribe(..., anew=True), which starts at "
-        "the first message"
-    )
 
 
 def _print_errors_without_traceback() -> None:
@@ -496,12 +405,12 @@ def _event(
     )
 
 
-def _store_offset(consumer: Consumer, message: Message, completeness: _Completeness | None) -> None:
+def _store_offset(consumer: Consumer, message: Message, times: ReadingTimes | None) -> None:
     """Store the message's offset for the next commit."""
-    if completeness is None:
+    if times is None:
         _store(consumer, message=message)
     else:
-        _store(consumer, offsets=[completeness.handled(message)])
+        _store(consumer, offsets=[times.handled(message)])
 
 
 def _store(consumer: Consumer, **what: Any) -> None:
