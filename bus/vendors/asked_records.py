@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from bus.standard.kinds import Record
-from bus.vendors.district_view import DistrictView, Key, marks, slices
+from bus.vendors.district_view import SAID, DistrictView, Key, marks, slices
 from bus.vendors.need import Need
 from bus.vendors.record_rules import Change, RecordRules
 from bus.vendors.scope import Scope
@@ -142,12 +142,11 @@ class NeededRecords(SharedRecords):
         Returns the records that they ask for and that the district's topics did not have yet.
         """
         con, agreement = self._view.con, self._scope.name
-        new = []
+        new: list[Key] = []
         for shard, word in words:
             row = [agreement, word.kind, word.id, word.student, shard]
             if word.needed:
                 done = con.execute("INSERT OR IGNORE INTO needed VALUES (?, ?, ?, ?, ?)", row)
-                new.append((word.kind, word.id))
             else:
                 done = con.execute(
                     "DELETE FROM needed WHERE agreement = ? AND kind = ? AND id = ? "
@@ -156,6 +155,7 @@ class NeededRecords(SharedRecords):
                 )
             if done.rowcount:
                 self._need.add((word.kind, word.id), 1 if word.needed else -1)
+                new += [(word.kind, word.id)] if word.needed else []
         there = self._view.get_all(set(new))
         return [key for key in new if key not in there]
 
@@ -190,6 +190,19 @@ class WaitingWord(NamedTuple):
         return decoded(self.key.encode(), self.value.encode())
 
 
+class SaidBefore(NamedTuple):
+    """What was said by an attempt that did not wait for the answer.
+
+    offset: the offset after the words.
+    word:   the number of the last of these words.
+    note:   the number of the last note of who entered.
+    """
+
+    offset: int = 0
+    word: int = 0
+    note: int = 0
+
+
 class WordsToSay:
     """The words that a shard has still to say, in the file of the view."""
 
@@ -221,6 +234,8 @@ class WordsToSay:
     def forget(self, agreement: str) -> None:
         """Remove the words about an agreement."""
         self._con.execute("DELETE FROM word WHERE agreement = ?", [agreement])
+        # The numbers may come again.
+        self._con.execute("DELETE FROM about WHERE name = ?", [SAID])
 
 
 class Talk(Protocol):
@@ -232,8 +247,11 @@ class Talk(Protocol):
     def ask(self, words: Collection[Word]) -> None:
         """Say words for which `wait` must wait."""
 
-    def wait(self) -> None:
-        """Wait until the common shard has done what was asked for."""
+    def asked(self) -> int:
+        """Return the offset after the words for which `wait` waits."""
+
+    def wait(self, offset: int) -> None:
+        """Wait until the common shard has done what was asked for, also before this offset."""
 
 
 class Asking:
@@ -245,19 +263,44 @@ class Asking:
 
     def __init__(self, con: sqlite3.Connection, talk: Talk, *, waits: bool = True) -> None:
         self.waits = waits
+        self._con = con
         self._words = WordsToSay(con)
         self._talk = talk
         self.rows = self._words.rows
-        self.remove = self._words.remove
+        self._said = False  # whether `before` has said everything
 
-    def before(self, rows: Iterable[WaitingWord]) -> None:
+    def said(self) -> SaidBefore:
+        """Return what was said already, by an attempt that did not wait for the answer."""
+        query = "SELECT value FROM about WHERE name = ?"
+        found = self._con.execute(query, [SAID]).fetchone()
+        return SaidBefore(*json.loads(found[0])) if found else SaidBefore()
+
+    def before(self, rows: Iterable[WaitingWord], said: SaidBefore) -> None:
         """Ask for records, and wait until they are sent."""
-        self._talk.ask([word for word in _words(rows) if _asks(word)])
-        self._talk.wait()
+        self._said = False
+        new = [row for row in rows if row.number > said.word]
+        self._talk.ask([word for word in _words(new) if _asks(word)])
+        self._said = True
+        self._talk.wait(said.offset)
+
+    def keep(self, rows: Iterable[WaitingWord], noted: int) -> None:
+        """Note what was said, because its answer did not come in time.
+
+        noted: the last note of who entered that was said.
+        """
+        if self._said and (offset := self._talk.asked()):
+            word = max((row.number for row in rows), default=0)
+            value = json.dumps(SaidBefore(max(offset, self.said().offset), word, noted))
+            self._con.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [SAID, value])
 
     def after(self, rows: Iterable[WaitingWord]) -> None:
         """Say what must be said after the messages."""
         self._talk.say([word for word in _words(rows) if not _asks(word)])
+
+    def remove(self, rows: Iterable[WaitingWord]) -> None:
+        """Remove words that were said."""
+        self._words.remove(rows)
+        self._con.execute("DELETE FROM about WHERE name = ?", [SAID])
 
 
 def _words(rows: Iterable[WaitingWord]) -> list[Word]:
@@ -277,8 +320,15 @@ class NotAsking:
         """Return no words."""
         return []
 
-    def before(self, rows: Iterable[WaitingWord]) -> None:
+    def said(self) -> SaidBefore:
+        """Return that nothing was said."""
+        return SaidBefore()
+
+    def before(self, rows: Iterable[WaitingWord], said: SaidBefore) -> None:
         """Say nothing."""
+
+    def keep(self, rows: Iterable[WaitingWord], noted: int) -> None:
+        """Note nothing."""
 
     def after(self, rows: Iterable[WaitingWord]) -> None:
         """Say nothing."""

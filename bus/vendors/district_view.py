@@ -106,6 +106,8 @@ ABOUT = """CREATE TABLE IF NOT EXISTS about (
 
 PROJECTION_TABLES = ("cohort", "need", "progress", "word", "needed", "shard", "late")
 """The tables that have the rows of an agreement's projection, by its name in `agreement`."""
+SAID = "said"
+"""The row of the table `about` with what a shard has said (`bus.vendors.asked_records`)."""
 TABLES = ("record", "place", "outbox", "disclosed", "deleted", "shard_file", *PROJECTION_TABLES)
 EARLIER = "/earlier"
 """What follows the name of an agreement in the rows of its earlier cohort."""
@@ -149,6 +151,7 @@ def forget_agreement(con: sqlite3.Connection, agreement: str) -> None:
     A file of an earlier version may lack some of the tables.
     """
     there = {name for (name,) in con.execute("SELECT name FROM sqlite_master")}
+    con.execute("DELETE FROM about WHERE name = ?", [SAID])
     for table in there.intersection(PROJECTION_TABLES):
         con.execute(
             f"DELETE FROM {table} WHERE agreement IN (?, ?)", [agreement, agreement + EARLIER]
@@ -198,12 +201,13 @@ class DistrictView:
         if self.new:
             about = [("mark", mark), ("id", secrets.token_hex(8))]
             self.con.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about)
+        self.con.execute("INSERT OR IGNORE INTO about VALUES ('id', ?)", [secrets.token_hex(8)])
 
     @property
     def id(self) -> str:
         """The file's id. A file that is emptied or made again gets another one."""
-        found = self.con.execute("SELECT value FROM about WHERE name = 'id'").fetchone()
-        return str(found[0]) if found else ""  # an earlier version made the file
+        (found,) = self.con.execute("SELECT value FROM about WHERE name = 'id'").fetchone()
+        return str(found)
 
     def close(self) -> None:
         """Close the file."""

@@ -24,9 +24,9 @@ STANDBY_SECONDS = 5.0
 """An instance that waits this long for another one, or for messages at its start, says so."""
 
 
-def client_id(settings: Settings) -> str:
+def client_id(shards: int) -> str:
     """Return the client id of an instance in its group. It names the number of shards."""
-    return f"vendors-{settings.vendors.shards}"
+    return f"vendors-{shards}"
 
 
 class Turn(Protocol):
@@ -56,7 +56,10 @@ class OnlyInstance:
         self._owner = False
         self._consumer = Consumer(
             group_settings(settings, GROUP)
-            | {"partition.assignment.strategy": "range", "client.id": client_id(settings)}
+            | {
+                "partition.assignment.strategy": "range",
+                "client.id": client_id(settings.vendors.shards),
+            }
         )
         self._consumer.subscribe(
             [topics.vendors(settings)],

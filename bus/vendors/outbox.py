@@ -40,7 +40,7 @@ from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import CONTENT_TYPE, TYPE_PREFIX
 from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
-from bus.vendors.asked_records import Asking, NotAsking, WaitingWord
+from bus.vendors.asked_records import Asking, NotAsking, SaidBefore, WaitingWord
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox_rows import EVENT_DIGITS, OutboxRows, OutgoingBatch
 
@@ -204,18 +204,20 @@ class Outbox:
         confirmed = self.confirm()
         last = self._rows.last
         noted = self._last_note()
-        asked = self._asking.rows()
+        asked, said = self._asking.rows(), self._asking.said()
         if not last and not noted and not asked:
             return confirmed
         at = datetime.now(UTC)
         notes = self._con.execute(
-            "SELECT agreement, entered, student FROM disclosed ORDER BY number"
+            "SELECT agreement, entered, student FROM disclosed WHERE number > ? OR NOT entered "
+            "ORDER BY number",
+            [said.note],
         ).fetchall()
         sent: Future[int] = Future()
         sent.set_result(0)
         if self._asking.waits:  # deletions must not wait for another shard
             sent = self._send(active, sent, deletions=True)
-        sent = self._thread.submit(self._before, notes, active, at, asked, sent)
+        sent = self._thread.submit(self._before, notes, active, at, asked, said, sent)
         sent = self._send(active, sent, deletions=False if self._asking.waits else None)
         self._sending = Sending(last, noted, notes, asked, at, sent)
         return confirmed
@@ -244,8 +246,13 @@ class Outbox:
         done, self._sending = self._sending, None
         if done is None:
             return 0
+        try:
+            with _explained():
+                number = done.number.result()
+        except RetryLater:
+            self._asking.keep(done.asked, done.noted)
+            raise
         with _explained():
-            number = done.number.result()
             self._disclose(done.notes, (), done.at, entered=False)
             self._asking.after(done.asked)
         # Do not wait for the disk: the next batch's commit does. After a power failure, the rows
@@ -269,6 +276,7 @@ class Outbox:
         active: Collection[str],
         now: datetime,
         asked: list[WaitingWord],
+        said: SaidBefore,
         before: Future[int],
     ) -> int:
         """Do what must be done before the states of records are sent.
@@ -279,7 +287,7 @@ class Outbox:
         """
         number = before.result()
         self._disclose(notes, active, now, entered=True)
-        self._asking.before(asked)
+        self._asking.before(asked, said)
         return number
 
     def _disclose(

@@ -48,6 +48,8 @@ LOAD_RECORDS = 10_000
 """Messages of one batch while the view is built."""
 LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""SQLite's results while another process uses the file, such as `bus vendors delete`."""
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -123,6 +125,8 @@ class Work:
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in PASSING:
+                raise
             raise RetryLater(f"the file of the view cannot be used now ({error})") from None
 
     def _take_turn(self) -> Turn:

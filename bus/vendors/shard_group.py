@@ -133,7 +133,7 @@ class ShardGroup:
                 group_settings(self._settings, GROUP)
                 | {
                     "partition.assignment.strategy": "range",
-                    "client.id": client_id(self._settings),
+                    "client.id": client_id(self._settings.vendors.shards),
                 }
             )
             self._consumer.subscribe(
@@ -141,6 +141,9 @@ class ShardGroup:
             )
             while not self._stopping.is_set():
                 self._consumer.poll(LOOK_SECONDS)
+                if self._threads and not self._has_turn():
+                    # Kafka says so only later. Until then, nothing may be sent.
+                    raise RetryLater("this process was paused, so it begins again")
                 self._polled = self._clock()
                 if self._wanted and not self._agreed:
                     # An instance that was away may find another number.

@@ -27,6 +27,8 @@ from bus.vendors.instance_turn import GROUP, client_id
 
 log = structlog.get_logger(__name__)
 
+OF_EARLIER_VERSIONS = "rdkafka"
+"""The client id of instances of earlier versions, which have one shard."""
 LOOKS, LOOK_SECONDS = 20, 0.1
 """How often an instance polls its group before it looks at the other members again."""
 KEY = b"written//shards"
@@ -56,13 +58,13 @@ def agreed(settings: Settings, stopping: threading.Event, stay: Callable[[], obj
         number, _ = _read(settings)
         if number == settings.vendors.shards:
             return True
-        others = _others(settings)
+        others = _others(settings, number)
         if not others:
             sender = Sender(settings, topics.vendors(settings), "store the number of shards")
             value = [settings.vendors.shards, secrets.token_hex(8)]
             sender.add(json.dumps(value).encode(), KEY)
             sender.flush()
-            return True
+            continue  # another instance may have stored another number at the same time
         if not said:
             log.warning(
                 "vendors.shards differs from that of instances that work, or ended a moment ago; "
@@ -88,8 +90,8 @@ def _read(settings: Settings) -> tuple[int, str]:
     return found
 
 
-def _others(settings: Settings) -> int:
-    """Return how many members of the group have another number of shards."""
+def _others(settings: Settings, number: int) -> int:
+    """Return how many members of the group have this number of shards."""
     group = f"{settings.topic_prefix}.{GROUP}"
     admin = AdminClient(client_settings(settings))  # it must live until the answer is there
     try:
@@ -98,4 +100,5 @@ def _others(settings: Settings) -> int:
         raise RetryLater(
             f"could not ask who is in the group {group}: Kafka reports {error.args[0].name()}"
         ) from None
-    return sum(member.client_id != client_id(settings) for member in members)
+    names = {client_id(number)} | ({OF_EARLIER_VERSIONS} if number == 1 else set())
+    return sum(member.client_id in names for member in members)

@@ -206,7 +206,9 @@ class CommonStreams(AgreementStreams):
                 case Round():
                     self._news = True
                     self._view.con.execute(
-                        "INSERT OR REPLACE INTO shard VALUES (?, ?, ?, ?, ?)",
+                        "INSERT INTO shard VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                        "edition = excluded.edition, round = excluded.round, "
+                        "stage = excluded.stage WHERE excluded.round >= round",
                         [word.agreement, shard, word.edition, word.number, word.stage.value],
                     )
                 case ShardFile():

@@ -148,7 +148,7 @@ class CommonWords:
                 case Round():
                     # An instance that was paused may say an old word late.
                     before = self._rounds.get(word.agreement)
-                    if before is None or word.number >= before.number:
+                    if before is None or not word.is_before(before):
                         self._rounds[word.agreement] = word
                         self._changed = True
                 case Seen() if word.shard == self._shard:
@@ -193,9 +193,13 @@ class StudentTalk:
         if words:
             self._asked = self._sender.say(words)
 
-    def wait(self) -> None:
-        """Wait until the common shard has done what it was asked for."""
-        self._words.wait(self._asked, self._stopping)
+    def asked(self) -> int:
+        """Return the offset after the words for which `wait` waits."""
+        return self._asked
+
+    def wait(self, offset: int) -> None:
+        """Wait until the common shard has done what it was asked for, also before this offset."""
+        self._words.wait(max(self._asked, offset), self._stopping)
 
 
 class CommonTalk:
@@ -211,5 +215,9 @@ class CommonTalk:
 
     ask = say
 
-    def wait(self) -> None:
+    def asked(self) -> int:
+        """Return 0: nothing is asked for."""
+        return 0
+
+    def wait(self, offset: int) -> None:
         """Return at once."""

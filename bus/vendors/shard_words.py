@@ -79,6 +79,12 @@ class Round:
     stage: RoundStage
     above: tuple[str, ...] = ()
 
+    def is_before(self, other: Round) -> bool:
+        """Return whether this is an earlier word of the common shard than another one."""
+        stages = list(RoundStage)
+        mine, theirs = (stages.index(one.stage) for one in (self, other))
+        return (self.number, mine) < (other.number, theirs)
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

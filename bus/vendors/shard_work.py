@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 from confluent_kafka import Message
 
@@ -30,7 +31,7 @@ from bus.vendors.shard_words import (
     decoded,
 )
 
-NOTICE_SECONDS = 5.0
+NOTICE_SECONDS = 30.0
 """Seconds after which each shard has noticed that an agreement does not hold any more."""
 
 
@@ -98,6 +99,8 @@ class StudentWork(ShardWork):
         super()._heed()
         if self._words.changed():
             self._follow(new=self.worked)
+            if self.worked:  # what must be sent again at the end of a round
+                self._streams.begin_sending()
 
     def _go_on(self) -> None:
         super()._go_on()
@@ -167,9 +170,10 @@ class CommonWork(ShardWork):
         if students:
             self._streams.confirm()  # the record of disclosures is free then
         self._words.say([word for _, word in words if isinstance(word, GivenUp)])
-        for word in students:
-            note = self._record.entered if word.entered else self._record.left
-            note(word.agreement, word.students, word.at)
+        for (name, entered), some in groupby(students, lambda one: (one.agreement, one.entered)):
+            group = list(some)
+            note = self._record.entered if entered else self._record.left
+            note(name, [one for word in group for one in word.students], group[0].at)
         if batch.messages:
             with self._streams.batch():
                 self._view.reach(batch.reached)

@@ -279,11 +279,13 @@ class Students(Process):
             self.begin()
         if self.words.changed() or self.deal is not self.world.deal:
             self.follow(new=True)
+            self.streams.begin_sending()
         if self.streams.busy:
             self.streams.go_on(DAY)
-        with self.batch():
-            self.take()
-        self.streams.begin_sending()
+        if self.read < len(self.world.kafka.changes):
+            with self.batch():
+                self.take()
+            self.streams.begin_sending()
         self.streams.confirm()
         self.streams.tell()
 

@@ -5,6 +5,7 @@ There is one shard of students here, and the common shard. Kafka is a dict.
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
 import time
@@ -23,6 +24,7 @@ from bus.vendors import (
     agreement_streams,
     outbox,
     shard_group,
+    shard_number,
     shard_streams,
     shard_work,
     vendor_stream,
@@ -129,7 +131,10 @@ class Talk:
 
     ask = say
 
-    def wait(self) -> None:
+    def asked(self) -> int:
+        return 0
+
+    def wait(self, _: int) -> None:
         """The test lets the common shard hear."""
 
 
@@ -274,13 +279,15 @@ class Two:
             if isinstance(one, Round) and (before is None or one.number >= before.number):
                 self.students.words.rounds[one.agreement] = one
         self.students.streams.follow(self.applied, DAY, new=True)
+        self.students.streams.begin_sending()
         self.students.repeat({(one.kind, one.id) for one in SAID if isinstance(one, GivenUp)})
 
     def settle(self) -> None:
         for _ in range(10):
             self.common.hear()
             self.listen()
-            self.students.streams.go_on(DAY)
+            if self.students.streams.busy:
+                self.students.streams.go_on(DAY)
             self.students.streams.confirm()
             self.students.streams.tell()
         self.common.hear()
@@ -649,7 +656,7 @@ def test_an_opt_out_deletes_a_student_while_an_agreement_waits_for_its_round() -
 def test_an_opt_out_deletes_a_student_while_another_one_waits_for_the_common_shard() -> None:
     two = Two()
     there = threading.Event()
-    two.students.talk.wait = lambda: there.wait(20) and None  # type: ignore[method-assign]
+    two.students.talk.wait = lambda _: there.wait(20) and None  # type: ignore[method-assign]
     new = record("student", "c", orgSourcedIds=["s2"], grades=["06"])
     opted = opt_out("b")
     changes = two.changes(("student", "c", new), ("optOut", "o", opted))
@@ -673,3 +680,106 @@ def test_kafka_keeps_what_is_not_needed_any_more_as_long_as_other_words() -> Non
     assert (
         value is not None or int(config.get("delete.retention.ms", 86_400_000)) >= 30 * topics.DAY
     )
+
+
+# ---- instances that wait, or were paused ---------------------------------------------------------
+
+
+def test_two_instances_with_different_new_numbers_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody works with the number that counts. One of the two wins, and the other one waits."""
+    stored = [(1, "")]
+    stopping = threading.Event()
+    monkeypatch.setattr(shard_number, "_read", lambda _: stored[-1])
+    members = [MagicMock(client_id="vendors-2"), MagicMock(client_id="vendors-3")]
+    group = MagicMock(**{"result.return_value.members": members})
+    admin = MagicMock(**{"describe_consumer_groups.return_value.__getitem__.return_value": group})
+    monkeypatch.setattr(shard_number, "AdminClient", lambda _: admin)
+
+    class Sender:
+        def __init__(self, *_: Any) -> None: ...
+        def add(self, value: bytes, _: bytes) -> None:
+            stored.append(tuple(json.loads(value)))
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(shard_number, "Sender", Sender)
+    assert shard_number.agreed(SETTINGS, stopping, lambda: None)
+    other = SETTINGS.model_copy(update={"vendors": VendorsSettings(shards=3)})
+    assert not shard_number.agreed(other, stopping, stopping.set)
+    assert [number for number, _ in stored] == [1, 2]
+
+
+def test_an_instance_that_was_paused_stops_its_shards_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kafka says only later that another instance has them."""
+    now = [0.0]
+    stopped: list[int] = []
+
+    class Consumer:
+        def __init__(self, *_: Any) -> None:
+            self.polls = 0
+
+        def subscribe(self, _: Any, on_assign: Any, **__: Any) -> None:
+            self.assigned = on_assign
+
+        def poll(self, _: float) -> None:
+            self.polls += 1
+            if self.polls == 1:
+                self.assigned(self, [MagicMock(partition=1)])
+            if self.polls == 3:
+                now[0] += 30
+
+        def assign(self, _: Any) -> None: ...
+        def pause(self, _: Any) -> None: ...
+        def close(self) -> None: ...
+
+    thread = MagicMock(error=None)
+    thread.outcome = MagicMock(sent=0, undecodable=0, agreements=[])
+    thread.ask_to_stop = lambda: stopped.append(1)
+    monkeypatch.setattr(shard_group, "Consumer", Consumer)
+    monkeypatch.setattr(shard_group, "group_settings", lambda *_: {})
+    monkeypatch.setattr(shard_group.topics, "ensure", lambda *_: None)
+    monkeypatch.setattr(shard_group, "ShardThread", lambda *_, **__: thread)
+    monkeypatch.setattr(shard_group.shard_number, "agreed", lambda *_: True)
+    outcome = MagicMock(sent=0, undecodable=0)
+    clock = lambda: now[0]  # noqa: E731
+    group = shard_group.ShardGroup(SETTINGS, threading.Event(), lambda: DAY, clock, outcome)
+    with pytest.raises(RetryLater, match="paused"):
+        group.run(until_caught_up=False)
+    group.close()
+    assert stopped == [1]
+
+
+def test_what_was_said_is_not_said_again_when_its_answer_comes_late() -> None:
+    """Otherwise, the common shard would fall behind more and more."""
+    two = Two()
+    said: list[Word] = []
+    waits: list[int] = []
+
+    def ask(words: Any) -> None:
+        said.extend(words)
+
+    def wait(offset: int) -> None:
+        waits.append(offset)
+        if len(waits) == 1:
+            raise RetryLater("the common shard has not answered")
+
+    talk: Any = two.students.talk
+    talk.ask, talk.wait, talk.asked = ask, wait, lambda: 17
+    talk.entered = lambda _, students, __: said.extend(students)
+    new = record("student", "c", orgSourcedIds=["s2"], grades=["06"], agentSourcedIds=["h"])
+    two.students.change(two.changes(("student", "c", new)), send=False)
+    two.students.streams.begin_sending()
+    with pytest.raises(RetryLater):
+        two.students.streams.confirm()
+    first = list(said)
+    assert "c" in first
+    assert any(isinstance(one, Asked) and one.id == "h" for one in first)
+    two.students.streams.begin_sending()
+    two.students.streams.confirm()
+    assert said == first
+    assert waits == [0, 17]
+    assert ("student", "c") in two.has
