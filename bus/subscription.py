@@ -344,8 +344,9 @@ def _denied(settings: Settings, error: Error, group: str, agreement: str | None)
         )
     return Stop(
         f"the district does not let agreement {agreement} read this, or no longer: the agreement "
-        "was changed, has ended or was revoked, or these credentials were replaced. Ask the "
-        "district's contact, who is named in the agreement"
+        "was changed, has ended or was revoked, or these credentials were replaced. After a "
+        "change, the district writes the topics again: start the reader again after some minutes. "
+        "If that does not help, ask the district's contact, who is named in the agreement"
     )
 
 

@@ -471,6 +471,7 @@ def rotate(
             raise Stop(f"{name} gives no access to Kafka yet")
         act = vendor_access.finish if finish else vendor_access.rotate
         done = act(loaded, granted[0], credentials)
+        revocation.correct_access(loaded, one.ids_name)  # `run` or `apply` may have changed it
         for note in done.notes:
             warn(note)
         result = {

@@ -136,6 +136,8 @@ def allow(
     group_prefix: str,
     write: Collection[str] = (),
     known: Collection[Rule] | None = None,
+    *,
+    closed: bool = False,
 ) -> None:
     """Let a user read some topics, with its own groups, and write others, and nothing else.
 
@@ -144,6 +146,7 @@ def allow(
                   that the groups of `vendor.math2` are not those of `vendor.math`.
     write:        full names of the topics to write.
     known:        the rules of the user, if they were read already.
+    closed:       the user may not read the topics now, and only sees that they exist.
 
     Afterwards the user's rules that allow something are exactly these; others are deleted. Rules
     that deny (`deny_all`) remain, and come first. New rules are created before old ones are
@@ -154,7 +157,7 @@ def allow(
         raise ValueError(f"the group prefix {group_prefix!r} must end in a dot or a dash")
     if "*" in {*topics, *write}:
         raise ValueError("a user gets single topics, not all of them")
-    wanted = reading_rules(topics, group_prefix, write)
+    wanted = reading_rules(topics, group_prefix, write, closed=closed)
     found = rules(settings, user) if known is None else known
     allowed = {rule for rule in found if rule.permission == "allow"}
     _create(settings, user, wanted - allowed)
@@ -162,11 +165,15 @@ def allow(
 
 
 def reading_rules(
-    topics: Collection[str], group_prefix: str, write: Collection[str] = ()
+    topics: Collection[str],
+    group_prefix: str,
+    write: Collection[str] = (),
+    *,
+    closed: bool = False,
 ) -> set[Rule]:
     """Return the rules that `allow` gives to a user."""
     return {
-        *(Rule("allow", "topic", "literal", name, "read") for name in topics),
+        *(Rule("allow", "topic", "literal", name, "read") for name in topics if not closed),
         *(Rule("allow", "topic", "literal", name, "describe") for name in topics),
         *(Rule("allow", "topic", "literal", name, "write") for name in write),
         *(Rule("allow", "topic", "literal", name, "describe") for name in write),

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from bus.settings import Settings
-from bus.vendors import deletion, ways
+from bus.vendors import deletion, narrowing, ways, written_editions
 from bus.vendors.applied import Applied
 from bus.vendors.end_warnings import ends_in, renewal_of, threshold
 from bus.vendors.scope import compile_scope
@@ -20,8 +20,9 @@ class ListedAgreement:
     """One agreement in the list.
 
     state: active, pending (before `from`), ended or revoked.
-    note:  what a person should know: that it ends soon, that the vendor has never read or reads
-           late, or whether the vendor's attestation is due, overdue or recorded.
+    note:  what a person should know: that it ends soon, that its topics are written again after it
+           was narrowed, that the vendor has never read or reads late, or whether the vendor's
+           attestation is due, overdue or recorded.
     days:  the days until its last day; negative after it.
     due:   the day by which the vendor must attest its deletion; None while the agreement is active,
            and if a renewal takes over the data.
@@ -86,6 +87,7 @@ def listed(
     """
     found = []
     applied = list(applied)
+    written = written_editions.read_all(settings) if any(one.narrowed for one in applied) else {}
     for one in applied:
         prefixes = (
             group_prefix(settings, one.ids_name),
@@ -93,7 +95,9 @@ def listed(
         )
         own = {group: late for group, late in groups.items() if group.startswith(prefixes)}
         renewal = renewal_of(one.name, (other.agreement for other in applied))
-        found.append(_listed(one, bool(own), _late(settings, one, own), renewal, day))
+        late = _late(settings, one, own)
+        unwritten = narrowing.unwritten(one, written)
+        found.append(_listed(one, bool(own), late, renewal, day, unwritten=unwritten))
     return sorted(found, key=lambda one: (one.until, one.name))
 
 
@@ -121,7 +125,7 @@ def _late(
 
 
 def _listed(
-    one: Applied, read: bool, late: Mapping[str, str], renewal: str, day: date
+    one: Applied, read: bool, late: Mapping[str, str], renewal: str, day: date, *, unwritten: bool
 ) -> ListedAgreement:
     agreement = one.agreement
     state, note, due = "active", "", None
@@ -143,10 +147,11 @@ def _listed(
         note = ends_in(agreement, day) + (f", renewed by {renewal}" if renewal else "")
     if state != "active" or not agreement.flows:
         late = {}
-    elif not read:
-        note = ", ".join(part for part in (note, "never read") if part)
-    elif late:
-        note = ", ".join(part for part in (note, f"reads late: {', '.join(late.values())}") if part)
+    else:
+        again = "topics are written again" if unwritten else ""
+        reads = f"reads late: {', '.join(late.values())}" if late else ""
+        parts = (note, again, reads if read else "never read")
+        note = ", ".join(part for part in parts if part)
     return ListedAgreement(
         agreement.name,
         agreement.vendor,

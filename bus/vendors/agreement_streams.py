@@ -13,7 +13,7 @@ from datetime import date
 import structlog
 
 from bus.delivery import Position
-from bus.errors import Stop
+from bus.errors import BusError, Stop
 from bus.kafka import topics
 from bus.settings import Settings
 from bus.vendors import applied as applied_agreements
@@ -22,6 +22,7 @@ from bus.vendors import (
     disclosures,
     master_key,
     old_records,
+    revocation,
     stream_progress,
     vendor_topics,
     written_editions,
@@ -221,6 +222,8 @@ class AgreementStreams:
             self._streams.pop(one.name, None)
             if not (self._write_again(stream) if new else self._leave_out(stream)):
                 return
+        elif stream.applied.narrowed and stream.progress.written:
+            self._let_read(stream)  # it may have been killed before it did so
         self._streams[one.name] = stream
         stream.confirm(one)
 
@@ -316,9 +319,25 @@ class AgreementStreams:
         self.confirm()
         old_records.delete(self._settings, old)
         written_editions.note(self._settings, stream.name, stream.applied.edition)
+        if stream.applied.narrowed:
+            self._let_read(stream)
         with self.batch():
             self._deletions.note(old)
             stream.finished()
+
+    def _let_read(self, stream: VendorStream) -> None:
+        """Open the vendor's access, which was closed until its topics were written."""
+        if not self._shard.common:
+            return
+        try:
+            revocation.correct_access(self._settings, stream.applied.ids_name)
+        except BusError as error:  # the other agreements must go on
+            log.error(
+                "the vendor cannot read yet, although its topics are written: run `bus vendors "
+                "apply`",
+                agreement=stream.name,
+                reason=str(error),
+            )
 
 
 def _place(name: str) -> Position:

@@ -61,6 +61,8 @@ class Applied:
     next_key:    the key of a rekey that has begun, wrapped. It is not in use yet. Otherwise empty.
     rekeyed:     how many times a rekey has changed the ids.
     key_version: how many times the wrapped keys were replaced, by a rekey or by another master key.
+    narrowed:    whether the topics may show more than the agreement says, until this edition is
+                 written (`bus.vendors.narrowing`).
     """
 
     agreement: Agreement
@@ -79,6 +81,7 @@ class Applied:
     next_key: bytes = b""
     rekeyed: int = 0
     key_version: int = 0
+    narrowed: bool = False
 
     @property
     def name(self) -> str:
@@ -91,8 +94,12 @@ class Applied:
 
         The projection then writes the vendor's topics whole. Each message has the beginning of this
         text in a header (`bus.vendors.outbox.scope_mark`).
+
+        A narrowed agreement never has an edition that was written before, even if its content is
+        as it was once.
         """
-        return f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
+        text = f"{self.rekeyed}/{self.fingerprint}" if self.rekeyed else self.fingerprint
+        return f"{text}@{self.applied_at.isoformat()}" if self.narrowed else text
 
     @property
     def keys_age(self) -> tuple[int, int]:
@@ -294,6 +301,7 @@ def _encode(applied: Applied) -> bytes:
         "nextKey": b64encode(applied.next_key).decode(),
         "rekeyed": applied.rekeyed,
         "keyVersion": applied.key_version,
+        "narrowed": applied.narrowed,
     }
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -320,6 +328,7 @@ def _decode(name: str, value: bytes, topic: str) -> Applied:
             next_key=b64decode(table.get("nextKey", ""), validate=True),
             rekeyed=table.get("rekeyed", 0),
             key_version=table.get("keyVersion", 0),
+            narrowed=table.get("narrowed", False),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(

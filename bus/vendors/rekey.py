@@ -33,7 +33,16 @@ from bus.kafka.reader import passages, position
 from bus.local import private_file
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import crosswalk, key_rotation, master_key, old_records, revocation, vendor_topics
+from bus.vendors import (
+    crosswalk,
+    key_rotation,
+    master_key,
+    narrowing,
+    old_records,
+    revocation,
+    vendor_topics,
+    written_editions,
+)
 from bus.vendors.applied import Applied
 from bus.vendors.crosswalk import Row
 from bus.vendors.disclosures import DisclosureWriter
@@ -162,6 +171,8 @@ def _activate(
     chain = _chain(settings, one)
     if not all(other.next_key for other in chain if other.wrapped_key):
         raise Stop(OVERTAKEN.format(one.name))  # another run has activated the new key meanwhile
+    # Other ids show no more than the agreement says, so they alone close no access.
+    written = written_editions.read_all(settings)
     _store(
         settings,
         chain,
@@ -171,6 +182,7 @@ def _activate(
             earlier_key=other.wrapped_key,
             next_key=b"",
             rekeyed=other.rekeyed + 1,
+            narrowed=narrowing.unwritten(other, written),
         ),
     )
     return store.read(settings)[one.name]

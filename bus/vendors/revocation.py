@@ -19,7 +19,7 @@ from datetime import date, datetime
 from bus.errors import BusError, Stop
 from bus.settings import Settings
 from bus.vendors import applied as store
-from bus.vendors import vendor_access, vendor_topics
+from bus.vendors import narrowing, vendor_access, vendor_topics, written_editions
 from bus.vendors.applied import Applied
 from bus.vendors.scope import compile_scope
 from bus.vendors.vendor_access import Grant
@@ -102,18 +102,56 @@ def grants(settings: Settings, running: Collection[Applied], day: date) -> list[
     """Return what each vendor may read under all its agreements.
 
     A renewal that has not begun gives no right to read yet, because the topics have the data of the
-    earlier agreement.
+    earlier agreement. While the topics show more than an agreement says, the grant is closed.
+
+    Raises `RetryLater` if Kafka does not answer.
     """
     found: dict[str, set[str]] = {}
+    narrowed = any(one.narrowed for one in running)
+    written = written_editions.read_all(settings) if narrowed else {}
+    closed: set[str] = set()
     for one in running:
         if "kafka" in one.agreement.ways and (one.active(day) or one.name == one.ids_name):
             scope = compile_scope(one.agreement)
             named = vendor_topics.topics_by_kind(settings, scope, one.ids_name)
             found.setdefault(one.ids_name, set()).update(named.values())
+            if narrowing.unwritten(one, written):
+                closed.add(one.ids_name)
     return [
-        Grant(name, tuple(sorted(topics)), vendor_topics.group_prefix(settings, name))
+        Grant(
+            name,
+            tuple(sorted(topics)),
+            vendor_topics.group_prefix(settings, name),
+            name in closed,
+        )
         for name, topics in found.items()
     ]
+
+
+def correct_access(settings: Settings, ids_name: str) -> None:
+    """Let a vendor's existing users read what its agreements let them read now.
+
+    An agreement that is over gives nothing, so this never opens what was closed at an end. Does
+    nothing on a cluster whose users Schoolbus does not manage.
+
+    Raises `Stop` or `RetryLater` if Kafka refuses or does not answer.
+    """
+    if not vendor_access.protected(settings):
+        return
+    done: list[Grant] | None = None
+    while True:
+        day = store.today()
+        running = [
+            one
+            for one in store.read(settings).values()
+            if one.ids_name == ids_name and not one.over(day)
+        ]
+        wanted = grants(settings, running, day)
+        if wanted == done:
+            return
+        for grant in wanted:
+            vendor_access.restrict(settings, grant)
+        done = wanted  # another command may have changed an agreement meanwhile
 
 
 def find(applied: dict[str, Applied], name: str) -> Applied:

@@ -2,13 +2,16 @@
 
 Every step finds what exists already, so a second run gives the same result, even after a crash. The
 last step writes the entry in `PREFIX.vendors`. Before that, the vendor receives no data.
+
+If the topics show more than a changed agreement says, the access is closed before that step
+(`bus.vendors.narrowing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +22,20 @@ from bus.vendors import applied as store
 from bus.vendors import (
     key_rotation,
     master_key,
+    narrowing,
     pseudonyms,
     revocation,
     vendor_access,
     vendor_schema,
     vendor_topics,
+    written_editions,
 )
 from bus.vendors.agreement import Agreement
 from bus.vendors.applied import Applied, fingerprint
 from bus.vendors.disclosures import DisclosureWriter
 from bus.vendors.plan import PlannedChange
 from bus.vendors.scope import Scope, compile_scope
+from bus.vendors.vendor_access import Grant
 
 UNPROTECTED = (
     "everybody who reaches this bus can read the vendors' topics: it has no users. See "
@@ -110,25 +116,60 @@ def apply(
                 applied_at=now,
                 fingerprint=fingerprint(change.agreement),
             )
+    _mark_narrowed(settings, changes, applied)
     running = [applied[one.name] for one in changes if one.action not in ("ended", "over")]
     found = _provide(settings, running, {one.name for one in changes if one.action == "unchanged"})
-    found = _with_users(settings, running, found, credentials, store.today())
-    written = [applied[one.name] for one in changes if one.action in ("new", "changed")]
-    for one in written:
-        disclosures.scope_changed(one, compile_scope(one.agreement), now)
-    if written:
+    given: list[Grant] = []
+    if vendor_access.protected(settings):
+        given = revocation.grants(settings, running, store.today())
+        found = _with_users(settings, running, found, given, credentials)
+    for one in changes:
+        if one.action in ("new", "changed"):
+            scope = compile_scope(applied[one.name].agreement)
+            disclosures.scope_changed(applied[one.name], scope, now)
+    if written := [applied[one.name] for one in changes if applied[one.name] != one.before]:
         store.write(settings, *written)
         key_rotation.keep_up(settings, masters)
-    _close_again(settings, running)
+    _close_again(settings, running, given)
     return found
 
 
-def _close_again(settings: Settings, running: Iterable[Applied]) -> None:
-    """Close the access of agreements that were revoked while they were applied."""
+def _mark_narrowed(
+    settings: Settings, changes: Iterable[PlannedChange], applied: dict[str, Applied]
+) -> None:
+    """Set `narrowed` where it must be set.
+
+    A change of an agreement may also narrow a renewal of it that has not begun.
+    """
+    day, written = store.today(), written_editions.read_all(settings)
+    for change in changes:
+        one, before = applied[change.name], change.before
+        if one.over(day):
+            continue
+        narrowed = narrowing.narrowed(one, before, applied.values(), written, day)
+        if one != before:
+            applied[one.name] = replace(one, narrowed=narrowed)
+        elif narrowed and one.agreement.from_ > day:
+            applied[one.name] = replace(one, narrowed=True)
+
+
+def _close_again(settings: Settings, running: Iterable[Applied], given: Iterable[Grant]) -> None:
+    """Close the access of agreements that were revoked or narrowed while they were applied.
+
+    given: the grants that the vendors got. `bus vendors run` may have opened a closed one, or may
+           have written the topics before it was closed.
+    """
     stored = store.read(settings)
     for one in running:
         if (now := stored.get(one.name)) is not None and now.state != "active":
             revocation.close_access(settings, now)
+    if given:
+        day = store.today()
+        active = [one for one in stored.values() if not one.over(day)]
+        wanted = revocation.grants(settings, active, day)
+        for grant in given:
+            if grant.closed or grant not in wanted:
+                revocation.correct_access(settings, grant.ids_name)
 
 
 def _begins(change: PlannedChange) -> str:
@@ -194,13 +235,10 @@ def _with_users(
     settings: Settings,
     running: Sequence[Applied],
     found: dict[str, VendorAccess],
+    wanted: Iterable[Grant],
     credentials: Path | None,
-    day: date,
 ) -> dict[str, VendorAccess]:
-    """Return the access of vendors. On a bus with users, make the missing users first."""
-    if not vendor_access.protected(settings):
-        return found
-    wanted = revocation.grants(settings, running, day)
+    """Return the access of vendors on a bus with users. Make the missing users first."""
     provided = vendor_access.provide(settings, wanted, credentials)
     bootstrap, registry = vendor_access.addresses(settings)
     for one in running:

@@ -37,6 +37,9 @@ MAY_CONSENT = frozenset({"parent", "eligibleStudent"})
 ROLE_OF_KIND = {"staff": "teacher", "guardian": "guardian"}
 """Kinds of people that an agreement must name in `roles`."""
 
+DATED = frozenset({"attendance", "result"})
+"""Kinds of which only records since a day are shared (`Scope.since`)."""
+
 Pseudonym = Callable[[str], str]
 InCohort = Callable[[str], bool]
 Columns = dict[str, list[Any]]
@@ -100,6 +103,11 @@ class Scope:
     def pseudonymous(self) -> bool:
         """Whether ids are replaced by pseudonyms."""
         return self.agreement.identifiers is Identifiers.PSEUDONYMS
+
+    @property
+    def since(self) -> date:
+        """The first day of the shared history."""
+        return self.agreement.history or self.agreement.from_
 
     def selects(self, student: Record, classes: Collection[str] = ()) -> bool:
         """Return whether the roster puts a student into this agreement.
@@ -174,11 +182,10 @@ class Scope:
 
     def admits_date(self, kind: str, record: Record) -> bool:
         """Return whether the day of a record is in the shared history."""
-        since = self.agreement.history or self.agreement.from_
         if kind == "attendance":
-            return bool(record["eventDate"] >= since)
+            return bool(record["eventDate"] >= self.since)
         if kind == "result":
-            return bool(record["scoreDate"] >= since)
+            return bool(record["scoreDate"] >= self.since)
         return True
 
     def admits_org(self, org: str, above: Collection[str] = ()) -> bool:

@@ -43,11 +43,14 @@ class Grant:
     ids_name: the name in its topics.
     topics:   its topics.
     group:    the prefix of its consumer groups.
+    closed:   whether it may not read now, because its topics show more than the agreement says
+              (`bus.vendors.narrowing`). This counts only for users that Schoolbus manages.
     """
 
     ids_name: str
     topics: tuple[str, ...]
     group: str
+    closed: bool = False
 
     @property
     def users(self) -> tuple[str, str]:
@@ -169,7 +172,7 @@ def finish(settings: Settings, grant: Grant, folder: Path) -> Provided:
 
 
 def restrict(settings: Settings, grant: Grant) -> None:
-    """Let the existing users of a vendor read only the topics of the grant.
+    """Let the existing users of a vendor read only the topics of the grant; none if it is closed.
 
     Nothing happens on a cluster that does not let Schoolbus manage users.
     """
@@ -178,7 +181,7 @@ def restrict(settings: Settings, grant: Grant) -> None:
     except AccessNotManaged:
         return
     for user in _existing(grant, existing):
-        access.allow(settings, user, grant.topics, grant.group)
+        access.allow(settings, user, grant.topics, grant.group, closed=grant.closed)
 
 
 def shut_out(settings: Settings, ids_name: str) -> list[str]:
@@ -302,7 +305,12 @@ def _by_us(
     else:
         for user in own:
             access.allow(
-                settings, user, grant.topics, grant.group, known=rules.get(user, frozenset())
+                settings,
+                user,
+                grant.topics,
+                grant.group,
+                known=rules.get(user, frozenset()),
+                closed=grant.closed,
             )
     named = _read(file).get(USERNAME) if file else None
     if named in own:
@@ -320,7 +328,7 @@ def _make(
 ) -> tuple[str, ...]:
     """Make one user with rules, quota, token and file; return what the administrator must do."""
     access.remove_rules(settings, user)  # those of an earlier user with this name
-    access.allow(settings, user, grant.topics, grant.group)
+    access.allow(settings, user, grant.topics, grant.group, closed=grant.closed)
     said = _limit(settings, [user])
     registry_tokens.remove_tokens(settings, grant.ids_name, user)
     password = secrets.token_urlsafe(32)

@@ -20,16 +20,25 @@ def is_note(key: bytes) -> bool:
     return key.startswith(KEY)
 
 
+def read_all(settings: Settings) -> dict[str, str]:
+    """Return the editions that the topics of all agreements hold whole, by name.
+
+    Raises `RetryLater` if Kafka does not answer.
+    """
+    found = {}
+    for message in scan(settings, topics.vendors(settings)):
+        key = message.key() or b""
+        if is_note(key):
+            found[key[len(KEY) :].decode()] = (message.value() or b"").decode()
+    return found
+
+
 def read(settings: Settings, name: str) -> str:
     """Return the edition that an agreement's topics hold whole; "" if there is none yet.
 
     Raises `RetryLater` if Kafka does not answer.
     """
-    found = ""
-    for message in scan(settings, topics.vendors(settings)):
-        if message.key() == KEY + name.encode():
-            found = (message.value() or b"").decode()
-    return found
+    return read_all(settings).get(name, "")
 
 
 def note(settings: Settings, name: str, edition: str) -> None:

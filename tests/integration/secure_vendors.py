@@ -47,6 +47,7 @@ class Wire:
     folder: Path
     vendors: dict[str, Any]
     gate: str
+    projection: subprocess.Popen[str]
 
     @property
     def settings(self) -> Settings:
@@ -57,10 +58,12 @@ class Wire:
         lines = (self.folder / f"{name}.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
-    def program(self, name: str, topic_of: str = "") -> subprocess.CompletedProcess[str]:
+    def program(
+        self, name: str, topic_of: str = "", text: str = PROGRAM
+    ) -> subprocess.CompletedProcess[str]:
         """A vendor's program, which knows its credentials and nothing else."""
         return subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(name=topic_of or name)],
+            [sys.executable, "-c", text.format(name=topic_of or name)],
             cwd=self.folder,
             env={"PATH": os.environ["PATH"], **self.file(name)},
             capture_output=True,
@@ -106,8 +109,8 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
         assert gate.stdout is not None
         url = json.loads(gate.stdout.readline())["url"]
         made = commands.run("vendors", "apply", "--credentials", "secrets")["vendors"]
-        processes.append(commands.start("vendors", "run"))
-        found = Wire(commands, folder / "secrets", made, url)
+        found = Wire(commands, folder / "secrets", made, url, commands.start("vendors", "run"))
+        processes.append(found.projection)
         until(lambda: _students(found, NAMES[-1]), "the last vendor's topic has records")
         yield found
     finally:

@@ -297,6 +297,42 @@ def test_after_the_agreed_days_users_rules_and_quotas_are_deleted(wire: Wire) ->
     assert wire.program("math").returncode == 0
 
 
+FIELDS = """
+import json
+from bus import subscribe
+found = subscribe("student", agreement="{name}", group="fields", until_caught_up=True)
+print(json.dumps(sorted({{name for event in found for name in event.record or ()}})))
+"""
+
+
+def test_a_narrower_agreement_closes_the_access_until_its_topics_are_written(wire: Wire) -> None:
+    """Runs last, because it ends the projection and deletes the first messages of a vendor."""
+    file = wire.commands.cwd / "agreements" / "library.toml"
+    before = wire.program("library", text=FIELDS)
+    assert {"grades", "givenName"} <= set(json.loads(before.stdout)), before.stderr
+    wire.projection.terminate()
+    wire.projection.communicate(timeout=60)
+    text = file.read_text()
+    assert '"Student Name", ' in text
+    text = text.replace('"Student Name", ', "").partition("[share.why]")
+    file.write_text(text[0] + text[2].partition("\n\n")[2])
+    wire.commands.run("vendors", "apply", "--credentials", "secrets")
+    assert wire.program("math", text=FIELDS).returncode == 0, "another vendor"
+
+    def refused() -> bool:
+        done = wire.program("library", text=FIELDS)
+        return done.returncode == 1 and "start the reader again after some minutes" in done.stderr
+
+    assert refused()
+    wire.commands.run("vendors", "apply", "--credentials", "secrets")
+    assert refused()
+    wire.commands.run("vendors", "run", "--until-caught-up")
+    after = wire.program("library", text=FIELDS.replace("fields", "anew"))
+    fields = set(json.loads(after.stdout))
+    assert "grades" in fields and not fields & {"givenName", "familyName"}, after.stderr
+    assert len(json.loads(wire.program("library").stdout)) >= STUDENTS * 0.9, "all anew"
+
+
 def _identities(
     wire: Wire, callers: dict[str, Caller], shut: dict[str, dict[str, Any]]
 ) -> tuple[Listener, dict[str, Vendor], dict[str, tuple[str, str] | None]]:

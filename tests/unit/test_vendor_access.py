@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,13 @@ class Cluster:
             self.users[user] = password.get_secret_value()
 
         def act(name: str, effect: Any) -> None:
-            def called(_: Any, user: str, *more: Any, **__: Any) -> None:
+            def called(_: Any, user: str, *more: Any, **named: Any) -> None:
                 self.done.append((name, user))
                 if not self.managed:
                     raise AccessNotManaged("could not do it")
                 if self.fails == name:
                     raise RetryLater("Kafka does not answer")
-                effect(user, *more)
+                effect(user, *more, **named)
 
             monkeypatch.setattr(access, name, called)
 
@@ -70,12 +71,14 @@ class Cluster:
         act("deny_all", lambda user: self.known.setdefault(user, set()).add(denial))
         act("delete_user", lambda user: self.users.pop(user, None))
         act("remove_rules", lambda user: self.known.pop(user, None))
-        act(
-            "allow",
-            lambda user, topics, group: self.known.setdefault(user, set()).update(
-                access.reading_rules(topics, group)
-            ),
-        )
+
+        def allow(
+            user: str, topics: Any, group: str, known: Any = None, closed: Any = False
+        ) -> None:
+            denied = {rule for rule in self.known.get(user, ()) if rule.permission == "deny"}
+            self.known[user] = denied | access.reading_rules(topics, group, closed=closed)
+
+        act("allow", allow)
 
 
 @pytest.fixture
@@ -177,6 +180,28 @@ def test_shutting_out_takes_all_steps_in_order(
     assert vendor_access.shut_out(settings, "math") == []
 
 
+def test_a_closed_grant_takes_the_right_to_read_the_topics(
+    cluster: Cluster, settings: Settings, tmp_path: Path
+) -> None:
+    folder, user, closed = tmp_path / "secrets", "vendor-math-a", replace(MATH, closed=True)
+
+    def reads() -> set[str]:
+        rules = cluster.known[user]
+        return {one.name for one in rules if (one.resource, one.operation) == ("topic", "read")}
+
+    vendor_access.provide(settings, [closed], folder)
+    assert reads() == set() and user in cluster.users
+    vendor_access.restrict(settings, MATH)
+    assert reads() == set(MATH.topics)
+    vendor_access.provide(settings, [closed], folder)
+    assert reads() == set()
+    vendor_access.provide(settings, [MATH], folder)
+    vendor_access.restrict(settings, closed)
+    assert reads() == set()
+    vendor_access.rotate(settings, closed, folder)
+    assert cluster.known["vendor-math-b"] == cluster.known[user]
+
+
 def test_a_cluster_whose_users_somebody_else_manages(
     cluster: Cluster, settings: Settings, tmp_path: Path
 ) -> None:
@@ -184,6 +209,7 @@ def test_a_cluster_whose_users_somebody_else_manages(
     made = vendor_access.provide(settings, [MATH], tmp_path / "secrets")["math"]
     assert "kafka-acls.sh" in made.notes[0] and "4 of the rules are missing" in made.notes[0]
     assert PASSWORD + "=" not in (tmp_path / "secrets" / "math.env").read_text()
+    vendor_access.restrict(settings, replace(MATH, closed=True))
     cluster.known["vendor-math-a"] = access.reading_rules(MATH.topics, MATH.group)
     assert vendor_access.provide(settings, [MATH], None)["math"].notes == ()
     assert "--deny-principal User:vendor-math-b" in vendor_access.shut_out(settings, "math")[0]

@@ -16,6 +16,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from bus.delivery import Position
+from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import Record
 from bus.vendors import agreement_streams, outbox, vendor_stream
@@ -26,6 +27,7 @@ from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import Outbox
 from bus.vendors.pseudonyms import Pseudonyms
 from bus.vendors.record_rules import Change
+from bus.vendors.shard import Shard
 from tests.unit.test_vendor_outbox import NoKafka
 from tests.unit.test_vendor_projection import DAY, SOME, agreement, opt_out, record
 
@@ -34,6 +36,8 @@ OF_A = {("student", "a"), ("enrollment", "e1"), ("result", "r1")}
 OF_B = {("student", "b"), ("enrollment", "e2")}
 NAMES_ONLY = {"share": {"categories": ["Student Name"]}}
 GRADE_6 = {"students": {"grades": ["06"]}}
+STEPS: list[str] = []
+"""What was done about a vendor's access."""
 
 
 class Encoder:
@@ -145,7 +149,9 @@ def no_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams.old_records, "ends", lambda *_: {place: 9})
     monkeypatch.setattr(streams.old_records, "not_written_again", lambda *_: [])
     monkeypatch.setattr(streams.old_records, "delete", lambda *_: None)
-    monkeypatch.setattr(streams.written_editions, "note", lambda *_: None)
+    monkeypatch.setattr(streams.written_editions, "note", lambda *_: STEPS.append("noted"))
+    monkeypatch.setattr(streams.revocation, "correct_access", lambda *_: STEPS.append("opened"))
+    STEPS.clear()
     monkeypatch.setattr(streams, "decoded_entries", lambda *_: [])
     monkeypatch.setattr(streams.disclosures, "entries", lambda *_: [])
     monkeypatch.setattr(streams.disclosure_questions, "inside", lambda *_: [])
@@ -323,3 +329,63 @@ def test_a_renewal_that_begins_while_the_projection_runs_deletes_whom_it_exclude
     vendor.streams.follow(agreements, DAY, new=True)
     vendor.streams.go_on(DAY)
     assert vendor.deleted() == OF_B
+
+
+# ---- the access, which is closed until the topics are written ------------------------------------
+
+NARROWED = {"more": {"narrowed": True}, **NAMES_ONLY}
+
+
+def write_all(vendor: Vendor) -> None:
+    while vendor.streams.unfinished:
+        vendor.streams.go_on(DAY)
+
+
+def test_the_access_is_opened_when_the_topics_are_written() -> None:
+    vendor = Vendor()
+    assert STEPS == ["noted"], "it was not narrowed"
+    STEPS.clear()
+    vendor.agree(**NARROWED)
+    vendor.look_at_all()
+    assert STEPS == []
+    write_all(vendor)
+    assert STEPS == ["noted", "opened"]
+
+
+def test_a_start_opens_what_a_kill_has_left_closed() -> None:
+    vendor = Vendor()
+    vendor.agree(**NARROWED)
+    vendor.restart()
+    STEPS.clear()
+    vendor.agree(new=False, **NARROWED)
+    assert STEPS == [], "the topics are not written yet"
+    write_all(vendor)
+    vendor.restart()
+    STEPS.clear()
+    vendor.agree(new=False, **NARROWED)
+    vendor.agree(**NARROWED)
+    assert STEPS == ["opened"]
+
+
+def test_an_access_that_is_not_opened_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vendor = Vendor()
+
+    def refuse(*_: Any) -> None:
+        raise RetryLater("Kafka does not answer")
+
+    monkeypatch.setattr(agreement_streams.revocation, "correct_access", refuse)
+    vendor.agree(**NARROWED)
+    write_all(vendor)
+    assert vendor.streams.names == ["math"] and not vendor.streams.unfinished
+
+
+def test_a_shard_of_students_opens_nothing() -> None:
+    vendor = Vendor()
+    vendor.agree(**NARROWED)
+    write_all(vendor)
+    STEPS.clear()
+    vendor.streams._shard = Shard(1, 2)
+    vendor.streams._let_read(vendor.streams._streams["math"])
+    assert STEPS == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -159,6 +160,8 @@ def test_list(bus: Bus) -> None:
     run("apply")
     assert "Example [Math]" in run("list")
     assert "never read" in run("list")
+    applied.write(bus.settings, replace(applied.read(bus.settings)["math-app"], narrowed=True))
+    assert as_json("list")["agreements"][0]["note"] == "topics are written again, never read"
     (one,) = as_json("list")["agreements"]
     assert (one["name"], one["state"], one["daysLeft"]) == ("math-app", "active", 245)
 

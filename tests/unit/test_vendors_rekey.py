@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.errors import Stop
-from bus.vendors import applied, crosswalk, key_rotation, master_key, pseudonyms, vendor_topics
+from bus.vendors import (
+    applied,
+    crosswalk,
+    key_rotation,
+    master_key,
+    pseudonyms,
+    vendor_topics,
+    written_editions,
+)
 from bus.vendors.applied import Applied
 from bus.vendors.pseudonyms import Pseudonyms
 from bus.vendors.rekey import Rekey, rekey, repeat
@@ -111,6 +119,16 @@ def test_the_whole_chain_gets_a_new_key_and_nobody_else(district: District) -> N
     for name in ("math-app", "math-2"):
         assert after[name].edition != before[name].edition
     assert district.recorded == [("math-2", 1), ("math-app", 1)]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_rekey_alone_narrows_nothing(district: District, written: bool) -> None:
+    one = replace(district.applied["math-app"], narrowed=True)
+    applied.write(district.settings, one)
+    if written:
+        written_editions.note(district.settings, one.name, one.edition)
+    district.rekey()
+    assert district.applied["math-app"].narrowed is not written
 
 
 def test_the_crosswalk_has_what_the_vendor_has_and_only_its_owner_reads_it(

@@ -11,12 +11,21 @@ import pytest
 
 from bus.errors import RetryLater, Stop
 from bus.kafka import topics
-from bus.vendors import applied, expiry, master_key, pseudonyms, revocation
+from bus.vendors import (
+    applied,
+    expiry,
+    master_key,
+    pseudonyms,
+    revocation,
+    vendor_access,
+    written_editions,
+)
 from bus.vendors.applied import Applied
 from bus.vendors.district_counts import CohortCounts
 from bus.vendors.plan import plan
 from bus.vendors.rollout import VendorAccess, apply
 from bus.vendors.scope import Scope, compile_scope
+from bus.vendors.vendor_access import Grant, Provided
 from bus.vendors.vendor_topics import topics_by_kind
 from tests.agreements import DAY, an_agreement
 from tests.fakes.harness import Bus
@@ -219,3 +228,121 @@ def test_another_master_key_stops_it_before_anything_changes(district: District)
 def test_without_kafka_among_its_ways_it_has_no_topics(district: District) -> None:
     assert district.apply(an_agreement(ways=[]))["math-app"].topics == {}
     assert district.topics == set() and district.registered == []
+
+
+# ---- changes after which the topics show more than the agreement says ----------------------------
+
+LESS = {"share": {"categories": ["Enrollment"]}}
+YEAR = {"from": date(2027, 8, 1), "until": date(2028, 7, 31)}
+
+
+class Users:
+    """The users that Schoolbus manages. It notes whether they may read, and what was stored then."""
+
+    def __init__(self, district: District, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.district = district
+        self.open: dict[str, bool] = {}
+        self.steps: list[tuple[bool, bool]] = []
+        self.killed = False
+        monkeypatch.setattr(vendor_access, "protected", lambda _: True)
+        monkeypatch.setattr(vendor_access, "addresses", lambda _: ("fake:9092", ""))
+        monkeypatch.setattr(vendor_access, "provide", self.provide)
+        monkeypatch.setattr(vendor_access, "restrict", self.restrict)
+
+    def provide(self, _: Any, grants: list[Grant], __: Any) -> dict[str, Provided]:
+        for one in grants:
+            self.restrict(_, one)
+        if self.killed:
+            raise KeyboardInterrupt
+        return {}
+
+    def restrict(self, _: Any, grant: Grant) -> None:
+        self.open[grant.ids_name] = not grant.closed
+        stored = self.district.applied.get("math-app")
+        self.steps.append((not grant.closed, stored is not None and stored.narrowed))
+
+    def write(self, name: str = "math-app") -> None:
+        """Note that the topics hold the agreement whole."""
+        settings = self.district.settings
+        written_editions.note(settings, name, self.district.applied[name].edition)
+
+
+@pytest.fixture
+def users(district: District, monkeypatch: pytest.MonkeyPatch) -> Users:
+    monkeypatch.setattr("bus.vendors.applied.today", lambda: DAY)
+    return Users(district, monkeypatch)
+
+
+def test_the_access_is_closed_before_a_narrower_agreement_is_stored(
+    district: District, users: Users
+) -> None:
+    district.apply(an_agreement())
+    users.write()
+    district.apply(an_agreement(), now=LATER)
+    assert users.open == {"math-app": True} and not district.applied["math-app"].narrowed
+    users.steps.clear()
+    district.apply(an_agreement(**LESS), now=LATER)
+    assert users.steps == [(False, False), (False, True)]
+    district.apply(an_agreement(**LESS), now=LATER)
+    assert users.open == {"math-app": False}
+    # A wider agreement stays closed until something is written whole.
+    district.apply(an_agreement(), now=LATER)
+    assert users.open == {"math-app": False} and district.applied["math-app"].narrowed
+    users.write()
+    district.apply(an_agreement(), now=LATER)
+    assert users.open == {"math-app": True}
+
+
+def test_a_wider_agreement_closes_nothing(district: District, users: Users) -> None:
+    district.apply(an_agreement(**LESS))
+    users.steps.clear()
+    district.apply(an_agreement(), now=LATER)
+    assert [is_open for is_open, _ in users.steps] == [True]
+    # But some of it may be written already when the agreement gets narrower again.
+    users.write()
+    district.apply(an_agreement(**LESS), now=datetime(2026, 11, 30, tzinfo=UTC))
+    assert users.open == {"math-app": False}
+
+
+def test_a_second_apply_repairs_one_that_was_killed(district: District, users: Users) -> None:
+    district.apply(an_agreement())
+    users.write()
+    for wanted in (an_agreement(), an_agreement(**LESS)):
+        users.killed = True
+        with pytest.raises(KeyboardInterrupt):
+            district.apply(an_agreement(**LESS), now=LATER)
+        assert users.open == {"math-app": False} and not district.applied["math-app"].narrowed
+        users.killed = False
+        district.apply(wanted, now=LATER)
+        assert users.open["math-app"] is not district.applied["math-app"].narrowed
+    assert users.open == {"math-app": False}
+
+
+def test_what_is_written_during_an_apply_is_open_after_it(
+    district: District, users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    district.apply(an_agreement())
+    district.apply(an_agreement(**LESS), now=LATER)
+
+    def provide(settings: Any, grants: list[Grant], folder: Any) -> dict[str, Provided]:
+        users.write()
+        return users.provide(settings, grants, folder)
+
+    monkeypatch.setattr(vendor_access, "provide", provide)
+    district.apply(an_agreement(**LESS), now=LATER)
+    assert users.open == {"math-app": True}
+
+
+def test_a_renewal_of_an_agreement_that_shows_more(district: District, users: Users) -> None:
+    less = {"categories": ["Enrollment"]}
+    renewal = an_agreement("two", renews="math-app", share=less, **YEAR)
+    district.apply(an_agreement(**LESS), renewal)
+    assert not district.applied["two"].narrowed
+    recorded = len(district.recorded)
+    district.apply(an_agreement(), renewal, now=LATER)
+    assert district.applied["two"].narrowed and not district.applied["math-app"].narrowed
+    assert district.recorded[recorded:] == [("scope", "math-app")]
+    assert users.open == {"math-app": True}, "it has not begun"
+    stored = district.applied
+    district.apply(an_agreement(), renewal, now=LATER)
+    assert district.applied == stored
