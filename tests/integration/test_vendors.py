@@ -365,7 +365,8 @@ def test_nothing_is_sent_while_an_opt_out_may_lie_behind_an_open_transaction(
     """A process that was killed leaves its transaction open, which hides all later opt-outs."""
     settings = begun(vendors)
     student = next(id_ for kind, id_ in received(settings, "whole") if kind == "student")
-    killed = Producer(client_settings(settings) | {"transactional.id": "killed"})
+    id_ = f"{settings.topic_prefix}/killed"  # other tests may use the same bus now
+    killed = Producer(client_settings(settings) | {"transactional.id": id_})
     killed.init_transactions(30)
     killed.begin_transaction()
     with Reader(settings, "{}") as reader:
