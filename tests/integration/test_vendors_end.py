@@ -51,7 +51,7 @@ def left(settings: Settings, name: str) -> list[str]:
             for table in VIEW_TABLES
             if con.execute(f"SELECT 1 FROM {table} WHERE agreement = ?", [name]).fetchone()
         ]
-    return [one for one in names if one.startswith(own)] + rows
+    return sorted(one for one in names if one.startswith(own)) + rows
 
 
 def read(settings: Settings, name: str) -> int:
