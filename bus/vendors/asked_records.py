@@ -3,7 +3,7 @@
 A shard of students has an `AskedRecords` for each agreement. It counts the references of its own
 records. When the first reference to a record appears, it asks the common shard for the record, and
 when the last one disappears, it says so. These words wait in the file of the view with the messages
-of the same batch (`WordsToSay`).
+of the same batch (`bus.vendors.words_to_say`).
 
 The common shard has a `NeededRecords` for each agreement. It treats each word as one reference.
 """
@@ -11,18 +11,17 @@ The common shard has a `NeededRecords` for each agreement. It treats each word a
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol
 
 from bus.standard.kinds import Record
-from bus.vendors.district_view import SAID, DistrictView, Key, marks, slices
+from bus.vendors.district_view import DistrictView, Key, marks, slices
 from bus.vendors.need import Need
 from bus.vendors.record_rules import Change, RecordRules
 from bus.vendors.scope import Scope
-from bus.vendors.shard_words import Asked, GivenUp, Word, decoded, encoded
+from bus.vendors.shard_words import Asked
 from bus.vendors.shared_records import Emitted, SharedRecords, names_students
+from bus.vendors.words_to_say import WordsToSay
 
 GUARDIAN = "guardian"
 
@@ -175,166 +174,6 @@ class NeededRecords(SharedRecords):
             ):
                 found[id_].add(student)
         return found
-
-
-class WaitingWord(NamedTuple):
-    """A row of the table `word`: what must be said, as `shard_words.encoded` returns it."""
-
-    key: str
-    agreement: str
-    value: str
-    number: int
-
-    def word(self) -> Word | None:
-        """Return the word."""
-        return decoded(self.key.encode(), self.value.encode())
-
-
-class SaidBefore(NamedTuple):
-    """What was said by an attempt that did not wait for the answer.
-
-    offset: the offset after the words.
-    word:   the number of the last of these words.
-    note:   the number of the last note of who entered.
-    """
-
-    offset: int = 0
-    word: int = 0
-    note: int = 0
-
-
-class WordsToSay:
-    """The words that a shard has still to say, in the file of the view."""
-
-    def __init__(self, con: sqlite3.Connection) -> None:
-        self._con = con
-
-    def add(self, words: Iterable[Asked | GivenUp]) -> None:
-        """Add words, within the transaction of the view. The last word about a record counts."""
-        first = (self._con.execute("SELECT max(number) FROM word").fetchone()[0] or 0) + 1
-        rows = []
-        for number, word in enumerate(words, first):
-            key, value = encoded(word)
-            agreement = word.agreement if isinstance(word, Asked) else ""
-            rows.append((key.decode(), agreement, value.decode(), number))
-        self._con.executemany("INSERT OR REPLACE INTO word VALUES (?, ?, ?, ?)", rows)
-
-    def rows(self) -> list[WaitingWord]:
-        """Return the words, in order."""
-        found = self._con.execute("SELECT * FROM word ORDER BY number")
-        return [WaitingWord(*row) for row in found]
-
-    def remove(self, rows: Iterable[WaitingWord]) -> None:
-        """Remove words that were said, unless something else must be said about the same now."""
-        self._con.executemany(
-            "DELETE FROM word WHERE key = ? AND value = ? AND number = ?",
-            [(row.key, row.value, row.number) for row in rows],
-        )
-
-    def forget(self, agreement: str) -> None:
-        """Remove the words about an agreement."""
-        self._con.execute("DELETE FROM word WHERE agreement = ?", [agreement])
-        # The numbers may come again.
-        self._con.execute("DELETE FROM about WHERE name = ?", [SAID])
-
-
-class Talk(Protocol):
-    """How the outbox talks to the common shard."""
-
-    def say(self, words: Collection[Word]) -> None:
-        """Say words."""
-
-    def ask(self, words: Collection[Word]) -> None:
-        """Say words for which `wait` must wait."""
-
-    def asked(self) -> int:
-        """Return the offset after the words for which `wait` waits."""
-
-    def wait(self, offset: int) -> None:
-        """Wait until the common shard has done what was asked for, also before this offset."""
-
-
-class Asking:
-    """What the outbox of a shard says before and after its messages.
-
-    talk:  tells the common shard; called from the outbox's thread, and never at the same time.
-    waits: whether it may wait for another shard.
-    """
-
-    def __init__(self, con: sqlite3.Connection, talk: Talk, *, waits: bool = True) -> None:
-        self.waits = waits
-        self._con = con
-        self._words = WordsToSay(con)
-        self._talk = talk
-        self.rows = self._words.rows
-        self._said = False  # whether `before` has said everything
-
-    def said(self) -> SaidBefore:
-        """Return what was said already, by an attempt that did not wait for the answer."""
-        query = "SELECT value FROM about WHERE name = ?"
-        found = self._con.execute(query, [SAID]).fetchone()
-        return SaidBefore(*json.loads(found[0])) if found else SaidBefore()
-
-    def before(self, rows: Iterable[WaitingWord], said: SaidBefore) -> None:
-        """Ask for records, and wait until they are sent."""
-        self._said = False
-        new = [row for row in rows if row.number > said.word]
-        self._talk.ask([word for word in _words(new) if _asks(word)])
-        self._said = True
-        self._talk.wait(said.offset)
-
-    def keep(self, rows: Iterable[WaitingWord], noted: int) -> None:
-        """Note what was said, because its answer did not come in time.
-
-        noted: the last note of who entered that was said.
-        """
-        if self._said and (offset := self._talk.asked()):
-            word = max((row.number for row in rows), default=0)
-            value = json.dumps(SaidBefore(max(offset, self.said().offset), word, noted))
-            self._con.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [SAID, value])
-
-    def after(self, rows: Iterable[WaitingWord]) -> None:
-        """Say what must be said after the messages."""
-        self._talk.say([word for word in _words(rows) if not _asks(word)])
-
-    def remove(self, rows: Iterable[WaitingWord]) -> None:
-        """Remove words that were said."""
-        self._words.remove(rows)
-        self._con.execute("DELETE FROM about WHERE name = ?", [SAID])
-
-
-def _words(rows: Iterable[WaitingWord]) -> list[Word]:
-    return [word for row in rows if (word := row.word()) is not None]
-
-
-def _asks(word: Word) -> bool:
-    return isinstance(word, Asked) and word.needed
-
-
-class NotAsking:
-    """What the outbox says if there is only one shard: nothing."""
-
-    waits = False
-
-    def rows(self) -> list[WaitingWord]:
-        """Return no words."""
-        return []
-
-    def said(self) -> SaidBefore:
-        """Return that nothing was said."""
-        return SaidBefore()
-
-    def before(self, rows: Iterable[WaitingWord], said: SaidBefore) -> None:
-        """Say nothing."""
-
-    def keep(self, rows: Iterable[WaitingWord], noted: int) -> None:
-        """Note nothing."""
-
-    def after(self, rows: Iterable[WaitingWord]) -> None:
-        """Say nothing."""
-
-    def remove(self, rows: Iterable[WaitingWord]) -> None:
-        """Remove nothing."""
 
 
 Records = AskedRecords | SharedRecords

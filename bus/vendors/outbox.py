@@ -40,9 +40,10 @@ from bus.kafka.client import client_settings
 from bus.kafka.cloudevents import CONTENT_TYPE, TYPE_PREFIX
 from bus.kafka.kafka_errors import failure
 from bus.settings import Settings
-from bus.vendors.asked_records import Asking, NotAsking, SaidBefore, WaitingWord
+from bus.vendors.asking import Asking, NotAnswered, NotAsking, SaidBefore
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox_rows import EVENT_DIGITS, OutboxRows, OutgoingBatch
+from bus.vendors.words_to_say import WaitingWord
 
 SOURCE = b"/schoolbus"
 SCOPE = "ce_scope"
@@ -249,7 +250,7 @@ class Outbox:
         try:
             with _explained():
                 number = done.number.result()
-        except RetryLater:
+        except NotAnswered:
             self._asking.keep(done.asked, done.noted)
             raise
         with _explained():

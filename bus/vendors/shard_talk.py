@@ -14,6 +14,7 @@ from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.reader import Reader
 from bus.settings import Settings
+from bus.vendors.asking import NotAnswered
 from bus.vendors.shard_words import GivenUp, Round, Seen, Word, WordSender, decoded, disclosed
 
 NOT_READ = "could not read what the common shard says: Kafka reports {}"
@@ -87,7 +88,7 @@ class CommonWords:
     def wait(self, offset: int, stopping: Callable[[], bool]) -> None:
         """Wait until the common shard has done what was said before an offset.
 
-        Raises `RetryLater` if it does not within ten seconds, or if `stopping` returns true.
+        Raises `NotAnswered` if it does not within ten seconds, or if `stopping` returns true.
         """
         waited = 0.0
         with self._news:
@@ -95,9 +96,9 @@ class CommonWords:
                 if self._error is not None:
                     raise self._error
                 if stopping() or self._ending:
-                    raise RetryLater("the projection ends")
+                    raise NotAnswered("the projection ends")
                 if waited >= WAIT_SECONDS:
-                    raise RetryLater(
+                    raise NotAnswered(
                         f"the common shard has not answered for {WAIT_SECONDS:g} s; check that an "
                         "instance of `bus vendors run` works it"
                     )

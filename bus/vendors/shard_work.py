@@ -13,7 +13,7 @@ from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.reader import Reader, position, scan
 from bus.vendors.agreement_streams import AgreementStreams
-from bus.vendors.asked_records import Asking
+from bus.vendors.asking import Asking
 from bus.vendors.district_reader import DistrictBatch, DistrictReader
 from bus.vendors.instance_turn import ShardTurn, Turn
 from bus.vendors.outbox import Outbox

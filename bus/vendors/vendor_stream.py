@@ -15,7 +15,7 @@ from bus.standard.kinds import KINDS
 from bus.vendors import stream_progress
 from bus.vendors.agreement import Basis, Identifiers
 from bus.vendors.applied import Applied, as_table
-from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf, WordsToSay
+from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.earlier_cohort import EarlierCohort
 from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
@@ -31,6 +31,7 @@ from bus.vendors.shard_words import Asked, GivenUp, Round
 from bus.vendors.shared_records import SharedRecords
 from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
 from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
+from bus.vendors.words_to_say import WordsToSay
 
 log = logging.getLogger(__name__)
 

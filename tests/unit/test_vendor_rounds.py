@@ -24,7 +24,7 @@ from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import agreement_streams, outbox, shard_streams, vendor_stream
 from bus.vendors.agreement import Agreement
-from bus.vendors.asked_records import Asking
+from bus.vendors.asking import Asking
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.outbox import Outbox
 from bus.vendors.record_rules import Change

@@ -29,7 +29,7 @@ from bus.vendors import (
     shard_work,
     vendor_stream,
 )
-from bus.vendors.asked_records import Asking
+from bus.vendors.asking import Asking, NotAnswered
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.outbox import Outbox
 from bus.vendors.record_rules import Change
@@ -765,7 +765,7 @@ def test_what_was_said_is_not_said_again_when_its_answer_comes_late() -> None:
     def wait(offset: int) -> None:
         waits.append(offset)
         if len(waits) == 1:
-            raise RetryLater("the common shard has not answered")
+            raise NotAnswered("the common shard has not answered")
 
     talk: Any = two.students.talk
     talk.ask, talk.wait, talk.asked = ask, wait, lambda: 17
@@ -783,3 +783,31 @@ def test_what_was_said_is_not_said_again_when_its_answer_comes_late() -> None:
     assert said == first
     assert waits == [0, 17]
     assert ("student", "c") in two.has
+
+
+def test_what_kafka_did_not_store_is_said_again() -> None:
+    """What was said before does not count for it."""
+    two = Two()
+    said: list[Word] = []
+    refuse: list[bool] = []
+
+    def ask(words: Any) -> None:
+        if refuse:
+            refuse.pop()
+            raise RetryLater("Kafka does not answer")
+        said.extend(words)
+
+    talk: Any = two.students.talk
+    talk.ask, talk.asked = ask, lambda: 17
+    talk.entered = lambda _, students, __: ask([Seen(0, 0)])
+    first = record("student", "c", orgSourcedIds=["s2"], grades=["06"], agentSourcedIds=[])
+    two.students.change(two.changes(("student", "c", first)))
+    new = record("student", "d", orgSourcedIds=["s2"], grades=["06"], agentSourcedIds=["h"])
+    two.students.change(two.changes(("student", "d", new)), send=False)
+    refuse.append(True)
+    two.students.streams.begin_sending()
+    with pytest.raises(RetryLater):
+        two.students.streams.confirm()
+    two.students.streams.begin_sending()
+    two.students.streams.confirm()
+    assert any(isinstance(one, Asked) and one.id == "h" for one in said)

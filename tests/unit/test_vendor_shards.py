@@ -16,7 +16,7 @@ from bus.settings import Settings, VendorsSettings
 from bus.standard.kinds import KINDS, Record
 from bus.vendors import shard
 from bus.vendors.agreement import Agreement
-from bus.vendors.asked_records import AskedRecords, NeededRecords, WordsToSay
+from bus.vendors.asked_records import AskedRecords, NeededRecords
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.projected import Outcome
 from bus.vendors.projection import Projection
@@ -35,6 +35,7 @@ from bus.vendors.shard_words import (
     disclosed,
     encoded,
 )
+from bus.vendors.words_to_say import WordsToSay
 from tests.unit.test_vendor_projection import CHANGE, DAY, DEALS, SCHOOLS, SOME, Vendor, record
 from tests.vendor_checker import District
 
