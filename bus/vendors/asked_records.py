@@ -15,36 +15,29 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from bus.standard.kinds import Record
+from bus.vendors.counted_references import CountedReferences, names_students
 from bus.vendors.district_view import DistrictView, Key, marks, slices
-from bus.vendors.need import Need
-from bus.vendors.record_rules import Change, RecordRules
+from bus.vendors.record_rules import RecordRules
 from bus.vendors.scope import Scope
 from bus.vendors.shard_words import Asked
-from bus.vendors.shared_records import Emitted, SharedRecords, names_students
+from bus.vendors.shared_records import SharedRecords
 from bus.vendors.words_to_say import WordsToSay
 
 GUARDIAN = "guardian"
 
 
-class AskedRecords:
-    """These records of one agreement, in a shard of students.
-
-    It has the methods of `SharedRecords`. `settle` notes what the common shard must be asked for.
+class AskedRecords(CountedReferences):
+    """These records of one agreement, in a shard of students. The common shard sends them.
 
     round_: the number of the agreement's round.
     """
 
     def __init__(self, scope: Scope, view: DistrictView, rules: RecordRules, round_: int) -> None:
-        self._con = view.con
-        self._scope = scope
-        self._rules = rules
+        super().__init__(scope, view, rules)
         self._round = round_
-        self._need = Need(view, scope.name)
+        self._words = WordsToSay(view.con)
         self._by_student = names_students(scope)
         self._turned: dict[Key, bool] = {}
-
-    def begin(self, emit: Emitted) -> None:
-        """Begin a run."""
 
     def settle(self) -> None:
         """Note which records are needed now, or are not needed any more."""
@@ -64,61 +57,27 @@ class AskedRecords:
                 id_, student = json.loads(id_)
             words.append(Asked(self._scope.name, self._round, kind, id_, student, needed))
         self._turned.clear()
-        WordsToSay(self._con).add(words)
+        self._words.add(words)
 
     def forget(self) -> None:
         """Forget all counts of references, because the vendor's topics are written again."""
-        self._need.forget()
-        WordsToSay(self._con).forget(self._scope.name)
+        super().forget()
+        self._words.forget(self._scope.name)
 
     def dropped(self) -> None:
         """Forget what is in memory, because the transaction of the view was rolled back."""
-        self._need.clear()
+        super().dropped()
         self._turned.clear()
-
-    def shared_changed(self, change: Change) -> None:
-        """The common shard handles a change of a record that comes along."""
-
-    def of_class_changed(self, change: Change) -> None:
-        """The common shard handles a change of a line item, or of a teacher's enrollment."""
-
-    def send_again(self, kind: str, record: Record) -> None:
-        """The common shard sends records that are not about students."""
-
-    def naming(self, guardians: Collection[str]) -> None:
-        """Only the common shard sends guardians."""
-
-    def refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
-        """Count the references of a record that is sent now (1), or is not sent any more (-1)."""
-        if record is not None:
-            for key in self._rules.refers(kind, record, old=old):
-                self._need.add(self._key(key, record), sign)
-
-    def refer_otherwise(
-        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
-    ) -> None:
-        """Count the references that a sent record has lost, and those that are new."""
-        had = self._rules.refers(kind, before, old=old) if before is not None else set()
-        has = self._rules.refers(kind, after) if after is not None else set()
-        for key in had - has:
-            self._need.add(self._key(key, before or {}), -1)
-        for key in has - had:
-            self._need.add(self._key(key, after or {}), 1)
 
     def add_references(self, kind: str, records: Sequence[Record]) -> None:
         """Count the references of records about students that are sent now."""
         if not self._by_student or kind != "student":
-            self._need.add_all(self._rules.count_refers(kind, records))
+            super().add_references(kind, records)
             return
         found: Counter[Key] = Counter()
         for record in records:
             found.update(self._key(key, record) for key in self._rules.refers(kind, record))
         self._need.add_all(found)
-
-    def drop_references(self, keys: Iterable[Key], student: str) -> None:
-        """Count one reference less to each of these records."""
-        for key in keys:
-            self._need.add(self._key(key, {"sourcedId": student}), -1)
 
     def _key(self, key: Key, record: Record) -> Key:
         """Return the key under which a reference is counted.
@@ -176,5 +135,4 @@ class NeededRecords(SharedRecords):
         return found
 
 
-Records = AskedRecords | SharedRecords
-RecordsOf = Callable[[Scope, DistrictView, RecordRules], Records]
+RecordsOf = Callable[[Scope, DistrictView, RecordRules], CountedReferences]

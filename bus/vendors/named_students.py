@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from bus.standard.kinds import Record
 from bus.vendors.cohort import Cohort
+from bus.vendors.counted_references import Emitted
 from bus.vendors.district_view import DistrictView
 from bus.vendors.scope import Scope
-from bus.vendors.shared_records import Emitted
 
 
 @dataclass(frozen=True, slots=True)

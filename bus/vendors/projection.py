@@ -27,15 +27,16 @@ from datetime import date
 from itertools import chain, compress, repeat
 
 from bus.standard.kinds import KINDS, Record
-from bus.vendors.asked_records import NeededRecords, RecordsOf
+from bus.vendors.asked_records import RecordsOf
 from bus.vendors.cohort import Cohort, CohortMember, State
+from bus.vendors.counted_references import Emitted
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.named_students import NamedStudents
 from bus.vendors.projected import FIRST, LAST, ORDER, Outcome, ProjectedBatch
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules, roster_and_opt_outs, value
 from bus.vendors.scope import OPT_OUT, Scope
 from bus.vendors.shard_words import Asked
-from bus.vendors.shared_records import Emitted, SharedRecords
+from bus.vendors.shared_records import SharedRecords
 
 STUDENT_KINDS = tuple(kind for kind, about in KINDS.items() if about.student is not None)
 WITHDRAWN = "tobedeleted"
@@ -149,7 +150,6 @@ class Projection:
         words: each with the number of its shard.
         """
         self._start(())
-        assert isinstance(self._shared, NeededRecords)
         missing = self._shared.asked(words)
         return self._finish(), missing
 

@@ -6,29 +6,23 @@ refers to them. Line items, and enrollments of teachers, are sent while their cl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 
 from bus.standard.kinds import KINDS, Record
+from bus.vendors.counted_references import CountedReferences, Emitted, names_students
 from bus.vendors.district_view import DistrictView, Key, student_of
-from bus.vendors.need import Need
 from bus.vendors.record_rules import CLASS_KINDS, Change, RecordRules
 from bus.vendors.scope import Scope
 
-Emitted = dict[tuple[str, str, str], Record | None]
-"""What must be sent, by kind, id and owner; None: the record is deleted."""
 
-
-class SharedRecords:
+class SharedRecords(CountedReferences):
     """These records of one agreement. For one thread, within a transaction of the view.
 
     `begin` comes first. After the other calls, `settle` sends what they have changed.
     """
 
     def __init__(self, scope: Scope, view: DistrictView, rules: RecordRules) -> None:
-        self._scope = scope
-        self._view = view
-        self._rules = rules
-        self._need = Need(view, scope.name)
+        super().__init__(scope, view, rules)
         self._guardians_name_students = names_students(scope)
         self._emit: Emitted = {}
         self._along: dict[Key, Record] = {}
@@ -45,14 +39,6 @@ class SharedRecords:
         self._need.work(self._came_along, self._came_off, self._still_here, self._read)
         self._need.store()
         self._along, self._of_class = {}, {}
-
-    def forget(self) -> None:
-        """Forget all counts of references, because the vendor's topics are written again."""
-        self._need.forget()
-
-    def dropped(self) -> None:
-        """Forget what is in memory, because the transaction of the view was rolled back."""
-        self._need.clear()
 
     def shared_changed(self, change: Change) -> None:
         """Handle a change of a record that comes along."""
@@ -76,42 +62,12 @@ class SharedRecords:
                 owner = record[KINDS[change.kind].owner]
                 self._emit[change.kind, change.id, owner] = record if sign > 0 else None
 
-    def refer(self, kind: str, record: Record | None, sign: int, *, old: bool = False) -> None:
-        """Count the references of a record that is sent now (1), or is not sent any more (-1)."""
-        if record is not None:
-            for key in self._rules.refers(kind, record, old=old):
-                self._need.add(key, sign)
-
-    def refer_otherwise(
-        self, kind: str, before: Record | None, after: Record | None, *, old: bool = False
-    ) -> None:
-        """Count the references that a sent record has lost, and those that are new."""
-        had = self._rules.refers(kind, before, old=old) if before is not None else set()
-        has = self._rules.refers(kind, after) if after is not None else set()
-        for key in had - has:
-            self._need.add(key, -1)
-        for key in has - had:
-            self._need.add(key, 1)
-
-    def add_references(self, kind: str, records: Sequence[Record]) -> None:
-        """Count the references of records about students that are sent now."""
-        self._need.add_all(self._rules.count_refers(kind, records))
-
-    def drop_references(self, keys: Iterable[Key], student: str) -> None:
-        """Count one reference less, by a student's record, to each of these records."""
-        for key in keys:
-            self._need.add(key, -1)
-
     def send_again(self, kind: str, record: Record) -> None:
         """Send the present state of a record of a class, if the class is sent."""
         if kind not in CLASS_KINDS or not self._is_of_class(kind, record):
             return
         if self._need.count(("class", record["classSourcedId"])) > 0:
             self._emit[kind, record["sourcedId"], record[KINDS[kind].owner]] = record
-
-    def naming(self, guardians: Collection[str]) -> dict[str, set[str]] | None:
-        """Return the students who name each of these guardians; None: the view knows them."""
-        return None
 
     # ---- within ---------------------------------------------------------------------------------
 
@@ -172,9 +128,3 @@ class SharedRecords:
             self.refer(kind, record, sign)
             key = (kind, str(record["sourcedId"]), str(record[KINDS[kind].owner]))
             self._emit[key] = record if sign > 0 else None
-
-
-def names_students(scope: Scope) -> bool:
-    """Return whether the vendor receives guardians with their students."""
-    guardian = scope.kinds.get("guardian")
-    return guardian is not None and "agentSourcedIds" in guardian.references
