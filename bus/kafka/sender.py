@@ -39,6 +39,7 @@ class Sender:
     doing: the action, as an error names it after "could not": "write dead letters".
     later: what to do if Kafka did not store a message and the cause is temporary.
     more:  additional librdkafka settings.
+    partition: where to send. By default librdkafka chooses a partition by the key.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Sender:
         *,
         later: str = LATER,
         more: Mapping[str, Any] | None = None,
+        partition: int | None = None,
     ) -> None:
+        self._where: dict[str, Any] = {} if partition is None else {"partition": partition}
         self._topic = topic
         self._doing = f"{doing} (topic {topic})"
         self._later = later
@@ -66,7 +69,12 @@ class Sender:
         while True:
             try:
                 self._producer.produce(
-                    self._topic, value, key, headers=headers or [], on_delivery=self._delivered
+                    self._topic,
+                    value,
+                    key,
+                    headers=headers or [],
+                    on_delivery=self._delivered,
+                    **self._where,
                 )
                 break
             except BufferError:  # librdkafka's queue is full: wait until it has room
@@ -93,6 +101,11 @@ class Sender:
             raise RetryLater(
                 f"could not {self._doing}: Kafka did not confirm it in {seconds:g} s; {self._later}"
             )
+
+    def close(self) -> None:
+        """Drop what Kafka has not stored yet, so that it does not come after what is sent next."""
+        self._producer.purge()
+        self._producer.flush(5)
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

@@ -37,37 +37,31 @@ class AskedRecords(CountedReferences):
         self._round = round_
         self._words = WordsToSay(view.con)
         self._by_student = names_students(scope)
-        self._turned: dict[Key, bool] = {}
 
     def settle(self) -> None:
         """Note which records are needed now, or are not needed any more."""
+        turned: dict[Key, bool] = {}
 
         def first(key: Key) -> None:
-            self._turned[key] = True
+            turned[key] = True
 
         def last(key: Key) -> None:
-            self._turned[key] = False
+            turned[key] = False
 
         self._need.work(first, last, lambda _: None, lambda _, __: None)
         self._need.store()
         words = []
-        for (kind, id_), needed in self._turned.items():
+        for (kind, id_), needed in turned.items():
             student = ""
             if self._by_student and kind == GUARDIAN:
                 id_, student = json.loads(id_)
             words.append(Asked(self._scope.name, self._round, kind, id_, student, needed))
-        self._turned.clear()
         self._words.add(words)
 
     def forget(self) -> None:
         """Forget all counts of references, because the vendor's topics are written again."""
         super().forget()
         self._words.forget(self._scope.name)
-
-    def dropped(self) -> None:
-        """Forget what is in memory, because the transaction of the view was rolled back."""
-        super().dropped()
-        self._turned.clear()
 
     def add_references(self, kind: str, records: Sequence[Record]) -> None:
         """Count the references of records about students that are sent now."""

@@ -16,17 +16,12 @@ from bus.kafka import topics
 from bus.kafka.client import group_settings
 from bus.kafka.reader import Reader
 from bus.settings import Settings
+from bus.vendors import shard_number
 
 log = structlog.get_logger(__name__)
 
-GROUP = "vendors"
 STANDBY_SECONDS = 5.0
 """An instance that waits this long for another one, or for messages at its start, says so."""
-
-
-def client_id(shards: int) -> str:
-    """Return the client id of an instance in its group. It names the number of shards."""
-    return f"vendors-{shards}"
 
 
 class Turn(Protocol):
@@ -53,12 +48,13 @@ class OnlyInstance:
 
     def __init__(self, settings: Settings) -> None:
         self.settle: Callable[[], None] = lambda: None
+        self._settings = settings
         self._owner = False
         self._consumer = Consumer(
-            group_settings(settings, GROUP)
+            group_settings(settings, shard_number.GROUP)
             | {
                 "partition.assignment.strategy": "range",
-                "client.id": client_id(settings.vendors.shards),
+                "client.id": shard_number.client_id(settings.vendors.shards),
             }
         )
         self._consumer.subscribe(
@@ -76,7 +72,10 @@ class OnlyInstance:
         self.settle()  # the next instance sends only after this one
 
     def wait(self, stopping: threading.Event, clock: Callable[[], float]) -> None:
-        """Wait until this instance may work, or a stop is requested."""
+        """Wait until this instance may work, or a stop is requested.
+
+        It may work if no instance has another number of shards.
+        """
         late = clock() + STANDBY_SECONDS
         while not self._owner and not stopping.is_set():
             self._consumer.poll(0.05)  # the caller reads all agreements anyway
@@ -86,6 +85,7 @@ class OnlyInstance:
                     "vendors.shards lets several instances work at the same time"
                 )
                 late = math.inf
+        shard_number.agreed(self._settings, stopping, self.changed)
 
     def changed(self) -> bool:
         """Return whether a command may have changed an agreement since the last call.
@@ -105,9 +105,13 @@ class OnlyInstance:
 
 
 class ShardTurn:
-    """The turn of a shard. `bus.vendors.shard_group` stops the shard when the turn ends."""
+    """The turn of a shard. `bus.vendors.shard_group` stops the shard when the turn ends.
 
-    def __init__(self, settings: Settings) -> None:
+    there: whether this instance still has the shard, as far as it can know.
+    """
+
+    def __init__(self, settings: Settings, there: Callable[[], bool]) -> None:
+        self._there = there
         self.settle: Callable[[], None] = lambda: None
         self._reader = Reader(settings, "could not read the agreements: Kafka reports {}")
         place = Position(topics.vendors(settings), 0)
@@ -117,7 +121,12 @@ class ShardTurn:
         """Return at once."""
 
     def changed(self) -> bool:
-        """Return whether a command may have changed an agreement since the last call."""
+        """Return whether a command may have changed an agreement since the last call.
+
+        Raises `RetryLater` if another instance may work now.
+        """
+        if not self._there():
+            raise RetryLater("this process was paused; another instance may have taken over")
         messages, _ = self._reader.take(patience=0.0)
         return bool(messages)
 

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import math
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import date
-from typing import Protocol
+from typing import ClassVar
 
 import structlog
 from confluent_kafka import KafkaException
@@ -38,6 +35,7 @@ from bus.vendors.district_reader import DistrictBatch, DistrictReader
 from bus.vendors.district_view import CACHE_KIB, DistrictView
 from bus.vendors.instance_turn import STANDBY_SECONDS, OnlyInstance, Turn
 from bus.vendors.outbox import Outbox
+from bus.vendors.projection_run import Run
 from bus.vendors.record_rules import Change
 from bus.vendors.scope import OPT_OUT
 from bus.vendors.shard import Shard
@@ -50,46 +48,25 @@ LIVE_RECORDS = 2_000
 """Messages of one batch of live changes; after each, opt-outs are looked for."""
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 """SQLite's results while another process uses the file, such as `bus vendors delete`."""
-RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-
-
-@dataclass(slots=True)
-class RunOutcome:
-    """What a run did.
-
-    sent:        messages to vendors.
-    undecodable: messages of the district that do not decode; the vendors keep the older state.
-    """
-
-    sent: int = 0
-    undecodable: int = 0
-    agreements: list[str] = field(default_factory=list)
 
 
 class Work:
     """One attempt: its clients, its view and its streams."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        shard: Shard,
-        stopping: threading.Event,
-        today: Callable[[], date],
-        clock: Callable[[], float],
-        outcome: RunOutcome,
-    ) -> None:
+    streams_type: ClassVar[type[AgreementStreams]] = AgreementStreams
+
+    def __init__(self, run: Run, shard: Shard) -> None:
         self.worked = False
         self.done = False
-        self._settings = settings
+        self._run = run
+        self._settings = run.settings
         self._shard = shard
-        self._stopping = stopping
-        self._today = today
-        self._clock = clock
-        self._outcome = outcome
-        self._changes = DistrictChanges(settings, shard)
+        self._stopping = run.stopping
+        self._clock = run.clock
+        self._changes = DistrictChanges(run.settings, shard)
         self._closing: list[Callable[[], object]] = []
         self._applied: dict[str, Applied] = {}
-        self._day = today()
+        self._day = run.today()
 
     def close(self) -> None:
         """Close all clients and the file."""
@@ -99,7 +76,7 @@ class Work:
 
     # ---- the loop ------------------------------------------------------------------------------
 
-    def run(self, *, until_caught_up: bool) -> None:
+    def work(self) -> None:
         """Work until a stop is requested, or until everything that was there is with the vendors.
 
         Raises `RetryLater` if the same must be tried again, and `Stop` if a person must act.
@@ -112,14 +89,11 @@ class Work:
             self._turn.wait(self._stopping, self._clock)
             if self._stopping.is_set():
                 return
-            self._agree()
-            if self._stopping.is_set():
-                return
             self._open()
             self._catch_up()
             while not self._stopping.is_set():
                 self._go_on()
-                if until_caught_up and self._finished():
+                if self._run.until_caught_up and self._finished():
                     break
             self._streams.confirm()
         except KafkaException as error:
@@ -131,10 +105,6 @@ class Work:
 
     def _take_turn(self) -> Turn:
         return OnlyInstance(self._settings)
-
-    def _agree(self) -> None:
-        """Wait until all instances have the same number of shards."""
-        shard_number.agreed(self._settings, self._stopping, lambda: self._turn.changed())
 
     def _finished(self) -> bool:
         """Return whether the work may end now."""
@@ -160,8 +130,17 @@ class Work:
         outbox = self._outbox()
         self._closing.append(outbox.close)
         self._turn.settle = outbox.settle
-        self._streams = self._make_streams(outbox)
+        self._streams = self.streams_type(
+            settings,
+            self._view,
+            outbox,
+            self._record,
+            self._reader.partitions,
+            self._clock,
+            self._shard,
+        )
         self._closing.append(self._count)
+        self._join()
         self._ends = AgreementEnds(settings, self._view.con, self._record, self._clock)
         self._read_agreements()
 
@@ -173,21 +152,13 @@ class Work:
     def _outbox(self) -> Outbox:
         return Outbox(self._settings, self._view, self._record)
 
-    def _make_streams(self, outbox: Outbox) -> AgreementStreams:
-        return AgreementStreams(
-            self._settings,
-            self._view,
-            outbox,
-            self._record,
-            self._reader.partitions,
-            self._clock,
-            self._shard,
-        )
+    def _join(self) -> None:
+        """Join the other shards, if there are some. The streams are there already."""
 
     def _count(self) -> None:
         """Add this attempt's counts to the outcome."""
-        self._outcome.sent += self._streams.sent
-        self._outcome.undecodable += self._changes.undecodable
+        self._run.outcome.sent += self._streams.sent
+        self._run.outcome.undecodable += self._changes.undecodable
 
     def _catch_up(self) -> None:
         """Take everything that is in the topics, and send only then.
@@ -265,12 +236,12 @@ class Work:
 
     def _follow(self, *, new: bool) -> None:
         self._streams.follow(self._applied, self._day, new=new)
-        self._outcome.agreements = self._streams.names
+        self._run.outcome.agreements = self._streams.names
 
     def _tick(self) -> None:
         """Follow the calendar."""
-        if self._today() != self._day:
-            self._day = self._today()
+        if self._run.today() != self._day:
+            self._day = self._run.today()
             self._begin_day()
             self._streams.begin_sending()
         if self._ends.due:
@@ -309,39 +280,3 @@ def _require_opt_outs(settings: Settings) -> None:
             "extract (it may be empty), or post opt-outs over HTTP. If the district has none, run "
             "`bus optouts none`"
         )
-
-
-class Attempt(Protocol):
-    """One attempt to work. `worked` is whether it came so far that the next one may begin soon."""
-
-    worked: bool
-
-    def run(self, *, until_caught_up: bool) -> None:
-        """Work until a stop is requested."""
-
-    def close(self) -> None:
-        """Close all clients."""
-
-
-def attempts(
-    attempt: Callable[[], Attempt], stopping: threading.Event, *, until_caught_up: bool
-) -> None:
-    """Make attempts until one ends by itself, or a stop is requested.
-
-    Raises `Stop` when a person must act. After `RetryLater`, waits and makes the next attempt.
-    """
-    failed = 0
-    while not stopping.is_set():
-        work = attempt()
-        try:
-            work.run(until_caught_up=until_caught_up)
-            return
-        except RetryLater as error:
-            if work.worked:
-                failed = 0
-            wait = RETRY_SECONDS[min(failed, len(RETRY_SECONDS) - 1)]
-            failed += 1
-            log.warning("the vendors' projection waits", reason=str(error), seconds=wait)
-            stopping.wait(wait)
-        finally:
-            work.close()

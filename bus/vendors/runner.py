@@ -9,13 +9,14 @@ share the partitions of the district's topics (`bus.vendors.shard`).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 
 from bus.settings import Settings
-from bus.vendors.projection_work import RunOutcome, Work, attempts
+from bus.vendors.projection_run import Run, RunOutcome, attempts
+from bus.vendors.projection_work import Work
 from bus.vendors.shard import WHOLE
 from bus.vendors.shard_group import ShardGroup
 
@@ -34,15 +35,16 @@ class Runner:
         today: Callable[[], date] = date.today,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.outcome = RunOutcome()
-        self._settings = settings
-        self._today = today
-        self._clock = clock
-        self._stopping = threading.Event()
+        self._run = Run(settings, today, clock)
+
+    @property
+    def outcome(self) -> RunOutcome:
+        """What the loop has done so far."""
+        return self._run.outcome
 
     def stop(self) -> None:
         """Ask the loop to end after the current batch."""
-        self._stopping.set()
+        self._run.stopping.set()
 
     def run(self, *, until_caught_up: bool = False) -> RunOutcome:
         """Project until `stop` is called.
@@ -52,12 +54,10 @@ class Runner:
 
         Raises `Stop` when a person must act. Waits while Kafka or the registry does not answer.
         """
-        rest = (self._stopping, self._today, self._clock, self.outcome)
+        run = replace(self._run, until_caught_up=until_caught_up)
 
         def attempt() -> Work | ShardGroup:
-            if self._settings.vendors.shards == 1:
-                return Work(self._settings, WHOLE, *rest)
-            return ShardGroup(self._settings, *rest)
+            return Work(run, WHOLE) if run.settings.vendors.shards == 1 else ShardGroup(run)
 
-        attempts(attempt, self._stopping, until_caught_up=until_caught_up)
-        return self.outcome
+        attempts(attempt, run.stopping)
+        return run.outcome

@@ -1,16 +1,15 @@
 """The shards of one instance of `bus vendors run`, when several instances share the work.
 
-The instances are a consumer group on the topic `PREFIX.vendors.shards-N`. Partition k stands for
-shard k: the instance that has it works the shard, in a thread. When an instance starts or ends,
-Kafka gives the partitions out anew. An instance first stops its shards, and only then gives them
-up.
+The instances are a consumer group on the topic `PREFIX.vendors.shards-N`. If an instance has
+partition 2 of this topic, it works shard 2, in a thread. When an instance starts or ends, Kafka
+assigns the partitions anew. An instance stops its shards before it gives up their partitions.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import date
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -19,11 +18,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from bus.errors import RetryLater
 from bus.kafka import topics
 from bus.kafka.client import group_settings
-from bus.settings import Settings
 from bus.standard.kinds import KINDS
 from bus.vendors import shard_number
-from bus.vendors.instance_turn import GROUP, client_id
-from bus.vendors.projection_work import RunOutcome, attempts
+from bus.vendors.projection_run import Run, RunOutcome, attempts
 from bus.vendors.shard import Shard
 from bus.vendors.shard_work import CommonWork, ShardWork, StudentWork
 
@@ -41,40 +38,30 @@ ends after ten (`bus.kafka.client.group_settings`)."""
 class ShardThread:
     """A shard that is worked in a thread of its own.
 
-    has_turn: whether this instance may still work the shard, as far as it can know.
+    run:   the run of the instance.
+    there: whether the instance still has the shard, as far as it can know.
 
     The attributes `outcome` and `error` have what it did, and what ended it.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        shard: Shard,
-        today: Callable[[], date],
-        clock: Callable[[], float],
-        has_turn: Callable[[], bool],
-        *,
-        until_caught_up: bool,
-    ) -> None:
-        self.shard = shard
+    def __init__(self, run: Run, shard: Shard, there: Callable[[], bool]) -> None:
         self.outcome = RunOutcome()
         self.error: BaseException | None = None
         self._stopping = threading.Event()
         self._latest: ShardWork | None = None
+        own = replace(run, stopping=self._stopping, outcome=self.outcome)
 
         def attempt() -> ShardWork:
-            kind = CommonWork if shard.common else StudentWork
-            self._latest = kind(settings, shard, self._stopping, today, clock, self.outcome)
-            self._latest.has_turn = has_turn
+            self._latest = (CommonWork if shard.common else StudentWork)(own, shard, there)
             return self._latest
 
-        def run() -> None:
+        def work() -> None:
             try:
-                attempts(attempt, self._stopping, until_caught_up=until_caught_up)
+                attempts(attempt, self._stopping)
             except BaseException as error:  # the main thread raises it
                 self.error = error
 
-        self._thread = threading.Thread(target=run, name=f"shard-{shard.number}", daemon=True)
+        self._thread = threading.Thread(target=work, name=f"shard-{shard.number}", daemon=True)
         self._thread.start()
 
     @property
@@ -94,65 +81,52 @@ class ShardThread:
 class ShardGroup:
     """The shards that this instance works. Use it from one thread only."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        stopping: threading.Event,
-        today: Callable[[], date],
-        clock: Callable[[], float],
-        outcome: RunOutcome,
-    ) -> None:
+    def __init__(self, run: Run) -> None:
         self.worked = False
-        self._settings = settings
-        self._stopping = stopping
-        self._today = today
-        self._clock = clock
-        self._outcome = outcome
-        self._until_caught_up = False
-        self._since = clock()  # when this instance got its shards
+        self._run = run
+        self._settings = run.settings
+        self._clock = run.clock
+        self._since = run.clock()  # when this instance got its shards
         self._looks = 0  # how many times in turn all shards were done
-        self._polled = clock()
+        self._polled = run.clock()
         self._agreed = False
         self._wanted: list[int] = []
         self._threads: dict[int, ShardThread] = {}
         self._consumer: Consumer | None = None
 
-    def run(self, *, until_caught_up: bool) -> None:
+    def work(self) -> None:
         """Work the shards that Kafka gives to this instance, until a stop is requested.
-
-        until_caught_up: end when everything that was there is with the vendors.
 
         Raises `RetryLater` if the same must be tried again, and `Stop` if a person must act.
         """
-        self._until_caught_up = until_caught_up
         topic = topics.vendor_shards(self._settings)
         kinds = [topics.topic(self._settings, kind) for kind in KINDS]
         topics.ensure(self._settings, [*kinds, topics.vendors(self._settings), topic])
         try:
             self._consumer = Consumer(
-                group_settings(self._settings, GROUP)
+                group_settings(self._settings, shard_number.GROUP)
                 | {
                     "partition.assignment.strategy": "range",
-                    "client.id": client_id(self._settings.vendors.shards),
+                    "client.id": shard_number.client_id(self._settings.vendors.shards),
                 }
             )
             self._consumer.subscribe(
                 [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
             )
-            while not self._stopping.is_set():
+            while not self._run.stopping.is_set():
                 self._consumer.poll(LOOK_SECONDS)
-                if self._threads and not self._has_turn():
+                if self._threads and not self._is_there():
                     # Kafka says so only later. Until then, nothing may be sent.
                     raise RetryLater("this process was paused, so it begins again")
                 self._polled = self._clock()
                 if self._wanted and not self._agreed:
                     # An instance that was away may find another number.
                     self._agreed = shard_number.agreed(
-                        self._settings, self._stopping, partial(self._consumer.poll, 0)
+                        self._settings, self._run.stopping, partial(self._consumer.poll, 0)
                     )
                 elif self._agreed:
                     self._start()
-                    if self._until_caught_up and self._all_done():
+                    if self._run.until_caught_up and self._all_done():
                         return
         except KafkaException as error:
             raise RetryLater(f"Kafka reports {error.args[0].name()}") from None
@@ -180,23 +154,16 @@ class ShardGroup:
         for number in self._wanted:
             if number not in self._threads:
                 shard = Shard(number, self._settings.vendors.shards)
-                self._threads[number] = ShardThread(
-                    self._settings,
-                    shard,
-                    self._today,
-                    self._clock,
-                    self._has_turn,
-                    until_caught_up=self._until_caught_up,
-                )
+                self._threads[number] = ShardThread(self._run, shard, self._is_there)
                 self.worked = True
         for thread in self._threads.values():
             if thread.error is not None:
                 raise thread.error
-        self._outcome.agreements = sorted(
+        self._run.outcome.agreements = sorted(
             {name for thread in self._threads.values() for name in thread.outcome.agreements}
         )
 
-    def _has_turn(self) -> bool:
+    def _is_there(self) -> bool:
         """Return false if this process was paused for so long that Kafka may have given it up."""
         return self._clock() - self._polled < PAUSED_SECONDS
 
@@ -215,5 +182,5 @@ class ShardGroup:
             thread.ask_to_stop()
         for thread in threads.values():
             thread.join()
-            self._outcome.sent += thread.outcome.sent
-            self._outcome.undecodable += thread.outcome.undecodable
+            self._run.outcome.sent += thread.outcome.sent
+            self._run.outcome.undecodable += thread.outcome.undecodable

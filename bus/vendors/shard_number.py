@@ -23,10 +23,11 @@ from bus.kafka.client import client_settings
 from bus.kafka.reader import scan
 from bus.kafka.sender import Sender
 from bus.settings import Settings
-from bus.vendors.instance_turn import GROUP, client_id
 
 log = structlog.get_logger(__name__)
 
+GROUP = "vendors"
+"""The consumer group of the instances, after the prefix."""
 OF_EARLIER_VERSIONS = "rdkafka"
 """The client id of instances of earlier versions, which have one shard."""
 LOOKS, LOOK_SECONDS = 20, 0.1
@@ -34,6 +35,11 @@ LOOKS, LOOK_SECONDS = 20, 0.1
 KEY = b"written//shards"
 """Starts like the keys of `bus.vendors.written_editions`, so earlier versions ignore it. No name of
 an agreement has a slash."""
+
+
+def client_id(shards: int) -> str:
+    """Return the client id of an instance in its group. It names the number of shards."""
+    return f"vendors-{shards}"
 
 
 def mark(settings: Settings) -> str:

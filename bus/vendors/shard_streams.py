@@ -14,13 +14,12 @@ from datetime import date
 
 import structlog
 
-from bus.kafka import topics
-from bus.kafka.reader import scan
 from bus.vendors.agreement_streams import AgreementStreams
 from bus.vendors.applied import Applied
+from bus.vendors.common_words import CommonWords
 from bus.vendors.district_view import Key
 from bus.vendors.record_rules import orgs_above
-from bus.vendors.shard_talk import CommonWords, StudentTalk
+from bus.vendors.shard_talk import StudentTalk, WordSender
 from bus.vendors.shard_words import (
     Asked,
     Disclosed,
@@ -29,8 +28,6 @@ from bus.vendors.shard_words import (
     RoundStage,
     ShardFile,
     Word,
-    WordSender,
-    decoded,
 )
 from bus.vendors.stream_progress import StreamProgress
 from bus.vendors.vendor_stream import VendorStream
@@ -39,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 NO_ROUND = -1
 """The number of a round that the common shard has not begun."""
-END = 2**62
-"""A partition is read to its end."""
 
 
 class StudentStreams(AgreementStreams):
@@ -154,10 +149,13 @@ class StudentStreams(AgreementStreams):
 class CommonStreams(AgreementStreams):
     """The streams in the common shard. `lead` comes before anything else."""
 
-    def lead(self, sender: WordSender, others: int, *, missed: bool = False) -> None:
+    def lead(
+        self, sender: WordSender, others: int, said: Iterable[Word], *, missed: bool = False
+    ) -> None:
         """Lead the rounds.
 
         others: how many shards of students there are.
+        said:   what the common shard has said before (`bus.vendors.common_words.said`).
         missed: whether Kafka has forgotten words that this shard has not read.
         """
         self._sender = sender
@@ -165,9 +163,7 @@ class CommonStreams(AgreementStreams):
         self._numbers: dict[str, int] = {}  # the last round of each agreement
         self._told: dict[str, tuple[int, RoundStage]] = {}
         self._news = True  # whether there may be something to say although all is written
-        topic = topics.vendor_shards(self._settings)
-        for message in scan(self._settings, topic, stop={0: END}):
-            word = decoded(message.key(), message.value())
+        for word in said:
             if isinstance(word, Round):
                 self._numbers[word.agreement] = max(
                     word.number, self._numbers.get(word.agreement, 0)

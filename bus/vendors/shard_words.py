@@ -32,15 +32,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
-from bus.errors import RetryLater
-from bus.kafka import topics
-from bus.kafka.client import client_settings
-from bus.kafka.kafka_errors import failure
-from bus.kafka.sender import PRODUCER, SECONDS
-from bus.settings import Settings
-
 DISCLOSED_STUDENTS = 1_000
 """The largest number of students in one word."""
 
@@ -227,55 +218,3 @@ def disclosed(
     for first in range(0, len(students), DISCLOSED_STUDENTS):
         some = tuple(students[first : first + DISCLOSED_STUDENTS])
         yield Disclosed(agreement, round_, some, at, entered, first)
-
-
-class WordSender:
-    """Says the words of one shard. For one thread at a time.
-
-    number: the shard's number.
-    """
-
-    def __init__(self, settings: Settings, number: int) -> None:
-        self._topic = topics.vendor_shards(settings)
-        self._number = number
-        self._next = 0
-        self._refused: list[KafkaError] = []
-        self._producer = Producer(client_settings(settings) | PRODUCER | {"linger.ms": 1})
-
-    def say(self, words: Iterable[Word]) -> int:
-        """Say words, and return when Kafka has stored them.
-
-        Returns the offset after the last one; 0 if there was none yet.
-
-        Raises `RetryLater` if Kafka does not store them.
-        """
-        for word in words:
-            key, value = encoded(word)
-            while True:
-                try:
-                    self._producer.produce(
-                        self._topic, value, key, self._number, on_delivery=self._delivered
-                    )
-                    break
-                except BufferError:  # librdkafka's queue is full: wait until it has room
-                    self._producer.poll(0.1)
-                except KafkaException as error:
-                    raise failure("talk to the other shards", error.args[0]) from None
-        waiting = self._producer.flush(SECONDS)
-        refused, self._refused = self._refused, []
-        if refused:
-            raise failure("talk to the other shards", refused[0])
-        if waiting:
-            raise RetryLater(f"Kafka did not store what a shard says in {SECONDS:g} s")
-        return self._next
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._refused.append(error)
-        else:
-            self._next = max(self._next, (message.offset() or 0) + 1)
-
-    def close(self) -> None:
-        """Close the client."""
-        self._producer.purge()
-        self._producer.flush(5)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from confluent_kafka import Message
 
 from bus.delivery import Position
-from bus.errors import RetryLater
 from bus.kafka import topics
-from bus.kafka.reader import Reader, position, scan
-from bus.vendors.agreement_streams import AgreementStreams
+from bus.kafka.reader import Reader, position
 from bus.vendors.asking import Asking
+from bus.vendors.common_words import NOT_READ, CommonWords, said
 from bus.vendors.district_reader import DistrictBatch, DistrictReader
 from bus.vendors.instance_turn import ShardTurn, Turn
 from bus.vendors.outbox import Outbox
+from bus.vendors.projection_run import Run
 from bus.vendors.projection_work import Work
 from bus.vendors.scope import OPT_OUT
-from bus.vendors.shard_streams import END, CommonStreams, StudentStreams
-from bus.vendors.shard_talk import NOT_READ, CommonTalk, CommonWords, StudentTalk
+from bus.vendors.shard import Shard
+from bus.vendors.shard_streams import CommonStreams, StudentStreams
+from bus.vendors.shard_talk import CommonTalk, StudentTalk, WordSender
 from bus.vendors.shard_words import (
     Disclosed,
     GivenUp,
     Seen,
     ShardFile,
     Word,
-    WordSender,
     decoded,
 )
 
@@ -38,21 +38,15 @@ NOTICE_SECONDS = 30.0
 class ShardWork(Work):
     """What all shards have in common. They work until they are stopped.
 
-    The attribute `has_turn` says whether this instance may still work the shard.
+    there: whether this instance still has the shard, as far as it can know.
     """
 
-    has_turn: Callable[[], bool] = staticmethod(lambda: True)
-
-    def _heed(self) -> None:
-        if not self.has_turn():
-            raise RetryLater("this process was paused; another instance may have taken over")
-        super()._heed()
+    def __init__(self, run: Run, shard: Shard, there: Callable[[], bool]) -> None:
+        super().__init__(run, shard)
+        self._there = there
 
     def _take_turn(self) -> Turn:
-        return ShardTurn(self._settings)
-
-    def _agree(self) -> None:
-        """`bus.vendors.shard_group` has done it for all shards of this instance."""
+        return ShardTurn(self._settings, self._there)
 
     def _finished(self) -> bool:
         self.done = self._all_done()
@@ -67,6 +61,7 @@ class ShardWork(Work):
 class StudentWork(ShardWork):
     """The work of a shard of students."""
 
+    streams_type = StudentStreams
     _streams: StudentStreams
 
     def _outbox(self) -> Outbox:
@@ -80,20 +75,10 @@ class StudentWork(ShardWork):
         asking = Asking(self._view.con, self._talk)
         return Outbox(self._settings, self._view, self._talk, asking)
 
-    def _make_streams(self, outbox: Outbox) -> AgreementStreams:
-        streams = StudentStreams(
-            self._settings,
-            self._view,
-            outbox,
-            self._record,
-            self._reader.partitions,
-            self._clock,
-            self._shard,
-        )
-        self._talk.say([ShardFile(self._view.id)])
-        streams.listen(self._words, self._talk)
+    def _join(self) -> None:
         self._closing.append(self._words.end)  # the outbox may wait for the common shard
-        return streams
+        self._talk.say([ShardFile(self._view.id)])
+        self._streams.listen(self._words, self._talk)
 
     def _heed(self) -> None:
         super()._heed()
@@ -124,6 +109,7 @@ class StudentWork(ShardWork):
 class CommonWork(ShardWork):
     """The work of the common shard."""
 
+    streams_type = CommonStreams
     _streams: CommonStreams
     _ends_since = math.inf  # since when agreements wait for their ends
 
@@ -132,8 +118,9 @@ class CommonWork(ShardWork):
         first = topics.topic(settings, OPT_OUT)
         self._topic = topics.vendor_shards(settings)
         begun = {Position(self._topic, number + 1): 0 for number in range(self._shard.of)}
-        for message in scan(settings, self._topic, stop={0: END}):
-            if isinstance(word := decoded(message.key(), message.value()), Seen):
+        self._said = said(settings)
+        for word in self._said:
+            if isinstance(word, Seen):
                 begun[Position(self._topic, word.shard)] = word.next
         places = self._view.places()
         begun |= {place: places[place] for place in begun.keys() & places.keys()}
@@ -150,18 +137,8 @@ class CommonWork(ShardWork):
         asking = Asking(self._view.con, CommonTalk(self._words), waits=False)
         return Outbox(self._settings, self._view, self._record, asking)
 
-    def _make_streams(self, outbox: Outbox) -> AgreementStreams:
-        streams = CommonStreams(
-            self._settings,
-            self._view,
-            outbox,
-            self._record,
-            self._reader.partitions,
-            self._clock,
-            self._shard,
-        )
-        streams.lead(self._words, self._shard.of, missed=self._missed)
-        return streams
+    def _join(self) -> None:
+        self._streams.lead(self._words, self._shard.of, self._said, missed=self._missed)
 
     def _take(self, batch: DistrictBatch) -> None:
         """Commit a batch of the district's messages and of what other shards say."""
@@ -183,7 +160,11 @@ class CommonWork(ShardWork):
             if missing:
                 # The record may be in the topics already, and only be read later than the record
                 # that refers to it.
-                self._hold |= self._reader.ends()
+                self._hold |= {
+                    place: end
+                    for place, end in self._reader.ends().items()
+                    if place.topic != self._topic
+                }
         self._reader.stored(batch.reached)
         self._to_say |= {
             place.partition: at for place, at in batch.reached.items() if place.topic == self._topic
@@ -215,15 +196,11 @@ class CommonWork(ShardWork):
 
     def _say_seen(self) -> None:
         """Tell the shards of students what has been done of what they asked for."""
-        if self._to_say and not self._reader.behind(self._of_district(self._hold)):
+        if self._to_say and not self._reader.behind(self._hold):
             self._streams.begin_sending()
             self._streams.confirm()
             self._words.say([Seen(*one) for one in self._to_say.items()])
             self._to_say, self._hold = {}, {}
-
-    def _of_district(self, places: Mapping[Position, int]) -> dict[Position, int]:
-        """Return the district's partitions among these."""
-        return {place: at for place, at in places.items() if place.topic != self._topic}
 
     def _all_done(self) -> bool:
         if self._to_say or not super()._all_done():

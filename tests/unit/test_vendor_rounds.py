@@ -22,7 +22,7 @@ from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import KINDS, Record
-from bus.vendors import agreement_streams, outbox, shard_streams, vendor_stream
+from bus.vendors import agreement_streams, outbox, vendor_stream
 from bus.vendors.agreement import Agreement
 from bus.vendors.asking import Asking
 from bus.vendors.district_view import DistrictView, student_of
@@ -32,7 +32,7 @@ from bus.vendors.scope import compile_scope
 from bus.vendors.shard import Shard
 from bus.vendors.shard_streams import CommonStreams, StudentStreams
 from bus.vendors.shard_talk import StudentTalk
-from bus.vendors.shard_words import Disclosed, Round, RoundStage, Seen, Word, encoded
+from bus.vendors.shard_words import Disclosed, Round, RoundStage, Seen, Word
 from tests.unit.test_vendor_projection import (
     CHANGE,
     DAY,
@@ -308,7 +308,7 @@ class Common(Process):
         )
         sender: Any = Sender(self.world.kafka, 0)
         self.sender = sender
-        self.streams.lead(sender, NUMBER)
+        self.streams.lead(sender, NUMBER, self.world.kafka.words[0])
 
     def entered(self, _: str, students: Sequence[str], __: datetime) -> None:
         self.world.kafka.inside |= set(students)
@@ -399,15 +399,9 @@ def no_kafka() -> Iterator[None]:
         patch.setattr(streams, "decoded_entries", lambda *_: [])
         patch.setattr(streams.disclosures, "entries", lambda *_: [])
         patch.setattr(streams.disclosure_questions, "inside", lambda *_: set(Producer.kafka.inside))
-        patch.setattr(shard_streams, "scan", said_by_the_common_shard)
         patch.setattr(outbox, "Producer", Producer)
         patch.setattr(outbox, "ThreadPoolExecutor", AtOnce)
         yield
-
-
-def said_by_the_common_shard(*_: object, **__: object) -> list[MagicMock]:
-    found = [encoded(word) for word in Producer.kafka.words[0]]
-    return [MagicMock(**{"key.return_value": key, "value.return_value": one}) for key, one in found]
 
 
 def not_written_again(_: Settings, old: dict[Position, int]) -> list[tuple[Position, bytes]]:

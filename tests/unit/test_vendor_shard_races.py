@@ -25,13 +25,13 @@ from bus.vendors import (
     outbox,
     shard_group,
     shard_number,
-    shard_streams,
     shard_work,
     vendor_stream,
 )
 from bus.vendors.asking import Asking, NotAnswered
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.outbox import Outbox
+from bus.vendors.projection_run import Run
 from bus.vendors.record_rules import Change
 from bus.vendors.shard import Shard
 from bus.vendors.shard_streams import CommonStreams, StudentStreams
@@ -82,23 +82,6 @@ def not_written_again(_: object, old: Any) -> list[tuple[Position, bytes]]:
 def delete(_: object, old: Any) -> None:
     for place, end in old.items():
         LOW[place.topic] = max(end, LOW.get(place.topic, 0))
-
-
-class Message:
-    """A message of the topic of words."""
-
-    def __init__(self, word: Word, offset: int = 0) -> None:
-        self._pair = encoded(word)
-        self._offset = offset
-
-    def key(self) -> bytes:
-        return self._pair[0]
-
-    def value(self) -> bytes | None:
-        return self._pair[1]
-
-    def offset(self) -> int:
-        return self._offset
 
 
 class Words:
@@ -222,7 +205,7 @@ class Common(OneShard):
         self.outbox = Outbox(SETTINGS, self.view, record, asking)
         args: Any = (SETTINGS, self.view, self.outbox, record, 1, lambda: 0.0, self.shard)
         self.streams = CommonStreams(*args)
-        self.streams.lead(sender, 1)
+        self.streams.lead(sender, 1, list(self.said))
 
     def hear(self) -> list[Word]:
         """Hear the words, send what follows, and lead on. Returns what was heard."""
@@ -320,7 +303,6 @@ def no_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams.disclosures, "entries", lambda *_: [])
     monkeypatch.setattr(streams.disclosure_questions, "inside", lambda *_: [])
     monkeypatch.setattr(outbox, "Producer", OneKafka)
-    monkeypatch.setattr(shard_streams, "scan", lambda *_, **__: [Message(one) for one in SAID])
 
 
 def test_the_harness_works() -> None:
@@ -536,7 +518,7 @@ def test_a_common_shard_that_was_killed_before_it_said_seen_says_it_after_its_st
         def stored(self, *_: Any) -> None:
             """Nothing."""
 
-    monkeypatch.setattr(shard_work, "scan", lambda *_, **__: [])
+    monkeypatch.setattr(shard_work, "said", lambda _: [])
     monkeypatch.setattr(shard_work, "DistrictReader", Reader)
     marks = {Position(topic, number): (0, 7) for number in (1, 2)}
     reader = MagicMock(**{"return_value.__enter__.return_value.marks.return_value": marks})
@@ -633,10 +615,10 @@ def test_an_instance_that_lost_its_shards_agrees_on_the_number_again(
     monkeypatch.setattr(shard_group.topics, "ensure", lambda *_: None)
     monkeypatch.setattr(shard_group, "ShardThread", MagicMock(return_value=MagicMock(error=None)))
     monkeypatch.setattr(shard_group.shard_number, "agreed", lambda *_: agreed.append(1) or True)
-    more: Any = (lambda: DAY, time.monotonic, MagicMock(sent=0, undecodable=0))
-    group = shard_group.ShardGroup(SETTINGS, stopping, *more)
+    run = Run(SETTINGS, lambda: DAY, time.monotonic, stopping=stopping)
+    group = shard_group.ShardGroup(run)
     monkeypatch.setattr(group, "_stop", lambda: group._threads.clear())
-    group.run(until_caught_up=False)
+    group.work()
     assert len(agreed) == 2
 
 
@@ -744,11 +726,9 @@ def test_an_instance_that_was_paused_stops_its_shards_at_once(
     monkeypatch.setattr(shard_group.topics, "ensure", lambda *_: None)
     monkeypatch.setattr(shard_group, "ShardThread", lambda *_, **__: thread)
     monkeypatch.setattr(shard_group.shard_number, "agreed", lambda *_: True)
-    outcome = MagicMock(sent=0, undecodable=0)
-    clock = lambda: now[0]  # noqa: E731
-    group = shard_group.ShardGroup(SETTINGS, threading.Event(), lambda: DAY, clock, outcome)
+    group = shard_group.ShardGroup(Run(SETTINGS, lambda: DAY, lambda: now[0]))
     with pytest.raises(RetryLater, match="paused"):
-        group.run(until_caught_up=False)
+        group.work()
     group.close()
     assert stopped == [1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from unittest.mock import MagicMock
 
 import pytest
@@ -11,6 +10,7 @@ from structlog.testing import capture_logs
 from bus.settings import KafkaSettings, Settings
 from bus.vendors import projection_work
 from bus.vendors.district_reader import DistrictBatch
+from bus.vendors.projection_run import Run
 from bus.vendors.shard import WHOLE
 from tests.agreements import DAY
 
@@ -20,10 +20,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> projection_work.Work:
     """The projection at its start; there are messages that it has not read."""
     monkeypatch.setattr(projection_work.applied_agreements, "read", lambda _: {})
     settings = Settings(kafka=KafkaSettings(bootstrap="nowhere:1"))
-    outcome = projection_work.RunOutcome()
-    made = projection_work.Work(
-        settings, WHOLE, threading.Event(), lambda: DAY, lambda: 0.0, outcome
-    )
+    made = projection_work.Work(Run(settings, lambda: DAY, lambda: 0.0), WHOLE)
     made._turn = MagicMock(**{"changed.return_value": False})
     made._streams = MagicMock(names=[])
     made._ends, made._reader = MagicMock(), MagicMock()
