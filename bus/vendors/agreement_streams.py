@@ -251,7 +251,7 @@ class AgreementStreams:
 
     def _make_topics(self, stream: VendorStream) -> None:
         """Create the topics of an agreement that are missing."""
-        topics.ensure(self._settings, list(stream.topics.values()))
+        topics.ensure(self._settings, list(stream.topics))
 
     def _ends(self, stream: VendorStream) -> dict[str, int]:
         """Return the ends of a vendor's partitions, by "topic/partition".

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date
 from functools import partial
-from itertools import chain, repeat
+from itertools import repeat
 
-from bus.kafka import topics
-from bus.registry.codec import Encoder
 from bus.settings import Settings
 from bus.standard.kinds import KINDS
 from bus.vendors import stream_progress
-from bus.vendors.agreement import Basis, Identifiers
+from bus.vendors.agreement import Identifiers
 from bus.vendors.applied import Applied, as_table
 from bus.vendors.asked_records import AskedRecords, NeededRecords, RecordsOf
 from bus.vendors.district_view import DistrictView, Key, student_of
 from bus.vendors.earlier_cohort import EarlierCohort
-from bus.vendors.outbox import DAY_SECONDS, Outbox, event_type
+from bus.vendors.outbox import Outbox
 from bus.vendors.outbox_rows import OutgoingBatch
 from bus.vendors.projected import Outcome, ProjectedBatch
-from bus.vendors.projection import WITHDRAWN, Projection
+from bus.vendors.projection import Projection
 from bus.vendors.pseudonyms import Pseudonyms, unwrapped
 from bus.vendors.record_rules import Change, orgs_above
 from bus.vendors.roster_guard import RosterGuard
@@ -30,13 +28,11 @@ from bus.vendors.shard import WHOLE, Shard
 from bus.vendors.shard_words import Asked, GivenUp, Round
 from bus.vendors.shared_records import SharedRecords
 from bus.vendors.stream_progress import EarlierAgreement, StreamProgress
-from bus.vendors.vendor_schema import lookup, vendor_schema, vendor_topic
+from bus.vendors.vendor_messages import VendorMessages
 from bus.vendors.words_to_say import WordsToSay
 
 log = logging.getLogger(__name__)
 
-PLACES = 100_000
-"""How many owners' partitions are remembered."""
 MAY_MOVE = frozenset(
     kind for kind, about in KINDS.items() if about.student and about.owner != "sourcedId"
 )
@@ -70,21 +66,12 @@ class VendorStream:
         self._settings = settings
         self._view = view
         self._guard = RosterGuard(lambda: self._projection.cohort.size(), clock)
-        self._partitions = partitions
         ids = Pseudonyms(unwrapped(applied.wrapped_key, masters))
         self._ids = {applied.rekeyed: ids}  # by `Applied.rekeyed`
         if applied.earlier_key:
             before = Pseudonyms(unwrapped(applied.earlier_key, masters))
             self._ids[applied.rekeyed - 1] = before
-        self._vendor_id: Callable[[str], str] = ids.lookup if self.scope.pseudonymous else str
-        self._prepare = ids.prepare if self.scope.pseudonymous else None
-        self._places = _Places(self._vendor_id, partitions)
-        name = applied.ids_name
-        self._encoders = {
-            kind: Encoder(kind, id_, vendor_schema(self.scope, kind, name))
-            for kind, id_ in lookup(settings, name, self.scope).items()
-        }
-        self.topics = {kind: vendor_topic(settings, name, kind) for kind in self.scope.kinds}
+        self._out = VendorMessages(settings, applied, self.scope, ids, partitions)
         stored = stream_progress.read(view.con, applied.name)
         self.progress = stored or StreamProgress("")
         self._compile()
@@ -93,6 +80,15 @@ class VendorStream:
     def name(self) -> str:
         """The agreement's name."""
         return self.applied.name
+
+    @property
+    def topics(self) -> Collection[str]:
+        """The vendor's topics under this agreement."""
+        return self._out.topics.values()
+
+    def now(self) -> int:
+        """Return the time of an event, as exact as this vendor may see it (`VendorMessages`)."""
+        return self._out.now()
 
     def stale(self) -> bool:
         """Return whether the vendor's topics must be written whole: they show another edition."""
@@ -308,11 +304,11 @@ class VendorStream:
         outbox.note(self.name, outcome.left, entered=False)
         self._watch(outcome)
         self._note_sent(outcome.batches)
-        now = self.now()
+        now = self._out.now()
         return [
             (batch.order, message)
             for batch in outcome.batches
-            for message in self._batches(batch, now)
+            for message in self._out.states(batch, now)
         ]
 
     def _note_sent(self, batches: Iterable[ProjectedBatch]) -> None:
@@ -334,15 +330,6 @@ class VendorStream:
         WordsToSay(self._view.con).add(given_up)
         self._view.con.executemany("INSERT OR IGNORE INTO late VALUES (?, ?, ?)", late)
 
-    def now(self) -> int:
-        """Return the time of an event in seconds since 1970, as exact as this vendor may see it.
-
-        Exact times are equal in the topics of two vendors, so the vendors could use them to join
-        their data. For studies, it is the beginning of the day.
-        """
-        now = int(datetime.now(UTC).timestamp())
-        return now - now % DAY_SECONDS if self.applied.agreement.basis is Basis.STUDIES else now
-
     def _dismissed(
         self,
         students: Collection[str],
@@ -361,63 +348,25 @@ class VendorStream:
         found = self._earlier.dismiss(earlier, day, changes)
         outbox.note(self.name, found.left, entered=False)
         self._note_sent(batch for _, batch in found.batches)
-        now = self.now()
+        now = self._out.now()
         return [
-            (batch.order, self._deletions(before, batch, now)) for before, batch in found.batches
+            (batch.order, self._out.deletions(batch, self._ids_of(before), now))
+            for before, batch in found.batches
         ]
 
-    def _deletions(self, before: EarlierAgreement, batch: ProjectedBatch, at: int) -> OutgoingBatch:
-        """Return the deletions of records that were written under an earlier agreement."""
-        vendor_id: Callable[[str], str] = str
+    def _ids_of(self, before: EarlierAgreement) -> Pseudonyms | None:
+        """Return the ids under which records were written; None: they were the real ones."""
         if before.agreement["identifiers"] == Identifiers.PSEUDONYMS:
-            ids = self._ids[before.rekeyed]
-            ids.prepare(chain(batch.ids, batch.owners))
-            vendor_id = ids.lookup
-        places = _Places(vendor_id, self._partitions)
-        return OutgoingBatch(
-            self.name,
-            vendor_topic(self._settings, self.applied.ids_name, batch.kind),
-            event_type(batch.kind, "deleted"),
-            at,
-            list(map(places.__getitem__, batch.owners)),
-            list(map(vendor_id, batch.ids)),
-            [None] * len(batch.ids),
-        )
-
-    def _batches(self, sent: ProjectedBatch, at: int) -> Iterator[OutgoingBatch]:
-        """Yield the messages of a batch, those of each type together."""
-        kind, columns = sent.kind, sent.columns
-        values: Sequence[bytes | None] = [None] * len(sent.ids)
-        withdrawn: list[bool] = []
-        if columns is not None:
-            values = self._encoders[kind].encode_columns(columns)
-            if WITHDRAWN in columns["status"]:
-                withdrawn = [status == WITHDRAWN for status in columns["status"]]
-        whole = OutgoingBatch(
-            self.name,
-            self.topics[kind],
-            event_type(kind, "deleted" if columns is None else "updated"),
-            at,
-            list(map(self._places.__getitem__, sent.owners)),
-            list(map(self._vendor_id, sent.ids)),
-            list(values),
-        )
-        if not withdrawn:
-            yield whole
-            return
-        if not all(withdrawn):
-            yield whole.part(at for at, is_ in enumerate(withdrawn) if not is_)
-        some = whole.part(at for at, is_ in enumerate(withdrawn) if is_)
-        some.type = event_type(kind, "withdrawn")
-        yield some
+            return self._ids[before.rekeyed]
+        return None
 
     def _compile(self) -> None:
         self._projection = Projection(
             self.scope,
             self._view,
-            self._vendor_id,
+            self._out.vendor_id,
             self.progress.above,
-            self._prepare,
+            self._out.prepare,
             self._records(),
         )
         self._earlier = EarlierCohort(self.scope, self._view, self.progress.earlier)
@@ -432,21 +381,3 @@ class VendorStream:
 
     def _store(self) -> None:
         stream_progress.store(self._view.con, self.name, self.progress)
-
-
-class _Places(dict[str, int]):
-    """The partition of the records of an owner, by the owner's real id.
-
-    vendor_id:  the vendor's id for a real one.
-    partitions: how many there are.
-    """
-
-    def __init__(self, vendor_id: Callable[[str], str], partitions: int) -> None:
-        self._vendor_id = vendor_id
-        self._partitions = partitions
-
-    def __missing__(self, owner: str) -> int:
-        if len(self) >= PLACES:
-            self.clear()
-        found = self[owner] = topics.partition_for(self._vendor_id(owner), self._partitions)
-        return found

@@ -400,7 +400,7 @@ def test_an_agreement_that_could_not_be_projected_gets_the_missed_changes_later(
 
     vendors.run("produce", "oneroster-csv", str(SAMPLE.write(vendors.cwd / "day-2.zip", day=2)))
     with monkeypatch.context() as broken:
-        broken.setattr("bus.vendors.vendor_stream.lookup", missing)
+        broken.setattr("bus.vendors.vendor_messages.lookup", missing)
         assert Runner(settings).run(until_caught_up=True).agreements == []
     assert run(vendors, "run", "--until-caught-up")["agreements"] == ["school", "whole"]
     assert_equal(settings, "school", "whole")

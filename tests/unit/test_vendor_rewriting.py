@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -19,10 +17,10 @@ from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import Record
-from bus.vendors import agreement_streams, outbox, vendor_stream
-from bus.vendors.agreement import Agreement, parse
+from bus.vendors import agreement_streams, vendor_stream
+from bus.vendors.agreement import parse
 from bus.vendors.agreement_streams import AgreementStreams
-from bus.vendors.applied import Applied, as_table, fingerprint
+from bus.vendors.applied import as_table
 from bus.vendors.district_view import DistrictView
 from bus.vendors.outbox import Outbox
 from bus.vendors.pseudonyms import Pseudonyms
@@ -30,30 +28,15 @@ from bus.vendors.record_rules import Change
 from bus.vendors.shard import Shard
 from tests.unit.test_vendor_outbox import NoKafka
 from tests.unit.test_vendor_projection import DAY, SOME, agreement, opt_out, record
+from tests.without_services import KEY, applied, without_services
 
-KEY, EARLIER_KEY = bytes(range(64)), bytes(range(1, 65))
+EARLIER_KEY = bytes(range(1, 65))
 OF_A = {("student", "a"), ("enrollment", "e1"), ("result", "r1")}
 OF_B = {("student", "b"), ("enrollment", "e2")}
 NAMES_ONLY = {"share": {"categories": ["Student Name"]}}
 GRADE_6 = {"students": {"grades": ["06"]}}
 STEPS: list[str] = []
 """What was done about a vendor's access."""
-
-
-class Encoder:
-    """Encodes records so that a test can read them."""
-
-    def __init__(self, *_: Any) -> None:
-        """Do nothing."""
-
-    def encode_columns(self, columns: dict[str, list[Any]]) -> list[bytes]:
-        rows = zip(*columns.values(), strict=True)
-        return [pickle.dumps(dict(zip(columns, row, strict=True))) for row in rows]
-
-
-def applied(deal: Agreement, **more: Any) -> Applied:
-    at = datetime(2026, 8, 1, tzinfo=UTC)
-    return replace(Applied(deal, "active", "math", b"now", at, fingerprint(deal)), **more)
 
 
 class Vendor:
@@ -137,25 +120,14 @@ class Vendor:
 
 @pytest.fixture(autouse=True)
 def no_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams, stream = agreement_streams, vendor_stream
     place = Position("schoolbus.vendor.math.student", 0)
+    without_services(monkeypatch, NoKafka, ends=lambda *_: {place: 9})
     keys = {b"now": KEY, b"earlier": EARLIER_KEY}
-    monkeypatch.setattr(stream, "lookup", lambda _, __, scope: dict.fromkeys(scope.kinds, 1))
-    monkeypatch.setattr(stream, "Encoder", Encoder)
-    monkeypatch.setattr(stream, "vendor_schema", lambda *_: None)
-    monkeypatch.setattr(stream, "unwrapped", lambda key, _: keys[key])
-    monkeypatch.setattr(streams.master_key, "read", lambda _: [])
-    monkeypatch.setattr(streams.topics, "ensure", lambda *_: None)
-    monkeypatch.setattr(streams.old_records, "ends", lambda *_: {place: 9})
-    monkeypatch.setattr(streams.old_records, "not_written_again", lambda *_: [])
-    monkeypatch.setattr(streams.old_records, "delete", lambda *_: None)
+    monkeypatch.setattr(vendor_stream, "unwrapped", lambda key, _: keys[key])
+    streams = agreement_streams
     monkeypatch.setattr(streams.written_editions, "note", lambda *_: STEPS.append("noted"))
     monkeypatch.setattr(streams.revocation, "correct_access", lambda *_: STEPS.append("opened"))
     STEPS.clear()
-    monkeypatch.setattr(streams, "decoded_entries", lambda *_: [])
-    monkeypatch.setattr(streams.disclosures, "entries", lambda *_: [])
-    monkeypatch.setattr(streams.disclosure_questions, "inside", lambda *_: [])
-    monkeypatch.setattr(outbox, "Producer", NoKafka)
 
 
 def test_an_opt_out_deletes_a_student_who_is_not_written_again_yet() -> None:

@@ -1,4 +1,6 @@
-"""Shards write a vendor's topics in rounds, whoever of them is killed or loses its file.
+"""Shards write a vendor's topics in rounds. Every round ends well, whatever happens to a shard.
+
+A shard may be killed, may lose its file, or may find that the agreement has changed.
 
 Kafka is a list here. Everything else is the real thing, but for the loop around it
 (`bus.vendors.shard_work`), which `Common.step` and `Students.step` imitate.
@@ -22,7 +24,7 @@ from bus.delivery import Position
 from bus.errors import RetryLater
 from bus.settings import KafkaSettings, Settings
 from bus.standard.kinds import KINDS, Record
-from bus.vendors import agreement_streams, outbox, vendor_stream
+from bus.vendors import outbox
 from bus.vendors.agreement import Agreement
 from bus.vendors.asking import Asking
 from bus.vendors.district_view import DistrictView, student_of
@@ -42,9 +44,9 @@ from tests.unit.test_vendor_projection import (
     opt_out,
     record,
 )
-from tests.unit.test_vendor_rewriting import Encoder, applied
 from tests.unit.test_vendor_shards import NUMBER, part_of
 from tests.vendor_checker import District
+from tests.without_services import applied, without_services
 
 PLACE = Position("schoolbus.vendor.math.all", 0)
 DEALS = [
@@ -385,21 +387,14 @@ class World:
 @pytest.fixture(autouse=True, scope="module")
 def no_kafka() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        streams, stream = agreement_streams, vendor_stream
-        patch.setattr(stream, "lookup", lambda _, __, scope: dict.fromkeys(scope.kinds, 1))
-        patch.setattr(stream, "Encoder", Encoder)
-        patch.setattr(stream, "vendor_schema", lambda *_: None)
-        patch.setattr(stream, "unwrapped", lambda *_: bytes(range(64)))
-        patch.setattr(streams.master_key, "read", lambda _: [])
-        patch.setattr(streams.topics, "ensure", lambda *_: None)
-        patch.setattr(streams.old_records, "ends", lambda *_: {PLACE: len(Producer.kafka.log)})
-        patch.setattr(streams.old_records, "not_written_again", not_written_again)
-        patch.setattr(streams.old_records, "delete", delete)
-        patch.setattr(streams.written_editions, "note", lambda *_: None)
-        patch.setattr(streams, "decoded_entries", lambda *_: [])
-        patch.setattr(streams.disclosures, "entries", lambda *_: [])
-        patch.setattr(streams.disclosure_questions, "inside", lambda *_: set(Producer.kafka.inside))
-        patch.setattr(outbox, "Producer", Producer)
+        without_services(
+            patch,
+            Producer,
+            ends=lambda *_: {PLACE: len(Producer.kafka.log)},
+            not_written_again=not_written_again,
+            delete=delete,
+            inside=lambda *_: set(Producer.kafka.inside),
+        )
         patch.setattr(outbox, "ThreadPoolExecutor", AtOnce)
         yield
 
