@@ -197,6 +197,7 @@ class DistrictView:
         if self.new:
             for table in TABLES:
                 self.con.execute(f"DROP TABLE IF EXISTS {table}")
+            self.con.execute("DELETE FROM about WHERE name = ?", [SAID])
         self.con.executescript(SCHEMA)
         if self.new:
             about = [("mark", mark), ("id", secrets.token_hex(8))]

@@ -6,6 +6,7 @@ import pickle
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from bus.standard.kinds import KINDS, Record
 from bus.vendors import shard
 from bus.vendors.agreement import Agreement
 from bus.vendors.asked_records import AskedRecords, NeededRecords
+from bus.vendors.asking import Asking, SaidBefore
 from bus.vendors.district_view import DistrictView, student_of
 from bus.vendors.projected import Outcome
 from bus.vendors.projection import Projection
@@ -129,6 +131,22 @@ def test_only_the_last_word_about_a_record_is_said() -> None:
     ]
     words.forget("math-app")
     assert words.rows() == []
+
+
+def test_a_file_that_is_emptied_has_said_nothing(tmp_path: Path) -> None:
+    """The numbers of its words begin again."""
+
+    class Talk:
+        def asked(self) -> int:
+            return 17
+
+    def asking(mark: str) -> Asking:
+        talk: Any = Talk()
+        return Asking(DistrictView(tmp_path / "view", mark, lambda *_: {}).con, talk)
+
+    asking("one").keep([], 5)
+    assert asking("one").said() == SaidBefore(17, 0, 5)
+    assert asking("another cluster").said() == SaidBefore()
 
 
 # ---- the law -------------------------------------------------------------------------------------
