@@ -6,7 +6,7 @@ They are committed with the messages of the same batch, so a kill loses none of 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from bus.vendors.district_view import SAID
@@ -32,8 +32,10 @@ class WordsToSay:
     def __init__(self, con: sqlite3.Connection) -> None:
         self._con = con
 
-    def add(self, words: Iterable[Asked | GivenUp]) -> None:
+    def add(self, words: Collection[Asked | GivenUp]) -> None:
         """Add words, within the transaction of the view. The last word about a record counts."""
+        if not words:
+            return
         first = (self._con.execute("SELECT max(number) FROM word").fetchone()[0] or 0) + 1
         rows = []
         for number, word in enumerate(words, first):
